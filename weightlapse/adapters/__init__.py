@@ -1,0 +1,1 @@
+"""A model in any framework as named arrays, and back; one file per framework."""

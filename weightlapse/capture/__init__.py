@@ -1,0 +1,1 @@
+"""Training to store: schedule, ring, recorder."""

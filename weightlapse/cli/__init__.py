@@ -1,0 +1,86 @@
+"""The same verbs from a shell: one file per verb, loaded only when it is called."""
+
+from __future__ import annotations
+
+import importlib
+import os
+import sys
+from collections.abc import Sequence
+
+import click
+
+from weightlapse.errors import InvalidArgument, WeightlapseError
+
+# verb -> one line for --help; the verb's file is cli/<verb>.py and holds `command`
+VERBS = {
+    "demo": "Train a real network on real digits, record it, film it, page it.",
+    "info": "Say what is in a recording.",
+    "plot": "Draw one figure from a recording.",
+    "film": "Make a film of a recording.",
+    "view": "Explore recordings in the browser.",
+    "page": "Write one self-contained, offline HTML page.",
+    "compare": "Say whether two networks are the same up to symmetry.",
+    "doctor": "Find dead, saturated, exploding, frozen ... weights.",
+    "grow": "Widen a checkpoint without changing its function.",
+    "verify": "Check every checksum, the index and the error bound.",
+    "compact": "Compress a recording's log into blocks.",
+    "import": "Turn a series of checkpoints into a recording.",
+    "export": "Write a recording in another format.",
+    "study": "Run one of the five studies.",
+}
+_FILES = {"import": "import_"}  # a verb that is a Python keyword
+
+
+class _LazyVerbs(click.Group):
+    """Lists verbs without importing them, so that ``--help`` is immediate."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(VERBS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name not in VERBS:
+            return None
+        module = importlib.import_module(f"weightlapse.cli.{_FILES.get(cmd_name, cmd_name)}")
+        command: click.Command = module.command
+        return command
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        with formatter.section("Verbs"):
+            formatter.write_dl(list(VERBS.items()))
+
+
+def _print_version(ctx: click.Context, _param: click.Parameter, value: bool) -> None:
+    if value:
+        from weightlapse import __version__
+
+        click.echo(f"weightlapse {__version__}")
+        ctx.exit()
+
+
+@click.group(cls=_LazyVerbs, context_settings={"help_option_names": ["-h", "--help"]})
+@click.option("--version", is_flag=True, is_eager=True, expose_value=False, callback=_print_version, help="Print the version.")
+def program() -> None:
+    """A time-lapse camera and a workbench for the weights of neural networks."""
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run the program and exit: 0 done, 1 the answer is "no" or the data is bad, 2 wrong usage."""
+    try:
+        result = program.main(args=arguments, prog_name="weightlapse", standalone_mode=False)
+        sys.exit(result if isinstance(result, int) else 0)
+    except click.ClickException as error:
+        error.show()
+        sys.exit(2)
+    except click.Abort:
+        click.echo("stopped", err=True)
+        sys.exit(130)
+    except WeightlapseError as error:
+        click.echo(f"weightlapse: {error}", err=True)
+        sys.exit(2 if isinstance(error, InvalidArgument) else 1)
+    except BrokenPipeError:
+        # the reader of our output went away (`| head`): point stdout at nothing so that Python's exit is silent
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(1)
+    except OSError as error:
+        click.echo(f"weightlapse: {error.strerror or error}: {error.filename or ''}".rstrip(": "), err=True)
+        sys.exit(1)

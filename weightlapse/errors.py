@@ -1,0 +1,88 @@
+"""Every error that weightlapse raises.
+
+    WeightlapseError
+    ├── NotARecording        a path that holds no recording, or one of a newer format
+    ├── DamagedRecording     bytes that fail their checksum or contradict each other
+    ├── MissingStep          (also a KeyError)    a step that was not recorded
+    ├── UnknownTensor        (also a KeyError)    a name that the recording or network does not have
+    ├── InvalidArgument      (also a ValueError)  an argument that cannot be meant
+    ├── MissingExtra         (also an ImportError) an optional package that is not installed
+    ├── CannotRecord         a model or a place that cannot be recorded
+    ├── CannotTrace          a network whose wiring cannot be found
+    ├── CannotAlign          two networks that cannot be brought together
+    ├── CannotGrow           a change that would alter the function
+    └── VacuousComparison    a comparison that could only come out equal
+
+A message says what was wrong, where, why it matters and what to do, in one go: it is written where the context is known.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+class WeightlapseError(Exception):
+    """Root of all errors raised on purpose by weightlapse."""
+
+    def __str__(self) -> str:
+        # KeyError would show its message in quotes; every error here reads as a sentence.
+        return str(self.args[0]) if self.args else ""
+
+
+class NotARecording(WeightlapseError):
+    """The path holds no recording that this version can read."""
+
+
+class DamagedRecording(WeightlapseError):
+    """Bytes on disk fail their checksum or contradict each other; the message says which and where."""
+
+
+class MissingStep(WeightlapseError, KeyError):
+    """The step was not recorded; the message names the nearest ones that were."""
+
+
+class UnknownTensor(WeightlapseError, KeyError):
+    """No tensor (or unit group) of that name; the message names the closest ones."""
+
+
+class InvalidArgument(WeightlapseError, ValueError):
+    """An argument that cannot be meant, with what was expected instead."""
+
+
+class MissingExtra(WeightlapseError, ImportError):
+    """An optional package is needed and not installed; the message gives the line that installs it."""
+
+
+class CannotRecord(WeightlapseError):
+    """The model cannot be recorded, or not there."""
+
+
+class CannotTrace(WeightlapseError):
+    """The wiring of the network cannot be found; the message names the operator or the reason."""
+
+
+class CannotAlign(WeightlapseError):
+    """The two networks cannot be brought together; the message names the tensors that differ."""
+
+
+class CannotGrow(WeightlapseError):
+    """Growing as asked would change what the network computes; the message names the group and the reason."""
+
+
+class VacuousComparison(WeightlapseError):
+    """The comparison could only come out equal (constant outputs, dead networks, no data)."""
+
+
+def missing_extra(package: str, *, extra: str, purpose: str) -> MissingExtra:
+    """The error for an optional ``package`` that ``purpose`` needs, with the line that installs it."""
+    return MissingExtra(f"{purpose} needs the package {package!r}, which is not installed; run: pip install 'weightlapse[{extra}]'")
+
+
+def closest(name: str, known: Iterable[str], count: int = 3) -> str:
+    """A phrase for error messages: the names of ``known`` nearest to ``name``, or the first few."""
+    names = list(known)
+    near = difflib.get_close_matches(name, names, n=count, cutoff=0.5) or names[:count]
+    if not near:
+        return "there are none"
+    return "nearest: " + ", ".join(repr(n) for n in near)

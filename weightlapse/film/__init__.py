@@ -1,0 +1,1 @@
+"""Recording to pictures: layout, colours, plots, films."""

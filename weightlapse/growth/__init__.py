@@ -1,0 +1,1 @@
+"""A bigger network that computes the same."""

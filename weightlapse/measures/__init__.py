@@ -1,0 +1,1 @@
+"""Recording to numbers over time, and findings in words."""

@@ -1,0 +1,1 @@
+"""Store to weights over time, read lazily."""

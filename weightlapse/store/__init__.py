@@ -1,0 +1,1 @@
+"""Numbers to bytes to files: the only place that touches the disk."""

@@ -1,0 +1,1 @@
+"""Five small experiments on weights, reproduced, corrected and answered."""

@@ -1,0 +1,1 @@
+"""Same function, different weights: match, apply, distance, canonical form, compare."""

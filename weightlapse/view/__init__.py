@@ -1,0 +1,1 @@
+"""Recording to browser: server, static page, notebook widget."""

@@ -1,0 +1,1 @@
+"""Which axes of which weights are the same neurons."""
