@@ -1,0 +1,48 @@
+# The verbs of the project. `make demo` and `make test` set themselves up; nothing but Python is needed.
+PYTHON ?= python3
+VENV   := .venv
+BIN    := $(VENV)/bin
+PIP    := $(BIN)/python -m pip --disable-pip-version-check install --quiet -c constraints.txt
+
+.PHONY: help setup demo test check bench docs viewer clean
+help:            ## this list
+	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*##/\t/' | expand -t 12
+
+$(BIN)/python:
+	$(PYTHON) -m venv $(VENV)
+
+# what a user has
+$(VENV)/.user: pyproject.toml constraints.txt | $(BIN)/python
+	$(PIP) -e '.[all]'
+	@touch $@
+
+# what a developer has as well: every framework, the test runner, the linters
+$(VENV)/.dev: $(VENV)/.user
+	$(PIP) -e '.[all,dev]'
+	@touch $@
+
+setup: $(VENV)/.dev  ## a .venv with the package and all that its tests need
+
+demo: $(VENV)/.user  ## train a real network on real digits, record it, film it
+	$(BIN)/weightlapse demo
+
+test: $(VENV)/.dev   ## run the tests
+	$(BIN)/python -m pytest -n 2 --dist loadgroup -q
+
+check: $(VENV)/.dev  ## format, lint, types, layers: all that needs no running
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy weightlapse
+	$(BIN)/python -m pytest -q tests/test_layers.py
+
+bench: $(VENV)/.dev  ## measure beside the peers; writes bench/RESULTS.md
+	$(BIN)/python bench/run_all.py
+
+docs: $(VENV)/.dev   ## rebuild the gallery and the pictures of the documentation
+	$(BIN)/python docs/build.py
+
+viewer:              ## build the browser bundle into weightlapse/view/page (needs Node)
+	cd viewer && npm ci --no-fund --no-audit && npm run build
+
+clean:               ## remove what make made
+	rm -rf $(VENV) weightlapse-demo .pytest_cache .mypy_cache .ruff_cache

@@ -1,0 +1,56 @@
+"""The public names are a tested list, each of them resolves, and importing the package stays light."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import weightlapse as wl
+
+PUBLIC = """
+CannotAlign CannotGrow CannotRecord CannotTrace DamagedRecording InvalidArgument Lift MissingExtra MissingStep NotARecording Recorder Recording
+UnknownTensor VacuousComparison WeightlapseError Wiring align align_all align_runs at canonical compare deepen diagnose ensemble every fit_lift load
+log_spaced make_film make_page measure narrow permute plot polish show trace watch widen
+""".split()
+
+HEAVY = ("torch", "keras", "tensorflow", "jax", "matplotlib", "scipy", "sklearn", "av", "PIL", "starlette", "zarr", "lightning", "transformers", "ray", "numba")
+
+
+def loaded_after(code: str) -> set[str]:
+    """Top-level names in ``sys.modules`` of a fresh interpreter after running ``code``."""
+    out = subprocess.run(
+        [sys.executable, "-c", f"{code}\nimport sys\nprint(*{{m.split('.')[0] for m in sys.modules}})"], capture_output=True, text=True, check=True
+    )
+    return set(out.stdout.split())
+
+
+def test_public_names() -> None:
+    assert sorted(wl.__all__) == sorted(PUBLIC)
+    assert set(PUBLIC) <= set(dir(wl))
+
+
+def test_every_public_name_resolves_and_says_what_it_is() -> None:
+    for name in PUBLIC:
+        thing = getattr(wl, name)
+        assert thing.__doc__, f"wl.{name} has no docstring"
+
+
+def test_unknown_name_is_an_attribute_error() -> None:
+    assert not hasattr(wl, "no_such_thing")
+
+
+def test_import_is_light() -> None:
+    loaded = loaded_after("import weightlapse, weightlapse.cli, weightlapse.recording.recording, weightlapse.capture.watch")
+    assert loaded.isdisjoint(HEAVY), loaded & set(HEAVY)
+
+
+def test_the_lightness_check_can_fail() -> None:
+    assert "scipy" in loaded_after("import weightlapse, scipy")
+
+
+def test_errors_are_also_what_python_users_catch() -> None:
+    assert issubclass(wl.MissingStep, KeyError)
+    assert issubclass(wl.UnknownTensor, KeyError)
+    assert issubclass(wl.InvalidArgument, ValueError)
+    assert issubclass(wl.MissingExtra, ImportError)
+    assert str(wl.MissingStep("step 7 was not recorded")) == "step 7 was not recorded"
