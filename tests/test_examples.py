@@ -15,7 +15,9 @@ EXAMPLES = sorted((Path(__file__).resolve().parent.parent / "examples").glob("[0
 @pytest.mark.parametrize("script", EXAMPLES, ids=lambda p: p.stem)
 def test_example_runs(script: Path, tmp_path: Path) -> None:
     env = os.environ | {"MPLBACKEND": "Agg", "HF_HUB_OFFLINE": "1", "WEIGHTLAPSE_STRICT": "1"}
-    done = subprocess.run([sys.executable, str(script)], cwd=tmp_path, capture_output=True, text=True, timeout=240, check=False, env=env)
+    done = subprocess.run(
+        [sys.executable, str(script)], cwd=tmp_path, capture_output=True, text=True, timeout=240, check=False, env=env
+    )
     assert done.returncode == 0, done.stderr[-3000:]
     assert done.stdout.strip()
 

@@ -65,7 +65,9 @@ def test_every_folder_has_a_rank_and_a_place_in_the_guide() -> None:
     assert folders <= set(RANK)
     guide = ast.get_docstring(ast.parse((PACKAGE / "__init__.py").read_text(encoding="utf-8")))
     assert guide is not None
-    listed = {line.split()[0].rstrip("/") for line in guide.splitlines() if line.startswith("    ") and "/" in line.split()[0]}
+    listed = {
+        line.split()[0].rstrip("/") for line in guide.splitlines() if line.startswith("    ") and "/" in line.split()[0]
+    }
     assert listed == folders
 
 

@@ -13,13 +13,32 @@ UnknownTensor VacuousComparison WeightlapseError Wiring align align_all align_ru
 log_spaced make_film make_page measure narrow permute plot polish show trace watch widen
 """.split()
 
-HEAVY = ("torch", "keras", "tensorflow", "jax", "matplotlib", "scipy", "sklearn", "av", "PIL", "starlette", "zarr", "lightning", "transformers", "ray", "numba")
+HEAVY = (
+    "torch",
+    "keras",
+    "tensorflow",
+    "jax",
+    "matplotlib",
+    "scipy",
+    "sklearn",
+    "av",
+    "PIL",
+    "starlette",
+    "zarr",
+    "lightning",
+    "transformers",
+    "ray",
+    "numba",
+)
 
 
 def loaded_after(code: str) -> set[str]:
     """Top-level names in ``sys.modules`` of a fresh interpreter after running ``code``."""
     out = subprocess.run(
-        [sys.executable, "-c", f"{code}\nimport sys\nprint(*{{m.split('.')[0] for m in sys.modules}})"], capture_output=True, text=True, check=True
+        [sys.executable, "-c", f"{code}\nimport sys\nprint(*{{m.split('.')[0] for m in sys.modules}})"],
+        capture_output=True,
+        text=True,
+        check=True,
     )
     return set(out.stdout.split())
 
@@ -40,7 +59,9 @@ def test_unknown_name_is_an_attribute_error() -> None:
 
 
 def test_import_is_light() -> None:
-    loaded = loaded_after("import weightlapse, weightlapse.cli, weightlapse.recording.recording, weightlapse.capture.watch")
+    loaded = loaded_after(
+        "import weightlapse, weightlapse.cli, weightlapse.recording.recording, weightlapse.capture.watch"
+    )
     assert loaded.isdisjoint(HEAVY), loaded & set(HEAVY)
 
 

@@ -76,7 +76,9 @@ class VacuousComparison(WeightlapseError):
 
 def missing_extra(package: str, *, extra: str, purpose: str) -> MissingExtra:
     """The error for an optional ``package`` that ``purpose`` needs, with the line that installs it."""
-    return MissingExtra(f"{purpose} needs the package {package!r}, which is not installed; run: pip install 'weightlapse[{extra}]'")
+    return MissingExtra(
+        f"{purpose} needs the package {package!r}, which is not installed; run: pip install 'weightlapse[{extra}]'"
+    )
 
 
 def closest(name: str, known: Iterable[str], count: int = 3) -> str:
