@@ -80,7 +80,7 @@ _HOME = {
     "VacuousComparison": "errors",
 }
 
-__all__ = sorted(_HOME)  # noqa: PLE0605
+__all__ = sorted(_HOME)
 
 
 def __getattr__(name: str) -> Any:
