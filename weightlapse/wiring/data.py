@@ -1,0 +1,293 @@
+"""The wiring of a network: which positions on which axes of which tensors are the same interchangeable units.
+
+NumPy only, so that a recording, a film or an alignment needs no framework. ``trace`` makes a `Wiring` from a torch module,
+``Wiring.from_spec`` from a text that a person can write.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from weightlapse.errors import InvalidArgument, UnknownTensor, closest
+
+SYMMETRIES = ("permutation", "sign", "scale")
+ROLES = ("out", "in", "add", "mul", "stat")
+
+
+@dataclass(frozen=True, eq=False)
+class Member:
+    """One axis of one tensor, seen from one group.
+
+    ``index`` is an int64 matrix of shape (size, k): row u holds the positions on ``axis`` that belong to unit u, in the
+    same slot order for every unit. ``role`` says what the axis does for the unit: ``out`` (a row that produces it), ``in``
+    (a column that reads it), ``add`` (bias-like), ``mul`` (a gain), ``stat`` (running statistics), several joined by "+".
+    ``where`` is ``(other axis, positions)`` when the member covers only that slab of the tensor.
+    """
+
+    tensor: str
+    axis: int
+    index: NDArray[np.int64]
+    role: str
+    where: tuple[int, NDArray[np.int64]] | None = None
+
+    @property
+    def roles(self) -> frozenset[str]:
+        return frozenset(self.role.split("+"))
+
+    @property
+    def k(self) -> int:
+        """Positions per unit."""
+        return int(self.index.shape[1])
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, Member):
+            return NotImplemented
+        if (self.tensor, self.axis, self.role) != (other.tensor, other.axis, other.role):
+            return False
+        if (self.where is None) != (other.where is None):
+            return False
+        if (
+            self.where
+            and other.where
+            and not (self.where[0] == other.where[0] and np.array_equal(self.where[1], other.where[1]))
+        ):
+            return False
+        return np.array_equal(self.index, other.index)
+
+    def __hash__(self) -> int:
+        return hash((self.tensor, self.axis, self.role, self.index.shape))
+
+
+@dataclass(frozen=True)
+class Gauge:
+    """One more way in which a group's units may be rescaled: ``kind`` is "sign" or "scale", one exponent per member."""
+
+    kind: str
+    exponents: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Group:
+    """``size`` interchangeable units, and every place where they live.
+
+    ``exponents[i]`` says how a factor s of a unit acts on its values in ``members[i]``: they are multiplied by
+    ``s ** exponents[i]``. It holds for s = -1 when "sign" is in ``symmetries`` and for s > 0 when "scale" is. ``gauges``
+    lists further independent rescalings (norm statistics, weight norm). ``parent`` is ``(group, unit)`` for a group that
+    lives inside one unit of another: the dims of one head. ``ops`` names what acts on the unit axis; ``blockers`` says why
+    the group cannot be given more units without changing the function (empty: it can).
+    """
+
+    name: str
+    size: int
+    members: tuple[Member, ...]
+    symmetries: frozenset[str] = frozenset({"permutation"})
+    exponents: tuple[int, ...] = ()
+    blockers: tuple[str, ...] = ()
+    parent: tuple[str, int] | None = None
+    ops: frozenset[str] = frozenset()
+    gauges: tuple[Gauge, ...] = ()
+
+    def __post_init__(self) -> None:
+        if not self.exponents:
+            object.__setattr__(self, "exponents", tuple(_default_exponent(m) for m in self.members))
+        if len(self.exponents) != len(self.members):
+            raise InvalidArgument(
+                f"group {self.name!r} has {len(self.members)} members but {len(self.exponents)} exponents"
+            )
+        for m in self.members:
+            if m.index.ndim != 2 or m.index.shape[0] != self.size:
+                raise InvalidArgument(
+                    f"group {self.name!r}: member {m.tensor}[{m.axis}] has an index of shape {m.index.shape}, expected ({self.size}, k)"
+                )
+
+    def with_role(self, *roles: str) -> tuple[Member, ...]:
+        """The members that have any of ``roles``."""
+        return tuple(m for m in self.members if m.roles & set(roles))
+
+    @property
+    def producers(self) -> tuple[Member, ...]:
+        return self.with_role("out")
+
+    @property
+    def consumers(self) -> tuple[Member, ...]:
+        return self.with_role("in")
+
+    def __str__(self) -> str:
+        from weightlapse.wiring.words import group_sentence
+
+        return group_sentence(self)
+
+
+def _default_exponent(member: Member) -> int:
+    # "out+in" (tied) and statistics have no exponent of their own until one is derived.
+    if member.roles & {"out", "add", "mul"}:
+        return 0 if "in" in member.roles else 1
+    return -1 if "in" in member.roles else 0
+
+
+@dataclass(frozen=True)
+class Wiring:
+    """All groups of a network, its tied tensors, and the reason for every axis that is in no group.
+
+    >>> import numpy as np
+    >>> from weightlapse.wiring.data import Wiring
+    >>> w = Wiring.from_spec('''
+    ... tensor fc1.weight (8, 4)
+    ... tensor fc1.bias (8)
+    ... tensor fc2.weight (2, 8)
+    ... group fc1: 8 units, permutation
+    ...   fc1.weight[0]: out
+    ...   fc1.bias[0]: add
+    ...   fc2.weight[1]: in
+    ... ''')
+    >>> w.group("fc1").size
+    8
+    """
+
+    groups: tuple[Group, ...]
+    aliases: dict[str, list[str]] = field(default_factory=dict)
+    unseen: tuple[str, ...] = ()
+    shapes: dict[str, tuple[int, ...]] = field(default_factory=dict)
+    fixed: dict[tuple[str, int], str] = field(default_factory=dict)
+    dropped: tuple[str, ...] = ()
+    report: dict[str, Any] = field(default_factory=dict, compare=False)
+
+    def group(self, name: str) -> Group:
+        """The group of that name, or the one whose producing layer or tensor has that name.
+
+        Raises UnknownTensor naming the closest group names.
+        """
+        found = self.find(name)
+        if found is None:
+            raise UnknownTensor(
+                f"the wiring has no group {name!r} ({closest(name, (g.name for g in self.groups))}); "
+                "print the wiring to see every group"
+            )
+        return found
+
+    def find(self, name: str) -> Group | None:
+        """Like ``group``, with None when no group or more than one answers to ``name``."""
+        for g in self.groups:
+            if g.name == name:
+                return g
+        canonical = self.canonical_name(name)
+        hits = [
+            g
+            for g in self.groups
+            if any(m.tensor == canonical or m.tensor.rpartition(".")[0] == name for m in g.producers)
+        ]
+        top = [g for g in hits if g.parent is None]
+        return top[0] if len(top) == 1 else hits[0] if len(hits) == 1 else None
+
+    def canonical_name(self, tensor: str) -> str:
+        """The first of tied names; other names stay as they are."""
+        for first, rest in self.aliases.items():
+            if tensor in rest:
+                return first
+        return tensor
+
+    def names_of(self, tensor: str) -> list[str]:
+        """Every name under which ``tensor`` may stand in a state dict, the first one first."""
+        return [tensor, *self.aliases.get(tensor, ())]
+
+    def children(self, group: str) -> tuple[Group, ...]:
+        """The groups nested in units of ``group``."""
+        return tuple(g for g in self.groups if g.parent is not None and g.parent[0] == group)
+
+    def groups_of(self, tensor: str, axis: int) -> list[tuple[Group, Member]]:
+        """Every group with units on that axis."""
+        tensor = self.canonical_name(tensor)
+        return [(g, m) for g in self.groups for m in g.members if m.tensor == tensor and m.axis == axis]
+
+    def neuron(self, group: str, unit: int) -> list[tuple[Member, NDArray[np.int64]]]:
+        """Where one unit lives: for each member its positions on the member's axis."""
+        g = self.group(group)
+        if not -g.size <= unit < g.size:
+            raise InvalidArgument(f"group {g.name!r} has {g.size} units (0 to {g.size - 1}); there is no unit {unit}")
+        return [(m, m.index[unit]) for m in g.members]
+
+    def explain(self, tensor: str, axis: int) -> str:
+        """Says in words what an axis is: its groups, or why it is fixed."""
+        from weightlapse.wiring.words import axis_sentence
+
+        return axis_sentence(self, tensor, axis)
+
+    def to_spec(self) -> str:
+        """The wiring as text that a person can read, edit and write; see docs/explain/wiring.md."""
+        from weightlapse.wiring.spec import write_spec
+
+        return write_spec(self)
+
+    @classmethod
+    def from_spec(cls, text: str) -> Wiring:
+        """Reads ``to_spec``'s text; raises InvalidArgument with the line that is wrong."""
+        from weightlapse.wiring.spec import read_spec
+
+        return read_spec(text)
+
+    def __str__(self) -> str:
+        from weightlapse.wiring.words import wiring_text
+
+        return wiring_text(self)
+
+
+def blocks(size: int, k: int = 1, offset: int = 0) -> NDArray[np.int64]:
+    """The index matrix of ``size`` units that own ``k`` consecutive positions each, from ``offset`` on."""
+    return offset + np.arange(size * k, dtype=np.int64).reshape(size, k)
+
+
+def check_wiring(wiring: Wiring) -> None:
+    """Raises InvalidArgument when a member lies outside its tensor, or two units of a group share a position."""
+    names: set[str] = set()
+    for g in wiring.groups:
+        if g.name in names:
+            raise InvalidArgument(f"two groups are called {g.name!r}; group names must differ")
+        names.add(g.name)
+        unknown = set(g.symmetries) - set(SYMMETRIES)
+        if unknown:
+            raise InvalidArgument(
+                f"group {g.name!r}: unknown symmetry {sorted(unknown)[0]!r}; known: {', '.join(SYMMETRIES)}"
+            )
+        for m in g.members:
+            _check_member(g, m, wiring.shapes)
+    for g in wiring.groups:
+        if g.parent is None:
+            continue
+        outer = next((o for o in wiring.groups if o.name == g.parent[0]), None)
+        if outer is None or not 0 <= g.parent[1] < outer.size:
+            raise InvalidArgument(
+                f"group {g.name!r} lies in unit {g.parent[1]} of {g.parent[0]!r}, which does not exist"
+            )
+
+
+def _check_member(g: Group, m: Member, shapes: Mapping[str, tuple[int, ...]]) -> None:
+    place = f"group {g.name!r}: member {m.tensor}[{m.axis}]"
+    bad = _unknown_roles(m.roles)
+    if bad:
+        raise InvalidArgument(f"{place} has the unknown role {bad!r}; known: {', '.join(ROLES)}")
+    if np.unique(m.index).size != m.index.size:
+        raise InvalidArgument(
+            f"{place} gives one position to two units (or twice to one); every unit needs positions of its own"
+        )
+    if m.tensor not in shapes:
+        raise InvalidArgument(f"{place}: the tensor is not declared; add a line 'tensor {m.tensor} (shape)'")
+    shape = shapes[m.tensor]
+    if not 0 <= m.axis < len(shape):
+        raise InvalidArgument(f"{place}: the tensor has shape {shape}, so there is no axis {m.axis}")
+    if m.index.size and (m.index.min() < 0 or m.index.max() >= shape[m.axis]):
+        raise InvalidArgument(
+            f"{place} reaches position {int(m.index.max())}, but the axis has {shape[m.axis]} positions"
+        )
+    if m.where is not None:
+        other, positions = m.where
+        if not 0 <= other < len(shape) or other == m.axis or (positions.size and positions.max() >= shape[other]):
+            raise InvalidArgument(f"{place}: the slab on axis {other} does not exist in shape {shape}")
+
+
+def _unknown_roles(roles: Iterable[str]) -> str:
+    return next((r for r in roles if r not in ROLES), "")
