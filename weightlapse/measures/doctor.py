@@ -1,0 +1,41 @@
+"""`diagnose`: what is wrong with a training run, which units, since which step, and what to try."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from weightlapse.measures.evidence import collect
+from weightlapse.measures.finding import Finding
+from weightlapse.measures.rules_network import NETWORK_RULES
+from weightlapse.measures.rules_units import UNIT_RULES
+from weightlapse.measures.stream import frame_range, select
+
+_ORDER = {"error": 0, "warning": 1, "note": 2}
+
+
+def diagnose(run: Any, *, tensors: str | Sequence[str] = "*", frames: slice | None = None) -> list[Finding]:
+    """Findings about a recording, the worst first, then by the step where they begin. A healthy run gives an empty list.
+
+    Reads the recording alone, once (a second look at the last frame finds copies). With a wiring in the recording
+    (``wl.watch(..., example=x)``) dead and saturated units are told apart; without one, rows of matrices stand for units.
+
+    Kinds: ``nonfinite``, ``dead``, ``saturated``, ``exploding``, ``vanishing``, ``frozen``, ``never_updated``, ``lr_high``,
+    ``lr_low``, ``loss_spike``, ``replicas``, ``collapse``, ``runaway_statistics``, ``speed_limit``. Thresholds and their sources
+    stand beside each rule in `rules_units` and `rules_network`.
+
+    Raises UnknownTensor or InvalidArgument when nothing is selected; a recording of a single frame has no findings about change.
+
+    >>> import numpy as np, tempfile, weightlapse as wl
+    >>> w = np.ones((2, 3))
+    >>> with wl.watch({"w": w}, tempfile.mkdtemp() + "/run") as rec:
+    ...     for t in range(5):
+    ...         w = w + (np.nan if t == 3 else 0.01)
+    ...         rec.step({"w": w})
+    >>> [(f.kind, f.first_step) for f in wl.diagnose(wl.load(rec.path)) if f.severity == "error"]
+    [('nonfinite', 4)]
+    """
+    names, span = select(run, tensors), frame_range(run, frames)
+    evidence = collect(run, names, span)
+    findings = [finding for rule in (*NETWORK_RULES, *UNIT_RULES) for finding in rule(evidence)]
+    return sorted(findings, key=lambda f: (_ORDER[f.severity], f.first_step, f.kind, f.tensor))

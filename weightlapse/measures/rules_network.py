@@ -1,0 +1,209 @@
+"""Findings about tensors and the whole run: NaN, explosions, frozen parts, learning rate, loss spikes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+
+import numpy as np
+
+from weightlapse.measures.evidence import Evidence
+from weightlapse.measures.finding import Finding, listed
+from weightlapse.measures.stream import Array
+
+EXPLODED = 10.0  # times its norm at the start, for a matrix; trained networks grow by 2 or 3
+VANISHED = 1e-3  # of the network's median update ratio, for a matrix
+RATIO_HIGH = (
+    5e-2  # update per step over weight: 1e-3 is the usual rule of thumb, monitors of live training warn above 5e-2
+)
+RATIO_LOW = 1e-6  # and below 1e-6
+FROZEN = 0.5  # of the run without any change, after having changed
+WINDOW = 20  # frames of loss before a spike
+SPIKE = 3.0  # times the largest loss of the window, and a quarter of the loss at the start
+RUNAWAY = 1e4  # times its start (at least 1): a running variance beyond this has lost its data
+STEADY = 0.8  # net displacement over path length: below it a weight wanders, above it it marches
+FAST = 0.6  # of the fastest weight of the tensor
+MARCHING_STEPS = 500  # optimizer steps before marching is more than the start of a training
+
+
+def nonfinite(evidence: Evidence) -> Iterator[Finding]:
+    """NaN and Inf, with the first step and their places."""
+    for name, series in evidence.tensors.items():
+        if series.nonfinite is None:
+            continue
+        frame, places = series.nonfinite
+        step = int(evidence.run.steps[frame])
+        shape = tuple(evidence.run.shapes[name])
+        flat = np.ravel_multi_index(tuple(places.T), shape) if shape else np.zeros(len(places), dtype=np.int64)
+        where = listed([tuple(int(i) for i in p) for p in places], 4)
+        text = (
+            f"{len(places)} of {int(np.prod(shape))} values of {name} are NaN or Inf from step {step} on, at {where}."
+        )
+        advice = "Look at the update before it (a too large step, a log or division of zero, float16 overflow); clip gradients or lower the rate."
+        yield Finding("nonfinite", name, tuple(int(i) for i in flat[:1000]), step, "error", text, advice)
+
+
+def _matrices(evidence: Evidence) -> list[str]:
+    return [n for n in evidence.names if len(evidence.run.shapes[n]) >= 2 and evidence.tensors[n].nonfinite is None]
+
+
+def _moved(evidence: Evidence, name: str) -> Array:
+    return np.nan_to_num(np.asarray(evidence.tensors[name].update)) > 0
+
+
+def exploding(evidence: Evidence) -> Iterator[Finding]:
+    """A matrix whose norm passed ten times its start, and is there still."""
+    for name in _matrices(evidence):
+        norm = np.asarray(evidence.tensors[name].norm)
+        if norm[0] > 0 and norm[-1] > EXPLODED * norm[0]:
+            step = int(evidence.steps[np.flatnonzero(norm <= EXPLODED * norm[0])[-1] + 1])
+            text = f"the norm of {name} grew from {norm[0]:.3g} to {norm[-1]:.3g}, past {EXPLODED:.0f} times its start at step {step}."
+            yield Finding(
+                "exploding",
+                name,
+                (),
+                step,
+                "error",
+                text,
+                "Lower the learning rate, clip gradients, or add weight decay.",
+            )
+
+
+def vanishing(evidence: Evidence) -> Iterator[Finding]:
+    """A matrix that moves a thousandth as fast, relative to its size, as the others."""
+    typical = {
+        n: float(np.nanmedian(r))
+        for n in _matrices(evidence)
+        if np.isfinite(r := evidence.ratio(n)).any() and _moved(evidence, n).any()
+    }
+    if len(typical) < 2:
+        return
+    for name, value in typical.items():
+        others = float(np.median([v for n, v in typical.items() if n != name]))
+        if 0 < value < VANISHED * others:
+            text = f"{name} moves by {value:.1e} of its size per step, the other matrices by {others:.1e}: hardly any gradient reaches it."
+            advice = "Use normalisation, residual connections, or an initialisation that keeps the signal's size through the layers."
+            yield Finding("vanishing", name, (), int(evidence.steps[0]), "warning", text, advice)
+
+
+def unmoved(evidence: Evidence) -> Iterator[Finding]:
+    """Tensors that never change while others do, and tensors that stop."""
+    moved = {n: _moved(evidence, n) for n in evidence.names}
+    if len(evidence.steps) < 3 or not any(m.any() for m in moved.values()):
+        return
+    last_of_all = max(int(np.flatnonzero(m)[-1]) for m in moved.values() if m.any())
+    for name, m in moved.items():
+        if "running_" in name or evidence.tensors[name].nonfinite is not None:
+            continue
+        if not m.any():
+            text = f"{name} is the same at every one of {len(m)} frames, while other tensors learn."
+            advice = "If that is not meant, check that the optimizer has it, that it requires a gradient, and that the loss depends on it."
+            yield Finding("never_updated", name, (), int(evidence.steps[0]), "warning", text, advice)
+            continue
+        last = int(np.flatnonzero(m)[-1])
+        if last_of_all - last >= max(3, FROZEN * len(m)):
+            step = int(evidence.steps[last])
+            text = f"{name} does not change after step {step}, while others learn up to step {int(evidence.steps[last_of_all])}."
+            yield Finding(
+                "frozen",
+                name,
+                (),
+                step,
+                "warning",
+                text,
+                "If it was not frozen on purpose, look at what changed at that step.",
+            )
+
+
+def learning_rate(evidence: Evidence) -> Iterator[Finding]:
+    """Updates that are too large or too small for the weights, over the whole run."""
+    ratios = [
+        np.nanmedian(r[1:])
+        for n in _matrices(evidence)
+        if _moved(evidence, n).any() and np.isfinite((r := evidence.ratio(n))[1:]).any()
+    ]
+    if not ratios or len(evidence.steps) < WINDOW:
+        return
+    value, name = float(np.median(ratios)), _matrices(evidence)[0]
+    first = int(evidence.steps[0])
+    if value > RATIO_HIGH:
+        text = f"a typical step changes a weight matrix by {value:.1%} of its size; 0.1% is usual, above {RATIO_HIGH:.0%} training jumps about."
+        yield Finding("lr_high", name, (), first, "warning", text, "Try a learning rate ten times smaller.")
+    elif 0 < value < RATIO_LOW:
+        text = f"a typical step changes a weight matrix by {value:.1e} of its size; 1e-3 is usual, below {RATIO_LOW:.0e} nothing happens."
+        yield Finding("lr_low", name, (), first, "warning", text, "Try a learning rate ten times larger.")
+
+
+def loss_spikes(evidence: Evidence) -> Iterator[Finding]:
+    """A jump of the loss, tied to the tensor whose update was the most unusual just before it."""
+    for label in evidence.run.scalars:
+        if "loss" not in label.lower():
+            continue
+        loss = np.asarray(evidence.run.scalars[label], dtype=np.float64)
+        known = np.flatnonzero(np.isfinite(loss))
+        if known.size <= WINDOW:
+            continue
+        scale = float(np.median(loss[known[:5]]))
+        quiet_until = -1
+        for i in range(WINDOW, known.size):
+            before, now = loss[known[i - WINDOW : i]], loss[known[i]]
+            if i > quiet_until and now > SPIKE * before.max() and now > 0.25 * scale:
+                frame = int(known[i])
+                name, factor = _most_unusual(evidence, frame)
+                step = int(evidence.run.steps[frame])
+                text = f"{label} jumps from {before[-1]:.3g} to {now:.3g} at step {step}; {name} had just moved {factor:.0f} times as far as usual."
+                advice = "Look at the batch before this step; clip gradients, lower the rate, or warm it up."
+                yield Finding("loss_spike", name, (), step, "warning", text, advice)
+                quiet_until = i + WINDOW
+
+
+def _most_unusual(evidence: Evidence, frame: int) -> tuple[str, float]:
+    """The tensor whose largest update in the three frames up to ``frame`` is the largest against its own median before."""
+    best = (evidence.names[0], 0.0)
+    for name in evidence.names:
+        update = np.nan_to_num(np.asarray(evidence.tensors[name].update))
+        usual = np.median(update[max(1, frame - 2 - WINDOW) : max(2, frame - 2)])
+        factor = float(update[max(frame - 2, 0) : frame + 1].max()) / usual if usual > 0 else 0.0
+        best = max(best, (name, factor), key=lambda pair: pair[1])
+    return best
+
+
+def runaway_statistics(evidence: Evidence) -> Iterator[Finding]:
+    """Running statistics of a normalisation that left every reasonable range."""
+    for name in evidence.names:
+        if not name.endswith(("running_var", "running_mean", "moving_variance", "moving_mean")):
+            continue
+        largest = np.asarray(evidence.tensors[name].largest)
+        beyond = np.flatnonzero(largest > RUNAWAY * max(1.0, float(largest[0])))
+        if beyond.size and evidence.tensors[name].nonfinite is None:
+            step = int(evidence.steps[beyond[0]])
+            text = f"{name} reaches {largest.max():.3g} (from {largest[0]:.3g}) at step {step}: in evaluation the layer divides its signal away."
+            advice = "Look for an outlier batch or a growing layer before it; the running average keeps it for long."
+            yield Finding("runaway_statistics", name, (), step, "warning", text, advice)
+
+
+def speed_limit(evidence: Evidence) -> Iterator[Finding]:
+    """Weights that march in a straight line at the optimizer's own speed: Adam normalises a tiny gradient to a full step."""
+    if evidence.steps[-1] - evidence.steps[0] < MARCHING_STEPS or len(evidence.steps) < WINDOW:
+        return
+    for name in evidence.names:
+        series = evidence.tensors[name]
+        if series.path is None or series.displacement is None or series.nonfinite is not None or "running_" in name:
+            continue
+        fastest = float(np.quantile(series.path, 0.99))
+        if fastest <= 0 or series.path.size < 2:
+            continue
+        marching = (series.displacement >= STEADY * series.path) & (series.path >= FAST * fastest)
+        moving = series.path > 0
+        if marching.sum() >= 2 and marching.sum() >= 0.5 * moving.sum():
+            units = tuple(int(i) for i in np.flatnonzero(marching)[:1000])
+            text = (
+                f"{int(marching.sum())} of {int(moving.sum())} moving weights of {name} go straight ahead at almost one speed for the whole run: "
+                "the optimizer sets their pace, not the size of their gradient."
+            )
+            advice = "Do not read importance from the size of these weights; compare with plain gradient descent, or raise epsilon."
+            yield Finding("speed_limit", name, units, int(evidence.steps[0]), "note", text, advice)
+
+
+NETWORK_RULES: tuple[Callable[[Evidence], Iterator[Finding]], ...] = (
+    nonfinite, exploding, vanishing, unmoved, learning_rate, loss_spikes, runaway_statistics, speed_limit,
+)  # fmt: skip
