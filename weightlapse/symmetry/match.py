@@ -1,0 +1,406 @@
+"""Weight matching: coordinate descent over groups of units, each step an exact assignment.
+
+The objective is the inner product of both networks' weights, which falls with their distance. With every other group held,
+it is linear in the permutation of one group, so the best one is an assignment (Ainsworth et al. 2023, "Git Re-Basin").
+Beyond that paper: signs are chosen inside the assignment, by ``|C|``; groups nested in units (the dims of each head) are solved
+inside the cost of each pair of units; a step is taken only when the true objective rises, so that groups which
+occur on both axes of a tensor (recurrent weights), where the cost is quadratic, are safe; and descent can begin from
+*signatures*, which need no other group to be solved first.
+
+Signature. A unit's weights to units of an unsolved group come in an unknown order. The largest inner product that two
+such rows can have under any order is that of the sorted rows (rearrangement inequality), so sorted rows give an upper
+bound of the objective, the bound of Gilmore and Lawler for quadratic assignment. For two networks that are the same up to
+order it is tight, and the assignment is exact at once, where plain descent is lost: residual networks with thin ends.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from weightlapse.symmetry.assign import assign, assign_blocks
+from weightlapse.symmetry.states import Arrays
+from weightlapse.symmetry.units import Part, Units, families, units_of
+from weightlapse.wiring.data import Wiring
+
+Matrix = NDArray[Any]
+
+
+@dataclass
+class Move:
+    """What to do with one group: new unit u is old unit ``order[u]``, flipped where ``flip[u]``; then its nested groups."""
+
+    units: Units
+    order: NDArray[np.int64]
+    flip: NDArray[np.bool_] | None = None
+    nested: Sequence[Move] = ()
+
+    def everything(self) -> Iterator[Move]:
+        yield self
+        for inner in self.nested:
+            yield from inner.everything()
+
+    @property
+    def idle(self) -> bool:
+        return all(
+            np.array_equal(m.order, np.arange(len(m.order))) and not (m.flip is not None and m.flip.any())
+            for m in self.everything()
+        )
+
+
+@dataclass(frozen=True)
+class Pairs:
+    """The value of every unit of b in the place of every unit of a, for a group or several sibling groups in a row.
+
+    ``now`` is the value as things stand; ``inner`` holds the same for each nested family, with its best order for each
+    pair of units, shape (units, units, size of the family's groups).
+    """
+
+    groups: list[Units]
+    value: Matrix
+    flip: Matrix | None
+    now: Matrix
+    inner: list[tuple[Pairs, NDArray[np.int64]]]
+
+    def best(self, i: int = 0, j: int = 0, order: NDArray[np.int64] | None = None) -> Move:
+        """The move that puts group j of b in the place of group i of a."""
+        u = self.groups[i]
+        if order is None:
+            order = assign(self.value) if u.permute else np.arange(u.size)
+        rows, columns = i * u.size + np.arange(u.size), j * u.size + order
+        nested = [sub.best(int(r), int(c), chosen[r, c]) for sub, chosen in self.inner for r, c in zip(rows, columns)]
+        return Move(u, order, None if self.flip is None else self.flip[rows, columns], nested)
+
+    def gain(self, move: Move) -> float:
+        """How much a move of a single group without nested ones raises the objective."""
+        units = np.arange(len(move.order))
+        moved = move.order != units
+        if move.flip is not None:
+            moved |= move.flip
+        return float(np.sum(self.value[units, move.order][moved] - self.now[moved], dtype=np.float64))
+
+
+@dataclass(frozen=True)
+class Elements:
+    """One element of the symmetry group: per group a permutation and a factor (sign times scale) for each unit.
+
+    Applied parents first: unit u of the result is old unit ``order[u]``, multiplied by ``factor[u]``.
+    """
+
+    order: dict[str, NDArray[np.int64]]
+    factor: dict[str, NDArray[np.float64]]
+
+    def copy(self) -> Elements:
+        return Elements({n: p.copy() for n, p in self.order.items()}, {n: f.copy() for n, f in self.factor.items()})
+
+
+class Matcher:
+    """Two networks of one wiring, and the search for the element of the symmetry group that brings b onto a.
+
+    ``a`` and ``b`` map tensor names to float arrays; neither is changed. ``self.b`` is b as moved so far.
+    """
+
+    def __init__(self, a: Arrays, b: Arrays, wiring: Wiring, allowed: frozenset[str]) -> None:
+        self.wiring = wiring
+        self.units = {g.name: units_of(g, allowed) for g in wiring.groups}
+        self._family = {n: families(wiring, u, self.units) for n, u in self.units.items()}
+        inside = {c.name for fs in self._family.values() for f in fs for c in f}
+        movable = [u for u in self.units.values() if u.permute or u.sign]
+        self._top = [u for u in movable if u.name not in inside]
+        self.a = a
+        self._axes = _groups_on_axes(self.units)
+        self._own, self._shared, self._overlaps = self._claims()
+        self._steps = [u for u in movable if u.name not in inside or u.name in self._overlaps]
+        self._rows_a: dict[tuple[str, int], Matrix] = {}
+        self._norm = {t: float(np.vdot(v, v)) for t, v in a.items()}
+        self._epsilon = 1e-6 if any(v.dtype == np.float32 for v in a.values()) else 1e-13
+        self.begin(b)
+
+    # ---- state ---------------------------------------------------------------------------------------------------
+
+    def begin(self, b: Arrays, at: Elements | None = None) -> None:
+        """Start from ``b``; ``at`` is the element by which it has already been moved."""
+        self.b = dict(b)
+        self.at = (
+            at.copy()
+            if at
+            else Elements(
+                {n: np.arange(u.size) for n, u in self.units.items()},
+                {n: np.ones(u.size) for n, u in self.units.items()},
+            )
+        )
+        self._version = dict.fromkeys(self.b, 0)
+        self._cost_cache: dict[tuple[str, int], tuple[int, Matrix]] = {}
+        self._visited: dict[str, tuple[int, ...]] = {}
+
+    def apply(self, move: Move) -> None:
+        """Move b's units, nested ones after the unit that holds them."""
+        u, order = move.units, move.order
+        name = u.name
+        signs = None if move.flip is None or not move.flip.any() else np.where(move.flip, -1.0, 1.0)
+        still = np.array_equal(order, np.arange(u.size))
+        if signs is not None or not still:
+            held = {i: self._cached(u, i, p) for i, p in enumerate(u.parts) if p.tensor not in u.twice}
+            for tensor in {p.tensor for p in u.parts}:
+                if tensor in self.b:
+                    self._version[tensor] += 1
+            for i, part in enumerate(u.parts):
+                if part.tensor not in self.b:
+                    continue
+                self.b[part.tensor] = part.moved(self.b[part.tensor], None if still else order, signs)
+                cost = held.get(i)
+                if cost is not None:  # the group's own move only reorders the columns of its costs
+                    cost = cost[:, order]
+                    if signs is not None and part.exponent % 2:
+                        cost = cost * signs.astype(cost.dtype)
+                    self._cost_cache[name, i] = (self._version[part.tensor], cost)
+            self.at.order[name] = self.at.order[name][order]
+            self.at.factor[name] = self.at.factor[name][order] * (1.0 if signs is None else signs)
+            self._carry_children(name, order)
+        for inner in move.nested:
+            self.apply(inner)
+
+    def _carry_children(self, name: str, order: NDArray[np.int64]) -> None:
+        # The groups inside a unit travel with it: their elements change place.
+        inside = self._inside(name)
+        old = {n: (self.at.order[n], self.at.factor[n]) for unit in inside for n in unit}
+        for unit, source in zip(inside, order):
+            for n, m in zip(unit, inside[source]):
+                self.at.order[n], self.at.factor[n] = old[m]
+
+    def _inside(self, name: str) -> list[list[str]]:
+        """Names of all groups below each unit, in corresponding order."""
+        out: list[list[str]] = [[] for _ in range(self.units[name].size)]
+        for family in self._family[name]:
+            for names, child in zip(out, family):
+                names.append(child.name)
+                names.extend(n for below in self._inside(child.name) for n in below)
+        return out
+
+    # ---- search --------------------------------------------------------------------------------------------------
+
+    def start(self, *, signatures: bool) -> None:
+        """Solve group after group from scratch, the one with most known neighbours first.
+
+        Weights towards unsolved groups are left out, or compared by their sorted values when ``signatures`` is set.
+        """
+        known: set[str] = set()
+        todo = list(self._top)
+        while todo:
+            best = max(todo, key=lambda u: self._evidence(u, known))
+            todo.remove(best)
+            if signatures or self._evidence(best, known) > 0:
+                self.apply(self._pairs([best], known, signatures).best())
+            known |= {best.name} | {c.name for f in self._family[best.name] for c in f}
+
+    def descend(self, sweeps: int = 100, rng: np.random.Generator | None = None) -> int:
+        """Improve group after group until no step helps; returns the number of sweeps."""
+        steps = list(self._steps)
+        for sweep in range(1, sweeps + 1):
+            moved = False
+            if rng is not None:
+                rng.shuffle(steps)  # type: ignore[arg-type]
+            for u in steps:
+                moved |= self._improve(u)
+            if not moved:
+                return sweep
+        return sweeps
+
+    def shuffle(self, rng: np.random.Generator, share: float = 1.0) -> None:
+        """Put a random ``share`` of every group's units in random order (and sign)."""
+        for u in self.units.values():
+            order, flip = np.arange(u.size), None
+            if u.permute:
+                some = np.flatnonzero(rng.random(u.size) < share)
+                order[some] = rng.permutation(some)
+            if u.sign:
+                flip = (rng.random(u.size) < share) & (rng.random(u.size) < 0.5)
+            self.apply(Move(u, order, flip))
+
+    def _improve(self, u: Units) -> bool:
+        versions = self._versions(u)
+        if self._visited.get(u.name) == versions:
+            return False
+        self._visited[u.name] = versions
+        pairs = self._pairs([u], None, False)
+        move = pairs.best()
+        if move.idle:
+            return False
+        tensors = {p.tensor for m in move.everything() for p in m.units.voters}
+        scale = sum(self._norm[t] for t in tensors) * self._epsilon
+        if not (u.twice or move.nested):
+            if pairs.gain(move) <= scale:
+                return False
+            self.apply(move)
+        elif not self._try(move, tensors, scale):
+            return False
+        self._visited[u.name] = self._versions(u)
+        return True
+
+    def _try(self, move: Move, tensors: set[str], least: float) -> bool:
+        """Make the move, and take it back unless the true objective rises."""
+        before, version, cost, at = dict(self.b), dict(self._version), dict(self._cost_cache), self.at.copy()
+        self.apply(move)
+        if sum(float(np.vdot(self.a[t], self.b[t] - before[t])) for t in tensors) > least:
+            return True
+        self.b, self._version, self._cost_cache, self.at = before, version, cost, at
+        return False
+
+    # ---- costs ---------------------------------------------------------------------------------------------------
+
+    def _pairs(self, groups: list[Units], known: set[str] | None, signatures: bool) -> Pairs:
+        first, size = groups[0], sum(g.size for g in groups)
+        a = self._own.get(first.name, self._shared)
+        alone = len(groups) == 1 and known is None and first.name not in self._own
+        odd: Matrix | None = None
+        even: Matrix | None = None
+        for i, part in enumerate(first.parts):
+            if not part.votes or part.tensor not in a:
+                continue
+            if alone:
+                cost, blind = self._cost(first, i, part), False
+            else:
+                found = self._partial_cost([g.parts[i] for g in groups], first, known, signatures, a)
+                if found is None:
+                    continue
+                cost, blind = found
+            if first.sign and part.exponent % 2 and not blind:
+                odd = cost if odd is None else odd + cost
+            else:
+                even = cost if even is None else even + cost
+        value = np.zeros((size, size)) if even is None else even
+        now, flip = value.diagonal(), None
+        if odd is not None:
+            now, value, flip = now + odd.diagonal(), value + np.abs(odd), odd < 0
+        inner = []
+        for family in zip(*(self._family[g.name] for g in groups)):
+            sub = self._pairs([c for siblings in family for c in siblings], known, signatures)
+            n = family[0][0].size
+            blocks = sub.value.reshape(size, n, size, n).transpose(0, 2, 1, 3)
+            if family[0][0].permute:
+                chosen = assign_blocks(blocks)
+            else:
+                chosen = np.broadcast_to(np.arange(n), (size, size, n))
+            value = value + np.take_along_axis(blocks, chosen[..., None], axis=-1)[..., 0].sum(-1)
+            inner.append((sub, chosen))
+        return Pairs(groups, value, flip, now, inner)
+
+    def _cost(self, u: Units, i: int, part: Part) -> Matrix:
+        cost = self._cached(u, i, part)
+        if cost is None:
+            if (u.name, i) not in self._rows_a:
+                self._rows_a[u.name, i] = part.rows(self.a[part.tensor])
+            cost = self._rows_a[u.name, i] @ part.rows(self.b[part.tensor]).T
+            self._cost_cache[u.name, i] = (self._version[part.tensor], cost)
+        return cost
+
+    def _cached(self, u: Units, i: int, part: Part) -> Matrix | None:
+        version, cost = self._cost_cache.get((u.name, i), (-1, None))
+        return cost if cost is not None and version == self._version[part.tensor] else None
+
+    def _partial_cost(
+        self, parts: list[Part], u: Units, known: set[str] | None, signatures: bool, source: Arrays
+    ) -> tuple[Matrix, bool] | None:
+        """Cost from one member, by sorted values along axes of unsolved groups; and whether it is blind to signs."""
+        tensor = parts[0].tensor
+        a, b = source[tensor], self.b[tensor]
+        blind = False
+        unsolved = self._unsolved(parts[0], known)
+        if unsolved:
+            if not signatures:
+                return None
+            blind = any(g.sign for _, g in unsolved) or (u.sign and parts[0].exponent % 2 == 1)
+            axes = tuple(sorted({axis for axis, _ in unsolved}))
+            a, b = (_sorted(np.abs(x) if blind else x, axes) for x in (a, b))
+        rows_a, rows_b = (np.concatenate([p.rows(x) for p in parts]) for x in (a, b))
+        return rows_a @ rows_b.T, blind
+
+    def _unsolved(self, part: Part, known: set[str] | None) -> list[tuple[int, Units]]:
+        """The other axes of a member's tensor whose groups are not solved yet."""
+        if known is None:
+            return []
+        return [
+            (axis, g)
+            for axis in range(self.a[part.tensor].ndim)
+            if axis != part.member.axis
+            for g in self._axes.get((part.tensor, axis), ())
+            if g.name not in known
+        ]
+
+    def _evidence(self, u: Units, known: set[str]) -> float:
+        """The share of a unit's weights whose other ends are known."""
+        total = seen = 0
+        for part in u.voters:
+            n = self.a[part.tensor].size
+            total += n
+            seen += 0 if self._unsolved(part, known) else n
+        return seen / max(total, 1)
+
+    # ---- nesting -------------------------------------------------------------------------------------------------
+
+    def _claims(self) -> tuple[dict[str, Arrays], Arrays, set[str]]:
+        """Who pays for which weight when pairs of units are valued.
+
+        A weight inside a nested group is that group's; one that two families of the same parent share is nobody's while
+        pairs are valued (its families are improved alone afterwards). Returns a's tensors with the others' weights
+        zeroed, per parent and for the families, and the groups that must also be improved alone.
+        """
+        own: dict[str, Arrays] = {}
+        shared = dict(self.a)
+        overlaps: set[str] = set()
+        for name, fams in self._family.items():
+            if not fams:
+                continue
+            count: dict[str, NDArray[np.int8]] = {}
+            for family in fams:
+                for tensor, mask in self._cells(family).items():
+                    count[tensor] = count.get(tensor, np.zeros(mask.shape, np.int8)) + mask
+            for tensor, n in count.items():
+                if (n > 1).any():
+                    shared[tensor] = np.where(n > 1, 0, shared[tensor]).astype(shared[tensor].dtype)
+            own[name] = {}
+            for p in self.units[name].voters:
+                free = np.where(count[p.tensor] > 0, 0, self.a[p.tensor]) if p.tensor in count else self.a[p.tensor]
+                if p.tensor not in count or free.any():
+                    own[name][p.tensor] = free
+            if any((n > 1).any() for n in count.values()) or any(c.twice for f in fams for c in f):
+                overlaps |= {c.name for f in fams for c in f}
+        return own, shared, overlaps
+
+    def _cells(self, family: list[Units]) -> dict[str, NDArray[np.bool_]]:
+        out: dict[str, NDArray[np.bool_]] = {}
+        for c in family:
+            for p in c.voters:
+                m, shape = p.member, self.a[p.tensor].shape
+                mask = np.ones(shape, dtype=bool)
+                for axis, positions in ((m.axis, m.index.ravel()), *((m.where,) if m.where else ())):
+                    along = np.zeros(shape[axis], dtype=bool)
+                    along[positions] = True
+                    mask &= along.reshape([-1 if i == axis else 1 for i in range(len(shape))])
+                out[p.tensor] = out[p.tensor] | mask if p.tensor in out else mask
+        return out
+
+    def _versions(self, u: Units) -> tuple[int, ...]:
+        return tuple(self._version[p.tensor] for p in u.voters)
+
+
+def _sorted(values: Matrix, axes: tuple[int, ...]) -> Matrix:
+    if len(axes) == 1:
+        return np.sort(values, axis=axes[0])
+    rest = [a for a in range(values.ndim) if a not in axes]
+    moved = np.transpose(values, (*rest, *axes))
+    flat = np.sort(moved.reshape(*moved.shape[: len(rest)], -1), axis=-1).reshape(moved.shape)
+    return np.transpose(flat, np.argsort((*rest, *axes)))
+
+
+def _groups_on_axes(units: dict[str, Units]) -> dict[tuple[str, int], list[Units]]:
+    out: dict[tuple[str, int], list[Units]] = {}
+    for u in units.values():
+        if u.permute or u.sign:
+            for p in u.parts:
+                out.setdefault((p.tensor, p.member.axis), []).append(u)
+    return out

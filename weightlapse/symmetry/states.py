@@ -1,0 +1,129 @@
+"""Networks as plain arrays: reading modules and state dicts, and measuring how far two of them are apart."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from weightlapse.errors import CannotAlign, InvalidArgument
+from weightlapse.wiring.data import Wiring
+
+Arrays = dict[str, NDArray[Any]]
+
+_WRAPPERS = ("_orig_mod.", "module.")
+
+
+def is_module(net: Any) -> bool:
+    """Whether ``net`` can be run: a torch module rather than a mapping of arrays."""
+    return hasattr(net, "state_dict") and callable(net)
+
+
+def bare(net: Any) -> Any:
+    """The module below `torch.compile` and data-parallel wrappers."""
+    while hasattr(net, "_orig_mod") or (type(net).__name__.endswith("DataParallel") and hasattr(net, "module")):
+        net = net._orig_mod if hasattr(net, "_orig_mod") else net.module
+    return net
+
+
+def state_of(net: Any) -> dict[str, Any]:
+    """The state dict of a module, or a mapping of arrays as a dict; names lose the prefixes of wrappers."""
+    if is_module(net):
+        return dict(bare(net).state_dict())
+    if not isinstance(net, Mapping):
+        raise InvalidArgument(
+            f"expected a torch module or a mapping of names to arrays, got {type(net).__name__}; "
+            "pass model, model.state_dict() or run.state(step=...)"
+        )
+    return {_unwrapped(str(n)): v for n, v in net.items()}
+
+
+def _unwrapped(name: str) -> str:
+    for prefix in _WRAPPERS:
+        name = name.removeprefix(prefix)
+    return name
+
+
+def as_array(value: Any) -> NDArray[Any]:
+    """Any tensor as a NumPy array; low-precision floats are widened to float32, exactly."""
+    if hasattr(value, "detach"):
+        value = value.detach().cpu()
+        if value.dtype.is_floating_point and value.dtype.itemsize < 4:
+            value = value.float()
+        value = value.resolve_conj() if value.is_complex() else value
+        return np.asarray(value.numpy())
+    out = np.asarray(value)
+    if out.dtype.kind == "V" or (out.dtype.kind == "f" and out.dtype.itemsize < 4):  # float16; bfloat16 of ml_dtypes
+        return out.astype(np.float32)
+    return out
+
+
+def float_arrays(state: Mapping[str, Any], names: Iterable[str] | None = None) -> Arrays:
+    """The floating-point tensors of a state as float32 or float64 arrays; complex ones get a last axis (real, imaginary)."""
+    out: Arrays = {}
+    for name in state if names is None else names:
+        value = as_array(state[name])
+        if value.dtype.kind == "c":
+            value = np.stack([value.real, value.imag], axis=-1)
+        if value.dtype.kind == "f":
+            out[name] = value
+    return out
+
+
+def parameter_names(state: Mapping[str, Any], wiring: Wiring | None) -> list[str]:
+    """Tensors that count in a distance: each tied tensor once, no running statistics.
+
+    Statistics are what every member of the wiring calls so; without a wiring the names that torch gives them.
+    """
+    alias = {other for rest in wiring.aliases.values() for other in rest} if wiring else set()
+    roles: dict[str, set[str]] = {}
+    for g in wiring.groups if wiring else ():
+        for m in g.members:
+            roles.setdefault(m.tensor, set()).update(m.roles)
+    out = []
+    for name in state:
+        statistic = roles[name] == {"stat"} if name in roles else name.rpartition(".")[2] in _STATISTICS
+        if name not in alias and not statistic:
+            out.append(name)
+    return out
+
+
+_STATISTICS = {"running_mean", "running_var", "num_batches_tracked"}
+
+
+def check_same_shapes(a: Mapping[str, Any], b: Mapping[str, Any]) -> None:
+    """Raises CannotAlign naming the tensors that only one state has or whose shapes differ."""
+    only_a, only_b = [n for n in a if n not in b], [n for n in b if n not in a]
+    if only_a or only_b:
+        side, names = ("first", only_a) if only_a else ("second", only_b)
+        raise CannotAlign(
+            f"the two networks have different tensors: {_some(names)} only in the {side}; "
+            "alignment needs the same layers in both (wl.compare judges them by their outputs alone)"
+        )
+    for n in a:
+        if tuple(a[n].shape) != tuple(b[n].shape):
+            raise CannotAlign(
+                f"{n!r} has shape {tuple(a[n].shape)} in the first network and {tuple(b[n].shape)} in the second"
+            )
+
+
+def _some(names: list[str]) -> str:
+    return ", ".join(repr(n) for n in names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
+
+
+def distance(a: Mapping[str, NDArray[Any]], b: Mapping[str, NDArray[Any]], names: Iterable[str] | None = None) -> float:
+    """``||A - B|| / ||A||`` over the named arrays together, in float64 (0 for two zero networks, inf against a zero one)."""
+    gap = norm = 0.0
+    for n in a if names is None else names:
+        x, y = a[n], b[n]
+        d = (x - y).ravel()
+        gap += float(np.dot(d, d)) if d.dtype == np.float64 else float(np.sum(np.square(d), dtype=np.float64))
+        flat = x.ravel()
+        norm += (
+            float(np.dot(flat, flat)) if flat.dtype == np.float64 else float(np.sum(np.square(flat), dtype=np.float64))
+        )
+    if norm == 0.0:
+        return 0.0 if gap == 0.0 else float("inf")
+    return float(np.sqrt(gap / norm))
