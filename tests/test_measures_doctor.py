@@ -1,0 +1,255 @@
+"""The doctor: every planted fault is found at its step with its units, and healthy trainings give no finding."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+import torch
+from click.testing import CliRunner
+from sklearn.datasets import load_digits
+from torch import nn
+
+import weightlapse as wl
+from weightlapse.cli import program
+
+PLANTED_AT = 60
+
+
+def digits(count=512):
+    x, y = load_digits(return_X_y=True)
+    return torch.tensor(x[:count] / 16, dtype=torch.float32), torch.tensor(y[:count])
+
+
+def mlp(seed=0, act=nn.ReLU):
+    torch.manual_seed(seed)
+    model = nn.Sequential()
+    for name, layer in {
+        "fc1": nn.Linear(64, 32),
+        "act": act(),
+        "fc2": nn.Linear(32, 24),
+        "act2": act(),
+        "fc3": nn.Linear(24, 10),
+    }.items():
+        model.add_module(name, layer)
+    return model
+
+
+def train(path, model, optimizer, *, steps=120, plant=None, example=True, batch=64, seed=0):
+    """Train on digits; ``plant(model)`` is called once, after step PLANTED_AT was recorded."""
+    x, y = digits()
+    order = torch.Generator().manual_seed(seed)
+    with wl.watch(model, path, optimizer=optimizer, example=x[:4] if example else None) as rec:
+        for step in range(steps):
+            if plant is not None and step == PLANTED_AT:
+                plant(model)
+            pick = torch.randint(len(x), (batch,), generator=order)
+            loss = nn.functional.cross_entropy(model(x[pick]), y[pick])
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+            rec.log(loss=loss.item())
+    return wl.load(path)
+
+
+def found(run, kind):
+    return [f for f in wl.diagnose(run) if f.kind == kind]
+
+
+def optimizers(model):
+    p = list(model.parameters())
+    return {
+        "sgd": lambda: torch.optim.SGD(p, lr=0.1),
+        "momentum": lambda: torch.optim.SGD(p, lr=0.05, momentum=0.9),
+        "adam": lambda: torch.optim.Adam(p, lr=2e-3),
+    }
+
+
+@pytest.mark.parametrize("seed", range(5))
+@pytest.mark.parametrize("name", ["momentum", "adam"])
+def test_healthy_runs_have_no_findings(tmp_path, seed, name):
+    model = mlp(seed)
+    run = train(tmp_path / "r", model, optimizers(model)[name](), steps=200, seed=seed)
+    assert [str(f) for f in wl.diagnose(run)] == []
+
+
+@pytest.mark.parametrize("name", ["sgd", "momentum", "adam"])
+def test_dead_units(tmp_path, name):
+    model = mlp()
+
+    def plant(m):
+        with torch.no_grad():
+            m.fc1.bias[[3, 11]] = -50.0
+
+    run = train(tmp_path / "r", model, optimizers(model)[name](), plant=plant)
+    (finding,) = found(run, "dead")
+    assert finding.tensor == "fc1.weight"
+    assert finding.units == (3, 11)
+    assert finding.first_step == PLANTED_AT + 1
+    assert found(run, "saturated") == []
+
+
+@pytest.mark.parametrize("name", ["sgd", "adam"])
+def test_saturated_units(tmp_path, name):
+    model = mlp(act=nn.Tanh)
+
+    def plant(m):
+        with torch.no_grad():
+            m.fc1.bias[5] = 30.0
+
+    run = train(tmp_path / "r", model, optimizers(model)[name](), plant=plant)
+    (finding,) = found(run, "saturated")
+    assert (finding.tensor, finding.units, finding.first_step) == ("fc1.weight", (5,), PLANTED_AT + 1)
+    assert found(run, "dead") == []
+
+
+def test_dead_units_without_a_wiring(tmp_path):
+    model = mlp()
+
+    def plant(m):
+        with torch.no_grad():
+            m.fc2.bias[7] = -50.0
+
+    run = train(tmp_path / "r", model, torch.optim.SGD(model.parameters(), lr=0.1), plant=plant, example=False)
+    assert run.wiring is None
+    (finding,) = found(run, "dead")
+    assert (finding.tensor, finding.units, finding.first_step) == ("fc2.weight", (7,), PLANTED_AT + 1)
+
+
+def test_nonfinite_with_coordinates(tmp_path):
+    model = mlp()
+
+    def plant(m):
+        with torch.no_grad():
+            m.fc2.weight[2, 3] = float("nan")
+
+    run = train(tmp_path / "r", model, torch.optim.SGD(model.parameters(), lr=0.0), plant=plant, steps=70)
+    finding = next(f for f in found(run, "nonfinite") if f.tensor == "fc2.weight")
+    assert finding.first_step == PLANTED_AT + 1
+    assert 2 * 32 + 3 in finding.units
+
+
+def test_never_updated_and_frozen(tmp_path):
+    model = mlp()
+    learning = [p for n, p in model.named_parameters() if n != "fc1.weight"]
+    run = train(tmp_path / "a", model, torch.optim.SGD(learning, lr=0.1))
+    assert [f.tensor for f in found(run, "never_updated")] == ["fc1.weight"]
+
+    model = mlp()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    run = train(tmp_path / "b", model, optimizer, plant=lambda m: m.fc1.requires_grad_(False), steps=180)
+    frozen = found(run, "frozen")
+    assert {f.tensor for f in frozen} == {"fc1.weight", "fc1.bias"}
+    assert {f.first_step for f in frozen} == {PLANTED_AT}
+
+
+def test_learning_rate_too_high_and_too_low(tmp_path):
+    model = mlp()
+    assert len(found(train(tmp_path / "a", model, torch.optim.Adam(model.parameters(), lr=0.3)), "lr_high")) == 1
+    model = mlp()
+    assert len(found(train(tmp_path / "b", model, torch.optim.Adam(model.parameters(), lr=1e-8)), "lr_low")) == 1
+
+
+def test_replicas(tmp_path):
+    model = mlp()
+    with torch.no_grad():
+        model.fc1.weight[9] = model.fc1.weight[4]
+        model.fc1.bias[9] = model.fc1.bias[4]
+        model.fc2.weight[:, 9] = model.fc2.weight[:, 4]
+    (finding,) = found(train(tmp_path / "r", model, torch.optim.SGD(model.parameters(), lr=0.1)), "replicas")
+    assert (finding.tensor, finding.units, finding.first_step) == ("fc1.weight", (4, 9), 0)
+
+
+def test_symmetric_collapse(tmp_path):
+    model = mlp()
+    with torch.no_grad():
+        (
+            model.fc1.weight.fill_(0.05),
+            model.fc1.bias.zero_(),
+            model.fc2.weight.fill_(0.1),
+            model.fc2.bias.zero_(),
+            model.fc3.weight.fill_(0.1),
+        )
+    tensors = {
+        f.tensor for f in found(train(tmp_path / "r", model, torch.optim.SGD(model.parameters(), lr=0.05)), "collapse")
+    }
+    assert tensors == {"fc1.weight", "fc2.weight"}
+
+
+def test_loss_spike_names_the_tensor_that_moved(tmp_path):
+    model = mlp()
+
+    def plant(m):
+        with torch.no_grad():
+            m.fc2.weight += 3 * torch.randn_like(m.fc2.weight)
+
+    (finding,) = found(
+        train(tmp_path / "r", model, torch.optim.Adam(model.parameters(), lr=2e-3), plant=plant), "loss_spike"
+    )
+    assert finding.tensor == "fc2.weight"
+    assert finding.first_step == PLANTED_AT + 1
+
+
+def test_exploding_and_vanishing(tmp_path):
+    rng = np.random.default_rng(0)
+    a, b, c = (rng.standard_normal((6, 6)) for _ in range(3))
+    with wl.watch({"a": a, "b": b, "c": c}, tmp_path / "r") as rec:
+        for t in range(60):
+            a = a * (1.15 if t >= 20 else 1.001)
+            b = b + 1e-9 * rng.standard_normal((6, 6))
+            c = c + 1e-3 * rng.standard_normal((6, 6))
+            rec.step({"a": a, "b": b, "c": c})
+    run = wl.load(tmp_path / "r")
+    (exploding,) = found(run, "exploding")
+    norms = wl.measure(run, "norm")["a"]
+    assert exploding.tensor == "a"
+    assert exploding.first_step == int(np.flatnonzero(norms > 10 * norms[0])[0])
+    assert [f.tensor for f in found(run, "vanishing")] == ["b"]
+
+
+def test_runaway_statistics(tmp_path):
+    v = np.ones(4)
+    with wl.watch({"bn.running_var": v, "w": np.ones((2, 2))}, tmp_path / "r") as rec:
+        for t in range(30):
+            v = v * (1 if t < 10 else 3)
+            rec.step({"bn.running_var": v, "w": np.ones((2, 2)) + t})
+    (finding,) = found(wl.load(tmp_path / "r"), "runaway_statistics")
+    assert finding.tensor == "bn.running_var"
+    assert finding.first_step == 10 + int(np.ceil(np.log(1e4) / np.log(3)))
+
+
+def test_speed_limit_of_adam_on_tiny_gradients(tmp_path):
+    torch.manual_seed(0)
+    x = torch.randn(400, 15)
+    x[:, 2:] *= 0.01
+    y = (x[:, 0] >= 0).float()
+    model = nn.Linear(15, 1)
+    for name, optimizer in {
+        "adam": torch.optim.Adam(model.parameters(), lr=1e-3),
+        "gd": torch.optim.SGD(model.parameters(), lr=0.05),
+    }.items():
+        nn.init.uniform_(model.weight, -0.1, 0.1)
+        with wl.watch(model, tmp_path / name, optimizer=optimizer, every=10):
+            for _ in range(1500):
+                loss = nn.functional.binary_cross_entropy_with_logits(model(x)[:, 0], y)
+                optimizer.zero_grad()
+                loss.backward()
+                optimizer.step()
+    (finding,) = found(wl.load(tmp_path / "adam"), "speed_limit")
+    assert finding.tensor == "weight"
+    assert len(set(finding.units) & set(range(2, 15))) >= 10
+    assert found(wl.load(tmp_path / "gd"), "speed_limit") == []
+
+
+def test_the_command(tmp_path):
+    model = mlp()
+    run = train(
+        tmp_path / "r", model, torch.optim.SGD([p for n, p in model.named_parameters() if n != "fc1.weight"], lr=0.1)
+    )
+    result = CliRunner().invoke(program, ["doctor", str(run.path), "--json"], standalone_mode=False)
+    report = json.loads(result.output)
+    assert result.return_value == 1
+    assert [f["kind"] for f in report["findings"]] == ["never_updated"]
+    spoken = CliRunner().invoke(program, ["doctor", str(run.path)], standalone_mode=False)
+    assert "fc1.weight is the same at every one of 121 frames" in spoken.output
