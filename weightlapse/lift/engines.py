@@ -1,0 +1,150 @@
+"""Who does the updates: NumPy, the compiler or autograd. All three have one face: ``advance(order, loss, target_loss)`` and ``sync()``."""
+
+from __future__ import annotations
+
+import importlib.util
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from weightlapse.adapters.chain import find_chain
+from weightlapse.errors import InvalidArgument, missing_extra
+from weightlapse.lift.general import Loss, Trainer, squared_error
+from weightlapse.lift.lift import Lift
+from weightlapse.lift.online import OnlineState, runner
+from weightlapse.lift.plan import Plan, Vector, places_of, plan_of, read, write
+from weightlapse.lift.rules import RULES, Rule
+
+# Loading the compiled loop takes a fraction of a second, compiling it (once per machine) seconds; NumPy does this many samples meanwhile.
+COMPILE_FROM = 60_000
+
+Data = tuple[Tensor, Tensor, Tensor | None]  # x (N, ...), y (N, ...), hyper-inputs (N, H) or None
+
+
+class Engine(Protocol):
+    def advance(self, order: NDArray[np.int64], loss: Vector, target_loss: Vector) -> None:
+        """Train on the samples ``order``; one entry of the other two per update."""
+
+    def sync(self) -> None:
+        """Put the weights as they now are into the module."""
+
+
+def choose(asked: str, net: Lift, loss: str | Loss, own_optimizer: bool, batch_size: int, samples: int) -> str:
+    """The engine that ``asked`` (perhaps "auto") comes to: "numpy", "numba" or "torch"."""
+    if asked not in ("auto", "numpy", "numba", "torch"):
+        raise InvalidArgument(f"fit_lift: engine must be 'auto', 'numpy', 'numba' or 'torch', not {asked!r}")
+    fits = loss == "mse" and not own_optimizer and batch_size == 1 and plans_of(net) is not None
+    if asked in ("numpy", "numba") and not fits:
+        raise InvalidArgument(
+            f"fit_lift: engine {asked!r} trains dense generators of fully generated dense tasks, one sample at a time, on the squared error, "
+            "with named optimizers; leave engine='auto' for everything else"
+        )
+    installed = importlib.util.find_spec("numba") is not None
+    if asked == "numba" and not installed:
+        raise missing_extra("numba", extra="torch", purpose="fit_lift(engine='numba')")
+    if asked != "auto":
+        return asked
+    if not fits:
+        return "torch"
+    return "numba" if installed and samples >= COMPILE_FROM else "numpy"
+
+
+def plans_of(net: Lift) -> tuple[Plan, Plan] | None:
+    """Plans of generator and task where the flat engines apply: both dense chains, every weight of the task generated, all of it trainable."""
+    chain, writer = find_chain(net.generator), net.task_chain
+    if chain is None or writer is None or net.base == "trained" or {s.name for s in net.slots} != set(writer.names):
+        return None
+    if any(not p.requires_grad for p in net.generator.parameters()):
+        return None
+    return plan_of(chain, places_of(net.generator)), plan_of(writer, {s.name: s.start for s in net.slots})
+
+
+class FlatEngine:
+    """Generator and task as flat float64 vectors, one sample at a time: NumPy or compiled."""
+
+    def __init__(self, net: Lift, rule: Rule, data: Data, *, compiled: bool) -> None:
+        plans = plans_of(net)
+        assert plans is not None
+        self.net, self.rule, self.compiled = net, rule, compiled
+        self.generator, self.task = plans
+        x, y, hyper = data
+        with torch.no_grad():
+            hyper = x if hyper is None and net.hyper_map is None else net.hyper_for(as_input(net, x), hyper)
+        self.x, self.y, self.hyper = (np.ascontiguousarray(t.cpu().to(torch.float64).numpy()) for t in (x, y, hyper))
+        start = net.base_vector().detach().cpu().to(torch.float64).numpy()
+        self.state = OnlineState.begin(read(net.generator), np.zeros_like(start) if net.base is None else start, start)
+        self._run = runner(rule, self.generator, self.task, self.state, self.hyper, self.x, self.y)
+
+    def advance(self, order: NDArray[np.int64], loss: Vector, target_loss: Vector) -> None:
+        if not self.compiled:
+            self._run(order, loss, target_loss)
+            return
+        from weightlapse.lift.compiled import run_lift
+
+        r, s = self.rule, self.state
+        run_lift(
+            RULES.index(r.name), r.inner_steps, r.optimizer == "rmsprop", r.lr, r.task_optimizer == "rmsprop", r.task_lr, r.rho, r.eps,
+            r.eps_inside, self.generator.arrays, self.task.arrays, s.weights, s.moment, s.task_moment, s.base, s.start,
+            self.hyper, self.x, self.y, order, loss, target_loss,
+        )  # fmt: skip
+
+    def sync(self) -> None:
+        write(self.net.generator, self.state.weights)
+
+
+class TorchEngine:
+    """Any task, generator, loss and optimizer, in mini-batches."""
+
+    def __init__(
+        self,
+        net: Lift,
+        rule: Rule,
+        data: Data,
+        *,
+        loss: str | Loss,
+        optimizer: torch.optim.Optimizer | None,
+        batch_size: int,
+    ) -> None:
+        if isinstance(loss, str) and loss != "mse":
+            raise InvalidArgument(
+                f"fit_lift: loss must be 'mse' or a function (predictions, targets) -> losses (B,), not {loss!r}"
+            )
+        self.trainer = Trainer(net, rule, squared_error if isinstance(loss, str) else loss, optimizer)
+        x, y, hyper = data
+        like = next(net.parameters())
+        self.data = as_input(net, x), y.to(like.dtype) if y.is_floating_point() or loss == "mse" else y, hyper
+        self.batch_size = batch_size
+
+    def advance(self, order: NDArray[np.int64], loss: Vector, target_loss: Vector) -> None:
+        x, y, hyper = self.data
+        for i, batch in enumerate(torch.from_numpy(order).to(x.device).split(self.batch_size)):
+            loss[i], target_loss[i] = self.trainer.update(x[batch], y[batch], None if hyper is None else hyper[batch])
+
+    def sync(self) -> None:
+        """Nothing to do: the module itself is trained."""
+
+
+def prepare(net: Lift, x: Any, y: Any, hyper: Any) -> Data:
+    """Arrays or tensors as tensors on the net's device; their number, and y's shape against the net's output, are checked."""
+    like = next(net.parameters())
+    xs, ys = (torch.as_tensor(v).to(like.device) for v in (x, y))
+    hs = None if hyper is None else torch.as_tensor(hyper).to(like)
+    if xs.ndim < 2 or len(xs) == 0:
+        raise InvalidArgument(f"fit_lift: x must be (N, ...) with at least one sample, not {tuple(xs.shape)}")
+    if len(xs) != len(ys) or (hs is not None and len(hs) != len(xs)):
+        raise InvalidArgument(
+            f"fit_lift: x has {len(xs)} samples and y (or hyper) {len(ys)}; every input needs one target"
+        )
+    with torch.no_grad():
+        shape = tuple(net(as_input(net, xs[:1]), None if hs is None else hs[:1]).shape[1:])
+    if ys.ndim == 1 and shape == (1,):
+        ys = ys[:, None]
+    return xs, ys, hs
+
+
+def as_input(net: Lift, x: Tensor) -> Tensor:
+    """``x`` in the net's dtype; integers stay what they are for tasks that may look them up (embeddings)."""
+    return x.to(next(net.parameters()).dtype) if x.is_floating_point() or net.task_chain is not None else x
