@@ -1,0 +1,71 @@
+"""The entropy coder: pcodec, one histogram for many independently readable pages."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from pcodec import ChunkConfig, DeltaSpec, ModeSpec, PagingSpec
+from pcodec.wrapped import FileCompressor, FileDecompressor
+
+from weightlapse.errors import DamagedRecording
+
+# pcodec has no 8-bit default type; bytes travel as 16-bit numbers, whose upper half costs nothing
+_TYPES = {"u2": "u16", "u4": "u32", "u8": "u64"}
+_COMPRESSOR = FileCompressor()
+FILE_HEADER: bytes = _COMPRESSOR.write_header()  # says which version of pcodec's format the pages are in
+LEVEL = 8
+
+
+class PageWriter:
+    """Numbers compressed under one shared histogram, page by page. ``values``: 1-D unsigned; ``sizes``: how many in each page."""
+
+    def __init__(self, values: NDArray[np.unsignedinteger], sizes: list[int]) -> None:
+        if values.dtype.itemsize == 1:
+            values = values.astype(np.uint16)
+        # No delta and no search for a mode: what arrives is noise around a prediction, and looking for more costs a third of the time.
+        config = ChunkConfig(
+            compression_level=LEVEL,
+            delta_spec=DeltaSpec.no_op(),
+            mode_spec=ModeSpec.classic(),
+            paging_spec=PagingSpec.exact_page_sizes(sizes),
+        )
+        self._chunk = _COMPRESSOR.chunk_compressor(values, config)
+        self.meta: bytes = self._chunk.write_meta()
+        self.pages: list[bytes] = [self._chunk.write_page(i) for i in range(len(sizes))]
+
+
+class PageReader:
+    """Decodes pages written under the histogram ``meta`` to unsigned numbers of ``dtype``."""
+
+    def __init__(self, meta: bytes, dtype: np.dtype[Any], file_header: bytes = FILE_HEADER) -> None:
+        self.dtype = dtype
+        self._wide = np.dtype(np.uint16) if dtype.itemsize == 1 else np.dtype(f"u{dtype.itemsize}")
+        with _Guard():
+            decompressor, _ = FileDecompressor.new(file_header)
+            self._chunk, used = decompressor.chunk_decompressor(meta, _TYPES[f"u{self._wide.itemsize}"])
+        if used != len(meta):
+            raise DamagedRecording(f"a histogram of {len(meta)} bytes ends after {used}")
+
+    def read(self, page: bytes | memoryview, count: int) -> NDArray[np.unsignedinteger]:
+        """The ``count`` numbers of a page."""
+        out = np.empty(count, self._wide)
+        with _Guard():
+            progress, _ = self._chunk.read_page_into(page, count, out)
+        if progress.n_processed != count:
+            raise DamagedRecording(f"a page of {count} numbers holds {progress.n_processed}")
+        return out if self._wide == self.dtype else out.astype(self.dtype)
+
+
+class _Guard:
+    """Turns whatever the decoder does with hostile bytes, a Rust panic included, into :class:`DamagedRecording`."""
+
+    __slots__ = ()
+
+    def __enter__(self) -> None:
+        return None
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _trace: Any) -> None:
+        if kind is not None and (issubclass(kind, Exception) or kind.__name__ == "PanicException"):
+            raise DamagedRecording(f"compressed bytes cannot be decoded: {error}") from error

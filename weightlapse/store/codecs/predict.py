@@ -1,0 +1,185 @@
+"""Predictors: what a value will be, from the two before it; what is left over is all that has to be stored.
+
+All arithmetic is on bit patterns modulo 2**bits, so every pattern survives. For floats the difference of two patterns counts the
+representable numbers between them as long as their signs agree. ``MOMENTUM`` predicts in the floating-point format itself,
+
+    p = w1 + factor * (w1 - w2)            (three roundings to nearest, never fused)
+
+because weights under momentum (or Adam's first moment) move like that: factor 0.9 beats fitted autoregressions on real training. It is
+used only where no intermediate can be NaN, infinite or subnormal (``within_momentum_range``): there every IEEE machine, flushing
+subnormals or not, finds the same p.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from weightlapse.store.codecs.patterns import Pattern
+
+NONE, LAST, LINEAR, MOMENTUM, DAMPED = range(5)
+#   NONE      r = u                        (a first frame, or values without order in time)
+#   LAST      r = u - u1
+#   LINEAR    r = u - (2 u1 - u2)
+#   MOMENTUM  r = u - bits(w1 + factor (w1 - w2))
+#   DAMPED    r = u - (u1 + d - (d >> 4)), d = u1 - u2, arithmetic shift: momentum 15/16 for grid codes
+
+
+@dataclass(frozen=True)
+class Predictor:
+    """Which rule, and for ``MOMENTUM`` the factor (as float64, rounded to the dtype before use)."""
+
+    rule: int
+    factor: float = 0.0
+
+
+LOSSLESS_CHOICES = (
+    Predictor(LAST),
+    Predictor(LINEAR),
+    Predictor(MOMENTUM, 0.9),
+    Predictor(MOMENTUM, 0.95),
+    Predictor(MOMENTUM, 1.0),
+)
+GRID_CHOICES = (Predictor(LAST), Predictor(DAMPED), Predictor(LINEAR))
+
+
+def float_dtype(pattern: Pattern) -> type[np.float32] | type[np.float64]:
+    """The format in which ``MOMENTUM`` computes for this dtype."""
+    return np.float64 if pattern.bits == 64 else np.float32
+
+
+def within_momentum_range(u: NDArray[np.unsignedinteger], pattern: Pattern) -> bool:
+    """True where every value is zero or so far from the ends of the format that no prediction can overflow or become subnormal.
+
+    With |w| >= 2**-76 in float32, differences are multiples of 2**-99 and products of 2**-123: nothing nonzero falls below 2**-126.
+    """
+    if pattern.name not in ("float32", "float64", "bfloat16"):
+        return False
+    exponent_bits = pattern.bits - 1 - pattern.mantissa
+    bias = (1 << (exponent_bits - 1)) - 1
+    lowest, highest = (-900, 1020) if pattern.bits == 64 else (-76, 124)
+    kind = u.dtype.type
+    size = u & kind((1 << (pattern.bits - 1)) - 1)
+    if size.size == 0 or int(size.max()) >= (highest + bias) << pattern.mantissa:
+        return size.size == 0
+    size -= kind(1)  # zero wraps round to the top and so passes the next line
+    return int(size.min()) >= ((lowest + bias) << pattern.mantissa) - 1
+
+
+def _momentum_bits(
+    w1: NDArray[np.floating], w2: NDArray[np.floating], factor: np.floating, pattern: Pattern
+) -> NDArray[np.unsignedinteger]:
+    p = np.subtract(w1, w2)
+    p *= factor
+    p += w1
+    return _narrow(p.view(np.uint32)) if pattern.name == "bfloat16" else p.view(pattern.unsigned)
+
+
+def _narrow(wide: NDArray[np.uint32]) -> NDArray[np.uint16]:
+    """float32 patterns rounded to bfloat16 patterns (nearest, ties to even)."""
+    return ((wide + np.uint32(0x7FFF) + ((wide >> np.uint32(16)) & np.uint32(1))) >> np.uint32(16)).astype(np.uint16)
+
+
+def _floats(u: NDArray[np.unsignedinteger], pattern: Pattern) -> NDArray[np.floating]:
+    if pattern.name == "bfloat16":
+        return (u.astype(np.uint32) << np.uint32(16)).view(np.float32)
+    return u.view(float_dtype(pattern))
+
+
+def residuals(u: NDArray[np.unsignedinteger], pattern: Pattern, predictor: Predictor) -> NDArray[np.unsignedinteger]:
+    """What is left of patterns ``u`` (T, n), T >= 1, after prediction. Row 0 is u[0]; row 1 is always u[1] - u[0]."""
+    r = np.empty_like(u)
+    r[0] = u[0]
+    rule = predictor.rule
+    if rule == NONE:
+        r[1:] = u[1:]
+        return r
+    np.subtract(u[1:], u[:-1], out=r[1:])
+    if rule == LINEAR:
+        r[2:] -= np.subtract(u[1:-1], u[:-2])
+    elif rule == DAMPED:
+        d = np.subtract(u[1:-1], u[:-2]).view(pattern.signed)
+        r[2:] -= (d - (d >> pattern.signed.type(4))).view(pattern.unsigned)
+    elif rule == MOMENTUM and len(u) > 2:
+        w = _floats(u, pattern)
+        np.subtract(u[2:], _momentum_bits(w[1:-1], w[:-2], float_dtype(pattern)(predictor.factor), pattern), out=r[2:])
+    return r
+
+
+def restore(r: NDArray[np.unsignedinteger], pattern: Pattern, predictor: Predictor) -> None:
+    """Undo :func:`residuals` in place: ``r`` (T, n), C order, becomes the patterns."""
+    rule, rows = predictor.rule, len(r)
+    if rule == NONE or rows < 2:
+        return
+    narrow = r.shape[1] < 64  # few columns: one call over time beats one call per step
+    if rule == LAST and narrow:
+        np.cumsum(r, axis=0, dtype=r.dtype, out=r)
+        return
+    np.add(r[1], r[0], out=r[1])
+    if rule == LAST:
+        for t in range(2, rows):
+            np.add(r[t], r[t - 1], out=r[t])
+    elif rule == LINEAR:
+        for t in range(2, rows):
+            r[t] += r[t - 1]
+            r[t] += r[t - 1]
+            r[t] -= r[t - 2]
+    elif rule == DAMPED:
+        d = np.empty_like(r[0]).view(pattern.signed)
+        s = np.empty_like(d)
+        four = pattern.signed.type(4)
+        for t in range(2, rows):
+            np.subtract(r[t - 1].view(pattern.signed), r[t - 2].view(pattern.signed), out=d)
+            np.right_shift(d, four, out=s)
+            np.subtract(d, s, out=d)
+            r[t] += r[t - 1]
+            r[t] += d.view(r.dtype)
+    elif pattern.name == "bfloat16":
+        factor = np.float32(predictor.factor)
+        before, last = _floats(r[0], pattern), _floats(r[1], pattern)
+        for t in range(2, rows):
+            r[t] += _momentum_bits(last, before, factor, pattern)
+            before, last = last, _floats(r[t], pattern)
+    else:
+        w = r.view(float_dtype(pattern))
+        factor = w.dtype.type(predictor.factor)
+        p = np.empty_like(w[0])
+        bits = p.view(r.dtype)
+        for t in range(2, rows):
+            np.subtract(w[t - 1], w[t - 2], out=p)
+            np.multiply(p, factor, out=p)
+            np.add(p, w[t - 1], out=p)
+            np.add(r[t], bits, out=r[t])
+
+
+def bit_lengths(r: NDArray[np.unsignedinteger]) -> NDArray[np.int16]:
+    """Bits of the magnitude of each residual read as a signed number: 0 for 0, 1 for +-1, 2 for +-2 and +-3 ..."""
+    signed = r.view(np.dtype(f"i{r.dtype.itemsize}"))
+    # float64 has the bit length as its exponent; rounding 2**53 and above may add one, which a cost estimate does not mind
+    return np.frexp(np.abs(signed.astype(np.float64)))[1].astype(np.int16)
+
+
+def cost(r: NDArray[np.unsignedinteger]) -> float:
+    """About how many bits a value of ``r`` takes after entropy coding: entropy of the bit length, plus the bits below the leading one."""
+    if r.size == 0:
+        return 0.0
+    length = bit_lengths(r)
+    counts = np.bincount(length.ravel(), minlength=2)
+    share = counts[counts > 0] / r.size
+    noise = counts * np.maximum(np.arange(len(counts)) - 1, 0)
+    sign = 1.0 - counts[0] / r.size
+    return float(-(share * np.log2(share)).sum() + noise.sum() / r.size + sign)
+
+
+def choose(
+    u: NDArray[np.unsignedinteger], pattern: Pattern, choices: tuple[Predictor, ...], columns: int = 128
+) -> Predictor:
+    """The predictor with the cheapest residuals on a sample of columns of ``u`` (T, n)."""
+    if len(u) < 2:
+        return Predictor(NONE)
+    sample = np.ascontiguousarray(u[:, :: max(1, u.shape[1] // columns)])
+    if len(u) < 3:
+        return Predictor(LAST)
+    return min(choices, key=lambda c: cost(residuals(sample, pattern, c)[2:]))
