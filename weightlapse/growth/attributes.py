@@ -1,0 +1,146 @@
+"""The sizes that modules remember in attributes, kept true after their tensors changed.
+
+Modules of torch (and Conv1D of transformers) are known by a table: the attribute is read off the tensor. Attributes of other
+modules and of configs are found by value: an attribute whose name sounds like a size, and whose value is the length of an axis
+(or the number of units of a group) below that module that became another length everywhere below it.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import nn
+
+_GATES = {"LSTM": 4, "GRU": 3, "RNN": 1, "LSTMCell": 4, "GRUCell": 3, "RNNCell": 1}
+_SIZE = re.compile(
+    r"hidden|width|dim|size|feature|channel|planes|unit|embd|embed|model|head|group|inner|intermediate|ffn|shape|^n[fx]$|^d_|^c_|^n_"
+)
+_NO_SIZE = re.compile(
+    r"kernel|stride|padding|dilation|vocab|max_|layers|classes|labels|patch|image|window|^(start_|end_)?dim$"
+)
+Lengths = Callable[[str], Mapping[int, set[int]]]  # path -> old length or number of units there -> what it became
+
+
+def true_attributes(module: nn.Module, rows: NDArray[np.int64] | None = None) -> dict[str, Any]:
+    """What the size attributes of a known module have to be, read off its tensors; empty for modules of other kinds.
+
+    ``rows`` says where each row of its weight came from; a grouped convolution needs it to tell more groups from wider ones.
+    """
+    if isinstance(module, nn.MultiheadAttention):
+        return _attention(module)
+    if isinstance(module, nn.RNNBase):
+        hidden = module.weight_hh_l0.shape[0] // _GATES.get(type(module).__name__, 1)
+        sizes = {"hidden_size": hidden, "input_size": module.weight_ih_l0.shape[1]}
+        return sizes | ({"proj_size": module.weight_hr_l0.shape[0]} if module.proj_size else {})
+    if isinstance(module, nn.RNNCellBase):
+        return {"hidden_size": module.weight_hh.shape[1], "input_size": module.weight_ih.shape[1]}
+    if isinstance(module, nn.modules.batchnorm._NormBase):
+        tensor = module.weight if module.weight is not None else module.running_mean
+        return {} if tensor is None else {"num_features": tensor.shape[0]}
+    weight = getattr(module, "weight", None)
+    if not isinstance(weight, torch.Tensor):
+        return {}
+    shape = tuple(weight.shape)
+    if isinstance(module, nn.modules.conv._ConvNd):
+        return _convolution(module, shape, rows)
+    if isinstance(module, nn.Bilinear):
+        return {"out_features": shape[0], "in1_features": shape[1], "in2_features": shape[2]}
+    if isinstance(module, nn.Linear):
+        return {"out_features": shape[0], "in_features": shape[1]}
+    if isinstance(module, (nn.LayerNorm, nn.RMSNorm)):
+        return {"normalized_shape": shape}
+    if isinstance(module, nn.GroupNorm):
+        return {"num_channels": shape[0]}
+    if isinstance(module, (nn.Embedding, nn.EmbeddingBag)):
+        return {"num_embeddings": shape[0], "embedding_dim": shape[1]}
+    if isinstance(module, nn.PReLU):
+        return {"num_parameters": shape[0]}
+    if type(module).__name__ == "Conv1D" and hasattr(module, "nf"):
+        return {"nf": shape[1]} | ({"nx": shape[0]} if hasattr(module, "nx") else {})
+    return {}
+
+
+def _convolution(
+    module: nn.modules.conv._ConvNd, shape: tuple[int, ...], source: NDArray[np.int64] | None
+) -> dict[str, Any]:
+    groups, rows, columns = module.groups, shape[0], shape[1]
+    old_rows = module.in_channels if module.transposed else module.out_channels
+    if groups > 1 and source is not None and rows != old_rows:
+        # Either every group got wider (its rows stay together), or whole groups were added or taken away.
+        home = source // (old_rows // groups)
+        wider = rows % groups == 0 and bool((home.reshape(groups, -1) == np.arange(groups)[:, None]).all())
+        groups = groups if wider else rows * groups // old_rows
+    out, into = (columns * groups, rows) if module.transposed else (rows, columns * groups)
+    return {"out_channels": out, "in_channels": into, "groups": groups}
+
+
+def _attention(module: nn.MultiheadAttention) -> dict[str, Any]:
+    width = module.out_proj.weight.shape[0]
+    if width == module.embed_dim:
+        return {}
+    # The size of a head is part of the function (1 / sqrt(head_dim)), so more width means more heads.
+    keys = width if module._qkv_same_embed_dim else module.k_proj_weight.shape[1]
+    values = width if module._qkv_same_embed_dim else module.v_proj_weight.shape[1]
+    return {"embed_dim": width, "kdim": keys, "vdim": values, "num_heads": width // module.head_dim}
+
+
+def set_true(model: nn.Module, rows: Mapping[str, NDArray[np.int64]]) -> list[str]:
+    """Sets the table's attributes wherever they are no longer true; returns what was changed, in words.
+
+    ``rows`` maps names of changed tensors to the old row of each of their rows.
+    """
+    said = []
+    for path, module in model.named_modules():
+        for attribute, value in true_attributes(module, rows.get(f"{path}.weight" if path else "weight")).items():
+            old = getattr(module, attribute)
+            if old != value:
+                setattr(module, attribute, value)
+                said.append(f"{path}.{attribute}: {old} -> {value}".lstrip("."))
+    return said
+
+
+def guess(model: nn.Module, lengths: Lengths, *, bold: bool) -> list[str]:
+    """Sets remembered sizes that no table knows; returns what was changed, in words.
+
+    ``lengths(path)`` gives, for the part of the network below ``path``, what each old length of an axis or group became. A
+    size is followed where every such length became one other; with ``bold``, where at least one did. The certificate judges.
+    """
+    said: list[str] = []
+    configs: dict[int, Any] = {}
+    for path, module in model.named_modules():
+        known = true_attributes(module)
+        if not known:
+            said += _follow(vars(module), path, lengths(path), bold)
+        config = getattr(module, "config", None)
+        if config is not None and not isinstance(config, (nn.Module, Mapping)) and hasattr(config, "__dict__"):
+            configs[id(config)] = config
+    for config in configs.values():
+        said += _follow(vars(config), "config", lengths(""), bold)
+    return said
+
+
+def _follow(attributes: dict[str, Any], path: str, lengths: Mapping[int, set[int]], bold: bool) -> list[str]:
+    said = []
+    for name, value in list(attributes.items()):
+        if not _SIZE.search(name.lower()) or _NO_SIZE.search(name.lower()):
+            continue
+        new = _followed(value, lengths, bold)
+        if new != value:
+            attributes[name] = new
+            said.append(f"{path}.{name}: {value} -> {new}".lstrip("."))
+    return said
+
+
+def _followed(value: Any, lengths: Mapping[int, set[int]], bold: bool) -> Any:
+    if isinstance(value, (tuple, list, torch.Size)) and value and all(type(v) is int for v in value):
+        return type(value)(_followed(v, lengths, bold) for v in value)
+    if type(value) is not int or value < 2:
+        return value
+    became = lengths.get(value, set())
+    changed = became - {value}
+    return changed.pop() if len(changed) == 1 and (bold or len(became) == 1) else value

@@ -1,0 +1,215 @@
+"""A wider network that computes the same: Net2WiderNet for any module, proved at every call."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import nn
+
+from weightlapse.errors import CannotGrow, InvalidArgument, VacuousComparison
+from weightlapse.growth import attributes
+from weightlapse.growth.arrays import Array, fresh_places, grown_gradient, grown_value
+from weightlapse.growth.certificate import Certificate, Check, Trial, live_units
+from weightlapse.growth.families import Family, chosen_families
+from weightlapse.growth.module import changed_tensor, copied, replace_tensor, tensors_of, unwrapped
+from weightlapse.growth.optimizer import grown_optimizer
+from weightlapse.growth.plan import Plan, make_plan
+from weightlapse.growth.refusals import averages, refuse_blocked
+from weightlapse.growth.result import Growth
+from weightlapse.wiring.data import Wiring
+
+
+def widen(
+    model: nn.Module,
+    sizes: Mapping[str, int],
+    *examples: Any,
+    split: str = "random",
+    noise: float = 0.0,
+    optimizer: torch.optim.Optimizer | None = None,
+    seed: int | None = None,
+    wiring: Wiring | None = None,
+) -> Growth:
+    """More units in the groups named by ``sizes``, the same function; the argument is not touched.
+
+    ``sizes`` maps group or layer names to new totals; all are widened at once, from one wiring. Each example is one input (a
+    tuple is its positional arguments); they are used to trace the wiring, unless ``wiring`` is given, and to certify. New
+    units copy a parent's incoming weights, biases, gains and statistics; the parent's outgoing weights are divided among its
+    replicas, ``split="random"`` in unequal parts (the replicas then separate in training), ``"equal"`` in equal ones (they
+    never do). ``noise`` adds that many standard deviations of each tensor to the new units' incoming weights: the function
+    then changes, and ``error`` says by how much. ``optimizer`` (Adam, AdamW, SGD, RMSprop, Adagrad) is carried along.
+
+    Raises CannotGrow with the group and the reason when the function would change, VacuousComparison when the network is dead
+    or constant, so that nothing can be proved, InvalidArgument and UnknownTensor for sizes and names that cannot be meant.
+
+    Chen, Goodfellow, Shlens, "Net2Net", ICLR 2016; here consumers are divided unequally, and nothing is taken on trust.
+
+    >>> import torch, weightlapse as wl
+    >>> net = torch.nn.Sequential(torch.nn.Linear(4, 8), torch.nn.ReLU(), torch.nn.Linear(8, 2))
+    >>> g = wl.widen(net, {"0": 12}, torch.randn(16, 4))
+    >>> g.model[0].out_features, g.error < 1e-12
+    (12, True)
+    """
+    if noise < 0 or not np.isfinite(noise):
+        raise InvalidArgument(f"noise must be a finite number of standard deviations, 0 or more; got {noise!r}")
+    _need_examples(examples)
+    model, notes = unwrapped(model)
+    if wiring is None:
+        from weightlapse.wiring.trace import trace
+
+        wiring = trace(model, *examples)
+    families = chosen_families(wiring, sizes)
+    refuse_blocked(wiring, families)
+    plan = make_plan(wiring, families, split=split, rng=np.random.default_rng(seed))
+    trial = Trial.of(model, examples)
+    grown, checks, said = _first_that_holds(model, wiring, plan, trial, families)
+    live = live_units(trial, _consumers(families))
+    _refuse_dead(live)
+    if noise:
+        _add_noise(grown, plan, families, noise, seed)
+        checks = [Check(c.inputs, c.mode, c.weights, c.error, False) for c in checks if c.weights != "own"] + [
+            c for c in trial.checks(copied, grown, lambda *_: True) if c.weights == "own"
+        ]
+    carried, moments = grown_optimizer(optimizer, model, grown, plan, mixed=[f for f, _ in families if averages(f)])
+    certificate = Certificate(
+        checks=tuple(checks),
+        tolerance=float("inf") if noise else trial.tolerance,
+        live=live,
+        parameters=(_count(model), _count(grown)),
+        notes=(*notes, *trial.notes, *(f"set {text}" for text in said), *moments),
+    )
+    changes = ", ".join(f"{f.name} {f.size} -> {size}" for f, size in families)
+    origin = {name: name for name in tensors_of(grown)}
+    return Growth(grown, carried, plan.lineage, certificate, plan.parts, origin, note=f"widened {changes}")
+
+
+def grown_module(
+    model: nn.Module, plan: Plan, follow: Callable[[nn.Module], list[str]] | None
+) -> tuple[nn.Module, list[str]]:
+    """A copy of ``model`` with the tensors of ``plan`` and attributes that fit; and which attributes were set, in words."""
+    grown = copied(model)
+    held = tensors_of(grown)
+    for name in plan.tensors:
+        if name not in held:
+            raise CannotGrow(f"the wiring speaks of {name}, which the model does not hold as a parameter or buffer")
+        tensor, slots = held[name]
+        maps = plan.maps_of(name)
+        values = changed_tensor(name, tensor, partial(_value, maps))
+        new = replace_tensor(slots, tensor, values)
+        if tensor.grad is not None:
+            new.grad = changed_tensor(name, tensor.grad, partial(_gradient, maps))
+    rows = {name: m.source for name in plan.tensors for axis, m in plan.maps_of(name) if axis == 0}
+    said = attributes.set_true(grown, rows)
+    return grown, said + (follow(grown) if follow else [])
+
+
+def _value(maps: list[Any], name: str, values: Array, dtype: str) -> Array:
+    return grown_value(name, values, maps, dtype=dtype)
+
+
+def _gradient(maps: list[Any], _name: str, values: Array, _dtype: str) -> Array:
+    return grown_gradient(values, maps)
+
+
+def _first_that_holds(
+    model: nn.Module, wiring: Wiring, plan: Plan, trial: Trial, families: Sequence[tuple[Family, int]]
+) -> tuple[nn.Module, list[Check], list[str]]:
+    """The grown network under the first reading of its remembered sizes with which it computes the same."""
+    lengths = partial(_lengths, wiring, plan)
+    readings: list[Callable[[nn.Module], list[str]] | None] = [
+        partial(attributes.guess, lengths=lengths, bold=False),
+        None,
+        partial(attributes.guess, lengths=lengths, bold=True),
+    ]
+    failures: list[str] = []
+    tried: list[list[str]] = []
+    for follow in readings:
+        grown, said = grown_module(model, plan, follow)
+        if said in tried:
+            continue
+        tried.append(said)
+        try:
+            checks = trial.checks(lambda m, follow=follow: grown_module(m, plan, follow)[0], grown, lambda *_: True)  # type: ignore[misc]
+        except CannotGrow as error:
+            failures.append(str(error))
+            continue
+        worst = max(checks, key=lambda c: c.error)
+        if worst.error <= trial.tolerance:
+            return grown, checks, said
+        failures.append(
+            f"the outputs would differ by {worst.error:.1e} ({worst.mode} mode, {worst.inputs}, {worst.weights} weights)"
+        )
+    which = " and ".join(f"{f} from {f.size} to {size}" for f, size in families)
+    raise CannotGrow(
+        f"widening {which} would change the function: {failures[-1]}{_guilty(model, wiring, plan, trial, families)}"
+    )
+
+
+def _guilty(model: nn.Module, wiring: Wiring, plan: Plan, trial: Trial, families: Sequence[tuple[Family, int]]) -> str:
+    """Which of several families cannot be widened even alone."""
+    if not 1 < len(families) <= 8:
+        return ""
+    bad = []
+    for pair in families:
+        alone = make_plan(wiring, [pair], split="random", rng=np.random.default_rng(0))
+        try:
+            _first_that_holds(model, wiring, alone, trial, [pair])
+        except CannotGrow:
+            bad.append(pair[0].name)
+    return (
+        f"; alone, {', '.join(map(repr, bad))} could not be widened either" if bad else "; each alone could be widened"
+    )
+
+
+def _lengths(wiring: Wiring, plan: Plan, path: str) -> dict[int, set[int]]:
+    prefix = f"{path}." if path else ""
+    found: dict[int, set[int]] = {}
+    for name, shape in wiring.shapes.items():
+        if name.startswith(prefix):
+            new = {axis: len(m.source) for axis, m in plan.maps_of(name)}
+            for axis, length in enumerate(shape):
+                found.setdefault(length, set()).add(new.get(axis, length))
+    for group in wiring.groups:
+        if any(m.tensor.startswith(prefix) for m in group.producers):
+            found.setdefault(group.size, set()).add(len(plan.lineage.get(group.name, range(group.size))))
+    return found
+
+
+def _consumers(families: Sequence[tuple[Family, int]]) -> dict[str, list[tuple[str, int, NDArray[np.int64]]]]:
+    return {f.name: [(m.tensor, m.axis, m.index) for m in f.members if "in" in m.roles] for f, _ in families}
+
+
+def _refuse_dead(live: Mapping[str, tuple[int, int]]) -> None:
+    dead = [group for group, (count, _) in live.items() if count == 0]
+    if dead:
+        raise VacuousComparison(
+            f"not one unit of {', '.join(map(repr, dead))} has any influence on the outputs for the inputs tried (dead), "
+            "so equal outputs would prove nothing about them"
+        )
+
+
+def _add_noise(
+    model: nn.Module, plan: Plan, families: Sequence[tuple[Family, int]], noise: float, seed: int | None
+) -> None:
+    rng = np.random.default_rng(seed)
+    made = {(m.tensor, m.axis) for f, _ in families for m in f.members if "out" in m.roles}
+    with torch.no_grad():
+        for name, (tensor, _) in tensors_of(model).items():
+            axes = {axis for place, axis in made if place == name}
+            if axes and tensor.numel() > 1:
+                places = fresh_places(tuple(tensor.shape), plan.maps_of(name), axes)
+                shift = rng.normal(0.0, noise * float(tensor.double().std()), tensor.shape) * places
+                tensor.add_(torch.from_numpy(shift).to(tensor))
+
+
+def _need_examples(examples: Sequence[Any]) -> None:
+    if not examples:
+        raise InvalidArgument("give at least one example input: the wiring is traced and the result certified on it")
+
+
+def _count(model: nn.Module) -> int:
+    return sum(p.numel() for p in model.parameters())
