@@ -1,0 +1,121 @@
+"""A plain mapping of names to arrays: training written by hand in NumPy."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, MutableMapping, Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from weightlapse.adapters.source import ArrayInfo, Selection, Views
+from weightlapse.errors import CannotRecord, InvalidArgument, closest
+
+
+def as_array(name: str, value: Any) -> NDArray[Any]:
+    """``value`` as the array that is stored for it, without a copy where possible. bfloat16 arrays become their uint16 patterns."""
+    if hasattr(value, "detach"):  # a torch tensor inside a mapping
+        value = value.detach().cpu()
+        value = (
+            value.view(_torch_int16()).numpy().view(np.uint16)
+            if str(value.dtype) == "torch.bfloat16"
+            else value.numpy()
+        )
+    array = np.asarray(value)
+    if array.dtype.name == "bfloat16":  # the dtype that jax and ml_dtypes register
+        return array.view(np.uint16)
+    if array.dtype.kind not in "biufc":
+        raise CannotRecord(f"{name!r} has dtype {array.dtype}: only numbers can be recorded")
+    return array if array.dtype.isnative else array.astype(array.dtype.newbyteorder("="))
+
+
+def dtype_name(value: Any) -> str:
+    """The recorded dtype of an array of any framework: a NumPy name or "bfloat16"."""
+    return "bfloat16" if "bfloat16" in str(getattr(value, "dtype", "")) else as_array("", value).dtype.name
+
+
+def _torch_int16() -> Any:
+    import torch
+
+    return torch.int16
+
+
+def flatten(value: Any, prefix: str = "") -> dict[str, Any]:
+    """Nested mappings and sequences as one flat dict with dotted names.
+
+    >>> flatten({"layers": [{"w": 1}, {"w": 2}]})
+    {'layers.0.w': 1, 'layers.1.w': 2}
+    """
+    if isinstance(value, Mapping):
+        items = [(str(key), item) for key, item in value.items()]
+    elif isinstance(value, (list, tuple)):
+        items = [(str(i), item) for i, item in enumerate(value)]
+    else:
+        return {prefix: value} if value is not None else {}
+    flat: dict[str, Any] = {}
+    for key, item in items:
+        for name, leaf in flatten(item, f"{prefix}.{key}" if prefix else key).items():
+            if name in flat:
+                raise InvalidArgument(f"two arrays of the mapping have the dotted name {name!r}: rename one of them")
+            flat[name] = leaf
+    return flat
+
+
+class ArraySource:
+    """Records mappings of arrays given to ``rec.step(mapping)``. ``flatten`` turns what is given into a flat dict."""
+
+    framework = "arrays"
+    takes_params = True
+
+    def __init__(self, selection: Selection) -> None:
+        self._selection = selection
+        self._infos: list[ArrayInfo] = []
+
+    def flat(self, params: Any) -> dict[str, Any]:
+        if not isinstance(params, Mapping):
+            raise InvalidArgument(f"a mapping of names to arrays is needed here, not {type(params).__name__}")
+        return flatten(params)
+
+    def arrays(self, params: Any) -> Sequence[ArrayInfo]:
+        flat = self.flat(params)
+        self._selection.check(flat)
+        self._infos = []
+        for name, value in flat.items():
+            if self._selection.wants(name):
+                array = as_array(name, value)
+                self._infos.append(ArrayInfo(name, dtype_name(value), array.shape))
+        return self._infos
+
+    def bind(self, slots: int, views: Views) -> None:
+        self._views = [[views(slot, i) for i in range(len(self._infos))] for slot in range(slots)]
+
+    def before_any(self, slot: int) -> None: ...
+
+    def before(self, slot: int) -> None: ...
+
+    def copy(self, slot: int, params: Any) -> bool:
+        flat = {name: value for name, value in self.flat(params).items() if self._selection.wants(name)}
+        if len(flat) != len(self._infos):
+            return False
+        for info, view in zip(self._infos, self._views[slot]):
+            if info.name not in flat:
+                return False
+            array = as_array(info.name, flat[info.name])
+            if array.shape != info.shape or dtype_name(flat[info.name]) != info.dtype:
+                return False
+            np.copyto(view, array)
+        return True
+
+
+def load_mapping(target: MutableMapping[str, Any], state: Mapping[str, NDArray[Any]]) -> None:
+    """Put named arrays into a (nested) mapping of arrays, in place; nothing is changed when one does not fit."""
+    flat = flatten(target)
+    for name, values in state.items():
+        if name not in flat:
+            raise InvalidArgument(f"the mapping has no array {name!r} to load into; {closest(name, flat)}")
+        if not isinstance(flat[name], np.ndarray) or flat[name].shape != values.shape:
+            raise InvalidArgument(
+                f"{name} has shape {values.shape} in the recording and does not fit what the mapping holds there"
+            )
+    for name, values in state.items():
+        flat[name][...] = values

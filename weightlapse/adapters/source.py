@@ -1,0 +1,83 @@
+"""What the recorder asks of a model, whatever its framework.
+
+An adapter turns a model into a :class:`Source`: named arrays, and a way to copy their current values quickly into a ring of rows.
+"""
+
+from __future__ import annotations
+
+import fnmatch
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from numpy.typing import NDArray
+
+from weightlapse.errors import InvalidArgument, closest
+
+
+@dataclass(frozen=True, slots=True)
+class ArrayInfo:
+    """One array of a model. ``dtype`` is a NumPy name or "bfloat16" (whose stored form is its uint16 pattern)."""
+
+    name: str
+    dtype: str
+    shape: tuple[int, ...]
+    stream: str = "weights"
+    aliases: tuple[str, ...] = ()
+
+
+Views = Callable[[int, int], NDArray[Any]]  # (slot, array number) -> where its values go, in stored dtype
+
+
+class Source(Protocol):
+    """A model as named arrays."""
+
+    framework: str
+    takes_params: bool  # True when step() must be given the current values, because the model object does not hold them
+
+    def arrays(self, params: Any) -> Sequence[ArrayInfo]:
+        """What there is to record now; ``params`` are the values given by the user, None when the model holds them."""
+
+    def bind(self, slots: int, views: Views) -> None:
+        """From now on, copy the arrays last listed into these places."""
+
+    def before_any(self, slot: int) -> None:
+        """Fill the places of what does not exist before the first update (gradients: NaN)."""
+
+    def before(self, slot: int) -> None:
+        """Copy what must be read before the optimizer changes it (gradients)."""
+
+    def copy(self, slot: int, params: Any) -> bool:
+        """Copy all values; False (and nothing is promised about the slot) when the arrays are no longer those last listed."""
+
+
+class Selection:
+    """The globs of ``tensors=`` and the ``streams=`` to record."""
+
+    def __init__(self, tensors: str | Iterable[str] = "*", streams: Iterable[str] = ("weights",)) -> None:
+        self.globs = (tensors,) if isinstance(tensors, str) else tuple(tensors)
+        self.streams = (streams,) if isinstance(streams, str) else tuple(streams)
+        known = ("weights", "buffers", "gradients", "optimizer")
+        for stream in self.streams:
+            if stream not in known:
+                raise InvalidArgument(
+                    f"streams={list(self.streams)}: there is no stream {stream!r}; there are {', '.join(known)}"
+                )
+        if not self.globs or not self.streams:
+            raise InvalidArgument(
+                "tensors= and streams= must each name something: a recording of nothing shows nothing"
+            )
+        if not all(isinstance(glob, str) for glob in self.globs):
+            raise InvalidArgument(f"tensors={tensors!r}: give a glob such as 'encoder.*' or a list of them")
+
+    def wants(self, name: str, aliases: Iterable[str] = ()) -> bool:
+        return any(fnmatch.fnmatchcase(n, glob) for n in (name, *aliases) for glob in self.globs)
+
+    def check(self, names: Iterable[str]) -> None:
+        """Raise when one of the globs matches none of the ``names`` (all that the model has)."""
+        known = list(names)
+        for glob in self.globs:
+            if not any(fnmatch.fnmatchcase(name, glob) for name in known):
+                raise InvalidArgument(
+                    f"tensors={glob!r} matches none of the model's {len(known)} tensors; {closest(glob, known)}"
+                )

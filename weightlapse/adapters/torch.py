@@ -1,0 +1,301 @@
+"""``torch.nn.Module``: parameters, buffers, gradients and optimizer state under their state-dict names.
+
+Few tensors in CPU memory are copied through cached NumPy views (one ``memcpy`` each, no dispatch); many, or tensors elsewhere, with one
+``torch._foreach_copy_``. Before each copy the cached views are checked against the live tensors, so that a replaced layer or a swapped
+storage is seen at the next step and never recorded stale.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from operator import is_
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from weightlapse.adapters.source import ArrayInfo, Selection, Views
+from weightlapse.errors import CannotRecord, InvalidArgument, closest
+
+_FEW = 48  # up to here the cost of a NumPy copy per tensor is below that of one _foreach_copy_
+_WRAPPED = ("_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module")  # never the name of a user's own layer
+
+
+def unwrap(model: Any) -> torch.nn.Module:
+    """The module inside ``torch.compile``, ``DataParallel`` and ``DistributedDataParallel``."""
+    while True:
+        if hasattr(model, "_orig_mod"):
+            model = model._orig_mod
+        elif isinstance(model, _PARALLEL):
+            model = model.module
+        else:
+            return model
+
+
+_PARALLEL = (torch.nn.DataParallel, torch.nn.parallel.DistributedDataParallel)
+
+
+@dataclass(frozen=True)
+class _Place:
+    """Where a tensor of the module is found again: ``home[key]``, under the recorded ``name``."""
+
+    name: str
+    home: dict[str, torch.Tensor | None]
+    key: str
+
+    @property
+    def tensor(self) -> torch.Tensor:
+        tensor = self.home[self.key]
+        assert tensor is not None
+        return tensor
+
+
+def _walk(module: torch.nn.Module, prefix: str = "") -> Iterator[tuple[str, torch.nn.Module]]:
+    """All submodules with their names, those that only wrap another module left out of the names."""
+    yield prefix, module
+    wraps = isinstance(module, _PARALLEL)
+    for key, child in module._modules.items():
+        if child is not None:
+            own = key in _WRAPPED or (wraps and key == "module")
+            yield from _walk(child, prefix if own else f"{prefix}{key}.")
+
+
+def _parameters(module: torch.nn.Module) -> list[tuple[_Place, list[str]]]:
+    """Every parameter once, with the further names under which the module holds the same one."""
+    found: dict[int, tuple[_Place, list[str]]] = {}
+    for prefix, owner in _walk(module):
+        for key, tensor in owner._parameters.items():
+            if tensor is None:
+                continue
+            name = prefix + key
+            if id(tensor) not in found:
+                found[id(tensor)] = (_Place(name, owner._parameters, key), [])  # type: ignore[arg-type]
+            elif name != found[id(tensor)][0].name:
+                found[id(tensor)][1].append(name)
+    return list(found.values())
+
+
+def _buffers(module: torch.nn.Module) -> list[tuple[_Place, list[str]]]:
+    found: dict[int, tuple[_Place, list[str]]] = {}
+    for prefix, owner in _walk(module):
+        for key, tensor in owner._buffers.items():
+            if tensor is None or key in owner._non_persistent_buffers_set:
+                continue
+            if id(tensor) not in found:
+                found[id(tensor)] = (_Place(prefix + key, owner._buffers, key), [])
+            else:
+                found[id(tensor)][1].append(prefix + key)
+    return list(found.values())
+
+
+def _info(name: str, tensor: torch.Tensor, stream: str, aliases: Sequence[str] = ()) -> ArrayInfo:
+    if isinstance(tensor, torch.nn.parameter.UninitializedTensorMixin):
+        raise CannotRecord(
+            f"{name} has no shape yet (a lazy layer): run one batch through the model before watching it"
+        )
+    if tensor.is_meta:
+        raise CannotRecord(f"{name} is on the meta device and has no values: materialise the model before watching it")
+    if tensor.layout != torch.strided or tensor.is_quantized:
+        raise CannotRecord(
+            f"{name} is {tensor.layout if not tensor.is_quantized else 'quantized'}: only dense tensors can be recorded"
+        )
+    dtype = str(tensor.dtype).removeprefix("torch.")
+    return ArrayInfo(name, dtype, tuple(tensor.shape), stream, tuple(aliases))
+
+
+def _numpy(tensor: torch.Tensor) -> NDArray[Any]:
+    """A CPU tensor as an array over the same memory, bfloat16 as uint16 patterns."""
+    tensor = tensor.detach()
+    return tensor.view(torch.int16).numpy().view(np.uint16) if tensor.dtype == torch.bfloat16 else tensor.numpy()
+
+
+def _tensor(view: NDArray[Any], dtype: str) -> torch.Tensor:
+    """A place in a row as a tensor over the same memory."""
+    return torch.from_numpy(view.view(np.int16)).view(torch.bfloat16) if dtype == "bfloat16" else torch.from_numpy(view)
+
+
+class TorchSource:
+    """A module, with the optimizers whose state may be recorded too."""
+
+    framework = "torch"
+    takes_params = False
+
+    def __init__(self, model: Any, selection: Selection, optimizers: Sequence[torch.optim.Optimizer] = ()) -> None:
+        self.module = unwrap(model)
+        self._selection = selection
+        self._optimizers = optimizers
+
+    # ---- what there is ---------------------------------------------------------------------------------------------
+
+    def arrays(self, params: Any = None) -> Sequence[ArrayInfo]:
+        parameters, buffers = _parameters(self.module), _buffers(self.module)
+        if not parameters and not buffers:
+            raise InvalidArgument(f"{type(self.module).__name__} has no parameters: there is nothing to record")
+        with_buffers = "buffers" in self._selection.streams
+        known = [
+            n for place, more in (parameters + buffers if with_buffers else parameters) for n in (place.name, *more)
+        ]
+        self._selection.check(known)
+        chosen = [(p, more) for p, more in parameters if self._selection.wants(p.name, more)]
+        self._structure = [(m._parameters, m._buffers, m._modules) for _, m in _walk(self.module)]
+        self._sizes = self._count_members()
+        self._places: list[_Place] = []
+        infos: list[ArrayInfo] = []
+        if "weights" in self._selection.streams:
+            infos += [_info(p.name, p.tensor, "weights", more) for p, more in chosen]
+            self._places += [p for p, _ in chosen]
+        if with_buffers:
+            kept = [(p, more) for p, more in buffers if self._selection.wants(p.name, more)]
+            infos += [_info(p.name, p.tensor, "buffers", more) for p, more in kept]
+            self._places += [p for p, _ in kept]
+        self._graded: list[_Place] = []
+        if "gradients" in self._selection.streams:
+            self._graded = [p for p, _ in chosen if p.tensor.is_floating_point() or p.tensor.is_complex()]
+            infos += [_info(f"gradients:{p.name}", p.tensor, "gradients") for p in self._graded]
+        self._states: list[Callable[[], torch.Tensor | None]] = []
+        if "optimizer" in self._selection.streams:
+            for name, getter, like in _optimizer_states(self._optimizers, [p for p, _ in chosen]):
+                infos.append(_info(f"optimizer:{name}", like, "optimizer"))
+                self._states.append(getter)
+        if not infos:
+            raise InvalidArgument(f"streams={list(self._selection.streams)}: the model has nothing in them to record")
+        self._infos = infos
+        self._remember()
+        return infos
+
+    def _count_members(self) -> list[int]:
+        return [len(d) for homes in self._structure for d in homes]
+
+    def _remember(self) -> None:
+        """Hold on to the live tensors of weights and buffers, and to what tells when they are no longer the same."""
+        self._slots = [(place.home, place.key) for place in self._places]
+        self._live = [place.tensor for place in self._places]
+        self._pointers = [t.data_ptr() for t in self._live]
+        self._shapes = [t.shape for t in self._live]
+        self._on_cpu = all(t.device.type == "cpu" for t in self._live)
+        self._arrays = [_numpy(t) for t in self._live] if self._on_cpu and len(self._live) <= _FEW else None
+        self._detached = [t.detach() for t in self._live]
+
+    def _is_current(self) -> bool:
+        live = [home.get(key) for home, key in self._slots]
+        return (
+            all(map(is_, live, self._live))
+            and [t.data_ptr() for t in self._live] == self._pointers
+            and [t.shape for t in self._live] == self._shapes
+            and self._count_members() == self._sizes
+        )
+
+    # ---- copying ---------------------------------------------------------------------------------------------------
+
+    def bind(self, slots: int, views: Views) -> None:
+        self._views = views
+        self._rows: list[list[NDArray[Any]] | None] = [None] * slots
+        self._tensors: list[list[torch.Tensor] | None] = [None] * slots
+        if (
+            slots * len(self._infos) <= 16_384
+        ):  # ready before the first step; for more tensors each row when it is first used
+            for slot in range(slots):
+                self._row(slot)
+
+    def _row(self, slot: int) -> tuple[list[NDArray[Any]], list[torch.Tensor]]:
+        row, tensors = self._rows[slot], self._tensors[slot]
+        if row is None or tensors is None:
+            row = self._rows[slot] = [self._views(slot, i) for i in range(len(self._infos))]
+            tensors = self._tensors[slot] = [_tensor(v, info.dtype) for v, info in zip(row, self._infos)]
+        return row, tensors
+
+    def before_any(self, slot: int) -> None:
+        for view in self._row(slot)[0][len(self._places) : len(self._places) + len(self._graded)]:
+            view.fill(np.nan)
+
+    def before(self, slot: int) -> None:
+        if self._graded:
+            start = len(self._places)
+            row, tensors = self._row(slot)
+            for i, place in enumerate(self._graded, start):
+                gradient = place.tensor.grad
+                if gradient is None or gradient.shape != self._infos[i].shape:
+                    row[i].fill(np.nan)
+                else:
+                    tensors[i].copy_(gradient.detach().to_dense() if gradient.is_sparse else gradient.detach())
+
+    def copy(self, slot: int, params: Any = None) -> bool:
+        if not self._is_current() and not self._relist():
+            return False
+        row, tensors = self._row(slot)
+        if self._arrays is not None:
+            for place, values in zip(row, self._arrays):
+                np.copyto(place, values)
+        elif self._detached:
+            torch._foreach_copy_(tensors[: len(self._detached)], self._detached)
+        start = len(self._places) + len(self._graded)
+        for i, getter in enumerate(self._states, start):
+            value = getter()
+            if value is None:
+                row[i].fill(0)
+            elif value.shape != self._infos[i].shape:
+                return False
+            else:
+                tensors[i].copy_(value.detach())
+        return True
+
+    def _relist(self) -> bool:
+        """After a change: True when the same names, shapes and dtypes are there again, only in other memory."""
+        before = self._infos
+        return list(self.arrays()) == before
+
+
+def _optimizer_states(
+    optimizers: Sequence[torch.optim.Optimizer], places: Sequence[_Place]
+) -> Iterator[tuple[str, Callable[[], torch.Tensor | None], torch.Tensor]]:
+    """(name, getter, example) for every tensor that the optimizers hold, or will hold after their first step, for a parameter."""
+    names = {id(place.tensor): place.name for place in places}
+    for optimizer in optimizers:
+        for group in optimizer.param_groups:
+            for parameter in group["params"]:
+                if id(parameter) not in names:
+                    continue
+                state = optimizer.state.get(parameter) or _state_to_come(optimizer, group, parameter)
+                for key, value in state.items():
+                    if isinstance(value, torch.Tensor):
+
+                        def getter(
+                            optimizer: torch.optim.Optimizer = optimizer, parameter: Any = parameter, key: str = key
+                        ) -> torch.Tensor | None:
+                            return optimizer.state[parameter].get(key) if parameter in optimizer.state else None
+
+                        yield f"{names[id(parameter)]}.{key}", getter, value
+
+
+def _state_to_come(
+    optimizer: torch.optim.Optimizer, group: Mapping[str, Any], parameter: torch.Tensor
+) -> Mapping[str, Any]:
+    """What the optimizer will keep for a parameter that it has not updated yet, found by one step of a twin on zeros."""
+    twin_parameter = torch.nn.Parameter(torch.zeros_like(parameter), requires_grad=True)
+    twin_parameter.grad = torch.zeros_like(parameter)
+    options = {key: value for key, value in group.items() if key in optimizer.defaults}
+    try:
+        twin = type(optimizer)([twin_parameter], **options)
+        twin.step()
+    except (TypeError, ValueError, RuntimeError):
+        return {}  # an optimizer of unusual construction: its state begins a new layout epoch when it appears
+    return twin.state.get(twin_parameter, {})
+
+
+def load(module: Any, state: Mapping[str, NDArray[Any]]) -> None:
+    """Put ``state`` (names to arrays) into the module's parameters and buffers, in place and exactly."""
+    target = unwrap(module)
+    homes = {n: place for place, more in (*_parameters(target), *_buffers(target)) for n in (place.name, *more)}
+    for name, values in state.items():
+        if name not in homes:
+            raise InvalidArgument(f"the model has no tensor {name!r} to load into; {closest(name, homes)}")
+        tensor = homes[name].tensor
+        if tuple(tensor.shape) != values.shape:
+            raise InvalidArgument(
+                f"{name} has shape {values.shape} in the recording and {tuple(tensor.shape)} in the model"
+            )
+    with torch.no_grad():
+        for name, values in state.items():
+            homes[name].tensor.copy_(torch.from_numpy(np.ascontiguousarray(values)))

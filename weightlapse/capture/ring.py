@@ -1,0 +1,81 @@
+"""The ring between training and disk: the training thread fills rows, the recorder's thread empties them.
+
+One producer and one consumer, so two counters that each side alone advances are all the synchronisation there is: the training thread
+takes no lock, and wakes the other one only when a good part of the ring is full.
+"""
+
+from __future__ import annotations
+
+import threading
+
+import numpy as np
+from numpy.typing import NDArray
+
+from weightlapse.errors import CannotRecord
+
+MAX_ROWS = 256  # at most this many frames are lost by a kill -9 without flush
+MIN_ROWS = 2
+
+
+class Ring:
+    """``rows`` (capacity, row_nbytes) uint8 and ``steps`` (capacity,) int64; frame number f lies in slot f % capacity."""
+
+    def __init__(self, row_nbytes: int, memory: int, *, spare_rows: int = 0) -> None:
+        """As many rows as ``memory`` bytes hold (less ``spare_rows`` that others need), at least 2 and at most 256."""
+        capacity = min(MAX_ROWS, memory // max(row_nbytes, 1) - spare_rows)
+        if capacity < MIN_ROWS:
+            need = (MIN_ROWS + spare_rows) * row_nbytes
+            raise CannotRecord(
+                f"one frame takes {row_nbytes:,} bytes and the recorder may use memory={memory:,}: at least two frames must fit; "
+                f"pass memory={need} or more, or record fewer tensors (tensors='...')"
+            )
+        self.capacity = capacity
+        self.rows: NDArray[np.uint8] = np.empty((capacity, row_nbytes), np.uint8)
+        self.rows[:] = 0  # touches the pages now, and keeps padding bytes zero for ever
+        self.steps: NDArray[np.int64] = np.zeros(capacity, np.int64)
+        self.filled = 0  # frames ever published: advanced by the producer only
+        self.taken = 0  # frames ever released: advanced by the consumer only
+        self.work = threading.Event()
+        self._space = threading.Event()
+        self._wake_every = max(1, capacity // 4)
+        self._next_wake = self._wake_every
+
+    def has_room(self) -> bool:
+        return self.filled - self.taken < self.capacity
+
+    def wait_for_room(self, alive: threading.Thread) -> None:
+        """Wait until a row is free; raises when the thread that should free it has ended."""
+        while not self.has_room():
+            self._space.clear()
+            self.work.set()
+            if self.has_room():
+                return
+            self._space.wait(0.05)
+            if not alive.is_alive() and not self.has_room():
+                raise CannotRecord("the recorder's thread has ended: no more frames can be stored")
+
+    @property
+    def slot(self) -> int:
+        """The row to fill next; only valid when there is room."""
+        return self.filled % self.capacity
+
+    def publish(self, step: int) -> None:
+        """The row at :attr:`slot` is complete."""
+        self.steps[self.filled % self.capacity] = step
+        self.filled += 1
+        if self.filled >= self._next_wake:
+            self._next_wake = self.filled + self._wake_every
+            self.work.set()
+
+    def ready(self) -> tuple[NDArray[np.int64], NDArray[np.uint8]] | None:
+        """The oldest published rows that lie next to each other, as views: valid until :meth:`release`."""
+        count = self.filled - self.taken
+        if count == 0:
+            return None
+        start = self.taken % self.capacity
+        stop = min(start + count, self.capacity)
+        return self.steps[start:stop], self.rows[start:stop]
+
+    def release(self, count: int) -> None:
+        self.taken += count
+        self._space.set()

@@ -1,0 +1,154 @@
+"""``weightlapse.watch``: from now on every update of this model is a frame of a recording."""
+
+from __future__ import annotations
+
+import importlib
+import os
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from weightlapse.adapters.find import find_source
+from weightlapse.adapters.source import Selection
+from weightlapse.capture.recorder import (
+    Backpressure,
+    NullRecorder,
+    Recorder,
+    check_memory,
+    check_tolerance,
+    layout_of,
+)
+from weightlapse.capture.ring import Ring
+from weightlapse.capture.schedule import Schedule, schedule
+from weightlapse.errors import CannotRecord, InvalidArgument
+from weightlapse.store.reader import Store
+from weightlapse.store.writer import Compact, Fsync, Writer
+
+
+def watch(
+    model: Any,
+    path: str | os.PathLike[str],
+    *,
+    optimizer: Any = None,
+    every: int | Schedule | Iterable[int] = 1,
+    tensors: str | Iterable[str] = "*",
+    streams: Iterable[str] = ("weights",),
+    tolerance: float | str | None = None,
+    wiring: Any = None,
+    example: Any = None,
+    meta: Mapping[str, Any] | None = None,
+    memory: int | str = "256MB",
+    overwrite: bool = False,
+    resume: bool = False,
+    compact: Compact = "auto",
+    backpressure: Backpressure = "block",
+    fsync: Fsync = "close",
+) -> Recorder | NullRecorder:
+    """Record ``model`` into the folder ``path`` while it trains. The network as it is now becomes frame 0.
+
+    - ``optimizer``: a torch optimizer, or several: every optimizer step becomes a frame without any other change to the loop. Without
+      one, call ``rec.step()`` after each update (``rec.step(params)`` for models that are plain arrays).
+    - ``every``: record every n-th step, or a schedule: ``wl.every(10)``, ``wl.log_spaced(per_decade=50)``, ``wl.at([0, 1, 2, 5, 10])``.
+    - ``tensors``: a glob or a list of globs over tensor names. ``streams``: any of "weights", "buffers", "gradients" (as they are before
+      the update; NaN where there is none) and "optimizer" (zeros before the first update); the last two under the names
+      ``gradients:NAME`` and ``optimizer:NAME.KEY``.
+    - ``tolerance``: None stores every bit; a number allows that error, as a fraction of a tensor's standard deviation; "film" is 1e-2.
+    - ``wiring``: a :class:`weightlapse.Wiring` (or its text spec) to store with the recording. ``example``: an example input, or a tuple of
+      them, from which the wiring is traced instead.
+    - ``meta``: your own facts, as JSON. ``memory``: bytes that the recorder may use.
+    - ``overwrite`` replaces a recording at ``path``, never anything else. ``resume`` goes on with it.
+    - ``backpressure``: what happens when the disk cannot keep up: "block" lets training wait, "stretch" leaves steps out and notes each gap.
+    - ``fsync``: when to force bytes to the device: "close", "flush" or "never" (a power cut may then lose the end; a crash never does).
+
+    A refused call leaves no folder behind. Raises :class:`InvalidArgument` or :class:`CannotRecord` with the reason.
+
+    >>> import numpy as np, tempfile, weightlapse as wl
+    >>> weights = {"W": np.zeros((2, 2))}
+    >>> with wl.watch(weights, tempfile.mkdtemp()) as rec:
+    ...     for k in range(3):
+    ...         weights["W"] += 1
+    ...         rec.step(weights, loss=1 / (k + 1))
+    >>> rec.frames
+    4
+    """
+    if os.environ.get("WEIGHTLAPSE_MODE") == "off":
+        return NullRecorder(path)
+    when = schedule(every)
+    bound = check_tolerance(tolerance)
+    budget = check_memory(memory)
+    if backpressure not in ("block", "stretch"):
+        raise InvalidArgument(
+            f"backpressure={backpressure!r}: 'block' lets training wait for the disk, 'stretch' leaves steps out"
+        )
+    if overwrite and resume:
+        raise InvalidArgument("overwrite=True replaces the recording and resume=True goes on with it: choose one")
+    selection = Selection(tensors, streams)
+    optimizers = _optimizers(optimizer)
+    source = find_source(model, selection, optimizers)
+    first = model if source.takes_params else None
+    layout = layout_of(source.arrays(first))
+    ring = Ring(layout.row_nbytes, budget)
+    spec = _wiring_spec(model, wiring, example)
+    facts = {"framework": source.framework, "model": type(model).__name__, "every": repr(when), **(meta or {})}
+    writer, last = _open(Path(path), layout, facts, bound, budget, overwrite, resume, compact, fsync)
+    if spec is not None:
+        writer.set_wiring(spec)
+    rec = Recorder(source, writer, ring, when, memory=budget, backpressure=backpressure, first_step=last)
+    if last < 0:
+        rec.first_frame(first)
+    rec.attach(optimizers, gradients="gradients" in selection.streams)
+    return rec
+
+
+def _open(
+    path: Path,
+    layout: Any,
+    facts: dict[str, Any],
+    bound: float | None,
+    budget: int,
+    overwrite: bool,
+    resume: bool,
+    compact: Compact,
+    fsync: Fsync,
+) -> tuple[Writer, int]:
+    """The writer, and the last step that is already there (-1 in a new recording)."""
+    try:
+        if resume and path.exists() and (not path.is_dir() or any(path.iterdir())):
+            writer = Writer.resume(path, layout, fsync=fsync)
+            steps = Store.open(path).steps
+            return writer, int(steps[-1]) if len(steps) else -1
+        writer = Writer.create(
+            path, layout, meta=facts, tolerance=bound, memory=budget, compact=compact, overwrite=overwrite, fsync=fsync
+        )
+        return writer, -1
+    except OSError as error:
+        raise CannotRecord(f"{path} cannot be written ({error.strerror or error}): choose another path") from error
+
+
+def _optimizers(optimizer: Any) -> list[Any]:
+    """The torch optimizers among what was given, taken out of wrappers that only pass steps on."""
+    if optimizer is None:
+        return []
+    given = list(optimizer) if isinstance(optimizer, (list, tuple)) else [optimizer]
+    found = []
+    for each in given:
+        while not hasattr(each, "register_step_post_hook") and hasattr(each, "optimizer"):
+            each = each.optimizer
+        if not hasattr(each, "register_step_post_hook"):
+            raise InvalidArgument(
+                f"optimizer={type(each).__name__}: a torch.optim.Optimizer (or a list of them) is needed; "
+                "in other frameworks call rec.step() after each update or use the framework's WatchCallback"
+            )
+        found.append(each)
+    return found
+
+
+def _wiring_spec(model: Any, wiring: Any, example: Any) -> str | None:
+    """The text of the wiring to store, traced from ``example`` when none is given."""
+    if wiring is not None:
+        return wiring if isinstance(wiring, str) else str(wiring.to_spec())
+    if example is None:
+        return None
+    trace = importlib.import_module("weightlapse.wiring.trace").trace
+    examples = example if isinstance(example, tuple) else (example,)
+    return str(trace(model, examples).to_spec())

@@ -1,0 +1,254 @@
+"""A recording: weights over time, read from disk only where they are looked at."""
+
+from __future__ import annotations
+
+import html
+import importlib
+import os
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from weightlapse.errors import InvalidArgument, MissingStep, UnknownTensor, closest
+from weightlapse.recording.epoch import Epoch
+from weightlapse.recording.track import Track
+from weightlapse.store.layout import widen
+from weightlapse.store.reader import Store
+
+
+def load(path: str | os.PathLike[str]) -> Recording:
+    """Open the recording in the folder ``path``; nothing but its index is read. Works while it is still being written.
+
+    Raises :class:`NotARecording` when there is none, :class:`DamagedRecording` when its index cannot be trusted.
+    """
+    return Recording(Store.open(path), path)
+
+
+class Recording:
+    """One training run. ``run["fc1.weight"]`` is a :class:`Track` (T, \\*S); ``run.state(step=500)`` all weights of one step.
+
+    ``steps`` int64 (T,) are the optimizer steps of the T frames; ``scalars`` by name are float64 (T,), NaN where nothing was logged;
+    ``events`` is a list of (step, text), ``gaps`` of (first missing step, last missing step, reason).
+    """
+
+    def __init__(self, store: Store, path: str | os.PathLike[str]) -> None:
+        self._store = store
+        self.path = path if isinstance(path, str) and "://" in path else Path(path)
+
+    # ---- what there is ---------------------------------------------------------------------------------------------
+
+    @property
+    def steps(self) -> NDArray[np.int64]:
+        return self._store.steps
+
+    @property
+    def frames(self) -> int:
+        """Number of frames T."""
+        return len(self._store.steps)
+
+    @property
+    def epochs(self) -> list[Epoch]:
+        """The stretches of frames over which the layout (names, shapes, dtypes) stays the same. Most recordings have one."""
+        starts = [epoch.start for epoch in self._store.journal.epochs]
+        stops = [*starts[1:], max(self.frames, starts[-1])]
+        return [
+            Epoch(self._store, epoch, min(stop, self.frames)) for epoch, stop in zip(self._store.journal.epochs, stops)
+        ]
+
+    @property
+    def names(self) -> list[str]:
+        """Names of all tensors, each once (see ``aliases`` for the further names of tied ones)."""
+        return list(dict.fromkeys(name for epoch in self.epochs for name in epoch.names))
+
+    @property
+    def shapes(self) -> dict[str, tuple[int, ...]]:
+        """Shape of each tensor; of one that changes, its last."""
+        return {name: shape for epoch in self.epochs for name, shape in epoch.shapes.items()}
+
+    @property
+    def dtypes(self) -> dict[str, str]:
+        """Recorded dtype of each tensor: a NumPy name or "bfloat16"."""
+        return {name: dtype for epoch in self.epochs for name, dtype in epoch.dtypes.items()}
+
+    @property
+    def streams(self) -> dict[str, str]:
+        """The stream of each tensor: "weights", "buffers", "gradients" or "optimizer"."""
+        return {t.name: t.stream for _, layout in self._store.layouts for t in layout.tensors}
+
+    @property
+    def aliases(self) -> dict[str, list[str]]:
+        """For each tied tensor its further names."""
+        return {t.name: list(t.aliases) for _, layout in self._store.layouts for t in layout.tensors if t.aliases}
+
+    @property
+    def scalars(self) -> dict[str, NDArray[np.float64]]:
+        return self._store.scalars
+
+    @property
+    def events(self) -> list[tuple[int, str]]:
+        return self._store.events
+
+    @property
+    def gaps(self) -> list[tuple[int, int, str]]:
+        return self._store.gaps
+
+    @property
+    def meta(self) -> dict[str, Any]:
+        return self._store.meta
+
+    @property
+    def wiring(self) -> Any:
+        """The :class:`weightlapse.Wiring` stored with the recording, or None."""
+        spec = self._store.wiring_spec
+        return None if spec is None else importlib.import_module("weightlapse.wiring.data").Wiring.from_spec(spec)
+
+    @property
+    def closed(self) -> bool:
+        """True when the recorder ended in order; False while it records, and after a crash."""
+        return self._store.closed
+
+    @property
+    def tolerance(self) -> float | None:
+        return self._store.tolerance
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of all recorded values without compression."""
+        return self._store.raw_nbytes
+
+    @property
+    def stored_nbytes(self) -> int:
+        """Bytes that the recording takes on disk, everything counted."""
+        return self._store.stored_nbytes
+
+    def refresh(self) -> int:
+        """Take up what was written since the last look; returns the number of new frames."""
+        return self._store.refresh()
+
+    def bound(self, name: str, frame: int) -> float:
+        """The largest absolute error that the values of this tensor may have at this frame; 0.0 where they are exact."""
+        return self._store.bound(name, self._frame(None, frame))
+
+    # ---- values ----------------------------------------------------------------------------------------------------
+
+    def __contains__(self, name: object) -> bool:
+        return any(name in layout.index for _, layout in self._store.layouts)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.names)
+
+    def __getitem__(self, name: str) -> Track:
+        if name not in self:
+            raise UnknownTensor(f"{self.path} has no tensor {name!r}; {closest(str(name), self.names)}")
+        epochs = [epoch for epoch in self.epochs if len(epoch)] or self.epochs[-1:]
+        kinds = {(epoch.shapes[n], epoch.dtypes[n]) if (n := epoch.primary(name)) else None for epoch in epochs}
+        if len(kinds) > 1:
+            told = "; ".join(epoch.tell(name) for epoch in epochs)
+            raise InvalidArgument(f"{name} is not the same over the whole run ({told}): use run.epochs[i][{name!r}]")
+        return Track(self._store, epochs[-1].spec(name), 0, self.frames)
+
+    def _frame(self, step: int | None, frame: int | None) -> int:
+        if (step is None) == (frame is None):
+            raise InvalidArgument(
+                "give either step= (an optimizer step) or frame= (a position in the recording; -1 is the last)"
+            )
+        if self.frames == 0:
+            raise MissingStep(f"{self.path} has no frames yet")
+        if frame is not None:
+            if not -self.frames <= frame < self.frames:
+                raise MissingStep(f"frame={frame}: {self.path} has the frames 0 to {self.frames - 1}")
+            return int(frame) % self.frames
+        found = np.flatnonzero(self.steps == step)
+        if len(found) == 0:
+            near = self.steps[np.argsort(np.abs(self.steps - int(step or 0)), kind="stable")[:2]]
+            raise MissingStep(
+                f"step {step} was not recorded; the nearest are {', '.join(map(str, sorted(near.tolist())))}"
+            )
+        return int(found[0])
+
+    def state(
+        self, step: int | None = None, *, frame: int | None = None, streams: Iterable[str] = ("weights", "buffers")
+    ) -> dict[str, NDArray[Any]]:
+        """All tensors of one frame by name, tied ones under each of their names (the same array).
+
+        Raises :class:`MissingStep` (a KeyError) that names the nearest recorded steps.
+        """
+        number = self._frame(step, frame)
+        wanted = set(streams)
+        specs = [t for t in self._store.layout_at(number).tensors if t.stream in wanted]
+        stored = self._store.read_frame(number, [t.name for t in specs])
+        values = {t.name: widen(stored[t.name], t.dtype) for t in specs}
+        return {name: values[t.name] for t in specs for name in (t.name, *t.aliases)}
+
+    def load_into(self, model: Any, step: int | None = None, *, frame: int | None = None) -> None:
+        """Put the weights (and buffers) of one frame back into a model, in place; the last frame when neither is given."""
+        if step is None and frame is None:
+            frame = -1
+        importlib.import_module("weightlapse.adapters.find").load_into(model, self.state(step, frame=frame))
+
+    def neuron(self, group: str, unit: int) -> dict[str, NDArray[Any]]:
+        """One unit over time: "incoming" and "outgoing" weights, "bias", "gain", "statistics", each (T, ...).
+
+        Where several tensors play one part, the further ones are named "part:tensor". Needs a recording with a wiring.
+        """
+        if self.wiring is None:
+            raise InvalidArgument(
+                f"{self.path} holds no wiring, so which weights belong to a unit is unknown: "
+                "record with watch(..., example=an_input) or watch(..., wiring=a_wiring)"
+            )
+        return importlib.import_module("weightlapse.recording.neuron").neuron(self, group, unit)
+
+    # ---- elsewhere -------------------------------------------------------------------------------------------------
+
+    def to_xarray(self) -> Any:
+        """An ``xarray.Dataset``: every tensor with a "step" dimension, scalars as variables of their own."""
+        return importlib.import_module("weightlapse.recording.export").to_xarray(self)
+
+    def export(self, kind: str, dest: str | os.PathLike[str]) -> None:
+        """Write the recording as "zarr", "safetensors", "npz", "parquet" or "tensorboard" to ``dest``."""
+        importlib.import_module("weightlapse.recording.export").export(self, kind, dest)
+
+    # ---- to look at ------------------------------------------------------------------------------------------------
+
+    def _facts(self) -> dict[str, str]:
+        steps = f"{self.frames} frames" + (f", steps {self.steps[0]} to {self.steps[-1]}" if self.frames else "")
+        numbers = sum(int(np.prod(shape)) for shape in self.shapes.values())
+        facts = {
+            "frames": steps + ("" if self.closed else " (not closed)"),
+            "tensors": f"{len(self.names)} with {numbers:,} numbers",
+            "bytes": f"{self.nbytes:,} raw, {self.stored_nbytes:,} stored",
+            "storage": "bit-exact" if self.tolerance is None else f"within {self.tolerance:g} standard deviations",
+        }
+        if self.scalars:
+            facts["scalars"] = ", ".join(self.scalars)
+        if self.events or self.gaps:
+            facts["events"] = f"{len(self.events)} events, {len(self.gaps)} gaps"
+        return facts
+
+    def __repr__(self) -> str:
+        lines = [f"<Recording {self.path}>", *(f"  {key:8} {value}" for key, value in self._facts().items())]
+        return "\n".join(lines)
+
+    def _repr_html_(self) -> str:
+        """A table of facts with a sparkline per scalar: static, so that it survives the export of a notebook."""
+        rows = "".join(f"<tr><th>{key}</th><td>{html.escape(value)}</td></tr>" for key, value in self._facts().items())
+        for name, column in self.scalars.items():
+            rows += f"<tr><th>{html.escape(name)}</th><td>{_sparkline(column)}</td></tr>"
+        return f"<table><caption>{html.escape(str(self.path))}</caption>{rows}</table>"
+
+
+def _sparkline(values: NDArray[np.float64], width: int = 240, height: int = 32) -> str:
+    """A column of numbers as a small inline SVG line."""
+    frames = np.flatnonzero(np.isfinite(values))
+    if len(frames) == 0:
+        return "no finite values"
+    frames = frames[np.unique(np.linspace(0, len(frames) - 1, width).astype(int))]
+    y = values[frames]
+    span = (y.max() - y.min()) or 1.0
+    x = frames / max(len(values) - 1, 1) * width
+    points = " ".join(f"{a:.1f},{b:.1f}" for a, b in zip(x, height - 2 - (y - y.min()) / span * (height - 4)))
+    line = f'<polyline fill="none" stroke="currentColor" points="{points}"/>'
+    return f'<svg width="{width}" height="{height}" role="img">{line}</svg> {y[-1]:.4g}'

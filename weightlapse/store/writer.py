@@ -1,0 +1,262 @@
+"""Writing a recording: frames into log segments, everything else into the journal.
+
+After each call returns, what it wrote is with the operating system: ``kill -9`` loses none of it. Only a power cut can, and how much is
+the ``fsync`` policy: "never", "close" (once, at the end) or "flush" (at every :meth:`Writer.flush`).
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from weightlapse.errors import CannotRecord, InvalidArgument, NotARecording
+from weightlapse.store import journal, manifest
+from weightlapse.store.folder import LocalFolder
+from weightlapse.store.journal import Journal, layout_record
+from weightlapse.store.layout import Layout
+from weightlapse.store.lock import Lock
+from weightlapse.store.log import AppendFile, encode
+from weightlapse.store.reader import Store
+from weightlapse.store.segment import RawSegment, frame_parts, opening, segment_name
+
+Compact = Literal["auto", "live", "after"]
+Fsync = Literal["close", "flush", "never"]
+
+_SEGMENT_NBYTES = 64 << 20
+_SEGMENT_FRAMES = (16, 4096)  # fewest and most frames of a segment
+
+
+class Writer:
+    """Appends to one recording, from one thread. Make one with :meth:`create` or :meth:`resume`."""
+
+    def __init__(
+        self, path: Path, layout: Layout, *, lock: Lock, log: AppendFile, state: Journal, fsync: Fsync
+    ) -> None:
+        self.path = path
+        self.layout = layout
+        self.frames = 0
+        self._lock = lock
+        self._journal = log
+        self._fsync = fsync
+        self._epoch = len(state.epochs) - 1
+        self._scalar_ids = dict(state.scalar_ids)
+        self._segment: AppendFile | None = None
+        self._segment_number = -1
+        self._segment_room = 0
+
+    @classmethod
+    def create(
+        cls,
+        path: str | os.PathLike[str],
+        layout: Layout,
+        *,
+        meta: Mapping[str, Any] | None = None,
+        tolerance: float | None = None,
+        memory: int = 256 << 20,
+        compact: Compact = "auto",
+        overwrite: bool = False,
+        fsync: Fsync = "close",
+    ) -> Writer:
+        """A new recording at ``path``. Raises :class:`InvalidArgument` when something is there that must not be replaced."""
+        target = Path(path)
+        head = manifest.encode(manifest.make(dict(meta or {}), tolerance))
+        _check_target(target, overwrite=overwrite)
+        made = _make_parents(target.parent)
+        try:
+            # built beside its place and renamed into it: a recording is never half there
+            building = Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=target.parent))
+            try:
+                building.chmod(0o777 & ~_umask())
+                (building / "log").mkdir()
+                manifest.write(building, head)
+                log = AppendFile(building / journal.NAME)
+                log.write([layout_record(0, layout, "", None)])
+                lock = Lock(building)
+                _move_into_place(building, target)
+            except BaseException:
+                shutil.rmtree(building, ignore_errors=True)
+                raise
+        except BaseException:
+            for folder in made:
+                folder.rmdir()
+            raise
+        state = Journal()
+        state.read_on(LocalFolder(target).data(journal.NAME))
+        return cls(target, layout, lock=lock, log=log, state=state, fsync=fsync)
+
+    @classmethod
+    def resume(
+        cls, path: str | os.PathLike[str], layout: Layout, *, note: str = "resumed", fsync: Fsync = "close"
+    ) -> Writer:
+        """Go on with the recording at ``path`` after its last whole frame; another layout begins a new epoch."""
+        target = Path(path)
+        lock = Lock(Path(LocalFolder(target).location)) if manifest.read(LocalFolder(target)) else None
+        assert lock is not None
+        try:
+            store = Store.open(target)
+            tail = store.segments[-1] if store.segments else None
+            if isinstance(
+                tail, RawSegment
+            ):  # cut off a write that was cut short, so that the file ends after a whole frame
+                AppendFile(target / tail.file, keep=tail.end).close()
+            log = AppendFile(target / journal.NAME, keep=store.journal.end)
+            writer = cls(target, store.layouts[-1][1], lock=lock, log=log, state=store.journal, fsync=fsync)
+            writer.frames = len(store.steps)
+            writer._segment_number = store.last_segment_number
+            log.write([encode(journal.OPEN, json.dumps({"note": note}).encode(), writer.frames)])
+            if layout != writer.layout:
+                writer.relayout(layout, note)
+        except BaseException:
+            lock.release()
+            raise
+        return writer
+
+    # ---- what happens during training ------------------------------------------------------------------------------
+
+    def append(self, steps: NDArray[np.int64], rows: NDArray[np.uint8]) -> None:
+        """Add frames: ``steps`` (K,) and ``rows`` (K, layout.row_nbytes) uint8."""
+        done = 0
+        while done < len(steps):
+            if self._segment_room == 0:
+                self._begin_segment()
+            assert self._segment is not None
+            count = min(self._segment_room, len(steps) - done)
+            parts: list[Any] = []
+            for k in range(done, done + count):
+                parts += frame_parts(int(steps[k]), rows[k])
+            self._segment.write(parts)
+            self._segment_room -= count
+            self.frames += count
+            done += count
+
+    def _begin_segment(self) -> None:
+        self._end_segment()
+        row = self.layout.row_nbytes
+        number = self._segment_number + 1
+        segment = AppendFile(self.path / segment_name(number))
+        segment.write([opening(number, self.frames, self._epoch, row)])
+        fewest, most = _SEGMENT_FRAMES
+        self._segment, self._segment_number = segment, number
+        self._segment_room = min(most, max(fewest, _SEGMENT_NBYTES // max(row, 1) // fewest * fewest))
+
+    def _end_segment(self) -> None:
+        if self._segment is not None:
+            if self._fsync != "never":
+                self._segment.sync()
+            self._segment.close()
+        self._segment, self._segment_room = None, 0
+
+    def scalars(self, frames: NDArray[np.int64], names: list[str], values: NDArray[np.float64]) -> None:
+        """Log numbers: entry k says that scalar ``names[k]`` has ``values[k]`` at frame ``frames[k]``."""
+        parts = []
+        for name in names:
+            if name not in self._scalar_ids:
+                number = max(self._scalar_ids.values(), default=-1) + 1
+                parts.append(encode(journal.SCALAR_NAME, name.encode(), number))
+                self._scalar_ids[name] = number
+        batch = np.empty(len(names), journal.SCALAR)
+        batch["frame"], batch["value"] = frames, values
+        batch["id"] = [self._scalar_ids[name] for name in names]
+        self._journal.write([*parts, encode(journal.SCALARS, batch.tobytes())])
+
+    def event(self, step: int, text: str) -> None:
+        self._journal.write([encode(journal.EVENT, text.encode("utf-8", "replace"), step)])
+
+    def gap(self, first_step: int, last_step: int, reason: str) -> None:
+        """Say that the steps from ``first_step`` to ``last_step`` are missing although they should be here, and why."""
+        payload = json.dumps({"last": last_step, "reason": reason}, ensure_ascii=False).encode()
+        self._journal.write([encode(journal.GAP, payload, first_step)])
+
+    def relayout(self, layout: Layout, note: str, lineage: Any = None) -> None:
+        """From the next frame on, frames have another layout."""
+        self._end_segment()
+        self._journal.write([layout_record(self.frames, layout, note, lineage)])
+        self.layout = layout
+        self._epoch += 1
+
+    def set_wiring(self, spec: str) -> None:
+        self._journal.write([encode(journal.WIRING, spec.encode())])
+
+    def stopped(self, step: int, reason: str) -> None:
+        """Say that recording ended before training did, and why."""
+        self._journal.write([encode(journal.STOP, reason.encode("utf-8", "replace"), step)])
+
+    def flush(self) -> None:
+        if self._fsync == "flush":
+            self._sync()
+
+    def _sync(self) -> None:
+        if self._segment is not None:
+            self._segment.sync()
+        self._journal.sync()
+
+    def close(self, *, in_order: bool = True) -> None:
+        """End the recording; ``in_order=False`` leaves it marked as open, as a crash would."""
+        try:
+            if in_order:
+                self._journal.write([encode(journal.CLOSE, b"", self.frames)])
+            if self._fsync != "never":
+                self._sync()
+        finally:
+            if self._segment is not None:
+                self._segment.close()
+            self._journal.close()
+            self._lock.release()
+
+
+def _check_target(target: Path, *, overwrite: bool) -> None:
+    if not os.path.lexists(target):
+        return
+    if target.is_dir() and not target.is_symlink() and not any(target.iterdir()):
+        return  # an empty folder is nobody's data
+    try:
+        manifest.read(LocalFolder(target))
+    except NotARecording:
+        raise InvalidArgument(
+            f"{target} exists and is not a recording: it is left alone (overwrite=True replaces only recordings); choose another path"
+        ) from None
+    if not overwrite:
+        raise InvalidArgument(
+            f"{target} already holds a recording; choose another path, or pass overwrite=True to replace it, or resume=True to go on with it"
+        )
+
+
+def _make_parents(folder: Path) -> list[Path]:
+    """Create ``folder`` and return what was created, innermost first."""
+    missing = []
+    while not folder.exists():
+        missing.append(folder)
+        folder = folder.parent
+    if not folder.is_dir():
+        raise CannotRecord(f"{folder} is a file: no recording can be put below it; choose another path")
+    for path in reversed(missing):
+        path.mkdir()
+    return missing
+
+
+def _move_into_place(building: Path, target: Path) -> None:
+    if not target.exists() or not any(target.iterdir()):
+        building.rename(target)
+        return
+    old = Lock(target)  # refuses when a live process still writes there
+    aside = building.with_name(building.name + ".old")
+    try:
+        target.rename(aside)
+        building.rename(target)
+    finally:
+        old.release()
+    shutil.rmtree(aside)
+
+
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask
