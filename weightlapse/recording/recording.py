@@ -106,6 +106,16 @@ class Recording:
         return None if spec is None else importlib.import_module("weightlapse.wiring.data").Wiring.from_spec(spec)
 
     @property
+    def wiring_spec(self) -> str | None:
+        """The wiring as text, see :meth:`weightlapse.Wiring.from_spec`."""
+        return self._store.wiring_spec
+
+    @property
+    def stopped(self) -> str | None:
+        """Why the recorder had to stop before training did, None when it did not."""
+        return self._store.journal.stopped
+
+    @property
     def closed(self) -> bool:
         """True when the recorder ended in order; False while it records, and after a crash."""
         return self._store.closed
