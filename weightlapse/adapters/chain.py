@@ -86,6 +86,9 @@ def find_chain(module: nn.Module) -> Chain | None:
     """
     if any(m._forward_hooks or m._forward_pre_hooks or m._backward_hooks for m in module.modules()):
         return None
+    if type(module) is nn.Linear:
+        bias = None if module.bias is None else "bias"
+        return Chain((Dense("weight", bias, module.in_features, module.out_features, "identity"),))
     try:
         graph = fx.Tracer().trace(module)
     except _UNTRACEABLE:

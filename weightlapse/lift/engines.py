@@ -127,7 +127,7 @@ class TorchEngine:
         """Nothing to do: the module itself is trained."""
 
 
-def prepare(net: Lift, x: Any, y: Any, hyper: Any) -> Data:
+def prepare(net: Lift, x: Any, y: Any, hyper: Any, loss: str | Loss = "mse") -> Data:
     """Arrays or tensors as tensors on the net's device; their number, and y's shape against the net's output, are checked."""
     like = next(net.parameters())
     xs, ys = (torch.as_tensor(v).to(like.device) for v in (x, y))
@@ -142,6 +142,10 @@ def prepare(net: Lift, x: Any, y: Any, hyper: Any) -> Data:
         shape = tuple(net(as_input(net, xs[:1]), None if hs is None else hs[:1]).shape[1:])
     if ys.ndim == 1 and shape == (1,):
         ys = ys[:, None]
+    if loss == "mse" and tuple(ys.shape[1:]) != shape:
+        raise InvalidArgument(
+            f"fit_lift: y has shape {tuple(ys.shape)} but the net answers {(len(xs), *shape)}; they must be equal, or the error would broadcast"
+        )
     return xs, ys, hs
 
 

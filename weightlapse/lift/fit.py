@@ -90,7 +90,7 @@ def fit_lift(
         eps=epsilon,
         eps_inside=eps == "inside",
     )
-    data = prepare(net, x, y, hyper)
+    data = prepare(net, x, y, hyper, loss)
     count = len(data[0])
     chosen = choose(engine, net, loss, own is not None, batch_size, count * epochs)
     worker: Engine

@@ -20,12 +20,13 @@ from weightlapse.errors import InvalidArgument
 
 @dataclass(frozen=True)
 class Slot:
-    """Where one generated tensor lies in the flat vector: ``flat[start:stop].reshape(shape)``."""
+    """Where one generated tensor lies in the flat vector: ``flat[start:stop].reshape(shape)``. ``aliases``: other names of a tied weight."""
 
     name: str
     shape: tuple[int, ...]
     start: int
     stop: int
+    aliases: tuple[str, ...] = ()
 
 
 def dense_generator(inputs: int, outputs: int, hidden: Sequence[int] | None = None) -> nn.Sequential:
@@ -123,9 +124,9 @@ def hyperfan_(generator: nn.Module, slots: Sequence[Slot], *, mode: str = "in", 
         if m.bias is not None:
             nn.init.zeros_(m.bias)
     last = linears[-1]
-    # He keeps E[z^2] of the trunk at one; ReLU halves it, so each hidden unit has a second moment of 1/2 (1 where there is no trunk).
-    moment = last.in_features * (0.5 if len(linears) > 1 else 1.0)
-    wanted = torch.cat([torch.full((s.stop - s.start,), _variance(s.shape, mode, relu)) for s in slots]) / moment
+    # He's trunk keeps the second moment of every unit at one (doubled by the weights, halved by ReLU), as that of the hyper-inputs is.
+    wanted = torch.cat([torch.full((s.stop - s.start,), _variance(s.shape, mode, relu)) for s in slots])
+    wanted = wanted / last.in_features
     if last.out_features != wanted.numel():
         wanted = wanted.mean().expand(last.out_features)
     noise = torch.empty_like(last.weight).uniform_(-1, 1) * math.sqrt(3.0)

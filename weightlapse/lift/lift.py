@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import copy
-import math
 from collections.abc import Callable, Sequence
 from fnmatch import fnmatchcase
 
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call, vmap
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from weightlapse.adapters.chain import Chain, activate, find_chain
 from weightlapse.errors import InvalidArgument, UnknownTensor, closest
@@ -150,13 +150,11 @@ class Lift(nn.Module):
         values = self.weights_for(x, hyper)
         made = copy.deepcopy(self.task)
         for slot in self.slots:
-            owner, _, leaf = slot.name.rpartition(".")
-            old = made.get_submodule(owner)._buffers[leaf]
             new = nn.Parameter(values[slot.name][0].clone())
-            for module in made.modules():
-                for name in [n for n, b in module._buffers.items() if b is old]:
-                    del module._buffers[name]
-                    module.register_parameter(name, new)
+            for name in (slot.name, *slot.aliases):
+                module, leaf = _owner(made, name)
+                del module._buffers[leaf]
+                module.register_parameter(leaf, new)
         return made
 
     def _run_chain(self, x: Tensor, flat: Tensor) -> Tensor:
@@ -174,20 +172,36 @@ class Lift(nn.Module):
 
     def _run_any(self, x: Tensor, flat: Tensor) -> Tensor:
         def one(weights: Tensor, row: Tensor) -> Tensor:
-            made = {s.name: weights[s.start : s.stop].reshape(s.shape) for s in self.slots}
-            out: Tensor = functional_call(self.task, made, (row[None],))
+            out: Tensor = functional_call(self.task, self._named(weights), (row[None],))
             return out[0]
 
         try:
-            return vmap(one, randomness="different", chunk_size=self.chunk_size)(flat, x)
+            # The fused attention kernels have no batching rule; the plain one is made of operators that have.
+            with sdpa_kernel(SDPBackend.MATH):
+                return vmap(one, randomness="different", chunk_size=self.chunk_size)(flat, x)
         except RuntimeError as error:
-            if "vmap" in str(error) and "inplace" in str(error).replace("-", ""):
-                buffers = ", ".join(n for n, _ in self.task.named_buffers()) or "its own state"
-                raise InvalidArgument(
-                    f"Lift: the task writes to a buffer ({buffers}) while it runs, with values that differ from input to input; "
-                    "one buffer cannot serve a batch of networks. Put that layer into eval mode, or take it out of the task"
-                ) from error
-            raise
+            written = self._buffers_written(x[:1], flat[:1])
+            if not written:
+                raise
+            raise InvalidArgument(
+                f"Lift: the task writes to its buffers while it runs ({', '.join(written)}), with values that differ from input to "
+                "input; one buffer cannot serve a batch of networks. Put that layer into eval mode, or take it out of the task"
+            ) from error
+
+    def _named(self, weights: Tensor) -> dict[str, Tensor]:
+        """One flat vector (P,) as the task's tensors, tied ones under each of their names."""
+        made = {}
+        for slot in self.slots:
+            value = weights[slot.start : slot.stop].reshape(slot.shape)
+            made.update(dict.fromkeys((slot.name, *slot.aliases), value))
+        return made
+
+    @torch.no_grad()
+    def _buffers_written(self, x: Tensor, flat: Tensor) -> list[str]:
+        probe = copy.deepcopy(self.task)
+        before = {n: b.clone() for n, b in probe.named_buffers()}
+        functional_call(probe, self._named(flat[0]), (x,))
+        return [n for n, b in probe.named_buffers() if not torch.equal(b, before[n])]
 
     def _make_generator(self, chain: Chain | None, hidden: Sequence[int] | None) -> nn.Module:
         width = self.hyper_width or (chain.inputs if chain is not None and self.hyper_map is None else None)
@@ -215,17 +229,19 @@ class Lift(nn.Module):
 
 def _slots(task: nn.Module, globs: str | Sequence[str]) -> tuple[Slot, ...]:
     wanted = [globs] if isinstance(globs, str) else list(globs)
-    shapes = {name: tuple(p.shape) for name, p in task.named_parameters()}
-    if not shapes:
+    names = [name for name, _ in task.named_parameters()]
+    if not names:
         raise InvalidArgument("Lift: the task has no parameters, so there is nothing to generate")
     for glob in wanted:
-        if not any(fnmatchcase(name, glob) for name in shapes):
-            raise UnknownTensor(f"Lift: no parameter of the task matches {glob!r}; {closest(glob, shapes)}")
+        if not any(fnmatchcase(name, glob) for name in names):
+            raise UnknownTensor(f"Lift: no parameter of the task matches {glob!r}; {closest(glob, names)}")
+    every = list(task.named_parameters(remove_duplicate=False))
     slots, at = [], 0
-    for name, shape in shapes.items():
+    for name, parameter in task.named_parameters():
         if any(fnmatchcase(name, glob) for glob in wanted):
-            slots.append(Slot(name, shape, at, at + math.prod(shape)))
-            at += math.prod(shape)
+            aliases = tuple(n for n, p in every if p is parameter and n != name)
+            slots.append(Slot(name, tuple(parameter.shape), at, at + parameter.numel(), aliases))
+            at += parameter.numel()
     if not slots:
         raise InvalidArgument("Lift: parameters= selects nothing; pass '*' or a glob such as '*.weight'")
     return tuple(slots)
@@ -235,23 +251,22 @@ def _key(slot: Slot) -> str:
     return slot.name.replace(".", "/")
 
 
-def _hand_over(task: nn.Module, slots: Sequence[Slot], base: str | None) -> nn.Module:
-    """Turn the generated parameters of ``task`` into buffers (so that only the generator's are trained) and keep their values.
+def _owner(module: nn.Module, name: str) -> tuple[nn.Module, str]:
+    path, _, leaf = name.rpartition(".")
+    return module.get_submodule(path), leaf
 
-    Every name under which a tied weight is known gets the same buffer, so that ``functional_call`` still sees the tie.
-    """
+
+def _hand_over(task: nn.Module, slots: Sequence[Slot], base: str | None) -> nn.Module:
+    """Turn the generated parameters of ``task`` into buffers, so that only the generator's are trained; returns where their values are kept."""
     store = nn.Module()
     for slot in slots:
-        owner, _, leaf = slot.name.rpartition(".")
-        old = task.get_submodule(owner)._parameters[leaf]
-        assert old is not None
-        value = old.detach().clone()
+        value = task.get_parameter(slot.name).detach().clone()
         if base == "trained":
             store.register_parameter(_key(slot), nn.Parameter(value))
         else:
             store.register_buffer(_key(slot), value, persistent=base is not None)
-        for module in task.modules():
-            for name in [n for n, p in module._parameters.items() if p is old]:
-                del module._parameters[name]
-                module.register_buffer(name, value, persistent=False)
+        for name in (slot.name, *slot.aliases):
+            module, leaf = _owner(task, name)
+            del module._parameters[leaf]
+            module.register_buffer(leaf, value, persistent=False)
     return store
