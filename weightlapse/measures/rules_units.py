@@ -16,6 +16,8 @@ QUIET = 1e-6  # of the layer's median update: below it a unit gets no gradient (
 MUFFLED = 1e-3  # of the layer's median: tanh and sigmoid pass this little where they are flat (1 - tanh(4.2)^2)
 ACTIVE = 1e-2  # of the layer's median: the outgoing weights still learn
 SHORTEST = 20  # frames, and a tenth of the run: quiet for less is chance
+LONGER = 4  # times the longest rest in the unit's life before: units that seldom fire rest often
+UNBORN = 0.2  # of a layer's units: fewer that never fired since their random start are no fault of the training
 PARALLEL = 0.9995  # cosine of successive updates that only momentum explains: a gradient would turn them
 
 
@@ -43,7 +45,7 @@ def dead_and_saturated(evidence: Evidence) -> Iterator[Finding]:
         for unit in range(layer.size):
             quiet = rest[:, unit] if live_out is None else np.where(live_out[:, unit], dull[:, unit], rest[:, unit])
             start = _since(quiet, informative)
-            if start is None or (informative[start:]).sum() < needed:
+            if start is None or informative[start:].sum() < max(needed, LONGER * _longest(quiet[:start] & informative[:start])):
                 continue
             start = _before_momentum(parallel[:, unit], incoming[:, unit], start)
             late = slice(max(start, len(incoming) - needed), None)
@@ -56,6 +58,9 @@ def dead_and_saturated(evidence: Evidence) -> Iterator[Finding]:
                 continue  # neither silent nor steady: some weak signal is left
             found["saturated" if feeds else "dead"].append((unit, int(evidence.steps[start])))
         for kind, units in found.items():
+            unborn = [u for u, step in units if step == evidence.steps[0]]
+            if len(unborn) < UNBORN * layer.size:
+                units = [(u, step) for u, step in units if u not in unborn]
             yield from _by_step(kind, layer, units)
 
 
@@ -83,6 +88,12 @@ def _since(quiet: NDArray[np.bool_], informative: NDArray[np.bool_]) -> int | No
     loud = np.flatnonzero(informative & ~quiet)
     start = 0 if loud.size == 0 else int(loud[-1]) + 1
     return start if start < len(quiet) and informative[start:].any() else None
+
+
+def _longest(flags: NDArray[np.bool_]) -> int:
+    """Length of the longest run of True."""
+    edges = np.flatnonzero(np.diff(np.concatenate([[False], flags, [False]]).astype(np.int8)))
+    return int((edges[1::2] - edges[::2]).max(initial=0))
 
 
 def _before_momentum(parallel: Array, norms: Array, start: int) -> int:
