@@ -23,6 +23,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from weightlapse.symmetry.assign import assign, assign_blocks
+from weightlapse.symmetry.elements import Elements, identity
 from weightlapse.symmetry.states import Arrays
 from weightlapse.symmetry.units import Part, Units, families, units_of
 from weightlapse.wiring.data import Wiring
@@ -84,20 +85,6 @@ class Pairs:
         return float(np.sum(self.value[units, move.order][moved] - self.now[moved], dtype=np.float64))
 
 
-@dataclass(frozen=True)
-class Elements:
-    """One element of the symmetry group: per group a permutation and a factor (sign times scale) for each unit.
-
-    Applied parents first: unit u of the result is old unit ``order[u]``, multiplied by ``factor[u]``.
-    """
-
-    order: dict[str, NDArray[np.int64]]
-    factor: dict[str, NDArray[np.float64]]
-
-    def copy(self) -> Elements:
-        return Elements({n: p.copy() for n, p in self.order.items()}, {n: f.copy() for n, f in self.factor.items()})
-
-
 class Matcher:
     """Two networks of one wiring, and the search for the element of the symmetry group that brings b onto a.
 
@@ -114,7 +101,7 @@ class Matcher:
         self.a = a
         self._axes = _groups_on_axes(self.units)
         self._own, self._shared, self._overlaps = self._claims()
-        self._steps = [u for u in movable if u.name not in inside or u.name in self._overlaps]
+        self.steps = [u for u in movable if u.name not in inside or u.name in self._overlaps]
         self._rows_a: dict[tuple[str, int], Matrix] = {}
         self._norm = {t: float(np.vdot(v, v)) for t, v in a.items()}
         self._epsilon = 1e-6 if any(v.dtype == np.float32 for v in a.values()) else 1e-13
@@ -125,14 +112,7 @@ class Matcher:
     def begin(self, b: Arrays, at: Elements | None = None) -> None:
         """Start from ``b``; ``at`` is the element by which it has already been moved."""
         self.b = dict(b)
-        self.at = (
-            at.copy()
-            if at
-            else Elements(
-                {n: np.arange(u.size) for n, u in self.units.items()},
-                {n: np.ones(u.size) for n, u in self.units.items()},
-            )
-        )
+        self.at = at.copy() if at else identity(self.wiring)
         self._version = dict.fromkeys(self.b, 0)
         self._cost_cache: dict[tuple[str, int], tuple[int, Matrix]] = {}
         self._visited: dict[str, tuple[int, ...]] = {}
@@ -197,15 +177,17 @@ class Matcher:
                 self.apply(self._pairs([best], known, signatures).best())
             known |= {best.name} | {c.name for f in self._family[best.name] for c in f}
 
-    def descend(self, sweeps: int = 100, rng: np.random.Generator | None = None) -> int:
-        """Improve group after group until no step helps; returns the number of sweeps."""
-        steps = list(self._steps)
+    def descend(
+        self, sweeps: int = 100, rng: np.random.Generator | None = None, only: Sequence[Units] | None = None
+    ) -> int:
+        """Improve group after group (``only`` these) until no step helps; returns the number of sweeps."""
+        steps = list(self.steps if only is None else only)
         for sweep in range(1, sweeps + 1):
             moved = False
             if rng is not None:
                 rng.shuffle(steps)  # type: ignore[arg-type]
             for u in steps:
-                moved |= self._improve(u)
+                moved |= self.improve(u)
             if not moved:
                 return sweep
         return sweeps
@@ -221,13 +203,19 @@ class Matcher:
                 flip = (rng.random(u.size) < share) & (rng.random(u.size) < 0.5)
             self.apply(Move(u, order, flip))
 
-    def _improve(self, u: Units) -> bool:
+    def improve(self, u: Units, some: NDArray[np.int64] | None = None) -> bool:
+        """The best move of one group with all others held, taken if it helps; ``some`` lets only these units move."""
         versions = self._versions(u)
-        if self._visited.get(u.name) == versions:
-            return False
-        self._visited[u.name] = versions
+        if some is None:
+            if self._visited.get(u.name) == versions:
+                return False
+            self._visited[u.name] = versions
         pairs = self._pairs([u], None, False)
-        move = pairs.best()
+        order = None
+        if some is not None:
+            order = np.arange(u.size)
+            order[some] = some[assign(pairs.value[np.ix_(some, some)])]
+        move = pairs.best(order=order)
         if move.idle:
             return False
         tensors = {p.tensor for m in move.everything() for p in m.units.voters}
@@ -238,7 +226,8 @@ class Matcher:
             self.apply(move)
         elif not self._try(move, tensors, scale):
             return False
-        self._visited[u.name] = self._versions(u)
+        if some is None:
+            self._visited[u.name] = self._versions(u)
         return True
 
     def _try(self, move: Move, tensors: set[str], least: float) -> bool:

@@ -1,0 +1,64 @@
+"""Activation matching: units correspond when they say the same on the same inputs."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+from numpy.typing import NDArray
+
+from weightlapse.symmetry.assign import assign
+from weightlapse.symmetry.elements import Elements
+from weightlapse.symmetry.match import Matcher, Move
+from weightlapse.symmetry.states import Arrays
+from weightlapse.symmetry.units import Units
+from weightlapse.wiring.data import Wiring
+
+Activations = Mapping[str, NDArray[np.float64]]
+
+
+def match_activations(
+    a: Arrays, b: Arrays, wiring: Wiring, allowed: frozenset[str], units_a: Activations, units_b: Activations
+) -> Elements:
+    """The element that pairs units by the correlation of what they say (rows of ``units_a``, ``units_b``).
+
+    Units that say nothing (dead, constant) correlate with nothing: they are told apart by their weights. So are the
+    units of groups without activations, with all other groups in place.
+    """
+    matcher = Matcher(a, b, wiring, allowed)
+    silent: list[tuple[Units, NDArray[np.int64]]] = []
+    for name, u in matcher.units.items():
+        if name not in units_a or name not in units_b or u.group.parent is not None or wiring.children(name):
+            continue
+        if not (u.permute or u.sign):
+            continue
+        corr, live_a, live_b = correlation(units_a[name], units_b[name])
+        order = assign(np.abs(corr) if u.sign else corr) if u.permute else np.arange(u.size)
+        flip = corr[np.arange(u.size), order] < 0 if u.sign else None
+        matcher.apply(Move(u, order, flip))
+        doubt = np.flatnonzero(~live_a | ~live_b[order])
+        if len(doubt) > 1 or (len(doubt) and u.sign):
+            silent.append((u, doubt))
+    told = {u for u in matcher.units if u in units_a}
+    matcher.descend(only=[u for u in matcher.steps if u.name not in told])
+    for _ in range(3):  # silent units of one layer see those of the next
+        moved = False
+        for u, doubt in silent:
+            moved |= matcher.improve(u, doubt)
+        if not moved:
+            break
+    return matcher.at
+
+
+def correlation(
+    x: NDArray[np.float64], y: NDArray[np.float64]
+) -> tuple[NDArray[np.float64], NDArray[np.bool_], NDArray[np.bool_]]:
+    """Correlation of the rows of x with those of y, 0 for constant rows; and which rows are not constant."""
+    out, live = [], []
+    for z in (x, y):
+        z = z - z.mean(axis=1, keepdims=True)
+        size = np.sqrt(np.einsum("ij,ij->i", z, z))
+        alive = size > 1e-9 * max(float(size.max(initial=0.0)), 1e-300)
+        out.append(z / np.where(alive, size, np.inf)[:, None])
+        live.append(alive)
+    return out[0] @ out[1].T, live[0], live[1]

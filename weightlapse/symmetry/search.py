@@ -1,0 +1,134 @@
+"""The search for the best alignment: several starts, descent from each, scales fitted, the nearest result kept.
+
+Starts, cheapest first: forward (each group from weights whose other end is known, input side first), signatures, b as it is,
+then restarts from a partly shuffled best result. The search ends early when a result is so near that it must be the one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+
+from weightlapse.symmetry.elements import Elements, identity
+from weightlapse.symmetry.match import Matcher
+from weightlapse.symmetry.scale import balance, fit_scales, rescaled, scalable
+from weightlapse.symmetry.states import Arrays, distance
+from weightlapse.symmetry.units import units_of
+from weightlapse.wiring.data import Wiring
+
+# Unrelated networks of the usual initialisations end near 1; nothing else can be nearer than this.
+NEAR = 0.02
+
+
+@dataclass(frozen=True)
+class Found:
+    """Where a search ended: the element, the relative distance over the wired tensors, and the start that led there."""
+
+    elements: Elements
+    distance: float
+    method: str
+
+
+class Search:
+    """Looks for the element that brings b's wired tensors onto a's; see `search`."""
+
+    def __init__(self, a: Arrays, b: Arrays, wiring: Wiring, allowed: frozenset[str]) -> None:
+        self.a, self.b, self.wiring = a, b, wiring
+        self.units = {g.name: units_of(g, allowed) for g in wiring.groups}
+        groups = list(self.units.values())
+        self._scaled = bool(scalable(groups))
+        self._factor_a = balance(a, groups) if self._scaled else {}
+        self._factor_b = balance(b, groups) if self._scaled else {}
+        self._flat_a = rescaled(a, groups, self._factor_a)
+        self._flat_b = rescaled(b, groups, self._factor_b)
+        self._matcher = Matcher(self._flat_a, self._flat_b, wiring, allowed)
+        self._raw = Matcher(a, b, wiring, allowed) if self._scaled else self._matcher
+        self.best = self._judge(identity(wiring), "as it is")
+        self._flat_best = float("inf")
+
+    def run(self, restarts: int, rng: np.random.Generator) -> Found:
+        starts: list[tuple[str, Callable[[], None]]] = [
+            ("forward", lambda: self._matcher.start(signatures=False)),
+            ("signatures", lambda: self._matcher.start(signatures=True)),
+            ("as it is", lambda: None),
+        ]
+        for name, begin in starts:
+            if self.near:
+                return self.best
+            self._matcher.begin(self._flat_b)
+            begin()
+            self._descend(name)
+        for i in range(restarts):
+            if self.near:
+                break
+            self._matcher.begin(self._flat_b)
+            if i % 2:
+                self._matcher.shuffle(rng)
+            else:
+                self._restart_near(rng)
+            self._descend("restart", rng)
+        return self.best
+
+    @property
+    def near(self) -> bool:
+        return self.best.distance < NEAR
+
+    def polish(self, elements: Elements, method: str) -> Found:
+        """Descend from an element on the weights as they are, refitting scales in between; keeps the best ever seen."""
+        found = self._judge(elements, method)
+        for _ in range(10):
+            if found.distance <= 1e-7:
+                break
+            step = self.fitted(found.elements, method).elements
+            self._raw.begin(step.on_arrays(self.b, self.units), step)
+            self._raw.descend()
+            after = self._judge(self._raw.at, method)
+            if after.distance > found.distance * (1 - 1e-4):
+                found = after if after.distance < found.distance else found
+                break
+            found = after
+        if found.distance < self.best.distance:
+            self.best = found
+        return found
+
+    def fitted(self, elements: Elements, method: str) -> Found:
+        """The same order and signs with the scales that fit best."""
+        if not self._scaled:
+            return self._judge(elements, method)
+        moved = elements.on_arrays(self.b, self.units)
+        return self._judge(elements.times(fit_scales(self.a, moved, self.units.values())), method)
+
+    def _descend(self, method: str, rng: np.random.Generator | None = None) -> None:
+        if distance(self._flat_a, self._matcher.b) > 1e-6:
+            self._matcher.descend(rng=rng)
+        flat = distance(self._flat_a, self._matcher.b)
+        if flat >= self._flat_best:
+            return
+        self._flat_best = flat
+        at = self.unbalanced(self._matcher.at)
+        if self._scaled:
+            self.polish(at, method)
+        elif flat < self.best.distance:
+            self.best = Found(at.copy(), flat, method)
+
+    def _restart_near(self, rng: np.random.Generator) -> None:
+        signs = Elements(self.best.elements.order, {n: np.sign(f) for n, f in self.best.elements.factor.items()})
+        self._matcher.begin(signs.on_arrays(self._flat_b, self.units), signs)
+        self._matcher.shuffle(rng, share=0.3)
+
+    def unbalanced(self, at: Elements) -> Elements:
+        """What an element found between the balanced networks means between the networks themselves."""
+        return at.times(
+            {n: self._factor_b[n][at.order[n]] / self._factor_a[n] for n in self._factor_b} if self._scaled else {}
+        )
+
+    def _judge(self, elements: Elements, method: str) -> Found:
+        return Found(elements, distance(self.a, elements.on_arrays(self.b, self.units)), method)
+
+
+def automatic_restarts(a: Arrays) -> int:
+    """As many as take a moment: small networks have more local optima for their size, and are cheap."""
+    size = sum(v.size for v in a.values())
+    return 8 if size < 20_000 else 4 if size < 300_000 else 0
