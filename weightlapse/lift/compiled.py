@@ -8,7 +8,7 @@ from __future__ import annotations
 import numpy as np
 from numba import njit
 
-from weightlapse.lift.online import TINY
+from weightlapse.lift.dense import TINY
 
 # One tuple per network: (sizes, acts, weight_at, bias_at). `values` and `deltas` are (layers + 1, widest) work space.
 

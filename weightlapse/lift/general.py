@@ -11,8 +11,8 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from weightlapse.lift.dense import TINY
 from weightlapse.lift.lift import Lift
-from weightlapse.lift.online import TINY
 from weightlapse.lift.rules import Rule
 
 Loss = Callable[[Tensor, Tensor], Tensor]  # (predictions (B, ...), targets (B, ...)) -> losses (B,)
