@@ -139,8 +139,10 @@ class TorchSource:
         ]
         self._selection.check(known)
         chosen = [(p, more) for p, more in parameters if self._selection.wants(p.name, more)]
-        self._structure = [(m._parameters, m._buffers, m._modules) for _, m in _walk(self.module)]
-        self._sizes = self._count_members()
+        modules = [m for _, m in _walk(self.module)]
+        self._homes = [d for m in modules for d in (m._parameters, m._buffers)]
+        self._children = [m._modules for m in modules if m._modules]
+        self._structure = self._look_at_structure()
         self._places: list[_Place] = []
         infos: list[ArrayInfo] = []
         if "weights" in self._selection.streams:
@@ -165,8 +167,9 @@ class TorchSource:
         self._remember()
         return infos
 
-    def _count_members(self) -> list[int]:
-        return [len(d) for homes in self._structure for d in homes]
+    def _look_at_structure(self) -> tuple[list[int], list[list[Any]]]:
+        """How many tensors each module holds, and which modules there are: what tells of a layer that was added or replaced."""
+        return [len(d) for d in self._homes], [list(d.values()) for d in self._children]
 
     def _remember(self) -> None:
         """Hold on to the live tensors of weights and buffers, and to what tells when they are no longer the same."""
@@ -184,7 +187,7 @@ class TorchSource:
             all(map(is_, live, self._live))
             and [t.data_ptr() for t in self._live] == self._pointers
             and [t.shape for t in self._live] == self._shapes
-            and self._count_members() == self._sizes
+            and self._look_at_structure() == self._structure
         )
 
     # ---- copying ---------------------------------------------------------------------------------------------------

@@ -75,7 +75,7 @@ class Recorder:
 
     def _views(self) -> Callable[[int, int], NDArray[Any]]:
         rows, layout = self._ring.rows, self._layout
-        return lambda slot, tensor: layout.view(rows[slot : slot + 1], tensor)[0]
+        return lambda slot, tensor: layout.view(rows[slot : slot + 1], tensor)[0, ...]
 
     @property
     def frames(self) -> int:

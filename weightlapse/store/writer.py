@@ -47,6 +47,7 @@ class Writer:
         self._journal = log
         self._fsync = fsync
         self._epoch = len(state.epochs) - 1
+        self._epoch_start = state.epochs[-1].start
         self._scalar_ids = dict(state.scalar_ids)
         self._segment: AppendFile | None = None
         self._segment_number = -1
@@ -180,7 +181,8 @@ class Writer:
         self._end_segment()
         self._journal.write([layout_record(self.frames, layout, note, lineage)])
         self.layout = layout
-        self._epoch += 1
+        if self.frames != self._epoch_start:  # an epoch without a frame is replaced, not followed, by the next
+            self._epoch, self._epoch_start = self._epoch + 1, self.frames
 
     def set_wiring(self, spec: str) -> None:
         self._journal.write([encode(journal.WIRING, spec.encode())])

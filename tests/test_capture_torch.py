@@ -1,0 +1,403 @@
+"""Watching torch modules: every frame equals, bit for bit, a clone taken by hand after the same step."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+import weightlapse as wl
+
+
+@pytest.fixture(autouse=True)
+def strict(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WEIGHTLAPSE_STRICT", "1")
+    torch.manual_seed(0)
+
+
+def mlp() -> nn.Sequential:
+    return nn.Sequential(nn.Linear(6, 8), nn.Tanh(), nn.Linear(8, 3))
+
+
+def bits(tensor: torch.Tensor) -> np.ndarray:
+    """The bit patterns of a tensor, so that NaN equals NaN and -0.0 differs from 0.0."""
+    tensor = tensor.detach().clone()
+    return tensor.view(torch.int16).numpy().view(np.uint16) if tensor.dtype == torch.bfloat16 else tensor.numpy()
+
+
+def clone(model: nn.Module) -> dict[str, np.ndarray]:
+    return {name: bits(p) for name, p in model.named_parameters()}
+
+
+def check(path: Path, by_hand: list[dict[str, np.ndarray]], steps: list[int] | None = None) -> wl.Recording:
+    run = wl.load(path)
+    assert run.steps.tolist() == (steps or list(range(len(by_hand))))
+    assert set(run.names) == set(by_hand[0])
+    for name in by_hand[0]:
+        read, expected = run[name].raw(), np.stack([state[name] for state in by_hand])
+        assert read.dtype == expected.dtype
+        assert read.tobytes() == expected.tobytes(), name
+    assert run.closed
+    return run
+
+
+def train(
+    model: nn.Module, optimizers: list[torch.optim.Optimizer], each: Callable[[int], None], steps: int = 12, batches: int = 1
+) -> None:
+    dtype = next(model.parameters()).dtype
+    for k in range(steps):
+        for optimizer in optimizers:
+            for _ in range(batches):
+                model(torch.randn(5, 6, dtype=dtype)).pow(2).mean().backward()
+            optimizer.step()
+            optimizer.zero_grad()
+            each(k)
+
+
+OPTIMIZERS = {
+    "adam": lambda p: torch.optim.Adam(p, 1e-2),
+    "adamw foreach": lambda p: torch.optim.AdamW(p, 1e-2, foreach=True),
+    "adam fused": lambda p: torch.optim.Adam(p, 1e-2, fused=True),
+    "sgd": lambda p: torch.optim.SGD(p, 0.1, momentum=0.9),
+    "rmsprop": lambda p: torch.optim.RMSprop(p, 1e-2),
+}
+
+
+@pytest.mark.parametrize("kind", OPTIMIZERS)
+def test_every_step_of_an_optimizer(tmp_path: Path, kind: str) -> None:
+    model = mlp()
+    optimizer = OPTIMIZERS[kind](model.parameters())
+    by_hand = [clone(model)]
+    with wl.watch(model, tmp_path / "run", optimizer=optimizer) as rec:
+        train(model, [optimizer], lambda k: (by_hand.append(clone(model)), rec.log(loss=k / 2))[0])
+        assert rec.frames == 13
+    run = check(tmp_path / "run", by_hand)
+    assert np.isnan(run.scalars["loss"][0])
+    assert run.scalars["loss"][1:].tolist() == [k / 2 for k in range(12)]
+
+
+def test_two_optimizers_at_once(tmp_path: Path) -> None:
+    model = mlp()
+    both = [torch.optim.Adam(model[0].parameters(), 1e-2), torch.optim.SGD(model[2].parameters(), 0.1)]
+    by_hand = [clone(model)]
+    with wl.watch(model, tmp_path / "run", optimizer=both):
+        train(model, both, lambda k: by_hand.append(clone(model)))
+    check(tmp_path / "run", by_hand)
+    assert len(by_hand) == 25
+
+
+def test_gradient_accumulation_has_fewer_frames_than_batches(tmp_path: Path) -> None:
+    model = mlp()
+    optimizer = torch.optim.SGD(model.parameters(), 0.1)
+    by_hand = [clone(model)]
+    with wl.watch(model, tmp_path / "run", optimizer=optimizer):
+        train(model, [optimizer], lambda k: by_hand.append(clone(model)), steps=4, batches=3)
+    assert check(tmp_path / "run", by_hand).frames == 5
+
+
+def test_lbfgs_is_one_frame_per_step_whatever_its_closures(tmp_path: Path) -> None:
+    model, x = mlp(), torch.randn(5, 6)
+    optimizer = torch.optim.LBFGS(model.parameters(), max_iter=5)
+    by_hand, calls = [clone(model)], 0
+
+    def closure() -> torch.Tensor:
+        nonlocal calls
+        calls += 1
+        optimizer.zero_grad()
+        loss = model(x).pow(2).mean()
+        loss.backward()
+        return loss
+
+    with wl.watch(model, tmp_path / "run", optimizer=optimizer):
+        for _ in range(4):
+            optimizer.step(closure)
+            by_hand.append(clone(model))
+    check(tmp_path / "run", by_hand)
+    assert calls > 4
+
+
+def test_tied_weights_are_stored_once_and_answer_to_all_names(tmp_path: Path) -> None:
+    class Tied(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.embed, self.head = nn.Linear(6, 6, bias=False), nn.Linear(6, 6)
+            self.head.weight = self.embed.weight
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return self.head(self.embed(x))
+
+    model = Tied()
+    optimizer = torch.optim.Adam(model.parameters())
+    by_hand = [clone(model)]
+    with wl.watch(model, tmp_path / "run", optimizer=optimizer):
+        train(model, [optimizer], lambda k: by_hand.append(clone(model)))
+    run = check(tmp_path / "run", by_hand)
+    assert run.aliases == {"embed.weight": ["head.weight"]}
+    assert np.array_equal(run["head.weight"][:], run["embed.weight"][:])
+    state = run.state(frame=3)
+    assert set(state) == set(model.state_dict())
+    assert state["head.weight"] is state["embed.weight"]
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float64])
+def test_dtypes(tmp_path: Path, dtype: torch.dtype) -> None:
+    model = mlp().to(dtype)
+    optimizer = torch.optim.SGD(model.parameters(), 0.1)
+    by_hand, values = [clone(model)], [model[0].weight.detach().clone()]
+    with wl.watch(model, tmp_path / "run", optimizer=optimizer):
+        train(model, [optimizer], lambda k: (by_hand.append(clone(model)), values.append(model[0].weight.detach().clone()))[0])
+    run = check(tmp_path / "run", by_hand)
+    assert run.dtypes["0.weight"] == str(dtype).removeprefix("torch.")
+    expected = torch.stack(values)
+    assert np.array_equal(run["0.weight"][:], (expected.float() if dtype == torch.bfloat16 else expected).numpy())
+    other = mlp().to(dtype)
+    run.load_into(other, step=7)
+    assert all(np.array_equal(bits(p), by_hand[7][n]) for n, p in other.named_parameters())
+
+
+def test_several_dtypes_and_buffers_in_one_network(tmp_path: Path) -> None:
+    class Mixed(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.a = nn.Linear(6, 5)
+            self.norm = nn.BatchNorm1d(5)
+            self.b = nn.Linear(5, 3, dtype=torch.bfloat16)
+            self.scale = nn.Parameter(torch.ones((), dtype=torch.float64))
+            self.empty = nn.Parameter(torch.zeros(0, 3))
+            self.register_buffer("flags", torch.tensor([True, False, True]))
+            self.register_buffer("scratch", torch.zeros(2), persistent=False)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return self.b(self.norm(self.a(x)).bfloat16()).double() * self.scale
+
+    model = Mixed()
+    optimizer = torch.optim.SGD(model.parameters(), 0.1)
+    whole = lambda: {name: bits(t) for name, t in model.state_dict().items()}  # noqa: E731
+    by_hand = [whole()]
+    with wl.watch(model, tmp_path / "run", optimizer=optimizer, streams=("weights", "buffers")):
+        train(model, [optimizer], lambda k: by_hand.append(whole()))
+    run = check(tmp_path / "run", by_hand)
+    assert run.streams["norm.num_batches_tracked"] == "buffers"
+    assert run["norm.num_batches_tracked"][:].tolist() == list(range(13))
+    assert run["scale"].shape == (13,)
+    assert run["empty"][:].shape == (13, 0, 3)
+    fresh = Mixed()
+    run.load_into(fresh, step=5)
+    assert all(bits(t).tobytes() == by_hand[5][n].tobytes() for n, t in fresh.state_dict().items())
+
+
+def test_nan_and_inf_planted_in_mid_run(tmp_path: Path) -> None:
+    model = mlp()
+    optimizer = torch.optim.SGD(model.parameters(), 0.1)
+    by_hand = [clone(model)]
+
+    def plant(k: int) -> None:
+        by_hand.append(clone(model))
+        with torch.no_grad():
+            if k == 4:
+                model[0].weight[2, 3] = float("nan")
+                model[0].bias[1] = float("-inf")
+            if k == 5:
+                model[0].weight.view(torch.int32)[0, 0] = 0x7FA12345  # a NaN with a payload
+                model[0].weight[0, 1] = -0.0
+
+    with wl.watch(model, tmp_path / "run", optimizer=optimizer):
+        train(model, [optimizer], plant)
+    run = check(tmp_path / "run", by_hand)
+    assert np.isnan(run["0.weight"][6, 2, 3])
+
+
+def test_gradients_are_those_of_the_update(tmp_path: Path) -> None:
+    model = mlp()
+    optimizer = torch.optim.Adam(model.parameters(), 1e-2)
+    gradients = []
+    with wl.watch(model, tmp_path / "run", optimizer=optimizer, streams=("weights", "gradients")):
+        for k in range(6):
+            model(torch.randn(5, 6)).pow(2).mean().backward()
+            if k == 3:
+                model[0].bias.grad = None
+            gradients.append({n: None if p.grad is None else p.grad.clone().numpy() for n, p in model.named_parameters()})
+            optimizer.step()
+            optimizer.zero_grad()
+    run = wl.load(tmp_path / "run")
+    for name, _ in model.named_parameters():
+        track = run[f"gradients:{name}"]
+        assert np.isnan(track[0]).all()
+        for k, by_name in enumerate(gradients):
+            expected = by_name[name]
+            assert np.isnan(track[k + 1]).all() if expected is None else np.array_equal(track[k + 1], expected)
+    assert set(run.state(frame=2)) == {n for n, _ in model.named_parameters()}
+
+
+def test_optimizer_state_from_the_first_frame_on(tmp_path: Path) -> None:
+    model = mlp()
+    optimizer = torch.optim.Adam(model.parameters(), 1e-2)
+    states = []
+    with wl.watch(model, tmp_path / "run", optimizer=optimizer, streams=("weights", "optimizer")):
+        train(model, [optimizer], lambda k: states.append(optimizer.state[model[0].weight]["exp_avg"].clone().numpy()))
+    run = wl.load(tmp_path / "run")
+    assert len(run.epochs) == 1
+    track = run["optimizer:0.weight.exp_avg"]
+    assert (track[0] == 0).all()
+    assert np.array_equal(track[1:], np.stack(states))
+    assert run["optimizer:2.bias.step"][:].tolist() == list(range(13))
+
+
+def test_scaled_steps_that_were_skipped_are_no_frames(tmp_path: Path) -> None:
+    for fused in (False, True):  # a fused optimizer is called even then, and skips by itself
+        model = mlp()
+        optimizer = torch.optim.Adam(model.parameters(), 1e-2, fused=fused)
+        scaler = torch.amp.GradScaler("cpu", init_scale=2.0)
+        by_hand = [clone(model)]
+        with wl.watch(model, tmp_path / f"run{fused}", optimizer=optimizer):
+            for k in range(8):
+                loss = model(torch.randn(5, 6)).pow(2).mean() * (float("inf") if k in (2, 5) else 1.0)
+                scaler.scale(loss).backward()
+                scaler.step(optimizer)
+                scaler.update()
+                optimizer.zero_grad()
+                if k not in (2, 5):
+                    by_hand.append(clone(model))
+        check(tmp_path / f"run{fused}", by_hand)
+
+
+def test_names_have_no_wrappers(tmp_path: Path) -> None:
+    compiled = torch.compile(mlp(), backend="eager")
+    inner = nn.Sequential(nn.Linear(6, 6), torch.compile(nn.Linear(6, 3), backend="eager"))
+    parallel = nn.DataParallel(mlp())
+    for k, model in enumerate((compiled, inner, parallel)):
+        optimizer = torch.optim.SGD(model.parameters(), 0.1)
+        with wl.watch(model, tmp_path / f"run{k}", optimizer=optimizer):
+            train(model, [optimizer], lambda k: None, steps=3)
+        plain = {n.replace("_orig_mod.", "").replace("module.", ""): bits(p) for n, p in model.named_parameters()}
+        run = wl.load(tmp_path / f"run{k}")
+        assert run.names == list(plain)
+        assert all(np.array_equal(run[n][-1], values) for n, values in plain.items())
+
+
+SCHEDULES = [
+    (3, [0, 3, 6, 9, 12]),
+    (wl.every(5), [0, 5, 10]),
+    (wl.at([1, 2, 11]), [0, 1, 2, 11]),
+    ([4, 8], [0, 4, 8]),
+    (wl.log_spaced(per_decade=3), [0, 1, 2, 5, 10]),
+]
+
+
+@pytest.mark.parametrize("every, steps", SCHEDULES)
+def test_schedules(tmp_path: Path, every: object, steps: list[int]) -> None:
+    model = mlp()
+    optimizer = torch.optim.SGD(model.parameters(), 0.1)
+    by_hand = [clone(model)]
+    with wl.watch(model, tmp_path / "run", optimizer=optimizer, every=every):
+        train(model, [optimizer], lambda k: by_hand.append(clone(model)))
+    check(tmp_path / "run", [by_hand[s] for s in steps], steps)
+
+
+def test_globs_choose_tensors(tmp_path: Path) -> None:
+    model = mlp()
+    with wl.watch(model, tmp_path / "a", tensors="*.weight"):
+        pass
+    with wl.watch(model, tmp_path / "b", tensors=["0.*", "2.bias"]):
+        pass
+    assert wl.load(tmp_path / "a").names == ["0.weight", "2.weight"]
+    assert wl.load(tmp_path / "b").names == ["0.weight", "0.bias", "2.bias"]
+
+
+def test_without_an_optimizer_each_step_is_said(tmp_path: Path) -> None:
+    model = mlp()
+    by_hand = [clone(model)]
+    with wl.watch(model, tmp_path / "run") as rec:
+        for k in range(5):
+            with torch.no_grad():
+                for p in model.parameters():
+                    p.add_(1)
+            rec.step(step=10 * k + 10, loss=k)
+            by_hand.append(clone(model))
+    run = check(tmp_path / "run", by_hand, [0, 10, 20, 30, 40, 50])
+    assert run.scalars["loss"][1:].tolist() == [0, 1, 2, 3, 4]
+
+
+def test_replaced_storage_and_layers_are_never_recorded_stale(tmp_path: Path) -> None:
+    model = mlp()
+    optimizer = torch.optim.SGD(model.parameters(), 0.1)
+    by_hand = [clone(model)]
+    with wl.watch(model, tmp_path / "run", optimizer=optimizer) as rec:
+
+        def swap(k: int) -> None:
+            by_hand.append(clone(model))
+            if k == 3:
+                model[0].weight.data = model[0].weight.data.clone() * 2
+            if k == 6:
+                model[2] = nn.Linear(8, 3)  # the optimizer keeps the old one: the network is what is recorded
+                model[2].weight.requires_grad_(False)
+
+        train(model, [optimizer], swap)
+        rec.step()
+        by_hand.append(clone(model))
+    check(tmp_path / "run", by_hand)
+
+
+def test_a_layer_that_grows_begins_an_epoch(tmp_path: Path) -> None:
+    model = mlp()
+    optimizer = torch.optim.SGD(model.parameters(), 0.1)
+    before, after = [clone(model)], []
+    with wl.watch(model, tmp_path / "run", optimizer=optimizer) as rec:
+        train(model, [optimizer], lambda k: before.append(clone(model)), steps=4)
+        model[0], model[2] = nn.Linear(6, 11), nn.Linear(11, 3)
+        model.append(nn.Linear(3, 3))
+        optimizer.param_groups.clear()
+        optimizer.add_param_group({"params": list(model.parameters())})
+        train(model, [optimizer], lambda k: after.append(clone(model)), steps=3)
+        assert rec.frames == 8
+    run = wl.load(tmp_path / "run")
+    assert run.steps.tolist() == list(range(8))
+    first, second = run.epochs
+    assert (first.start, first.stop, second.start, second.stop) == (0, 5, 5, 8)
+    assert "3.weight" in second.note
+    assert "0.weight float32[8, 6] -> float32[11, 6]" in second.note
+    assert run.events == [(5, second.note)]
+    for name in before[0]:
+        assert np.array_equal(first[name][:], np.stack([s[name] for s in before]))
+    for name in after[0]:
+        assert np.array_equal(second[name][:], np.stack([s[name] for s in after]))
+    assert run["2.bias"].shape == (8, 3)
+    with pytest.raises(wl.InvalidArgument, match=r"frames 0 to 4: float32\[8, 6\]; frames 5 to 7: float32\[11, 6\]"):
+        run["0.weight"]
+    with pytest.raises(wl.InvalidArgument, match="absent"):
+        run["3.weight"]
+    assert run.state(frame=4)["0.weight"].shape == (8, 6)
+    assert run.state(step=5)["0.weight"].shape == (11, 6)
+
+
+def test_many_tensors_and_odd_memory(tmp_path: Path) -> None:
+    """More tensors than are copied one by one, some of them not contiguous: the other way of copying."""
+    model = nn.ModuleList([nn.Linear(6, 6) for _ in range(60)])
+    conv = nn.Conv2d(3, 4, 3).to(memory_format=torch.channels_last)
+    model.append(conv)
+    optimizer = torch.optim.SGD(model.parameters(), 0.1)
+    by_hand = [clone(model)]
+    with wl.watch(model, tmp_path / "run", optimizer=optimizer):
+        for _ in range(300):  # more steps than the ring has rows
+            for p in model.parameters():
+                p.grad = torch.randn_like(p)
+            optimizer.step()
+            by_hand.append(clone(model))
+    check(tmp_path / "run", by_hand)
+
+
+def test_training_is_the_same_with_and_without_a_recorder(tmp_path: Path) -> None:
+    ends = []
+    for watched in (False, True):
+        torch.manual_seed(3)
+        model = mlp()
+        optimizer = torch.optim.Adam(model.parameters(), 1e-2)
+        if watched:
+            wl.watch(model, tmp_path / "run", optimizer=optimizer, streams=("weights", "buffers", "gradients", "optimizer"))
+        train(model, [optimizer], lambda k: None)
+        ends.append(clone(model))
+    assert all(np.array_equal(ends[0][n], ends[1][n]) for n in ends[0])
