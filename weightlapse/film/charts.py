@@ -1,0 +1,143 @@
+"""The numbers behind the curves of a film: scalars, single weights, averages of groups, distances, norms."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from weightlapse.errors import InvalidArgument, closest
+from weightlapse.film.colours import SERIES_COUNT
+from weightlapse.film.curves import Line
+from weightlapse.film.frames import all_shapes, sample, values_over
+from weightlapse.measures.measure import measure
+
+_POINTS = 600  # moments at which weights are looked at for a curve: about one per pixel
+_LINES = 32  # single weights in one chart
+
+Shapes = Mapping[str, tuple[int, ...]]
+
+
+def scalar_charts(run: Any) -> list[str]:
+    """Scalars that share a chart, joined by "+": all losses first, then accuracies, then each other one alone."""
+    known = [name for name, values in run.scalars.items() if np.isfinite(values).any()]
+    losses = [name for name in known if "loss" in name.lower() or "error" in name.lower()]
+    accuracies = [name for name in known if "acc" in name.lower() and name not in losses]
+    rest = [name for name in known if name not in losses and name not in accuracies]
+    return ["+".join(part) for part in (losses, accuracies) if part] + rest
+
+
+def scalars(run: Any, order: Any, _: Shapes, words: str) -> tuple[str, list[Line]]:
+    """The scalars named in ``words`` ("loss+val_loss"; empty: all losses, or all there are)."""
+    known = dict(run.scalars)
+    if not known:
+        raise InvalidArgument(
+            "the recording holds no scalars (rec.log(loss=...) records them), so a scalars panel would be empty"
+        )
+    names = words.split("+") if words else (scalar_charts(run) or list(known))[0].split("+")
+    for name in names:
+        if name not in known:
+            raise InvalidArgument(f"no scalar is called {name!r} ({closest(name, known)})")
+    low, high = order.frames.min(), order.frames.max() + 1
+    steps = np.asarray(run.steps)[low:high]
+    lines = []
+    for i, name in enumerate(names):
+        values = np.asarray(known[name], dtype=np.float64)[low:high]
+        there = ~np.isnan(values)  # a scalar logged at some steps only is one curve, not crumbs
+        lines.append(Line(name, steps[there], values[there], i))
+    return (names[0] if len(names) == 1 else _shared_name(names)), [line for line in lines if len(line.steps)]
+
+
+def _shared_name(names: list[str]) -> str:
+    for word in ("loss", "error", "acc"):
+        if all(word in name.lower() for name in names):
+            return {"acc": "accuracy"}.get(word, word)
+    return ", ".join(names)
+
+
+def lines(run: Any, order: Any, shapes: Shapes, _: str) -> tuple[str, list[Line]]:
+    """Single weights over time: all of a tiny network, otherwise 32 spread evenly over the chosen tensors."""
+    sizes = {name: int(np.prod(shape)) for name, shape in shapes.items()}
+    total = sum(sizes.values())
+    picked = np.unique(np.linspace(0, total - 1, min(total, _LINES)).round().astype(int))
+    starts = np.cumsum([0, *sizes.values()])
+    looked = sample(order.frames, _POINTS)
+    where = [
+        (name, int(flat - start))
+        for name, start in zip(sizes, starts)
+        for flat in picked
+        if start <= flat < start + sizes[name]
+    ]
+    values_of: dict[tuple[str, int], list[float]] = {key: [] for key in where}
+    for values in values_over(run, sorted({name for name, _ in where}), looked):
+        for (name, flat), series in values_of.items():
+            value = values.get(name)
+            index = np.unravel_index(flat, shapes[name]) if shapes[name] else ()
+            inside = value is not None and all(i < n for i, n in zip(index, value.shape))
+            series.append(float(value[index]) if inside and value is not None else np.nan)
+    steps = np.asarray(run.steps)[looked]
+    tones: dict[str, int] = {}
+    made: list[Line] = []
+    for (name, flat), series in values_of.items():
+        tone = flat if len(shapes) == 1 and total <= SERIES_COUNT else tones.setdefault(name, len(tones))
+        label = name if sizes[name] == 1 else f"{name}[{','.join(map(str, np.unravel_index(flat, shapes[name])))}]"
+        made.append(Line(label, steps, np.array(series), tone if total > SERIES_COUNT else len(made)))
+    title = "weights" if total <= _LINES else f"{len(made)} of {total} weights"
+    return title, made
+
+
+def groups(run: Any, order: Any, shapes: Shapes, _: str) -> tuple[str, list[Line]]:
+    """The average of each group of weights; without ``groups=`` the mean |w| of each tensor.
+
+    ``order.groups`` maps a label to (tensor, flat positions), positions being anything that indexes a flat array.
+    """
+    given = order.groups
+    where: dict[str, tuple[str, Any]] = {}
+    known = all_shapes(run)
+    for label, (name, positions) in (given or {}).items():
+        if name not in known:
+            raise InvalidArgument(f"group {label!r}: no tensor is called {name!r} ({closest(name, known)})")
+        if not np.arange(int(np.prod(known[name])))[positions].size:
+            raise InvalidArgument(f"group {label!r} holds no weight of {name!r}")
+        where[label] = (name, positions)
+    if not where:
+        where = {name: (name, slice(None)) for name in shapes}
+    looked = sample(order.frames, _POINTS)
+    averages: dict[str, list[float]] = {label: [] for label in where}
+    for values in values_over(run, sorted({name for name, _ in where.values()}), looked):
+        for label, (name, positions) in where.items():
+            flat = values[name].reshape(-1)[positions].astype(np.float64) if name in values else np.array([np.nan])
+            averages[label].append(float(np.mean(flat if given else np.abs(flat))))
+    steps = np.asarray(run.steps)[looked]
+    return ("group averages" if given else "mean |w|"), [
+        Line(label, steps, np.array(v), i) for i, (label, v) in enumerate(averages.items())
+    ]
+
+
+def distance(run: Any, order: Any, shapes: Shapes, _: str) -> tuple[str, list[Line]]:
+    """How far the chosen tensors together are from where they started."""
+    return "distance from the start", _measured(run, order, shapes, "distance", "network")
+
+
+def norms(run: Any, order: Any, shapes: Shapes, _: str) -> tuple[str, list[Line]]:
+    """The norm of each tensor."""
+    return "norms", _measured(run, order, shapes, "norm", "tensor")
+
+
+def _measured(run: Any, order: Any, shapes: Shapes, what: str, by: str) -> list[Line]:
+    first, last = int(order.frames.min()), int(order.frames.max())
+    stride = max((last - first) // _POINTS, 1)
+    part = slice(first, last + 1, stride)
+    found = measure(run, what, tensors=list(shapes), by=by, frames=part)
+    steps = np.asarray(run.steps)[part]
+    return [
+        Line(name, steps, np.asarray(values, dtype=np.float64), i) for i, (name, values) in enumerate(found.items())
+    ]
+
+
+def place_in_film(steps: NDArray[np.int64], step: int) -> float:
+    """Where in the film (0 ... 1) the first picture at or after ``step`` is."""
+    at = int(np.argmax(steps >= step))
+    return at / max(len(steps) - 1, 1)

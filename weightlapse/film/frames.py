@@ -1,0 +1,140 @@
+"""Reading a recording for a film: which tensors are drawn, and their values frame after frame in bounded memory."""
+
+from __future__ import annotations
+
+import fnmatch
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from weightlapse.errors import InvalidArgument, MissingStep, UnknownTensor, closest
+from weightlapse.film.grids import Values
+
+READ_BYTES = 32 << 20  # read at once: enough to use a decoded block well, small beside any model
+
+
+def chosen(run: Any, tensors: str | Sequence[str]) -> list[str]:
+    """Names of ``run`` that match the globs ``tensors``, in network order.
+
+    ``"*"`` means the network's own floating-point tensors: other streams (``gradients:...``) and integer buffers are drawn
+    only when a glob names them.
+    """
+    patterns = [tensors] if isinstance(tensors, str) else list(tensors)
+    names = all_shapes(run)
+    dtypes: Mapping[str, Any] = run.dtypes
+    out = []
+    for name in names:
+        for pattern in patterns:
+            everything = pattern in ("*", "**")
+            if everything and (
+                ":" in name
+                or np.dtype("float32" if str(dtypes.get(name)) == "bfloat16" else dtypes.get(name, "float32")).kind
+                != "f"
+            ):
+                continue
+            if (":" in name) == (":" in pattern) and fnmatch.fnmatchcase(name, pattern):
+                out.append(name)
+                break
+    out = [name for name in out if int(np.prod(names[name])) > 0]
+    if not out:
+        wanted = ", ".join(map(repr, patterns)) or "nothing"
+        raise UnknownTensor(
+            f"no tensor of the recording matches {wanted}, so there is nothing to draw ({closest(patterns[0] if patterns else '', names)})"
+        )
+    return out
+
+
+def all_shapes(run: Any) -> dict[str, tuple[int, ...]]:
+    """Shapes by name; where a tensor grew in mid-run, its last one."""
+    shapes = dict(run.shapes)
+    for epoch in getattr(run, "epochs", ()):
+        shapes.update(epoch.shapes)
+    return {name: tuple(shape) for name, shape in shapes.items()}
+
+
+def epoch_at(run: Any, frame: int) -> Any | None:
+    """The layout epoch that holds ``frame``; None when the recording has only one."""
+    epochs = getattr(run, "epochs", ())
+    if len(epochs) <= 1:
+        return None
+    return next(epoch for epoch in epochs if epoch.start <= frame < epoch.stop)
+
+
+def values_over(run: Any, names: Sequence[str], frames: NDArray[np.int64]) -> Iterator[dict[str, Values]]:
+    """For every entry of ``frames``, in order, the values of ``names`` that the network has at that frame."""
+    shapes = all_shapes(run)
+    size = sum(4 * int(np.prod(shapes[name])) for name in names)
+    batch = max(min(READ_BYTES // max(size, 1), 256), 1)
+    for start in range(0, len(frames), batch):
+        for part in _same_epoch(run, frames[start : start + batch]):
+            epoch = epoch_at(run, int(part[0]))
+            source, local = (run, part) if epoch is None else (epoch, part - epoch.start)
+            there = [name for name in names if epoch is None or name in epoch.shapes]
+            read = {name: _rows(source[name], local) for name in there}
+            for i in range(len(part)):
+                yield {name: read[name][i] for name in there}
+
+
+def _same_epoch(run: Any, frames: NDArray[np.int64]) -> list[NDArray[np.int64]]:
+    starts = [epoch.start for epoch in getattr(run, "epochs", ())]
+    if len(starts) <= 1:
+        return [frames]
+    which = np.searchsorted(starts, frames, side="right")
+    return np.split(frames, np.flatnonzero(np.diff(which)) + 1)
+
+
+def _rows(track: Any, frames: NDArray[np.int64]) -> Values:
+    """``track`` at ``frames`` as one slice where they are evenly spaced, one by one otherwise."""
+    steps = np.diff(frames)
+    if len(frames) > 1 and steps[0] > 0 and (steps == steps[0]).all():
+        step = int(steps[0])
+        return np.asarray(track[int(frames[0]) : int(frames[-1]) + 1 : step])
+    rows: dict[int, Values] = {}
+    for frame in frames:
+        if int(frame) not in rows:
+            rows[int(frame)] = np.asarray(track[int(frame)])
+    return np.stack([rows[int(frame)] for frame in frames])
+
+
+def check_frames(frames: Any, total: int) -> NDArray[np.int64]:
+    """``frames`` (None, a slice, an int, or a sequence of ints, negative from the end) as indices of a recording with ``total``."""
+    if total == 0:
+        raise InvalidArgument("the recording holds no frame yet, so there is nothing to draw")
+    if frames is None:
+        return np.arange(total)
+    if isinstance(frames, slice):
+        picked = np.arange(total)[frames]
+        if not len(picked):
+            raise InvalidArgument(
+                f"frames={frames.start}:{frames.stop}:{frames.step} selects none of the {total} frames"
+            )
+        return picked
+    wanted = np.atleast_1d(np.asarray(frames))
+    if wanted.ndim != 1 or not len(wanted) or wanted.dtype.kind not in "iu":
+        raise InvalidArgument(f"frames must be a slice, an integer or a sequence of integers, not {frames!r}")
+    wrong = wanted[(wanted < -total) | (wanted >= total)]
+    if len(wrong):
+        raise InvalidArgument(f"frame {int(wrong[0])} does not exist: the recording has frames 0 to {total - 1}")
+    return np.where(wanted < 0, wanted + total, wanted).astype(np.int64)
+
+
+def sample(frames: NDArray[np.int64], most: int) -> NDArray[np.int64]:
+    """At most ``most`` of ``frames``: evenly spaced, both ends and the first few (where weights move fastest) among them."""
+    unique = np.unique(frames)
+    if len(unique) <= most:
+        return unique
+    even = np.linspace(0, len(unique) - 1, most - most // 4)
+    early = np.geomspace(1, len(unique) - 1, most // 4)
+    return unique[np.unique(np.rint(np.concatenate([even, early])).astype(int))]
+
+
+def frame_of_step(run: Any, step: int) -> int:
+    """The frame recorded at ``step``."""
+    steps = np.asarray(run.steps)
+    at = int(np.searchsorted(steps, step))
+    if at < len(steps) and int(steps[at]) == step:
+        return at
+    near = ", ".join(str(int(s)) for s in steps[max(at - 1, 0) : at + 1])
+    raise MissingStep(f"step {step} was not recorded; the nearest that were: {near}")

@@ -1,0 +1,275 @@
+"""`make_film`: a recording as a film or a still."""
+
+from __future__ import annotations
+
+import io
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from weightlapse.errors import InvalidArgument
+from weightlapse.film import colours, scales
+from weightlapse.film.encode import PALETTE, PRESETS, STILL, VIDEO, Reel, surface_for, whole_file, writer_for
+from weightlapse.film.film import Film
+from weightlapse.film.frames import check_frames, chosen, values_over
+from weightlapse.film.pace import timeline
+from weightlapse.film.panels import Moment
+from weightlapse.film.scene import Order, Scene, compose
+from weightlapse.film.stills import numbered, pictures, still
+from weightlapse.progress import track
+
+SUFFIXES = (*VIDEO, *PALETTE, *STILL)
+
+
+def make_film(
+    run: Any,
+    path: str | os.PathLike[str] | None = None,
+    *,
+    tensors: str | Sequence[str] = "*",
+    fps: float = 24,
+    size: tuple[int, int] = (1280, 720),
+    scale: str = "tensor",
+    cmap: str = "RdBu_r",
+    other: Any = None,
+    align: bool = True,
+    frames: Any = None,
+    panels: Sequence[str] | None = None,
+    theme: str = "light",
+    pace: str | int | None = None,
+    seconds: float | None = None,
+    hold: float = 1.0,
+    groups: Mapping[str, Any] | None = None,
+    faithful: bool = False,
+    preset: str = "veryfast",
+    title: str = "",
+) -> Film:
+    """Draw every weight at every step, as a film or a still, by the suffix of ``path``.
+
+    Arguments:
+        run: a recording, or the path of one.
+        path: ``.mp4`` ``.webm`` ``.gif`` ``.apng``; ``.png`` ``.svg`` ``.pdf`` for the last of the chosen frames;
+            ``name-%04d.png`` for one numbered picture per frame; None keeps an mp4 in memory (to be shown in a notebook).
+        tensors: glob or globs; ``"*"`` are the network's own floating-point tensors.
+        fps: film frames a second. size: (width, height) in pixels, both even.
+        scale: colours run from -scale to +scale; one scale per ``"tensor"`` (default) or one ``"global"`` for the whole film,
+            or a new one at every ``"step"``.
+        cmap: a diverging map: RdBu, PuOr, BrBG, PRGn, night (each also with ``_r``), or any name Matplotlib knows.
+        other: a second recording of the same network: the film then shows both, the second aligned, and the difference.
+        align: whether ``other`` is also brought onto ``run`` up to the symmetries of the network.
+        frames: which recorded frames, a slice, an integer or a sequence of integers.
+        panels: any of "weights", "scalars:NAME", "loss", "lines:GLOB", "groups", "mass:GLOB", "distance", "norms",
+            "histograms:GLOB", "text:WORDS", in this order; None chooses by the size of the network.
+        theme: "light" or "dark".
+        pace: None or "every" (every frame; beyond 3600 every n-th, and the film says so), an integer stride, "log" (more of the
+            beginning), "equal change" (time runs by how much the weights move).
+        seconds: length of the film; frames are left out or repeated to fit.
+        hold: seconds that the film stands still at each recorded event.
+        groups: for the panel "groups": label -> (tensor, flat positions to average).
+        faithful: 4:4:4 without loss: decoded colours at most 2 of 255 off. Not every player shows it.
+        preset: x264's trade of speed for size, "ultrafast" to "veryslow".
+        title: heading; the recording's name by default.
+
+    Returns:
+        A `Film`; as the last value of a notebook cell it plays.
+
+    Raises:
+        InvalidArgument: an unknown suffix, odd sizes, frames that do not exist, an unknown panel, map or theme.
+        UnknownTensor: no tensor matches.
+        MissingExtra: a package for this format is not installed.
+
+    A weight too small for the picture's pixels is not averaged away: a cell stands for several weights and shows the one farthest
+    from zero, and the label says so. NaN, Inf and values beyond the scale have marks of their own.
+
+    >>> make_film(run, "film.mp4", seconds=10)                                     # doctest: +SKIP
+    """
+    if isinstance(run, (str, os.PathLike)):
+        run = _load(run)
+    if isinstance(other, (str, os.PathLike)):
+        other = _load(other)
+    suffix, target = _target(path)
+    width, height = _size(size, suffix)
+    rate = _rate(fps)
+    scales.check(scale)
+    table = colours.theme(theme).table(cmap)
+    if preset not in PRESETS:
+        raise InvalidArgument(f"preset must be one of {', '.join(map(repr, PRESETS))}, not {preset!r}")
+    names = chosen(run, tensors)
+    picked = check_frames(frames, len(run.steps))
+    if suffix in STILL and target is not None and not numbered(target):
+        picked = picked[-1:] if frames is not None else np.array([len(run.steps) - 1])
+    shown = timeline(
+        run, names, picked, pace=pace, seconds=seconds, fps=float(rate), holds=_holds(run, picked, hold, float(rate))
+    )
+    note = _note(picked, shown, pace)
+    order = Order(names, shown, (width, height), scale, panels, groups, title, note, pace == "log")
+    if suffix in STILL and target is not None and not numbered(target):
+        order.frames = check_frames(None, len(run.steps))[: int(picked[-1]) + 1]
+        order.note = ""
+    scene = _scene(run, other, align, order)
+    if suffix in STILL:
+        assert target is not None
+        if numbered(target):
+            pictures(target, scene, moments(run, scene, shown), (width, height), table)
+        else:
+            (moment,) = moments(run, scene, picked)
+            still(target, scene, moment, (width, height), table, order.title or _name(run))
+        return Film(target, (width, height), rate, len(shown), None)
+
+    groups_of = _runs(shown)
+    steps = np.asarray(run.steps)
+    comment = f"weightlapse film of {_name(run)}, steps {int(steps[shown].min())} to {int(steps[shown].max())}"
+    reel = Reel(width, height, rate, len(groups_of), order.title or _name(run), comment, faithful, preset)
+    surface = surface_for(suffix, reel, table, scene.series_used, cmap)
+
+    def shoot(out: Any) -> None:
+        writer = writer_for(suffix, out, reel, table, scene.series_used, cmap)
+        firsts = np.array([start for start, _ in groups_of])
+        for moment, (_, times) in zip(moments(run, scene, shown, firsts), track(groups_of, "filming")):
+            scene.draw(surface, moment)
+            writer.write(surface, times)
+        writer.close()
+
+    if target is None:
+        memory = io.BytesIO()
+        shoot(memory)
+        return Film(None, (width, height), rate, len(shown), memory.getvalue())
+    with whole_file(target) as out:
+        shoot(out)
+    return Film(target, (width, height), rate, len(shown), None)
+
+
+def moments(run: Any, scene: Scene, shown: NDArray[np.int64], at: NDArray[np.int64] | None = None) -> Iterator[Moment]:
+    """The moments of a film, or only its pictures ``at``, read from the recording as they come."""
+    at = np.arange(len(shown)) if at is None else at
+    steps = np.asarray(run.steps)
+    events: dict[int, str] = {}
+    for step, words in run.events:
+        frame = int(np.searchsorted(steps, step))
+        if frame < len(steps):
+            events[frame] = f"{events[frame]}, {words}" if frame in events else str(words)
+    last = max(len(shown) - 1, 1)
+    for index, values in zip(at, values_over(run, scene.needs, shown[at])):
+        frame = int(shown[index])
+        yield Moment(frame, int(steps[frame]), float(index / last), values, events.get(frame, ""))
+
+
+def _scene(run: Any, other: Any, align: bool, order: Order) -> Scene:
+    if other is None:
+        return compose(run, order)
+    from weightlapse.film.pair import compose_pair
+
+    return compose_pair(run, other, align, order)
+
+
+def _load(path: str | os.PathLike[str]) -> Any:
+    from weightlapse.recording.recording import load
+
+    return load(path)
+
+
+def _name(run: Any) -> str:
+    return str(getattr(run, "path", "")).rstrip("/").rpartition("/")[2] or "weights"
+
+
+def _target(path: str | os.PathLike[str] | None) -> tuple[str, Path | None]:
+    if path is None:
+        return ".mp4", None
+    target = Path(path)
+    suffix = target.suffix.lower()
+    if suffix not in SUFFIXES:
+        raise InvalidArgument(
+            f"cannot tell the format of {str(path)!r}: the suffix must be one of {', '.join(SUFFIXES)}"
+        )
+    return suffix, target
+
+
+def _size(size: tuple[int, int], suffix: str) -> tuple[int, int]:
+    try:
+        width, height = (int(n) for n in size)
+    except (TypeError, ValueError):
+        raise InvalidArgument(f"size must be (width, height) in pixels, not {size!r}") from None
+    if not (160 <= width <= 8192 and 120 <= height <= 8192):
+        raise InvalidArgument(f"size={width}x{height} is out of range: 160x120 to 8192x8192 pixels")
+    if suffix in VIDEO and (width % 2 or height % 2):
+        raise InvalidArgument(
+            f"size={width}x{height}: H.264 and VP9 need even numbers; use {width + width % 2}x{height + height % 2}"
+        )
+    return width, height
+
+
+def _rate(fps: float) -> Fraction:
+    if not (isinstance(fps, (int, float, Fraction, np.number)) and np.isfinite(float(fps)) and 0 < fps <= 240):
+        raise InvalidArgument(f"fps={fps!r} must be a number above 0 and at most 240")
+    return Fraction(fps).limit_denominator(1001) if fps >= 1 else Fraction(float(fps)).limit_denominator(1000)
+
+
+def _holds(run: Any, frames: NDArray[np.int64], hold: float, fps: float) -> dict[int, int]:
+    if not (np.isfinite(hold) and hold >= 0):
+        raise InvalidArgument(f"hold={hold!r} must be a number of seconds, 0 or more")
+    steps = np.asarray(run.steps)
+    held = {}
+    for step, _ in run.events:
+        frame = int(np.searchsorted(steps, step))
+        if frame in frames:
+            held[frame] = round(hold * fps)
+    return {frame: pictures for frame, pictures in held.items() if pictures}
+
+
+def _note(picked: NDArray[np.int64], shown: NDArray[np.int64], pace: str | int | None) -> str:
+    """What the viewer must know about time in this film."""
+    if isinstance(pace, str) and pace != "every":
+        return {"log": "time runs logarithmically", "equal change": "time runs by how much the weights move"}[pace]
+    distinct = len(np.unique(shown))
+    if distinct == len(np.unique(picked)):
+        return "every recorded step" if len(picked) > 1 else ""
+    return (
+        f"every {round(len(picked) / distinct)}th recorded step"
+        if len(picked) / distinct >= 1.5
+        else f"{distinct} of {len(picked)} recorded steps"
+    )
+
+
+def _runs(shown: NDArray[np.int64]) -> list[tuple[int, int]]:
+    """Runs of the same frame: (first picture, how often it is repeated)."""
+    starts = np.flatnonzero(np.concatenate([[True], np.diff(shown) != 0]))
+    lengths = np.diff(np.append(starts, len(shown)))
+    return [(int(s), int(n)) for s, n in zip(starts, lengths)]
+
+
+@dataclass(frozen=True)
+class Picture:
+    """One drawn moment, uint8 (height, width, 3)."""
+
+    pixels: NDArray[np.uint8]
+
+
+def picture(
+    run: Any,
+    frame: int = -1,
+    *,
+    size: tuple[int, int] = (640, 360),
+    tensors: str | Sequence[str] = "*",
+    theme: str = "light",
+    cmap: str = "RdBu_r",
+    panels: Sequence[str] | None = None,
+    scale: str = "tensor",
+    title: str = "",
+) -> NDArray[np.uint8]:
+    """One moment as pixels, uint8 (height, width, 3): the thumbnail of a page, by the rules of the film."""
+    from weightlapse.film.encode import rgb
+    from weightlapse.film.surface import Surface
+
+    (index,) = check_frames(int(frame), len(run.steps))
+    names = chosen(run, tensors)
+    past = np.arange(int(index) + 1)
+    scene = compose(run, Order(names, past, size, scales.check(scale), panels, None, title, ""))
+    surface = Surface(size[0], size[1], colours.theme(theme).table(cmap))
+    (moment,) = moments(run, scene, np.array([index]))
+    scene.draw(surface, moment)
+    return rgb(surface)

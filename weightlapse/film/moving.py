@@ -1,0 +1,177 @@
+"""Panels that show the present values in another way: histograms as ridges, shares of mass as bars, words."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+from numpy.typing import NDArray
+
+from weightlapse.film import text as glyphs
+from weightlapse.film.colours import GROUND
+from weightlapse.film.grids import Values
+from weightlapse.film.layout import Measure
+from weightlapse.film.numbers import short
+from weightlapse.film.painter import Painter, ramp
+from weightlapse.film.panels import Moment
+from weightlapse.film.surface import Box
+
+_COUNTED = 200_000  # values of one tensor that a ridge looks at; more are strided, which no histogram shows
+
+
+@dataclass
+class Ridges:
+    """One histogram per tensor, one above the other, each on its own ±scale; the heights keep their scale for the whole film."""
+
+    box: Box
+    measure: Measure
+    scales: dict[str, float]
+    title: str = "histograms"
+    tallest: dict[str, float] = field(default_factory=dict)
+
+    def _row(self, index: int) -> Box:
+        x, y, wide, high = self.box
+        top = y + round(self.measure.text * 1.7)
+        each = (high - (top - y)) // max(len(self.scales), 1)
+        return x, top + index * each, wide, each
+
+    @property
+    def _px(self) -> int:
+        return max(self.measure.text - 2, 9)
+
+    @property
+    def _names_width(self) -> int:
+        return min(
+            max((glyphs.width(name, self._px) for name in self.scales), default=0) + self._px // 2, self.box[2] * 2 // 5
+        )
+
+    def static(self, painter: Painter) -> None:
+        x, y, _, _ = self.box
+        painter.text(x, y + self.measure.text, self.title, self.measure.text, bold=True)
+        for index, (name, scale) in enumerate(self.scales.items()):
+            rx, ry, wide, high = self._row(index)
+            base = ry + high - 2
+            painter.text(rx, base - 1, glyphs.fit(name, self._px, self._names_width - 4), self._px, tone="muted")
+            if high > 2.6 * self._px:
+                painter.text(rx, base - 1 - round(self._px * 1.25), "±" + short(scale, 2), self._px, tone="faint")
+            painter.fill(rx + self._names_width, base, wide - self._names_width, 1, "faint")
+
+    def draw(self, painter: Painter, moment: Moment) -> None:
+        for index, (name, scale) in enumerate(self.scales.items()):
+            value = moment.values.get(name)
+            x, y, wide, high = self._row(index)
+            left, room = x + self._names_width, wide - self._names_width
+            up = max(high - 4, 3)
+            counts = self._heights(name, value, scale, room)
+            coverage = np.clip(counts[None, :] * up - np.arange(up - 1, -1, -1)[:, None], 0, 1)
+            codes = ramp(0)[np.rint(coverage * 150).astype(int)]
+            edge = (coverage > 0) & (np.roll(coverage, 1, axis=0) <= 0)
+            edge[0] = coverage[0] > 0
+            codes[edge] = ramp(0)[255]
+            middle = room // 2
+            codes[:, middle] = np.where(codes[:, middle] == GROUND, ramp("line")[255], codes[:, middle])
+            painter.paint(left, y + high - 2 - up, codes)
+
+    def _heights(self, name: str, value: Values | None, scale: float, room: int) -> NDArray[np.float64]:
+        bins = max(min(room // 3, 80), 8)
+        if value is None:
+            return np.zeros(room)
+        flat = value.reshape(-1)
+        flat = flat[:: max(flat.size // _COUNTED, 1)].astype(np.float64)
+        at = np.floor((flat[np.isfinite(flat)] / scale + 1) * bins / 2)
+        at = at[(at >= 0) & (at <= bins)].clip(0, bins - 1).astype(np.int64)
+        counts = np.bincount(at, minlength=bins).astype(np.float64)
+        # the square root lets tails be seen beside a tall middle
+        share = np.sqrt(counts / max(flat.size, 1))
+        tallest = self.tallest.setdefault(name, max(float(share.max()) * 1.05, np.sqrt(2 / bins)))
+        heights = np.clip(share / tallest, 0, 1)
+        return np.interp((np.arange(room) + 0.5) * bins / room, np.arange(bins) + 0.5, heights)
+
+
+@dataclass
+class Mass:
+    """Bars of each weight's (or each tensor's) share of all absolute weight, |w| / Σ|w|."""
+
+    box: Box
+    measure: Measure
+    names: Sequence[str]
+    labels: Sequence[str]
+    single: bool  # one bar per weight of the one tensor, otherwise one per tensor
+    most: float  # the share at which a bar is full, the same for the whole film
+    title: str = "share of mass"
+
+    def static(self, painter: Painter) -> None:
+        x, y, _, _ = self.box
+        px, small = self.measure.text, max(self.measure.text - 2, 9)
+        used = painter.text(x, y + px, self.title, px, bold=True)
+        painter.text(x + used + px, y + px, f"|w| / Σ|w|, full bar {short(self.most * 100, 2)} %", small, tone="muted")
+        _, top, left, each = self._place()
+        painter.fill(left - 1, top, 1, each * len(self.labels), "faint")
+        if each >= small * 0.9:
+            for i, label in enumerate(self.labels):
+                painter.text(
+                    left - small // 2,
+                    top + i * each + (each + small) // 2 - 2,
+                    glyphs.fit(label, small, left - x - small // 2),
+                    small,
+                    tone="muted",
+                    anchor="right",
+                )
+
+    def _place(self) -> tuple[int, int, int, int]:
+        x, y, wide, high = self.box
+        small = max(self.measure.text - 2, 9)
+        top = y + round(self.measure.text * 1.9)
+        names = max((glyphs.width(label, small) for label in self.labels), default=0) + small
+        each = min((high - (top - y)) // max(len(self.labels), 1), round(26 * max(self.measure.unit, 0.5)))
+        return x, top, x + min(names, wide * 2 // 5), max(each, 1)
+
+    def draw(self, painter: Painter, moment: Moment) -> None:
+        x, _, wide, _ = self.box
+        _, top, left, each = self._place()
+        weights = [_magnitudes(moment.values[n]) for n in self.names if n in moment.values]
+        masses = weights[0] if self.single else np.array([w.sum() for w in weights])
+        total = masses.sum()
+        shares = masses / total if total > 0 else masses
+        room = x + wide - left
+        thick = max(each - max(each // 5, 1), 1)
+        for i, share in enumerate(shares[: len(self.labels)]):
+            full = round(min(share / self.most, 1.0) * room)
+            painter.fill(left, top + i * each, full, thick, 0)
+            painter.fill(left + full, top + i * each, room - full, thick, "ground")
+
+
+def _magnitudes(value: Values) -> NDArray[np.float64]:
+    """|w| of every weight, flat; NaN and Inf carry no mass."""
+    wide: NDArray[np.float64] = np.abs(np.nan_to_num(value.astype(np.float64), posinf=0, neginf=0)).ravel()
+    return wide
+
+
+@dataclass
+class Words:
+    """A few lines of text."""
+
+    box: Box
+    measure: Measure
+    words: str
+
+    def static(self, painter: Painter) -> None:
+        x, y, wide, high = self.box
+        px = self.measure.text
+        baseline = y + px
+        for paragraph in self.words.split("\n"):
+            line = ""
+            for word in [*paragraph.split(" "), ""]:
+                longer = f"{line} {word}".strip()
+                if word and glyphs.width(longer, px) <= wide:
+                    line = longer
+                    continue
+                if baseline > y + high:
+                    return
+                painter.text(x, baseline, glyphs.fit(line, px, wide), px)
+                baseline += round(px * 1.5)
+                line = word
+
+    def draw(self, painter: Painter, moment: Moment) -> None:
+        """Words do not change."""

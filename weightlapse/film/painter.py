@@ -1,0 +1,166 @@
+"""Drawing verbs for panels: text, rectangles, curves, filled outlines, tiles, on a ``Surface``.
+
+Colours are given as a tone: "ink", "muted", "faint", "line", "ground", or a series number.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+
+import numpy as np
+from numpy.typing import NDArray
+
+from weightlapse.film import text as glyphs
+from weightlapse.film.colours import (
+    GREY,
+    GREYS,
+    GROUND,
+    MINUS_INF,
+    NAN,
+    OVER,
+    PLUS_INF,
+    SERIES_LEVELS,
+    SIGN_DARK,
+    SIGN_LIGHT,
+    UNDER,
+    Codes,
+    series,
+)
+from weightlapse.film.surface import Surface
+from weightlapse.film.tiles import Tile
+
+Tone = str | int
+_STRENGTH = {"ink": 1.0, "muted": 0.62, "faint": 0.36, "line": 0.16, "ground": 0.0}
+_SIGNS_AT_MOST = 4000  # signed cells drawn per tile and frame; the mark's colour alone shows the rest
+
+
+def ramp(tone: Tone) -> Codes:
+    """Codes of a tone for coverage 0 ... 255, uint16 (256,)."""
+    return _ramp(tone)
+
+
+@lru_cache(maxsize=32)
+def _ramp(tone: Tone) -> Codes:
+    coverage = np.arange(256) / 255.0
+    if isinstance(tone, int):
+        level = np.rint(coverage * SERIES_LEVELS).astype(np.uint16)
+        return np.where(level == 0, GROUND, series(tone) + level - 1).astype(np.uint16)
+    return (GREY + np.rint(coverage * _STRENGTH[tone] * (GREYS - 1))).astype(np.uint16)
+
+
+@dataclass
+class Painter:
+    """Draws on ``surface``; pure pixels, no memory of what was drawn."""
+
+    surface: Surface
+
+    def text(
+        self,
+        x: int,
+        baseline: int,
+        string: str,
+        px: int,
+        *,
+        tone: Tone = "ink",
+        bold: bool = False,
+        anchor: str = "left",
+    ) -> int:
+        """Write on bare ground; returns the width. ``anchor``: which end of the text is at ``x`` ("left", "right", "middle")."""
+        if not string:
+            return 0
+        wide = glyphs.width(string, px, bold)
+        x -= {"left": 0, "right": wide, "middle": wide // 2}[anchor]
+        self.surface.paint(x, baseline - glyphs.line(px)[0], ramp(tone)[glyphs.mask(string, px, bold)])
+        return wide
+
+    def fill(self, x: int, y: int, width: int, height: int, tone: Tone) -> None:
+        self.surface.fill(x, y, width, height, int(ramp(tone)[255]))
+
+    def outline(self, x: int, y: int, width: int, height: int, tone: Tone = "faint", line: int = 1) -> None:
+        """A frame just outside the rectangle."""
+        for box in (
+            (x - line, y - line, width + 2 * line, line),
+            (x - line, y + height, width + 2 * line, line),
+            (x - line, y, line, height),
+            (x + width, y, line, height),
+        ):
+            self.fill(*box, tone)
+
+    def paint(self, x: int, y: int, codes: Codes) -> None:
+        self.surface.paint(x, y, codes)
+
+    def tile(self, tile: Tile, codes: Codes) -> int:
+        """The cells of ``tile``, odd values with their signs; returns how many cells hold NaN or Inf.
+
+        ``codes`` has one row and column of ground at its end, as ``Tile.codes`` gives them.
+        """
+        self.surface.cells(tile.x, tile.y, codes, tile.row_map, tile.column_map)
+        if codes[:-1, :-1].max(initial=0) < OVER:
+            return 0
+        odd = (codes >= OVER) & (codes <= MINUS_INF)
+        wide, high = tile.cell
+        if min(wide, high) >= 6 and odd.any():
+            top, left = np.unique(tile.row_map, return_index=True)[1], np.unique(tile.column_map, return_index=True)[1]
+            for row, column in np.argwhere(odd)[:_SIGNS_AT_MOST]:
+                self.surface.paint(
+                    tile.x + int(left[column]), tile.y + int(top[row]), sign(int(codes[row, column]), wide, high)
+                )
+        return int(np.count_nonzero((codes >= NAN) & (codes <= MINUS_INF)))
+
+
+@lru_cache(maxsize=256)
+def sign(code: int, width: int, height: int) -> Codes:
+    """The cell of an odd value: a cross for NaN, a triangle up or down for ±Inf, a light dot for what is beyond the scale."""
+    cell = np.full((height, width), code, dtype=np.uint16)
+    y, x = np.mgrid[0:height, 0:width]
+    side = min(width, height)
+    u, v = (x - (width - 1) / 2) / side, (y - (height - 1) / 2) / side  # -0.5 ... 0.5 in the middle square
+    inside = np.maximum(np.abs(u), np.abs(v)) <= 0.34
+    if code == NAN:
+        cell[inside & (np.abs(np.abs(u) - np.abs(v)) <= max(0.08, 0.6 / side))] = SIGN_DARK
+    elif code == PLUS_INF:
+        cell[inside & (np.abs(u) <= (v + 0.34) / 2)] = SIGN_DARK
+    elif code == MINUS_INF:
+        cell[inside & (np.abs(u) <= (0.34 - v) / 2)] = SIGN_DARK
+    elif code in (OVER, UNDER):
+        cell[np.hypot(u, v) <= max(0.2, 0.8 / side)] = SIGN_LIGHT
+    return cell
+
+
+def stroke(width: int, height: int, lines: Sequence[tuple[NDArray[np.float64], Tone]], thickness: float) -> Codes:
+    """Codes (height, width) of antialiased curves on ground. Points are (n, 2) pixels; NaN breaks a line."""
+    from PIL import Image, ImageDraw
+
+    sampling = 4
+    out = np.full((height, width), GROUND, dtype=np.uint16)
+    for points, tone in lines:
+        image = Image.new("L", (width * sampling, height * sampling))
+        draw = ImageDraw.Draw(image)
+        whole = np.asarray(np.isfinite(points).all(axis=1))
+        for piece in np.split(np.arange(len(points)), np.flatnonzero(~whole)):
+            piece = piece[whole[piece]]
+            scaled = [(float(px) * sampling, float(py) * sampling) for px, py in points[piece]]
+            if len(scaled) == 1:
+                (cx, cy), r = scaled[0], thickness * sampling
+                draw.ellipse((cx - r, cy - r, cx + r, cy + r), fill=255)
+            elif scaled:
+                draw.line(
+                    scaled,
+                    fill=255,
+                    width=max(round(thickness * sampling), 1),
+                    joint="curve" if len(scaled) < 4000 else None,
+                )
+        coverage = np.asarray(image.resize((width, height), Image.Resampling.BOX))
+        drawn = coverage >= 16
+        out[drawn] = ramp(tone)[coverage[drawn]]
+    return out
+
+
+@lru_cache(maxsize=64)
+def dot(radius: int, tone: Tone) -> tuple[Codes, NDArray[np.bool_]]:
+    """A filled disc: its codes (2r+1, 2r+1), and where it covers what is below."""
+    axis = np.arange(-radius, radius + 1)
+    coverage = np.clip(radius + 0.5 - np.hypot(axis[:, None], axis[None, :]), 0, 1)
+    return ramp(tone)[np.rint(coverage * 255).astype(int)], coverage > 0.15

@@ -1,0 +1,231 @@
+"""The parts of a picture. A panel draws what never changes once, then what belongs to each moment."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Protocol
+
+import numpy as np
+
+from weightlapse.film import text as glyphs
+from weightlapse.film.grids import Values
+from weightlapse.film.layout import Measure, Placed
+from weightlapse.film.numbers import grouped, short
+from weightlapse.film.painter import Painter
+from weightlapse.film.scales import of
+from weightlapse.film.surface import Box
+
+
+@dataclass(frozen=True)
+class Moment:
+    """What is known when a picture is drawn."""
+
+    frame: int
+    step: int
+    progress: float  # 0 at the film's first picture, 1 at its last
+    values: Mapping[str, Values]
+    event: str = ""
+
+
+class Panel(Protocol):
+    """A part of the picture."""
+
+    def static(self, painter: Painter) -> None:
+        """Draw what is the same in every picture."""
+
+    def draw(self, painter: Painter, moment: Moment) -> None:
+        """Draw over the last picture what belongs to this moment."""
+
+
+@dataclass
+class Weights:
+    """Heat maps: one tile per tensor, with frames, names and scales. ``scales`` None: every step has its own."""
+
+    placed: Sequence[Placed]
+    measure: Measure
+    scales: Mapping[str, float] | None
+    missing: int = 0
+    box: Box = (0, 0, 0, 0)
+    heading: str = ""
+    last_scales: dict[str, str] = field(default_factory=dict)
+    last_shapes: dict[str, tuple[int, ...]] = field(default_factory=dict)
+    odd: int = 0
+
+    def static(self, painter: Painter) -> None:
+        x, y, _, high = self.box
+        if self.heading:
+            painter.text(x, y - self.measure.text // 2, self.heading, self.measure.text, bold=True)
+        for block in self.placed:
+            if block.label and self.scales is not None:
+                self._label(painter, block, self.scales)
+        if self.missing:
+            note = f"{self.missing} more do not fit"
+            painter.text(x, y + high - 2, note, self.measure.text, tone="muted")
+
+    def draw(self, painter: Painter, moment: Moment) -> None:
+        self.odd = 0
+        for block in self.placed:
+            step_scales: dict[str, float] = {}
+            for tile in block.tiles:
+                value = moment.values.get(tile.name)
+                if value is None:
+                    continue
+                shaped = tile.shaped(value.shape)
+                scale = of([value]) if self.scales is None else self.scales[tile.name]
+                step_scales[tile.name] = scale
+                if self.last_shapes.get(tile.name) != value.shape:
+                    self.last_shapes[tile.name] = value.shape
+                    painter.outline(shaped.x, shaped.y, shaped.width, shaped.height)
+                self.odd += painter.tile(shaped, shaped.codes(value, scale))
+            if self.scales is None and block.label and step_scales:
+                self._label(painter, block, step_scales)
+
+    def _label(self, painter: Painter, block: Placed, scales: Mapping[str, float]) -> None:
+        """Name in ink, then shape and scale in grey, as much of it as there is room for."""
+        px = self.measure.text
+        small = max(px - 2, 9)
+        wide = block.width
+        known = [name for name in block.block.names if name in scales]
+        scale = " | ".join("±" + short(scales[name], 2) for name in known)
+        shape = _shape_words(block)
+        says = next((tile.says() for tile in block.tiles if tile.says()), "")
+        name = glyphs.fit(block.block.title, px, wide, bold=True)
+        used = glyphs.width(name, px, bold=True)
+        words: list[str] = []
+        for part in (shape, scale, says):
+            room = wide - used - sum(glyphs.width(w, small) + px for w in words) - px
+            if part and glyphs.width(part, small) <= room:
+                words.append(part)
+            elif part == scale and len(known) > 1 and glyphs.width("±" + short(scales[known[0]], 2), small) <= room:
+                words.append("±" + short(scales[known[0]], 2))
+        line = name + "\0" + "\0".join(words)
+        key = block.block.title
+        if self.last_scales.get(key) == line:
+            return
+        if key in self.last_scales:
+            painter.fill(block.x, block.y, wide, block.label - 2, "ground")
+        self.last_scales[key] = line
+        baseline = block.y + block.label - max(px // 2, 5)
+        x = block.x + painter.text(block.x, baseline, name, px, bold=True)
+        for word in words:
+            x += px * 2 // 3
+            x += painter.text(x, baseline, word, small, tone="muted")
+
+
+def _shape_words(block: Placed) -> str:
+    shape = block.block.grid.shape
+    return "×".join(map(str, shape)) if shape else "scalar"
+
+
+@dataclass
+class Header:
+    """Title, what is shown, the step counter, and a line that fills as the film runs, with ticks where events happened."""
+
+    box: Box
+    measure: Measure
+    title: str
+    subtitle: str
+    last_step: int
+    ticks: Sequence[float] = ()
+    done: int = 0
+    said: str = ""
+
+    @property
+    def _large(self) -> int:
+        return round(self.measure.text * 1.85)
+
+    def static(self, painter: Painter) -> None:
+        x, y, wide, high = self.box
+        room = wide - glyphs.width(grouped(self.last_step), self._large, bold=True) - self.measure.text * 6
+        title_px = round(self.measure.text * 1.45)
+        painter.text(x, y + title_px, glyphs.fit(self.title, title_px, room, bold=True), title_px, bold=True)
+        painter.text(
+            x,
+            y + title_px + round(self.measure.text * 1.7),
+            glyphs.fit(self.subtitle, self.measure.text, room),
+            self.measure.text,
+            tone="muted",
+        )
+        painter.fill(x, y + high - self._line, wide, self._line, "line")
+        for tick in self.ticks:
+            painter.fill(x + round(tick * (wide - 2)), y + high - 3 * self._line, 2, 3 * self._line, 1)
+
+    @property
+    def _line(self) -> int:
+        return max(round(3 * self.measure.unit), 2)
+
+    def draw(self, painter: Painter, moment: Moment) -> None:
+        x, y, wide, high = self.box
+        digits = grouped(moment.step)
+        px = self._large
+        space = glyphs.width(grouped(self.last_step), px, bold=True)
+        top = y
+        baseline = y + px
+        painter.fill(x + wide - space - 2, top, space + 2, glyphs.line(px)[0] + glyphs.line(px)[1], "ground")
+        painter.text(x + wide, baseline, digits, px, bold=True, anchor="right")
+        self._say(painter, moment)
+        until = round(moment.progress * wide)
+        if until < self.done:
+            painter.fill(x, y + high - self._line, wide, self._line, "line")
+            self.done = 0
+        if until > self.done:
+            painter.fill(x + self.done, y + high - self._line, until - self.done, self._line, 0)
+            self.done = until
+
+    def _say(self, painter: Painter, moment: Moment) -> None:
+        """The word under the counter: "step", or what has just happened."""
+        if moment.event == self.said and self.said:
+            return
+        word = moment.event or "step"
+        if word == self.said:
+            return
+        x, y, wide, _ = self.box
+        px = self.measure.text
+        baseline = y + self._large + round(px * 1.45)
+        if self.said:
+            old = glyphs.width(self.said, px) + 4
+            painter.fill(x + wide - old, baseline - px, old, px + px // 3, "ground")
+        shown = glyphs.fit(word, px, wide // 2)
+        painter.text(x + wide, baseline, shown, px, tone=1 if moment.event else "muted", anchor="right")
+        self.said = shown
+
+
+@dataclass
+class Legend:
+    """The colour scale and the marks, in one quiet line at the foot."""
+
+    box: Box
+    measure: Measure
+    ends: tuple[str, str, str]  # words below the low end, zero, the high end
+    note: str
+    odd_seen: bool = False
+
+    def static(self, painter: Painter) -> None:
+        from weightlapse.film.colours import MINUS_INF, NAN, OVER, PLUS_INF, UNDER
+        from weightlapse.film.painter import sign
+
+        x, y, wide, high = self.box
+        px = max(self.measure.text - 2, 9)
+        baseline = y + high // 2 + px // 3
+        bar, thick = round(150 * max(self.measure.unit, 0.6)), max(round(10 * self.measure.unit), 6)
+        x += painter.text(x, baseline, self.ends[0], px, tone="muted") + px // 2
+        ramp = np.linspace(0, 255.999, bar).astype(np.uint16)
+        painter.paint(x, y + (high - thick) // 2, np.repeat(ramp[None, :], thick, axis=0))
+        x += bar + px // 2
+        x += painter.text(x, baseline, self.ends[2], px, tone="muted") + px * 2
+        side = max(round(12 * self.measure.unit), 8)
+        for codes, word in (((OVER, UNDER), "beyond"), ((NAN,), "NaN"), ((PLUS_INF, MINUS_INF), "±∞")):
+            needed = len(codes) * (side + 2) + px // 2 + glyphs.width(word, px)
+            if x + needed > self.box[0] + wide - glyphs.width(self.note, px) - px:
+                break
+            for code in codes:
+                painter.paint(x, y + (high - side) // 2, sign(code, side, side))
+                x += side + 2
+            x += px // 3
+            x += painter.text(x, baseline, word, px, tone="muted") + px + px // 2
+        room = self.box[0] + wide - x
+        painter.text(self.box[0] + wide, baseline, glyphs.fit(self.note, px, room), px, tone="muted", anchor="right")
+
+    def draw(self, painter: Painter, moment: Moment) -> None:
+        """Nothing here changes."""

@@ -1,0 +1,330 @@
+"""Figures of a recording, drawn on Matplotlib axes: `lines`, `heatmap`, `mass`, `norms`, `scalars`, `trajectory`, `ridgeline`.
+
+Every function takes a recording (or its path), draws on ``ax`` or on a new figure, and returns the axes, so that titles, limits and
+files stay in the caller's hands. The numbers come from `weightlapse.measures`; the rules for colours and for tensors of any shape are
+those of the film.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from weightlapse.errors import InvalidArgument, UnknownTensor, closest, missing_extra
+from weightlapse.film import scales
+from weightlapse.film.colours import MINUS_INF, NAN, OVER, PLUS_INF, SIGN_DARK, THEMES, UNDER, encode
+from weightlapse.film.frames import all_shapes, check_frames, chosen, epoch_at, sample, values_over
+from weightlapse.film.grids import Values, grid
+from weightlapse.film.layout import blocks
+from weightlapse.film.numbers import short, spans_decades
+from weightlapse.measures.measure import measure
+
+_POINTS = 2000  # frames looked at for a curve: more than the pixels of any figure
+_CELLS = 4_000_000  # cells of a heat map; larger tensors are thinned, spikes kept
+
+
+def lines(run: Any, tensor: str | None = None, ax: Any = None, *, most: int = 64, frames: slice | None = None) -> Any:
+    """Every weight of ``tensor`` (default: the first) against the step; beyond ``most`` weights, ``most`` of them evenly spread.
+
+    Returns the axes. Raises UnknownTensor.
+
+    >>> lines(run, "fc1.weight")                                                   # doctest: +SKIP
+    """
+    run = _recording(run)
+    name = _named(run, tensor)
+    shape = all_shapes(run)[name]
+    size = int(np.prod(shape))
+    picked = np.unique(np.linspace(0, size - 1, min(size, most)).round().astype(int))
+    looked = sample(_span(run, frames), _POINTS)
+    rows = []
+    for values in values_over(run, [name], looked):
+        value = values.get(name)
+        rows.append(
+            value.reshape(-1)[picked] if value is not None and value.size == size else np.full(len(picked), np.nan)
+        )
+    ax = _axes(ax)
+    drawn = np.asarray(rows, dtype=np.float64)
+    colours = _series()
+    for i, column in enumerate(drawn.T):
+        index = ",".join(map(str, np.unravel_index(picked[i], shape))) if shape else ""
+        ax.plot(
+            np.asarray(run.steps)[looked],
+            column,
+            color=colours[i % len(colours)],
+            lw=1.2 if len(picked) <= 16 else 0.7,
+            label=f"[{index}]",
+        )
+    ax.set(
+        xlabel="step",
+        ylabel="weight",
+        title=name if len(picked) == size else f"{name}: {len(picked)} of {size} weights",
+    )
+    ax.axhline(0, color="0.8", lw=0.8, zorder=0)
+    if 1 < len(picked) <= 8:
+        ax.legend(frameon=False, fontsize="small")
+    return _finish(ax)
+
+
+def heatmap(
+    run: Any,
+    tensor: str | None = None,
+    frame: int = -1,
+    ax: Any = None,
+    *,
+    scale: str | float = "tensor",
+    cmap: str = "RdBu_r",
+) -> Any:
+    """The weights of ``tensor`` at ``frame`` as a heat map: a matrix as it is, kernels tiled in × out, a vector as a strip.
+
+    ``scale``: "tensor" (one for all frames, as in the film), "step" (this frame's own), or a number. NaN, Inf and values beyond the
+    scale have colours of their own. Returns the axes.
+
+    >>> heatmap(run, "fc1.weight", frame=0)                                        # doctest: +SKIP
+    """
+    from weightlapse.film.grids import thin
+
+    run = _recording(run)
+    name = _named(run, tensor)
+    (index,) = check_frames(int(frame), len(run.steps))
+    value = _value(run, name, int(index))
+    limit = _limit(run, name, scale, value)
+    last = next(block for block in blocks(all_shapes(run)) if name in block.names)
+    cells = grid(value.shape, channels_last=last.grid.channels_last and last.main == name)
+    flat = cells.arrange(value)
+    step = int(np.ceil(np.sqrt(flat.size / _CELLS))) if flat.size > _CELLS else 1
+    codes = encode(thin(flat, step, step, 0.7 * limit), limit)
+    ax = _axes(ax)
+    listed, norm = _listed(cmap)
+    image = ax.imshow(
+        codes,
+        cmap=listed,
+        norm=norm,
+        interpolation="nearest",
+        aspect="equal" if 0.05 < flat.shape[0] / flat.shape[1] < 20 else "auto",
+    )
+    if cells.kernels:
+        for across in range(cells.unit_columns, flat.shape[1], cells.unit_columns):
+            ax.axvline(across / step - 0.5, color="white", lw=0.8)
+        for down in range(cells.unit_rows, flat.shape[0], cells.unit_rows):
+            ax.axhline(down / step - 0.5, color="white", lw=0.8)
+    _colour_bar(ax, image, limit, cmap)
+    shape = "×".join(map(str, value.shape)) or "scalar"
+    said = f"step {int(np.asarray(run.steps)[index])}, {shape}" + (
+        f", 1 of {step}×{step} weights, spikes kept" if step > 1 else ""
+    )
+    ax.set_title(f"{name}\n{said}", fontsize="medium")
+    ax.set(xticks=[], yticks=[])
+    return ax
+
+
+def mass(run: Any, tensor: str | None = None, ax: Any = None, *, frames: slice | None = None, most: int = 16) -> Any:
+    """Shares of the absolute weight, |w| / Σ|w|, over time: of each weight of ``tensor`` where it has at most ``most``, or of each tensor.
+
+    Areas are stacked, so that mass which moves from one weight to another is seen to move. Returns the axes.
+    """
+    run = _recording(run)
+    shapes = all_shapes(run)
+    names = chosen(run, "*")
+    if tensor is None and sum(int(np.prod(shapes[n])) for n in names) <= most and len(names) == 1:
+        tensor = names[0]
+    span = _stride(run, frames)
+    steps = np.asarray(run.steps)[span]
+    ax = _axes(ax)
+    if tensor is not None:
+        name = _named(run, tensor)
+        shape = shapes[name]
+        shares = np.asarray(measure(run, "mass", tensors=[name], frames=span)[name], dtype=np.float64).reshape(
+            len(steps), -1
+        )
+        order = np.argsort(-np.nanmean(shares, axis=0), kind="stable")
+        kept = np.sort(order[:most])
+        parts = [shares[:, i] for i in kept]
+        labels = ["[" + ",".join(map(str, np.unravel_index(i, shape))) + "]" for i in kept]
+        if len(kept) < shares.shape[1]:
+            parts.append(np.delete(shares, kept, axis=1).sum(axis=1))
+            labels.append(f"{shares.shape[1] - len(kept)} others")
+        title = f"{name}: share of mass"
+    else:
+        grouped = {n: {n: np.arange(int(np.prod(shapes[n])))} for n in names}
+        found = measure(run, "mass", tensors=names, groups=grouped, frames=span)
+        parts, labels = [np.asarray(found[n], dtype=np.float64).reshape(len(steps)) for n in names], names
+        title = "share of mass by tensor"
+    colours = _series()
+    ax.stackplot(
+        steps,
+        *parts,
+        colors=[colours[i % len(colours)] for i in range(len(parts))],
+        labels=labels,
+        alpha=0.85,
+        lw=0.4,
+        edgecolor="white",
+    )
+    ax.set(xlabel="step", ylabel="|w| / Σ|w|", title=title, ylim=(0, 1), xlim=(steps[0], max(steps[-1], steps[0] + 1)))
+    ax.legend(loc="center left", bbox_to_anchor=(1.0, 0.5), frameon=False, fontsize="small", reverse=True)
+    return _finish(ax)
+
+
+def norms(run: Any, tensors: str | Sequence[str] = "*", ax: Any = None, *, frames: slice | None = None) -> Any:
+    """The Euclidean norm of each tensor against the step. Returns the axes."""
+    run = _recording(run)
+    span = _stride(run, frames)
+    found = measure(run, "norm", tensors=chosen(run, tensors), frames=span)
+    return _many(ax, np.asarray(run.steps)[span], found, "norm", "norm of each tensor")
+
+
+def scalars(run: Any, names: str | Sequence[str] | None = None, ax: Any = None) -> Any:
+    """What was logged beside the weights (loss, accuracy, ...) against the step; a log axis where it helps. Returns the axes."""
+    run = _recording(run)
+    known = {name: np.asarray(values, dtype=np.float64) for name, values in run.scalars.items()}
+    if not known:
+        raise InvalidArgument("the recording holds no scalars; rec.log(loss=...) records them")
+    wanted = list(known) if names is None else [names] if isinstance(names, str) else list(names)
+    for name in wanted:
+        if name not in known:
+            raise InvalidArgument(f"no scalar is called {name!r} ({closest(name, known)})")
+    steps = np.asarray(run.steps)
+    ax = _axes(ax)
+    colours = _series()
+    for i, name in enumerate(wanted):
+        there = ~np.isnan(known[name])
+        ax.plot(steps[there], known[name][there], color=colours[i % len(colours)], lw=1.2, label=name)
+    ax.set(xlabel="step", title=", ".join(wanted))
+    if spans_decades(np.concatenate([known[name] for name in wanted])):
+        ax.set_yscale("log")
+    if len(wanted) > 1:
+        ax.legend(frameon=False, fontsize="small")
+    return _finish(ax)
+
+
+def _many(ax: Any, steps: NDArray[np.int64], found: dict[str, NDArray[np.float64]], ylabel: str, title: str) -> Any:
+    ax = _axes(ax)
+    colours = _series()
+    for i, (name, values) in enumerate(found.items()):
+        ax.plot(
+            steps,
+            values,
+            color=colours[i % len(colours)],
+            ls=("-", "--", ":", "-.")[i // len(colours) % 4],
+            lw=1.2,
+            label=name,
+        )
+    if spans_decades(np.concatenate([np.asarray(v, dtype=np.float64).ravel() for v in found.values()]), 100):
+        ax.set_yscale("log")
+    ax.set(xlabel="step", ylabel=ylabel, title=title)
+    if len(found) <= 20:
+        ax.legend(frameon=False, fontsize="small", loc="center left", bbox_to_anchor=(1.0, 0.5))
+    return _finish(ax)
+
+
+def _recording(run: Any) -> Any:
+    if isinstance(run, (str, os.PathLike)):
+        from weightlapse.recording.recording import load
+
+        return load(run)
+    return run
+
+
+def _named(run: Any, tensor: str | None) -> str:
+    shapes = all_shapes(run)
+    if tensor is None:
+        return chosen(run, "*")[0]
+    if tensor not in shapes:
+        raise UnknownTensor(f"no tensor of the recording is called {tensor!r} ({closest(tensor, shapes)})")
+    if int(np.prod(shapes[tensor])) == 0:
+        raise InvalidArgument(f"{tensor!r} has the shape {shapes[tensor]} and so no weight that could be drawn")
+    return tensor
+
+
+def _value(run: Any, name: str, frame: int) -> Values:
+    (values,) = values_over(run, [name], np.array([frame]))
+    if name not in values:
+        epoch = epoch_at(run, frame)
+        raise UnknownTensor(
+            f"{name!r} does not exist at frame {frame}: it belongs to another part of the run; "
+            f"run.epochs tells them apart, and there is {list(epoch.shapes) if epoch else []}"
+        )
+    return values[name]
+
+
+def _limit(run: Any, name: str, scale: str | float, value: Values) -> float:
+    if scale == "step":
+        return scales.of([value])
+    if scale == "tensor":
+        looked = sample(np.arange(len(run.steps)), 64)
+        return scales.over_frames(run, [name], looked)[name]
+    if isinstance(scale, (int, float)) and np.isfinite(scale) and scale > 0:
+        return float(scale)
+    raise InvalidArgument(f"scale must be 'tensor', 'step' or a positive number, not {scale!r}")
+
+
+def _span(run: Any, frames: slice | None) -> NDArray[np.int64]:
+    return check_frames(frames, len(run.steps))
+
+
+def _stride(run: Any, frames: slice | None) -> slice:
+    """``frames``, thinned to about as many as a figure can show."""
+    span = range(len(run.steps))[frames or slice(None)]
+    if not len(span):
+        raise InvalidArgument("the chosen frames are none of the recording's")
+    step = span.step * max(len(span) // _POINTS, 1)
+    return slice(span.start, span.stop if span.stop >= 0 else None, step)
+
+
+def _pyplot() -> Any:
+    try:
+        import matplotlib.pyplot as pyplot
+    except ImportError:
+        raise missing_extra("matplotlib", extra="film", purpose="drawing figures") from None
+    return pyplot
+
+
+def _axes(ax: Any) -> Any:
+    if ax is not None:
+        return ax
+    return _pyplot().subplots(figsize=(7, 4), layout="constrained")[1]
+
+
+def _finish(ax: Any) -> Any:
+    ax.spines[["top", "right"]].set_visible(False)
+    return ax
+
+
+def _series() -> list[str]:
+    return ["#" + word for word in THEMES["light"].series.split()]
+
+
+def _listed(cmap: str) -> tuple[Any, Any]:
+    """A Matplotlib map over codes: the 256 colours and the marks."""
+    _pyplot()
+    from matplotlib.colors import ListedColormap, NoNorm
+
+    table = THEMES["light"].table(cmap)[: SIGN_DARK + 1]
+    return ListedColormap(table / 255.0), NoNorm(0, SIGN_DARK)
+
+
+def _colour_bar(ax: Any, image: Any, limit: float, cmap: str) -> None:
+    from matplotlib.cm import ScalarMappable
+    from matplotlib.colors import ListedColormap, Normalize
+    from matplotlib.patches import Patch
+
+    table = THEMES["light"].table(cmap) / 255.0
+    bar = ax.figure.colorbar(
+        ScalarMappable(Normalize(-limit, limit), ListedColormap(table[:256])), ax=ax, shrink=0.8, aspect=30
+    )
+    bar.set_ticks([-limit, 0, limit], labels=[short(-limit, 2), "0", short(limit, 2)])
+    bar.outline.set_visible(False)
+    words = {OVER: "above", UNDER: "below", NAN: "NaN", PLUS_INF: "+∞", MINUS_INF: "−∞"}
+    present = [code for code in words if (np.asarray(image.get_array()) == code).any()]
+    if present:
+        ax.legend(
+            handles=[Patch(color=table[code], label=words[code]) for code in present],
+            loc="upper center",
+            bbox_to_anchor=(0.5, 0),
+            ncols=5,
+            frameon=False,
+            fontsize="small",
+        )

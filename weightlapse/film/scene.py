@@ -1,0 +1,302 @@
+"""Puts a picture together: which panels, where, on which scales. The same rules for a film, a thumbnail and a figure."""
+
+from __future__ import annotations
+
+import fnmatch
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from weightlapse.errors import InvalidArgument, closest
+from weightlapse.film import charts, scales
+from weightlapse.film.curves import Curves, Line, stacked
+from weightlapse.film.frames import all_shapes, sample, values_over
+from weightlapse.film.layout import Measure, blocks, even, place
+from weightlapse.film.moving import Mass, Ridges, Words
+from weightlapse.film.numbers import grouped
+from weightlapse.film.painter import Painter
+from weightlapse.film.panels import Header, Legend, Moment, Panel, Weights
+from weightlapse.film.surface import Box, Surface
+
+KINDS = ("weights", "scalars", "lines", "groups", "mass", "distance", "norms", "histograms", "text")
+_CHANGES_SHOWN = {
+    "step": "each step has its own colour scale",
+    "global": "one colour scale for all",
+    "tensor": "one colour scale per tensor",
+}
+
+
+@dataclass
+class Order:
+    """What a caller asks to be drawn."""
+
+    names: Sequence[str]
+    frames: NDArray[np.int64]  # the frame of each picture
+    size: tuple[int, int]
+    scale: str = "tensor"
+    panels: Sequence[str] | None = None
+    groups: Mapping[str, Any] | None = None
+    title: str = ""
+    note: str = ""
+    log_steps: bool = False
+
+
+@dataclass
+class Scene:
+    """Panels at their places; ``needs`` are the tensors whose values every moment must bring."""
+
+    panels: list[Panel]
+    needs: list[str]
+    series_used: int = 3
+    started: bool = field(default=False)
+
+    def draw(self, surface: Surface, moment: Moment) -> None:
+        painter = Painter(surface)
+        if not self.started:
+            for panel in self.panels:
+                panel.static(painter)
+            self.started = True
+        for panel in self.panels:
+            panel.draw(painter, moment)
+
+
+def compose(run: Any, order: Order) -> Scene:
+    """The scene of one recording."""
+    width, height = order.size
+    measure = Measure.of(width, height)
+    header, body, footer = frame_boxes(width, height, measure)
+    shapes = {name: all_shapes(run)[name] for name in order.names}
+    wanted = (
+        _parse(order.panels)
+        if order.panels is not None
+        else _automatic(run, shapes, body, len(np.unique(order.frames)))
+    )
+    heat = [(kind, words) for kind, words in wanted if kind == "weights"]
+    others = [(kind, words) for kind, words in wanted if kind != "weights"]
+
+    built: list[Panel] = []
+    tile_scales: dict[str, float] = {}
+    main, side = _split(body, bool(heat), len(others), measure)
+    if heat:
+        drawn = _globbed(shapes, heat[0][1])
+        weights = weight_panel(run, drawn, main, measure, order)
+        tile_scales = dict(weights.scales or {})
+        built.append(weights)
+    for (kind, words), box in zip(others, side):
+        built.append(_BUILD[kind](run, order, shapes, box, measure, words, tile_scales))
+    steps = np.asarray(run.steps)
+    title = order.title or str(getattr(run, "path", "")).rstrip("/").rpartition("/")[2] or "weights"
+    total = sum(int(np.prod(shape)) for shape in shapes.values())
+    count = (
+        f"{len(shapes)} tensor{'s' if len(shapes) != 1 else ''} · {grouped(total)} weight{'s' if total != 1 else ''}"
+    )
+    subtitle = " · ".join(filter(None, [count, order.note]))
+    shown = order.frames
+    marks = [
+        charts.place_in_film(steps[shown], step)
+        for step, _ in run.events
+        if steps[shown].min() <= step <= steps[shown].max()
+    ]
+    built.append(Header(header, measure, title, subtitle, int(steps[shown].max()), marks if len(shown) > 1 else []))
+    if heat and footer[3]:
+        built.append(Legend(footer, measure, legend_ends(order.scale, tile_scales), _CHANGES_SHOWN[order.scale]))
+    used = 1 + max(
+        (
+            line.tone
+            for panel in built
+            if isinstance(panel, Curves)
+            for line in panel.lines
+            if isinstance(line.tone, int)
+        ),
+        default=1,
+    )
+    return Scene(built, list(shapes), max(used, 2))
+
+
+def frame_boxes(width: int, height: int, measure: Measure) -> tuple[Box, Box, Box]:
+    """Header, body and footer inside the margins, all even."""
+    margin = even(26 * max(measure.unit, 0.5))
+    head = even(measure.text * 4.1)
+    foot = even(measure.text * 2) if height >= 300 else 0
+    top = even(margin * 0.8)
+    wide = even(width - 2 * margin)
+    body_top = top + head + even(margin * 0.8)
+    bottom = height - even(margin * 0.7) - foot
+    header = (margin, top, wide, head)
+    footer = (margin, bottom, wide, foot)
+    return (
+        header,
+        (margin, body_top, wide, max(even(bottom - body_top - (even(margin * 0.4) if foot else 0)), 2)),
+        footer,
+    )
+
+
+def legend_ends(mode: str, by_tensor: Mapping[str, float]) -> tuple[str, str, str]:
+    from weightlapse.film.numbers import short
+
+    if mode == "global" and by_tensor:
+        largest = short(max(by_tensor.values()))
+        return "−" + largest, "0", "+" + largest
+    return "−scale", "0", "+scale"
+
+
+def weight_panel(run: Any, shapes: Mapping[str, tuple[int, ...]], box: Box, measure: Measure, order: Order) -> Weights:
+    """The heat maps of ``shapes`` in ``box``, with their scales over the film."""
+    placed, missing = place(blocks(shapes), box[2], box[3], measure)
+    placed = [p.moved(p.x + box[0], p.y + box[1]) for p in placed]
+    tiles = {tile.name: tile for p in placed for tile in p.tiles}
+    by_tensor = None if order.scale == "step" else scales.over_frames(run, list(tiles), order.frames)
+    if by_tensor and order.scale == "global":
+        by_tensor = dict.fromkeys(by_tensor, max(by_tensor.values()))
+    return Weights(placed, measure, by_tensor, missing, box)
+
+
+def _split(body: Box, heat: bool, others: int, measure: Measure) -> tuple[Box, list[Box]]:
+    """The place of the heat maps and of the other panels: a column on the right, a row below in upright pictures."""
+    x, y, wide, high = body
+    gap = even(30 * max(measure.unit, 0.5))
+    if not others:
+        return body, []
+    if not heat:
+        columns = 1 if others == 1 else 2 if others <= 4 else 3
+        rows = -(-others // columns)
+        each = (wide - gap * (columns - 1)) // columns
+        boxes = [b for c in range(columns) for b in stacked((x + c * (each + gap), y, each, high), rows, gap)]
+        return body, [boxes[(i % columns) * rows + i // columns] for i in range(others)]
+    if wide >= high * 1.15:
+        side = even(min(max(wide * 0.27, 150), wide * 0.4))
+        return (x, y, even(wide - side - gap), high), stacked((x + wide - side, y, side, high), others, gap)
+    low = even(min(high * 0.32, 130 * max(measure.unit, 0.6) * 2))
+    each = (wide - gap * (others - 1)) // others
+    boxes = [(x + i * (each + gap), y + high - low, each, low) for i in range(others)]
+    return (x, y, wide, even(high - low - gap)), boxes
+
+
+def _automatic(run: Any, shapes: Mapping[str, tuple[int, ...]], body: Box, moments: int) -> list[tuple[str, str]]:
+    """Heat maps, then what tells most: the loss, single weights of a tiny network, distances when there is no loss, histograms."""
+    wanted = [("weights", "*")]
+    if body[2] < 260 or body[3] < 120:
+        return wanted
+    room = max(body[3] // 150, 1)
+    total = sum(int(np.prod(shape)) for shape in shapes.values())
+    if moments > 1:
+        wanted += [("scalars", name) for name in charts.scalar_charts(run)[: max(room - 1, 1)]]
+        if total <= 64:
+            wanted.append(("lines", "*"))
+        elif len(wanted) == 1:
+            wanted.append(("distance", "*"))
+    matrices = [name for name, shape in shapes.items() if len(shape) >= 2 and int(np.prod(shape)) >= 64]
+    if 1 <= len(matrices) <= 12 and len(wanted) - 1 < room:
+        wanted.append(("histograms", "*"))
+    return wanted[: 1 + room]
+
+
+def _parse(panels: Sequence[str]) -> list[tuple[str, str]]:
+    listed = [panels] if isinstance(panels, str) else list(panels)
+    out = []
+    for panel in listed:
+        kind, _, words = str(panel).partition(":")
+        if kind == "loss":
+            kind, words = "scalars", "loss"
+        if kind not in KINDS:
+            raise InvalidArgument(
+                f'no panel is called {kind!r} ({closest(kind, [*KINDS, "loss"])}); write panels=["weights", "lines:fc1.*", ...]'
+            )
+        out.append((kind, words))
+    if not out:
+        raise InvalidArgument("panels is empty, so nothing would be drawn; leave it out for the automatic choice")
+    return out
+
+
+def _globbed(shapes: Mapping[str, tuple[int, ...]], words: str) -> dict[str, tuple[int, ...]]:
+    pattern = words or "*"
+    kept = {name: shape for name, shape in shapes.items() if fnmatch.fnmatchcase(name, pattern)}
+    if not kept:
+        raise InvalidArgument(f"no drawn tensor matches {pattern!r} ({closest(pattern, shapes)})")
+    return kept
+
+
+def _curves(make: Callable[..., tuple[str, list[Line]]]) -> Callable[..., Panel]:
+    def build(
+        run: Any,
+        order: Order,
+        shapes: Mapping[str, tuple[int, ...]],
+        box: Box,
+        measure: Measure,
+        words: str,
+        _: Mapping[str, float],
+    ) -> Panel:
+        title, lines = make(run, order, _globbed(shapes, words) if make is not charts.scalars else shapes, words)
+        return Curves(box, measure, title, lines, log_steps=order.log_steps)
+
+    return build
+
+
+def _histograms(
+    run: Any,
+    order: Order,
+    shapes: Mapping[str, tuple[int, ...]],
+    box: Box,
+    measure: Measure,
+    words: str,
+    known: Mapping[str, float],
+) -> Panel:
+    kept = _globbed(shapes, words)
+    matrices = {name: shape for name, shape in kept.items() if len(shape) >= 2} or kept
+    room = max((box[3] - 2 * measure.text) // (measure.text + 4), 1)
+    names = list(matrices)[:room]
+    if any(name not in known for name in names):
+        looked = list(values_over(run, names, sample(order.frames, 16)))
+        known = {name: scales.of([v[name] for v in looked if name in v]) for name in names}
+    return Ridges(box, measure, {name: known[name] for name in names})
+
+
+def _mass(
+    run: Any,
+    order: Order,
+    shapes: Mapping[str, tuple[int, ...]],
+    box: Box,
+    measure: Measure,
+    words: str,
+    _: Mapping[str, float],
+) -> Panel:
+    kept = _globbed(shapes, words)
+    single = len(kept) == 1 and int(np.prod(next(iter(kept.values())))) <= 64
+    labels = [f"w{i + 1}" for i in range(int(np.prod(next(iter(kept.values())))))] if single else list(kept)
+    most = 0.0
+    for values in values_over(run, list(kept), sample(order.frames, 64)):
+        masses = [
+            np.abs(np.nan_to_num(values[name].astype(np.float64), posinf=0, neginf=0))
+            for name in kept
+            if name in values
+        ]
+        parts = masses[0].ravel() if single else np.array([m.sum() for m in masses])
+        most = max(most, float(parts.max() / parts.sum()) if parts.sum() > 0 else 0.0)
+    return Mass(box, measure, list(kept), labels, single, most or 1.0)
+
+
+def _words(
+    run: Any,
+    order: Order,
+    shapes: Mapping[str, tuple[int, ...]],
+    box: Box,
+    measure: Measure,
+    words: str,
+    _: Mapping[str, float],
+) -> Panel:
+    return Words(box, measure, words)
+
+
+_BUILD: dict[str, Callable[..., Panel]] = {
+    "scalars": _curves(charts.scalars),
+    "lines": _curves(charts.lines),
+    "groups": _curves(charts.groups),
+    "distance": _curves(charts.distance),
+    "norms": _curves(charts.norms),
+    "histograms": _histograms,
+    "mass": _mass,
+    "text": _words,
+}

@@ -1,0 +1,101 @@
+"""The picture as planes of bytes, painted in codes: RGB, palette entries, or YUV with or without halved chroma.
+
+Colours are looked up before cells are enlarged, so that a frame costs about what copying its pixels costs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+from numpy.typing import NDArray
+
+from weightlapse.film.colours import GROUND, Codes
+
+Box = tuple[int, int, int, int]  # x, y, width, height in pixels
+
+
+@dataclass
+class Surface:
+    """``height`` × ``width`` pixels in one plane per column of ``table``; planes named in ``halved`` have half the size.
+
+    ``table`` is uint8 (CODES, planes). With halved planes, width and height must be even.
+    """
+
+    width: int
+    height: int
+    table: NDArray[np.uint8]
+    halved: Sequence[int] = ()
+    planes: list[NDArray[np.uint8]] = field(init=False)
+    touched: Box | None = field(init=False, default=None)
+
+    def __post_init__(self) -> None:
+        self._luts = [np.ascontiguousarray(self.table[:, i]) for i in range(self.table.shape[1])]
+        self.planes = []
+        for index, lut in enumerate(self._luts):
+            step = 2 if index in self.halved else 1
+            self.planes.append(np.full((self.height // step, self.width // step), lut[GROUND], dtype=np.uint8))
+
+    def paint(self, x: int, y: int, codes: Codes) -> None:
+        """Put a rectangle of codes (h, w) at (x, y); what lies outside the picture is cut off."""
+        x, y, codes = self._cut(x, y, codes)
+        if not codes.size:
+            return
+        height, width = codes.shape
+        self._touch(x, y, width, height)
+        even: Codes | None = None
+        for index, (plane, lut) in enumerate(zip(self.planes, self._luts)):
+            if index not in self.halved:
+                plane[y : y + height, x : x + width] = lut[codes]
+                continue
+            if even is None:
+                pad = ((y % 2, (y + height) % 2), (x % 2, (x + width) % 2))
+                even = np.pad(codes, pad, mode="edge") if any(map(any, pad)) else codes
+            # the mean of two opposite corners of each 2 × 2: half the work of all four, and no visible difference
+            mean = (lut[even[::2, ::2]].astype(np.uint16) + lut[even[1::2, 1::2]] + 1) >> 1
+            plane[y // 2 : y // 2 + mean.shape[0], x // 2 : x // 2 + mean.shape[1]] = mean
+
+    def cells(self, x: int, y: int, codes: Codes, rows: NDArray[np.intp], columns: NDArray[np.intp]) -> None:
+        """Enlarge ``codes``: pixel (i, j) at (x, y) shows ``codes[rows[i], columns[j]]``.
+
+        With halved planes x, y, and every run of equal rows or columns must be even, so that no chroma sample
+        falls on two cells.
+        """
+        self._touch(x, y, len(columns), len(rows))
+        for index, (plane, lut) in enumerate(zip(self.planes, self._luts)):
+            step = 2 if index in self.halved else 1
+            colours = lut[codes]
+            wide = colours.take(columns[::step], axis=1)
+            top, left = y // step, x // step
+            np.take(
+                wide,
+                rows[::step],
+                axis=0,
+                out=plane[top : top + len(rows[::step]), left : left + wide.shape[1]],
+                mode="clip",
+            )
+
+    def fill(self, x: int, y: int, width: int, height: int, code: int) -> None:
+        """One colour in a rectangle."""
+        if width > 0 and height > 0:
+            self.paint(x, y, np.full((height, width), code, dtype=np.uint16))
+
+    def take_touched(self) -> Box | None:
+        """The smallest box around everything painted since the last call; None when nothing was."""
+        box, self.touched = self.touched, None
+        return box
+
+    def _cut(self, x: int, y: int, codes: Codes) -> tuple[int, int, Codes]:
+        left, top = max(-x, 0), max(-y, 0)
+        kept = codes[top : max(self.height - y, 0), left : max(self.width - x, 0)]
+        return x + left, y + top, kept
+
+    def _touch(self, x: int, y: int, width: int, height: int) -> None:
+        if self.touched is None:
+            self.touched = (x, y, width, height)
+        else:
+            left, top, w, h = self.touched
+            right, bottom = max(left + w, x + width), max(top + h, y + height)
+            left, top = min(left, x), min(top, y)
+            self.touched = (left, top, right - left, bottom - top)
