@@ -1,0 +1,260 @@
+"""Many networks of one architecture, trained at once."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from weightlapse import progress
+from weightlapse.ensembles.batches import Batches, Fresh, arrange
+from weightlapse.ensembles.gradients import gradient_of
+from weightlapse.ensembles.losses import MemberLoss, value_and_slope
+from weightlapse.ensembles.optimizers import Optimizer
+from weightlapse.ensembles.stack import Stack
+from weightlapse.errors import InvalidArgument
+
+Schedule = Callable[[int], float]
+
+
+@dataclass
+class Ensemble:
+    """What `ensemble` hands back.
+
+    ``stack``: the trained networks; a diverged member keeps its last finite weights. ``losses`` (steps, n): each member's loss before each
+    update, NaN from the step after it diverged. ``alive`` (n,) bool; ``died_at`` (n,): step whose update was refused, -1 for the living.
+    """
+
+    stack: Stack = field(repr=False)
+    losses: NDArray[np.float64] = field(repr=False)
+    died_at: NDArray[np.int64] = field(repr=False)
+    seeds: tuple[int, ...] = field(repr=False)
+    seconds: float
+    engine: str = "local"
+
+    @property
+    def alive(self) -> NDArray[np.bool_]:
+        return self.died_at < 0
+
+    @property
+    def states(self) -> dict[str, Tensor]:
+        """Name -> (n, *S)."""
+        return self.stack.states
+
+    def member(self, i: int) -> nn.Module:
+        """Member ``i`` as an ordinary module (a copy)."""
+        return self.stack.member(i)
+
+    def state(self, i: int) -> dict[str, Tensor]:
+        """State dict of member ``i`` (a copy)."""
+        return self.stack.state(i)
+
+    def __call__(self, x: Tensor, *, per_member: bool | None = None) -> Tensor:
+        """Outputs of every member, (n, B, ...)."""
+        return self.stack(x, per_member=per_member)
+
+    def __len__(self) -> int:
+        return len(self.stack)
+
+    def __str__(self) -> str:
+        dead = int((~self.alive).sum())
+        last = self.losses[-1][self.alive] if len(self.losses) else np.zeros(0)
+        text = f"{len(self)} networks of {self.stack.parameters} parameters, {len(self.losses)} steps"
+        if len(last):
+            text += f"; loss at the end {np.median(last):.3g} [{last.min():.3g}, {last.max():.3g}]"
+        return text + (f"; {dead} diverged" if dead else "")
+
+
+@dataclass
+class Frame:
+    """The networks after ``step`` updates; ``losses`` (k, n) are those since the frame before."""
+
+    step: int
+    states: dict[str, NDArray[Any]]
+    losses: NDArray[np.float64]
+
+
+@dataclass
+class Job:
+    """One ensemble's training, ready to run here or elsewhere."""
+
+    stack: Stack
+    batches: Batches
+    loss: str | MemberLoss
+    optimizer: Optimizer
+    schedule: Schedule | None
+    steps: int
+
+    def restrict(self, members: slice) -> Job:
+        """The same for some of the members; each then goes through exactly the same updates."""
+        return Job(
+            self.stack[members],
+            self.batches.restrict(members),
+            self.loss,
+            self.optimizer.restrict(members),
+            self.schedule,
+            self.steps,
+        )
+
+    def run(self, died_at: Tensor, every: int = 0) -> Iterator[Frame]:
+        """Train; yields a frame after every ``every`` updates (0: only the last) and always after the last one."""
+        theta, alive, everyone = self.stack.theta, torch.ones(len(self.stack), dtype=torch.bool), True
+        compute = gradient_of(self.stack, value_and_slope(self.loss))
+        held: list[Tensor] = []
+        for step, (x, y, per_member) in enumerate(self.batches.steps(self.steps, theta.dtype)):
+            losses, gradient = compute(theta, x, y, per_member)
+            # One number tells whether anyone left the finite numbers; only then does it matter who.
+            fine = math.isfinite(float(losses.sum()) + float(gradient.sum())) if everyone else False
+            if not fine:
+                fine_now = torch.isfinite(losses) & torch.isfinite(gradient.sum(1))
+                died_at[alive & ~fine_now] = step
+                losses = torch.where(alive, losses, torch.nan)
+                alive &= fine_now
+                everyone = bool(alive.all())
+                gradient = torch.where(alive[:, None], gradient, 0.0)
+                keep = theta[~alive].clone()
+            held.append(losses)
+            self.optimizer.step(theta, gradient, 1.0 if self.schedule is None else self.schedule(step))
+            if not fine:
+                theta[~alive] = keep
+            done = step + 1
+            if done == self.steps or (every and done % every == 0):
+                states = {name: value.numpy() for name, value in self.stack.states.items()}
+                yield Frame(done, states, torch.stack(held).numpy().astype(np.float64))
+                held = []
+
+
+def ensemble(
+    make_model: Callable[..., nn.Module] | Stack,
+    n: int | None = None,
+    x: Any = None,
+    y: Any = None,
+    *,
+    data: Fresh | None = None,
+    per_member: bool | None = None,
+    steps: int | None = None,
+    epochs: int | None = None,
+    batch_size: int | None = None,
+    loss: str | MemberLoss = "mse",
+    optimizer: str = "adam",
+    lr: float | Sequence[float] | Tensor = 1e-3,
+    schedule: str | Schedule | None = None,
+    seeds: Sequence[int] | None = None,
+    dtype: torch.dtype | None = None,
+    record: Any = None,
+    record_every: int = 1,
+    overwrite: bool = False,
+    callback: Callable[[int, Stack], None] | None = None,
+    engine: str = "local",
+    parts: int | None = None,
+    **options: Any,
+) -> Ensemble:
+    """Train ``n`` networks of one architecture at once and return an `Ensemble`.
+
+    Parameters
+    ----------
+    make_model: ``() -> module`` or ``(seed) -> module``, called n times with torch seeded by ``seeds`` (default 0..n-1); or a `Stack`.
+    x, y: data, (N, ...) for all members or (n, N, ...) each its own; ``per_member`` says so where the shape does not (anything but
+        dense networks). ``data(step) -> (x, y)`` makes fresh batches instead.
+    steps, or epochs (with x and y): how long. ``batch_size`` None is the full batch; else every member shuffles by its own seed.
+    loss: "mse", "bce" (on logits), "cross_entropy" (class numbers), or a function of one member's (predictions, targets).
+    optimizer: "sgd", "adam", "adamw", "rmsprop" with ``torch.optim``'s options (momentum=, betas=, ...) and semantics for each member;
+        ``lr`` a number or one per member; ``schedule`` "cosine" (to zero at the end) or a function step -> factor of lr.
+    record: a path: one recording with the member as first axis of every tensor, frame 0 before the first update, one frame per
+        ``record_every`` steps, scalar ``loss`` (median of the living members). Or a recorder: gets ``step(states, step=, loss=)``.
+    callback: ``callback(steps_done, stack)`` at the same frames.
+    engine: "local", or "ray": ``parts`` groups of members on a Ray cluster (the one connected to, else a local one).
+
+    A member whose loss or gradient is not finite keeps its last finite weights and is masked from then on; the others go on.
+    Norm layers in training mode update their own running statistics per member. Where no random layer is used, a member's result does
+    not depend on the company it trains in.
+
+    >>> run = ensemble(lambda: nn.Linear(2, 1), 8, torch.rand(50, 2), torch.rand(50, 1), steps=20, lr=0.1)
+    >>> run.losses.shape, bool(run.alive.all()), run.states["weight"].shape
+    ((20, 8), True, torch.Size([8, 1, 2]))
+    """
+    if isinstance(make_model, Stack):
+        if n not in (None, len(make_model)):
+            raise InvalidArgument(f"ensemble: n is {n}, but the stack has {len(make_model)} members")
+        stack = make_model[:] if dtype is None else make_model.to(dtype)
+    elif n is None:
+        raise InvalidArgument("ensemble: say how many members: ensemble(make_model, n, ...)")
+    else:
+        stack = Stack.make(make_model, n, seeds=seeds, dtype=dtype)
+    seeds = tuple(range(len(stack))) if seeds is None else tuple(int(s) for s in seeds)
+    if engine not in ("local", "ray"):
+        raise InvalidArgument(f"ensemble: engine must be 'local' or 'ray', not {engine!r}")
+    batches = arrange(stack, x, y, data, per_member, batch_size, seeds)
+    if (steps is None) == (epochs is None):
+        raise InvalidArgument("ensemble: say how long, by steps= or by epochs=")
+    count = steps if steps is not None else (epochs or 0) * batches.steps_per_epoch()
+    if count < 1 or record_every < 1:
+        raise InvalidArgument("ensemble: steps, epochs and record_every must be at least 1")
+    rate = lr if isinstance(lr, (int, float)) else torch.as_tensor(lr)
+    if isinstance(rate, Tensor) and rate.shape != (len(stack),):
+        raise InvalidArgument(
+            f"ensemble: lr has shape {tuple(rate.shape)}, expected a number or one per member ({len(stack)},)"
+        )
+    job = Job(stack, batches, loss, Optimizer(optimizer, rate, **options), _schedule(schedule, count), count)
+    started = time.perf_counter()
+    losses = np.full((count, len(stack)), np.nan)
+    died_at = torch.full((len(stack),), -1)
+    if engine == "ray":
+        from weightlapse.ensembles.spread import run_on_ray
+
+        every = record_every if record is not None or callback is not None else 0
+        frames = run_on_ray(job, died_at, every, parts)
+    else:
+        frames = job.run(died_at, record_every if record is not None or callback is not None else max(1, count // 100))
+    recorder, ours = _recorder(record, stack, overwrite, {"members": len(stack), "seeds": list(seeds)})
+    done = 0
+    try:
+        with progress.bar(f"{len(stack)} networks", total=count) as shown:
+            for frame in frames:
+                losses[done : frame.step] = frame.losses
+                shown(frame.step - done)
+                done = frame.step
+                wanted = done % record_every == 0 or done == count
+                if recorder is not None and wanted:
+                    recorder.step(frame.states, step=done, loss=_median(frame.losses[-1]))
+                if callback is not None and wanted:
+                    callback(done, stack.with_states(frame.states) if engine == "ray" else stack)
+    finally:
+        if ours:
+            recorder.close()
+    if engine == "ray":
+        stack = stack.with_states(frame.states)
+    return Ensemble(stack, losses, died_at.numpy(), seeds, time.perf_counter() - started, engine)
+
+
+def _median(values: NDArray[np.float64]) -> float:
+    finite = values[np.isfinite(values)]
+    return float(np.median(finite)) if len(finite) else math.nan
+
+
+def _schedule(schedule: str | Schedule | None, steps: int) -> Schedule | None:
+    if schedule is None or callable(schedule):
+        return schedule
+    if schedule != "cosine":
+        raise InvalidArgument(
+            f"ensemble: schedule must be 'cosine', a function step -> factor, or None, not {schedule!r}"
+        )
+    return lambda step: 0.5 * (1 + math.cos(math.pi * step / steps))
+
+
+def _recorder(record: Any, stack: Stack, overwrite: bool, meta: dict[str, Any]) -> tuple[Any, bool]:
+    """The recorder to write to (or None), and whether it is ours to close."""
+    if not isinstance(record, (str, Path)):
+        return record, False
+    from weightlapse.capture.watch import watch
+
+    states = {name: value.numpy() for name, value in stack.states.items()}
+    return watch(states, record, overwrite=overwrite, meta=meta), True
