@@ -46,7 +46,11 @@ def check(path: Path, by_hand: list[dict[str, np.ndarray]], steps: list[int] | N
 
 
 def train(
-    model: nn.Module, optimizers: list[torch.optim.Optimizer], each: Callable[[int], None], steps: int = 12, batches: int = 1
+    model: nn.Module,
+    optimizers: list[torch.optim.Optimizer],
+    each: Callable[[int], None],
+    steps: int = 12,
+    batches: int = 1,
 ) -> None:
     dtype = next(model.parameters()).dtype
     for k in range(steps):
@@ -149,7 +153,11 @@ def test_dtypes(tmp_path: Path, dtype: torch.dtype) -> None:
     optimizer = torch.optim.SGD(model.parameters(), 0.1)
     by_hand, values = [clone(model)], [model[0].weight.detach().clone()]
     with wl.watch(model, tmp_path / "run", optimizer=optimizer):
-        train(model, [optimizer], lambda k: (by_hand.append(clone(model)), values.append(model[0].weight.detach().clone()))[0])
+        train(
+            model,
+            [optimizer],
+            lambda k: (by_hand.append(clone(model)), values.append(model[0].weight.detach().clone()))[0],
+        )
     run = check(tmp_path / "run", by_hand)
     assert run.dtypes["0.weight"] == str(dtype).removeprefix("torch.")
     expected = torch.stack(values)
@@ -172,7 +180,7 @@ def test_several_dtypes_and_buffers_in_one_network(tmp_path: Path) -> None:
             self.register_buffer("scratch", torch.zeros(2), persistent=False)
 
         def forward(self, x: torch.Tensor) -> torch.Tensor:
-            return self.b(self.norm(self.a(x)).bfloat16()).double() * self.scale
+            return self.b(self.norm(self.a(x.float())).bfloat16()).double() * self.scale
 
     model = Mixed()
     optimizer = torch.optim.SGD(model.parameters(), 0.1)
@@ -220,7 +228,9 @@ def test_gradients_are_those_of_the_update(tmp_path: Path) -> None:
             model(torch.randn(5, 6)).pow(2).mean().backward()
             if k == 3:
                 model[0].bias.grad = None
-            gradients.append({n: None if p.grad is None else p.grad.clone().numpy() for n, p in model.named_parameters()})
+            gradients.append(
+                {n: None if p.grad is None else p.grad.clone().numpy() for n, p in model.named_parameters()}
+            )
             optimizer.step()
             optimizer.zero_grad()
     run = wl.load(tmp_path / "run")
@@ -265,6 +275,7 @@ def test_scaled_steps_that_were_skipped_are_no_frames(tmp_path: Path) -> None:
         check(tmp_path / f"run{fused}", by_hand)
 
 
+@pytest.mark.filterwarnings("ignore:The .grad attribute:UserWarning")  # said by the compiler about its own tensors
 def test_names_have_no_wrappers(tmp_path: Path) -> None:
     compiled = torch.compile(mlp(), backend="eager")
     inner = nn.Sequential(nn.Linear(6, 6), torch.compile(nn.Linear(6, 3), backend="eager"))
@@ -397,7 +408,9 @@ def test_training_is_the_same_with_and_without_a_recorder(tmp_path: Path) -> Non
         model = mlp()
         optimizer = torch.optim.Adam(model.parameters(), 1e-2)
         if watched:
-            wl.watch(model, tmp_path / "run", optimizer=optimizer, streams=("weights", "buffers", "gradients", "optimizer"))
+            wl.watch(
+                model, tmp_path / "run", optimizer=optimizer, streams=("weights", "buffers", "gradients", "optimizer")
+            )
         train(model, [optimizer], lambda k: None)
         ends.append(clone(model))
     assert all(np.array_equal(ends[0][n], ends[1][n]) for n in ends[0])

@@ -15,12 +15,9 @@ from weightlapse.errors import CannotRecord, InvalidArgument, closest
 def as_array(name: str, value: Any) -> NDArray[Any]:
     """``value`` as the array that is stored for it, without a copy where possible. bfloat16 arrays become their uint16 patterns."""
     if hasattr(value, "detach"):  # a torch tensor inside a mapping
-        value = value.detach().cpu()
-        value = (
-            value.view(_torch_int16()).numpy().view(np.uint16)
-            if str(value.dtype) == "torch.bfloat16"
-            else value.numpy()
-        )
+        from weightlapse.adapters.torch import as_numpy
+
+        return as_numpy(name, value)
     array = np.asarray(value)
     if array.dtype.name == "bfloat16":  # the dtype that jax and ml_dtypes register
         return array.view(np.uint16)
@@ -29,15 +26,9 @@ def as_array(name: str, value: Any) -> NDArray[Any]:
     return array if array.dtype.isnative else array.astype(array.dtype.newbyteorder("="))
 
 
-def dtype_name(value: Any) -> str:
+def dtype_name(name: str, value: Any) -> str:
     """The recorded dtype of an array of any framework: a NumPy name or "bfloat16"."""
-    return "bfloat16" if "bfloat16" in str(getattr(value, "dtype", "")) else as_array("", value).dtype.name
-
-
-def _torch_int16() -> Any:
-    import torch
-
-    return torch.int16
+    return "bfloat16" if "bfloat16" in str(getattr(value, "dtype", "")) else as_array(name, value).dtype.name
 
 
 def flatten(value: Any, prefix: str = "") -> dict[str, Any]:
@@ -83,7 +74,7 @@ class ArraySource:
         for name, value in flat.items():
             if self._selection.wants(name):
                 array = as_array(name, value)
-                self._infos.append(ArrayInfo(name, dtype_name(value), array.shape))
+                self._infos.append(ArrayInfo(name, dtype_name(name, value), array.shape))
         return self._infos
 
     def bind(self, slots: int, views: Views) -> None:
@@ -101,7 +92,7 @@ class ArraySource:
             if info.name not in flat:
                 return False
             array = as_array(info.name, flat[info.name])
-            if array.shape != info.shape or dtype_name(flat[info.name]) != info.dtype:
+            if array.shape != info.shape or dtype_name(info.name, flat[info.name]) != info.dtype:
                 return False
             np.copyto(view, array)
         return True

@@ -12,7 +12,12 @@ from typing import Any, Protocol
 
 from numpy.typing import NDArray
 
-from weightlapse.errors import InvalidArgument, closest
+from weightlapse.errors import CannotRecord, InvalidArgument, closest
+
+
+DTYPES = frozenset(
+    "bool int8 int16 int32 int64 uint8 uint16 uint32 uint64 float16 bfloat16 float32 float64 complex64 complex128".split()
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,6 +29,13 @@ class ArrayInfo:
     shape: tuple[int, ...]
     stream: str = "weights"
     aliases: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        if self.dtype not in DTYPES:
+            raise CannotRecord(
+                f"{self.name} has dtype {self.dtype}, which cannot be recorded (only {', '.join(sorted(DTYPES))}): "
+                "leave it out with tensors=[...]"
+            )
 
 
 Views = Callable[[int, int], NDArray[Any]]  # (slot, array number) -> where its values go, in stored dtype

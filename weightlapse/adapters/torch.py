@@ -111,6 +111,12 @@ def _numpy(tensor: torch.Tensor) -> NDArray[Any]:
     return tensor.view(torch.int16).numpy().view(np.uint16) if tensor.dtype == torch.bfloat16 else tensor.numpy()
 
 
+def as_numpy(name: str, tensor: torch.Tensor) -> NDArray[Any]:
+    """A tensor anywhere as the array that is stored for it."""
+    _info(name, tensor, "weights")
+    return _numpy(tensor.detach().cpu())
+
+
 def _tensor(view: NDArray[Any], dtype: str) -> torch.Tensor:
     """A place in a row as a tensor over the same memory."""
     return torch.from_numpy(view.view(np.int16)).view(torch.bfloat16) if dtype == "bfloat16" else torch.from_numpy(view)
@@ -301,4 +307,4 @@ def load(module: Any, state: Mapping[str, NDArray[Any]]) -> None:
             )
     with torch.no_grad():
         for name, values in state.items():
-            homes[name].tensor.copy_(torch.from_numpy(np.ascontiguousarray(values)))
+            homes[name].tensor.copy_(torch.from_numpy(np.array(values)))

@@ -98,7 +98,10 @@ class Track:
             values = self._store.read(self._spec.name, frames, region)
         if not raw:
             values = widen(values, self._spec.dtype)
-        return np.ascontiguousarray(values[tuple(after)]) if after != [slice(None)] * self.ndim else values
+        if after == [slice(None)] * self.ndim:
+            return values
+        values = values[tuple(after)]
+        return values.copy() if values.ndim else values[()]  # a copy, so that one weight does not hold its whole tensor
 
 
 def _spread(keys: tuple[Any, ...], ndim: int, name: str) -> list[Any]:

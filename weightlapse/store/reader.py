@@ -190,7 +190,7 @@ class Store:
     def read_frame(self, frame: int, names: list[str] | None = None) -> dict[str, NDArray[Any]]:
         """One frame as stored arrays by name (without aliases)."""
         wanted = names if names is not None else [t.name for t in self.layout_at(frame).tensors]
-        return {name: self.read(name, np.array([frame]))[0] for name in wanted}
+        return {name: self.read(name, np.array([frame]))[0, ...] for name in wanted}
 
     def bound(self, name: str, frame: int) -> float:
         """The largest absolute error of this tensor's values at this frame."""

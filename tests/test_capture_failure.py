@@ -1,0 +1,234 @@
+"""A recorder never kills a training run: it warns once, says so in the recording, and training goes on."""
+
+from __future__ import annotations
+
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+import warnings
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+import weightlapse as wl
+from weightlapse.capture.recorder import RecordingStopped
+from weightlapse.store.writer import Writer
+
+
+@pytest.fixture(autouse=True)
+def lenient(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("WEIGHTLAPSE_STRICT", raising=False)
+
+
+def run_training(path: Path, *, breaks: Any = None, steps: int = 20, **arguments: Any) -> tuple[np.ndarray, Any]:
+    torch.manual_seed(0)
+    model = nn.Linear(4, 3)
+    optimizer = torch.optim.Adam(model.parameters(), 1e-2)
+    rec = wl.watch(model, path, optimizer=optimizer, **arguments)
+    for k in range(steps):
+        if breaks is not None and k == 10:
+            breaks(rec)
+        model(torch.randn(5, 4)).pow(2).mean().backward()
+        optimizer.step()
+        optimizer.zero_grad()
+        rec.log(loss=k)
+    rec.close()
+    return model.weight.detach().clone().numpy(), rec
+
+
+def break_copy(rec: Any) -> None:
+    def broken(*_: Any) -> bool:
+        raise RuntimeError("planted")
+
+    rec._source.copy = broken
+
+
+def break_writer(rec: Any) -> None:
+    def broken(*_: Any) -> None:
+        raise OSError(28, "No space left on device")
+
+    rec.flush()
+    rec._pump.writer.append = broken
+
+
+@pytest.mark.parametrize("breaks, said", [(break_copy, "planted"), (break_writer, "No space left")])
+def test_a_broken_recorder_leaves_training_unchanged(tmp_path: Path, breaks: Any, said: str) -> None:
+    whole, _ = run_training(tmp_path / "whole")
+    with pytest.warns(RecordingStopped, match=said) as caught:
+        broken, rec = run_training(tmp_path / "broken", breaks=breaks)
+    assert len(caught) == 1
+    assert np.array_equal(whole, broken)
+    assert said in rec.failed
+    run = wl.load(tmp_path / "broken")
+    assert said in str(run.stopped)
+    assert run.steps.tolist() == list(range(11))
+    assert np.array_equal(run["weight"][:], wl.load(tmp_path / "whole")["weight"][:11])
+    assert any(said in text for _, text in run.events)
+
+
+def test_strict_raises(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WEIGHTLAPSE_STRICT", "1")
+    with pytest.raises(RuntimeError, match="planted"):
+        run_training(tmp_path / "run", breaks=break_copy)
+
+
+@pytest.mark.parametrize(
+    "misuse, said",
+    [
+        (lambda rec: rec.step(step=0), "must rise"),
+        (lambda rec: rec.log(loss="high"), "not a number"),
+        (lambda rec: rec.log(loss=np.ones(3)), "not a number"),
+    ],
+)
+def test_misuse_warns_and_stops(tmp_path: Path, misuse: Any, said: str) -> None:
+    with pytest.warns(RecordingStopped, match=said):
+        run_training(tmp_path / "run", breaks=misuse)
+    assert said in str(wl.load(tmp_path / "run").stopped)
+
+
+def test_off_is_the_same_face_with_nothing_behind(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WEIGHTLAPSE_MODE", "off")
+    _, rec = run_training(tmp_path / "run")
+    with rec as same:
+        same.step({"w": 1}, step=3, loss=2.0)
+        same.mark("x")
+        same.flush()
+    assert rec.path == tmp_path / "run"
+    assert rec.frames == 0
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_disk_that_cannot_keep_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """block: training waits and nothing is lost; stretch: steps are left out and every gap is in the recording."""
+    real = Writer.append
+
+    def slow(self: Writer, steps: Any, rows: Any) -> None:
+        time.sleep(0.05)
+        real(self, steps, rows)
+
+    monkeypatch.setattr(Writer, "append", slow)
+    run_training(tmp_path / "block", steps=60, memory=400)
+    assert wl.load(tmp_path / "block").steps.tolist() == list(range(61))
+    run_training(tmp_path / "stretch", steps=60, memory=400, backpressure="stretch")
+    run = wl.load(tmp_path / "stretch")
+    missing = {step for first, last, _ in run.gaps for step in range(first, last + 1)}
+    assert missing
+    assert missing | set(run.steps.tolist()) == set(range(61))
+    assert missing.isdisjoint(run.steps.tolist())
+    whole = wl.load(tmp_path / "block")
+    assert all(np.array_equal(run.state(step=s)["weight"], whole.state(step=s)["weight"]) for s in run.steps)
+
+
+def test_flush_means_on_disk(tmp_path: Path) -> None:
+    weights = {"w": np.zeros(3)}
+    rec = wl.watch(weights, tmp_path / "run")
+    for k in range(1, 20):
+        rec.step({"w": np.full(3, float(k))}, loss=k)
+        rec.flush()
+        run = wl.load(tmp_path / "run")
+        assert run.frames == k + 1
+        assert run["w"][-1].tolist() == [k, k, k]
+        assert run.scalars["loss"][-1] == k
+    rec.close()
+    rec.close()
+    rec.step({"w": np.zeros(3)})  # after close: nothing happens
+    assert wl.load(tmp_path / "run").frames == 20
+
+
+FORGETS = """
+import sys, numpy as np, weightlapse as wl
+rec = wl.watch({"w": np.zeros(3)}, sys.argv[1])
+for k in range(1, 500):
+    rec.step({"w": np.full(3, float(k))}, loss=k)
+if sys.argv[2] == "raise":
+    raise SystemExit(3)
+if sys.argv[2] == "lose":
+    del rec
+if sys.argv[2] == "fork":
+    import os
+    pid = os.fork()
+    if pid == 0:
+        rec.step({"w": np.full(3, -1.0)})
+        sys.exit(0)
+    os.waitpid(pid, 0)
+    rec.step({"w": np.full(3, 500.0)})
+"""
+
+
+@pytest.mark.parametrize("how", ["end", "raise", "lose", "fork"])
+def test_a_forgotten_close_loses_nothing(tmp_path: Path, how: str) -> None:
+    environment = {**os.environ, "PYTHONWARNINGS": "ignore"}
+    subprocess.run([sys.executable, "-c", FORGETS, str(tmp_path / "run"), how], timeout=60, env=environment)
+    run = wl.load(tmp_path / "run")
+    last = 500 if how == "fork" else 499
+    assert run["w"][:, 0].tolist() == list(range(last + 1))
+    assert run.scalars["loss"][499] == 499
+    assert run.closed
+
+
+KILLED = """
+import sys, torch, weightlapse as wl
+torch.set_num_threads(1)
+model = torch.nn.Linear(20, 10)
+optimizer = torch.optim.SGD(model.parameters(), 1.0)
+rec = wl.watch(model, sys.argv[1], optimizer=optimizer)
+step = 0
+while True:
+    for p in model.parameters():
+        p.grad = -torch.ones_like(p)
+    if step == 0:
+        torch.nn.init.zeros_(model.weight), torch.nn.init.zeros_(model.bias)
+    optimizer.step()
+    step += 1
+    rec.log(loss=step)
+    if step % 50 == 0:
+        rec.flush()
+        print(step, flush=True)
+"""
+
+
+def test_kill_9_at_random_moments(tmp_path: Path) -> None:
+    """After flush() nothing is lost; without it at most 256 frames; and no frame is ever wrong."""
+    draw = random.Random(2)
+    for k in range(6):
+        path = tmp_path / f"run{k}"
+        with subprocess.Popen([sys.executable, "-c", KILLED, str(path)], stdout=subprocess.PIPE, text=True) as process:
+            assert process.stdout is not None
+            process.stdout.readline()
+            time.sleep(draw.random() * 0.2)
+            process.send_signal(signal.SIGKILL)
+            flushed = max([50, *(int(line) for line in process.stdout.read().splitlines()[:-1])])
+        run = wl.load(path)
+        assert run.frames > flushed
+        assert run.steps.tolist() == list(range(run.frames))
+        values = run["weight"][1:]
+        assert np.array_equal(values, np.broadcast_to(np.arange(1, run.frames)[:, None, None], values.shape))
+        assert not run.closed
+        assert np.array_equal(run.scalars["loss"][1 : flushed + 1], np.arange(1, flushed + 1))
+
+
+def test_the_exception_that_ends_training_is_in_the_recording(tmp_path: Path) -> None:
+    rec = wl.watch({"w": np.zeros(3)}, tmp_path / "run")
+    with pytest.raises(ZeroDivisionError), rec:
+        rec.step({"w": np.ones(3)})
+        1 / 0
+    run = wl.load(tmp_path / "run")
+    assert run.closed
+    assert run.events == [(1, "training ended with ZeroDivisionError: division by zero")]
+
+
+def test_a_read_only_place(tmp_path: Path) -> None:
+    if os.geteuid() == 0:
+        target = Path("/proc/weightlapse-run")  # root may write anywhere but there
+    else:
+        tmp_path.chmod(0o500)
+        target = tmp_path / "run"
+    with warnings.catch_warnings(), pytest.raises(wl.CannotRecord, match="cannot be written"):
+        wl.watch({"w": np.zeros(3)}, target)
