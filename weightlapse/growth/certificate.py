@@ -126,20 +126,29 @@ class Trial:
             self.notes.append(text)
 
     def checks(
-        self, grow: Callable[[nn.Module], nn.Module], new: nn.Module, binding: Callable[[str, str], bool]
+        self,
+        grow: Callable[[nn.Module], nn.Module],
+        new: nn.Module,
+        binding: Callable[[str, str], bool] = lambda _inputs, _mode: True,
+        *,
+        own_only: bool = False,
     ) -> list[Check]:
-        """Runs the new network in every round; ``grow`` makes it again from the randomised old one.
+        """Runs the new network in every round; ``grow`` makes it again from the randomised old one (not with ``own_only``).
 
         Raises CannotGrow when it does not run, or puts out other shapes.
         """
-        models = {"own": in_float64(new), "randomised": grow(self.doubles["randomised"])}
+        models = {"own": in_float64(new)}
+        if not own_only:
+            models["randomised"] = grow(self.doubles["randomised"])
         found: dict[tuple[str, str, str], float] = {}
         for inputs, mode, weights, _, example, seen in self.rounds:
+            if weights not in models:
+                continue
             try:
                 got = _outputs(models[weights], example, mode, 0)
             except Exception as error:
                 raise CannotGrow(
-                    f"the grown network does not run ({_short(error)}); its code holds on to the old sizes"
+                    f"the changed network does not run ({_short(error)}): its code relies on what was changed"
                 ) from error
             key = (inputs, mode, weights)
             found[key] = max(found.get(key, 0.0), _largest(seen, got))

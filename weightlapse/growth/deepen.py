@@ -13,12 +13,11 @@ from torch import nn
 
 from weightlapse.errors import CannotGrow, InvalidArgument, UnknownTensor, closest
 from weightlapse.growth.blocks import calls_of, silenced
-from weightlapse.growth.certificate import Certificate, Check, Trial
+from weightlapse.growth.certificate import Certificate, Trial
 from weightlapse.growth.following import Following, what_follows
 from weightlapse.growth.layers import (
     Chain,
     calibrated_norm,
-    features_of,
     identity_like,
     is_linear,
     zero_residual,
@@ -124,7 +123,7 @@ def deepen(
         )
     if noise:
         _add_noise(deeper, layer, noise, draw)
-        checks = [c for c in trial.checks(copied, deeper.model, lambda *_: True) if c.weights == "own"]
+        checks = trial.checks(copied, deeper.model, own_only=True)
     carried = None
     if optimizer is not None:
         known = {new: old for new, old in deeper.origin.items() if old is not None}
@@ -320,6 +319,3 @@ def _module_at(model: nn.Module, path: str) -> nn.Module:
 
 def _count(model: nn.Module) -> int:
     return sum(p.numel() for p in model.parameters())
-
-
-__all__ = ["Check", "deepen", "features_of"]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 
 import numpy as np
@@ -56,11 +57,17 @@ def chosen_families(wiring: Wiring, sizes: Mapping[str, int]) -> list[tuple[Fami
     for asked, total in sizes.items():
         if isinstance(total, bool) or not isinstance(total, (int, np.integer)) or total < 1:
             raise InvalidArgument(f"the new size of {asked!r} must be a whole number of units, got {total!r}")
-        family, size = _family_of(wiring, asked, int(total))
-        if family.name in chosen:
-            other = chosen[family.name][0]
-            raise InvalidArgument(f"{asked!r} and {other!r} are the same units ({family}); name them once")
-        chosen[family.name] = (asked, family, size)
+        for family, count in families_named(wiring, asked):
+            if total % count:
+                raise InvalidArgument(
+                    f"{asked!r} makes {count} groups of {family.size} units that keep equal sizes; "
+                    f"{total} is not a multiple of {count}"
+                )
+            if family.name in chosen:
+                raise InvalidArgument(
+                    f"{asked!r} and {chosen[family.name][0]!r} are the same units ({family}); name them once"
+                )
+            chosen[family.name] = (asked, family, int(total) // count)
     return [(family, size) for _, family, size in chosen.values()]
 
 
@@ -70,17 +77,19 @@ def all_families(wiring: Wiring) -> list[Family]:
     for group in wiring.groups:
         siblings = _siblings(wiring, group)
         if siblings[0].name not in found:
-            try:
+            with suppress(CannotGrow):
                 found[siblings[0].name] = family_of_groups(wiring, siblings)
-            except CannotGrow:
-                continue
     return list(found.values())
 
 
-def _family_of(wiring: Wiring, asked: str, total: int) -> tuple[Family, int]:
+def families_named(wiring: Wiring, asked: str) -> list[tuple[Family, int]]:
+    """The families that a group or layer name stands for, and by how many groups a total for that name is shared.
+
+    All groups of a recurrent layer (its layers and directions) answer to the layer's name, each with the size asked for.
+    """
     for group in wiring.groups:
         if group.name == asked:
-            return family_of_groups(wiring, _siblings(wiring, group)), total
+            return [(family_of_groups(wiring, _siblings(wiring, group)), 1)]
     made = _made_by(wiring, asked)
     if not made:
         raise UnknownTensor(
@@ -88,19 +97,21 @@ def _family_of(wiring: Wiring, asked: str, total: int) -> tuple[Family, int]:
             f"({closest(asked, (g.name for g in wiring.groups))}){_why_fixed(wiring, asked)}"
         )
     top = [g for g in made if g.parent is None]
-    if len(top) == 1:
-        return family_of_groups(wiring, (top[0],)), total
-    kinds = {tuple(g.name for g in _siblings(wiring, g)): g for g in made}
+    if len(top) == 1 or (top and _layer_by_layer(top)):
+        return [(family_of_groups(wiring, (g,)), 1) for g in top]
+    kinds = {tuple(s.name for s in _siblings(wiring, g)): g for g in made}
     if top or len(kinds) > 1:
         names = ", ".join(repr(g.name) for g in (top or list(kinds.values()))[:6])
         raise InvalidArgument(f"the layer {asked!r} makes the units of several groups; name one or more of: {names}")
     siblings = _siblings(wiring, made[0])
-    if total % len(siblings):
-        raise InvalidArgument(
-            f"{asked!r} makes {len(siblings)} groups of {made[0].size} units that keep equal sizes; "
-            f"{total} is not a multiple of {len(siblings)}"
-        )
-    return family_of_groups(wiring, siblings), total // len(siblings)
+    return [(family_of_groups(wiring, siblings), len(siblings))]
+
+
+def _layer_by_layer(groups: Sequence[Group]) -> bool:
+    """Groups of one size made by different tensors of one module: the layers and directions of a recurrent net."""
+    tensors = [{m.tensor for m in g.producers} for g in groups]
+    apart = all(a.isdisjoint(b) for i, a in enumerate(tensors) for b in tensors[:i])
+    return apart and len({g.size for g in groups}) == 1
 
 
 def _made_by(wiring: Wiring, layer: str) -> list[Group]:

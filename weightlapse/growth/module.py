@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import numpy as np
@@ -40,15 +40,15 @@ def unwrapped(model: nn.Module) -> tuple[nn.Module, tuple[str, ...]]:
         place = path or "the model"
         if isinstance(module, torch.jit.ScriptModule):
             raise CannotGrow(
-                f"{place} is a scripted module, whose tensors cannot be replaced; grow it before scripting"
+                f"{place} is a scripted module, whose tensors cannot be replaced; change it before scripting"
             )
         if type(module).__name__ == "FullyShardedDataParallel":
-            raise CannotGrow(f"{place} is sharded (FSDP); grow the whole model before sharding it")
+            raise CannotGrow(f"{place} is sharded (FSDP); do this to the whole model before sharding it")
     for name, parameter in model.named_parameters():
         if isinstance(parameter, nn.parameter.UninitializedTensorMixin):
-            raise CannotGrow(f"{name} has no shape yet (lazy module); run the model once before growing it")
+            raise CannotGrow(f"{name} has no shape yet (lazy module); run the model once first")
         if hasattr(parameter, "device_mesh"):
-            raise CannotGrow(f"{name} is a distributed tensor; grow the whole model before sharding it")
+            raise CannotGrow(f"{name} is a distributed tensor; do this to the whole model before sharding it")
     return model, tuple(notes)
 
 
@@ -69,7 +69,7 @@ def copied(model: nn.Module) -> nn.Module:
         twin = copy.deepcopy(model)
     except Exception as error:
         raise CannotGrow(
-            f"the model cannot be copied ({type(error).__name__}: {error}), and growing must not touch the original"
+            f"the model cannot be copied ({type(error).__name__}: {error}), and the original must not be touched"
         ) from error
     copies = tensors_of(twin)
     for name, (old, _) in tensors_of(model).items():
@@ -113,3 +113,17 @@ def _carry_attributes(old: torch.Tensor, new: torch.Tensor) -> None:
     for key, value in vars(old).items():
         if not hasattr(new, key):
             setattr(new, key, value)
+
+
+def with_tensors(model: nn.Module, names: Iterable[str], value: Change, gradient: Change) -> nn.Module:
+    """A copy of ``model`` in which the tensors ``names`` are changed, and their gradients with them."""
+    twin = copied(model)
+    held = tensors_of(twin)
+    for name in names:
+        if name not in held:
+            raise CannotGrow(f"the wiring speaks of {name}, which the model does not hold as a parameter or buffer")
+        tensor, slots = held[name]
+        new = replace_tensor(slots, tensor, changed_tensor(name, tensor, value))
+        if tensor.grad is not None:
+            new.grad = changed_tensor(name, tensor.grad, gradient)
+    return twin

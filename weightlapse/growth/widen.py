@@ -16,7 +16,7 @@ from weightlapse.growth import attributes
 from weightlapse.growth.arrays import Array, fresh_places, grown_gradient, grown_value
 from weightlapse.growth.certificate import Certificate, Check, Trial, live_units
 from weightlapse.growth.families import Family, chosen_families
-from weightlapse.growth.module import changed_tensor, copied, replace_tensor, tensors_of, unwrapped
+from weightlapse.growth.module import copied, tensors_of, unwrapped, with_tensors
 from weightlapse.growth.optimizer import grown_optimizer
 from weightlapse.growth.plan import Plan, make_plan
 from weightlapse.growth.refusals import averages, refuse_blocked
@@ -71,9 +71,7 @@ def widen(
     _refuse_dead(live)
     if noise:
         _add_noise(grown, plan, families, noise, seed)
-        checks = [Check(c.inputs, c.mode, c.weights, c.error, False) for c in checks if c.weights != "own"] + [
-            c for c in trial.checks(copied, grown, lambda *_: True) if c.weights == "own"
-        ]
+        checks = trial.checks(copied, grown, own_only=True)
     carried, moments = grown_optimizer(optimizer, model, grown, plan, mixed=[f for f, _ in families if averages(f)])
     certificate = Certificate(
         checks=tuple(checks),
@@ -91,35 +89,28 @@ def grown_module(
     model: nn.Module, plan: Plan, follow: Callable[[nn.Module], list[str]] | None
 ) -> tuple[nn.Module, list[str]]:
     """A copy of ``model`` with the tensors of ``plan`` and attributes that fit; and which attributes were set, in words."""
-    grown = copied(model)
-    held = tensors_of(grown)
-    for name in plan.tensors:
-        if name not in held:
-            raise CannotGrow(f"the wiring speaks of {name}, which the model does not hold as a parameter or buffer")
-        tensor, slots = held[name]
-        maps = plan.maps_of(name)
-        values = changed_tensor(name, tensor, partial(_value, maps))
-        new = replace_tensor(slots, tensor, values)
-        if tensor.grad is not None:
-            new.grad = changed_tensor(name, tensor.grad, partial(_gradient, maps))
-    rows = {name: m.source for name in plan.tensors for axis, m in plan.maps_of(name) if axis == 0}
-    said = attributes.set_true(grown, rows)
+
+    def value(name: str, values: Array, dtype: str) -> Array:
+        return grown_value(name, values, plan.maps_of(name), dtype=dtype)
+
+    def gradient(name: str, values: Array, _dtype: str) -> Array:
+        return grown_gradient(values, plan.maps_of(name))
+
+    grown = with_tensors(model, plan.tensors, value, gradient)
+    said = attributes.set_true(grown, rows_of(plan))
     return grown, said + (follow(grown) if follow else [])
 
 
-def _value(maps: list[Any], name: str, values: Array, dtype: str) -> Array:
-    return grown_value(name, values, maps, dtype=dtype)
-
-
-def _gradient(maps: list[Any], _name: str, values: Array, _dtype: str) -> Array:
-    return grown_gradient(values, maps)
+def rows_of(plan: Plan) -> dict[str, NDArray[np.int64]]:
+    """The old row of each row of every tensor whose first axis changes."""
+    return {name: m.source for name in plan.tensors for axis, m in plan.maps_of(name) if axis == 0}
 
 
 def _first_that_holds(
     model: nn.Module, wiring: Wiring, plan: Plan, trial: Trial, families: Sequence[tuple[Family, int]]
 ) -> tuple[nn.Module, list[Check], list[str]]:
     """The grown network under the first reading of its remembered sizes with which it computes the same."""
-    lengths = partial(_lengths, wiring, plan)
+    lengths = partial(lengths_below, wiring, plan)
     readings: list[Callable[[nn.Module], list[str]] | None] = [
         partial(attributes.guess, lengths=lengths, bold=False),
         None,
@@ -133,7 +124,7 @@ def _first_that_holds(
             continue
         tried.append(said)
         try:
-            checks = trial.checks(lambda m, follow=follow: grown_module(m, plan, follow)[0], grown, lambda *_: True)  # type: ignore[misc]
+            checks = trial.checks(lambda m, follow=follow: grown_module(m, plan, follow)[0], grown)  # type: ignore[misc]
         except CannotGrow as error:
             failures.append(str(error))
             continue
@@ -165,7 +156,8 @@ def _guilty(model: nn.Module, wiring: Wiring, plan: Plan, trial: Trial, families
     )
 
 
-def _lengths(wiring: Wiring, plan: Plan, path: str) -> dict[int, set[int]]:
+def lengths_below(wiring: Wiring, plan: Plan, path: str) -> dict[int, set[int]]:
+    """What every length of an axis, and every number of units, below ``path`` becomes."""
     prefix = f"{path}." if path else ""
     found: dict[int, set[int]] = {}
     for name, shape in wiring.shapes.items():
