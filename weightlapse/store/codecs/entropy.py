@@ -42,30 +42,28 @@ class PageReader:
     def __init__(self, meta: bytes, dtype: np.dtype[Any], file_header: bytes = FILE_HEADER) -> None:
         self.dtype = dtype
         self._wide = np.dtype(np.uint16) if dtype.itemsize == 1 else np.dtype(f"u{dtype.itemsize}")
-        with _Guard():
+        try:
             decompressor, _ = FileDecompressor.new(file_header)
             self._chunk, used = decompressor.chunk_decompressor(meta, _TYPES[f"u{self._wide.itemsize}"])
+        except BaseException as error:
+            raise _damaged(error) from error
         if used != len(meta):
             raise DamagedRecording(f"a histogram of {len(meta)} bytes ends after {used}")
 
-    def read(self, page: bytes | memoryview, count: int) -> NDArray[np.unsignedinteger]:
+    def read(self, page: bytes, count: int) -> NDArray[np.unsignedinteger]:
         """The ``count`` numbers of a page."""
         out = np.empty(count, self._wide)
-        with _Guard():
+        try:
             progress, _ = self._chunk.read_page_into(page, count, out)
+        except BaseException as error:
+            raise _damaged(error) from error
         if progress.n_processed != count:
             raise DamagedRecording(f"a page of {count} numbers holds {progress.n_processed}")
-        return out if self._wide == self.dtype else out.astype(self.dtype)
+        return out if self._wide is self.dtype else out.astype(self.dtype, copy=False)
 
 
-class _Guard:
-    """Turns whatever the decoder does with hostile bytes, a Rust panic included, into :class:`DamagedRecording`."""
-
-    __slots__ = ()
-
-    def __enter__(self) -> None:
-        return None
-
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _trace: Any) -> None:
-        if kind is not None and (issubclass(kind, Exception) or kind.__name__ == "PanicException"):
-            raise DamagedRecording(f"compressed bytes cannot be decoded: {error}") from error
+def _damaged(error: BaseException) -> BaseException:
+    """Whatever the decoder does with hostile bytes, a Rust panic included, as :class:`DamagedRecording`; an interrupt stays what it is."""
+    if isinstance(error, Exception) or type(error).__name__ == "PanicException":
+        return DamagedRecording(f"compressed bytes cannot be decoded: {error}")
+    return error

@@ -22,7 +22,7 @@ def grid_step(bound: float, largest: float, pattern: Pattern) -> float:
     """
     if not pattern.is_float or not np.isfinite(bound) or not np.isfinite(largest) or largest == 0:
         return 0.0
-    ulp = 2.0 ** (np.floor(np.log2(largest)) - pattern.mantissa)
+    ulp = 2.0 ** (np.floor(np.log2(largest + bound)) - pattern.mantissa)
     step = 2.0 * (bound - ulp)
     return step if step > 0 and largest / step < 2 ** (CODE_BITS - 2) else 0.0
 

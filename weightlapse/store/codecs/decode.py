@@ -1,0 +1,273 @@
+"""Decoding a chunk (see ``form.py``): only the pages that a read needs, each only once."""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Iterable
+from itertools import accumulate, groupby
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from weightlapse.errors import DamagedRecording
+from weightlapse.store.codecs import classes, grid
+from weightlapse.store.codecs.entropy import PageReader
+from weightlapse.store.codecs.form import (
+    ENTRY,
+    GRID,
+    HEAD,
+    MAGIC,
+    MAX_COLUMNS,
+    MAX_VALUES,
+    PAGE,
+    PLAIN,
+    SIZE,
+    Columns,
+    Shape,
+    tiles,
+)
+from weightlapse.store.codecs.patterns import BY_CODE, PATTERNS
+from weightlapse.store.codecs.predict import SLOPE, Predictor, restore
+
+Selection = NDArray[np.int64] | None  # column numbers, rising or not; None is all of them
+_HISTORY = 3  # rows that a predictor looks back
+
+
+class Chunk:
+    """A chunk's bytes, opened: the head is verified at once, each page when it is read."""
+
+    def __init__(self, data: bytes | memoryview | NDArray[np.uint8]) -> None:
+        self._data = memoryview(data).cast("B")
+        self._at = HEAD.size
+        fields = self._checked_head()
+        self._end, self.rows, self.columns, strip, tile, code, self.form, rule, count = fields[2:11]
+        factor, entries, mapped, streams = fields[11:]
+        if code not in BY_CODE or self.form > GRID or rule > SLOPE or count > classes.MAX_CLASSES or not strip or not tile:
+            raise DamagedRecording("the head of a chunk has values that this format does not know")
+        if self.columns > MAX_COLUMNS or self.rows * self.columns > MAX_VALUES or not self.rows or not self.columns:
+            raise DamagedRecording(f"the head of a chunk claims {self.rows} x {self.columns} values, beyond the format's limits")
+        self.pattern = BY_CODE[code]
+        self.number = PATTERNS["int32"] if self.form == GRID else self.pattern
+        self.predictor = Predictor(rule, factor)
+        self.shape = Shape(strip, tile)
+        self.spans = tiles(self.rows, tile)
+        self._read_grid(entries)
+        self._read_columns(self._take(mapped), count)
+        if self.form != PLAIN:
+            self._cells = np.frombuffer(self._take(len(self.spans) * count), np.uint8).reshape(len(self.spans), count).tolist()
+            if streams < 1 + max((max(row) for row in self._cells), default=-1):
+                raise DamagedRecording("a cell of a chunk names a histogram that is not there")
+            self._metas = [bytes(self._take(SIZE.unpack(self._take(SIZE.size))[0])) for _ in range(1 + streams)]
+            self._readers: list[PageReader | None] = [None] * len(self._metas)
+        self._index_pages()
+
+    # ---- the head --------------------------------------------------------------------------------------------------
+
+    def _checked_head(self) -> tuple[Any, ...]:
+        data = self._data
+        if len(data) < HEAD.size:
+            raise DamagedRecording("a chunk is shorter than its head")
+        fields = HEAD.unpack_from(data)
+        if fields[0] != MAGIC or not HEAD.size <= fields[2] <= len(data) or zlib.crc32(data[8 : fields[2]]) != fields[1]:
+            raise DamagedRecording("the head of a chunk fails its checksum")
+        return fields
+
+    def _take(self, nbytes: int) -> memoryview:
+        if self._at + nbytes > self._end:
+            raise DamagedRecording("the head of a chunk is shorter than its parts")
+        self._at += nbytes
+        return self._data[self._at - nbytes : self._at]
+
+    def _read_grid(self, entries: int) -> None:
+        table = np.frombuffer(self._take(entries * ENTRY.itemsize), ENTRY)
+        if self.form == GRID and (not self.pattern.is_float or int(table["columns"].sum(dtype=np.uint64)) != self.columns):
+            raise DamagedRecording("the grid entries of a chunk do not fit its columns")
+        self._grid = table
+        self.bounds: list[float] = table["bound"].tolist()
+
+    def _read_columns(self, mapped: memoryview, count: int) -> None:
+        label = np.zeros(self.columns, np.uint8)
+        if count > 1:
+            size = SIZE.size + (SIZE.unpack(mapped[: SIZE.size])[0] if len(mapped) >= SIZE.size else 0)
+            label = PageReader(bytes(mapped[SIZE.size : size]), label.dtype).read(bytes(mapped[size:]), self.columns)
+            if int(label.max()) >= count:
+                raise DamagedRecording("the class map of a chunk does not fit its classes")
+        if (count == 0) != (self.form == PLAIN):
+            raise DamagedRecording("a chunk has classes where it should not, or none where it should")
+        self.layout = Columns(self.columns, self.shape.strip, label, max(count, 1))
+
+    def _index_pages(self) -> None:
+        pages = np.frombuffer(self._take(self._end - self._at), PAGE)
+        per_strip = [1] * len(self.layout.strips)
+        if self.form != PLAIN:
+            count = self.layout.classes
+            filled = [width > 0 for width in self.layout.widths]
+            self._rank = [rank for k in range(len(per_strip)) for rank in accumulate(filled[k * count : (k + 1) * count])]
+            self._present = self._rank[count - 1 :: count]
+            per_strip = [1 + present * len(self.spans) for present in self._present]
+        self._first = [0, *accumulate(per_strip)]
+        offsets = np.cumsum(pages["nbytes"], dtype=np.int64)
+        if len(pages) != self._first[-1] or self._end + int(offsets[-1]) != len(self._data):
+            raise DamagedRecording("the pages of a chunk do not fit its head")
+        self._offsets: list[int] = [self._end, *(offsets + self._end).tolist()]
+        self._crcs: list[int] = pages["crc"].tolist()
+
+    # ---- pages -----------------------------------------------------------------------------------------------------
+
+    def _page(self, number: int) -> bytes:
+        page = bytes(self._data[self._offsets[number] : self._offsets[number + 1]])
+        if zlib.crc32(page) != self._crcs[number]:
+            raise DamagedRecording("a page of a chunk fails its checksum")
+        return page
+
+    def _reader(self, stream: int) -> PageReader:
+        reader = self._readers[stream]
+        if reader is None:
+            reader = self._readers[stream] = PageReader(self._metas[stream], self.number.unsigned)
+        return reader
+
+    def fill(self, groups: Iterable[int], start: int, out: NDArray[np.unsignedinteger]) -> None:
+        """Residuals of rows ``start`` and later of these groups, side by side, into ``out`` (rows, their widths); whole tiles only."""
+        at, stop, strip, key = 0, start + len(out), -1, None
+        count = self.layout.classes
+        for g in groups:
+            k, c = divmod(g, count)
+            width = self.layout.widths[g]
+            if start == 0:
+                if k != strip:
+                    first, last = self.layout.strips[k]
+                    strip, key = k, self._reader(0).read(self._page(self._first[k]), last - first)
+                assert key is not None
+                within = self.layout.starts[g] - self.layout.starts[k * count]
+                out[0, at : at + width] = key[within : within + width]
+            number = self._first[k] + self._rank[g]
+            for i, (top, bottom) in enumerate(self.spans):
+                if start <= top < stop:
+                    page = self._page(number + i * self._present[k])
+                    values = self._reader(1 + self._cells[i][c]).read(page, (bottom - top) * width)
+                    out[top - start : bottom - start, at : at + width] = values.reshape(bottom - top, width)
+            at += width
+
+    def plain(self, strip: int) -> NDArray[np.unsignedinteger]:
+        """The patterns (T, width) of one strip of a plain chunk."""
+        first, last = self.layout.strips[strip]
+        page = np.frombuffer(self._page(strip), self.pattern.unsigned)
+        if len(page) != self.rows * (last - first):
+            raise DamagedRecording("a plain page of a chunk has the wrong length")
+        return page.reshape(self.rows, last - first)
+
+    def steps(self, columns: Selection) -> NDArray[np.float64]:
+        """The grid step of each selected column."""
+        all_steps = np.repeat(self._grid["step"], self._grid["columns"])
+        return all_steps if columns is None else all_steps[columns]
+
+    def read(self, columns: Selection = None, start: int = 0, stop: int | None = None) -> NDArray[np.unsignedinteger]:
+        """Patterns (stop - start, k) of the selected columns, in their order."""
+        return Decoded(self, columns).rows(start, self.rows if stop is None else stop)
+
+
+class Decoded:
+    """Some columns of a chunk, decoded from row 0 as far as anybody has asked, and kept.
+
+    With ``window`` only the last tile is kept, for chunks of which many must fit into memory; going back then starts anew.
+    """
+
+    def __init__(self, chunk: Chunk, columns: Selection = None, *, window: bool = False) -> None:
+        self.chunk = chunk
+        self._columns = columns
+        self._window = window
+        self._steps = chunk.steps(columns) if chunk.form == GRID else None
+        layout = chunk.layout
+        if columns is None:
+            self._groups = [g for g, width in enumerate(layout.widths) if width]
+            self._place: Any = layout.positions(np.arange(len(layout.widths)))
+        else:
+            groups = np.unique(layout.group[columns])
+            self._groups = groups.tolist()
+            self._place = layout.positions(groups)[columns]
+        self._wide = sum(layout.widths[g] for g in self._groups)
+        # few of the decoded columns are wanted: drop the others before predicting; else put in order when read
+        self.narrow = 2 * len(self._place) <= self._wide
+        self.width = len(self._place) if self.narrow else self._wide
+        self._base = self.done = 0  # rows [base, done) are held
+        self._held = np.empty((0, self.width), chunk.number.unsigned)
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes held when fully decoded."""
+        rows = _HISTORY + self.chunk.shape.tile if self._window else self.chunk.rows
+        return rows * self.width * self._held.itemsize + 8 * self.chunk.columns
+
+    def rows(self, start: int, stop: int, step: int = 1) -> NDArray[np.unsignedinteger]:
+        """Patterns (n, k) of rows ``start:stop:step`` in the order of the selected columns."""
+        if self.chunk.form == PLAIN:
+            return self._plain(slice(start, stop, step))
+        if start < self._base:
+            self._base = self.done = 0
+        while self.done < stop:
+            target = self._tile_end(self.done + 1 if self._window else stop)
+            if self._window and self.done > start:
+                break
+            self.advance(target)
+        if self.done < stop:  # a window slides: take what is there, then the rest
+            first = self.rows(start, self.done, step)
+            return np.concatenate([first, self.rows(start + len(first) * step, stop, step)])
+        held = self._held[start - self._base : stop - self._base : step]
+        values = held if self.narrow else np.take(held, self._place, axis=1)
+        return grid.from_codes(values, self._steps, self.chunk.pattern) if self._steps is not None else values
+
+    def _tile_end(self, row: int) -> int:
+        return min(-(-row // self.chunk.shape.tile) * self.chunk.shape.tile, self.chunk.rows)
+
+    def prepare(self, stop: int) -> tuple[NDArray[np.unsignedinteger], int]:
+        """Rows up to the tile that ends at or after ``stop`` with the new ones still residuals, and how many are patterns already."""
+        stop = self._tile_end(stop)
+        lead = min(_HISTORY, self.done)
+        fresh = np.empty((stop - self.done, self._wide), self._held.dtype)
+        self.chunk.fill(self._groups, self.done, fresh)
+        if self.narrow:
+            fresh = np.take(fresh, self._place, axis=1)
+        if lead == 0:
+            return fresh, 0
+        return np.concatenate([self._held[len(self._held) - lead :], fresh]), lead
+
+    def accept(self, rows: NDArray[np.unsignedinteger], lead: int) -> None:
+        """Take what :meth:`prepare` gave, restored."""
+        if self._window or self._base == self.done:
+            self._base, self._held = self.done - lead, rows
+        else:
+            self._held = np.concatenate([self._held, rows[lead:]])
+        self.done += len(rows) - lead
+
+    def advance(self, stop: int) -> None:
+        rows, lead = self.prepare(stop)
+        restore(rows, self.chunk.number, self.chunk.predictor, max(lead, 1))
+        self.accept(rows, lead)
+
+    def _plain(self, rows: slice) -> NDArray[np.unsignedinteger]:
+        columns = np.arange(self.chunk.columns) if self._columns is None else self._columns
+        strip = columns // self.chunk.shape.strip
+        out = np.empty((len(range(*rows.indices(self.chunk.rows))), len(columns)), self.chunk.pattern.unsigned)
+        for k in np.unique(strip).tolist():
+            mine = strip == k
+            out[:, mine] = self.chunk.plain(k)[rows, columns[mine] - self.chunk.layout.strips[k][0]]
+        return out
+
+
+def advance_together(parts: list[tuple[Decoded, int]]) -> None:
+    """Decode several narrow, fresh parts up to their rows: those under one predictor share the steps through time."""
+
+    def kind(part: tuple[Decoded, int]) -> tuple[Any, ...]:
+        chunk = part[0].chunk
+        return chunk.number.code, chunk.predictor.rule, chunk.predictor.factor, part[0]._tile_end(part[1])
+
+    for _, members in groupby(sorted(parts, key=kind), key=kind):
+        some = list(members)
+        rows = [part.prepare(stop)[0] for part, stop in some]
+        together = np.concatenate(rows, axis=1)
+        restore(together, some[0][0].chunk.number, some[0][0].chunk.predictor)
+        at = 0
+        for (part, _), own in zip(some, rows):
+            part.accept(np.ascontiguousarray(together[:, at : at + own.shape[1]]), 0)
+            at += own.shape[1]

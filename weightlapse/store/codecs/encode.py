@@ -1,0 +1,142 @@
+"""Encoding a chunk (see ``form.py``)."""
+
+from __future__ import annotations
+
+import struct
+import zlib
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from weightlapse.store.codecs import classes, grid
+from weightlapse.store.codecs.entropy import PageWriter
+from weightlapse.store.codecs.form import ENTRY, GRID, HEAD, MAGIC, PACKED, PAGE, PLAIN, SIZE, Columns, Shape, tiles
+from weightlapse.store.codecs.patterns import PATTERNS, Pattern
+from weightlapse.store.codecs.predict import (
+    GRID_CHOICES,
+    LOSSLESS_CHOICES,
+    MOMENTUM,
+    NONE,
+    Predictor,
+    choose,
+    residuals,
+    within_momentum_range,
+)
+
+def encode(u: NDArray[np.unsignedinteger], dtype: str, shape: Shape = Shape()) -> bytes:  # noqa: B008 (frozen)
+    """Patterns ``u`` (T, n) as the bytes of a lossless chunk; never more than the patterns and a small header."""
+    pattern = PATTERNS[dtype]
+    u = np.ascontiguousarray(u)
+    choices = LOSSLESS_CHOICES
+    if not within_momentum_range(u, pattern):
+        choices = tuple(c for c in choices if c.rule != MOMENTUM)
+    packed = _pack(u, pattern, PACKED, choose(u, pattern, choices), shape, np.empty(0, ENTRY)) if u.size else b""
+    plain_nbytes = HEAD.size + u.nbytes + PAGE.itemsize * -(-u.shape[1] // shape.strip)
+    return packed if packed and len(packed) < plain_nbytes else _plain(u, pattern, shape)
+
+
+def encode_bounded(
+    u: NDArray[np.unsignedinteger],
+    dtype: str,
+    columns: list[int],
+    bounds: list[float],
+    shape: Shape = Shape(),  # noqa: B008
+) -> bytes | None:
+    """Patterns ``u`` (T, n) as a chunk of grid codes, or None when it must be lossless.
+
+    ``columns[i]`` neighbouring columns belong to one tensor whose values may be off by ``bounds[i]``. Every value is decoded and compared
+    here; a NaN, an infinity or a single value out of bounds refuses the chunk.
+    """
+    pattern = PATTERNS[dtype]
+    if u.size == 0 or not pattern.is_float:
+        return None
+    values = pattern.numbers(u)
+    if not np.isfinite(values).all():
+        return None
+    edges = np.cumsum([0, *columns])
+    largest = [float(np.abs(values[:, a:b]).max()) if b > a else 0.0 for a, b in zip(edges[:-1], edges[1:])]
+    steps = [grid.grid_step(bound, top, pattern) if top else 1.0 for bound, top in zip(bounds, largest)]
+    if not all(step > 0 for step in steps):
+        return None
+    per_column, limits = np.repeat(steps, columns), np.repeat(bounds, columns)
+    codes = grid.to_codes(values, per_column)
+    if not grid.within_bound(u, grid.from_codes(codes, per_column, pattern), limits, pattern):
+        return None
+    table = np.array(list(zip(columns, steps, bounds)), ENTRY)
+    return _pack(codes, pattern, GRID, choose(codes, PATTERNS["int32"], GRID_CHOICES), shape, table)
+
+
+def _pack(
+    u: NDArray[np.unsignedinteger], pattern: Pattern, form: int, predictor: Predictor, shape: Shape, table: NDArray[Any]
+) -> bytes:
+    rows, n = u.shape
+    r = residuals(u, PATTERNS["int32"] if form == GRID else pattern, predictor)
+    spans = tiles(rows, shape.tile)
+    size = classes.magnitudes(r, spans)
+    label = classes.assign(size, max(16, n // 64))
+    count = int(label.max()) + 1
+    columns = Columns(n, shape.strip, label, count)
+    r = np.take(r, columns.order(), axis=1)
+    key = PageWriter(r[0], [stop - start for start, stop in columns.strips])
+    heights = np.array([bottom - top for top, bottom in spans], np.int64)
+    cells = classes.streams(size, label, heights) if spans else np.empty((0, count), np.uint8)
+    streams = [_stream(r, columns, spans, cells == s) for s in range(int(cells.max()) + 1 if spans else 0)]
+    taken = [iter(stream.pages) for stream in streams]
+    pages: list[bytes] = []
+    for k in range(len(columns.strips)):
+        pages.append(key.pages[k])
+        present = [c for c in range(count) if columns.widths[k * count + c]]
+        for row in cells.tolist():
+            pages.extend(next(taken[row[c]]) for c in present)
+    class_map = b""
+    if count > 1:
+        written = PageWriter(label, [n])
+        class_map = _sized(written.meta) + written.pages[0]
+    histograms = cells.tobytes() + b"".join(_sized(w.meta) for w in (key, *streams))
+    head = (rows, n, shape, pattern, form, predictor, count, len(streams))
+    return _assemble(head, table, class_map, histograms, pages)
+
+
+def _stream(
+    r: NDArray[np.unsignedinteger], columns: Columns, spans: list[tuple[int, int]], mine: NDArray[np.bool_]
+) -> PageWriter:
+    """The residuals of the cells ``mine`` (tiles, classes) under one histogram, in page order."""
+    parts = []
+    count, chosen = columns.classes, [np.flatnonzero(row).tolist() for row in mine]
+    for k in range(len(columns.strips)):
+        for (top, bottom), present in zip(spans, chosen):
+            for c in present:
+                g = k * count + c
+                if columns.widths[g]:
+                    parts.append(r[top:bottom, columns.starts[g] : columns.starts[g + 1]].reshape(-1))
+    return PageWriter(np.concatenate(parts), [len(p) for p in parts])
+
+
+def _plain(u: NDArray[np.unsignedinteger], pattern: Pattern, shape: Shape) -> bytes:
+    rows, n = u.shape
+    pages = [u[:, start : start + shape.strip].tobytes() for start in range(0, n, shape.strip)]
+    head = (rows, n, shape, pattern, PLAIN, Predictor(NONE), 0, 0)
+    return _assemble(head, np.empty(0, ENTRY), b"", b"", pages)
+
+
+def _sized(data: bytes) -> bytes:
+    return SIZE.pack(len(data)) + data
+
+
+def _assemble(
+    head: tuple[int, int, Shape, Pattern, int, Predictor, int, int],
+    table: NDArray[Any],
+    class_map: bytes,
+    histograms: bytes,
+    pages: Sequence[bytes],
+) -> bytes:
+    rows, n, shape, pattern, form, predictor, count, streams = head
+    directory = np.array([(len(p), zlib.crc32(p)) for p in pages], PAGE).tobytes()
+    rest = table.tobytes() + class_map + histograms + directory
+    cut = (HEAD.size + len(rest), rows, n, shape.strip, shape.tile)
+    kind = (pattern.code, form, predictor.rule, count, predictor.factor)
+    fixed = HEAD.pack(MAGIC, 0, *cut, *kind, len(table), len(class_map), streams)
+    crc = zlib.crc32(rest, zlib.crc32(fixed[8:]))
+    return b"".join([fixed[:4], struct.pack("<I", crc), fixed[8:], rest, *pages])

@@ -1,0 +1,96 @@
+"""A chunk: T steps of n neighbouring weights of one dtype, self-describing and checksummed.
+
+    offset  size
+    0       4     magic "WLCK"
+    4       4     CRC-32 of bytes 8 to ``head``
+    8       4     head: bytes before the first page         (every number unsigned, little-endian)
+    12      4     T, steps
+    16      4     n, weights
+    20      4     strip width W: columns [kW, (k+1)W) make strip k
+    24      4     tile height H: rows [kH, (k+1)H) make tile k
+    28      1     dtype (see ``patterns.py``)
+    29      1     form: 0 plain, 1 packed, 2 packed grid codes
+    30      1     rule of the predictor (see ``predict.py``)
+    31      1     C, number of scale classes of columns
+    32      8     factor of the predictor (float64)
+    40      4     G, number of grid entries
+    44      4     bytes of the class map
+    48      2     S, number of histograms for residuals
+    50      ...   G grid entries: columns (u32), step (f64), bound (f64)
+                  class map: pcodec page of n classes with its histogram (length u16, bytes); nothing when C < 2
+                  histogram of each cell: one byte per tile and class
+                  1 + S histograms: length (u16), bytes; the first is that of row 0
+                  one entry per page: bytes (u32), CRC-32 (u32)
+    head    ...   pages
+
+Plain: one page per strip, its columns' patterns row by row. Packed: per strip, the page of row 0, then for each tile and class the page of
+the residuals of that tile's rows (row 0 left out) and that class's columns, row by row; pages without numbers are left out. In a strip the
+columns are sorted by class, and by number within a class; row 0 is in the same order.
+"""
+
+from __future__ import annotations
+
+import struct
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+MAGIC = b"WLCK"
+PLAIN, PACKED, GRID = range(3)
+HEAD = struct.Struct("<4sIIIIIIBBBBdIIH")
+SIZE = struct.Struct("<H")
+ENTRY = np.dtype([("columns", "<u4"), ("step", "<f8"), ("bound", "<f8")])
+PAGE = np.dtype([("nbytes", "<u4"), ("crc", "<u4")])
+MAX_COLUMNS, MAX_VALUES = 1 << 17, 1 << 26  # of a chunk: far above what is written, far below what would hurt to allocate
+
+
+@dataclass(frozen=True)
+class Shape:
+    """How a chunk is cut into pages: narrow strips make one weight cheap to read, short tiles make an early frame cheap."""
+
+    strip: int = 2048
+    tile: int = 16
+
+
+def tiles(rows: int, height: int) -> list[tuple[int, int]]:
+    """The tiles as [top, bottom) without row 0, which is stored apart; empty ones are left out.
+
+    >>> tiles(10, 4)
+    [(1, 4), (4, 8), (8, 10)]
+    """
+    tops = [max(top, 1) for top in range(0, rows, height)]
+    return [(top, min(bottom, rows)) for top, bottom in zip(tops, [*tops[1:], rows]) if bottom > top]
+
+
+class Columns:
+    """The order of columns in a packed chunk: strip by strip, by class within a strip, by number within a class.
+
+    A *group* is the columns of one class in one strip, numbered ``strip * classes + class``; its columns lie next to each other.
+    """
+
+    def __init__(self, n: int, strip: int, label: NDArray[np.uint8], classes: int) -> None:
+        self.strips = [(start, min(start + strip, n)) for start in range(0, n, strip)]
+        self.classes = classes
+        self.group: NDArray[np.int64] = np.arange(n) // strip * classes + label
+        counts = np.bincount(self.group, minlength=len(self.strips) * classes)
+        self.widths: list[int] = counts.tolist()
+        self.starts: list[int] = [0, *np.cumsum(counts).tolist()]
+
+    def order(self) -> NDArray[np.int64]:
+        """The column at each stored position."""
+        return np.argsort(self.group.astype(np.uint16) if len(self.widths) < 1 << 16 else self.group, kind="stable")
+
+    def positions(self, groups: NDArray[np.int64]) -> NDArray[np.int64]:
+        """For each column of these groups (rising), its position when only they are laid side by side; -1 elsewhere."""
+        place = np.full(len(self.group), -1, np.int64)
+        if len(groups) == len(self.widths):
+            place[self.order()] = np.arange(len(place))
+            return place
+        at = 0
+        for g in groups.tolist():
+            first, last = self.strips[g // self.classes]
+            mine = first + np.flatnonzero(self.group[first:last] == g)
+            place[mine] = np.arange(at, at + len(mine))
+            at += len(mine)
+        return place
