@@ -215,10 +215,13 @@ def test_kill_9_at_random_moments(tmp_path: Path) -> None:
 
 
 def test_the_exception_that_ends_training_is_in_the_recording(tmp_path: Path) -> None:
-    rec = wl.watch({"w": np.zeros(3)}, tmp_path / "run")
-    with pytest.raises(ZeroDivisionError), rec:
-        rec.step({"w": np.ones(3)})
-        1 / 0
+    def fit() -> None:
+        with wl.watch({"w": np.zeros(3)}, tmp_path / "run") as rec:
+            rec.step({"w": np.ones(3)})
+            1 / 0
+
+    with pytest.raises(ZeroDivisionError):
+        fit()
     run = wl.load(tmp_path / "run")
     assert run.closed
     assert run.events == [(1, "training ended with ZeroDivisionError: division by zero")]

@@ -14,7 +14,6 @@ from numpy.typing import NDArray
 
 from weightlapse.errors import CannotRecord, InvalidArgument, closest
 
-
 DTYPES = frozenset(
     "bool int8 int16 int32 int64 uint8 uint16 uint32 uint64 float16 bfloat16 float32 float64 complex64 complex128".split()
 )

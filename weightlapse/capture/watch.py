@@ -150,5 +150,4 @@ def _wiring_spec(model: Any, wiring: Any, example: Any) -> str | None:
     if example is None:
         return None
     trace = importlib.import_module("weightlapse.wiring.trace").trace
-    examples = example if isinstance(example, tuple) else (example,)
-    return str(trace(model, examples).to_spec())
+    return str(trace(model, example).to_spec())
