@@ -32,7 +32,7 @@ def match_activations(
             continue
         if not (u.permute or u.sign):
             continue
-        corr, live_a, live_b = correlation(units_a[name], units_b[name])
+        corr, live_a, live_b = correlation(*(v[name].reshape(u.size, -1) for v in (units_a, units_b)))
         order = assign(np.abs(corr) if u.sign else corr) if u.permute else np.arange(u.size)
         flip = corr[np.arange(u.size), order] < 0 if u.sign else None
         matcher.apply(Move(u, order, flip))

@@ -37,7 +37,7 @@ class Alignment:
     in units are moved after the unit that holds them. ``distance_before``, ``distance_after``: ``||A - B|| / ||A||`` over all
     parameters together, running statistics left out. ``method``: how the best result was found. ``function_error``: the
     largest change of b's output on the data, relative to its spread; None when b was not run. ``tried``: the distance (and the rise of
-    the loss half way, with data) that each method reached.
+    the loss half way, with data) that each method reached; ``candidates`` their elements. ``notes``: what else to know.
     """
 
     state: dict[str, Any] = field(repr=False)
@@ -51,6 +51,8 @@ class Alignment:
     wiring: Wiring = field(repr=False)
     elements: Elements = field(repr=False)
     tried: dict[str, float] = field(default_factory=dict, repr=False)
+    candidates: tuple[Found, ...] = field(default=(), repr=False)
+    notes: tuple[str, ...] = ()
 
     def apply(self, state: Mapping[str, Any]) -> dict[str, Any]:
         """The same relabelling of another state of b, say an earlier step of its training.
@@ -103,21 +105,24 @@ def align(
 
     Raises CannotAlign (different tensors, NaN or Inf, a wiring that does not fit the network) and InvalidArgument.
     """
-    allowed = _allowed(symmetries)
-    state_a, state_b = _own(a), _own(b)
+    allowed = allowed_symmetries(symmetries)
+    state_a, state_b = own_state(a), own_state(b)
     w = wiring if wiring is not None else traced(a, b, data)
     check_same_shapes(state_a, state_b)
-    _check_wiring_fits(state_b, w)
-    wired = _wired_arrays(state_a, state_b, w)
-    rng = np.random.default_rng(seed)
-    search = Search(*wired, w, allowed)
-    found = search.run(automatic_restarts(wired[0]) if restarts == "auto" else int(restarts), rng)
-    tried = {"weights": found.distance}
-    if data is not None:
-        found, tried = _with_data(a, b, state_a, state_b, w, allowed, search, found, data)
+    check_wiring_fits(state_b, w)
+    search = Search(*wired_arrays(state_a, state_b, w), w, allowed)
+    found = by_weights(search, restarts, seed)
+    tried, candidates = {found.method: found.distance}, [found]
+    if data is not None and found.distance > NEAR:
+        runner = Runner(_module_of(a, b), data_of(data))
+        line = Line(runner, state_a)
+        candidates += by_activations(search, runner, state_a, state_b)
+        rises = [line.middle(f.elements.on_state(state_b, w)) for f in candidates]
+        tried = {f.method: rise for f, rise in zip(candidates, rises)}
+        found = candidates[int(np.argmin(rises))]
     moved = found.elements.on_state(state_b, w)
     error = _check_function(b, state_b, moved, found.elements, w, data)
-    return _alignment(state_a, state_b, moved, found, w, error, tried)
+    return _alignment(state_a, state_b, moved, found, w, error, tried, tuple(candidates))
 
 
 def traced(a: Any, b: Any, data: Any) -> Wiring:
@@ -134,7 +139,7 @@ def traced(a: Any, b: Any, data: Any) -> Wiring:
     return trace(module, example)
 
 
-def _allowed(symmetries: Any) -> frozenset[str]:
+def allowed_symmetries(symmetries: Any) -> frozenset[str]:
     if symmetries == "auto":
         return frozenset(SYMMETRIES)
     wanted = frozenset([symmetries] if isinstance(symmetries, str) else symmetries)
@@ -144,13 +149,13 @@ def _allowed(symmetries: Any) -> frozenset[str]:
     return wanted
 
 
-def _own(net: Any) -> dict[str, Any]:
+def own_state(net: Any) -> dict[str, Any]:
     """A state that later training of the module cannot change."""
     state = state_of(net)
     return {n: v.detach().clone() for n, v in state.items()} if is_module(net) else state
 
 
-def _check_wiring_fits(state: Mapping[str, Any], w: Wiring) -> None:
+def check_wiring_fits(state: Mapping[str, Any], w: Wiring) -> None:
     for g in w.groups:
         for m in g.members:
             if m.tensor not in state:
@@ -166,7 +171,7 @@ def _check_wiring_fits(state: Mapping[str, Any], w: Wiring) -> None:
                 )
 
 
-def _wired_arrays(state_a: Mapping[str, Any], state_b: Mapping[str, Any], w: Wiring) -> tuple[Arrays, Arrays]:
+def wired_arrays(state_a: Mapping[str, Any], state_b: Mapping[str, Any], w: Wiring) -> tuple[Arrays, Arrays]:
     """The tensors that units live in, both networks in one precision."""
     names = dict.fromkeys(m.tensor for g in w.groups for m in g.members if m.roles != {"stat"})
     a, b = float_arrays(state_a, names), float_arrays(state_b, names)
@@ -180,38 +185,30 @@ def _wired_arrays(state_a: Mapping[str, Any], state_b: Mapping[str, Any], w: Wir
     return a, b
 
 
-def _with_data(
-    a: Any,
-    b: Any,
-    state_a: Mapping[str, Any],
-    state_b: Mapping[str, Any],
-    w: Wiring,
-    allowed: frozenset[str],
-    search: Search,
-    by_weights: Found,
-    data: Any,
-) -> tuple[Found, dict[str, float]]:
-    """The best of weight and activation matching by the loss half way between a and each result."""
-    module = a if is_module(a) else b
-    if not is_module(module):
+def by_weights(search: Search, restarts: int | Literal["auto"], seed: int) -> Found:
+    """The best result of weight matching; its method names the start that led there."""
+    count = automatic_restarts(search.a) if restarts == "auto" else int(restarts)
+    found = search.run(count, np.random.default_rng(seed))
+    return Found(found.elements, found.distance, f"weights, {found.method}")
+
+
+def by_activations(
+    search: Search, runner: Runner, state_a: Mapping[str, Any], state_b: Mapping[str, Any]
+) -> list[Found]:
+    """The result of activation matching, and where weight matching goes from there."""
+    w = search.wiring
+    names = [g.name for g in w.groups]
+    units_a, units_b = (runner.units(w, names, s) for s in (state_a, state_b))
+    start = match_activations(search.a, search.b, w, search.allowed, units_a, units_b)
+    return [search.fitted(start, "activations"), search.polish(start, "activations, then weights")]
+
+
+def _module_of(a: Any, b: Any) -> Any:
+    if not is_module(a) and not is_module(b):
         raise InvalidArgument(
             "data= needs at least one of the networks as a module, to run it; state dicts hold no code"
         )
-    runner = Runner(module, data_of(data))
-    if by_weights.distance < NEAR:
-        return by_weights, {"weights": by_weights.distance}
-    line = Line(runner, state_a)
-    names = [g.name for g in w.groups]
-    units = [runner.units(w, names, s) for s in (state_a, state_b)]
-    start = match_activations(search.a, search.b, w, allowed, units[0], units[1])
-    paired = search.fitted(start, "activations")
-    both = search.polish(start, "activations, then weights")
-    candidates = [by_weights, paired, both]
-    rise = {
-        f.method if f is not by_weights else "weights": line.middle(f.elements.on_state(state_b, w)) for f in candidates
-    }
-    best = min(candidates, key=lambda f: rise["weights" if f is by_weights else f.method])
-    return best, rise
+    return a if is_module(a) else b
 
 
 def _check_function(
@@ -257,6 +254,7 @@ def _alignment(
     w: Wiring,
     error: float | None,
     tried: dict[str, float],
+    candidates: tuple[Found, ...],
 ) -> Alignment:
     names = parameter_names(state_a, w)
     a = float_arrays(state_a, names)
@@ -273,4 +271,5 @@ def _alignment(
         w,
         found.elements,
         tried,
+        candidates,
     )

@@ -158,43 +158,50 @@ class Runner:
     # ---- units ---------------------------------------------------------------------------------------------------
 
     def units(
-        self, wiring: Wiring, groups: Sequence[str], state: Mapping[str, Any] | None = None
+        self,
+        wiring: Wiring,
+        groups: Sequence[str],
+        state: Mapping[str, Any] | None = None,
+        *,
+        made: bool = False,
     ) -> dict[str, NDArray[Any]]:
-        """What each unit says over the data: (size, samples * positions) per group, as its consumers read it.
+        """What each unit says over the data, per group (units, samples, values): as its consumers read it.
 
-        Groups whose consumers and producers are no dense or convolution layers are left out.
+        With ``made`` as its producers make it, before any activation function. Groups whose consumers (producers) are
+        no dense or convolution layers are left out.
         """
-        taps = {name: tap for name in groups if (tap := self._tap(wiring.group(name), wiring)) is not None}
+        sides = (False,) if made else (True, False)
+        taps = {name: tap for name in groups if (tap := self._tap(wiring.group(name), wiring, sides)) is not None}
         seen: dict[str, list[Any]] = {name: [] for name in taps}
         handles = []
         for name, (module, before, axis, index) in taps.items():
-
-            def keep(
-                _m: Any,
-                inputs: Any,
-                output: Any = None,
-                *,
-                name: str = name,
-                before: bool = before,
-                axis: int = axis,
-                index: Any = index,
-            ) -> None:
-                value = inputs[0] if before else output
-                picked = value.movedim(axis, 0)[self._torch.as_tensor(index.ravel())]
-                seen[name].append(picked.reshape(index.shape[0], -1).numpy())
-
+            keep = self._keeper(seen[name], before, axis, index)
             handles.append(module.register_forward_pre_hook(keep) if before else module.register_forward_hook(keep))
         try:
             self.call(None if state is None else self.weights(state))
         finally:
             for h in handles:
                 h.remove()
-        return {name: np.concatenate(parts, axis=1) for name, parts in seen.items() if parts}
+        return {n: np.concatenate(parts, axis=2) for n, parts in seen.items() if parts and _alike(parts)}
 
-    def _tap(self, group: Group, wiring: Wiring) -> tuple[Any, bool, int, NDArray[np.int64]] | None:
+    def _keeper(self, kept: list[Any], before: bool, axis: int, index: NDArray[np.int64]) -> Any:
+        positions = self._torch.as_tensor(index.ravel())
+
+        def keep(_module: Any, inputs: Any, output: Any = None) -> None:
+            value = inputs[0] if before else output
+            picked = value.movedim(axis, 0)[positions]  # (units * k, samples, ...)
+            n, k = index.shape
+            picked = picked.reshape(n, k, picked.shape[1] if picked.ndim > 1 else 1, -1)
+            kept.append(picked.movedim(1, 2).reshape(n, picked.shape[2], -1).numpy().copy())
+
+        return keep
+
+    def _tap(
+        self, group: Group, wiring: Wiring, sides: tuple[bool, ...]
+    ) -> tuple[Any, bool, int, NDArray[np.int64]] | None:
         modules = dict(self.module.named_modules())
-        for members, before in ((group.consumers, True), (group.producers, False)):
-            for m in members:
+        for before in sides:
+            for m in group.consumers if before else group.producers:
                 if m.where is not None or len(m.roles) > 1:
                     continue
                 for name in wiring.names_of(m.tensor):
@@ -211,6 +218,10 @@ class Runner:
         if isinstance(module, (nn.Conv1d, nn.Conv2d, nn.Conv3d)) and module.groups == 1:
             return 1
         return None
+
+
+def _alike(parts: list[NDArray[Any]]) -> bool:
+    return len({p.shape[:2] for p in parts}) == 1
 
 
 def _tensors(out: Any) -> Iterator[Any]:

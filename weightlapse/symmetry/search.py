@@ -35,7 +35,7 @@ class Search:
     """Looks for the element that brings b's wired tensors onto a's; see `search`."""
 
     def __init__(self, a: Arrays, b: Arrays, wiring: Wiring, allowed: frozenset[str]) -> None:
-        self.a, self.b, self.wiring = a, b, wiring
+        self.a, self.b, self.wiring, self.allowed = a, b, wiring, allowed
         self.units = {g.name: units_of(g, allowed) for g in wiring.groups}
         groups = list(self.units.values())
         self._scaled = bool(scalable(groups))

@@ -1,0 +1,333 @@
+"""``wl.compare``: are these two networks the same? One verdict, and the numbers behind it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from weightlapse.errors import CannotAlign, CannotTrace, VacuousComparison
+from weightlapse.symmetry.align import Alignment, align, own_state, traced
+from weightlapse.symmetry.barrier import Barrier, Line, Repair
+from weightlapse.symmetry.cka import cka
+from weightlapse.symmetry.identify import Identifiability, fresh, identifiability
+from weightlapse.symmetry.reducible import Health, Reducible, inspect
+from weightlapse.symmetry.run import Data, Runner, data_of
+from weightlapse.symmetry.states import as_array, distance, float_arrays, is_module, parameter_names
+from weightlapse.symmetry.verdict import explanation
+from weightlapse.wiring.data import Wiring
+
+Verdict = Literal["identical", "same up to symmetry", "same function on the data", "different"]
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """What `compare` found.
+
+    ``verdict``: one of "identical", "same up to symmetry", "same function on the data", "different".
+    ``function_distance``, ``fresh_distance``: root mean square difference of the outputs on the data, and on fresh random
+    inputs of the same kind, relative to the spread of a's outputs; None when the networks were not run.
+    ``raw_distance``, ``aligned_distance``: ``||A - B|| / ||A||`` over all parameters, before and after alignment; None where
+    the architectures have no common weights. ``live_units``: group -> (live in a, live in b). ``reducible``: units that a
+    network could do without. ``identifiable``: for small networks, how many weights the function determines, for a and b.
+    ``barrier``: see `Barrier`; None without a common architecture or data. ``cka``: group -> unbiased linear CKA of both
+    networks' units (None where undefined). ``notes``: what could not be done, and why.
+    """
+
+    verdict: Verdict
+    function_distance: float | None
+    fresh_distance: float | None
+    raw_distance: float | None
+    aligned_distance: float | None
+    live_units: dict[str, tuple[int, int]]
+    reducible: list[Reducible]
+    identifiable: tuple[Identifiability | None, Identifiability | None]
+    barrier: Barrier | None
+    cka: dict[str, float | None]
+    alignment: Alignment | None = field(repr=False)
+    notes: tuple[str, ...]
+    tolerance: float
+
+    def explain(self) -> str:
+        """The verdict and its reasons in plain sentences."""
+        return explanation(self)
+
+    def __str__(self) -> str:
+        return self.explain()
+
+    def numbers(self) -> dict[str, Any]:
+        """Everything but the weights, ready for JSON."""
+        return {
+            "verdict": self.verdict,
+            "function_distance": self.function_distance,
+            "fresh_distance": self.fresh_distance,
+            "raw_distance": self.raw_distance,
+            "aligned_distance": self.aligned_distance,
+            "method": self.alignment.method if self.alignment else None,
+            "live_units": {g: list(n) for g, n in self.live_units.items()},
+            "reducible": [vars(r) | {"units": list(r.units)} for r in self.reducible],
+            "identifiable": [vars(i) if i else None for i in self.identifiable],
+            "barrier": None
+            if self.barrier is None
+            else {
+                "naive": float(self.barrier.naive),
+                "matched": float(self.barrier.matched),
+                "repaired": None if self.barrier.repaired is None else float(self.barrier.repaired),
+                "method": self.barrier.method,
+                "measure": self.barrier.measure,
+            },
+            "cka": self.cka,
+            "notes": list(self.notes),
+        }
+
+
+def compare(
+    a: Any,
+    b: Any,
+    wiring: Wiring | None = None,
+    *,
+    data: Any = None,
+    tolerance: float = 1e-5,
+    points: int = 11,
+    seed: int = 0,
+) -> Comparison:
+    """Say whether two networks are the same, and in what sense.
+
+    a, b: torch modules, or mappings of names to arrays (then only their weights are compared). wiring: of a; traced when a
+    module and ``data`` are given. data: inputs, samples first, or ``(inputs, integer labels)``. tolerance: the relative
+    distance below which weights, and functions, count as equal. points: mixtures on the line between the networks, for the
+    barrier; 0 leaves it out.
+
+    Raises VacuousComparison when the outputs of both are constant on the data: then any two dead networks are equal.
+
+    >>> import numpy as np, weightlapse as wl
+    >>> w = wl.Wiring.from_spec('''
+    ... tensor a.weight (2, 1)
+    ... tensor b.weight (1, 2)
+    ... group a: 2 units, permutation
+    ...   a.weight[0]: out
+    ...   b.weight[1]: in
+    ... ''')
+    >>> x = {"a.weight": np.array([[1.0], [2.0]]), "b.weight": np.array([[3.0, 4.0]])}
+    >>> y = {"a.weight": np.array([[2.0], [1.0]]), "b.weight": np.array([[4.0, 3.0]])}
+    >>> wl.compare(x, y, w).verdict
+    'same up to symmetry'
+    """
+    return _Comparing(a, b, wiring, data, tolerance, points, seed).result()
+
+
+class _Comparing:
+    """One comparison under way: states, runners and notes that its steps share."""
+
+    def __init__(
+        self, a: Any, b: Any, wiring: Wiring | None, data: Any, tolerance: float, points: int, seed: int
+    ) -> None:
+        self.nets = (a, b)
+        self.states = (own_state(a), own_state(b))
+        self.tolerance, self.points, self.seed = tolerance, points, seed
+        self.data: Data | None = None if data is None else data_of(data)
+        self.notes: list[str] = []
+        self.runners: tuple[Runner | None, Runner | None] = (None, None)
+        if self.data is not None:
+            self.runners = tuple(Runner(n, self.data) if is_module(n) else None for n in self.nets)  # type: ignore[assignment]
+        if None in self.runners:
+            self.notes.append(
+                "the networks were not run (that needs modules and data), so their functions were not compared"
+            )
+        self.wiring = wiring if wiring is not None else self._traced()
+
+    def _traced(self) -> Wiring | None:
+        if self.data is None or not any(is_module(n) for n in self.nets):
+            self.notes.append("without a wiring the order of hidden units stays as it is")
+            return None
+        try:
+            return traced(*self.nets, self.data.inputs if len(self.data.inputs) > 1 else self.data.inputs[0])
+        except CannotTrace as error:
+            self.notes.append(f"the hidden units were not aligned: {error}")
+            return None
+
+    def result(self) -> Comparison:
+        function, elsewhere = self._functions()
+        raw = self._raw_distance()
+        found = self._aligned() if raw is not None else None
+        if found is None and self.wiring is not None:
+            found = self._aligned_widths()
+        aligned = found.distance_after if found is not None else raw
+        health = self._health()
+        return Comparison(
+            self._verdict(function, raw, found),
+            function,
+            elsewhere,
+            raw,
+            aligned,
+            self._live(health),
+            [r for h in health if h is not None for r in h.reducible],
+            self._identifiable(),
+            self._barrier(found) if raw is not None else None,
+            self._cka(found),
+            found,
+            tuple(self.notes),
+            self.tolerance,
+        )
+
+    # ---- functions -----------------------------------------------------------------------------------------------
+
+    def _functions(self) -> tuple[float | None, float | None]:
+        run_a, run_b = self.runners
+        if run_a is None or run_b is None or self.data is None:
+            return None, None
+        outputs = run_a.outputs(), run_b.outputs()
+        if all(_constant(y) for y in outputs):
+            raise VacuousComparison(
+                "both networks give the same output for every input of the data, so the comparison could only come out "
+                "by chance: they may be dead (all ReLU units off), or the data holds a single sample; "
+                "use other data, or look at the weights with wl.compare of both state dicts"
+            )
+        if outputs[0].shape != outputs[1].shape:
+            self.notes.append(f"the outputs have different shapes, {outputs[0].shape} and {outputs[1].shape}")
+            return float("inf"), None
+        other = fresh(self.data, min(max(self.data.rows, 64), 512), self.seed)
+        return _relative(*outputs), self._elsewhere(run_a, run_b, other)
+
+    def _elsewhere(self, run_a: Runner, run_b: Runner, data: Data) -> float | None:
+        try:
+            outputs = run_a.outputs(data=data), run_b.outputs(data=data)
+        except (RuntimeError, ValueError, IndexError) as error:
+            self.notes.append(f"the networks do not run on random inputs ({str(error).splitlines()[0]})")
+            return None
+        return None if all(_constant(y) for y in outputs) else _relative(*outputs)
+
+    # ---- weights -------------------------------------------------------------------------------------------------
+
+    def _raw_distance(self) -> float | None:
+        a, b = self.states
+        if set(a) != set(b) or any(tuple(a[n].shape) != tuple(b[n].shape) for n in a):
+            self.notes.append("the networks have different tensors, so their weights are not compared one by one")
+            return None
+        x, y = (float_arrays(s, parameter_names(a, self.wiring)) for s in (a, b))
+        return distance(x, y)
+
+    def _aligned(self) -> Alignment | None:
+        if self.wiring is None:
+            return None
+        try:
+            return align(*self.nets, self.wiring, data=self._data_for_align(), seed=self.seed)
+        except CannotAlign as error:
+            self.notes.append(f"the hidden units were not aligned: {error}")
+            return None
+
+    def _data_for_align(self) -> Any:
+        if self.data is None or self.runners[0] is None:
+            return None
+        inputs = self.data.inputs if len(self.data.inputs) > 1 else self.data.inputs[0]
+        return inputs if self.data.labels is None else (inputs, self.data.labels)
+
+    def _aligned_widths(self) -> Alignment | None:
+        return None
+
+    def _verdict(self, function: float | None, raw: float | None, found: Alignment | None) -> Verdict:
+        same_function = function is None or function <= self.tolerance
+        # weights that agree to the tolerance may still differ a little more in their outputs
+        near_function = function is None or function <= 100 * self.tolerance
+        if raw is not None and near_function:
+            if same_function and _equal(*self.states):
+                return "identical"
+            after = self.states[1] if found is None else found.state
+            if (raw if found is None else found.distance_after) <= self.tolerance and self._rest_agrees(after):
+                return "same up to symmetry"
+        if function is not None and same_function:
+            return "same function on the data"
+        return "different"
+
+    def _rest_agrees(self, state: Mapping[str, Any]) -> bool:
+        """Whether running statistics, which no distance counts, agree too."""
+        counted = set(parameter_names(self.states[0], self.wiring))
+        x, y = (float_arrays({n: v for n, v in s.items() if n not in counted}) for s in (self.states[0], state))
+        return distance(x, y) <= max(self.tolerance, 1e-4)
+
+    # ---- units ---------------------------------------------------------------------------------------------------
+
+    def _health(self) -> tuple[Health | None, Health | None]:
+        out: list[Health | None] = [None, None]
+        if self.wiring is not None:
+            for i, (name, state) in enumerate(zip("ab", self.states)):
+                if all(tuple(state[t].shape) == tuple(s) for t, s in self.wiring.shapes.items() if t in state) and all(
+                    m.tensor in state for g in self.wiring.groups for m in g.members if m.roles != {"stat"}
+                ):
+                    out[i] = inspect(name, float_arrays(state), self.wiring, self.runners[i], state)
+        return out[0], out[1]
+
+    def _live(self, health: tuple[Health | None, Health | None]) -> dict[str, tuple[int, int]]:
+        a, b = health
+        if a is None or b is None:
+            return {}
+        return {g: (a.live[g], b.live[g]) for g in a.live}
+
+    def _identifiable(self) -> tuple[Identifiability | None, Identifiability | None]:
+        a, b = (None if r is None else identifiability(r) for r in self.runners)
+        return a, b
+
+    def _cka(self, found: Alignment | None) -> dict[str, float | None]:
+        run_a, run_b = self.runners
+        if run_a is None or run_b is None or self.wiring is None or found is None:
+            return {}
+        names = [g.name for g in self.wiring.groups if g.parent is None]
+        said_a, said_b = run_a.units(self.wiring, names), run_b.units(self.wiring, names)
+        return {n: cka(_samples(said_a[n]), _samples(said_b[n])) for n in said_a if n in said_b}
+
+    # ---- barrier -------------------------------------------------------------------------------------------------
+
+    def _barrier(self, found: Alignment | None) -> Barrier | None:
+        run_a = self.runners[0]
+        if run_a is None or self.runners[1] is None or self.points < 3:
+            return None
+        a, b = self.states
+        swapped = run_a.outputs(b)
+        if not np.allclose(
+            swapped, self.runners[1].outputs(), rtol=1e-5, atol=1e-8 + 1e-6 * float(np.abs(swapped).max())
+        ):
+            self.notes.append("a's code with b's weights is not b, so there is no line between the two networks")
+            return None
+        line = Line(run_a, a)
+        naive = line.height(b, self.points)
+        if found is None or self.wiring is None:
+            return Barrier(naive, naive, None, "none", line.measure, {})
+        results = found.candidates
+        heights = {r.method: line.height(r.elements.on_state(b, self.wiring), self.points) for r in results}
+        best = min(results, key=lambda r: heights[r.method])
+        moved = best.elements.on_state(b, self.wiring)
+        repair = Repair(line, moved, self.wiring)
+        repaired = line.height(moved, self.points, repair) if repair.layers else None
+        return Barrier(naive, heights[best.method], repaired, best.method, line.measure, heights)
+
+
+def _samples(value: NDArray[Any], most: int = 1000) -> NDArray[Any]:
+    """(units, samples, values) as one row of features for each sample."""
+    step = -(-value.shape[1] // most)
+    flat = value[:, ::step].transpose(1, 0, 2)
+    if flat.shape[1] * flat.shape[2] > 8192:  # the mean over positions keeps the gram matrix cheap
+        flat = flat.mean(axis=2, keepdims=True)
+    return flat.reshape(len(flat), -1)
+
+
+def _constant(y: NDArray[Any]) -> bool:
+    return bool(
+        (np.ptp(y, axis=0 if len(y) > 1 else 1) <= 1e-12 * max(float(np.abs(y).max(initial=0.0)), 1e-300)).all()
+    )
+
+
+def _relative(x: NDArray[Any], y: NDArray[Any]) -> float:
+    spread = float(np.sqrt(np.mean(np.square(x - x.mean(axis=0)))))
+    spread = spread or float(np.sqrt(np.mean(np.square(y - y.mean(axis=0)))))
+    return float(np.sqrt(np.mean(np.square(x - y)))) / spread if spread else float("inf")
+
+
+def _equal(a: Mapping[str, Any], b: Mapping[str, Any]) -> bool:
+    for n in a:
+        x, y = as_array(a[n]), as_array(b[n])
+        if x.dtype != y.dtype or not np.array_equal(x, y, equal_nan=x.dtype.kind in "fc"):
+            return False
+    return True

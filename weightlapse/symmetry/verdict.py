@@ -1,0 +1,109 @@
+"""A comparison in plain sentences."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from weightlapse.symmetry.compare import Comparison
+
+_HEAD = {
+    "identical": "Identical: every number of both networks is the same.",
+    "same up to symmetry": "The same network up to symmetry: b is a with its hidden units in another order{how}.",
+    "same function on the data": "The same function on the data, with other weights.",
+    "different": "Different networks.",
+}
+
+
+def explanation(c: Comparison) -> str:
+    """One sentence per finding, the verdict first."""
+    lines = [_HEAD[c.verdict].format(how=_how(c))]
+    lines += _functions(c)
+    lines += _weights(c)
+    lines += _units(c)
+    lines += _line_between(c)
+    lines += [_sentence(note) for note in c.notes]
+    return "\n".join(lines)
+
+
+def _how(c: Comparison) -> str:
+    al = c.alignment
+    if al is None:
+        return ""
+    extra = [
+        word
+        for word, used in (
+            ("signs flipped", any((s < 0).any() for s in al.signs.values())),
+            ("units rescaled", any(abs(s - 1).max(initial=0) > 1e-9 for s in al.scales.values())),
+        )
+        if used
+    ]
+    return f", {' and '.join(extra)}" if extra else ""
+
+
+def _functions(c: Comparison) -> list[str]:
+    if c.function_distance is None:
+        return []
+    out = [f"On the data their outputs differ by {c.function_distance:.2g} of a's spread."]
+    if c.fresh_distance is not None:
+        more = (
+            " - elsewhere they are not the same function"
+            if (c.function_distance <= c.tolerance < c.fresh_distance / 100)
+            else ""
+        )
+        out.append(f"On fresh random inputs they differ by {c.fresh_distance:.2g}{more}.")
+    return out
+
+
+def _weights(c: Comparison) -> list[str]:
+    if c.raw_distance is None and c.aligned_distance is None:
+        return []
+    out = []
+    if c.raw_distance is not None:
+        out.append(f"As they are, the weights differ by {c.raw_distance:.3g} of a's norm.")
+    if c.alignment is not None:
+        out.append(f"Aligned (by {c.alignment.method}), they differ by {c.aligned_distance:.3g}.")
+        if c.verdict == "different" and (c.aligned_distance or 0) > 0.9:
+            out.append("That is what two unrelated networks show.")
+        out += [_sentence(note) for note in c.alignment.notes]
+    return out
+
+
+def _units(c: Comparison) -> list[str]:
+    out = []
+    for group, (a, b) in c.live_units.items():
+        out.append(f"{group}: {a} live units in a, {b} in b.")
+    out += [_sentence(r.text) for r in c.reducible[:12]]
+    if len(c.reducible) > 12:
+        out.append(f"{len(c.reducible) - 12} more findings of this kind.")
+    for name, found in zip("ab", c.identifiable):
+        if found is not None:
+            rest = f"; {found.free} directions leave it as it is" if found.free else ""
+            out.append(
+                f"The function of {name} determines {found.identifiable} of {found.parameters} parameters{rest}."
+            )
+    if any(r.kind in ("dead", "constant", "duplicate") for r in c.reducible) and c.verdict != "identical":
+        out.append("With such units one function has many weights, so the distance of weights says less.")
+    return out
+
+
+def _line_between(c: Comparison) -> list[str]:
+    if c.barrier is None:
+        return _representations(c)
+    b = c.barrier
+    text = f"On the straight line between them the loss ({b.measure}) rises by {float(b.naive):.3g} as they are"
+    text += f", by {float(b.matched):.3g} after alignment by {b.method}"
+    if b.repaired is not None:
+        text += f", by {float(b.repaired):.3g} with variances repaired"
+    return [text + ".", *_representations(c)]
+
+
+def _representations(c: Comparison) -> list[str]:
+    known = {g: v for g, v in c.cka.items() if v is not None}
+    if not known:
+        return []
+    return ["Representations (unbiased CKA): " + ", ".join(f"{g} {v:.2f}" for g, v in known.items()) + "."]
+
+
+def _sentence(text: str) -> str:
+    return text[0].upper() + text[1:] + ("" if text.endswith(".") else ".")
