@@ -1,0 +1,424 @@
+// The page: one view, one stage, one clock; the parts know each other only through what is wired up here.
+
+import { Archive, type Finding } from "./archive";
+import { h } from "./dom";
+import type { Source as PanelSource } from "./panel";
+import { Player } from "./player";
+import { Probe } from "./probe";
+import { cellOf, planeSize } from "./scene/plane";
+import type { Theme } from "./scene/colour";
+import { nearestFrame } from "./scene/time";
+import { pieceAt, type Manifest, type Run, type Source, type Tensor } from "./source";
+import { Stage, type Place } from "./stage";
+import { readAddress, Store, writeAddress, type View } from "./state";
+import { Inspector } from "./ui/inspector";
+import { Legend } from "./ui/legend";
+import { Film, savePicture } from "./ui/save";
+import { Timeline } from "./ui/timeline";
+import { Toolbar } from "./ui/toolbar";
+import { Tree } from "./ui/tree";
+import { unitsOf } from "./units";
+
+const POLL_MS = 1000;
+
+export interface Options { page: boolean } // a page of its own: it then has the address and the body to itself
+
+export class App {
+  private store = new Store();
+  private archive: Archive;
+  private stage: Stage;
+  private tree: Tree;
+  private timeline: Timeline;
+  private inspector: Inspector;
+  private toolbar!: Toolbar;
+  private legend = new Legend();
+  private player: Player;
+  private probe: Probe;
+  private film = new Film();
+  private problem = h("div", { "data-testid": "error", class: "problem", role: "alert", hidden: true });
+  private note = h("div", { "data-testid": "note", class: "note", hidden: true });
+  private manifest!: Manifest;
+  private scrubbing = false;
+  private addressTimer = 0;
+  private pollTimer = 0;
+  private disposed = false;
+  private theme: Theme = "light";
+
+  constructor(private root: HTMLElement, source: Source, private options: Options) {
+    this.archive = new Archive(source);
+    this.stage = new Stage(this.store, this.archive);
+    this.tree = new Tree(this.store, this.archive);
+    this.timeline = new Timeline(this.store);
+    this.inspector = new Inspector(this.store, this.archive, this.stage);
+    this.player = new Player(this.store, this.stage, () => this.run.frames, () => !this.run.closed);
+    this.probe = new Probe(this.stage, this.archive, (reading) => this.inspector.read(reading));
+  }
+
+  private get run(): Run { return this.manifest.runs[0]; }
+  private tensor(name: string): Tensor | undefined { return this.run.tensors.find((t) => t.name === name); }
+
+  async start(): Promise<void> {
+    this.setTheme(this.rememberedTheme());
+    try {
+      this.manifest = await this.archive.manifest();
+    } catch (error) {
+      this.fail((error as Error).message);
+      return;
+    }
+    if (!this.run.frames || !this.run.tensors.length) {
+      if (!this.run.closed) { this.fail("No frame has been recorded yet. The page will look again."); setTimeout(() => location.reload(), 2000); return; }
+      this.fail("This recording holds no frames.");
+      return;
+    }
+    this.build();
+    this.readAddress(this.options.page ? location.hash : "", true);
+    this.wire();
+    this.tree.fill(this.run);
+    this.timeline.fill(this.run);
+    this.inspector.fill(this.manifest.runs);
+    await this.setPanels();
+    void this.inspector.loadCurve();
+    void this.loadFindings();
+    this.live();
+  }
+
+  private build(): void {
+    const runs = this.manifest.runs;
+    this.toolbar = new Toolbar(this.store, {
+      picture: () => savePicture(this.stage, this.title(), this.run.steps[this.store.view.frame]),
+      film: () => this.toggleFilm(), whole: () => this.stage.whole(),
+      theme: () => this.setTheme(this.theme === "dark" ? "light" : "dark", true),
+      tree: () => this.root.classList.toggle("tree-open"),
+    }, runs.length > 1);
+    this.toolbar.filmButton.hidden = !Film.possible;
+    const brand = h("header", { class: "brand" }, h("span", { class: "mark", "aria-hidden": "true" }),
+      h("span", { class: "word" }, "weightlapse"), h("span", { class: "run" }, runs.map((r) => r.name).slice(0, 2).join("  ·  ")),
+      h("span", { class: "live" }, "recording"));
+    this.root.replaceChildren(
+      h("div", { class: "left" }, brand, this.tree.element),
+      h("main", { class: "middle" }, this.toolbar.element, this.problem, this.stage.element, h("div", { class: "under" }, this.legend.element, this.note)),
+      this.inspector.element, this.timeline.element);
+    if (this.manifest.note) { this.note.textContent = this.manifest.note; this.note.hidden = false; }
+  }
+
+  // -- address ------------------------------------------------------------------------------------------------------------
+
+  private readAddress(hash: string, first: boolean): void {
+    const { view, step, complaints } = readAddress(hash);
+    const run = this.run;
+    if (view.tensor !== undefined) {
+      const wanted = view.tensor;
+      const real = run.tensors.find((t) => t.name === wanted || t.aliases.includes(wanted));
+      if (!real) { complaints.push(`there is no tensor ${wanted}`); delete view.tensor; } else view.tensor = real.name;
+    }
+    if (first && view.tensor === undefined)
+      view.tensor = (run.tensors.find((t) => t.pieces[0].shape.length > 1) ?? run.tensors[0]).name;
+    if (view.also) view.also = view.also.filter((n) => this.tensor(n));
+    if (step !== null) view.frame = nearestFrame(run.steps, step);
+    if (view.frame !== undefined) {
+      const asked = view.frame < 0 ? run.frames + view.frame : view.frame;
+      view.frame = Math.min(run.frames - 1, Math.max(0, asked));
+      if (view.frame !== asked) complaints.push(`there is no frame ${asked}; frames go from 0 to ${run.frames - 1}`);
+    } else if (first && !run.closed) view.frame = run.frames - 1;
+    if (first && view.show === undefined && this.manifest.runs.length > 1) view.show = "pair";
+    this.store.set(view as Partial<View>);
+    this.complain(complaints.length ? `Address: ${complaints.join("; ")}.` : null);
+  }
+
+  private writeAddress(): void {
+    if (!this.options.page) return;
+    clearTimeout(this.addressTimer);
+    this.addressTimer = window.setTimeout(() => {
+      const hash = writeAddress(this.store.view);
+      if (hash !== location.hash) history.replaceState(null, "", hash);
+    }, this.player.playing ? 1000 : 120);
+  }
+
+  // -- wiring -------------------------------------------------------------------------------------------------------------
+
+  private wire(): void {
+    const { store, stage, timeline, player } = this;
+    store.onChange((changed) => this.changed(changed));
+    stage.onPlace = () => this.probe.update(this.shown, player.playing ? 96 : 0);
+    stage.onPick = (place) => this.pick(place);
+    stage.onProblem = (text) => this.complain(text);
+    stage.onDrawn = (frame) => this.drawn(frame);
+    timeline.onPlay = () => player.toggle();
+    timeline.onScrub = (active) => {
+      this.scrubbing = active;
+      if (active) player.stop(); else stage.refresh();
+    };
+    player.onChange = (playing) => {
+      timeline.playing(playing);
+      if (!playing) { if (this.film.recording) this.toggleFilm(); this.writeAddress(); this.probe.update(this.shown, 0); }
+    };
+    this.inspector.onStep = (step) => { player.stop(); store.set({ frame: nearestFrame(this.run.steps, step) }); };
+    this.inspector.onJump = (finding) => this.jump(finding);
+    const keys = this.options.page ? document : this.root;
+    keys.addEventListener("keydown", (e) => this.key(e as KeyboardEvent));
+    if (this.options.page) addEventListener("hashchange", () => { if (location.hash !== writeAddress(store.view)) this.readAddress(location.hash, false); });
+    matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => this.setTheme(this.rememberedTheme()));
+  }
+
+  private get shown(): number { return this.stage.panels[0]?.drawn?.frame ?? this.store.view.frame; }
+
+  private changed(changed: Set<keyof View>): void {
+    const any = (...keys: (keyof View)[]) => keys.some((k) => changed.has(k));
+    if (any("tensor", "also", "show")) { this.player.stop(); void this.setPanels(); this.tree.select(); }
+    if (any("tensor", "curve")) void this.inspector.loadCurve();
+    if (any("order")) void this.loadOrders();
+    if (any("scale", "diff") && !any("tensor", "also", "show")) {
+      void this.loadLimits().then(() => this.stage.refresh());
+    } else if (any("frame", "cells") && !this.player.playing) {
+      if (this.reshaped()) this.stage.arrange();
+      this.stage.refresh(this.scrubbing);
+    } else if (any("frame") && this.reshaped()) this.stage.arrange();
+    if (any("frame", "fps", "time")) this.timeline.update();
+    if (any("scalar", "time")) { this.timeline.fill(this.run); this.inspector.draw(); }
+    if (!(changed.size === 1 && changed.has("frame") && this.player.playing)) this.describe();
+    this.writeAddress();
+  }
+
+  private sizes = "";
+  private reshaped(): boolean {
+    const now = this.stage.panels.map((p) => Object.values(p.size(this.store.view.frame))).join(";");
+    const was = this.sizes;
+    this.sizes = now;
+    return was !== now;
+  }
+
+  private describe(): void {
+    const { view } = this.store, tensor = this.tensor(view.tensor);
+    this.toolbar.update(tensor, tensor ? (pieceAt(tensor, view.frame)?.shape ?? null) : null, this.run);
+    const panel = this.stage.panels[0];
+    if (panel) this.legend.update(this.stage.limitOf(panel), this.theme);
+  }
+
+  private async setPanels(): Promise<void> {
+    const { tensor, also, show } = this.store.view;
+    const own = this.sourcesOf(show === "all" ? this.run.tensors.map((t) => t.name) : [tensor, ...also]);
+    const first = own.findIndex((s) => s.tensor.name === tensor);
+    if (show === "all" && first > 0) own.unshift(...own.splice(first, 1)); // the chosen tensor is the one the attributes speak of
+    this.stage.setPanels(show === "pair" ? this.pairSources(tensor) : own);
+    this.sizes = "";
+    this.reshaped();
+    try {
+      await this.loadLimits();
+    } catch (error) {
+      this.complain((error as Error).message);
+    }
+    this.stage.refresh();
+    this.describe();
+    if (this.store.view.order) void this.loadOrders();
+  }
+
+  private sourcesOf(names: string[]): PanelSource[] {
+    return names.flatMap((name) => {
+      const tensor = this.tensor(name);
+      return tensor ? [{ run: 0, of: this.run, tensor, ref: "", title: name, frameOf: (f: number) => f }] : [];
+    });
+  }
+
+  /** Two runs: each by itself, the second as it is and, where it could be aligned, aligned; and the difference. */
+  private pairSources(name: string): PanelSource[] {
+    const [a, b, aligned] = this.manifest.runs;
+    const sources: PanelSource[] = this.sourcesOf([name]).map((s) => ({ ...s, title: a.name }));
+    for (const [number, run, title] of [[1, b, b?.name], [2, aligned, `${b?.name}, aligned`]] as [number, Run | undefined, string][]) {
+      const tensor = run?.tensors.find((t) => t.name === name);
+      if (run && tensor) sources.push({ run: number, of: run, tensor, ref: "", title, frameOf: (f) => nearestFrame(run.steps, this.run.steps[f]) });
+    }
+    const last = sources[sources.length - 1];
+    if (last && last.run > 0) sources.push({ ...sources[0], ref: `run:${last.run}`, title: last.run === 2 ? "difference, aligned" : "difference" });
+    return sources;
+  }
+
+  private async loadLimits(): Promise<void> {
+    const { scale } = this.store.view;
+    const panels = this.stage.panels;
+    await Promise.all(panels.map(async (panel) => {
+      const stats = await this.archive.stats(panel.source.run, panel.source.tensor.name);
+      panel.limit = stats.limit;
+      panel.moved = stats.moved;
+      panel.stirred = stats.stirred;
+    }));
+    if (scale === "global") {
+      const all = await Promise.all(this.run.tensors.filter((t) => t.stream === "weights").map((t) => this.archive.stats(0, t.name)));
+      this.stage.globalLimit = Math.max(...all.map((s) => s.limit));
+    }
+    this.describe();
+  }
+
+  private async loadOrders(): Promise<void> {
+    const { order, frame } = this.store.view;
+    this.stage.orders.clear();
+    try {
+      if (order) await Promise.all(this.stage.panels.map(async (p) => {
+        this.stage.orders.set(p.source.tensor.name, await this.archive.order(0, p.source.tensor.name, frame, order));
+      }));
+      this.stage.refresh();
+    } catch (error) {
+      this.complain((error as Error).message);
+      this.store.set({ order: "" });
+    }
+  }
+
+  private async loadFindings(): Promise<void> {
+    try {
+      const { findings, reason } = await this.archive.findings(0);
+      this.timeline.findings = findings;
+      this.inspector.showFindings(findings, reason);
+      this.timeline.draw();
+    } catch (error) {
+      this.inspector.showFindings([], (error as Error).message);
+    }
+  }
+
+  // -- what happens -------------------------------------------------------------------------------------------------------
+
+  private drawn(frame: number): void {
+    if (this.options.page && document.body.dataset.wlState !== "ready") document.body.dataset.wlState = "ready";
+    this.root.dataset.state = "ready";
+    this.timeline.shown(frame);
+    this.probe.update(frame, this.player.playing ? 96 : 0);
+    if (!this.player.playing) this.inspector.draw();
+    this.film.frame(this.stage, this.title(), this.run.steps[frame]);
+  }
+
+  private pick(place: Place): void {
+    const [row, col] = this.stage.own(place), { source } = place.panel;
+    if (this.store.view.show === "all" && source.tensor.name !== this.store.view.tensor) { this.store.set({ tensor: source.tensor.name }); return; }
+    void this.inspector.pin(source.run, source.tensor, row, col, source.frameOf(this.shown)).catch((e: Error) => this.complain(e.message));
+    const shape = place.panel.shapeAt(this.shown);
+    if (source.run === 0 && shape) this.inspector.showUnit(unitsOf(this.run, source.tensor.name, shape, row, col));
+  }
+
+  private jump(finding: Finding): void {
+    this.player.stop();
+    const change: Partial<View> = {};
+    const tensor = finding.tensor === null ? undefined : this.tensor(finding.tensor);
+    if (tensor) Object.assign(change, { tensor: tensor.name, also: [], show: "one", zoom: "" });
+    if (finding.step !== null) change.frame = nearestFrame(this.run.steps, finding.step);
+    this.store.set(change);
+    const piece = tensor && pieceAt(tensor, this.store.view.frame);
+    if (!tensor || !piece || !finding.units.length) return;
+    const [row, col] = cellOf(piece.shape, piece.shape.map((_, axis) => (axis === 0 ? finding.units[0] : 0)));
+    const { rows, cols } = planeSize(piece.shape);
+    if (row < rows && col < cols) this.inspector.showUnit(unitsOf(this.run, tensor.name, piece.shape, row, col));
+  }
+
+  private key(e: KeyboardEvent): void {
+    const target = e.target as HTMLElement;
+    if (e.ctrlKey || e.metaKey || e.altKey || target.matches("input, select, textarea")) return;
+    const { view } = this.store, last = this.run.frames - 1;
+    const to: Record<string, number> = { ArrowRight: view.frame + 1, ArrowLeft: view.frame - 1, PageUp: view.frame + 10, PageDown: view.frame - 10,
+      Home: 0, End: last };
+    if (e.key === " ") {
+      if (target.matches("button")) return; // its own click does it
+      this.player.toggle();
+    } else if (e.key in to) {
+      this.player.stop();
+      this.store.set({ frame: Math.min(last, Math.max(0, to[e.key])) });
+    } else return;
+    e.preventDefault();
+  }
+
+  private title(): string {
+    const { view } = this.store;
+    return view.show === "all" ? this.run.name : `${this.run.name}  ${view.tensor}`;
+  }
+
+  private toggleFilm(): void {
+    if (this.film.recording) {
+      this.film.stop();
+      this.player.stop();
+    } else {
+      if (this.store.view.frame >= this.run.frames - 1) this.store.set({ frame: 0 });
+      this.film.start(this.stage, this.title(), this.run.steps[this.store.view.frame], this.store.view.fps);
+      this.player.start();
+    }
+    this.toolbar.filmButton.classList.toggle("on", this.film.recording);
+  }
+
+  // -- live ---------------------------------------------------------------------------------------------------------------
+
+  private live(): void {
+    const live = !this.run.closed;
+    if (this.options.page) { if (live) document.body.dataset.wlLive = "1"; else delete document.body.dataset.wlLive; }
+    this.root.classList.toggle("is-live", live);
+    if (live && !this.disposed) this.pollTimer = window.setTimeout(() => void this.poll(), POLL_MS);
+  }
+
+  private async poll(): Promise<void> {
+    try {
+      for (const [number, run] of this.manifest.runs.entries()) {
+        if (run.closed) continue;
+        const answer = await this.archive.live(number, run.frames, run.epochs.length);
+        const was = run.frames, following = number === 0 && this.store.view.frame === was - 1 && !this.player.playing && !this.scrubbing;
+        if ("manifest" in answer) Object.assign(run, answer.manifest);
+        else {
+          run.steps.push(...answer.steps);
+          for (const [name, values] of Object.entries(answer.scalars)) {
+            const before = run.scalars[name] ?? Array.from({ length: was }, () => null);
+            run.scalars[name] = [...before, ...values];
+          }
+          Object.assign(run, { frames: answer.frames, events: answer.events, gaps: answer.gaps, closed: answer.closed });
+          for (const tensor of run.tensors) { const piece = tensor.pieces[tensor.pieces.length - 1]; if (piece.stop === was) piece.stop = run.frames; }
+        }
+        if (number === 0 && (run.frames !== was || run.closed)) {
+          this.archive.forget();
+          this.timeline.fill(run);
+          this.inspector.fill(this.manifest.runs);
+          if (following) this.store.set({ frame: run.frames - 1 });
+          if (run.frames >> 6 !== was >> 6 || run.closed) { this.tree.refresh(true); void this.inspector.follow(); }
+        }
+      }
+      this.complain(null);
+    } catch (error) {
+      this.complain((error as Error).message);
+    }
+    this.live();
+  }
+
+  // -- looks and troubles -------------------------------------------------------------------------------------------------
+
+  private rememberedTheme(): Theme {
+    try {
+      const kept = localStorage.getItem("weightlapse-theme");
+      if (kept === "light" || kept === "dark") return kept;
+    } catch { /* a page from a file, or in a frame, may have no storage: the system decides */ }
+    return matchMedia("(prefers-color-scheme: dark)").matches ? "dark" : "light";
+  }
+
+  private setTheme(theme: Theme, remember = false): void {
+    this.theme = theme;
+    this.root.dataset.theme = theme;
+    if (this.options.page) document.body.dataset.theme = theme;
+    if (remember) try { localStorage.setItem("weightlapse-theme", theme); } catch { /* see above */ }
+    this.stage.setTheme(theme);
+    this.stage.refresh();
+    if (!this.manifest) return;
+    this.describe();
+    this.tree.refresh(false);
+    this.timeline.draw();
+    void this.inspector.loadCurve();
+  }
+
+  private complain(text: string | null): void {
+    this.problem.textContent = text ?? "";
+    this.problem.hidden = !text;
+  }
+
+  private fail(text: string): void {
+    this.complain(text);
+    if (!this.problem.isConnected) this.root.replaceChildren(this.problem);
+    if (this.options.page) document.body.dataset.wlState = "error";
+    this.root.dataset.state = "error";
+  }
+
+  dispose(): void {
+    this.disposed = true;
+    clearTimeout(this.pollTimer);
+    this.player.stop();
+    for (const panel of this.stage.panels) panel.dispose();
+  }
+}

@@ -1,0 +1,49 @@
+// Elements. Text is only ever set as text: names come from recordings, and recordings from anywhere.
+
+type Attributes = Record<string, string | number | boolean | null | undefined | ((event: Event) => void)>;
+
+export function h<K extends keyof HTMLElementTagNameMap>(tag: K, attributes: Attributes = {},
+  ...children: (Node | string)[]): HTMLElementTagNameMap[K] {
+  const element = document.createElement(tag);
+  for (const [name, value] of Object.entries(attributes)) {
+    if (typeof value === "function") element.addEventListener(name, value);
+    else if (value === true) element.setAttribute(name, "");
+    else if (value !== false && value !== null && value !== undefined) element.setAttribute(name, String(value));
+  }
+  element.append(...children);
+  return element;
+}
+
+/** A labelled choice. */
+export function choice(label: string, options: [string, string][], value: string, change: (value: string) => void,
+  attributes: Attributes = {}): { element: HTMLLabelElement; select: HTMLSelectElement } {
+  const select = h("select", { ...attributes, change: () => change(select.value) },
+    ...options.map(([v, text]) => h("option", { value: v, selected: v === value }, text)));
+  return { element: h("label", { class: "choice" }, h("span", {}, label), select), select };
+}
+
+/** Icons drawn here, as paths in a 16 x 16 box. */
+export function icon(path: string): SVGSVGElement {
+  const svg = document.createElementNS("http://www.w3.org/2000/svg", "svg");
+  svg.setAttribute("viewBox", "0 0 16 16");
+  svg.setAttribute("aria-hidden", "true");
+  const p = document.createElementNS("http://www.w3.org/2000/svg", "path");
+  p.setAttribute("d", path);
+  svg.append(p);
+  return svg;
+}
+
+/** A canvas fitted to its box at the screen's resolution; returns its context scaled to CSS pixels, and the box. */
+export function fit(canvas: HTMLCanvasElement): { g: CanvasRenderingContext2D; w: number; h: number } {
+  const w = canvas.clientWidth, hgt = canvas.clientHeight, ratio = devicePixelRatio || 1;
+  const pw = Math.max(1, Math.round(w * ratio)), ph = Math.max(1, Math.round(hgt * ratio));
+  if (canvas.width !== pw || canvas.height !== ph) { canvas.width = pw; canvas.height = ph; }
+  const g = canvas.getContext("2d")!;
+  g.setTransform(ratio, 0, 0, ratio, 0, 0);
+  g.clearRect(0, 0, w, hgt);
+  return { g, w, h: hgt };
+}
+
+export function css(name: string): string {
+  return getComputedStyle(document.querySelector(".wl") ?? document.documentElement).getPropertyValue(name).trim();
+}

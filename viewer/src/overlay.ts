@@ -1,0 +1,89 @@
+// What lies over the pictures: frames, names, the borders of kernels, the cell under the pointer, marked weights.
+
+import { css, fit } from "./dom";
+import { leafOf } from "./scene/layout";
+import { tileSize } from "./scene/plane";
+import type { Stage } from "./stage";
+
+export function drawOverlay(canvas: HTMLCanvasElement, stage: Stage, frame: number): void {
+  const { g, w, h } = fit(canvas);
+  const ink = css("--ink"), soft = css("--soft"), line = css("--line"), focus = css("--focus");
+  const several = stage.panels.length > 1;
+  g.font = `500 11.5px ${css("--font")}`;
+  g.textBaseline = "alphabetic";
+  let lastLayer = "";
+  for (const panel of stage.panels) {
+    const b = stage.boxOf(panel, frame), { rows, cols } = panel.size(frame);
+    const box = { x: b.x, y: b.y, w: b.dx * cols, h: b.dy * rows };
+    if (box.x > w || box.y > h || box.x + box.w < 0 || box.y + box.h < 0) continue;
+    const shape = panel.shapeAt(frame);
+    g.lineWidth = 1;
+    g.strokeStyle = line;
+    g.strokeRect(Math.round(box.x) - 0.5, Math.round(box.y) - 0.5, Math.round(box.w) + 1, Math.round(box.h) + 1);
+    if (shape) kernels(g, shape, b, rows, cols, line, w, h);
+    else { g.fillStyle = soft; g.fillText("not there at this step", box.x + 6, box.y + 16); }
+    if (several) {
+      const many = stage.panels.length > 4;
+      const layer = panel.source.title.slice(0, -leafOf(panel.source.title).length);
+      const first = !many || layer !== lastLayer;
+      lastLayer = layer;
+      if (first) {
+        const name = many ? layer.replace(/[./]$/, "") || panel.source.title : panel.source.title;
+        g.fillStyle = ink;
+        g.fillText(shortened(g, name, Math.max(many ? box.w + 14 : box.w, 44)), Math.max(2, box.x), box.y - 6);
+      }
+    }
+  }
+  for (const mark of stage.marks) {
+    for (const panel of stage.panels) {
+      if (panel.source.tensor.name !== mark.tensor || panel.source.run !== mark.run) continue;
+      const order = stage.orders.get(mark.tensor);
+      const row = order ? order.rows.indexOf(mark.row) : mark.row, col = order ? order.cols.indexOf(mark.col) : mark.col;
+      ring(g, stage.boxOf(panel, frame), row, col, mark.colour, css("--paper"));
+    }
+  }
+  const at = stage.cursor ?? stage.hover;
+  if (!at) return;
+  for (const panel of stage.panels) {
+    const { rows, cols } = panel.size(frame);
+    const linked = panel === at.panel || (panel.source.tensor.name === at.panel.source.tensor.name && at.row < rows && at.col < cols);
+    if (linked) ring(g, stage.boxOf(panel, frame), at.row, at.col, focus, css("--paper"));
+  }
+}
+
+function kernels(g: CanvasRenderingContext2D, shape: number[], b: { x: number; y: number; dx: number; dy: number }, rows: number,
+  cols: number, line: string, w: number, h: number): void {
+  const [th, tw] = tileSize(shape);
+  if (shape.length < 3 || Math.min(th * b.dy, tw * b.dx) < 5 || th * tw < 2) return;
+  g.strokeStyle = line;
+  g.beginPath();
+  for (let r = th; r < rows && th > 1; r += th) {
+    const y = Math.round(b.y + r * b.dy) - 0.5;
+    if (y > 0 && y < h) { g.moveTo(Math.max(0, b.x), y); g.lineTo(Math.min(w, b.x + cols * b.dx), y); }
+  }
+  for (let c = tw; c < cols && tw > 1; c += tw) {
+    const x = Math.round(b.x + c * b.dx) - 0.5;
+    if (x > 0 && x < w) { g.moveTo(x, Math.max(0, b.y)); g.lineTo(x, Math.min(h, b.y + rows * b.dy)); }
+  }
+  g.stroke();
+}
+
+function ring(g: CanvasRenderingContext2D, b: { x: number; y: number; dx: number; dy: number }, row: number, col: number, colour: string,
+  halo: string): void {
+  if (row < 0 || col < 0) return;
+  const size = Math.max(5, b.dx), high = Math.max(5, b.dy);
+  const x = b.x + (col + 0.5) * b.dx - size / 2, y = b.y + (row + 0.5) * b.dy - high / 2;
+  g.lineWidth = 4;
+  g.strokeStyle = halo;
+  g.strokeRect(x - 1, y - 1, size + 2, high + 2);
+  g.lineWidth = 2;
+  g.strokeStyle = colour;
+  g.strokeRect(x - 1, y - 1, size + 2, high + 2);
+}
+
+function shortened(g: CanvasRenderingContext2D, text: string, width: number): string {
+  if (g.measureText(text).width <= width) return text;
+  let cut = text;
+  while (cut.length > 1 && g.measureText(`${cut}…`).width > width) cut = cut.slice(0, -1);
+  return `${cut}…`;
+}

@@ -1,0 +1,55 @@
+// The value under the pointer: always the stored one, also while the picture is reduced or plays in eight bits.
+
+import type { Archive, Series } from "./archive";
+import { indexOf } from "./scene/plane";
+import type { Stage } from "./stage";
+
+export interface Reading {
+  tensor: string; run: number; index: number[]; step: number; frame: number;
+  value: number | bigint; dtype: string; bound: number; difference: number | null;
+}
+
+export class Probe {
+  private series: { key: string; data: Series } | null = null;
+  private asking: { key: string; cancel: AbortController } | null = null;
+
+  constructor(private stage: Stage, private archive: Archive, private onRead: (reading: Reading | null) => void) {}
+
+  /** Reads the cell under the pointer at the frame that is drawn; asks for it when it is not here. */
+  update(frame: number, ahead: number): void {
+    const place = this.stage.cursor ?? this.stage.hover;
+    if (!place) { this.onRead(null); return; }
+    const { panel } = place, { source } = panel, at = source.frameOf(frame);
+    const shape = panel.shapeAt(frame);
+    if (!shape) { this.onRead(null); return; }
+    const [row, col] = this.stage.own(place);
+    const about = { tensor: source.tensor.name, run: source.run, index: indexOf(shape, row, col), step: source.of.steps[at], frame,
+      dtype: source.tensor.dtype };
+    const plane = panel.plane, look = this.stage.lookOf(panel);
+    const whole = plane && plane.frame === at && plane.f[0] === 1 && plane.f[1] === 1;
+    const inside = whole && place.row >= plane.r[0] && place.row < plane.r[1] && place.col >= plane.c[0] && place.col < plane.c[1];
+    const local = inside ? plane.values[(place.row - plane.r[0]) * plane.cols + place.col - plane.c[0]] : null;
+    if (local !== null && !look.ref) { this.onRead({ ...about, value: local, bound: plane!.bound ?? 0, difference: null }); return; }
+    const key = JSON.stringify([source.run, about.tensor, row, col]);
+    if (this.series?.key === key) {
+      const { data } = this.series, i = (at - data.start) / data.step;
+      if (i >= 0 && i < data.count) {
+        this.onRead({ ...about, value: data.values[i], bound: data.bounds?.[i] ?? 0, difference: look.ref && local !== null ? Number(local) : null });
+        if (i + 8 < data.count || ahead === 0) return;
+      }
+    }
+    this.ask(key, source.run, about.tensor, [row, col], at, Math.min(source.of.frames, at + 1 + ahead), frame);
+  }
+
+  private ask(key: string, run: number, tensor: string, cell: [number, number], start: number, stop: number, frame: number): void {
+    if (this.asking?.key === key + start) return;
+    this.asking?.cancel.abort();
+    const asking = (this.asking = { key: key + start, cancel: new AbortController() });
+    this.archive.series(run, tensor, [cell], [start, stop], 1, asking.cancel.signal).then((data) => {
+      if (this.asking !== asking) return;
+      this.asking = null;
+      this.series = { key, data };
+      this.update(this.stage.panels[0]?.drawn?.frame ?? frame, 0);
+    }, () => { if (this.asking === asking) this.asking = null; });
+  }
+}

@@ -1,0 +1,319 @@
+// The stage: panels under one camera, what the pointer means, and the fixed points that scripts and screen readers use.
+
+import type { Archive, Look, Span } from "./archive";
+import { canvasPainter } from "./gl/canvas";
+import type { Item, Painter } from "./gl/painter";
+import { webglPainter } from "./gl/webgl";
+import { h } from "./dom";
+import { drawOverlay } from "./overlay";
+import { Panel, type Source } from "./panel";
+import { lookup, type Theme } from "./scene/colour";
+import { byLayer, layerOf, sideBySide, type Camera } from "./scene/layout";
+import { display, finest, visible } from "./scene/reduce";
+import type { Store } from "./state";
+
+export interface Place { panel: Panel; row: number; col: number }
+export interface CellBox { x: number; y: number; dx: number; dy: number }
+
+const MARGIN = 18;
+
+export class Stage {
+  readonly element: HTMLDivElement;
+  readonly canvas: HTMLCanvasElement;
+  readonly painter: Painter;
+  panels: Panel[] = [];
+  hover: Place | null = null;
+  cursor: Place | null = null; // the keyboard's cell
+  marks: { run: number; tensor: string; row: number; col: number; colour: string }[] = [];
+  orders = new Map<string, { rows: number[]; cols: number[] }>();
+  globalLimit = 1;
+  onPlace: () => void = () => undefined;
+  onPick: (place: Place) => void = () => undefined;
+  onDrawn: (frame: number) => void = () => undefined;
+  onProblem: (text: string | null) => void = () => undefined;
+  private overlay: HTMLCanvasElement;
+  private camera: Camera = { k: 1, x: 0, y: 0 };
+  private table: Uint8Array;
+  private theme: Theme = "light";
+  private pending = 0;
+  private settle = 0;
+  private pointers = new Map<number, { x: number; y: number }>();
+  private moved = 0;
+  playing = false;
+
+  constructor(private store: Store, private archive: Archive) {
+    this.canvas = h("canvas", { "data-testid": "heatmap", tabindex: 0, role: "img", "aria-label": "Heat map of the chosen tensor" });
+    this.overlay = h("canvas", { class: "overlay", "aria-hidden": "true" });
+    this.element = h("div", { class: "stage" }, this.canvas, this.overlay);
+    this.painter = webglPainter(this.canvas) ?? canvasPainter(this.canvas);
+    this.table = lookup(this.theme);
+    this.listen();
+    new ResizeObserver(() => this.resized()).observe(this.element);
+  }
+
+  setTheme(theme: Theme): void {
+    this.theme = theme;
+    this.table = lookup(theme);
+    this.redraw();
+  }
+
+  setPanels(sources: Source[]): void {
+    for (const panel of this.panels) panel.dispose();
+    this.hover = this.cursor = null;
+    this.panels = sources.map((s) => new Panel(s, this.archive, this.painter));
+    this.arrange();
+    this.readCamera();
+  }
+
+  lookOf(panel: Panel): Look { return { ref: panel.source.ref || this.store.view.diff, order: this.store.view.order }; }
+
+  limitOf(panel: Panel): number | null {
+    const { scale, diff, show } = this.store.view;
+    if (scale === "step") return null;
+    if (show === "pair") return Math.max(...this.panels.map((p) => p.limit));
+    if (diff === "prev") return panel.stirred;
+    if (diff) return panel.moved;
+    return scale === "global" ? this.globalLimit : panel.limit;
+  }
+
+  // -- places -----------------------------------------------------------------------------------------------------------
+
+  private resized(): void {
+    const ratio = devicePixelRatio || 1, { clientWidth: w, clientHeight: hh } = this.element;
+    for (const c of [this.canvas, this.overlay]) { c.width = Math.max(1, Math.round(w * ratio)); c.height = Math.max(1, Math.round(hh * ratio)); }
+    this.arrange();
+    this.refresh();
+    this.redraw();
+  }
+
+  /** Puts the panels in their places; called when their sizes, their number or the window change. */
+  arrange(): void {
+    const w = Math.max(40, this.element.clientWidth - 2 * MARGIN), hh = Math.max(40, this.element.clientHeight - 2 * MARGIN);
+    const frame = this.store.view.frame;
+    const sizes = this.panels.map((p) => ({ ...p.size(frame), layer: `${p.source.run}:${layerOf(p.source.tensor.name)}` }));
+    const many = this.store.view.show === "all";
+    const rects = many ? byLayer(sizes, w, hh) : sideBySide(sizes, w, hh, sizes.length > 1);
+    rects.forEach((r, i) => { this.panels[i].rect = { ...r, x: r.x + MARGIN, y: r.y + MARGIN }; });
+  }
+
+  boxOf(panel: Panel, frame: number): CellBox {
+    const { rows, cols } = panel.size(frame), { k, x, y } = this.camera, r = panel.rect;
+    return { x: r.x * k + x, y: r.y * k + y, dx: (r.w * k) / cols, dy: (r.h * k) / rows };
+  }
+
+  placeAt(x: number, y: number): Place | null {
+    const frame = this.store.view.frame;
+    for (const panel of this.panels) {
+      const b = this.boxOf(panel, frame), { rows, cols } = panel.size(frame);
+      const col = Math.floor((x - b.x) / b.dx), row = Math.floor((y - b.y) / b.dy);
+      if (row >= 0 && row < rows && col >= 0 && col < cols && panel.shapeAt(frame)) return { panel, row, col };
+    }
+    return null;
+  }
+
+  /** The tensor's own row and column of a drawn cell (they differ when units are sorted). */
+  own(place: Place): [number, number] {
+    const order = this.store.view.order && this.orders.get(place.panel.source.tensor.name);
+    return order ? [order.rows[place.row] ?? place.row, order.cols[place.col] ?? place.col] : [place.row, place.col];
+  }
+
+  // -- camera -----------------------------------------------------------------------------------------------------------
+
+  private readCamera(): void {
+    const parts = this.store.view.zoom.split(",").map(Number);
+    this.camera = parts.length === 3 && parts.every(Number.isFinite) && parts[0] > 0 ? { k: parts[0], x: parts[1], y: parts[2] } : { k: 1, x: 0, y: 0 };
+  }
+
+  whole(): void { this.moveCamera({ k: 1, x: 0, y: 0 }); }
+
+  zoomBy(factor: number, x = this.element.clientWidth / 2, y = this.element.clientHeight / 2): void {
+    const biggest = Math.max(1, ...this.panels.map((p) => { const { rows, cols } = p.size(this.store.view.frame);
+      return 80 / Math.min(p.rect.w / cols, p.rect.h / rows); }));
+    const k = Math.min(Math.max(this.camera.k * factor, 0.5), biggest);
+    const f = k / this.camera.k;
+    this.moveCamera(k <= 1.001 && factor < 1 ? { k: 1, x: 0, y: 0 } : { k, x: x - (x - this.camera.x) * f, y: y - (y - this.camera.y) * f });
+  }
+
+  private moveCamera(camera: Camera): void {
+    this.camera = camera;
+    const whole = camera.k === 1 && camera.x === 0 && camera.y === 0;
+    const short = (v: number) => String(Number(v.toPrecision(6)));
+    this.store.set({ zoom: whole ? "" : [camera.k, camera.x, camera.y].map(short).join(",") });
+    this.redraw();
+    clearTimeout(this.settle);
+    this.settle = window.setTimeout(() => this.refresh(), 60);
+  }
+
+  // -- pictures ---------------------------------------------------------------------------------------------------------
+
+  private region(panel: Panel, frame: number, playing: boolean): { span: Span; f: [number, number] } | null {
+    const { rows, cols } = panel.size(frame), box = this.boxOf(panel, frame), ratio = devicePixelRatio || 1;
+    const pick = playing ? display : finest;
+    const f: [number, number] = [pick(box.dy * ratio), pick(box.dx * ratio)];
+    if (!playing && f[0] <= 4 && f[1] <= 4 && rows * cols <= 4e6) f[0] = f[1] = 1; // the shader reduces small factors itself
+    const span = visible(rows, cols, box, this.element.clientWidth, this.element.clientHeight, f);
+    return span && { span, f };
+  }
+
+  /** Fetches what is on the screen for the current frame, exactly; in eight bits while a hand is scrubbing. */
+  refresh(hurry = false): void {
+    if (this.playing) return;
+    const { frame, cells } = this.store.view;
+    for (const panel of this.panels) {
+      const want = panel.shapeAt(frame) && this.region(panel, frame, false);
+      if (!want) { panel.rest(); this.redraw(); continue; }
+      panel.show({ ...want, frame, look: this.lookOf(panel), mode: cells, limit: this.limitOf(panel), hurry,
+        changed: () => this.redraw(), failed: (text) => this.onProblem(text) });
+    }
+  }
+
+  private about(panel: Panel, want: { span: Span; f: [number, number] }): string {
+    return JSON.stringify([want, this.lookOf(panel), this.store.view.cells, this.limitOf(panel)]);
+  }
+
+  /** While playing: whether `frame` can be drawn now; asks for it and for what follows. */
+  ready(frame: number, ask: { count: number; step: number } | null): boolean {
+    let all = true;
+    for (const panel of this.panels) {
+      const want = this.region(panel, frame, true);
+      if (!want) continue;
+      const about = this.about(panel, want);
+      if (!panel.has(frame, about)) all = false;
+      if (ask) panel.prefetch(frame, ask.count, ask.step, want.span, want.f, this.lookOf(panel), this.store.view.cells, this.limitOf(panel),
+        about, () => undefined);
+      if (panel.error) this.onProblem(panel.error);
+    }
+    return all;
+  }
+
+  playFrame(frame: number): void {
+    for (const panel of this.panels) {
+      const want = this.region(panel, frame, true);
+      if (want) panel.play(frame, this.about(panel, want));
+    }
+    this.draw();
+  }
+
+  rest(): void { for (const panel of this.panels) panel.rest(); }
+
+  // -- drawing ----------------------------------------------------------------------------------------------------------
+
+  redraw(): void {
+    if (!this.pending) this.pending = requestAnimationFrame(() => this.draw());
+  }
+
+  private draw(): void {
+    cancelAnimationFrame(this.pending);
+    this.pending = 0;
+    const ratio = devicePixelRatio || 1, frame = this.store.view.frame;
+    const items: Item[] = [];
+    for (const panel of this.panels) {
+      const drawn = panel.drawn;
+      if (!drawn || !panel.shapeAt(frame)) continue;
+      const b = this.boxOf(panel, drawn.frame), { span, f, texture } = drawn;
+      items.push({
+        texture, rows: texture.height, cols: texture.width, limit: drawn.limit, mode: this.store.view.cells,
+        x: (b.x + span.c[0] * b.dx) * ratio, y: (b.y + span.r[0] * b.dy) * ratio,
+        w: texture.width * f[1] * b.dx * ratio, // a last, partial tile hangs over by less than itself
+        h: texture.height * f[0] * b.dy * ratio,
+      });
+    }
+    const background = this.theme === "dark" ? [16, 17, 19] : [255, 255, 255];
+    this.painter.draw(items, this.table, background as [number, number, number]);
+    drawOverlay(this.overlay, this, frame);
+    this.publish();
+  }
+
+  /** The attributes that say what is drawn now. */
+  private publish(): void {
+    const first = this.panels[0];
+    if (!first?.drawn) return;
+    const frame = first.drawn.frame, { rows, cols } = first.size(frame), b = this.boxOf(first, frame);
+    const data = this.canvas.dataset;
+    data.tensor = first.source.tensor.name;
+    data.frame = String(frame);
+    data.rows = String(rows);
+    data.cols = String(cols);
+    data.cells = [b.x, b.y, b.dx, b.dy].join(" ");
+    data.exact = first.drawn.exact ? "1" : "0";
+    this.onDrawn(frame);
+  }
+
+  // -- pointer and keyboard ---------------------------------------------------------------------------------------------
+
+  private listen(): void {
+    const c = this.canvas;
+    const at = (e: MouseEvent) => { const box = c.getBoundingClientRect(); return { x: e.clientX - box.left, y: e.clientY - box.top }; };
+    c.addEventListener("mousedown", (e) => e.preventDefault()); // the arrow keys stay with the timeline
+    c.addEventListener("pointerdown", (e) => {
+      (document.activeElement as HTMLElement | null)?.blur?.();
+      this.pointers.set(e.pointerId, at(e));
+      this.moved = 0;
+      c.setPointerCapture(e.pointerId);
+    });
+    c.addEventListener("pointermove", (e) => {
+      const now = at(e), before = this.pointers.get(e.pointerId);
+      if (before) this.drag(e.pointerId, before, now);
+      this.point(this.placeAt(now.x, now.y));
+    });
+    const up = (e: PointerEvent) => {
+      const clicked = this.pointers.size === 1 && this.moved < 5 && e.type === "pointerup";
+      this.pointers.delete(e.pointerId);
+      c.classList.remove("dragging");
+      const now = at(e), place = this.placeAt(now.x, now.y);
+      if (clicked && place) { this.point(place); this.onPick(place); }
+    };
+    c.addEventListener("pointerup", up);
+    c.addEventListener("pointercancel", up);
+    c.addEventListener("pointerleave", () => { if (!this.pointers.size) this.point(null); });
+    c.addEventListener("dblclick", () => this.whole());
+    c.addEventListener("wheel", (e) => {
+      e.preventDefault();
+      const p = at(e);
+      this.zoomBy(Math.exp(-e.deltaY * (e.deltaMode === 1 ? 0.05 : 0.0018)), p.x, p.y);
+    }, { passive: false });
+    c.addEventListener("keydown", (e) => this.key(e));
+    c.addEventListener("blur", () => { this.cursor = null; this.redraw(); });
+  }
+
+  private point(place: Place | null): void {
+    const same = place?.panel === this.hover?.panel && place?.row === this.hover?.row && place?.col === this.hover?.col;
+    if (same) return;
+    this.hover = place;
+    this.redraw();
+    this.onPlace();
+  }
+
+  private drag(id: number, before: { x: number; y: number }, now: { x: number; y: number }): void {
+    this.moved += Math.abs(now.x - before.x) + Math.abs(now.y - before.y);
+    if (this.pointers.size === 2) {
+      const other = [...this.pointers].find(([k]) => k !== id)![1];
+      const span = (p: { x: number; y: number }) => Math.hypot(p.x - other.x, p.y - other.y);
+      this.zoomBy(span(now) / Math.max(1, span(before)), (now.x + other.x) / 2, (now.y + other.y) / 2);
+    } else if (this.moved >= 5) {
+      this.canvas.classList.add("dragging");
+      this.moveCamera({ ...this.camera, x: this.camera.x + now.x - before.x, y: this.camera.y + now.y - before.y });
+    }
+    this.pointers.set(id, now);
+  }
+
+  /** With the keyboard on the picture the arrows move a cell, Enter picks it, + and - zoom, 0 shows all. */
+  private key(e: KeyboardEvent): void {
+    const step: Record<string, [number, number]> = { ArrowUp: [-1, 0], ArrowDown: [1, 0], ArrowLeft: [0, -1], ArrowRight: [0, 1] };
+    if (step[e.key] && this.panels[0]) {
+      const at = this.cursor ?? { panel: this.panels[0], row: 0, col: -1 };
+      const { rows, cols } = at.panel.size(this.store.view.frame), jump = e.shiftKey ? 10 : 1;
+      const clamp = (v: number, n: number) => Math.min(n - 1, Math.max(0, v));
+      this.cursor = { ...at, row: clamp(at.row + step[e.key][0] * jump, rows), col: clamp(at.col + step[e.key][1] * jump, cols) };
+      this.hover = this.cursor;
+      this.redraw();
+      this.onPlace();
+    } else if (e.key === "Enter" && this.cursor) this.onPick(this.cursor);
+    else if (e.key === "+" || e.key === "=") this.zoomBy(1.5);
+    else if (e.key === "-") this.zoomBy(1 / 1.5);
+    else if (e.key === "0") this.whole();
+    else return;
+    e.preventDefault();
+    e.stopPropagation();
+  }
+}

@@ -1,0 +1,238 @@
+// Beside the picture: the value under the pointer, trajectories, curves, units, findings, events.
+
+import type { Archive, Finding } from "../archive";
+import { choice, css, h } from "../dom";
+import { brief, bytes, grouped, shortest } from "../numbers";
+import type { Reading } from "../probe";
+import { indexOf, planeSize } from "../scene/plane";
+import { fractionOfFrame } from "../scene/time";
+import { pieceAt, type Run, type Tensor } from "../source";
+import type { Stage } from "../stage";
+import type { Store } from "../state";
+import { drawChart, type Line } from "./chart";
+
+// eight hues that stay apart without colour vision, after Okabe and Ito (2008); dashes tell apart what repeats
+const HUES = ["#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#8a6d3b", "#7570b3"];
+
+interface Pin { run: number; tensor: string; row: number; col: number; index: number[]; colour: string; frames: number[]; values: number[] }
+
+const CURVES: [string, string][] = [["norm", "norm"], ["distance", "distance from start"], ["update", "update norm"], ["mass", "mass Σ|w|"],
+  ["mean", "mean"]];
+
+export class Inspector {
+  readonly element: HTMLElement;
+  readonly value: HTMLDivElement;
+  onJump: (finding: Finding) => void = () => undefined;
+  onStep: (step: number) => void = () => undefined;
+  private pins: Pin[] = [];
+  private chart = h("canvas", { class: "chart tall", role: "img", "aria-label": "Trajectories of the chosen weights" });
+  private pinList = h("ul", { class: "pins" });
+  private hint = h("p", { class: "hint" }, "Click a weight to draw its whole trajectory.");
+  private curveChart = h("canvas", { class: "chart", role: "img", "aria-label": "Curve of the tensor" });
+  private curveNote = h("p", { class: "hint" });
+  private curveSelect: HTMLSelectElement;
+  private curveLine: Line | null = null;
+  private unit = h("section", { hidden: true, "aria-label": "Unit" });
+  private findings = h("section", { hidden: true, "aria-label": "Findings" });
+  private events = h("section", { hidden: true, "aria-label": "Events" });
+  private facts = h("p", { class: "facts" });
+  private big = h("div", { class: "big" });
+  private where = h("div", { class: "where" });
+  private more = h("div", { class: "more" });
+  private redraws: (() => void)[] = [];
+  private runs: Run[] = [];
+
+  constructor(private store: Store, private archive: Archive, private stage: Stage) {
+    this.value = h("div", { "data-testid": "value", class: "value", "aria-live": "polite" }, this.big, this.where, this.more);
+    const curves = choice("Curve of the tensor", CURVES, store.view.curve, (v) => store.set({ curve: v }), { "aria-label": "Curve of the tensor" });
+    this.curveSelect = curves.select;
+    this.element = h("aside", { class: "inspector", "aria-label": "Inspector" }, this.value,
+      h("section", { "aria-label": "Trajectories" }, h("h2", {}, "Trajectories"), this.hint, this.chart, this.pinList), this.unit,
+      h("section", { "aria-label": "Curve" }, curves.element, this.curveChart, this.curveNote), this.findings, this.events, this.facts);
+    this.chart.hidden = true;
+    new ResizeObserver(() => this.draw()).observe(this.element);
+    this.read(null);
+  }
+
+  fill(runs: Run[]): void {
+    this.runs = runs;
+    const run = runs[0], count = (t: Tensor) => t.pieces[t.pieces.length - 1].shape.reduce((a, b) => a * b, 1);
+    const weights = run.tensors.reduce((n, t) => n + count(t), 0);
+    this.facts.textContent = [`${grouped(run.frames)} frames`, `${grouped(weights)} values each`,
+      `${bytes(run.nbytes)} raw, ${bytes(run.storedNbytes)} stored`, run.exact ? "bit-exact" : `tolerance ${run.tolerance ?? "set"}`].join("  ·  ");
+    const items = [...run.events.map(([step, text]) => ({ step, text })), ...run.epochs.slice(1).map((e) => ({ step: run.steps[e.start],
+      text: e.note || "the layout changes" })), ...run.gaps.map(([a, b, why]) => ({ step: a, text: `steps ${a} to ${b} not recorded: ${why}` }))];
+    this.events.hidden = items.length === 0;
+    this.events.replaceChildren(h("h2", {}, "Events"), h("ul", { class: "jumps" }, ...items.slice(0, 200).map(({ step, text }) =>
+      h("li", {}, h("button", { click: () => this.onStep(step) }, h("b", {}, `step ${step}`), ` ${text}`)))));
+  }
+
+  // -- the value under the pointer ----------------------------------------------------------------------------------------
+
+  read(reading: Reading | null): void {
+    const data = this.value.dataset;
+    if (!reading) {
+      if (data.value === undefined) {
+        this.big.textContent = "–";
+        this.where.textContent = "Point at a cell to read its value.";
+      }
+      return;
+    }
+    const text = shortest(reading.value, reading.dtype);
+    data.tensor = reading.tensor;
+    data.index = reading.index.join(",");
+    data.step = String(reading.step);
+    data.frame = String(reading.frame);
+    data.value = text;
+    data.bound = String(reading.bound);
+    this.big.textContent = text;
+    this.where.replaceChildren(h("b", {}, `${reading.tensor}[${reading.index.join(", ")}]`), ` at step ${reading.step}`,
+      this.runs.length > 1 ? ` of ${this.runs[reading.run]?.name ?? "the other run"}` : "");
+    this.more.textContent = [reading.difference === null ? "" : `difference ${brief(reading.difference)}`,
+      reading.bound > 0 ? `± ${brief(reading.bound)}` : ""].filter(Boolean).join("  ·  ");
+  }
+
+  // -- trajectories -------------------------------------------------------------------------------------------------------
+
+  async pin(run: number, tensor: Tensor, row: number, col: number, frame: number): Promise<void> {
+    const same = this.pins.findIndex((p) => p.run === run && p.tensor === tensor.name && p.row === row && p.col === col);
+    if (same >= 0) { this.pins.splice(same, 1); this.showPins(); return; }
+    const piece = pieceAt(tensor, frame);
+    if (!piece) return;
+    const free = HUES.find((c) => !this.pins.some((p) => p.colour === c)) ?? HUES[this.pins.length % HUES.length];
+    const pin: Pin = { run, tensor: tensor.name, row, col, index: indexOf(piece.shape, row, col), colour: free, frames: [], values: [] };
+    this.pins.push(pin);
+    this.showPins();
+    await this.load(pin, tensor, piece.start, piece.stop);
+  }
+
+  private async load(pin: Pin, tensor: Tensor, start: number, stop: number): Promise<void> {
+    const { rows, cols } = planeSize(pieceAt(tensor, start)!.shape);
+    if (pin.row >= rows || pin.col >= cols) return;
+    const series = await this.archive.series(pin.run, pin.tensor, [[pin.row, pin.col]], [start, stop], 1);
+    pin.frames = Array.from({ length: series.count }, (_, i) => series.start + i);
+    pin.values = Array.from(series.values as ArrayLike<number>, Number);
+    this.draw();
+  }
+
+  /** Chosen weights follow a run that is still being written. */
+  async follow(): Promise<void> {
+    for (const pin of this.pins) {
+      const tensor = this.runs[pin.run]?.tensors.find((t) => t.name === pin.tensor);
+      const piece = tensor && pieceAt(tensor, pin.frames[0] ?? 0);
+      if (tensor && piece) await this.load(pin, tensor, piece.start, piece.stop);
+    }
+    await this.loadCurve();
+  }
+
+  private showPins(): void {
+    this.stage.marks = this.pins.map((p) => ({ run: p.run, tensor: p.tensor, row: p.row, col: p.col, colour: p.colour }));
+    this.stage.redraw();
+    this.hint.hidden = this.pins.length > 0;
+    this.chart.hidden = this.pins.length === 0;
+    this.pinList.replaceChildren(...this.pins.map((p) => {
+      const chip = h("i", { class: "chip" });
+      chip.style.background = p.colour;
+      return h("li", { "data-testid": "pin", "data-tensor": p.tensor, "data-index": p.index.join(",") }, chip,
+        h("span", {}, `${p.tensor}[${p.index.join(", ")}]${p.run ? ` · ${this.runs[p.run]?.name ?? p.run}` : ""}`),
+        h("button", { title: "Remove", "aria-label": `Remove ${p.tensor}[${p.index.join(", ")}]`, click: () => {
+          this.pins = this.pins.filter((q) => q !== p);
+          this.showPins();
+        } }, "×"));
+    }));
+    this.draw();
+  }
+
+  /** The values behind the trajectories, for whoever wants to read them. */
+  trajectories(): { tensor: string; index: number[]; frames: number[]; values: number[] }[] {
+    return this.pins.map(({ tensor, index, frames, values }) => ({ tensor, index, frames, values }));
+  }
+
+  // -- curves -------------------------------------------------------------------------------------------------------------
+
+  async loadCurve(): Promise<void> {
+    const { tensor, curve } = this.store.view;
+    this.curveSelect.value = curve;
+    try {
+      const answer = await this.archive.curve(0, tensor, curve);
+      if (this.store.view.tensor !== tensor || this.store.view.curve !== curve) return;
+      this.curveLine = { x: answer.frames, y: answer.values, colour: css("--accent"), width: 1.75 };
+      this.curveNote.textContent = answer.sampled ? `Estimated from ${grouped(answer.sampled[0])} of ${grouped(answer.sampled[1])} values.` : "";
+    } catch (error) {
+      this.curveLine = null;
+      this.curveNote.textContent = (error as Error).message;
+    }
+    this.draw();
+  }
+
+  // -- units --------------------------------------------------------------------------------------------------------------
+
+  showUnit(units: { group: string; unit: number; what: string }[]): void {
+    this.unit.hidden = units.length === 0;
+    this.redraws = [];
+    const body = h("div", {});
+    const buttons = units.map(({ group, unit, what }) => h("button", { class: "unit", "data-testid": "unit", "data-group": group, "data-unit": unit,
+      click: () => void this.loadUnit(body, group, unit) }, h("b", {}, `${group} · unit ${unit}`), ` ${what}`));
+    this.unit.replaceChildren(h("h2", {}, "Unit"), ...buttons, body);
+  }
+
+  private async loadUnit(body: HTMLElement, group: string, unit: number): Promise<void> {
+    try {
+      const neuron = await this.archive.neuron(0, group, unit);
+      this.redraws = [];
+      body.replaceChildren(...neuron.parts.flatMap(({ label, frames, lines }) => {
+        const canvas = h("canvas", { class: "chart", role: "img", "aria-label": `${label} weights of unit ${unit} of ${group} over time` });
+        const shown = lines.slice(0, 400);
+        const alpha = shown.length > 60 ? 0.18 : shown.length > 16 ? 0.4 : 0.9;
+        this.redraws.push(() => drawChart(canvas, { axis: true, zero: true, place: this.place(), pad: { left: 46, right: 4, top: 6, bottom: 6 },
+          lines: shown.map((y, i) => ({ x: frames, y, colour: faded(HUES[i % HUES.length], alpha), width: 1.1 })) }));
+        return [h("h3", {}, `${label} · ${lines.length}${lines.length > shown.length ? ` (first ${shown.length} drawn)` : ""}`), canvas];
+      }));
+    } catch (error) { body.replaceChildren(h("p", { class: "hint" }, (error as Error).message)); }
+    this.draw();
+  }
+
+  // -- findings -----------------------------------------------------------------------------------------------------------
+
+  showFindings(findings: Finding[], reason: string | null): void {
+    this.findings.hidden = false;
+    const list = findings.slice(0, 100).map((f) => h("li", {}, h("button", { "data-testid": "finding", class: `finding ${f.severity}`,
+      click: () => this.onJump(f) }, h("b", {}, f.kind.replace(/_/g, " ")), f.tensor ? ` ${f.tensor}` : "", f.step === null ? "" : ` · step ${f.step}`,
+    h("span", { class: "why" }, f.text))));
+    this.findings.replaceChildren(h("h2", {}, "Findings"), list.length ? h("ul", { class: "jumps" }, ...list)
+      : h("p", { class: "hint" }, reason ?? "The doctor finds nothing wrong."));
+  }
+
+  // -- drawing ------------------------------------------------------------------------------------------------------------
+
+  private place(): (frame: number) => number {
+    const steps = this.runs[0]?.steps ?? [0, 1], scale = this.store.view.time;
+    return (f) => fractionOfFrame(steps, Math.min(f, steps.length - 1), scale);
+  }
+
+  draw(): void {
+    if (!this.runs.length) return;
+    const place = this.place(), pad = { left: 46, right: 4, top: 6, bottom: 6 }, frame = this.store.view.frame;
+    const playhead = (canvas: HTMLCanvasElement) => {
+      const g = canvas.getContext("2d")!, w = canvas.clientWidth, hh = canvas.clientHeight;
+      const x = pad.left + place(frame) * (w - pad.left - pad.right);
+      g.strokeStyle = css("--focus");
+      g.globalAlpha = 0.55;
+      g.lineWidth = 1;
+      g.beginPath(); g.moveTo(x, 0); g.lineTo(x, hh); g.stroke();
+      g.globalAlpha = 1;
+    };
+    if (this.pins.length) {
+      drawChart(this.chart, { axis: true, zero: true, place, pad,
+        lines: this.pins.map((p, i) => ({ x: p.frames, y: p.values, colour: p.colour, dash: i >= HUES.length ? [5, 3] : [] })) });
+      playhead(this.chart);
+    }
+    drawChart(this.curveChart, { axis: true, place, pad, lines: this.curveLine ? [this.curveLine] : [] });
+    playhead(this.curveChart);
+    for (const redraw of this.redraws) redraw();
+  }
+}
+
+function faded(hex: string, alpha: number): string {
+  return hex + Math.round(alpha * 255).toString(16).padStart(2, "0");
+}

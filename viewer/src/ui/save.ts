@@ -1,0 +1,70 @@
+// The current view as a picture, or played from here to the end as a film; both made in the page.
+
+import { css, h } from "../dom";
+import type { Stage } from "../stage";
+
+function caption(title: string, step: number | undefined): string {
+  return `${title}   step ${step ?? ""}`;
+}
+
+/** Draws the stage with a caption below it. */
+function compose(out: HTMLCanvasElement, stage: Stage, text: string): void {
+  const ratio = devicePixelRatio || 1, strip = Math.round(34 * ratio);
+  const w = stage.canvas.width, hh = stage.canvas.height + strip;
+  if (out.width !== w || out.height !== hh) { out.width = w; out.height = hh; }
+  const g = out.getContext("2d")!;
+  g.fillStyle = css("--paper");
+  g.fillRect(0, 0, w, hh);
+  g.drawImage(stage.canvas, 0, 0);
+  const overlay = stage.element.querySelector<HTMLCanvasElement>(".overlay");
+  if (overlay) g.drawImage(overlay, 0, 0);
+  g.fillStyle = css("--ink");
+  g.font = `500 ${14 * ratio}px ${css("--font")}`;
+  g.textBaseline = "middle";
+  g.fillText(text, 18 * ratio, hh - strip / 2 - 2 * ratio, w - 36 * ratio);
+}
+
+function download(blob: Blob, name: string): void {
+  const url = URL.createObjectURL(blob);
+  const link = h("a", { href: url, download: name });
+  link.click();
+  setTimeout(() => URL.revokeObjectURL(url), 10000);
+}
+
+function safe(title: string): string {
+  return title.replace(/[^\w.-]+/g, "_").slice(0, 80) || "weights";
+}
+
+export function savePicture(stage: Stage, title: string, step: number | undefined): void {
+  const out = document.createElement("canvas");
+  compose(out, stage, caption(title, step));
+  out.toBlob((blob) => { if (blob) download(blob, `${safe(title)}-${step}.png`); }, "image/png");
+}
+
+/** Records every drawn frame until `stop`; the browser encodes. */
+export class Film {
+  private out = document.createElement("canvas");
+  private recorder: MediaRecorder | null = null;
+
+  static get possible(): boolean { return typeof MediaRecorder !== "undefined" && typeof HTMLCanvasElement.prototype.captureStream === "function"; }
+  get recording(): boolean { return this.recorder !== null; }
+
+  start(stage: Stage, title: string, step: number | undefined, fps: number): void {
+    compose(this.out, stage, caption(title, step));
+    const kind = ["video/webm;codecs=vp9", "video/webm;codecs=vp8", "video/webm"].find((t) => MediaRecorder.isTypeSupported(t));
+    const parts: Blob[] = [];
+    const recorder = (this.recorder = new MediaRecorder(this.out.captureStream(Math.min(60, fps)), { mimeType: kind ?? "", videoBitsPerSecond: 12e6 }));
+    recorder.ondataavailable = (e) => { if (e.data.size) parts.push(e.data); };
+    recorder.onstop = () => download(new Blob(parts, { type: "video/webm" }), `${safe(title)}.webm`);
+    recorder.start(500);
+  }
+
+  frame(stage: Stage, title: string, step: number | undefined): void {
+    if (this.recorder) compose(this.out, stage, caption(title, step));
+  }
+
+  stop(): void {
+    this.recorder?.stop();
+    this.recorder = null;
+  }
+}

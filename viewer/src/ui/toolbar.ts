@@ -1,0 +1,56 @@
+// Above the picture: what is shown, and the ways to look at it.
+
+import { choice, h, icon } from "../dom";
+import { grouped } from "../numbers";
+import type { Mode } from "../scene/colour";
+import type { Run, Tensor } from "../source";
+import type { Store, View } from "../state";
+
+export interface Actions { picture(): void; film(): void; whole(): void; theme(): void; tree(): void }
+
+export class Toolbar {
+  readonly element: HTMLElement;
+  readonly filmButton: HTMLButtonElement;
+  private title = h("h1", {});
+  private shape = h("span", { class: "chip-text" });
+  private selects: { scale: HTMLSelectElement; diff: HTMLSelectElement; order: HTMLSelectElement; cells: HTMLSelectElement; show: HTMLSelectElement };
+
+  constructor(private store: Store, actions: Actions, pair: boolean) {
+    const show = choice("Show", [["one", "chosen tensors"], ["all", "whole network"], ...(pair ? [["pair", "two runs"] as [string, string]] : [])],
+      "one", (v) => store.set({ show: v as View["show"], zoom: "" }));
+    const diff = choice("Values", [["", "weights"], ["first", "change since the first frame"], ["prev", "update of this step"],
+      ["chosen", "change since this frame"]], "", (v) => store.set({ diff: v === "chosen" ? `frame:${store.view.frame}` : v }));
+    const scale = choice("Scale", [["tensor", "of the tensor"], ["global", "of the network"], ["step", "of each step"]], "tensor",
+      (v) => store.set({ scale: v as View["scale"] }));
+    const order = choice("Units", [["", "as stored"], ["norm", "largest first"], ["canonical", "canonical order"]], "",
+      (v) => store.set({ order: v, zoom: "" }));
+    const cells = choice("Small cells", [["extreme", "extreme"], ["mean", "mean"], ["min", "smallest"], ["max", "largest"]], "extreme",
+      (v) => store.set({ cells: v as Mode }));
+    this.selects = { scale: scale.select, diff: diff.select, order: order.select, cells: cells.select, show: show.select };
+    const button = (label: string, path: string, act: () => void) => h("button", { class: "icon", title: label, "aria-label": label, click: act },
+      icon(path));
+    this.filmButton = button("Save a film from here to the end", "M1.5 3.5h9v9h-9zM11.5 7l3-2v6l-3-2z", actions.film);
+    const tree = button("Tensors", "M1.5 3h13v1.6h-13zM1.5 7.2h13v1.6h-13zM1.5 11.4h13V13h-13z", actions.tree);
+    tree.classList.add("only-narrow");
+    this.element = h("div", { class: "toolbar" },
+      h("div", { class: "headline" }, tree, this.title, this.shape, h("span", { class: "grow" }),
+        button("Show all of it (double click)", "M2 2h5v1.6H3.6V7H2zM9 2h5v5h-1.6V3.6H9zM2 9h1.6v3.4H7V14H2zM12.4 9H14v5H9v-1.6h3.4z", actions.whole),
+        button("Save a picture", "M2 3.5h3l1-1.5h4l1 1.5h3v10H2zM8 6a2.6 2.6 0 100 5.2A2.6 2.6 0 008 6z", actions.picture), this.filmButton,
+        button("Light or dark", "M8 1.5a6.5 6.5 0 100 13zM8 1.5a6.5 6.5 0 010 13v-1a5.5 5.5 0 000-11z", actions.theme)),
+      h("div", { class: "choices" }, show.element, diff.element, scale.element, order.element, cells.element));
+  }
+
+  update(tensor: Tensor | undefined, shape: number[] | null, run: Run): void {
+    const { scale, diff, order, cells, show, also, tensor: name } = this.store.view;
+    this.title.textContent = show === "all" ? run.name : also.length ? `${name} + ${also.length}` : name;
+    this.title.title = this.title.textContent ?? "";
+    this.shape.textContent = show === "all" ? `${run.tensors.length} tensors` : `${shape?.map(grouped).join(" × ") || "one value"}  ${tensor?.dtype ?? ""}`;
+    this.selects.scale.value = scale;
+    this.selects.order.value = order;
+    this.selects.cells.value = cells;
+    this.selects.show.value = show;
+    const chosen = diff.startsWith("frame:");
+    this.selects.diff.options[3].textContent = chosen ? `change since frame ${diff.slice(6)}` : "change since this frame";
+    this.selects.diff.value = chosen ? "chosen" : diff;
+  }
+}

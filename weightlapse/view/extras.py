@@ -1,0 +1,162 @@
+"""Numbers that the page draws beside the pictures: unit orders, curves, one unit's weights, findings, two runs compared."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from weightlapse.errors import InvalidArgument, WeightlapseError
+from weightlapse.view.manifest import numbers
+from weightlapse.view.plane import Plane
+from weightlapse.view.subject import Subject
+
+CURVE_POINTS = 400
+CURVE_CELLS = 60_000_000  # cells that one exact curve may read; beyond that a sample of the tensor stands for it
+ORDER_CELLS = 4_000_000
+NEURON_VALUES = 4_000_000
+
+
+def unit_order(subject: Subject, name: str, frame: int, kind: str) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Row and column orders in which the tensor is drawn. ``norm``: largest units of the last frame first."""
+    piece = subject.piece(name, frame)
+    plane = Plane(piece.shape)
+    if plane.rows * plane.cols > ORDER_CELLS:
+        raise InvalidArgument(f"{name!r} has {plane.rows * plane.cols:,} cells; units are put in order up to {ORDER_CELLS:,}")
+    if kind != "norm":
+        raise InvalidArgument(f"order={kind!r} is not 'norm'")
+    with np.errstate(all="ignore"):
+        weights = np.nan_to_num(np.abs(subject.picture(name, piece.stop - 1).astype(np.float64)))
+        rows, cols = (weights**2).sum(axis=1), (weights**2).sum(axis=0)
+    return np.argsort(-rows, kind="stable"), np.argsort(-cols, kind="stable")
+
+
+def curve(subject: Subject, name: str, kind: str, cancelled: Callable[[], bool]) -> dict[str, Any]:
+    """A number of one tensor over time, at no more than a few hundred frames.
+
+    ``kind``: ``norm`` (L2), ``mean``, ``mass`` (sum of magnitudes), ``update`` (L2 of the step into the frame), ``distance`` (L2 from
+    the first frame), ``row:I`` or ``col:J`` (the average of one row or column). Where the tensor is too large to read whole at
+    every point, a sample of its cells stands for it and ``of`` says how many of how many.
+    """
+    word, _, number = kind.partition(":")
+    out: dict[str, Any] = {"kind": kind, "frames": [], "values": [], "sampled": None}
+    for piece in subject.pieces(name):
+        plane = Plane(piece.shape)
+        length = piece.stop - piece.start
+        cells = plane.rows * plane.cols
+        if word in ("row", "col"):
+            line = int(number)
+            if not 0 <= line < (plane.rows if word == "row" else plane.cols):
+                continue
+            cells = plane.cols if word == "row" else plane.rows
+        points = min(length, CURVE_POINTS)
+        stride = max(1, math.ceil(length / points))
+        at = list(range(0, length, stride))
+        if at[-1] != length - 1:
+            at.append(length - 1)
+        if word not in ("row", "col") and cells * len(at) > CURVE_CELLS:
+            _sampled_curve(subject, name, word, out, plane)
+            break
+        first: NDArray[np.float64] | None = None
+        for frame in at:
+            if cancelled():
+                return out
+            values = _line(subject, name, piece.start + frame, word, number)
+            first = values if first is None else first
+            if word == "update":
+                before = _line(subject, name, piece.start + max(0, frame - 1), word, number)
+                values = values - before
+            elif word == "distance":
+                values = values - first
+            out["frames"].append(piece.start + frame)
+            out["values"] += numbers([_number(word, values)])
+    return out
+
+
+def _line(subject: Subject, name: str, frame: int, word: str, number: str) -> NDArray[np.float64]:
+    rows = slice(int(number), int(number) + 1) if word == "row" else None
+    cols = slice(int(number), int(number) + 1) if word == "col" else None
+    return np.asarray(subject.picture(name, frame, rows, cols), np.float64)
+
+
+def _number(word: str, values: NDArray[np.float64]) -> float:
+    with np.errstate(all="ignore"):
+        if word in ("norm", "update", "distance"):
+            return float(np.sqrt((values**2).sum()))
+        if word == "mass":
+            return float(np.abs(values).sum())
+        if word in ("mean", "row", "col"):
+            return float(values.mean())
+    raise InvalidArgument(f"kind={word!r} is none of norm, mean, mass, update, distance, row:I, col:J")
+
+
+def _sampled_curve(subject: Subject, name: str, word: str, out: dict[str, Any], plane: Plane) -> None:
+    cells = plane.rows * plane.cols
+    first: NDArray[np.float64] | None = None
+    for frames, values in subject.sample(name):
+        share = cells / values.shape[1]
+        first = values[0] if first is None or first.shape != values[0].shape else first
+        for frame, row in zip(frames.tolist(), values, strict=True):
+            if word == "update":
+                raise InvalidArgument(f"{name!r} is too large for update norms in the page; use weightlapse.measure")
+            value = _number(word, row - first if word == "distance" else row)
+            factor = {"mean": 1.0, "mass": share}.get(word, math.sqrt(share))
+            out["frames"].append(frame)
+            out["values"] += numbers([value * factor])
+        out["sampled"] = [values.shape[1], cells]
+
+
+def neuron(subject: Subject, group: str, unit: int) -> dict[str, Any]:
+    """One unit's incoming and outgoing weights over time, at evenly spaced frames where all would be too many."""
+    run = subject.run
+    if run.wiring is None:
+        raise InvalidArgument(f"{subject.name} was recorded without its wiring (pass example= to watch), so its units are not known")
+    with subject.lock:
+        parts = run.neuron(group, unit)
+    out: dict[str, Any] = {"group": group, "unit": unit, "parts": []}
+    for label, values in parts.items():
+        array = np.asarray(values, np.float64)
+        array = array.reshape(array.shape[0], -1)
+        stride = max(1, math.ceil(array.size / (NEURON_VALUES // 8)))
+        lines = array[::stride]
+        out["parts"].append(
+            {"label": str(label), "frames": list(range(0, array.shape[0], stride)), "lines": [numbers(line) for line in lines.T]}
+        )
+    return out
+
+
+def findings(subject: Subject) -> dict[str, Any]:
+    """The doctor's findings; where it cannot judge, the reason."""
+    try:
+        from weightlapse.measures.doctor import diagnose
+    except ImportError:
+        return {"findings": [], "reason": "This installation has no doctor, so nothing was judged."}
+    try:
+        with subject.lock:
+            found = diagnose(subject.run)
+    except WeightlapseError as error:
+        return {"findings": [], "reason": str(error)}
+    return {
+        "findings": [
+            {
+                "kind": str(f.kind),
+                "tensor": None if f.tensor is None else str(f.tensor),
+                "units": [int(u) for u in (f.units if f.units is not None else ())][:1000],
+                "step": None if f.first_step is None else int(f.first_step),
+                "severity": str(f.severity),
+                "text": str(f.text),
+            }
+            for f in found
+        ],
+        "reason": None,
+    }
+
+
+def pair(subjects: list[Subject], cancelled: Callable[[], bool]) -> dict[str, Any]:
+    """How far two runs are apart, frame by frame, raw and aligned."""
+    if len(subjects) < 2:
+        raise InvalidArgument("two recordings are needed for a comparison")
+    raise InvalidArgument("the distance of two runs is not available yet")
