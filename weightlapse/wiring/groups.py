@@ -1,0 +1,285 @@
+"""From axis types to groups: every free atom that lives in the weights becomes a group with its index matrices."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from weightlapse.wiring.data import ROLES, Group, Member
+from weightlapse.wiring.dims import ATOM, PROD
+from weightlapse.wiring.infer import Inference
+
+Positions = NDArray[np.int64]
+_REDUCES = "nothing reads these units"
+_MOST_GROUPS = 20_000
+
+
+@dataclass(frozen=True)
+class Spot:
+    """Where an atom lives: row u of ``index`` holds the positions of its unit u on one axis of a tensor."""
+
+    tensor: str
+    axis: int
+    index: Positions
+    where: tuple[int, Positions] | None = None
+
+
+class GroupBuilder:
+    def __init__(self, inf: Inference, order: list[str]) -> None:
+        self.inf, self.dims = inf, inf.dims
+        self.order = {name: i for i, name in enumerate(order)}
+        self.fixed: dict[tuple[str, int], str] = {}
+        self.spots: dict[int, list[Spot]] = {}
+        self.generic: dict[int, int] = {}  # the atom that an instance is a case of
+        self._all_spots()
+        self.roles, self.first = self._roles()
+        self.labels = self._by_leaf(inf.labels)
+        self.blocks = self._by_leaf(inf.blocks)
+        self.read = {leaf for (_, _, leaf), rs in self.roles.items() if "in" in rs} | self._reduced()
+
+    # ---- positions
+
+    def _all_spots(self) -> None:
+        for name, typed in self.inf.params.items():
+            own = [
+                list(self._walk(node, np.arange(self.dims.sizes[node], dtype=np.int64)[:, None])) for node in typed.axes
+            ]
+            for axis, found in enumerate(own):
+                for atom, index in found:
+                    self._place(name, atom, Spot(name, axis, index), own)
+
+    def _walk(self, node: int, index: Positions) -> Iterator[tuple[int, Positions]]:
+        """(atom, its index matrix) for every atom of a type whose unit u has the positions ``index[u]``."""
+        root = self.dims.find(node)
+        kind, parts = self.dims.kind(root), self.dims.parts(root)
+        if kind == ATOM:
+            yield root, index
+        elif kind == PROD:
+            sizes = [self.dims.sizes[p] for p in parts]
+            grid = index.reshape(*sizes, index.shape[1])
+            for i, p in enumerate(parts):
+                yield from self._walk(p, np.moveaxis(grid, i, 0).reshape(sizes[i], -1))
+        else:
+            at = 0
+            for p in parts:
+                yield from self._walk(p, index[at : at + self.dims.sizes[p]])
+                at += self.dims.sizes[p]
+
+    def _place(self, name: str, atom: int, spot: Spot, own: list[list[tuple[int, Positions]]]) -> None:
+        if atom not in self.dims.cases:
+            self.spots.setdefault(atom, []).append(spot)
+            return
+        selector, instances = self.dims.cases[atom]
+        selector = self.dims.find(selector)
+        for position, instance in instances.items():
+            for axis, found in enumerate(own):
+                for other, index in found:
+                    if other == selector:
+                        part = restricted(spot, axis, index[position])
+                        if part is None:
+                            continue
+                        for leaf, rows in self._walk(instance, part.index):
+                            self.generic[leaf] = atom
+                            self._place(name, leaf, Spot(name, part.axis, rows, part.where), own)
+        if len(instances) < self.dims.sizes[selector]:
+            self.fixed[name, spot.axis] = "some of its slices are never used by the traced run"
+
+    # ---- what is known about atoms
+
+    def _by_leaf(self, notes: list[tuple[int, str]]) -> dict[int, dict[str, None]]:
+        out: dict[int, dict[str, None]] = {}
+        for node, text in notes:
+            for leaf in self.dims.leaves(node):
+                out.setdefault(leaf, {})[text] = None
+        return out
+
+    def _roles(self) -> tuple[dict[tuple[str, int, int], set[str]], dict[int, str]]:
+        roles: dict[tuple[str, int, int], set[str]] = {}
+        first: dict[int, str] = {}
+        for name, axis, node, role in self.inf.roles:
+            for leaf in self.dims.leaves(node):
+                roles.setdefault((name, axis, leaf), set()).add(role)
+                if role == "out":
+                    first.setdefault(leaf, name)
+        return roles, first
+
+    def _reduced(self) -> set[int]:
+        return {leaf for node, _ in self.inf.blocks for leaf in self.dims.leaves(node)}
+
+    def notes(self, table: dict[int, dict[str, None]], atom: int) -> list[str]:
+        found = dict(table.get(atom, {}))
+        if atom in self.generic:
+            found.update(table.get(self.generic[atom], {}))
+        return list(found)
+
+    # ---- groups
+
+    def build(self) -> list[Group]:
+        free = [a for a in self.spots if self.dims.is_free(a) and self._usable(a)]
+        parents = {a: self._parent(a, free) for a in free}
+        groups: list[Group] = []
+        taken: set[str] = set()
+        atoms: dict[int, list[tuple[Group, list[Spot]]]] = {}
+        free.sort(key=lambda a: (self._depth(a, parents), self._rank(a)))
+        for atom in free:
+            for parent, spots in self._copies(atom, parents, atoms):
+                members = self._members(atom, spots)
+                if not members or len(groups) >= _MOST_GROUPS:
+                    continue
+                name = self._name(atom, members, parent, taken)
+                taken.add(name)
+                blockers = tuple(self.notes(self.blocks, atom)) + _tied(members)
+                g = Group(
+                    name,
+                    self.dims.sizes[atom],
+                    members,
+                    blockers=blockers,
+                    parent=parent,
+                    ops=frozenset(self.notes(self.labels, atom)),
+                )
+                atoms.setdefault(atom, []).append((g, spots))
+                groups.append(g)
+        self._reasons(free)
+        return groups
+
+    def _rank(self, atom: int) -> tuple[int, int]:
+        names = [s.tensor for s in self.spots[atom]]
+        return (min(self.order.get(n, 1 << 30) for n in names), min(int(s.index.min()) for s in self.spots[atom]))
+
+    def _usable(self, atom: int) -> bool:
+        if atom not in self.read and self.generic.get(atom) not in self.read:
+            self.dims.fix(atom, _REDUCES)
+            return False
+        for s in self.spots[atom]:
+            if np.unique(s.index).size != s.index.size:
+                self.dims.fix(atom, "it meets itself in one flattened axis (outer product)")
+                return False
+        return any(s.tensor in self.inf.seen for s in self.spots[atom])
+
+    def _parent(self, atom: int, free: list[int]) -> int | None:
+        """The atom whose every unit may hold its own arrangement of this one; the innermost if there are several."""
+        beside = [
+            h
+            for h in self.dims.companions(atom)
+            if h in free
+            and h not in self.dims.doubled
+            and atom not in self.dims.companions(h)
+            and len(self.spots.get(h, ()))
+        ]
+        return max(beside, key=lambda h: (len(self.dims.companions(h)), h), default=None)
+
+    def _depth(self, atom: int, parents: dict[int, int | None]) -> int:
+        depth = 0
+        while (up := parents.get(atom)) is not None:
+            atom, depth = up, depth + 1
+        return depth
+
+    def _copies(
+        self, atom: int, parents: dict[int, int | None], done: dict[int, list[tuple[Group, list[Spot]]]]
+    ) -> Iterator[tuple[tuple[str, int] | None, list[Spot]]]:
+        """The atom's places: all of them, or one set for each unit of the group that it is nested in."""
+        parent = parents[atom]
+        if parent is None:
+            yield from self._slabs(atom)
+            return
+        for group, outer in done.get(parent, []):
+            for unit in range(group.size):
+                spots = within(self.spots[atom], outer, unit)
+                if spots:
+                    yield (group.name, unit), spots
+
+    def _slabs(self, atom: int) -> Iterator[tuple[None, list[Spot]]]:
+        """Beside a fixed axis of the weights (experts, say) every position holds an arrangement of its own."""
+        for t in sorted(self.dims.companions(atom)):
+            if not self.dims.is_free(t) and t in self.spots and t not in self.dims.doubled:
+                for unit in range(self.dims.sizes[t]):
+                    spots = within(self.spots[atom], self.spots[t], unit)
+                    if spots:
+                        yield None, spots
+                return
+        yield None, self.spots[atom]
+
+    def _members(self, atom: int, spots: list[Spot]) -> tuple[Member, ...]:
+        merged: dict[tuple[str, int, bytes | None], list[Spot]] = {}
+        for s in spots:
+            key = (s.tensor, s.axis, None if s.where is None else bytes([s.where[0]]) + s.where[1].tobytes())
+            merged.setdefault(key, []).append(s)
+        out = []
+        for same in merged.values():
+            index = np.concatenate([s.index for s in same], axis=1)
+            if np.unique(index).size != index.size:
+                self.dims.fix(atom, "it meets itself on one axis")
+                return ()
+            out.append(Member(same[0].tensor, same[0].axis, index, self._role(same[0], atom), same[0].where))
+        if not any(m.roles & {"out", "in"} for m in out):
+            self.dims.fix(atom, "no weight produces or reads it")
+            return ()
+        rank = {r: i for i, r in enumerate(("out", "add", "mul", "stat", "in"))}
+        return tuple(sorted(out, key=lambda m: (rank[m.role.split("+")[0]], self.order.get(m.tensor, 1 << 30))))
+
+    def _role(self, spot: Spot, atom: int) -> str:
+        found = set(self.roles.get((spot.tensor, spot.axis, atom), ()))
+        if atom in self.generic:
+            found |= self.roles.get((spot.tensor, spot.axis, self.generic[atom]), set())
+        return "+".join(r for r in ROLES if r in found) or "add"
+
+    def _name(self, atom: int, members: tuple[Member, ...], parent: tuple[str, int] | None, taken: set[str]) -> str:
+        first = self.first.get(atom) or self.first.get(self.generic.get(atom, -1)) or members[0].tensor
+        if first not in {m.tensor for m in members}:
+            first = members[0].tensor
+        module = first.rpartition(".")[0] or first
+        if parent is not None:
+            inner = module[len(parent[0]) :].strip(".") if module.startswith(parent[0]) else module.rpartition(".")[2]
+            candidates = [f"{parent[0]}[{parent[1]}]" + (f".{inner}" if inner else "")]
+        else:
+            candidates = [module, first]
+        for c in candidates:
+            if c not in taken:
+                return c
+        return next(c for i in range(2, 1 << 30) if (c := f"{candidates[-1]}#{i}") not in taken)
+
+    def _reasons(self, free: list[int]) -> None:
+        groups = set(free)
+        for name, typed in self.inf.params.items():
+            for axis, node in enumerate(typed.axes):
+                leaves = [x for x in self.dims.leaves(node) if x not in groups or not self.dims.is_free(x)]
+                reason = next((r for x in leaves if (r := self.dims.reason(x)) and r != "size 1"), None)
+                if reason is None and leaves and all(self.dims.sizes[x] == 1 for x in leaves):
+                    reason = "size 1"
+                if reason is not None and (name, axis) not in self.fixed:
+                    self.fixed[name, axis] = reason
+                elif name not in self.inf.seen:
+                    self.fixed[name, axis] = "the traced run never used this tensor"
+
+
+def restricted(spot: Spot, axis: int, positions: Positions) -> Spot | None:
+    """The part of a spot that lies at ``positions`` of an axis: some of its slots, or a slab of the tensor."""
+    if axis == spot.axis:
+        keep = np.isin(spot.index[0], positions)
+        return Spot(spot.tensor, spot.axis, spot.index[:, keep], spot.where) if keep.any() else None
+    if spot.where is None:
+        return Spot(spot.tensor, spot.axis, spot.index, (axis, np.sort(positions.ravel())))
+    if spot.where[0] != axis:
+        return None
+    both = np.intersect1d(spot.where[1], positions)
+    return Spot(spot.tensor, spot.axis, spot.index, (axis, both)) if both.size else None
+
+
+def within(spots: list[Spot], outer: list[Spot], unit: int) -> list[Spot]:
+    """The parts of ``spots`` that belong to one unit of the atom whose places are ``outer``."""
+    out = []
+    for s in spots:
+        for o in outer:
+            if o.tensor == s.tensor and (o.where is None or s.where is None or o.where[0] != s.axis):
+                part = restricted(s, o.axis, o.index[unit])
+                if part is not None:
+                    out.append(part)
+    return out
+
+
+def _tied(members: tuple[Member, ...]) -> tuple[str, ...]:
+    both = [m for m in members if "in" in m.roles and len(m.roles) > 1]
+    return tuple(f"tied in+out: {m.tensor} both produces and reads these units" for m in both[:1])

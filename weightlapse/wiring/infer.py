@@ -1,0 +1,202 @@
+"""From a tape of operators to axis types: each live call is handed to its rule, and every tensor gets types for its axes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from weightlapse.wiring.dims import Dims
+from weightlapse.wiring.record import Call, Tape, place_of, storage_of
+
+Source = frozenset[tuple[str, int]]  # (parameter, axis) that an axis of a weight comes from
+
+
+@dataclass
+class Typed:
+    """Axis types of a tensor; ``source`` is None for activations, and per axis its origin for what is made of weights alone."""
+
+    axes: list[int]
+    source: list[Source] | None
+
+
+class Inference:
+    """Everything learned about one model; several tapes of the same model go through one inference."""
+
+    def __init__(self, named: dict[str, Tensor], movable: set[str]) -> None:
+        self.dims = Dims()
+        self.types: dict[int, Typed] = {}
+        self.places: dict[tuple[Any, ...], Typed] = {}
+        self.params: dict[str, Typed] = {}
+        self.roles: list[tuple[str, int, int, str]] = []  # (parameter, axis, type, role)
+        self.labels: list[tuple[int, str]] = []  # (type, operator acting on it)
+        self.blocks: list[tuple[int, str]] = []  # (type, why it cannot be widened)
+        self.seen: set[str] = set()
+        self.opaque: dict[str, int] = {}
+        self.probed: dict[str, int] = {}
+        self._keep: list[Any] = []
+        self._call_types: dict[int, Typed] = {}
+        self._storages: dict[int, list[str]] = {}
+        for name, t in named.items():
+            reason = None if name in movable else "not a floating-point tensor of the state dict"
+            typed = Typed(
+                [self.dims.fresh(n, reason if n > 1 else "size 1") for n in t.shape],
+                [frozenset({(name, a)}) for a in range(t.ndim)],
+            )
+            self.params[name] = typed
+            self.types[id(t)] = typed
+            self.places[place_of(t)] = typed
+            self._storages.setdefault(storage_of(t), []).append(name)
+            self.dims.occur(typed.axes)
+            self._keep.append(t)
+
+    # ---- what rules use
+
+    def typed(self, t: Tensor) -> Typed:
+        found = self._call_types.get(id(t)) or self.types.get(id(t)) or self.places.get(place_of(t))
+        return found if found is not None else self._unknown(t)
+
+    def axes(self, t: Tensor) -> list[int]:
+        return list(self.typed(t).axes)
+
+    def is_weight(self, t: Tensor) -> bool:
+        return self.typed(t).source is not None
+
+    def fixed(self, size: int, reason: str) -> int:
+        return self.dims.fresh(size, reason)
+
+    def role(self, t: Tensor, axis: int, role: str) -> None:
+        """The parameters behind axis ``axis`` of ``t`` (if it is made of weights) play ``role`` there."""
+        typed = self.typed(t)
+        if typed.source is not None:
+            self.roles += [(name, a, typed.axes[axis], role) for name, a in typed.source[axis]]
+
+    def label(self, node: int, name: str) -> None:
+        self.labels.append((node, name))
+
+    def block(self, node: int, why: str) -> None:
+        self.blocks.append((node, why))
+
+    def mixes(self, axes: Sequence[int], over: Iterable[int], name: str) -> None:
+        """The operator computes something across the positions of ``over``: a hidden tensor without these axes."""
+        gone = set(over)
+        for a in gone:
+            self.label(axes[a], name)
+        self.dims.occur([x for i, x in enumerate(axes) if i not in gone])
+
+    # ---- running a tape
+
+    def run(self, tape: Tape, rule_of: Any) -> None:
+        self._keep.append(tape)
+        for i, t in enumerate(tape.inputs):
+            typed = Typed([self.fixed(n, "input") for n in t.shape], None)
+            self.types[id(t)] = self.places[place_of(t)] = typed
+            self._keep.append((i, t))
+        self._tape = tape
+        for call in tape.calls:
+            if call.live:
+                self._step(call, rule_of)
+        for t in tape.outputs:
+            if storage_of(t) in tape.tracked:
+                for a in self.axes(t):
+                    self.dims.fix(a, "output")
+
+    def _step(self, call: Call, rule_of: Any) -> None:
+        tape = self._tape
+        if not call.flat and not any(self._is_known(t) for t in call.inputs):
+            for t in call.outs:  # a constant: of interest only when it is written to later
+                if id(t) in tape.grown:
+                    flat = tape.grown[id(t)]
+                    axes = [
+                        self.dims.fresh(n, None if f and n > 1 else "constant tensor")
+                        for n, f in zip(t.shape, flat, strict=True)
+                    ]
+                    self.types[id(t)] = self.places[place_of(t)] = Typed(axes, None)
+            return
+        if call.name.endswith("_like") or call.name.startswith("new_"):
+            return self._factory(call)
+        self._call_types = {}
+        for t in call.inputs:
+            if not self._is_known(t):
+                self._call_types[id(t)] = self._constant(call, t)
+            typed = self.typed(t)
+            if typed.source is not None:
+                self.seen.update(name for s in typed.source for name, _ in s)
+        results = rule_of(call)(self, call)
+        for t, axes in zip(call.outs, results, strict=True):
+            self._set(call, t, axes)
+        self._call_types = {}
+
+    def _factory(self, call: Call) -> None:
+        for t in call.outs:
+            if id(t) in self._tape.grown:
+                flat = self._tape.grown[id(t)]
+                axes = [
+                    self.dims.fresh(n, None if f and n > 1 else "constant tensor")
+                    for n, f in zip(t.shape, flat, strict=True)
+                ]
+                self.types[id(t)] = self.places[place_of(t)] = Typed(axes, None)
+
+    def _is_known(self, t: Tensor) -> bool:
+        return id(t) in self.types or place_of(t) in self.places or storage_of(t) in self._tape.tracked
+
+    def _constant(self, call: Call, t: Tensor) -> Typed:
+        # Where its values do not vary a constant constrains nothing, so every use gets atoms of its own.
+        flat = call.flat.get(id(t), (False,) * t.ndim)
+        axes = [
+            self.dims.fresh(n, None if f and n > 1 else "constant tensor") for n, f in zip(t.shape, flat, strict=True)
+        ]
+        return Typed(axes, [frozenset()] * t.ndim)
+
+    def _unknown(self, t: Tensor) -> Typed:
+        """A view of known memory that no operator made (``.data``, ``as_strided`` outside the run): fix what it may show."""
+        why = "seen through a view that no operator made"
+        for name in self._storages.get(storage_of(t), ()):
+            for a in self.params[name].axes:
+                self.dims.fix(a, why)
+        for key, typed in self.places.items():
+            if key[0] == storage_of(t):
+                for a in typed.axes:
+                    self.dims.fix(a, why)
+        typed = Typed([self.fixed(n, why) for n in t.shape], None)
+        self.types[id(t)] = typed
+        self._keep.append(t)
+        return typed
+
+    def _set(self, call: Call, t: Tensor, axes: list[int]) -> None:
+        known = self.types.get(id(t)) or self.places.get(place_of(t))
+        if known is not None and torch.Tag.inplace_view not in call.func.tags:
+            for a, b in zip(known.axes, axes, strict=True):
+                self.dims.unify(a, b)
+            if any(self.typed(i).source is None for i in call.inputs):
+                known.source = None
+            if id(t) not in self.types:
+                self.types[id(t)] = known
+            self.dims.occur(known.axes)
+            return
+        typed = Typed(list(axes), self._source(call, axes))
+        self.types[id(t)] = typed
+        if torch.Tag.inplace_view not in call.func.tags:
+            self.places[place_of(t)] = typed
+        self.dims.occur(typed.axes)
+
+    def _source(self, call: Call, axes: Sequence[int]) -> list[Source] | None:
+        inputs = [self.typed(t) for t in call.inputs]
+        if any(i.source is None for i in inputs):
+            return None
+        out: list[Source] = []
+        for node in axes:
+            exact = [s for i in inputs for a, s in zip(i.axes, i.source or (), strict=True) if a == node]
+            if not exact:
+                leaves = set(self.dims.leaves(node))
+                exact = [
+                    s
+                    for i in inputs
+                    for a, s in zip(i.axes, i.source or (), strict=True)
+                    if leaves & set(self.dims.leaves(a))
+                ]
+            out.append(frozenset().union(*exact))
+        return out
