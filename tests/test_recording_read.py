@@ -180,7 +180,7 @@ def test_load_into_a_mapping(run: wl.Recording) -> None:
     assert all(np.array_equal(target[name], TRUTH[name][7]) for name in TRUTH)
     assert target["cube"] is held
     wrong = {"cube": np.zeros((4, 3, 5)), "vector": np.zeros(5)}
-    with pytest.raises(wl.InvalidArgument, match="'scalar'|vector has shape"):
+    with pytest.raises(wl.InvalidArgument, match=r"'scalar'|vector has shape"):
         run.load_into(wrong)
     assert (wrong["cube"] == 0).all()
     with pytest.raises(wl.InvalidArgument, match="cannot be put into int"):
