@@ -320,6 +320,10 @@ class Matcher:
             if g.name not in known
         ]
 
+    def neighbours(self, part: Part) -> list[Units]:
+        """The groups on the other axes of a member's tensor."""
+        return [g for _, g in self._unsolved(part, set())]
+
     def _evidence(self, u: Units, known: set[str]) -> float:
         """The share of a unit's weights whose other ends are known."""
         total = seen = 0

@@ -1,0 +1,88 @@
+"""``wl.canonical``: one representative for all networks that are the same up to symmetry, to hash, diff and draw."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from weightlapse.symmetry.align import allowed_symmetries, check_wiring_fits
+from weightlapse.symmetry.elements import Elements, depth
+from weightlapse.symmetry.match import Matcher, Move
+from weightlapse.symmetry.scale import balance, rescaled
+from weightlapse.symmetry.states import Arrays, float_arrays, state_of
+from weightlapse.symmetry.units import Units
+from weightlapse.wiring.data import Wiring
+
+
+def canonical(net: Any, wiring: Wiring, *, symmetries: Literal["auto"] | Iterable[str] = "auto") -> dict[str, Any]:
+    """The network in its canonical guise: same function, units in an order, sign and scale of their own.
+
+    Order: by the squared size of all that belongs to a unit, largest first. Sign: the largest weight whose other end
+    has its sign already is positive, input side first. Scale: incoming and outgoing weights have the same norm (see
+    `weightlapse.symmetry.scale`). Permuted and sign-flipped copies come out bit for bit equal, so their bytes can be hashed; rescaled copies
+    equal to rounding. Units that tie exactly (duplicates, units without weights) keep their order.
+
+    net: a module or mapping of arrays or tensors; the result maps the same names to values of the same kind.
+
+    >>> import numpy as np, weightlapse as wl
+    >>> w = wl.Wiring.from_spec('''
+    ... tensor a.weight (2, 1)
+    ... tensor b.weight (1, 2)
+    ... group a: 2 units, permutation, sign
+    ...   a.weight[0]: out
+    ...   b.weight[1]: in
+    ... ''')
+    >>> wl.canonical({"a.weight": np.array([[1.0], [-2.0]]), "b.weight": np.array([[3.0, 4.0]])}, w)["a.weight"].tolist()
+    [[2.0], [1.0]]
+    """
+    state = state_of(net)
+    return canonical_elements(state, wiring, symmetries=symmetries).on_state(state, wiring)
+
+
+def canonical_elements(
+    state: Mapping[str, Any], wiring: Wiring, *, symmetries: Literal["auto"] | Iterable[str] = "auto"
+) -> Elements:
+    """What brings ``state`` into canonical form; ``.on_state`` does the same to other frames of its run."""
+    check_wiring_fits(state, wiring)
+    names = dict.fromkeys(m.tensor for g in wiring.groups for m in g.members if m.roles != {"stat"})
+    arrays = float_arrays(state, names)
+    allowed = allowed_symmetries(symmetries)
+    matcher = Matcher(arrays, arrays, wiring, allowed)
+    units = list(matcher.units.values())
+    factors = balance(arrays, units)
+    matcher.begin(rescaled(arrays, units, factors))
+    # inner groups first: what a unit weighs does not depend on the order inside it
+    for u in sorted(units, key=lambda u: -depth(u.group, matcher.units)):
+        if u.permute:
+            matcher.apply(Move(u, np.argsort(-_weight(matcher.b, u), kind="stable")))
+    _fix_signs(matcher)
+    order = matcher.at.order
+    return matcher.at.times({n: f[order[n]] for n, f in factors.items()})
+
+
+def _weight(b: Arrays, u: Units) -> NDArray[np.float64]:
+    """The squared size of each unit; summed in sorted order, so that no reordering elsewhere changes a single bit."""
+    squares = [np.square(p.rows(b[p.tensor]), dtype=np.float64) for p in u.voters]
+    total: NDArray[np.float64] = np.sort(np.concatenate(squares, axis=1), axis=1).sum(axis=1)
+    return total
+
+
+def _fix_signs(matcher: Matcher) -> None:
+    open_ = {u.name for u in matcher.units.values() if u.sign}
+    for u in matcher.units.values():
+        if not u.sign:
+            continue
+        open_.discard(u.name)
+        best, chosen = np.zeros(u.size), np.zeros(u.size)
+        for p in u.voters:
+            if p.exponent % 2 == 0 or any(g.name in open_ or g.name == u.name for g in matcher.neighbours(p)):
+                continue
+            rows = p.rows(matcher.b[p.tensor])
+            at = np.abs(rows).argmax(axis=1)
+            value = rows[np.arange(u.size), at].astype(np.float64)
+            larger = np.abs(value) > best
+            best, chosen = np.where(larger, np.abs(value), best), np.where(larger, value, chosen)
+        matcher.apply(Move(u, np.arange(u.size), chosen < 0))

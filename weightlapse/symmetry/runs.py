@@ -1,0 +1,155 @@
+"""``wl.align_runs``: one recording in the unit order of another, frame by frame."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from weightlapse.errors import CannotAlign, InvalidArgument
+from weightlapse.progress import track
+from weightlapse.symmetry.align import allowed_symmetries, check_wiring_fits, wired_arrays
+from weightlapse.symmetry.elements import Elements
+from weightlapse.symmetry.search import Search, automatic_restarts
+from weightlapse.symmetry.states import check_same_shapes, distance, float_arrays, parameter_names
+from weightlapse.symmetry.units import units_of
+from weightlapse.wiring.data import Wiring
+
+Mode = Literal["last", "each"]
+
+
+class AlignedRuns:
+    """Recording b seen in the unit order of recording a.
+
+    ``frames_a``, ``frames_b``: int64 (n,), the frames that are paired, in order; ``steps``: a's steps there. ``state(i)``
+    is b's aligned state at pair i. With mode "last" one element of the symmetry group, found at the last pair, serves all, so that
+    no unit jumps in a film; with "each" every pair has its own. What b computes stays the same at every frame.
+    """
+
+    def __init__(self, a: Any, b: Any, wiring: Wiring, frames: NDArray[np.int64], elements: list[Elements], mode: Mode):
+        self.a, self.b, self.wiring, self.mode = a, b, wiring, mode
+        self.frames_a, self.frames_b = frames[0], frames[1]
+        self._elements = elements
+        self._curves: dict[bool, NDArray[np.float64]] = {}
+
+    def __len__(self) -> int:
+        return len(self.frames_a)
+
+    @property
+    def steps(self) -> NDArray[np.int64]:
+        return np.asarray(self.a.steps)[self.frames_a]
+
+    def element(self, i: int) -> Elements:
+        """What moves b at pair i."""
+        return self._elements[0 if self.mode == "last" else range(len(self))[i]]
+
+    def state_a(self, i: int) -> dict[str, NDArray[Any]]:
+        """a's state at pair i."""
+        return dict(self.a.state(frame=int(self.frames_a[i])))
+
+    def raw_state(self, i: int) -> dict[str, NDArray[Any]]:
+        """b's state at pair i as it was recorded."""
+        return dict(self.b.state(frame=int(self.frames_b[i])))
+
+    def state(self, i: int) -> dict[str, NDArray[Any]]:
+        """b's state at pair i in a's order of units."""
+        return self.element(i).on_state(self.raw_state(i), self.wiring)
+
+    def __getitem__(self, tensor: str) -> NDArray[Any]:
+        """One tensor of aligned b at every pair: (n, *shape)."""
+        first = self.wiring.canonical_name(tensor)
+        if self.mode == "each":
+            return np.stack([self.state(i)[first] for i in range(len(self))])
+        values = np.asarray(self.b[first][:])[self.frames_b]
+        return _moved_over_time(values, first, self._elements[0], self.wiring)
+
+    @property
+    def raw_distance(self) -> NDArray[np.float64]:
+        """``||A - B|| / ||A||`` at every pair, b as recorded."""
+        return self._curve(aligned=False)
+
+    @property
+    def aligned_distance(self) -> NDArray[np.float64]:
+        """The same with b in a's order of units."""
+        return self._curve(aligned=True)
+
+    def _curve(self, aligned: bool) -> NDArray[np.float64]:
+        if aligned not in self._curves:
+            out = np.empty(len(self))
+            for i in track(range(len(self)), "distances"):
+                a, b = self.state_a(i), self.state(i) if aligned else self.raw_state(i)
+                arrays = float_arrays(a, parameter_names(a, self.wiring))
+                out[i] = distance(arrays, float_arrays(b, arrays))
+            self._curves[aligned] = out
+        return self._curves[aligned]
+
+
+def align_runs(
+    a: Any,
+    b: Any,
+    wiring: Wiring | None = None,
+    mode: Mode = "last",
+    frames: Sequence[int] | NDArray[np.int64] | None = None,
+    *,
+    symmetries: Literal["auto"] | Sequence[str] = "auto",
+    restarts: int | Literal["auto"] = "auto",
+    seed: int = 0,
+) -> AlignedRuns:
+    """Bring recording ``b`` into the unit order of recording ``a``.
+
+    a, b: recordings of the same architecture (``wl.load``). wiring: default, the one that a recording holds. mode: "last",
+    one alignment from the last frames applied to all; "each", one for every frame, started from its neighbour's.
+    frames: frame numbers to pair, the same in both; default, the frames at the steps that both have recorded.
+
+    Raises CannotAlign (different tensors, no common step) and InvalidArgument (no wiring, unknown mode).
+    """
+    if mode not in ("last", "each"):
+        raise InvalidArgument(f"mode must be 'last' or 'each', got {mode!r}")
+    w = wiring or a.wiring or b.wiring
+    if w is None:
+        raise InvalidArgument(
+            "neither recording holds a wiring: pass wiring=wl.trace(model, example), or record with example=... next time"
+        )
+    pairs = _pairs(a, b, frames)
+    last_a, last_b = (dict(r.state(frame=int(f))) for r, f in zip((a, b), pairs[:, -1]))
+    check_same_shapes(last_a, last_b)
+    check_wiring_fits(last_b, w)
+    allowed = allowed_symmetries(symmetries)
+    search = Search(*wired_arrays(last_a, last_b, w), w, allowed)
+    count = automatic_restarts(search.a) if restarts == "auto" else int(restarts)
+    elements = [search.run(count, np.random.default_rng(seed)).elements]
+    if mode == "each":
+        for fa, fb in track(list(pairs.T[:-1][::-1]), "aligning frames"):
+            at = a.state(frame=int(fa)), b.state(frame=int(fb))
+            step = Search(*wired_arrays(*at, w), w, allowed)
+            step.polish(elements[-1], "neighbour")
+            elements.append(step.best.elements)
+        elements.reverse()
+    return AlignedRuns(a, b, w, pairs, elements, mode)
+
+
+def _pairs(a: Any, b: Any, frames: Sequence[int] | NDArray[np.int64] | None) -> NDArray[np.int64]:
+    """Frame numbers, shape (2, n): of a in the first row, of b in the second."""
+    if frames is not None:
+        chosen = np.asarray(frames, dtype=np.int64)
+        for run in (a, b):
+            if not chosen.size or chosen.min() < -len(run.steps) or chosen.max() >= len(run.steps):
+                raise InvalidArgument(f"frames must lie in 0 .. {len(run.steps) - 1}, the frames of {run.path}")
+        return np.stack([np.where(chosen < 0, chosen + len(r.steps), chosen) for r in (a, b)])
+    steps_a, steps_b = np.asarray(a.steps), np.asarray(b.steps)
+    _, in_a, in_b = np.intersect1d(steps_a, steps_b, return_indices=True)
+    if not len(in_a):
+        raise CannotAlign(
+            f"the recordings have no step in common (one spans {steps_a[0]}..{steps_a[-1]}, the other "
+            f"{steps_b[0]}..{steps_b[-1]}); pass frames= to pair frames by number"
+        )
+    return np.stack([in_a, in_b]).astype(np.int64)
+
+
+def _moved_over_time(values: NDArray[Any], tensor: str, elements: Elements, wiring: Wiring) -> NDArray[Any]:
+    """One tensor with a leading time axis, moved like a state: the time axis rides along as a last axis."""
+    probe = {tensor: np.moveaxis(values, 0, -1)}
+    units = {g.name: units_of(g, frozenset()) for g in wiring.groups}
+    return np.moveaxis(elements.on_arrays(probe, units)[tensor], -1, 0)
