@@ -82,10 +82,23 @@ def lines(run: Any, order: Any, shapes: Shapes, _: str) -> tuple[str, list[Line]
     made: list[Line] = []
     for (name, flat), series in values_of.items():
         tone = flat if len(shapes) == 1 and total <= SERIES_COUNT else tones.setdefault(name, len(tones))
-        label = name if sizes[name] == 1 else f"{name}[{','.join(map(str, np.unravel_index(flat, shapes[name])))}]"
+        label = _short_names(shapes)[name]
+        if sizes[name] > 1:
+            label += (
+                "["
+                + ",".join(str(i) for i, n in zip(np.unravel_index(flat, shapes[name]), shapes[name]) if n > 1)
+                + "]"
+            )
         made.append(Line(label, steps, np.array(series), tone if total > SERIES_COUNT else len(made)))
     title = "weights" if total <= _LINES else f"{len(made)} of {total} weights"
     return title, made
+
+
+def _short_names(shapes: Shapes) -> dict[str, str]:
+    """Names without what all of them begin with."""
+    heads = {name.rpartition(".")[0] for name in shapes}
+    cut = len(heads.pop()) if len(heads) == 1 else 0
+    return {name: name[cut:].lstrip(".") for name in shapes}
 
 
 def groups(run: Any, order: Any, shapes: Shapes, _: str) -> tuple[str, list[Line]]:

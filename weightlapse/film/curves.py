@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
 
 from weightlapse.film import text as glyphs
+from weightlapse.film.blocks import Measure
 from weightlapse.film.colours import GROUND, Codes
-from weightlapse.film.layout import Measure
 from weightlapse.film.numbers import grouped, linear_ticks, log_ticks, short, spans_decades
 from weightlapse.film.painter import Painter, Tone, dot, ramp, stroke
 from weightlapse.film.panels import Moment
@@ -36,6 +36,7 @@ class Curves:
     measure: Measure
     title: str
     lines: Sequence[Line]
+    span: tuple[int, int]  # first and last step of the film
     log: bool | None = None  # None: where it helps
     log_steps: bool = False
     plot: Box = field(init=False)
@@ -48,8 +49,7 @@ class Curves:
         finite = values[np.isfinite(values)]
         self.log = spans_decades(finite) if self.log is None else self.log and bool((finite > 0).all())
         self.low, self.high = _limits(finite, bool(self.log))
-        steps = np.concatenate([line.steps for line in self.lines]) if self.lines else np.zeros(1, dtype=np.int64)
-        self.first, self.last = int(steps.min()), max(int(steps.max()), int(steps.min()) + 1)
+        self.first, self.last = self.span[0], max(self.span[1], self.span[0] + 1)
         px = self._px
         x, y, wide, high = self.box
         names = max((glyphs.width(self._tick_word(t), px) for t in self._ticks()), default=0)
@@ -134,19 +134,29 @@ class Curves:
         bare[-1, :wide] = ramp("faint")[255]
         return bare
 
+    def _thickness(self) -> float:
+        return max(1.6 * self.measure.unit, 1.2) * (0.8 if len(self.lines) > 4 else 1)
+
+    def _points(self, until: int | None = None) -> list[tuple[NDArray[np.float64], Tone]]:
+        """The curves in pixels of the plot, up to a step."""
+        out = []
+        for line in self.lines:
+            kept = len(line.steps) if until is None else int(np.searchsorted(line.steps, until, side="right"))
+            points = np.stack([self._across(line.steps[:kept]), self._down(line.values[:kept])], axis=1)
+            if kept:
+                out.append((points, line.tone))
+        return out
+
     def _drawn(self, bare: Codes) -> Codes:
-        thick = max(1.6 * self.measure.unit, 1.2)
-        many = len(self.lines) > 4
-        lines = [
-            (np.stack([self._across(line.steps), self._down(line.values)], axis=1), line.tone)
-            for line in self.lines
-            if len(line.steps)
-        ]
-        drawn = stroke(bare.shape[1], bare.shape[0], lines, thick * (0.8 if many else 1))
+        drawn = stroke(bare.shape[1], bare.shape[0], self._points(), self._thickness())
         return np.where(drawn == GROUND, bare, drawn).astype(np.uint16)
 
     def draw(self, painter: Painter, moment: Moment) -> None:
         left, top, _, _ = self.plot
+        values = [_at(line, moment.step) for line in self.lines]
+        self._say(painter, values)
+        if painter.curves(left, top, self._points(moment.step), self._thickness()):
+            return
         until = int(np.clip(round(float(self._across(moment.step))), 0, self.plot[2] - 1)) + 1
         radius = self._radius
         start = max(min([self.revealed, until, *(dx - radius for dx, _ in self.dots)]), 0)
@@ -156,17 +166,13 @@ class Curves:
         part = self._bare[:, start:stop].copy()
         part[:, : max(until - start, 0)] = self._full[:, start : max(until, start)]
         self.dots = []
-        words = []
-        for line in self.lines:
-            value = _at(line, moment.step)
-            words.append(value)
+        for line, value in zip(self.lines, values):
             if math.isfinite(value) and len(self.lines) <= 12:
                 at = (until - 1, round(float(self._down(np.array([value]))[0])))
                 self.dots.append(at)
                 _stamp(part, at[0] - start, at[1], radius, line.tone)
         painter.paint(left + start, top, part)
         self.revealed = until
-        self._say(painter, words)
 
     def _say(self, painter: Painter, values: Sequence[float]) -> None:
         """Names and present values of up to three curves, in their colours, at the right of the title."""
@@ -226,8 +232,6 @@ def _limits(finite: NDArray[np.float64], log: bool) -> tuple[float, float]:
         return low / 1.15, high * 1.15
     if 0 <= low < 0.35 * high:
         low = 0.0
-    if low < 0 < high and min(-low, high) < 0.02 * max(-low, high):
-        pass
     margin = (high - low) * 0.04 or max(abs(high), 1.0) * 0.1
     return (low if low == 0 else low - margin), high + margin
 
@@ -237,6 +241,3 @@ def stacked(box: Box, count: int, gap: int) -> list[Box]:
     x, y, wide, high = box
     each = (high - gap * (count - 1)) // max(count, 1)
     return [(x, y + i * (each + gap), wide, each) for i in range(count)]
-
-
-Maker = Callable[[Box, Measure], Curves]

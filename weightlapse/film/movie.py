@@ -153,10 +153,12 @@ def moments(run: Any, scene: Scene, shown: NDArray[np.int64], at: NDArray[np.int
         frame = int(np.searchsorted(steps, step))
         if frame < len(steps):
             events[frame] = f"{events[frame]}, {words}" if frame in events else str(words)
-    last = max(len(shown) - 1, 1)
+    last = len(shown) - 1 if len(shown) > 1 else max(len(steps) - 1, 1)
     for index, values in zip(at, values_over(run, scene.needs, shown[at])):
         frame = int(shown[index])
-        yield Moment(frame, int(steps[frame]), float(index / last), values, events.get(frame, ""))
+        yield Moment(
+            frame, int(steps[frame]), float((index if len(shown) > 1 else frame) / last), values, events.get(frame, "")
+        )
 
 
 def _scene(run: Any, other: Any, align: bool, order: Order) -> Scene:

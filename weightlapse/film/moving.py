@@ -3,20 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
 from weightlapse.film import text as glyphs
+from weightlapse.film.blocks import Measure
 from weightlapse.film.colours import GROUND
 from weightlapse.film.grids import Values
-from weightlapse.film.layout import Measure
 from weightlapse.film.numbers import short
 from weightlapse.film.painter import Painter, ramp
-from weightlapse.film.panels import Moment
+from weightlapse.film.panels import Moment, title
 from weightlapse.film.surface import Box
 
+BINS = 61  # odd, so that zero has a bin of its own
 _COUNTED = 200_000  # values of one tensor that a ridge looks at; more are strided, which no histogram shows
 
 
@@ -27,8 +28,8 @@ class Ridges:
     box: Box
     measure: Measure
     scales: dict[str, float]
+    tallest: dict[str, float]  # the share of weights at which a ridge reaches its full height
     title: str = "histograms"
-    tallest: dict[str, float] = field(default_factory=dict)
 
     def _row(self, index: int) -> Box:
         x, y, wide, high = self.box
@@ -52,7 +53,7 @@ class Ridges:
         for index, (name, scale) in enumerate(self.scales.items()):
             rx, ry, wide, high = self._row(index)
             base = ry + high - 2
-            painter.text(rx, base - 1, glyphs.fit(name, self._px, self._names_width - 4), self._px, tone="muted")
+            painter.text(rx, base - 1, title(name, self._px, self._names_width - 4, False), self._px, tone="muted")
             if high > 2.6 * self._px:
                 painter.text(rx, base - 1 - round(self._px * 1.25), "±" + short(scale, 2), self._px, tone="faint")
             painter.fill(rx + self._names_width, base, wide - self._names_width, 1, "faint")
@@ -74,19 +75,23 @@ class Ridges:
             painter.paint(left, y + high - 2 - up, codes)
 
     def _heights(self, name: str, value: Values | None, scale: float, room: int) -> NDArray[np.float64]:
-        bins = max(min(room // 3, 80), 8)
         if value is None:
             return np.zeros(room)
-        flat = value.reshape(-1)
-        flat = flat[:: max(flat.size // _COUNTED, 1)].astype(np.float64)
-        at = np.floor((flat[np.isfinite(flat)] / scale + 1) * bins / 2)
-        at = at[(at >= 0) & (at <= bins)].clip(0, bins - 1).astype(np.int64)
-        counts = np.bincount(at, minlength=bins).astype(np.float64)
-        # the square root lets tails be seen beside a tall middle
-        share = np.sqrt(counts / max(flat.size, 1))
-        tallest = self.tallest.setdefault(name, max(float(share.max()) * 1.05, np.sqrt(2 / bins)))
+        share = density(value, scale)
+        tallest = self.tallest.get(name) or float(share.max()) or 1.0
         heights = np.clip(share / tallest, 0, 1)
-        return np.interp((np.arange(room) + 0.5) * bins / room, np.arange(bins) + 0.5, heights)
+        return np.interp((np.arange(room) + 0.5) * BINS / room, np.arange(BINS) + 0.5, heights)
+
+
+def density(value: Values, scale: float) -> NDArray[np.float64]:
+    """Share of the weights in each of ``BINS`` equal bins from -scale to +scale, lightly smoothed (1, 2, 1)."""
+    flat = value.reshape(-1)
+    flat = flat[:: max(flat.size // _COUNTED, 1)].astype(np.float64)
+    at = np.floor((flat[np.isfinite(flat)] / scale + 1) * BINS / 2)
+    at = at[(at >= 0) & (at <= BINS)].clip(0, BINS - 1).astype(np.int64)
+    counts = np.pad(np.bincount(at, minlength=BINS) / max(flat.size, 1), 1, mode="edge")
+    smooth: NDArray[np.float64] = (counts[:-2] + 2 * counts[1:-1] + counts[2:]) / 4
+    return smooth
 
 
 @dataclass

@@ -28,6 +28,8 @@ from weightlapse.film.colours import (
     Codes,
     series,
 )
+from weightlapse.film.grids import Values
+from weightlapse.film.numbers import short
 from weightlapse.film.surface import Surface
 from weightlapse.film.tiles import Tile
 
@@ -88,26 +90,48 @@ class Painter:
         ):
             self.fill(*box, tone)
 
+    def curves(self, x: int, y: int, lines: Sequence[tuple[NDArray[np.float64], Tone]], thickness: float) -> bool:
+        """Draw curves given in pixels from (x, y), where this painter keeps them as curves; False: they must come as codes."""
+        return False
+
     def paint(self, x: int, y: int, codes: Codes) -> None:
         self.surface.paint(x, y, codes)
 
-    def tile(self, tile: Tile, codes: Codes) -> int:
-        """The cells of ``tile``, odd values with their signs; returns how many cells hold NaN or Inf.
+    def tile(self, tile: Tile, codes: Codes) -> None:
+        """The cells of ``tile``, odd values with their signs.
 
         ``codes`` has one row and column of ground at its end, as ``Tile.codes`` gives them.
         """
         self.surface.cells(tile.x, tile.y, codes, tile.row_map, tile.column_map)
-        if codes[:-1, :-1].max(initial=0) < OVER:
-            return 0
-        odd = (codes >= OVER) & (codes <= MINUS_INF)
         wide, high = tile.cell
-        if min(wide, high) >= 6 and odd.any():
-            top, left = np.unique(tile.row_map, return_index=True)[1], np.unique(tile.column_map, return_index=True)[1]
-            for row, column in np.argwhere(odd)[:_SIGNS_AT_MOST]:
-                self.surface.paint(
-                    tile.x + int(left[column]), tile.y + int(top[row]), sign(int(codes[row, column]), wide, high)
-                )
-        return int(np.count_nonzero((codes >= NAN) & (codes <= MINUS_INF)))
+        if min(wide, high) < 6 or codes[:-1, :-1].max(initial=0) < OVER:
+            return
+        odd = (codes >= OVER) & (codes <= MINUS_INF)
+        top, left = tile.starts
+        for row, column in np.argwhere(odd)[:_SIGNS_AT_MOST]:
+            place = tile.x + int(left[column]), tile.y + int(top[row])
+            self.surface.paint(*place, sign(int(codes[row, column]), wide, high))
+
+    def numbers(self, tile: Tile, codes: Codes, values: Values, px: int) -> None:
+        """Write each value into its cell, where cells are large enough. The letters take their colour from the map itself."""
+        wide, high = tile.cell
+        if wide < 3.4 * px or high < 1.6 * px or tile.parts > 1:
+            return
+        flat = tile.grid.arrange(values)
+        flat = flat.T if tile.upright else flat
+        top, left = tile.starts
+        for (row, column), value in np.ndenumerate(flat):
+            code = int(codes[row, column])
+            if code >= OVER:
+                continue
+            mask = glyphs.mask(short(float(value), 2), px, False)
+            if mask.shape[1] > wide - 4:
+                continue
+            target = 128 if abs(code - 128) >= 60 else 255 if code >= 128 else 0
+            written = np.rint(code + (target - code) * (mask / 255.0)).astype(np.uint16)
+            x = tile.x + int(left[column]) + (wide - mask.shape[1]) // 2
+            y = tile.y + int(top[row]) + (high - px) // 2 - round(px * 0.12)
+            self.surface.paint(x // 2 * 2, y // 2 * 2, written)
 
 
 @lru_cache(maxsize=256)

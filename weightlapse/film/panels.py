@@ -9,12 +9,14 @@ from typing import Protocol
 import numpy as np
 
 from weightlapse.film import text as glyphs
+from weightlapse.film.blocks import Measure, Placed
 from weightlapse.film.grids import Values
-from weightlapse.film.layout import Measure, Placed
 from weightlapse.film.numbers import grouped, short
 from weightlapse.film.painter import Painter
-from weightlapse.film.scales import of
+from weightlapse.film.scales import Scale, of
 from weightlapse.film.surface import Box
+
+_NUMBERED = 64  # tensors up to this size show their values in the cells where there is room
 
 
 @dataclass(frozen=True)
@@ -44,13 +46,12 @@ class Weights:
 
     placed: Sequence[Placed]
     measure: Measure
-    scales: Mapping[str, float] | None
+    scales: Mapping[str, Scale] | None
     missing: int = 0
     box: Box = (0, 0, 0, 0)
     heading: str = ""
     last_scales: dict[str, str] = field(default_factory=dict)
     last_shapes: dict[str, tuple[int, ...]] = field(default_factory=dict)
-    odd: int = 0
 
     def static(self, painter: Painter) -> None:
         x, y, _, high = self.box
@@ -64,9 +65,8 @@ class Weights:
             painter.text(x, y + high - 2, note, self.measure.text, tone="muted")
 
     def draw(self, painter: Painter, moment: Moment) -> None:
-        self.odd = 0
         for block in self.placed:
-            step_scales: dict[str, float] = {}
+            step_scales: dict[str, Scale] = {}
             for tile in block.tiles:
                 value = moment.values.get(tile.name)
                 if value is None:
@@ -77,28 +77,34 @@ class Weights:
                 if self.last_shapes.get(tile.name) != value.shape:
                     self.last_shapes[tile.name] = value.shape
                     painter.outline(shaped.x, shaped.y, shaped.width, shaped.height)
-                self.odd += painter.tile(shaped, shaped.codes(value, scale))
+                codes = shaped.codes(value, scale)
+                painter.tile(shaped, codes)
+                if shaped.thinned == (1, 1) and value.size <= _NUMBERED:
+                    painter.numbers(shaped, codes, value, self.measure.text)
             if self.scales is None and block.label and step_scales:
                 self._label(painter, block, step_scales)
 
-    def _label(self, painter: Painter, block: Placed, scales: Mapping[str, float]) -> None:
+    def _label(self, painter: Painter, block: Placed, scales: Mapping[str, Scale]) -> None:
         """Name in ink, then shape and scale in grey, as much of it as there is room for."""
-        px = self.measure.text
+        px = block.words
         small = max(px - 2, 9)
-        wide = block.width
+        bold = px >= self.measure.text
+        wide = block.width + (0 if bold else 2)
         known = [name for name in block.block.names if name in scales]
-        scale = " | ".join("±" + short(scales[name], 2) for name in known)
+        scale = " | ".join("±" + short(scales[name].limit, 2) for name in known)
         shape = _shape_words(block)
         says = next((tile.says() for tile in block.tiles if tile.says()), "")
-        name = glyphs.fit(block.block.title, px, wide, bold=True)
-        used = glyphs.width(name, px, bold=True)
+        name = title(block.block.title, px, wide, bold)
+        used = glyphs.width(name, px, bold=bold)
         words: list[str] = []
         for part in (shape, scale, says):
             room = wide - used - sum(glyphs.width(w, small) + px for w in words) - px
             if part and glyphs.width(part, small) <= room:
                 words.append(part)
-            elif part == scale and len(known) > 1 and glyphs.width("±" + short(scales[known[0]], 2), small) <= room:
-                words.append("±" + short(scales[known[0]], 2))
+            elif (
+                part == scale and len(known) > 1 and glyphs.width("±" + short(scales[known[0]].limit, 2), small) <= room
+            ):
+                words.append("±" + short(scales[known[0]].limit, 2))
         line = name + "\0" + "\0".join(words)
         key = block.block.title
         if self.last_scales.get(key) == line:
@@ -107,10 +113,25 @@ class Weights:
             painter.fill(block.x, block.y, wide, block.label - 2, "ground")
         self.last_scales[key] = line
         baseline = block.y + block.label - max(px // 2, 5)
-        x = block.x + painter.text(block.x, baseline, name, px, bold=True)
+        x = block.x + painter.text(block.x, baseline, name, px, bold=bold)
         for word in words:
             x += px * 2 // 3
             x += painter.text(x, baseline, word, small, tone="muted")
+
+
+def title(name: str, px: int, room: int, bold: bool) -> str:
+    """The longest of a tensor's names that fits: ``layers.0.attn.proj.weight``, its module, ``0.proj``, or the end of that."""
+    parts = name.replace("/", ".").split(".")
+    module = parts[:-1] if len(parts) > 1 and parts[-1] in ("weight", "kernel") else parts
+    layer = next((part for part in reversed(module[:-1]) if part.isdigit()), "")
+    short_name = ".".join(filter(None, [layer, module[-1].removesuffix("_weight")]))
+    for candidate in (name, ".".join(module), short_name):
+        if glyphs.width(candidate, px, bold) <= room:
+            return candidate
+    for start in range(1, len(short_name) - 1):
+        if glyphs.width(glyphs.ELLIPSIS + short_name[start:], px, bold) <= room:
+            return glyphs.ELLIPSIS + short_name[start:]
+    return ""
 
 
 def _shape_words(block: Placed) -> str:
@@ -199,7 +220,6 @@ class Legend:
     measure: Measure
     ends: tuple[str, str, str]  # words below the low end, zero, the high end
     note: str
-    odd_seen: bool = False
 
     def static(self, painter: Painter) -> None:
         from weightlapse.film.colours import MINUS_INF, NAN, OVER, PLUS_INF, UNDER
@@ -215,7 +235,7 @@ class Legend:
         x += bar + px // 2
         x += painter.text(x, baseline, self.ends[2], px, tone="muted") + px * 2
         side = max(round(12 * self.measure.unit), 8)
-        for codes, word in (((OVER, UNDER), "beyond"), ((NAN,), "NaN"), ((PLUS_INF, MINUS_INF), "±∞")):
+        for codes, word in (((OVER, UNDER), "beyond scale"), ((NAN,), "NaN"), ((PLUS_INF, MINUS_INF), "±∞")):
             needed = len(codes) * (side + 2) + px // 2 + glyphs.width(word, px)
             if x + needed > self.box[0] + wide - glyphs.width(self.note, px) - px:
                 break

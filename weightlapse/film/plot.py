@@ -16,10 +16,10 @@ from numpy.typing import NDArray
 
 from weightlapse.errors import InvalidArgument, UnknownTensor, closest, missing_extra
 from weightlapse.film import scales
+from weightlapse.film.blocks import blocks
 from weightlapse.film.colours import MINUS_INF, NAN, OVER, PLUS_INF, SIGN_DARK, THEMES, UNDER, encode
 from weightlapse.film.frames import all_shapes, check_frames, chosen, epoch_at, sample, values_over
 from weightlapse.film.grids import Values, grid
-from weightlapse.film.layout import blocks
 from weightlapse.film.numbers import short, spans_decades
 from weightlapse.measures.measure import measure
 
@@ -96,7 +96,7 @@ def heatmap(
     cells = grid(value.shape, channels_last=last.grid.channels_last and last.main == name)
     flat = cells.arrange(value)
     step = int(np.ceil(np.sqrt(flat.size / _CELLS))) if flat.size > _CELLS else 1
-    codes = encode(thin(flat, step, step, 0.7 * limit), limit)
+    codes = encode(thin(flat, step, step, scales.of([value]).spike), limit)
     ax = _axes(ax)
     listed, norm = _listed(cmap)
     image = ax.imshow(
@@ -252,10 +252,10 @@ def _value(run: Any, name: str, frame: int) -> Values:
 
 def _limit(run: Any, name: str, scale: str | float, value: Values) -> float:
     if scale == "step":
-        return scales.of([value])
+        return scales.of([value]).limit
     if scale == "tensor":
         looked = sample(np.arange(len(run.steps)), 64)
-        return scales.over_frames(run, [name], looked)[name]
+        return scales.over_frames(run, [name], looked)[name].limit
     if isinstance(scale, (int, float)) and np.isfinite(scale) and scale > 0:
         return float(scale)
     raise InvalidArgument(f"scale must be 'tensor', 'step' or a positive number, not {scale!r}")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,12 +24,19 @@ def check(scale: str) -> str:
     return scale
 
 
-def of(values: Iterable[Values]) -> float:
+class Scale(NamedTuple):
+    """Colours run from -``limit`` to +``limit``; in a thinned tensor weights beyond ±``spike`` are always drawn."""
+
+    limit: float
+    spike: float
+
+
+def of(values: Iterable[Values]) -> Scale:
     """The scale for these values: the largest finite magnitude, but at most three times the 99.5th percentile.
 
     One weight that runs away must not bleach all others; it is then drawn as out of scale.
 
-    >>> of([np.array([1.0, -2.0, np.inf])])
+    >>> of([np.array([1.0, -2.0, np.inf])]).limit
     2.0
     """
     largest, looked = 0.0, []
@@ -41,7 +48,7 @@ def of(values: Iterable[Values]) -> float:
     pooled = np.concatenate(looked) if looked else np.zeros(0)
     usual = float(np.quantile(pooled, 0.995)) if pooled.size else 0.0
     scale = min(largest, 3 * usual) if usual > 0 else largest
-    return scale if scale > 0 else 1.0
+    return Scale(scale if scale > 0 else 1.0, 1.3 * usual)
 
 
 def _largest(value: Values) -> float:
@@ -56,7 +63,7 @@ def _largest(value: Values) -> float:
     return float(np.abs(finite).max()) if finite.size else 0.0
 
 
-def over_frames(run: Any, names: Sequence[str], frames: NDArray[np.int64]) -> dict[str, float]:
+def over_frames(run: Any, names: Sequence[str], frames: NDArray[np.int64]) -> dict[str, Scale]:
     """The scale of each tensor over ``frames``: all of them up to 256, fewer where that means reading more than half a gigabyte."""
     shapes = all_shapes(run)
     size = sum(4 * int(np.prod(shapes[name])) for name in names)

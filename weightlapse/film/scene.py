@@ -12,13 +12,15 @@ from numpy.typing import NDArray
 
 from weightlapse.errors import InvalidArgument, closest
 from weightlapse.film import charts, scales
+from weightlapse.film.blocks import Measure, blocks, even
 from weightlapse.film.curves import Curves, Line, stacked
 from weightlapse.film.frames import all_shapes, sample, values_over
-from weightlapse.film.layout import Measure, blocks, even, place
-from weightlapse.film.moving import Mass, Ridges, Words
+from weightlapse.film.layout import place
+from weightlapse.film.moving import Mass, Ridges, Words, density
 from weightlapse.film.numbers import grouped
 from weightlapse.film.painter import Painter
 from weightlapse.film.panels import Header, Legend, Moment, Panel, Weights
+from weightlapse.film.scales import Scale
 from weightlapse.film.surface import Box, Surface
 
 KINDS = ("weights", "scalars", "lines", "groups", "mass", "distance", "norms", "histograms", "text")
@@ -54,7 +56,9 @@ class Scene:
     started: bool = field(default=False)
 
     def draw(self, surface: Surface, moment: Moment) -> None:
-        painter = Painter(surface)
+        self.draw_on(Painter(surface), moment)
+
+    def draw_on(self, painter: Painter, moment: Moment) -> None:
         if not self.started:
             for panel in self.panels:
                 panel.static(painter)
@@ -78,7 +82,7 @@ def compose(run: Any, order: Order) -> Scene:
     others = [(kind, words) for kind, words in wanted if kind != "weights"]
 
     built: list[Panel] = []
-    tile_scales: dict[str, float] = {}
+    tile_scales: dict[str, Scale] = {}
     main, side = _split(body, bool(heat), len(others), measure)
     if heat:
         drawn = _globbed(shapes, heat[0][1])
@@ -134,11 +138,11 @@ def frame_boxes(width: int, height: int, measure: Measure) -> tuple[Box, Box, Bo
     )
 
 
-def legend_ends(mode: str, by_tensor: Mapping[str, float]) -> tuple[str, str, str]:
+def legend_ends(mode: str, by_tensor: Mapping[str, Scale]) -> tuple[str, str, str]:
     from weightlapse.film.numbers import short
 
     if mode == "global" and by_tensor:
-        largest = short(max(by_tensor.values()))
+        largest = short(max(s.limit for s in by_tensor.values()))
         return "−" + largest, "0", "+" + largest
     return "−scale", "0", "+scale"
 
@@ -150,7 +154,7 @@ def weight_panel(run: Any, shapes: Mapping[str, tuple[int, ...]], box: Box, meas
     tiles = {tile.name: tile for p in placed for tile in p.tiles}
     by_tensor = None if order.scale == "step" else scales.over_frames(run, list(tiles), order.frames)
     if by_tensor and order.scale == "global":
-        by_tensor = dict.fromkeys(by_tensor, max(by_tensor.values()))
+        by_tensor = dict.fromkeys(by_tensor, max(by_tensor.values(), key=lambda s: s.limit))
     return Weights(placed, measure, by_tensor, missing, box)
 
 
@@ -227,10 +231,12 @@ def _curves(make: Callable[..., tuple[str, list[Line]]]) -> Callable[..., Panel]
         box: Box,
         measure: Measure,
         words: str,
-        _: Mapping[str, float],
+        _: Mapping[str, Scale],
     ) -> Panel:
         title, lines = make(run, order, _globbed(shapes, words) if make is not charts.scalars else shapes, words)
-        return Curves(box, measure, title, lines, log_steps=order.log_steps)
+        steps = np.asarray(run.steps)
+        span = (int(steps[order.frames.min()]), int(steps[order.frames.max()]))
+        return Curves(box, measure, title, lines, span, log_steps=order.log_steps)
 
     return build
 
@@ -242,16 +248,16 @@ def _histograms(
     box: Box,
     measure: Measure,
     words: str,
-    known: Mapping[str, float],
+    known: Mapping[str, Scale],
 ) -> Panel:
     kept = _globbed(shapes, words)
     matrices = {name: shape for name, shape in kept.items() if len(shape) >= 2} or kept
     room = max((box[3] - 2 * measure.text) // (measure.text + 4), 1)
     names = list(matrices)[:room]
-    if any(name not in known for name in names):
-        looked = list(values_over(run, names, sample(order.frames, 16)))
-        known = {name: scales.of([v[name] for v in looked if name in v]) for name in names}
-    return Ridges(box, measure, {name: known[name] for name in names})
+    looked = list(values_over(run, names, sample(order.frames, 24)))
+    by_name = {name: (known.get(name) or scales.of(v[name] for v in looked if name in v)).limit for name in names}
+    tallest = {name: max(float(density(v[name], by_name[name]).max()) for v in looked if name in v) for name in names}
+    return Ridges(box, measure, by_name, tallest)
 
 
 def _mass(
@@ -261,7 +267,7 @@ def _mass(
     box: Box,
     measure: Measure,
     words: str,
-    _: Mapping[str, float],
+    _: Mapping[str, Scale],
 ) -> Panel:
     kept = _globbed(shapes, words)
     single = len(kept) == 1 and int(np.prod(next(iter(kept.values())))) <= 64
@@ -285,7 +291,7 @@ def _words(
     box: Box,
     measure: Measure,
     words: str,
-    _: Mapping[str, float],
+    _: Mapping[str, Scale],
 ) -> Panel:
     return Words(box, measure, words)
 

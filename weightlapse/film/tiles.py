@@ -10,8 +10,7 @@ from numpy.typing import NDArray
 
 from weightlapse.film.colours import GROUND, Codes, encode
 from weightlapse.film.grids import Grid, Values, extent, fold, grid, pixels, thin
-
-SPIKE = 0.7  # share of the scale from which a weight of a thinned tensor is always drawn
+from weightlapse.film.scales import Scale
 
 
 @dataclass(frozen=True)
@@ -63,6 +62,11 @@ class Tile:
     def column_map(self) -> NDArray[np.intp]:
         return pixels(self.columns, self.cell[0], self.group[1], self.gap[1])
 
+    @cached_property
+    def starts(self) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
+        """First pixel of every row and of every column of cells."""
+        return np.unique(self.row_map, return_index=True)[1], np.unique(self.column_map, return_index=True)[1]
+
     def at(self, x: int, y: int) -> Tile:
         return replace(self, x=x, y=y)
 
@@ -72,11 +76,11 @@ class Tile:
             return self
         return replace(self, grid=grid(shape, channels_last=self.grid.channels_last))
 
-    def codes(self, values: Values, scale: float) -> Codes:
-        """Codes of every cell on ±``scale``, with one row and column of ground at the end for the gaps."""
+    def codes(self, values: Values, scale: Scale) -> Codes:
+        """Codes of every cell on ``scale``, with one row and column of ground at the end for the gaps."""
         flat = self.grid.arrange(values)
-        drawn = thin(flat.T if self.upright else flat, *self.thinned, SPIKE * scale)
-        folded = fold(encode(drawn, scale), self.parts, across=self.across)
+        drawn = thin(flat.T if self.upright else flat, *self.thinned, scale.spike)
+        folded = fold(encode(drawn, scale.limit), self.parts, across=self.across)
         return np.pad(folded, ((0, 1), (0, 1)), constant_values=GROUND)
 
     def says(self) -> str:

@@ -1,0 +1,140 @@
+"""What is laid out: tensors with the vectors that belong to them, the sizes all rules share, and places."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+
+from weightlapse.film.grids import Grid, grid
+from weightlapse.film.tiles import Tile
+
+
+@dataclass(frozen=True)
+class Block:
+    """A tensor with the vectors that belong to it: ``beside`` along its rows, ``below`` along its columns."""
+
+    title: str
+    main: str
+    grid: Grid
+    beside: tuple[str, ...] = ()
+    below: tuple[str, ...] = ()
+    shapes: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        return (self.main, *self.beside, *self.below)
+
+
+@dataclass(frozen=True)
+class Measure:
+    """Sizes in pixels that all rules share; ``unit`` is 1 at 1280 × 720."""
+
+    unit: float
+    text: int  # size of a label
+    label: int  # height of the line above a block; 0: no label
+    gap: int  # between blocks
+    words: int  # size of the letters above a block
+    narrowest: int  # of a block with a label
+
+    @staticmethod
+    def of(width: int, height: int) -> Measure:
+        unit = min(width / 1280, height / 720)
+        text = round(13 * unit) if unit >= 1 else max(round(13 * math.sqrt(unit)), 10)
+        return Measure(unit, text, even(text * 1.6), even(18 * max(unit, 0.5)), text, even(84 * max(unit, 0.5)))
+
+    def compact(self) -> Measure:
+        """For pictures with very many blocks: small letters, little space."""
+        words = max(round(9 * self.unit), 9)
+        return replace(
+            self, label=even(words * 1.6), gap=even(8 * max(self.unit, 0.5)), words=words, narrowest=even(words * 6.6)
+        )
+
+    def unlabelled(self) -> Measure:
+        """No letters at all."""
+        return replace(self.compact(), label=0, gap=even(6 * max(self.unit, 0.5)))
+
+
+@dataclass(frozen=True)
+class Placed:
+    """A block at its place: the box includes the label line, the tiles are at their final pixels."""
+
+    block: Block
+    x: int
+    y: int
+    width: int
+    height: int
+    tiles: tuple[Tile, ...]
+    label: int  # height of the label line
+    words: int  # size of its letters
+
+    def moved(self, x: int, y: int) -> Placed:
+        dx, dy = x - self.x, y - self.y
+        return replace(self, x=x, y=y, tiles=tuple(tile.at(tile.x + dx, tile.y + dy) for tile in self.tiles))
+
+
+def even(value: float) -> int:
+    """The largest even integer that is at most ``value``, at least 2: cells and places that H.264's halved chroma keeps apart."""
+    return max(int(value) // 2 * 2, 2)
+
+
+def blocks(shapes: Mapping[str, tuple[int, ...]]) -> list[Block]:
+    """Tensors in network order, biases put beside their matrices, vectors of one module together.
+
+    >>> [b.names for b in blocks({"fc.weight": (3, 4), "fc.bias": (3,), "ln.weight": (3,), "ln.bias": (3,)})]
+    [('fc.weight', 'fc.bias'), ('ln.weight', 'ln.bias')]
+    """
+    taken: set[str] = set()
+    out: list[Block] = []
+    for name, shape in shapes.items():
+        if name in taken:
+            continue
+        taken.add(name)
+        if len(shape) >= 2:
+            partner = _bias_of(name)
+            bias = shapes.get(partner) if partner else None
+            last = name.rpartition(".")[2].rpartition("/")[2] == "kernel"
+            beside: tuple[str, ...] = ()
+            below: tuple[str, ...] = ()
+            if partner and bias is not None and partner not in taken and len(bias) == 1:
+                if not last and bias[0] == shape[0]:
+                    beside = (partner,)
+                elif bias[0] == shape[-1]:
+                    if len(shape) == 2:
+                        below = (partner,)
+                    else:
+                        beside = (partner,)
+            taken.update(beside + below)
+            out.append(Block(name, name, grid(shape, channels_last=last and len(shape) > 2), beside, below, shapes))
+        else:
+            module = _module(name)
+            same = tuple(
+                other
+                for other, s in shapes.items()
+                if other not in taken and s == shape and _module(other) == module and not _claimed(other, shapes)
+            )
+            taken.update(same)
+            out.append(Block(module if same and module else name, name, grid(shape), (), same, shapes))
+    return out
+
+
+def _bias_of(name: str) -> str | None:
+    head, cut, last = _split(name)
+    for word in ("weight", "kernel"):
+        if word in last:
+            return head + cut + last.replace(word, "bias")
+    return None
+
+
+def _split(name: str) -> tuple[str, str, str]:
+    separator = "/" if "/" in name and "." not in name else "."
+    return name.rpartition(separator)
+
+
+def _module(name: str) -> str:
+    return _split(name)[0]
+
+
+def _claimed(name: str, shapes: Mapping[str, tuple[int, ...]]) -> bool:
+    """Whether a later matrix will take this vector as its bias."""
+    return any(len(s) >= 2 and _bias_of(other) == name for other, s in shapes.items())
