@@ -26,17 +26,17 @@ class Batches:
     per_member: bool | None
     batch_size: int | None
     seeds: tuple[int, ...]
+    rows: int  # of one batch
     offset: int = 0  # of the first member here, where these are some of a larger ensemble's
 
     def restrict(self, members: slice) -> Batches:
         """The data of some of the members."""
-        part = self.seeds[members]
+        part, offset = self.seeds[members], self.offset + members.start
         if self.fresh is not None or not self.per_member:
-            y = self.y
-            return Batches(self.x, y, self.fresh, self.per_member, self.batch_size, part, self.offset + members.start)
+            return Batches(self.x, self.y, self.fresh, self.per_member, self.batch_size, part, self.rows, offset)
         assert self.x is not None
         assert self.y is not None
-        return Batches(self.x[members], self.y[members], None, True, self.batch_size, part, self.offset + members.start)
+        return Batches(self.x[members], self.y[members], None, True, self.batch_size, part, self.rows, offset)
 
     def steps_per_epoch(self) -> int:
         if self.x is None:
@@ -119,8 +119,10 @@ def arrange(
         if len(sample_y) != len(stack) or sample_y.shape[1:2] != sample_x.shape[:1]:
             raise InvalidArgument(f"ensemble: {len(sample_x)} inputs but targets of shape {tuple(sample_y.shape)}")
         sample_x, per_member = sample_x.expand(len(stack), *sample_x.shape), True
-    fixed = data is None
-    return Batches(sample_x if fixed else None, sample_y if fixed else None, data, per_member, batch_size, tuple(seeds))
+    rows = batch_size or sample_x.shape[1 if per_member else 0]
+    if data is not None:
+        return Batches(None, None, data, per_member, None, tuple(seeds), rows)
+    return Batches(sample_x, sample_y, None, per_member, batch_size, tuple(seeds), rows)
 
 
 def imitation(teachers: Stack, batch_size: int, *, low: float = -1.0, high: float = 1.0, seed: int = 0) -> Fresh:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,9 @@ from weightlapse.ensembles.stack import Stack
 from weightlapse.errors import InvalidArgument
 
 Schedule = Callable[[int], float]
+
+# Multiplications per step below which splitting one product over cores costs more than it brings (on a busy machine: far more).
+_WORTH_THREADS = 50_000_000
 
 
 @dataclass
@@ -217,7 +221,8 @@ def ensemble(
     recorder, ours = _recorder(record, stack, overwrite, {"members": len(stack), "seeds": list(seeds)})
     done = 0
     try:
-        with progress.bar(f"{len(stack)} networks", total=count) as shown:
+        small = stack.theta.numel() * batches.rows < _WORTH_THREADS
+        with progress.bar(f"{len(stack)} networks", total=count) as shown, single_threaded(small):
             for frame in frames:
                 losses[done : frame.step] = frame.losses
                 shown(frame.step - done)
@@ -233,6 +238,18 @@ def ensemble(
     if engine == "ray":
         stack = stack.with_states(frame.states)
     return Ensemble(stack, losses, died_at.numpy(), seeds, time.perf_counter() - started, engine)
+
+
+@contextmanager
+def single_threaded(wanted: bool) -> Iterator[None]:
+    """Torch on one core inside the block, where ``wanted``."""
+    before = torch.get_num_threads()
+    if wanted:
+        torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def _median(values: NDArray[np.float64]) -> float:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -14,9 +15,9 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from weightlapse import progress
-from weightlapse.ensembles.ensemble import Ensemble
+from weightlapse.ensembles.ensemble import Ensemble, single_threaded
 from weightlapse.ensembles.gradients import gradient_of
-from weightlapse.ensembles.lbfgs import lbfgs
+from weightlapse.ensembles.lbfgs import Evaluate, lbfgs
 from weightlapse.ensembles.levenberg import levenberg_marquardt
 from weightlapse.ensembles.losses import value_and_slope
 from weightlapse.ensembles.residuals import Residuals
@@ -107,23 +108,22 @@ def polish(
             f"polish: Levenberg-Marquardt needs a {stack.parameters} x {stack.parameters} matrix per member; use method='lbfgs'"
         )
     problem = Residuals.of(stack, xs, ys, per_member)
-    everyone = torch.arange(len(stack))
     with torch.no_grad():
-        start = torch.cat([problem.values(stack.theta[m], m).square().mean(1) for m in problem.chunks(everyone)])
+        start = torch.cat([problem.errors(stack.theta[m], m) for m in problem.chunks(torch.arange(len(stack)))])
     losses = [start.numpy()]
-    moves: Iterator[Tensor]
-    if method == "lm":
-        moves = levenberg_marquardt(problem, stack.theta, steps, damping=damping, tolerance=tolerance)
-    else:
-        compute = gradient_of(stack, value_and_slope("mse"))
-
-        def evaluate(theta: Tensor) -> tuple[Tensor, Tensor]:
-            value, gradient = compute(theta, problem.x, problem.y, problem.own_x)
-            return value, gradient.clone()
-
-        moves = lbfgs(evaluate, stack.theta, steps, memory=memory, tolerance=tolerance)
     started = time.perf_counter()
-    with progress.bar(f"polishing {len(stack)} networks", total=steps) as shown, torch.no_grad():
+    # Threads over members, one core each: splitting these small products themselves over cores costs more than it brings.
+    with (
+        ThreadPoolExecutor(torch.get_num_threads()) as pool,
+        single_threaded(True),
+        torch.no_grad(),
+        progress.bar(f"polishing {len(stack)} networks", total=steps) as shown,
+    ):
+        moves: Iterator[Tensor]
+        if method == "lm":
+            moves = levenberg_marquardt(problem, stack.theta, steps, damping=damping, tolerance=tolerance, pool=pool)
+        else:
+            moves = lbfgs(_evaluator(problem), stack.theta, steps, memory=memory, tolerance=tolerance)
         for step, error in enumerate(moves, 1):
             losses.append(error.numpy())
             shown(1)
@@ -133,6 +133,16 @@ def polish(
             if callback is not None:
                 callback(step, stack)
     return Polished(stack, np.array(losses), time.perf_counter() - started, method)
+
+
+def _evaluator(problem: Residuals) -> Evaluate:
+    compute = gradient_of(problem.stack, value_and_slope("mse"))
+
+    def evaluate(theta: Tensor) -> tuple[Tensor, Tensor]:
+        value, gradient = compute(theta, problem.x, problem.y, problem.own_x)
+        return value, gradient.clone()
+
+    return evaluate
 
 
 def _in_float64(model: nn.Module | Stack | Ensemble) -> Stack:

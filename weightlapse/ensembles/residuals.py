@@ -13,8 +13,8 @@ from weightlapse.adapters.chain import activate, slope
 from weightlapse.ensembles.stack import Stack
 from weightlapse.errors import InvalidArgument
 
-# Jacobians of so many bytes at once: enough for long products, little enough for small machines.
-_CHUNK_BYTES = 128_000_000
+# Jacobians of so many bytes at once: long products, but small enough for caches and for several threads.
+_CHUNK_BYTES = 16_000_000
 
 
 @dataclass(frozen=True)
@@ -52,9 +52,13 @@ class Residuals:
 
     def values(self, theta: Tensor, members: Tensor) -> Tensor:
         """r (c, M) of ``members`` (c,) with the parameters ``theta`` (c, P)."""
-        part = Stack(self.stack.template, theta, {n: b[members] for n, b in self.stack.buffers.items()})
-        out = part.forward(theta, self.x[members] if self.own_x else self.x, per_member=self.own_x)
+        x, buffers = self.x[members] if self.own_x else self.x, {n: b[members] for n, b in self.stack.buffers.items()}
+        out = self.stack.forward(theta, x, per_member=self.own_x, buffers=buffers)
         return (out - (self.y[members] if self.own_y else self.y)).flatten(1)
+
+    def errors(self, theta: Tensor, members: Tensor) -> Tensor:
+        """Mean squared residual (c,) of ``members``."""
+        return self.values(theta, members).square().mean(1)
 
     def with_jacobian(self, theta: Tensor, members: Tensor) -> tuple[Tensor, Tensor]:
         """r (c, M) and dr / dtheta (c, M, P)."""

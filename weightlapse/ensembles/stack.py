@@ -172,8 +172,11 @@ class Stack:
             raise InvalidArgument(f"x has shape {tuple(x.shape)}: its first axis must be the {len(self)} members")
         return x.ndim == 3
 
-    def forward(self, theta: Tensor, x: Tensor, *, per_member: bool) -> Tensor:
+    def forward(
+        self, theta: Tensor, x: Tensor, *, per_member: bool, buffers: dict[str, Tensor] | None = None
+    ) -> Tensor:
         """Outputs (n, B, ...) with the parameters ``theta``; differentiable. Buffers that the network writes are updated in place."""
+        held = self.buffers if buffers is None else buffers
         if self.chain is not None:
             named = self.named(theta)
             a = x if per_member else x.expand(len(theta), *x.shape)
@@ -194,7 +197,7 @@ class Stack:
 
         # The fused attention kernels have no batching rule; the plain one is made of operators that have.
         with sdpa_kernel(SDPBackend.MATH):
-            return vmap(one, in_dims=(0, 0, 0 if per_member else None), randomness="different")(theta, self.buffers, x)
+            return vmap(one, in_dims=(0, 0, 0 if per_member else None), randomness="different")(theta, held, x)
 
 
 def _takes_an_argument(make_model: Callable[..., Any]) -> bool:
