@@ -17,7 +17,7 @@ from weightlapse.errors import InvalidArgument
 from weightlapse.film import colours, scales
 from weightlapse.film.encode import PALETTE, PRESETS, STILL, VIDEO, Reel, surface_for, whole_file, writer_for
 from weightlapse.film.film import Film
-from weightlapse.film.frames import check_frames, chosen, values_over
+from weightlapse.film.frames import check_frames, chosen
 from weightlapse.film.pace import timeline
 from weightlapse.film.panels import Moment
 from weightlapse.film.scene import Order, Scene, compose
@@ -90,8 +90,10 @@ def make_film(
     """
     if isinstance(run, (str, os.PathLike)):
         run = _load(run)
-    if isinstance(other, (str, os.PathLike)):
-        other = _load(other)
+    if other is not None:
+        from weightlapse.film.pair import Pair
+
+        run = Pair(run, _load(other) if isinstance(other, (str, os.PathLike)) else other, align)
     suffix, target = _target(path)
     width, height = _size(size, suffix)
     rate = _rate(fps)
@@ -111,7 +113,7 @@ def make_film(
     if suffix in STILL and target is not None and not numbered(target):
         order.frames = check_frames(None, len(run.steps))[: int(picked[-1]) + 1]
         order.note = ""
-    scene = _scene(run, other, align, order)
+    scene = _scene(run, order)
     if suffix in STILL:
         assert target is not None
         if numbered(target):
@@ -154,19 +156,17 @@ def moments(run: Any, scene: Scene, shown: NDArray[np.int64], at: NDArray[np.int
         if frame < len(steps):
             events[frame] = f"{events[frame]}, {words}" if frame in events else str(words)
     last = len(shown) - 1 if len(shown) > 1 else max(len(steps) - 1, 1)
-    for index, values in zip(at, values_over(run, scene.needs, shown[at])):
+    for index, values in zip(at, scene.read(shown[at])):
         frame = int(shown[index])
         yield Moment(
             frame, int(steps[frame]), float((index if len(shown) > 1 else frame) / last), values, events.get(frame, "")
         )
 
 
-def _scene(run: Any, other: Any, align: bool, order: Order) -> Scene:
-    if other is None:
-        return compose(run, order)
-    from weightlapse.film.pair import compose_pair
+def _scene(run: Any, order: Order) -> Scene:
+    from weightlapse.film.pair import Pair, compose_pair
 
-    return compose_pair(run, other, align, order)
+    return compose_pair(run, order) if isinstance(run, Pair) else compose(run, order)
 
 
 def _load(path: str | os.PathLike[str]) -> Any:

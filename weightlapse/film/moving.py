@@ -85,8 +85,7 @@ class Ridges:
 
 def density(value: Values, scale: float) -> NDArray[np.float64]:
     """Share of the weights in each of ``BINS`` equal bins from -scale to +scale, lightly smoothed (1, 2, 1)."""
-    flat = value.reshape(-1)
-    flat = flat[:: max(flat.size // _COUNTED, 1)].astype(np.float64)
+    flat: NDArray[np.float64] = value.reshape(-1)[:: max(value.size // _COUNTED, 1)].astype(np.float64)
     at = np.floor((flat[np.isfinite(flat)] / scale + 1) * BINS / 2)
     at = at[(at >= 0) & (at <= BINS)].clip(0, BINS - 1).astype(np.int64)
     counts = np.pad(np.bincount(at, minlength=BINS) / max(flat.size, 1), 1, mode="edge")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import fnmatch
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -13,8 +13,10 @@ from numpy.typing import NDArray
 from weightlapse.errors import InvalidArgument, closest
 from weightlapse.film import charts, scales
 from weightlapse.film.blocks import Measure, blocks, even
+from weightlapse.film.colours import SERIES_COUNT
 from weightlapse.film.curves import Curves, Line, stacked
 from weightlapse.film.frames import all_shapes, sample, values_over
+from weightlapse.film.grids import Values
 from weightlapse.film.layout import place
 from weightlapse.film.moving import Mass, Ridges, Words, density
 from weightlapse.film.numbers import grouped
@@ -48,12 +50,17 @@ class Order:
 
 @dataclass
 class Scene:
-    """Panels at their places; ``needs`` are the tensors whose values every moment must bring."""
+    """Panels at their places, and ``read``: frames -> the values that each moment must bring, in order."""
 
     panels: list[Panel]
-    needs: list[str]
-    series_used: int = 3
+    read: Callable[[NDArray[np.int64]], Iterator[dict[str, Values]]]
     started: bool = field(default=False)
+
+    @property
+    def series_used(self) -> int:
+        """How many series colours the picture needs: the palette of a GIF has none to give away."""
+        tones = [line.tone for panel in self.panels if isinstance(panel, Curves) for line in panel.lines]
+        return max([1, *(tone % SERIES_COUNT for tone in tones if isinstance(tone, int))]) + 1
 
     def draw(self, surface: Surface, moment: Moment) -> None:
         self.draw_on(Painter(surface), moment)
@@ -107,17 +114,7 @@ def compose(run: Any, order: Order) -> Scene:
     built.append(Header(header, measure, title, subtitle, int(steps[shown].max()), marks if len(shown) > 1 else []))
     if heat and footer[3]:
         built.append(Legend(footer, measure, legend_ends(order.scale, tile_scales), _CHANGES_SHOWN[order.scale]))
-    used = 1 + max(
-        (
-            line.tone
-            for panel in built
-            if isinstance(panel, Curves)
-            for line in panel.lines
-            if isinstance(line.tone, int)
-        ),
-        default=1,
-    )
-    return Scene(built, list(shapes), max(used, 2))
+    return Scene(built, lambda frames: values_over(run, list(shapes), frames))
 
 
 def frame_boxes(width: int, height: int, measure: Measure) -> tuple[Box, Box, Box]:

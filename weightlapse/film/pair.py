@@ -1,0 +1,234 @@
+"""Two recordings in one picture: the first, the second, the second aligned, their difference, and how far apart they are.
+
+All columns share one symmetric scale per tensor. The alignment is found once, at the last frame, and serves the whole film, so that
+no unit jumps from one picture to the next.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from weightlapse.errors import InvalidArgument
+from weightlapse.film import charts, scales
+from weightlapse.film.blocks import Measure, Placed, blocks, even
+from weightlapse.film.curves import Curves, Line
+from weightlapse.film.frames import all_shapes, sample, values_over
+from weightlapse.film.grids import Values
+from weightlapse.film.layout import place
+from weightlapse.film.numbers import grouped
+from weightlapse.film.panels import Header, Legend, Panel, Weights
+from weightlapse.film.scene import Order, Scene, frame_boxes, legend_ends
+from weightlapse.film.surface import Box
+from weightlapse.progress import track
+from weightlapse.symmetry.runs import align_runs
+from weightlapse.symmetry.states import distance, float_arrays, parameter_names
+
+_POINTS = 240  # moments at which the distance is measured
+FIRST, SECOND, ALIGNED, DIFFERENCE = "first", "second", "aligned", "difference"
+
+
+class _InStep:
+    """A recording seen at the steps of another: at each step its newest frame. Enough of a recording for `align_runs`."""
+
+    def __init__(self, run: Any, steps: NDArray[np.int64]) -> None:
+        self.run, self.steps, self.wiring, self.path = run, steps, run.wiring, run.path
+        self.at = np.clip(np.searchsorted(np.asarray(run.steps), steps, side="right") - 1, 0, None)
+
+    def state(self, *, frame: int) -> dict[str, Any]:
+        found: dict[str, Any] = self.run.state(frame=int(self.at[frame]))
+        return found
+
+    def values(self, names: Sequence[str], frames: NDArray[np.int64]) -> Iterator[dict[str, Values]]:
+        return values_over(self.run, names, self.at[frames])
+
+
+class Pair:
+    """Two recordings as one: the steps are those of the longer one, scalars and events those of the second.
+
+    Where one has no frame at a step its newest earlier one stands; a teacher that no longer trains needs a single frame.
+    """
+
+    def __init__(self, first: Any, second: Any, align: bool) -> None:
+        shapes = all_shapes(first)
+        for name, shape in all_shapes(second).items():
+            if shapes.get(name) != shape:
+                other = f"shape {shapes[name]}" if name in shapes else "no such tensor"
+                raise InvalidArgument(
+                    f"{name!r} has shape {shape} in the second recording and {other} in the first, so there is no difference to draw; "
+                    "film recordings of the same architecture, or choose tensors that both have with tensors="
+                )
+        longer = second if len(second.steps) >= len(first.steps) else first
+        self.steps: NDArray[np.int64] = np.asarray(longer.steps)
+        self.first, self.second = _InStep(first, self.steps), _InStep(second, self.steps)
+        self.shapes, self.dtypes, self.names = second.shapes, second.dtypes, second.names
+        self.events, self.epochs = longer.events, ()
+        self.wiring = first.wiring or second.wiring
+        self.align = align and self.wiring is not None
+        self.note = (
+            "not aligned: neither recording holds a wiring (record with example=...)"
+            if align and not self.align
+            else ""
+        )
+        names = Path(first.path).name, Path(second.path).name
+        self.labels = ("A", "B") if names[0] == names[1] else names
+        self.path = " and ".join(self.labels)
+        self.scalars = {name: np.asarray(values)[self.second.at] for name, values in second.scalars.items()}
+        self._second = second
+
+    def __getitem__(self, name: str) -> Any:
+        track_ = self._second[name]
+        return np.asarray(track_)[self.second.at] if len(self._second.steps) != len(self.steps) else track_
+
+    @cached_property
+    def _element(self) -> Any:
+        return align_runs(self.first, self.second, self.wiring).element(len(self.steps) - 1)
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        return (FIRST, SECOND, ALIGNED, DIFFERENCE) if self.align else (FIRST, SECOND, DIFFERENCE)
+
+    def read(self, names: Sequence[str], frames: NDArray[np.int64]) -> Iterator[dict[str, Values]]:
+        """Values of every column, under ``column|name``."""
+        for a, b, aligned in self.states(names, frames):
+            values: dict[str, Values] = {}
+            for name in names:
+                values[f"{FIRST}|{name}"], values[f"{SECOND}|{name}"] = a[name], b[name]
+                moved = b[name] if aligned is None else aligned[name]
+                if aligned is not None:
+                    values[f"{ALIGNED}|{name}"] = moved
+                with np.errstate(invalid="ignore", over="ignore"):
+                    values[f"{DIFFERENCE}|{name}"] = np.asarray(moved.astype(np.float64) - a[name].astype(np.float64))
+            yield values
+
+    def states(
+        self, names: Sequence[str], frames: NDArray[np.int64]
+    ) -> Iterator[tuple[Mapping[str, Values], Mapping[str, Values], Mapping[str, Values] | None]]:
+        """First, second, and second aligned (None when not aligned) at each frame."""
+        # moving units needs every tensor they live in, drawn or not
+        wanted = list(dict.fromkeys([*names, *self._wired])) if self.align else list(names)
+        for a, b in zip(self.first.values(names, frames), self.second.values(wanted, frames)):
+            yield a, b, self._element.on_state(b, self.wiring) if self.align else None
+
+    @cached_property
+    def _wired(self) -> list[str]:
+        known = self._second.shapes
+        return [m.tensor for g in self.wiring.groups for m in g.members if m.tensor in known]
+
+    def distances(self, names: Sequence[str], frames: NDArray[np.int64]) -> list[Line]:
+        """``||A - B|| / ||A||`` over ``names``, as recorded and aligned."""
+        looked = sample(frames, _POINTS)
+        raw, aligned = [], []
+        for a, b, moved in track(self.states(names, looked), "measuring distances", total=len(looked)):
+            arrays = float_arrays(a, parameter_names(a, self.wiring))
+            raw.append(distance(arrays, float_arrays(b, arrays)))
+            if moved is not None:
+                aligned.append(distance(arrays, float_arrays(moved, arrays)))
+        steps = self.steps[looked]
+        lines = [Line("raw", steps, np.array(raw), 1)]
+        return [*lines, Line("aligned", steps, np.array(aligned), 0)] if aligned else lines
+
+
+def compose_pair(pair: Pair, order: Order) -> Scene:
+    """The scene of two recordings."""
+    width, height = order.size
+    measure = Measure.of(width, height)
+    header, body, footer = frame_boxes(width, height, measure)
+    names = list(order.names)
+    shapes = {name: tuple(pair.shapes[name]) for name in names}
+    x, y, wide, high = body
+    gap = even(26 * max(measure.unit, 0.5))
+    low = even(min(max(high * 0.3, 90), high * 0.45))
+    head = even(measure.text * 2.2)
+    count = len(pair.columns)
+    each = even((wide - gap * (count - 1)) / count)
+    placed, missing = place(blocks(shapes), each, high - low - gap - head, measure)
+    by_tensor = _shared_scales(pair, names, order)
+    panels: list[Panel] = []
+    for i, (column, heading) in enumerate(zip(pair.columns, _headings(pair))):
+        box: Box = (x + i * (each + gap), y + head, each, high - low - gap - head)
+        own = {f"{column}|{name}": scale for name, scale in by_tensor.items()} if by_tensor else None
+        moved = [_in_column(p.moved(p.x + box[0], p.y + box[1]), column, labelled=i == 0) for p in placed]
+        panels.append(Weights(moved, measure, own, missing if i == 0 else 0, box, heading))
+    panels += _charts(pair, order, names, (x, y + high - low, wide, low), measure, gap)
+    steps, shown = pair.steps, order.frames
+    marks = [
+        charts.place_in_film(steps[shown], step)
+        for step, _ in pair.events
+        if steps[shown].min() <= step <= steps[shown].max()
+    ]
+    title = order.title or f"{pair.labels[0]} and {pair.labels[1]}"
+    total = sum(int(np.prod(shape)) for shape in shapes.values())
+    subtitle = " · ".join(
+        filter(None, [f"{len(names)} tensors · {grouped(total)} weights each", order.note, pair.note])
+    )
+    panels.append(Header(header, measure, title, subtitle, int(steps[shown].max()), marks if len(shown) > 1 else []))
+    if footer[3]:
+        note = (
+            "each step has its own colour scale"
+            if by_tensor is None
+            else "one colour scale per tensor, shared by all columns"
+        )
+        panels.append(Legend(footer, measure, legend_ends(order.scale, by_tensor or {}), note))
+    return Scene(panels, lambda frames: pair.read(names, frames))
+
+
+def _headings(pair: Pair) -> list[str]:
+    a, b = pair.labels
+    return [a, b, f"{b}, aligned", f"{b} aligned − {a}"] if pair.align else [a, b, f"{b} − {a}"]
+
+
+def _in_column(placed: Placed, column: str, *, labelled: bool) -> Placed:
+    """The block with the names of one column's values; only the first column writes labels."""
+    block = placed.block
+
+    def renamed(names: tuple[str, ...]) -> tuple[str, ...]:
+        return tuple(f"{column}|{name}" for name in names)
+
+    return replace(
+        placed,
+        block=replace(block, main=f"{column}|{block.main}", beside=renamed(block.beside), below=renamed(block.below)),
+        tiles=tuple(replace(tile, name=f"{column}|{tile.name}") for tile in placed.tiles),
+        label=placed.label if labelled else 0,
+    )
+
+
+def _shared_scales(pair: Pair, names: Sequence[str], order: Order) -> dict[str, scales.Scale] | None:
+    if order.scale == "step":
+        return None
+    frames = np.unique(order.frames)
+    sides = [scales.over_frames(side.run, names, np.unique(side.at[frames])) for side in (pair.first, pair.second)]
+    found = {name: max((side[name] for side in sides), key=lambda s: s.limit) for name in names}
+    return dict.fromkeys(found, max(found.values(), key=lambda s: s.limit)) if order.scale == "global" else found
+
+
+def _charts(pair: Pair, order: Order, names: Sequence[str], box: Box, measure: Measure, gap: int) -> list[Panel]:
+    x, y, wide, high = box
+    steps = pair.steps[order.frames]
+    span = (int(steps.min()), int(steps.max()))
+    lines = pair.distances(names, order.frames)
+    logged = charts.scalar_charts(pair) if wide > 400 else []
+    left = even(wide * 0.6) if logged else wide
+    title = "relative distance ‖B − A‖ / ‖A‖"
+    made: list[Panel] = [
+        Curves((x, y, left - (gap if logged else 0), high), measure, title, lines, span, log_steps=order.log_steps)
+    ]
+    if logged:
+        name, curves = charts.scalars(pair, order, {}, logged[0])
+        made.append(
+            Curves(
+                (x + left, y, wide - left, high),
+                measure,
+                f"{name} of {pair.labels[1]}",
+                curves,
+                span,
+                log_steps=order.log_steps,
+            )
+        )
+    return made
