@@ -202,7 +202,7 @@ def ensemble(
     count = steps if steps is not None else (epochs or 0) * batches.steps_per_epoch()
     if count < 1 or record_every < 1:
         raise InvalidArgument("ensemble: steps, epochs and record_every must be at least 1")
-    rate = lr if isinstance(lr, (int, float)) else torch.as_tensor(lr)
+    rate = lr if isinstance(lr, (int, float)) else torch.as_tensor(lr, dtype=torch.float64)
     if isinstance(rate, Tensor) and rate.shape != (len(stack),):
         raise InvalidArgument(
             f"ensemble: lr has shape {tuple(rate.shape)}, expected a number or one per member ({len(stack)},)"

@@ -28,7 +28,7 @@ class Optimizer:
             raise InvalidArgument(
                 f"ensemble: {name} has no option {', '.join(map(repr, sorted(unknown)))}; it has {', '.join(_OPTIONS[name])}"
             )
-        rate = torch.as_tensor(lr)
+        rate = torch.as_tensor(lr, dtype=torch.float64)
         if not bool((rate >= 0).all()) or rate.ndim > 1:
             raise InvalidArgument(f"ensemble: lr must be a non-negative number, or one per member (n,), not {lr}")
         self.name = name
