@@ -52,8 +52,14 @@ def flatten(value: Any, prefix: str = "") -> dict[str, Any]:
     return flat
 
 
+Entry = tuple[str, str, Any]  # name, stream, value
+
+
 class ArraySource:
-    """Records mappings of arrays given to ``rec.step(mapping)``. ``flatten`` turns what is given into a flat dict."""
+    """Records mappings of arrays given to ``rec.step(mapping)``.
+
+    For other objects that are made of arrays, :meth:`entries` is overridden, and ``takes_params`` where the object holds its arrays itself.
+    """
 
     framework = "arrays"
     takes_params = True
@@ -62,19 +68,30 @@ class ArraySource:
         self._selection = selection
         self._infos: list[ArrayInfo] = []
 
-    def flat(self, params: Any) -> dict[str, Any]:
+    def entries(self, params: Any) -> list[Entry]:
+        """All arrays that there are now, of every stream."""
         if not isinstance(params, Mapping):
             raise InvalidArgument(f"a mapping of names to arrays is needed here, not {type(params).__name__}")
-        return flatten(params)
+        return [(name, "weights", value) for name, value in flatten(params).items()]
+
+    def _chosen(self, entries: list[Entry]) -> list[Entry]:
+        streams, wants = self._selection.streams, self._selection.wants
+        return [entry for entry in entries if entry[1] in streams and wants(entry[0])]
 
     def arrays(self, params: Any) -> Sequence[ArrayInfo]:
-        flat = self.flat(params)
-        self._selection.check(flat)
-        self._infos = []
-        for name, value in flat.items():
-            if self._selection.wants(name):
-                array = as_array(name, value)
-                self._infos.append(ArrayInfo(name, dtype_name(name, value), array.shape))
+        entries = self.entries(params)
+        for stream in self._selection.streams:
+            if stream in ("gradients", "optimizer"):
+                raise InvalidArgument(
+                    f"the stream {stream!r} is only there for torch modules; put such arrays into the mapping yourself"
+                )
+        if not entries:
+            raise InvalidArgument(f"there is no array to record in this {self.framework} object")
+        self._selection.check([name for name, stream, _ in entries if stream in self._selection.streams])
+        self._infos = [
+            ArrayInfo(name, dtype_name(name, value), as_array(name, value).shape, stream)
+            for name, stream, value in self._chosen(entries)
+        ]
         return self._infos
 
     def bind(self, slots: int, views: Views) -> None:
@@ -85,14 +102,12 @@ class ArraySource:
     def before(self, slot: int) -> None: ...
 
     def copy(self, slot: int, params: Any) -> bool:
-        flat = {name: value for name, value in self.flat(params).items() if self._selection.wants(name)}
-        if len(flat) != len(self._infos):
+        chosen = self._chosen(self.entries(params))
+        if len(chosen) != len(self._infos):
             return False
-        for info, view in zip(self._infos, self._views[slot]):
-            if info.name not in flat:
-                return False
-            array = as_array(info.name, flat[info.name])
-            if array.shape != info.shape or dtype_name(info.name, flat[info.name]) != info.dtype:
+        for (name, _, value), info, view in zip(chosen, self._infos, self._views[slot]):
+            array = as_array(name, value)
+            if name != info.name or array.shape != info.shape or dtype_name(name, value) != info.dtype:
                 return False
             np.copyto(view, array)
         return True

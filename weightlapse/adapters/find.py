@@ -13,15 +13,36 @@ from weightlapse.adapters.source import Selection, Source
 from weightlapse.errors import InvalidArgument
 
 
+def _is(model: Any, module: str, name: str) -> bool:
+    """``isinstance(model, module.name)`` without importing ``module``: a model of it can only be there when it has been imported."""
+    kind = getattr(sys.modules.get(module), name, None)
+    return kind is not None and isinstance(model, kind)
+
+
 def find_source(model: Any, selection: Selection, optimizers: Sequence[Any] = ()) -> Source:
     """The adapter for ``model``; :class:`InvalidArgument` names what can be watched when there is none."""
-    torch = sys.modules.get("torch")
-    if torch is not None and isinstance(model, torch.nn.Module):
+    keras_model = _is(model, "keras", "Model")  # asked first: on the torch backend it is a torch module too
+    if _is(model, "torch.nn", "Module") and not keras_model:
         from weightlapse.adapters.torch import TorchSource
 
         return TorchSource(model, selection, optimizers)
     if optimizers:
         raise InvalidArgument("optimizer= is for torch modules; with other models call rec.step() after each update")
+    if keras_model:
+        from weightlapse.adapters.keras import KerasSource
+
+        return KerasSource(model, selection)
+    if _is(model, "sklearn.base", "BaseEstimator"):
+        from weightlapse.adapters.sklearn import SklearnSource
+
+        return SklearnSource(model, selection)
+    if "jax" in sys.modules:
+        from weightlapse.adapters.jax import JaxSource, NnxSource, is_nnx, is_pytree
+
+        if is_nnx(model):
+            return NnxSource(model, selection)
+        if is_pytree(model):
+            return JaxSource(selection)
     if isinstance(model, Mapping):
         return ArraySource(selection)
     raise InvalidArgument(
@@ -32,11 +53,22 @@ def find_source(model: Any, selection: Selection, optimizers: Sequence[Any] = ()
 
 def load_into(model: Any, state: Mapping[str, NDArray[Any]]) -> None:
     """Put named arrays back into ``model``, in place."""
-    torch = sys.modules.get("torch")
-    if torch is not None and isinstance(model, torch.nn.Module):
-        from weightlapse.adapters.torch import load
+    if _is(model, "keras", "Model"):
+        import weightlapse.adapters.keras as keras
 
-        load(model, state)
+        keras.load(model, state)
+    elif _is(model, "torch.nn", "Module"):
+        import weightlapse.adapters.torch as torch
+
+        torch.load(model, state)
+    elif _is(model, "sklearn.base", "BaseEstimator"):
+        import weightlapse.adapters.sklearn as sklearn
+
+        sklearn.load(model, state)
+    elif _is(model, "flax.nnx", "Module"):
+        import weightlapse.adapters.jax as jax
+
+        jax.load_nnx(model, state)
     elif isinstance(model, MutableMapping):
         load_mapping(model, state)
     else:

@@ -10,7 +10,8 @@ import math
 import os
 import warnings
 import weakref
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Literal, Self
@@ -81,6 +82,24 @@ class Recorder:
     def frames(self) -> int:
         """Frames recorded so far, the first one included."""
         return self._base + self._ring.filled
+
+    @property
+    def last_step(self) -> int:
+        """Number of the last step seen, recorded or not."""
+        return max(self._last, 0)
+
+    @property
+    def active(self) -> bool:
+        """False once the recorder is closed or had to stop."""
+        return not self._closed and self.failed is None
+
+    @contextmanager
+    def guard(self) -> Iterator[None]:
+        """What fails inside stops the recorder, not the training: for callbacks that prepare what they record."""
+        try:
+            yield
+        except Exception as error:  # noqa: BLE001 — a recorder never kills a training run
+            self._fail(error)
 
     def __repr__(self) -> str:
         state = f"stopped: {self.failed}" if self.failed else "closed" if self._closed else "recording"
@@ -282,7 +301,8 @@ class NullRecorder:
     """The recorder of ``WEIGHTLAPSE_MODE=off``: the same face, and nothing behind it."""
 
     failed: str | None = None
-    frames = 0
+    active = False
+    frames = last_step = 0
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
         self.path = Path(path)
@@ -292,6 +312,10 @@ class NullRecorder:
     def mark(self, text: str) -> None: ...
     def flush(self) -> None: ...
     def close(self) -> None: ...
+
+    @contextmanager
+    def guard(self) -> Iterator[None]:
+        yield
 
     def __enter__(self) -> Self:
         return self

@@ -1,0 +1,145 @@
+"""Keras 3 on any backend: a callback for ``model.fit``, and ``watch`` for training loops written by hand.
+
+Names are ``variable.path``; variables that no gradient updates (batch-norm statistics) belong to the stream "buffers".
+
+On the JAX backend the trainer keeps the current values in a state of its own while it fits, and gives their memory away at the next step. They
+are read from that state, right after the step: asking the model itself would make it gather and re-attach all variables every time.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from typing import Any
+
+import keras
+import numpy as np
+from numpy.typing import NDArray
+
+from weightlapse.adapters.arrays import ArraySource, Entry
+from weightlapse.adapters.source import Selection
+from weightlapse.errors import CannotRecord, InvalidArgument, closest
+
+
+class KerasSource(ArraySource):
+    """A ``keras.Model``; :meth:`entries` lists its variables with their present values."""
+
+    framework = "keras"
+    takes_params = False
+
+    def __init__(self, model: Any, selection: Selection) -> None:
+        super().__init__(selection)
+        self._model = model
+        self._variables = _variables(model)
+        # where the JAX trainer keeps the value of each variable while it fits
+        self._places = {
+            id(v): (part, i)
+            for part in ("trainable_variables", "non_trainable_variables")
+            for i, v in enumerate(getattr(model, part))
+        }
+
+    def entries(self, params: Any) -> list[Entry]:
+        state = _fitting_state(self._model)
+        if state is None:
+            return [(name, stream, v.value) for name, stream, v in self._variables]
+        return [
+            (name, stream, state[self._places[id(v)][0]][self._places[id(v)][1]]) for name, stream, v in self._variables
+        ]
+
+
+def _variables(model: Any) -> list[tuple[str, str, Any]]:
+    """(name, stream, variable) of every weight of the model."""
+    if not model.built or not model.weights:
+        raise CannotRecord(f"{model.name} has no weights yet: build it, or call it on one batch, before watching it")
+    frozen = {id(v) for layer in model._flatten_layers() for v in layer._non_trainable_variables}
+    names: dict[str, int] = {}
+    found = []
+    for variable in model.weights:
+        names[variable.path] = count = names.get(variable.path, 0) + 1
+        name = variable.path if count == 1 else f"{variable.path}:{count}"  # Keras allows two layers of one name
+        found.append((name, "buffers" if id(variable) in frozen else "weights", variable))
+    return found
+
+
+def _fitting_state(model: Any) -> Mapping[str, Any] | None:
+    """The JAX trainer's own copy of all variables, while it is newer than the model's."""
+    state = getattr(model, "_jax_state", None)
+    return state if state and not getattr(model, "_jax_state_synced", True) else None
+
+
+def updates(model: Any) -> int:
+    """How many optimizer steps the model has had; with gradient accumulation these are fewer than its batches."""
+    optimizer = getattr(model, "optimizer", None)
+    if optimizer is None:
+        raise InvalidArgument("the model is not compiled: its optimizer steps cannot be counted")
+    state = _fitting_state(model)
+    inner = getattr(optimizer, "inner_optimizer", optimizer)
+    value = inner._iterations.value if state is None else _of(state["optimizer_variables"], optimizer, inner)
+    count = int(np.asarray(value.detach().cpu() if hasattr(value, "detach") else value))
+    return count // (inner.gradient_accumulation_steps or 1)
+
+
+def _of(values: Any, optimizer: Any, inner: Any) -> Any:
+    return next(value for variable, value in zip(optimizer.variables, values) if variable is inner._iterations)
+
+
+def load(model: Any, state: Mapping[str, NDArray[Any]]) -> None:
+    """Put ``state`` into the model's variables; nothing is changed when one does not fit."""
+    variables = {name: variable for name, _, variable in _variables(model)}
+    for name, values in state.items():
+        if name not in variables:
+            raise InvalidArgument(f"the model has no variable {name!r} to load into; {closest(name, variables)}")
+        if tuple(variables[name].shape) != values.shape:
+            raise InvalidArgument(
+                f"{name} has shape {values.shape} in the recording and {variables[name].shape} in the model"
+            )
+    for name, values in state.items():
+        variables[name].assign(values)
+
+
+class WatchCallback(keras.callbacks.Callback):
+    """Record ``model.fit``: a frame per optimizer step, the network before its first update included.
+
+    Takes the path and the keyword arguments of :func:`weightlapse.watch` (``resume=True`` lets a second ``fit`` go on with the recording).
+    The loss and metrics of every batch, and the validation metrics of every epoch, become scalars.
+
+    ``model.fit(x, y, callbacks=[WatchCallback("run")])``
+    """
+
+    def __init__(self, path: str | os.PathLike[str], **watch: Any) -> None:
+        super().__init__()
+        self.path = path
+        self.recorder: Any = None
+        self._watch = watch
+        self._updates = 0
+
+    def on_train_begin(self, logs: Any = None) -> None:
+        import weightlapse  # the public face: callbacks are users of it
+
+        self.recorder = weightlapse.watch(self._model, self.path, **self._watch)
+        self._updates = updates(self._model)
+
+    def on_train_batch_end(self, batch: int, logs: Mapping[str, Any] | None = None) -> None:
+        if self.recorder is None or not self.recorder.active:
+            return
+        with self.recorder.guard():
+            # self.model would make the JAX trainer gather all variables: self._model does not
+            count = updates(self._model)
+            if count > self._updates:  # with steps_per_execution several at once, with gradient accumulation often none
+                step = self.recorder.last_step + count - self._updates
+                self._updates = count
+                self.recorder.step(step=step, **_numbers(logs))
+
+    def on_epoch_end(self, epoch: int, logs: Mapping[str, Any] | None = None) -> None:
+        if self.recorder is not None and self.recorder.active:
+            validation = {name: value for name, value in _numbers(logs).items() if name.startswith("val_")}
+            if validation:
+                self.recorder.log(**validation)
+
+    def on_train_end(self, logs: Any = None) -> None:
+        if self.recorder is not None:
+            self.recorder.close()
+
+
+def _numbers(logs: Mapping[str, Any] | None) -> dict[str, float]:
+    return {name: float(value) for name, value in (logs or {}).items() if np.ndim(value) == 0}
