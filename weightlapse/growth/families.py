@@ -44,12 +44,13 @@ class Family:
         return f"group {self.name!r}{more}"
 
 
-def chosen_families(wiring: Wiring, sizes: Mapping[str, int]) -> list[tuple[Family, int]]:
+def chosen_families(wiring: Wiring, sizes: Mapping[str, int], *, nested: bool = False) -> list[tuple[Family, int]]:
     """The families named by ``sizes`` (group or layer names) with the new size of each of their groups.
 
     A layer name that stands for several nested groups (the channels of a grouped convolution) takes their total. Raises
     UnknownTensor for a name that nothing answers to, InvalidArgument for one that several groups answer to, for a total that
-    does not divide evenly, and for a family named twice.
+    does not divide evenly, and for a family named twice. With ``nested``, a name of blocks of units (conv groups, norm groups)
+    means the units in them, and its size their total.
     """
     if not sizes:
         raise InvalidArgument("no group was named; give a mapping such as {'fc1': 256}")
@@ -57,7 +58,7 @@ def chosen_families(wiring: Wiring, sizes: Mapping[str, int]) -> list[tuple[Fami
     for asked, total in sizes.items():
         if isinstance(total, bool) or not isinstance(total, (int, np.integer)) or total < 1:
             raise InvalidArgument(f"the new size of {asked!r} must be a whole number of units, got {total!r}")
-        for family, count in families_named(wiring, asked):
+        for family, count in _inside(wiring, asked) if nested else families_named(wiring, asked):
             if total % count:
                 raise InvalidArgument(
                     f"{asked!r} makes {count} groups of {family.size} units that keep equal sizes; "
@@ -87,6 +88,9 @@ def families_named(wiring: Wiring, asked: str) -> list[tuple[Family, int]]:
 
     All groups of a recurrent layer (its layers and directions) answer to the layer's name, each with the size asked for.
     """
+    recurrent = [g for g in wiring.groups if any(m.tensor.startswith(f"{asked}.weight_hh_l") for m in g.producers)]
+    if len({g.size for g in recurrent}) == 1:
+        return [(family_of_groups(wiring, (g,)), 1) for g in recurrent]
     for group in wiring.groups:
         if group.name == asked:
             return [(family_of_groups(wiring, _siblings(wiring, group)), 1)]
@@ -97,8 +101,8 @@ def families_named(wiring: Wiring, asked: str) -> list[tuple[Family, int]]:
             f"({closest(asked, (g.name for g in wiring.groups))}){_why_fixed(wiring, asked)}"
         )
     top = [g for g in made if g.parent is None]
-    if len(top) == 1 or (top and _layer_by_layer(top)):
-        return [(family_of_groups(wiring, (g,)), 1) for g in top]
+    if len(top) == 1:
+        return [(family_of_groups(wiring, (top[0],)), 1)]
     kinds = {tuple(s.name for s in _siblings(wiring, g)): g for g in made}
     if top or len(kinds) > 1:
         names = ", ".join(repr(g.name) for g in (top or list(kinds.values()))[:6])
@@ -107,11 +111,15 @@ def families_named(wiring: Wiring, asked: str) -> list[tuple[Family, int]]:
     return [(family_of_groups(wiring, siblings), len(siblings))]
 
 
-def _layer_by_layer(groups: Sequence[Group]) -> bool:
-    """Groups of one size made by different tensors of one module: the layers and directions of a recurrent net."""
-    tensors = [{m.tensor for m in g.producers} for g in groups]
-    apart = all(a.isdisjoint(b) for i, a in enumerate(tensors) for b in tensors[:i])
-    return apart and len({g.size for g in groups}) == 1
+def _inside(wiring: Wiring, asked: str) -> list[tuple[Family, int]]:
+    named = families_named(wiring, asked)
+    blocks = named[0][0].groups[0]
+    made = {(m.tensor, m.axis) for m in blocks.producers}
+    children = [g for g in wiring.children(blocks.name) if {(m.tensor, m.axis) for m in g.producers} >= made]
+    if len(named) > 1 or len({_kind(g) for g in children}) != 1:
+        return named
+    siblings = _siblings(wiring, children[0])
+    return [(family_of_groups(wiring, siblings), len(siblings))]
 
 
 def _made_by(wiring: Wiring, layer: str) -> list[Group]:

@@ -62,11 +62,8 @@ def widen(
         from weightlapse.wiring.trace import trace
 
         wiring = trace(model, *examples)
-    families = chosen_families(wiring, sizes)
-    refuse_blocked(wiring, families)
-    plan = make_plan(wiring, families, split=split, rng=np.random.default_rng(seed))
     trial = Trial.of(model, examples)
-    grown, checks, said = _first_that_holds(model, wiring, plan, trial, families)
+    families, plan, grown, checks, said = _widened(model, wiring, sizes, split, seed, trial)
     live = live_units(trial, _consumers(families))
     _refuse_dead(live)
     if noise:
@@ -83,6 +80,26 @@ def widen(
     changes = ", ".join(f"{f.name} {f.size} -> {size}" for f, size in families)
     origin = {name: name for name in tensors_of(grown)}
     return Growth(grown, carried, plan.lineage, certificate, plan.parts, origin, note=f"widened {changes}")
+
+
+def _widened(
+    model: nn.Module, wiring: Wiring, sizes: Mapping[str, int], split: str, seed: int | None, trial: Trial
+) -> tuple[list[tuple[Family, int]], Plan, nn.Module, list[Check], list[str]]:
+    """The names read as groups; where that cannot be, as layers whose units lie in blocks."""
+
+    def attempt(nested: bool) -> tuple[list[tuple[Family, int]], Plan, nn.Module, list[Check], list[str]]:
+        families = chosen_families(wiring, sizes, nested=nested)
+        refuse_blocked(wiring, families)
+        plan = make_plan(wiring, families, split=split, rng=np.random.default_rng(seed))
+        return families, plan, *_first_that_holds(model, wiring, plan, trial, families)
+
+    try:
+        return attempt(nested=False)
+    except CannotGrow as first:
+        try:
+            return attempt(nested=True)
+        except (CannotGrow, InvalidArgument):
+            raise first from None
 
 
 def grown_module(
