@@ -20,6 +20,7 @@ import { Tree } from "./ui/tree";
 import { unitsOf } from "./units";
 
 const POLL_MS = 1000;
+const EXAMINED_BYTES = 150e6;
 
 export interface Options { page: boolean } // a page of its own: it then has the address and the body to itself
 
@@ -262,7 +263,12 @@ export class App {
     }
   }
 
-  private async loadFindings(): Promise<void> {
+  /** The doctor reads the whole recording, so for a large one it waits to be asked. */
+  private async loadFindings(asked = false): Promise<void> {
+    if (!asked && this.manifest.source === "live" && this.run.nbytes > EXAMINED_BYTES) {
+      this.inspector.offerFindings(this.run.nbytes, () => void this.loadFindings(true));
+      return;
+    }
     try {
       const { findings, reason } = await this.archive.findings(0);
       this.timeline.findings = findings;

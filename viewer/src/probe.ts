@@ -1,7 +1,8 @@
 // The value under the pointer: always the stored one, also while the picture is reduced or plays in eight bits.
 
 import type { Archive, Series } from "./archive";
-import { indexOf } from "./scene/plane";
+import { ownIndex } from "./scene/plane";
+import { pieceAt } from "./source";
 import type { Stage } from "./stage";
 
 export interface Reading {
@@ -20,10 +21,10 @@ export class Probe {
     const place = this.stage.cursor ?? this.stage.hover;
     if (!place) { this.onRead(null); return; }
     const { panel } = place, { source } = panel, at = source.frameOf(frame);
-    const shape = panel.shapeAt(frame);
-    if (!shape) { this.onRead(null); return; }
+    const piece = pieceAt(source.tensor, at);
+    if (!piece) { this.onRead(null); return; }
     const [row, col] = this.stage.own(place);
-    const about = { tensor: source.tensor.name, run: source.run, index: indexOf(shape, row, col), step: source.of.steps[at], frame,
+    const about = { tensor: source.tensor.name, run: source.run, index: ownIndex(piece, row, col), step: source.of.steps[at], frame,
       dtype: source.tensor.dtype };
     const plane = panel.plane, look = this.stage.lookOf(panel);
     const whole = plane && plane.frame === at && plane.f[0] === 1 && plane.f[1] === 1;

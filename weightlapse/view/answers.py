@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from weightlapse.errors import InvalidArgument, UnknownTensor
 from weightlapse.view import extras
-from weightlapse.view.manifest import additions, manifest
+from weightlapse.view.manifest import additions, manifest, numbers
 from weightlapse.view.plane import Plane
 from weightlapse.view.pyramid import MODES, codes, pool, reduce_to, scale_limit
 from weightlapse.view.subject import Subject
@@ -130,7 +130,9 @@ class Answers:
     def _subject(self, query: Mapping[str, str], key: str = "run") -> Subject:
         number = self._number(query, key, 0)
         if not 0 <= number < len(self.subjects):
-            raise InvalidArgument(f"{key}={number}, but the viewer shows {len(self.subjects)} recordings, counted from 0")
+            raise InvalidArgument(
+                f"{key}={number}, but the viewer shows {len(self.subjects)} recordings, counted from 0"
+            )
         return self.subjects[number]
 
     def _frame(self, subject: Subject, query: Mapping[str, str]) -> int:
@@ -175,7 +177,7 @@ class Answers:
             pieces.append(values)
             frames += at.tolist()
             with np.errstate(all="ignore"):
-                rms += extras.numbers(np.sqrt(np.mean(values**2, axis=1)))
+                rms += numbers(np.sqrt(np.mean(values**2, axis=1)))
         limit = scale_limit(np.concatenate([v.ravel() for v in pieces]))
         with np.errstate(all="ignore"):
             moved = scale_limit(np.concatenate([(v - v[0]).ravel() for v in pieces]))
@@ -368,7 +370,9 @@ class Answers:
         return self._json({"rows": down.tolist(), "cols": across.tolist()})
 
     def _curve(self, query: Mapping[str, str], cancel: Cancel) -> tuple[str, bytes]:
-        return self._json(extras.curve(self._subject(query), query.get("tensor", ""), query.get("kind", "norm"), cancel.is_set))
+        return self._json(
+            extras.curve(self._subject(query), query.get("tensor", ""), query.get("kind", "norm"), cancel.is_set)
+        )
 
     def _neuron(self, query: Mapping[str, str], cancel: Cancel) -> tuple[str, bytes]:
         return self._json(extras.neuron(self._subject(query), query.get("group", ""), self._number(query, "unit")))

@@ -60,9 +60,12 @@ def make_app(answers: Answers, *, hosts: set[str], token: str | None = None) -> 
     async def answer(request: Request) -> Response:
         cancel = threading.Event()
         query = dict(request.query_params)
-        work = asyncio.get_running_loop().run_in_executor(pool, answers.reply, request.path_params["word"], query, cancel)
+        work = asyncio.get_running_loop().run_in_executor(
+            pool, answers.reply, request.path_params["word"], query, cancel
+        )
         gone = asyncio.ensure_future(_gone(request))
-        await asyncio.wait({work, gone}, return_when=asyncio.FIRST_COMPLETED)
+        both: set[asyncio.Future[Any]] = {work, gone}
+        await asyncio.wait(both, return_when=asyncio.FIRST_COMPLETED)
         if not work.done():
             cancel.set()  # the page closed the connection: stop at the next frame
         gone.cancel()
@@ -117,20 +120,26 @@ class _Guard:
         origin = request.headers.get("origin")
         if origin is not None and origin != f"{request.url.scheme}://{host}":
             return PlainTextResponse("Requests from other origins are refused.", status_code=403)
-        if request.headers.get("sec-fetch-site", "none") not in ("none", "same-origin"):
-            # a link from elsewhere may open the page itself (it then navigates), but nothing may be embedded or fetched
-            if not (request.url.path == "/" and request.headers.get("sec-fetch-mode") == "navigate"):
-                return PlainTextResponse("Requests from other sites are refused.", status_code=403)
+        # a link from elsewhere may open the page itself (it then navigates), but nothing may be embedded or fetched
+        navigates = request.url.path == "/" and request.headers.get("sec-fetch-mode") == "navigate"
+        if request.headers.get("sec-fetch-site", "none") not in ("none", "same-origin") and not navigates:
+            return PlainTextResponse("Requests from other sites are refused.", status_code=403)
         if ".." in request.scope.get("path", "") or "\\" in request.scope.get("path", ""):
             return PlainTextResponse("Not found.", status_code=404)
         if self.token is not None:
             given = request.query_params.get("token")
-            if given is not None and request.url.path == "/" and hmac.compare_digest(given.encode(), self.token.encode()):
+            if (
+                given is not None
+                and request.url.path == "/"
+                and hmac.compare_digest(given.encode(), self.token.encode())
+            ):
                 answer = RedirectResponse("/", status_code=303)
                 answer.set_cookie(COOKIE, self.token, httponly=True, samesite="strict", path="/")
                 return answer
             if not hmac.compare_digest(request.cookies.get(COOKIE, "").encode(), self.token.encode()):
-                return PlainTextResponse("Open the address with its token, as printed by `weightlapse view`.", status_code=403)
+                return PlainTextResponse(
+                    "Open the address with its token, as printed by `weightlapse view`.", status_code=403
+                )
         return None
 
 

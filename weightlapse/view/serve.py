@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from weightlapse.errors import InvalidArgument, missing_extra
+from weightlapse.recording.recording import load
 from weightlapse.view.answers import Answers
 from weightlapse.view.subject import Subject
 
@@ -26,8 +27,6 @@ LOOPBACK = {"127.0.0.1", "localhost", "[::1]"}
 
 def open_subjects(runs: Sequence[Any]) -> list[Subject]:
     """Recordings, or paths to them, as the viewer shows them; equal names get a number."""
-    from weightlapse.recording.recording import load
-
     subjects: list[Subject] = []
     for run in runs:
         recording = load(run) if isinstance(run, str | Path) else run
@@ -95,14 +94,21 @@ class Viewer:
             self._socket.bind((host, port))
         except OSError as error:
             self._socket.close()
-            raise InvalidArgument(f"cannot listen on {host} port {port}: {error.strerror or error}; --port 0 takes a free one") from None
+            raise InvalidArgument(
+                f"cannot listen on {host} port {port}: {error.strerror or error}; --port 0 takes a free one"
+            ) from None
         self.port: int = self._socket.getsockname()[1]
         name = f"[{host}]" if ":" in host else host
         self.url = f"http://{name}:{self.port}/" + (f"?token={self.token}" if self.token else "")
         hosts = LOOPBACK | {name} | ({socket.gethostname()} if self.token else set())
         app = make_app(Answers(self.subjects), hosts=hosts, token=self.token)
         config = uvicorn.Config(
-            app, log_level="critical", lifespan="off", server_header=False, timeout_graceful_shutdown=1, access_log=False
+            app,
+            log_level="critical",
+            lifespan="off",
+            server_header=False,
+            timeout_graceful_shutdown=1,
+            access_log=False,
         )
         self._server = _quiet_server(config)
         self._thread: threading.Thread | None = None

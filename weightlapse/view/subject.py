@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from weightlapse.errors import InvalidArgument, UnknownTensor, closest
+from weightlapse.recording.recording import Recording, load
 from weightlapse.view.plane import Plane
 from weightlapse.view.pyramid import scale_limit
 
@@ -43,6 +44,10 @@ class Subject:
         self._pieces: dict[str, list[Piece]] = {}
         self._known = (-1, -1)
 
+    def reopened(self) -> Any:
+        """The recording once more, for work so long that nobody should wait for its lock; where that cannot be, the same one."""
+        return load(self.run.path) if isinstance(self.run, Recording) else self.run
+
     @property
     def frames(self) -> int:
         return len(self.run.steps)
@@ -68,7 +73,9 @@ class Subject:
     def _find_pieces(self, name: str, epochs: list[Any]) -> list[Piece]:
         if len(epochs) <= 1:
             if name not in self.run.shapes:
-                raise UnknownTensor(f"the recording {self.name} has no tensor {name!r}; {closest(name, self.run.names)}")
+                raise UnknownTensor(
+                    f"the recording {self.name} has no tensor {name!r}; {closest(name, self.run.names)}"
+                )
             return [Piece(0, self.frames, tuple(self.run.shapes[name]), None)]
         found = []
         for number, epoch in enumerate(epochs):
@@ -109,7 +116,9 @@ class Subject:
         """One weight at the frames ``start:stop:step``, all within one piece."""
         piece = self.piece(name, start)
         if stop > piece.stop:
-            raise InvalidArgument(f"{name!r} changes its shape at frame {piece.stop} of {self.name}; ask for each part by itself")
+            raise InvalidArgument(
+                f"{name!r} changes its shape at frame {piece.stop} of {self.name}; ask for each part by itself"
+            )
         with self.lock:
             track = self.track(name, piece)
             return np.asarray(track[(slice(start - piece.start, stop - piece.start, step), *map(int, index))])
@@ -121,7 +130,9 @@ class Subject:
         with self.lock:
             return float(self.run.bound(name, frame))
 
-    def sample(self, name: str, frames: int = SAMPLED_FRAMES) -> Iterator[tuple[NDArray[np.int64], NDArray[np.float64]]]:
+    def sample(
+        self, name: str, frames: int = SAMPLED_FRAMES
+    ) -> Iterator[tuple[NDArray[np.int64], NDArray[np.float64]]]:
         """(frames, values of a few thousand cells at them) per piece: what scales and sparklines are made from.
 
         Bands of neighbouring cells are read rather than scattered ones, because the store keeps neighbours together.
@@ -138,6 +149,12 @@ class Subject:
                 track = self.track(name, piece)
                 parts = [_strided(track, at, where) for where in _bands(piece.shape)]
             yield at + piece.start, np.concatenate(parts, axis=1)
+
+    def some(self, name: str, piece: Piece, frame: int) -> NDArray[Any]:
+        """The cells of one frame that stand for the tensor in estimates, in its own dtype."""
+        with self.lock:
+            track = self.track(name, piece)
+            return np.concatenate([np.asarray(track[(frame - piece.start, *where)]).ravel() for where in _bands(piece.shape)])
 
     def updates(self, name: str, places: int = 8) -> NDArray[np.float64]:
         """What a few hundred cells moved by between neighbouring frames, at ``places`` places of the run."""

@@ -38,3 +38,8 @@ export function tileSize(shape: number[]): [number, number] {
   const inner = (axes: number[]) => axes.slice(1).reduce((n, a) => n * shape[a], 1);
   return [inner(down), inner(across)];
 }
+
+/** The index in the recording of a cell of a piece, which may hold only every n-th position. */
+export function ownIndex(piece: { shape: number[]; every?: number[] }, row: number, col: number): number[] {
+  return indexOf(piece.shape, row, col).map((i, axis) => i * (piece.every?.[axis] ?? 1));
+}

@@ -4,7 +4,7 @@ import type { Archive, Finding } from "../archive";
 import { choice, css, h } from "../dom";
 import { brief, bytes, grouped, shortest } from "../numbers";
 import type { Reading } from "../probe";
-import { indexOf, planeSize } from "../scene/plane";
+import { ownIndex, planeSize } from "../scene/plane";
 import { fractionOfFrame } from "../scene/time";
 import { pieceAt, type Run, type Tensor } from "../source";
 import type { Stage } from "../stage";
@@ -100,7 +100,7 @@ export class Inspector {
     const piece = pieceAt(tensor, frame);
     if (!piece) return;
     const free = HUES.find((c) => !this.pins.some((p) => p.colour === c)) ?? HUES[this.pins.length % HUES.length];
-    const pin: Pin = { run, tensor: tensor.name, row, col, index: indexOf(piece.shape, row, col), colour: free, frames: [], values: [] };
+    const pin: Pin = { run, tensor: tensor.name, row, col, index: ownIndex(piece, row, col), colour: free, frames: [], values: [] };
     this.pins.push(pin);
     this.showPins();
     await this.load(pin, tensor, piece.start, piece.stop);
@@ -184,7 +184,7 @@ export class Inspector {
         const canvas = h("canvas", { class: "chart", role: "img", "aria-label": `${label} weights of unit ${unit} of ${group} over time` });
         const shown = lines.slice(0, 400);
         const alpha = shown.length > 60 ? 0.18 : shown.length > 16 ? 0.4 : 0.9;
-        this.redraws.push(() => drawChart(canvas, { axis: true, zero: true, place: this.place(), pad: { left: 46, right: 4, top: 6, bottom: 6 },
+        this.redraws.push(() => drawChart(canvas, { axis: true, zero: true, place: this.place(), pad: { left: 54, right: 4, top: 6, bottom: 6 },
           lines: shown.map((y, i) => ({ x: frames, y, colour: faded(HUES[i % HUES.length], alpha), width: 1.1 })) }));
         return [h("h3", {}, `${label} · ${lines.length}${lines.length > shown.length ? ` (first ${shown.length} drawn)` : ""}`), canvas];
       }));
@@ -193,6 +193,13 @@ export class Inspector {
   }
 
   // -- findings -----------------------------------------------------------------------------------------------------------
+
+  offerFindings(nbytes: number, ask: () => void): void {
+    this.findings.hidden = false;
+    const button = h("button", { class: "unit", click: () => { button.disabled = true; button.textContent = "Looking …"; ask(); } },
+      `Look for dead, saturated, exploding units (reads ${bytes(nbytes)})`);
+    this.findings.replaceChildren(h("h2", {}, "Findings"), button);
+  }
 
   showFindings(findings: Finding[], reason: string | null): void {
     this.findings.hidden = false;
@@ -212,7 +219,7 @@ export class Inspector {
 
   draw(): void {
     if (!this.runs.length) return;
-    const place = this.place(), pad = { left: 46, right: 4, top: 6, bottom: 6 }, frame = this.store.view.frame;
+    const place = this.place(), pad = { left: 54, right: 4, top: 6, bottom: 6 }, frame = this.store.view.frame;
     const playhead = (canvas: HTMLCanvasElement) => {
       const g = canvas.getContext("2d")!, w = canvas.clientWidth, hh = canvas.clientHeight;
       const x = pad.left + place(frame) * (w - pad.left - pad.right);

@@ -1,0 +1,142 @@
+"""A recording made small enough for a page: frames and cells thinned evenly, values exact or quantised with a measured error.
+
+A block holds some frames of one tensor: unsigned integers of 1, 2, 4 or 8 bytes (the values' own bits, or quantised codes), each less
+the one before it in time, split into byte planes and deflated. The page undoes exactly that (viewer/src/sources/blocks.ts).
+"""
+
+from __future__ import annotations
+
+import base64
+import math
+import zlib
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from weightlapse.view.plane import Plane
+from weightlapse.view.subject import Piece, Subject
+
+BLOCK_VALUES = 2_000_000
+ALWAYS_EXACT = 4096  # values over all frames: counters and single numbers are not worth an error
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How much of a recording goes into the page: bits per value (0: exact), at most so many frames, every so many-th cell."""
+
+    bits: int
+    frames: int
+    stride: int
+
+    def keep(self, total: int) -> NDArray[np.int64]:
+        """The frames that stay: evenly spaced, the first and the last among them."""
+        count = min(total, self.frames)
+        return np.unique(np.round(np.linspace(0, total - 1, count)).astype(np.int64))
+
+
+@dataclass(frozen=True)
+class Block:
+    """Encoded frames ``start:stop`` (counted among the kept ones), and how to read them."""
+
+    start: int
+    stop: int
+    width: int  # bytes of one integer
+    step: float  # value of one code; 0 for exact bits
+    bound: list[float]  # largest absolute error, per frame
+    data: bytes
+
+    def to_json(self) -> dict[str, Any]:
+        bound: Any = self.bound[0] if len(set(self.bound)) == 1 else self.bound
+        text = base64.b64encode(self.data).decode()
+        return {"start": self.start, "stop": self.stop, "width": self.width, "step": self.step, "bound": bound, "data": text}
+
+
+def strides(shape: tuple[int, ...], stride: int) -> tuple[int, ...]:
+    """Every ``stride``-th position on the two large axes of a tensor; small axes stay whole."""
+    return tuple(stride if axis < 2 and n >= 16 * stride else 1 for axis, n in enumerate(shape))
+
+
+def thinned(shape: tuple[int, ...], steps: tuple[int, ...]) -> tuple[int, ...]:
+    return tuple(-(-n // s) for n, s in zip(shape, steps, strict=True))
+
+
+def read_thinned(subject: Subject, name: str, piece: Piece, frame: int, steps: tuple[int, ...]) -> NDArray[Any]:
+    """One frame's kept cells as (rows, columns) of the thinned tensor."""
+    with subject.lock:
+        track = subject.track(name, piece)
+        values = np.asarray(track[(frame - piece.start, *(slice(0, n, s) for n, s in zip(piece.shape, steps, strict=True)))])
+    plane = Plane(values.shape)
+    return plane.read(values[None], 0, slice(0, plane.rows), slice(0, plane.cols))
+
+
+def encode(values: NDArray[Any], dtype: str, bits: int, recorded: list[float], start: int) -> Block:
+    """``values`` (frames, cells) as a block. ``recorded``: the error that each frame has in the recording itself."""
+    integer_like = values.dtype.kind != "f"
+    if bits == 0 or integer_like:
+        codes = np.ascontiguousarray(values, values.dtype.newbyteorder("<"))
+        codes = codes.astype(np.float32) if codes.dtype == np.float16 else codes
+        codes = codes.astype(np.uint8) if codes.dtype == np.bool_ else codes
+        unsigned = codes.view(f"<u{codes.dtype.itemsize}")
+        return Block(start, start + len(values), codes.dtype.itemsize, 0.0, recorded, _deflate(unsigned))
+    exact = values.astype(np.float64)
+    finite = np.isfinite(exact)
+    largest = float(np.max(np.abs(exact), where=finite, initial=0.0))
+    top = (1 << (bits - 1)) - 2  # the codes beyond it are -Inf, +Inf and NaN
+    step = largest / top if largest > 0 else 1.0
+    with np.errstate(invalid="ignore"):
+        codes = np.clip(np.rint(np.where(finite, exact, 0) / step), -top, top).astype(np.int64)
+    shown = decoded(codes, step, dtype)
+    error = np.max(np.abs(shown - exact), axis=1, where=finite, initial=0.0) if exact.shape[1] else np.zeros(len(exact))
+    codes[exact == -np.inf], codes[exact == np.inf], codes[np.isnan(exact)] = -top - 1, top + 1, -top - 2
+    unsigned = codes.astype(f"<i{bits // 8}").view(f"<u{bits // 8}")
+    bound = [float(np.nextafter(e + r, np.inf)) if e + r else 0.0 for e, r in zip(error.tolist(), recorded, strict=True)]
+    return Block(start, start + len(values), bits // 8, step, bound, _deflate(unsigned))
+
+
+def decoded(codes: NDArray[np.int64], step: float, dtype: str) -> NDArray[np.float64]:
+    """The numbers that the page will show for ``codes``: rounded to float32 unless the tensor is float64."""
+    values = codes * step
+    return values if dtype == "float64" else values.astype(np.float32).astype(np.float64)
+
+
+def _deflate(unsigned: NDArray[Any]) -> bytes:
+    difference = unsigned.copy()
+    difference[1:] -= unsigned[:-1]  # wraps around, and so does the page's sum
+    planes = difference.reshape(-1, 1).view(np.uint8).T
+    packer = zlib.compressobj(6, zlib.DEFLATED, -15)
+    return packer.compress(planes.tobytes()) + packer.flush()
+
+
+def blocks(subject: Subject, name: str, piece: Piece, kept: NDArray[np.int64], first: int, plan: Plan) -> list[Block]:
+    """All blocks of one piece of a tensor; ``kept`` are its frames in the recording, the first of them number ``first`` in the page."""
+    steps = strides(piece.shape, plan.stride)
+    cells = max(1, math.prod(thinned(piece.shape, steps)))
+    together = max(1, min(256, BLOCK_VALUES // cells))
+    bits = 0 if cells * len(kept) <= ALWAYS_EXACT else plan.bits
+    dtype = subject.dtype(name)
+    out = []
+    for at in range(0, len(kept), together):
+        frames = kept[at : at + together].tolist()
+        values = np.stack([read_thinned(subject, name, piece, f, steps).ravel() for f in frames])
+        out.append(encode(values, dtype, bits, [subject.bound(name, f) for f in frames], first + at))
+    return out
+
+
+def estimate(subject: Subject, plan: Plan) -> float:
+    """Bytes that the blocks will take as text, from a few neighbouring frames of each tensor's sample."""
+    total = 0.0
+    kept = plan.keep(subject.frames)
+    for name in subject.names():
+        for piece in subject.pieces(name):
+            inside = kept[(kept >= piece.start) & (kept < piece.stop)]
+            if not len(inside):
+                continue
+            cells = math.prod(thinned(piece.shape, strides(piece.shape, plan.stride)))
+            middle = len(inside) // 2
+            frames = inside[max(0, middle - 3) : middle + 3].tolist()
+            values = np.stack([subject.some(name, piece, f) for f in frames])
+            whole, seen = len(encode(values, subject.dtype(name), plan.bits, [0.0] * len(frames), 0).data), max(1, values.size)
+            total += (whole / seen) * cells * len(inside)
+    return total * 4 / 3

@@ -1,0 +1,158 @@
+"""`weightlapse page` and `wl.make_page`: a recording as one self-contained file that opens without a server."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from weightlapse.errors import InvalidArgument
+from weightlapse.progress import track
+from weightlapse.view import extras
+from weightlapse.view.app import asset
+from weightlapse.view.manifest import manifest, numbers
+from weightlapse.view.pack import Plan, blocks, estimate, strides, thinned
+from weightlapse.view.pyramid import scale_limit
+from weightlapse.view.serve import open_subjects
+from weightlapse.view.subject import Subject
+
+# from the best to the smallest: exact before sixteen bits before eight; time is thinned before space
+PLANS = [
+    Plan(0, 1 << 62, 1),
+    Plan(16, 1 << 62, 1),
+    Plan(16, 1000, 1),
+    Plan(16, 400, 1),
+    *(Plan(8, n, 1) for n in (1 << 62, 1000, 600, 400, 250, 160, 100, 64)),
+    *(Plan(8, n, s) for s in (2, 4, 8, 16, 32, 64, 128) for n in (160, 64)),
+    *(Plan(8, n, 128) for n in (32, 16, 8, 4, 2)),
+]
+
+
+def make_page(run: Any, out: str | os.PathLike[str], *, max_bytes: int = 20_000_000, other: Any = None) -> Path:
+    """Write ``run`` (and ``other`` beside it) as one HTML file of at most ``max_bytes`` bytes that works from disk and by mail.
+
+    Where the whole recording does not fit, frames are thinned evenly, then values quantised to 16 or 8 bits, then cells thinned; the
+    page says so, and gives the error of every value it shows. Without loss when it fits.
+
+    Args:
+        run, other: recordings, or paths to them.
+        out: the file to write; an existing file is replaced.
+        max_bytes: the file's largest size in bytes.
+
+    Returns:
+        The path written. Raises InvalidArgument when not even a few frames fit.
+
+    >>> wl.make_page(run, "run.html", max_bytes=5_000_000)      # doctest: +SKIP
+    """
+    subjects = open_subjects([run] if other is None else [run, other])
+    for subject in subjects:
+        if subject.frames == 0:
+            raise InvalidArgument(f"{subject.name} holds no frames, so there is nothing to put into a page")
+    target = Path(out)
+    if target.is_dir():
+        raise InvalidArgument(f"{target} is a folder; give the name of the HTML file to write")
+    subjects += extras.aligned_subject(subjects)
+    reports = {"findings": [extras.findings(s) for s in subjects[:1]], "pair": extras.pair_or_none(subjects)}
+    smallest = 0
+    for number, plan in enumerate(PLANS):
+        last = number == len(PLANS) - 1
+        shell = len(_html(_data(subjects, plan, reports, with_blocks=False)))
+        if not last and shell + sum(estimate(s, plan) for s in subjects) > max_bytes:
+            continue
+        page = _html(_data(subjects, plan, reports, with_blocks=True))
+        smallest = len(page)
+        if smallest <= max_bytes:
+            temporary = target.with_name(target.name + ".part")
+            temporary.write_bytes(page)
+            temporary.replace(target)  # a page is there whole or not at all
+            return target
+    raise InvalidArgument(
+        f"max_bytes={max_bytes:,} is too small: the page with two frames of every {PLANS[-1].stride}th cell takes {smallest:,} bytes"
+    )
+
+
+def _data(subjects: list[Subject], plan: Plan, reports: dict[str, Any], *, with_blocks: bool) -> dict[str, Any]:
+    runs = [_run(s, plan, with_blocks=with_blocks) for s in subjects]
+    note = _note(subjects, plan, runs)
+    data = {"version": 1, "source": "file", "runs": [r["manifest"] for r in runs], "tensors": [r["tensors"] for r in runs]} | reports
+    return data | ({"note": note} if note else {})
+
+
+def _run(subject: Subject, plan: Plan, *, with_blocks: bool) -> dict[str, Any]:
+    """The manifest of a run reduced to the kept frames and cells, and its blocks by tensor."""
+    kept = plan.keep(subject.frames)
+    about = manifest(subject)
+    about["steps"] = [about["steps"][f] for f in kept]
+    about["scalars"] = {k: [v[f] for f in kept] for k, v in about["scalars"].items()}
+    about |= {"frames": len(kept), "closed": True, "kept": None if len(kept) == subject.frames else subject.frames}
+    for epoch in about["epochs"]:
+        epoch["start"], epoch["stop"] = (int(np.searchsorted(kept, epoch[k])) for k in ("start", "stop"))
+    tensors: dict[str, Any] = {}
+    entries = track(about["tensors"], f"packing {subject.name}") if with_blocks else about["tensors"]
+    for entry in entries:
+        name = entry["name"]
+        entry["pieces"] = []
+        parts = []
+        for piece in subject.pieces(name):
+            first, stop = (int(np.searchsorted(kept, at)) for at in (piece.start, piece.stop))
+            if first == stop:
+                continue
+            steps = strides(piece.shape, plan.stride)
+            described = {"start": first, "stop": stop, "shape": list(thinned(piece.shape, steps))}
+            if max(steps, default=1) > 1:
+                described |= {"every": list(steps), "whole": list(piece.shape)}
+            entry["pieces"].append(described)
+            if with_blocks:
+                parts += [b.to_json() for b in blocks(subject, name, piece, kept[first:stop], first, plan)]
+        tensors[name] = {"blocks": parts, "stats": _stats(subject, name, kept)}
+    return {"manifest": about, "tensors": tensors}
+
+
+def _stats(subject: Subject, name: str, kept: Any) -> dict[str, Any]:
+    frames: list[int] = []
+    rms: list[float | None] = []
+    pieces = []
+    for at, values in subject.sample(name):
+        pieces.append(values)
+        frames += np.minimum(np.searchsorted(kept, at), len(kept) - 1).tolist()
+        with np.errstate(all="ignore"):
+            rms += numbers(np.sqrt(np.mean(values**2, axis=1)))
+    with np.errstate(all="ignore"):
+        moved = scale_limit(np.concatenate([(v - v[0]).ravel() for v in pieces]))
+    limit = scale_limit(np.concatenate([v.ravel() for v in pieces]))
+    return {"limit": limit, "moved": moved, "stirred": scale_limit(subject.updates(name)), "frames": frames, "rms": rms}
+
+
+def _note(subjects: list[Subject], plan: Plan, runs: list[dict[str, Any]]) -> str:
+    """What the page leaves out, in words; empty when it leaves out nothing."""
+    said = []
+    for subject, run in zip(subjects, runs, strict=True):
+        held = run["manifest"]["frames"]
+        if held < subject.frames:
+            said.append(f"{held} of {subject.frames} frames of {subject.name}, evenly spaced")
+    if any("every" in p for r in runs for t in r["manifest"]["tensors"] for p in t["pieces"]):
+        said.append(f"every {plan.stride}th row and column of large tensors")
+    if plan.bits:
+        said.append(f"values in {plan.bits} bits: the ± beside each value is its largest error")
+    return f"To stay small this page holds {'; '.join(said)}." if said else ""
+
+
+def _html(data: dict[str, Any]) -> bytes:
+    """The built page with script, style and data inside, and a policy that allows exactly these."""
+    script, style = asset("app.js").replace("</script", "<\\/script"), asset("app.css")
+    text = json.dumps(data, allow_nan=False, separators=(",", ":")).replace("<", "\\u003c")
+    allowed = [base64.b64encode(hashlib.sha256(part.encode()).digest()).decode() for part in (script, style)]
+    policy = (
+        f"default-src 'none'; script-src 'sha256-{allowed[0]}'; style-src 'sha256-{allowed[1]}'; img-src data: blob:; media-src blob:; "
+        "base-uri 'none'; form-action 'none'"
+    )
+    page = asset("index.html")
+    page = page.replace('<meta charset="utf-8">', f'<meta charset="utf-8">\n<meta http-equiv="Content-Security-Policy" content="{policy}">')
+    page = page.replace('<link rel="stylesheet" href="app.css">', f"<style>{style}</style>")
+    inside = f'<script type="application/json" id="weightlapse-data">{text}</script>\n<script type="module">{script}</script>'
+    return page.replace('<script type="module" src="app.js"></script>', inside).encode()
