@@ -86,7 +86,7 @@ def size_of(words: str) -> tuple[int, int]:
 @click.option("--theme", default="light", type=click.Choice(["light", "dark"]), show_default=True)
 @click.option("--pace", metavar="PACE", help="every, a stride, log, or 'equal change'.")
 @click.option("--seconds", type=float, help="Length of the film.")
-@click.option("--hold", default=1.0, show_default=True, help="Seconds to stand still at each event.")
+@click.option("--hold", default=0.0, show_default=True, help="Seconds to stand still at each event.")
 @click.option("--faithful", is_flag=True, help="4:4:4 without loss: exact colours, fewer players.")
 @click.option("--title", default="", help="Heading; the recording's name by default.")
 @click.option("--json", "as_json", is_flag=True, help="One JSON object on standard output.")

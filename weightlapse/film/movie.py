@@ -43,7 +43,7 @@ def make_film(
     theme: str = "light",
     pace: str | int | None = None,
     seconds: float | None = None,
-    hold: float = 1.0,
+    hold: float = 0.0,
     groups: Mapping[str, Any] | None = None,
     faithful: bool = False,
     preset: str = "veryfast",
@@ -69,7 +69,7 @@ def make_film(
         pace: None or "every" (every frame; beyond 3600 every n-th, and the film says so), an integer stride, "log" (more of the
             beginning), "equal change" (time runs by how much the weights move).
         seconds: length of the film; frames are left out or repeated to fit.
-        hold: seconds that the film stands still at each recorded event.
+        hold: seconds that the film stands still at each recorded event; 0: one picture per frame, no more.
         groups: for the panel "groups": label -> (tensor, flat positions to average).
         faithful: 4:4:4 without loss: decoded colours at most 2 of 255 off. Not every player shows it.
         preset: x264's trade of speed for size, "ultrafast" to "veryslow".
