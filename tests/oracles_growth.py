@@ -10,7 +10,9 @@ from numpy.typing import NDArray
 Array = NDArray[np.float64]
 
 
-def widened_layers(first: Array, bias: Array, second: Array, parents: list[int], parts: list[float]) -> tuple[Array, Array, Array]:
+def widened_layers(
+    first: Array, bias: Array, second: Array, parents: list[int], parts: list[float]
+) -> tuple[Array, Array, Array]:
     """A hidden layer widened by hand: rows and bias copied, every column times the part of its replica."""
     rows = np.array([first[p] for p in parents])
     biases = np.array([bias[p] for p in parents])

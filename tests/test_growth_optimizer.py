@@ -38,7 +38,9 @@ class Net(nn.Module):
         return self.out(torch.tanh(self.fc(h)) + self.rnn(x[:, 0])[0][:, -1])
 
 
-def trained(kind: Any, options: dict[str, Any], steps: int = 4) -> tuple[nn.Module, torch.optim.Optimizer, torch.Tensor, torch.Tensor]:
+def trained(
+    kind: Any, options: dict[str, Any], steps: int = 4
+) -> tuple[nn.Module, torch.optim.Optimizer, torch.Tensor, torch.Tensor]:
     torch.manual_seed(0)
     net = Net().double()
     with torch.no_grad():
@@ -51,7 +53,9 @@ def trained(kind: Any, options: dict[str, Any], steps: int = 4) -> tuple[nn.Modu
     return net, optimizer, x, y
 
 
-def step(net: nn.Module, optimizer: torch.optim.Optimizer, x: torch.Tensor, y: torch.Tensor, update: bool = True) -> None:
+def step(
+    net: nn.Module, optimizer: torch.optim.Optimizer, x: torch.Tensor, y: torch.Tensor, update: bool = True
+) -> None:
     optimizer.zero_grad()
     (net(x) - y).square().mean().backward()
     if update:
@@ -107,7 +111,9 @@ def test_groups_rates_and_options_are_kept_and_every_parameter_is_there_once() -
     weights = [p for n, p in net.named_parameters() if p.ndim > 1]
     rest = [p for n, p in net.named_parameters() if p.ndim < 2]
     optimizer = torch.optim.AdamW(
-        [{"params": weights, "weight_decay": 0.3}, {"params": rest, "lr": 7e-3, "weight_decay": 0.0}], lr=1e-2, betas=(0.8, 0.9)
+        [{"params": weights, "weight_decay": 0.3}, {"params": rest, "lr": 7e-3, "weight_decay": 0.0}],
+        lr=1e-2,
+        betas=(0.8, 0.9),
     )
     step(net, optimizer, x, y)
     g = grown(net, optimizer, x)
@@ -139,7 +145,9 @@ def test_the_old_optimizer_is_untouched() -> None:
     after = optimizer.state_dict()
     assert before["param_groups"] == after["param_groups"]
     for index, values in before["state"].items():
-        assert all(torch.equal(torch.as_tensor(v), torch.as_tensor(after["state"][index][k])) for k, v in values.items())
+        assert all(
+            torch.equal(torch.as_tensor(v), torch.as_tensor(after["state"][index][k])) for k, v in values.items()
+        )
 
 
 def test_an_optimizer_without_a_rule_is_refused_by_name() -> None:

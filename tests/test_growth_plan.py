@@ -96,7 +96,9 @@ def test_a_hidden_layer_is_widened_as_by_hand() -> None:
     rng = np.random.default_rng(1)
     _, plan = plan_of(MLP, {"fc1": 13})
     first, bias, second = rng.normal(size=(8, 4)), rng.normal(size=8), rng.normal(size=(3, 8))
-    rows, biases, columns = widened_layers(first, bias, second, plan.lineage["fc1"].tolist(), plan.parts["fc1"].tolist())
+    rows, biases, columns = widened_layers(
+        first, bias, second, plan.lineage["fc1"].tolist(), plan.parts["fc1"].tolist()
+    )
     assert np.array_equal(grown_value("fc1.weight", first, plan.maps_of("fc1.weight")), rows)
     assert np.array_equal(grown_value("fc1.bias", bias, plan.maps_of("fc1.bias")), biases)
     np.testing.assert_allclose(grown_value("fc2.weight", second, plan.maps_of("fc2.weight")), columns, rtol=1e-13)

@@ -37,5 +37,9 @@ class Growth:
     def error(self) -> float:
         return self.certificate.error
 
+    def __repr__(self) -> str:
+        old, new = self.certificate.parameters
+        return f"<Growth: {self.note}; {old:,} -> {new:,} parameters, error {self.error:.1e}>"
+
     def __str__(self) -> str:
         return f"{self.note}\n{self.certificate}"
