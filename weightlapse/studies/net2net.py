@@ -167,11 +167,11 @@ def study(out: Path, quick: bool) -> Results:
     run = load(out / "recording")
     results.files["recording"] = "recording"
     stride = max(1, run.frames // 400)
-    make_film(run, out / "film.mp4", frames=slice(None, None, stride), fps=24)
+    film = make_film(run, out / "film.mp4", frames=slice(None, None, stride), fps=24)
     results.files["film"] = "film.mp4"
     results.facts |= {
         "recorded_seed": 0,
-        "film_frames": len(range(0, run.frames, stride)),
+        "film_frames": film.frames,
         "frames": run.frames,
         "units": {"teacher": UNITS, "student": WIDER},
     }

@@ -114,11 +114,11 @@ def study(out: Path, quick: bool) -> Results:
 
     recording = _record(out, path[:, RECORDED], short.losses[:, RECORDED])
     run = load(recording)
-    make_film(run, out / "film.mp4", fps=16)
+    film = make_film(run, out / "film.mp4", fps=16)
     results.files |= {"recording": "recording", "film": "film.mp4"}
     off = np.abs(end[:, :2] - 1).max(axis=1)
     results.facts |= {
-        "steps": len(short.losses), "frames": run.frames, "film_frames": run.frames, "recorded_seed": RECORDED,
+        "steps": len(short.losses), "frames": run.frames, "film_frames": film.frames, "recorded_seed": RECORDED,
         "share_within_0.1": float((off < 0.1).mean()), "share_within_0.05": float((off < 0.05).mean()),
         "ensemble_seconds": short.seconds, "tensors": {"kernel": "dense.kernel", "bias": "dense.bias"},
         "gap_and_bias_correlation": float(np.corrcoef(1 - end[:, :2].mean(axis=1), end[:, 2])[0, 1]),
