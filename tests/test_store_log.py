@@ -31,7 +31,7 @@ def rows(count: int, seed: int = 0, layout: Layout = LAYOUT) -> np.ndarray:
 
 
 def written(path: Path, count: int = 40, *, close: bool = True) -> np.ndarray:
-    writer = Writer.create(path, LAYOUT, meta={"who": "test"})
+    writer = Writer.create(path, LAYOUT, meta={"who": "test"}, compact="never")
     data = rows(count)
     writer.append(np.arange(count), data)
     writer.scalars(np.array([0, 3]), ["loss", "loss"], np.array([1.0, 2.0]))
@@ -132,7 +132,7 @@ def test_a_damaged_frame_leaves_the_others_readable(tmp_path: Path) -> None:
     data = written(tmp_path / "run")
     path = tmp_path / "run" / "log" / "000000.seg"
     bad = bytearray(path.read_bytes())
-    bad[56 + 5 * (LAYOUT.row_nbytes + 32) + 32 + 2] ^= 16
+    bad[64 + 5 * (LAYOUT.row_nbytes + 32) + 32 + 2] ^= 16
     path.write_bytes(bad)
     store = Store.open(tmp_path / "run")
     with pytest.raises(DamagedRecording, match=r"frame 5 \(step 5\) fails its checksum"):

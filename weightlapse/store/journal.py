@@ -15,6 +15,7 @@ CLOS  frames              empty: the writer closed the recording in order
 from __future__ import annotations
 
 import json
+import zlib
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -23,7 +24,7 @@ from numpy.typing import NDArray
 
 from weightlapse.errors import DamagedRecording
 from weightlapse.store.layout import Layout
-from weightlapse.store.log import Record, encode, records
+from weightlapse.store.log import Record, encode, next_record, records
 
 NAME = "journal.log"
 SCALAR = np.dtype([("frame", "<i8"), ("id", "<i8"), ("value", "<f8")])
@@ -39,6 +40,7 @@ class LayoutEpoch:
     layout: Layout
     note: str = ""
     lineage: Any = None
+    crc: int = 0  # of the record's payload: segments name the layout that they were written in by it
 
 
 @dataclass
@@ -51,14 +53,23 @@ class Journal:
     wiring_spec: str | None = None
     stopped: str | None = None
     closed_at: int | None = None  # frames at the last orderly close, None while open
+    damaged: list[tuple[int, int]] = field(
+        default_factory=list
+    )  # byte ranges that hold no whole record though some follow
     end: int = 0
     scalar_ids: dict[str, int] = field(default_factory=dict)
     _scalars: list[NDArray[Any]] = field(default_factory=list)
 
     def read_on(self, data: NDArray[np.uint8]) -> None:
-        for record in records(data, self.end):
-            self._take(record)
-            self.end = record.end
+        while True:
+            for record in records(data, self.end):
+                self._take(record)
+                self.end = record.end
+            after = next_record(data, self.end)
+            if after is None:
+                return
+            self.damaged.append((self.end, after))
+            self.end = after
 
     def _take(self, record: Record) -> None:
         kind, payload = record.kind, record.payload
@@ -71,7 +82,7 @@ class Journal:
         elif kind == EVENT:
             self.events.append((record.number, _text(payload)))
         elif kind == LAYOUT:
-            self._begin_epoch(record.number, _json(payload))
+            self._begin_epoch(record.number, _json(payload), zlib.crc32(payload.tobytes()))
         elif kind == GAP:
             gap = _json(payload)
             self.gaps.append((record.number, int(gap["last"]), str(gap["reason"])))
@@ -87,12 +98,13 @@ class Journal:
             self.closed_at = record.number
         # a kind from a newer minor version is skipped: its record is framed like all others
 
-    def _begin_epoch(self, start: int, description: dict[str, Any]) -> None:
+    def _begin_epoch(self, start: int, description: dict[str, Any], crc: int) -> None:
         epoch = LayoutEpoch(
             start,
             Layout.from_json(description.get("tensors")),
             str(description.get("note", "")),
             description.get("lineage"),
+            crc,
         )
         if self.epochs and start <= self.epochs[-1].start:
             if start < self.epochs[-1].start:

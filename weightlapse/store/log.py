@@ -70,6 +70,11 @@ def encode(kind: bytes, payload: bytes, number: int = 0) -> bytes:
     return encode_header(kind, len(payload), number, zlib.crc32(payload)) + payload + _PADDING[: -len(payload) % 8]
 
 
+def payload_crc(record: bytes) -> int:
+    """The CRC-32 of the payload of an encoded record, from its header."""
+    return int(HEADER.unpack_from(record)[4])
+
+
 def records(data: NDArray[np.uint8], start: int = 0) -> Iterator[Record]:
     """The records of ``data`` from offset ``start`` up to the first one that is not whole and right."""
     while True:
@@ -85,6 +90,18 @@ def records(data: NDArray[np.uint8], start: int = 0) -> Iterator[Record]:
         record = Record(kind, number, start, payload)
         yield record
         start = record.end
+
+
+def record_starts(data: NDArray[np.uint8], start: int = 0) -> Iterator[int]:
+    """Offsets from ``start`` (a multiple of eight) on at which a record may begin, by its magic alone."""
+    usable = len(data) // 8 * 8
+    words = data[start:usable].view("<u4")[::2]
+    yield from (start + 8 * np.flatnonzero(words == np.frombuffer(MAGIC, "<u4")[0])).tolist()
+
+
+def next_record(data: NDArray[np.uint8], start: int) -> int | None:
+    """The offset of the first whole and right record after ``start``, where none is."""
+    return next((at for at in record_starts(data, start) if next(records(data, at), None) is not None), None)
 
 
 class AppendFile:
@@ -123,6 +140,12 @@ class AppendFile:
                 written -= len(parts.pop(0))
             if parts:
                 parts[0] = parts[0][written:]
+
+    def rewrite(self, start: int, data: bytes) -> None:
+        """Replace bytes that are already there: only for files that nobody can see yet."""
+        os.lseek(self._fd, start, os.SEEK_SET)
+        os.write(self._fd, data)
+        os.lseek(self._fd, self.nbytes, os.SEEK_SET)
 
     def sync(self) -> None:
         """Wait until the bytes are on the device."""

@@ -8,12 +8,15 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+import weightlapse.store.journal as journal
+import weightlapse.store.manifest as manifest
 from weightlapse.errors import DamagedRecording, InvalidArgument, NotARecording, UnknownTensor, closest
-from weightlapse.store import journal, manifest
+from weightlapse.store.cache import Cache
 from weightlapse.store.folder import Folder, LocalFolder
 from weightlapse.store.journal import Journal
 from weightlapse.store.layout import Layout
-from weightlapse.store.segment import Damage, Frames, LostSegment, RawSegment, Region, Segment
+from weightlapse.store.segment import Damage, Frames, Region, Segment
+from weightlapse.store.segments import SegmentList
 
 
 class Store:
@@ -27,7 +30,8 @@ class Store:
         self.tolerance: float | None = self._manifest["tolerance"]
         self.journal = Journal()
         self.segments: list[Segment] = []
-        self.last_segment_number = -1
+        self.cache = Cache()
+        self._list = SegmentList(folder, self.cache)
         self.refresh()
 
     @classmethod
@@ -40,14 +44,16 @@ class Store:
         """Take up what was written since; returns the number of new frames."""
         before = len(self.steps) if self.segments else 0
         self._read_journal()
-        closed_at = self.journal.closed_at  # all frames before a close are on disk by now
-        listed = self._folder.names("log")
-        self._read_journal()  # a layout is written before the first segment that uses it
+        closed_at = self.journal.closed_at or 0  # all frames before a close are on disk by now
         if not self.journal.epochs:
             raise DamagedRecording(
                 f"the {journal.NAME} of {self.location} does not begin with a layout: nothing can be read"
             )
-        self._find_segments([name for name in listed if name.endswith(".seg")], closed_at or 0)
+        segments = self._list.find(self.journal.epochs, closed_at)
+        if self._list.damages:  # perhaps only a layout that was written after the journal was read
+            self._read_journal()
+            segments = self._list.find(self.journal.epochs, closed_at)
+        self.segments = segments
         self.steps: NDArray[np.int64] = np.concatenate([np.empty(0, np.int64), *(s.steps for s in self.segments)])
         return len(self.steps) - before
 
@@ -56,51 +62,6 @@ class Store:
             self.journal.read_on(self._folder.data(journal.NAME))
         except FileNotFoundError:
             raise NotARecording(f"{self.location} has no {journal.NAME}: it is not a whole recording") from None
-
-    def _find_segments(self, names: list[str], frames: int) -> None:
-        layouts = [epoch.layout for epoch in self.journal.epochs]
-        found: list[Segment] = []
-        for name in names:
-            raw = self._raw_segment(f"log/{name}", layouts, is_last=name == names[-1])
-            if raw is not None:
-                found.append(raw)
-        self.last_segment_number = max((int(name[:-4]) for name in names if name[:-4].isdigit()), default=-1)
-        self.segments = self._in_order(found, frames)
-
-    def _raw_segment(self, file: str, layouts: list[Layout], *, is_last: bool) -> RawSegment | None:
-        data = self._folder.data(file)
-        try:
-            return RawSegment(file, data, layouts, is_last=is_last)
-        except DamagedRecording:
-            if is_last and len(data) < 4096:  # begun in this instant
-                return None
-            raise
-
-    def _in_order(self, found: list[Segment], frames: int) -> list[Segment]:
-        """The segments by first frame, with a :class:`LostSegment` wherever some of the ``frames`` are missing."""
-        ordered: list[Segment] = []
-        expected = 0
-        for segment in sorted(found, key=lambda s: s.first):
-            if segment.first < expected:
-                raise DamagedRecording(
-                    f"two files of {self.location} hold frame {segment.first}: which one is right is unknown"
-                )
-            if segment.first > expected:
-                ordered.append(self._lost(expected, segment.first))
-            if segment.count:
-                ordered.append(segment)
-            expected = segment.first + segment.count
-        if frames > expected:
-            ordered.append(self._lost(expected, frames))
-        return ordered
-
-    def _lost(self, first: int, stop: int) -> LostSegment:
-        if stop - first > 1 << 24:  # the claim of a damaged number: not worth an array
-            raise DamagedRecording(f"{self.location} claims {stop} frames, which no recording can have")
-        layout = next(e.layout for e in reversed(self.journal.epochs) if e.start <= first)
-        return LostSegment(
-            first, stop - first, layout, f"no file of {self.location} holds them (deleted or cut short?)"
-        )
 
     @property
     def layouts(self) -> list[tuple[int, Layout]]:
@@ -135,8 +96,13 @@ class Store:
     @property
     def stored_nbytes(self) -> int:
         """Bytes that the recording takes on disk."""
-        names = [*self._folder.names(""), *(f"log/{n}" for n in self._folder.names("log"))]
-        return sum(self._folder.size(n) for n in names if n not in ("log", "blocks"))
+        inside = [f"{below}/{name}" for below in ("log", "blocks") for name in self._folder.names(below)]
+        names = [name for name in self._folder.names("") if name not in ("log", "blocks")]
+        return sum(self._folder.size(name) for name in (*names, *inside))
+
+    @property
+    def last_segment_number(self) -> int:
+        return self._list.last_number
 
     # ---- values ----------------------------------------------------------------------------------------------------
 
@@ -196,12 +162,17 @@ class Store:
         """The largest absolute error of this tensor's values at this frame."""
         for segment in self.segments:
             if segment.first <= frame < segment.first + segment.count:
-                return segment.bound(self._tensor(name, segment.layout))
+                return segment.bound(self._tensor(name, segment.layout), frame - segment.first)
         raise InvalidArgument(f"frame {frame} is not among the {len(self.steps)} frames of {self.location}")
 
     def verify(self) -> list[Damage]:
         """Check every checksum; an empty list means that all is well."""
-        found = [damage for segment in self.segments for damage in segment.verify()]
+        found = list(self._list.damages)
+        found += [damage for segment in self.segments for damage in segment.verify()]
+        found += [
+            Damage(journal.NAME, f"bytes {a} to {b - 1} are no record that can be read")
+            for a, b in self.journal.damaged
+        ]
         tail = self._folder.size(journal.NAME) - self.journal.end
         if tail and self.closed:
             found.append(Damage(journal.NAME, f"{tail} bytes after the last whole record"))

@@ -2,7 +2,7 @@
 
 ``log/NNNNNN.seg`` is a log (see ``store/log.py``) that begins with
 
-    SEGM  first frame         three uint64: number of the segment, index of its layout epoch, bytes of a frame
+    SEGM  first frame         four uint64: number of the segment, epoch of its layout, bytes of a frame, CRC-32 of the layout's record
 
 followed by one record per frame, all of the same length:
 
@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import struct
 import zlib
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -20,12 +21,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 from weightlapse.errors import DamagedRecording
+from weightlapse.store.journal import LayoutEpoch
 from weightlapse.store.layout import Layout
-from weightlapse.store.log import HEADER_NBYTES, decode_header, encode, encode_header, record_nbytes
+from weightlapse.store.log import HEADER_NBYTES, MAGIC, decode_header, encode, encode_header, record_nbytes
 
 SEGMENT, FRAME = b"SEGM", b"FRAM"
-_OPENING = struct.Struct("<QQQ")
+_OPENING = struct.Struct("<4Q")
 _OPENING_NBYTES = record_nbytes(_OPENING.size)
+
+_HEADER = np.dtype(
+    [("magic", "S4"), ("kind", "S4"), ("nbytes", "<u8"), ("step", "<i8"), ("crc", "<u4"), ("own", "<u4")]
+)
 
 Frames = slice | NDArray[np.int64]  # frame numbers within the segment
 Region = tuple[slice, ...]  # one slice per axis of the tensor
@@ -56,8 +62,8 @@ class Segment(Protocol):
     def read(self, tensor: int, frames: Frames, region: Region) -> NDArray[Any]:
         """Values (n, \\*region) of tensor number ``tensor`` in stored dtype, every checksum on the way verified."""
 
-    def bound(self, tensor: int) -> float:
-        """The largest absolute error that a value of this tensor may have here; 0.0 where storage is exact."""
+    def bound(self, tensor: int, frame: int) -> float:
+        """The largest absolute error that a value of this tensor may have at this frame of the segment; 0.0 where storage is exact."""
 
     def verify(self) -> list[Damage]: ...
 
@@ -66,9 +72,18 @@ def segment_name(number: int) -> str:
     return f"log/{number:06d}.seg"
 
 
-def opening(number: int, first: int, epoch: int, row_nbytes: int) -> bytes:
+def opening(number: int, first: int, epoch: int, row_nbytes: int, layout_crc: int) -> bytes:
     """The record that a segment file begins with."""
-    return encode(SEGMENT, _OPENING.pack(number, epoch, row_nbytes), first)
+    return encode(SEGMENT, _OPENING.pack(number, epoch, row_nbytes, layout_crc), first)
+
+
+def find_layout(epochs: Sequence[LayoutEpoch], epoch: int, row_nbytes: int, crc: int) -> Layout | None:
+    """The layout that a segment names, looked up by checksum: an epoch that is lost in the journal must not shift the others."""
+    if epoch < len(epochs) and epochs[epoch].crc == crc:
+        found: LayoutEpoch | None = epochs[epoch]
+    else:
+        found = next((e for e in epochs if e.crc == crc), None)
+    return found.layout if found is not None and found.layout.row_nbytes == row_nbytes else None
 
 
 def frame_parts(step: int, row: NDArray[np.uint8]) -> tuple[bytes, NDArray[np.uint8]]:
@@ -79,26 +94,32 @@ def frame_parts(step: int, row: NDArray[np.uint8]) -> tuple[bytes, NDArray[np.ui
 class RawSegment:
     """A raw log segment over its bytes. ``is_last``: nothing follows, so an invalid tail is a write that was cut short."""
 
-    def __init__(self, file: str, data: NDArray[np.uint8], layouts: list[Layout], *, is_last: bool) -> None:
+    def __init__(self, file: str, data: NDArray[np.uint8], epochs: Sequence[LayoutEpoch], *, is_last: bool) -> None:
         head = decode_header(data[:HEADER_NBYTES].tobytes())
         if head is None or head[0] != SEGMENT or head[1] != _OPENING.size or len(data) < _OPENING_NBYTES:
             raise DamagedRecording(f"{file} does not begin with the record of a segment")
         payload = data[HEADER_NBYTES : HEADER_NBYTES + _OPENING.size].tobytes()
         if zlib.crc32(payload) != head[3]:
             raise DamagedRecording(f"the opening record of {file} fails its checksum")
-        _, self.epoch, row_nbytes = _OPENING.unpack(payload)
-        if self.epoch >= len(layouts) or layouts[self.epoch].row_nbytes != row_nbytes or head[2] < 0:
+        self.number, self.epoch, row_nbytes, self.layout_crc = _OPENING.unpack(payload)
+        layout = find_layout(epochs, self.epoch, row_nbytes, self.layout_crc)
+        if layout is None or head[2] < 0:
             raise DamagedRecording(f"{file} does not fit any layout of the recording")
         self.file = file
+        self.is_last = is_last
         self.first: int = head[2]
-        self.layout = layouts[self.epoch]
+        self.layout = layout
         self._stride = record_nbytes(row_nbytes)
         self._data = data
         self.count = (len(data) - _OPENING_NBYTES) // self._stride
-        self.steps = np.empty(self.count, np.int64)
-        self._crc = np.empty(self.count, np.int64)  # -1: the header itself is damaged
-        for k in range(self.count):
-            self._read_header(k)
+        heads = self._headers(self.count)
+        self.steps = heads["step"].astype(np.int64)
+        self._crc = heads["crc"].astype(np.int64)
+        wrong = [k for k, head in enumerate(heads) if zlib.crc32(head.tobytes()[:28]) != head["own"]]
+        wrong += np.flatnonzero(
+            (heads["magic"] != MAGIC) | (heads["kind"] != FRAME) | (heads["nbytes"] != row_nbytes)
+        ).tolist()
+        self.steps[wrong] = self._crc[wrong] = -1  # the header itself is damaged
         while is_last and self.count and not self._is_whole(self.count - 1):
             self.count -= 1
         self.steps, self._crc = self.steps[: self.count], self._crc[: self.count]
@@ -109,13 +130,22 @@ class RawSegment:
         """Bytes up to the end of the last valid frame."""
         return _OPENING_NBYTES + self.count * self._stride
 
-    def _read_header(self, k: int) -> None:
-        start = _OPENING_NBYTES + k * self._stride
-        head = decode_header(self._data[start : start + HEADER_NBYTES].tobytes())
-        if head is None or head[0] != FRAME or head[1] != self.layout.row_nbytes:
-            self.steps[k], self._crc[k] = -1, -1
-        else:
-            self.steps[k], self._crc[k] = head[2], head[3]
+    def _headers(self, count: int) -> NDArray[Any]:
+        """The headers of all frames as one array, copied out of the file."""
+        strides = (self._stride,)
+        view: NDArray[Any] = np.ndarray((count,), _HEADER, buffer=self._data, offset=_OPENING_NBYTES, strides=strides)
+        return view.copy()
+
+    def columns(self, start: int, count: int, dtype: np.dtype[Any]) -> NDArray[Any]:
+        """``count`` neighbouring values of ``dtype`` from byte ``start`` of every frame on, as a view (frames, count). Unchecked."""
+        where = _OPENING_NBYTES + HEADER_NBYTES + start
+        strides = (self._stride, dtype.itemsize)
+        view: NDArray[Any] = np.ndarray((self.count, count), dtype, buffer=self._data, offset=where, strides=strides)
+        return view
+
+    def check_all(self) -> None:
+        """Raise :class:`DamagedRecording` unless every frame is whole."""
+        self._check(slice(None))
 
     def row(self, k: int) -> NDArray[np.uint8]:
         start = _OPENING_NBYTES + k * self._stride + HEADER_NBYTES
@@ -146,7 +176,7 @@ class RawSegment:
         )
         return np.array(values[(slice(None), *region)][frames])
 
-    def bound(self, tensor: int) -> float:
+    def bound(self, tensor: int, frame: int) -> float:
         return 0.0
 
     def verify(self) -> list[Damage]:
@@ -184,7 +214,7 @@ class LostSegment:
             return np.empty((0, *spec.shape), spec.storage)[(slice(None), *region)]
         raise DamagedRecording(f"frames {self.first} to {self.first + self.count - 1} are lost: {self._reason}")
 
-    def bound(self, tensor: int) -> float:
+    def bound(self, tensor: int, frame: int) -> float:
         return float("nan")
 
     def verify(self) -> list[Damage]:

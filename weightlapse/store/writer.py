@@ -17,20 +17,24 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+import weightlapse.store.journal as journal
+import weightlapse.store.manifest as manifest
 from weightlapse.errors import CannotRecord, InvalidArgument, NotARecording
-from weightlapse.store import journal, manifest
+from weightlapse.store.background import Compactor
+from weightlapse.store.compact import block_frames
 from weightlapse.store.folder import LocalFolder
-from weightlapse.store.journal import Journal, layout_record
+from weightlapse.store.journal import Journal, LayoutEpoch, layout_record
 from weightlapse.store.layout import Layout
 from weightlapse.store.lock import Lock
-from weightlapse.store.log import AppendFile, encode
+from weightlapse.store.log import AppendFile, encode, payload_crc
 from weightlapse.store.reader import Store
 from weightlapse.store.segment import RawSegment, frame_parts, opening, segment_name
 
-Compact = Literal["auto", "live", "after"]
+Compact = Literal["auto", "live", "after", "never"]
 Fsync = Literal["close", "flush", "never"]
 
 _SEGMENT_NBYTES = 64 << 20
+_LARGEST_NBYTES = 2 << 30  # a segment may grow so far to hold a whole time block of a large model
 _SEGMENT_FRAMES = (16, 4096)  # fewest and most frames of a segment
 
 
@@ -38,7 +42,17 @@ class Writer:
     """Appends to one recording, from one thread. Make one with :meth:`create` or :meth:`resume`."""
 
     def __init__(
-        self, path: Path, layout: Layout, *, lock: Lock, log: AppendFile, state: Journal, fsync: Fsync
+        self,
+        path: Path,
+        layout: Layout,
+        *,
+        lock: Lock,
+        log: AppendFile,
+        state: Journal,
+        fsync: Fsync,
+        tolerance: float | None,
+        compact: Compact,
+        memory: int,
     ) -> None:
         self.path = path
         self.layout = layout
@@ -52,6 +66,9 @@ class Writer:
         self._segment: AppendFile | None = None
         self._segment_number = -1
         self._segment_room = 0
+        self._layout_crc = state.epochs[-1].crc
+        self._tolerance = tolerance
+        self._compactor = Compactor(path, tolerance, compact, sync=fsync != "never", memory=memory)
 
     @classmethod
     def create(
@@ -91,17 +108,35 @@ class Writer:
             raise
         state = Journal()
         state.read_on(LocalFolder(target).data(journal.NAME))
-        return cls(target, layout, lock=lock, log=log, state=state, fsync=fsync)
+        return cls(
+            target,
+            layout,
+            lock=lock,
+            log=log,
+            state=state,
+            fsync=fsync,
+            tolerance=tolerance,
+            compact=compact,
+            memory=memory,
+        )
 
     @classmethod
     def resume(
-        cls, path: str | os.PathLike[str], layout: Layout, *, note: str = "resumed", fsync: Fsync = "close"
+        cls,
+        path: str | os.PathLike[str],
+        layout: Layout,
+        *,
+        note: str = "resumed",
+        memory: int = 256 << 20,
+        compact: Compact = "auto",
+        fsync: Fsync = "close",
     ) -> Writer:
         """Go on with the recording at ``path`` after its last whole frame; another layout begins a new epoch."""
         target = Path(path)
         lock = Lock(Path(LocalFolder(target).location)) if manifest.read(LocalFolder(target)) else None
         assert lock is not None
         try:
+            tidy(target)
             store = Store.open(target)
             tail = store.segments[-1] if store.segments else None
             if isinstance(
@@ -109,7 +144,20 @@ class Writer:
             ):  # cut off a write that was cut short, so that the file ends after a whole frame
                 AppendFile(target / tail.file, keep=tail.end).close()
             log = AppendFile(target / journal.NAME, keep=store.journal.end)
-            writer = cls(target, store.layouts[-1][1], lock=lock, log=log, state=store.journal, fsync=fsync)
+            writer = cls(
+                target,
+                store.layouts[-1][1],
+                lock=lock,
+                log=log,
+                state=store.journal,
+                fsync=fsync,
+                tolerance=store.tolerance,
+                compact=compact,
+                memory=memory,
+            )
+            for segment in store.segments:
+                if isinstance(segment, RawSegment) and segment.count:
+                    writer._give_to_compactor(segment.number, segment.file)
             writer.frames = len(store.steps)
             writer._segment_number = store.last_segment_number
             log.write([encode(journal.OPEN, json.dumps({"note": note}).encode(), writer.frames)])
@@ -143,17 +191,22 @@ class Writer:
         row = self.layout.row_nbytes
         number = self._segment_number + 1
         segment = AppendFile(self.path / segment_name(number))
-        segment.write([opening(number, self.frames, self._epoch, row)])
-        fewest, most = _SEGMENT_FRAMES
+        segment.write([opening(number, self.frames, self._epoch, row, self._layout_crc)])
         self._segment, self._segment_number = segment, number
-        self._segment_room = min(most, max(fewest, _SEGMENT_NBYTES // max(row, 1) // fewest * fewest))
+        self._segment_room = segment_frames(row, self._tolerance)
 
     def _end_segment(self) -> None:
         if self._segment is not None:
             if self._fsync != "never":
                 self._segment.sync()
             self._segment.close()
+            self._give_to_compactor(self._segment_number, segment_name(self._segment_number))
         self._segment, self._segment_room = None, 0
+
+    def _give_to_compactor(self, number: int, file: str) -> None:
+        folder = LocalFolder(self.path)
+        epoch = LayoutEpoch(0, self.layout, crc=self._layout_crc)
+        self._compactor.add(number, lambda: RawSegment(file, folder.data(file), [epoch], is_last=True))
 
     def scalars(self, frames: NDArray[np.int64], names: list[str], values: NDArray[np.float64]) -> None:
         """Log numbers: entry k says that scalar ``names[k]`` has ``values[k]`` at frame ``frames[k]``."""
@@ -179,8 +232,10 @@ class Writer:
     def relayout(self, layout: Layout, note: str, lineage: Any = None) -> None:
         """From the next frame on, frames have another layout."""
         self._end_segment()
-        self._journal.write([layout_record(self.frames, layout, note, lineage)])
+        record = layout_record(self.frames, layout, note, lineage)
+        self._journal.write([record])
         self.layout = layout
+        self._layout_crc = payload_crc(record)
         if self.frames != self._epoch_start:  # an epoch without a frame is replaced, not followed, by the next
             self._epoch, self._epoch_start = self._epoch + 1, self.frames
 
@@ -207,11 +262,33 @@ class Writer:
                 self._journal.write([encode(journal.CLOSE, b"", self.frames)])
             if self._fsync != "never":
                 self._sync()
+            if in_order:
+                self._end_segment()
+                self._compactor.finish()
         finally:
+            self._compactor.stop()
             if self._segment is not None:
                 self._segment.close()
             self._journal.close()
             self._lock.release()
+
+
+def segment_frames(row_nbytes: int, tolerance: float | None) -> int:
+    """Frames of a log segment: 64 MiB of them in whole time blocks, or one time block of a large model as far as 2 GiB hold it."""
+    fewest, most = _SEGMENT_FRAMES
+    height = block_frames(tolerance)
+    row = max(row_nbytes, 1)
+    if _SEGMENT_NBYTES // row < height:
+        return max(fewest, min(height, _LARGEST_NBYTES // row))
+    return min(most, _SEGMENT_NBYTES // row // height * height)
+
+
+def tidy(folder: Path) -> None:
+    """Remove what a compaction that was killed left behind: unfinished blocks, and logs whose block is complete."""
+    for unfinished in folder.glob("blocks/*.tmp"):
+        unfinished.unlink()
+    for block in folder.glob("blocks/*.blk"):
+        (folder / segment_name(int(block.stem))).unlink(missing_ok=True)
 
 
 def _check_target(target: Path, *, overwrite: bool) -> None:

@@ -38,15 +38,24 @@ class Chunk:
     """A chunk's bytes, opened: the head is verified at once, each page when it is read."""
 
     def __init__(self, data: bytes | memoryview | NDArray[np.uint8]) -> None:
-        self._data = memoryview(data).cast("B")
+        self._data = memoryview(data).cast("B")  # type: ignore[arg-type]
         self._at = HEAD.size
         fields = self._checked_head()
         self._end, self.rows, self.columns, strip, tile, code, self.form, rule, count = fields[2:11]
         factor, entries, mapped, streams = fields[11:]
-        if code not in BY_CODE or self.form > GRID or rule > SLOPE or count > classes.MAX_CLASSES or not strip or not tile:
+        if (
+            code not in BY_CODE
+            or self.form > GRID
+            or rule > SLOPE
+            or count > classes.MAX_CLASSES
+            or not strip
+            or not tile
+        ):
             raise DamagedRecording("the head of a chunk has values that this format does not know")
         if self.columns > MAX_COLUMNS or self.rows * self.columns > MAX_VALUES or not self.rows or not self.columns:
-            raise DamagedRecording(f"the head of a chunk claims {self.rows} x {self.columns} values, beyond the format's limits")
+            raise DamagedRecording(
+                f"the head of a chunk claims {self.rows} x {self.columns} values, beyond the format's limits"
+            )
         self.pattern = BY_CODE[code]
         self.number = PATTERNS["int32"] if self.form == GRID else self.pattern
         self.predictor = Predictor(rule, factor)
@@ -55,12 +64,19 @@ class Chunk:
         self._read_grid(entries)
         self._read_columns(self._take(mapped), count)
         if self.form != PLAIN:
-            self._cells = np.frombuffer(self._take(len(self.spans) * count), np.uint8).reshape(len(self.spans), count).tolist()
+            self._cells = (
+                np.frombuffer(self._take(len(self.spans) * count), np.uint8).reshape(len(self.spans), count).tolist()
+            )
             if streams < 1 + max((max(row) for row in self._cells), default=-1):
                 raise DamagedRecording("a cell of a chunk names a histogram that is not there")
             self._metas = [bytes(self._take(SIZE.unpack(self._take(SIZE.size))[0])) for _ in range(1 + streams)]
             self._readers: list[PageReader | None] = [None] * len(self._metas)
         self._index_pages()
+
+    @property
+    def nbytes(self) -> int:
+        """About what an opened chunk takes in memory, its bytes on disk left out."""
+        return 16 * self.columns + 100 * len(self._crcs) + 4096
 
     # ---- the head --------------------------------------------------------------------------------------------------
 
@@ -69,7 +85,11 @@ class Chunk:
         if len(data) < HEAD.size:
             raise DamagedRecording("a chunk is shorter than its head")
         fields = HEAD.unpack_from(data)
-        if fields[0] != MAGIC or not HEAD.size <= fields[2] <= len(data) or zlib.crc32(data[8 : fields[2]]) != fields[1]:
+        if (
+            fields[0] != MAGIC
+            or not HEAD.size <= fields[2] <= len(data)
+            or zlib.crc32(data[8 : fields[2]]) != fields[1]
+        ):
             raise DamagedRecording("the head of a chunk fails its checksum")
         return fields
 
@@ -81,7 +101,9 @@ class Chunk:
 
     def _read_grid(self, entries: int) -> None:
         table = np.frombuffer(self._take(entries * ENTRY.itemsize), ENTRY)
-        if self.form == GRID and (not self.pattern.is_float or int(table["columns"].sum(dtype=np.uint64)) != self.columns):
+        if self.form == GRID and (
+            not self.pattern.is_float or int(table["columns"].sum(dtype=np.uint64)) != self.columns
+        ):
             raise DamagedRecording("the grid entries of a chunk do not fit its columns")
         self._grid = table
         self.bounds: list[float] = table["bound"].tolist()
@@ -103,7 +125,9 @@ class Chunk:
         if self.form != PLAIN:
             count = self.layout.classes
             filled = [width > 0 for width in self.layout.widths]
-            self._rank = [rank for k in range(len(per_strip)) for rank in accumulate(filled[k * count : (k + 1) * count])]
+            self._rank = [
+                rank for k in range(len(per_strip)) for rank in accumulate(filled[k * count : (k + 1) * count])
+            ]
             self._present = self._rank[count - 1 :: count]
             per_strip = [1 + present * len(self.spans) for present in self._present]
         self._first = [0, *accumulate(per_strip)]
@@ -197,7 +221,12 @@ class Decoded:
     def nbytes(self) -> int:
         """Bytes held when fully decoded."""
         rows = _HISTORY + self.chunk.shape.tile if self._window else self.chunk.rows
-        return rows * self.width * self._held.itemsize + 8 * self.chunk.columns
+        return rows * self.width * self._held.itemsize + 8 * len(self._place)
+
+    @property
+    def fresh(self) -> bool:
+        """True while nothing has been decoded of what needs steps through time."""
+        return self.done == 0 and self.chunk.form != PLAIN
 
     def rows(self, start: int, stop: int, step: int = 1) -> NDArray[np.unsignedinteger]:
         """Patterns (n, k) of rows ``start:stop:step`` in the order of the selected columns."""
@@ -224,7 +253,7 @@ class Decoded:
         """Rows up to the tile that ends at or after ``stop`` with the new ones still residuals, and how many are patterns already."""
         stop = self._tile_end(stop)
         lead = min(_HISTORY, self.done)
-        fresh = np.empty((stop - self.done, self._wide), self._held.dtype)
+        fresh: NDArray[Any] = np.empty((stop - self.done, self._wide), self._held.dtype)
         self.chunk.fill(self._groups, self.done, fresh)
         if self.narrow:
             fresh = np.take(fresh, self._place, axis=1)

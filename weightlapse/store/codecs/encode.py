@@ -5,6 +5,7 @@ from __future__ import annotations
 import struct
 import zlib
 from collections.abc import Sequence
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -25,11 +26,12 @@ from weightlapse.store.codecs.predict import (
     within_momentum_range,
 )
 
+
 def encode(u: NDArray[np.unsignedinteger], dtype: str, shape: Shape = Shape()) -> bytes:  # noqa: B008 (frozen)
     """Patterns ``u`` (T, n) as the bytes of a lossless chunk; never more than the patterns and a small header."""
     pattern = PATTERNS[dtype]
     u = np.ascontiguousarray(u)
-    choices = LOSSLESS_CHOICES
+    choices: tuple[Predictor, ...] = LOSSLESS_CHOICES
     if not within_momentum_range(u, pattern):
         choices = tuple(c for c in choices if c.rule != MOMENTUM)
     packed = _pack(u, pattern, PACKED, choose(u, pattern, choices), shape, np.empty(0, ENTRY)) if u.size else b""
@@ -56,7 +58,7 @@ def encode_bounded(
     if not np.isfinite(values).all():
         return None
     edges = np.cumsum([0, *columns])
-    largest = [float(np.abs(values[:, a:b]).max()) if b > a else 0.0 for a, b in zip(edges[:-1], edges[1:])]
+    largest = [float(np.abs(values[:, a:b]).max()) if b > a else 0.0 for a, b in pairwise(edges.tolist())]
     steps = [grid.grid_step(bound, top, pattern) if top else 1.0 for bound, top in zip(bounds, largest)]
     if not all(step > 0 for step in steps):
         return None

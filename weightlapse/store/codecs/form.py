@@ -42,7 +42,10 @@ HEAD = struct.Struct("<4sIIIIIIBBBBdIIH")
 SIZE = struct.Struct("<H")
 ENTRY = np.dtype([("columns", "<u4"), ("step", "<f8"), ("bound", "<f8")])
 PAGE = np.dtype([("nbytes", "<u4"), ("crc", "<u4")])
-MAX_COLUMNS, MAX_VALUES = 1 << 17, 1 << 26  # of a chunk: far above what is written, far below what would hurt to allocate
+MAX_COLUMNS, MAX_VALUES = (
+    1 << 17,
+    1 << 26,
+)  # of a chunk: far above what is written, far below what would hurt to allocate
 
 
 @dataclass(frozen=True)

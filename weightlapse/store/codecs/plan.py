@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 CHUNK = 16384  # values of one step in a chunk, at most
+MIN_CHUNK = 512  # below, histograms would outweigh what they save
 
 
 @dataclass(frozen=True)

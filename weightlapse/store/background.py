@@ -1,0 +1,124 @@
+"""Compaction beside training: finished log segments become blocks, in a thread of the lowest priority or when the recording is closed.
+
+The training thread is never held: it only ever fills its ring. When a core is not free, or ``compact="after"``, all of it waits for the end.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import threading
+from collections import deque
+from collections.abc import Callable
+from pathlib import Path
+
+from weightlapse.errors import DamagedRecording
+from weightlapse.progress import bar
+from weightlapse.store.compact import replace_segment
+from weightlapse.store.segment import RawSegment
+
+_LOWEST = 19
+_ENOUGH_TO_SHOW = 256 << 20  # bytes left at the end above which a terminal gets a progress bar
+
+
+class Stopped(Exception):
+    """The thread was asked to leave a block unfinished; its log is still there."""
+
+
+def usable_cores() -> int:
+    try:
+        return len(os.sched_getaffinity(0))
+    except AttributeError:  # not on this system
+        return os.cpu_count() or 1
+
+
+def a_core_is_free() -> bool:
+    """Whether the machine can run one more thread without taking a core from somebody: this one's own load is allowed for."""
+    cores = usable_cores()
+    try:
+        return cores > 1 and os.getloadavg()[0] < cores + 0.5
+    except (AttributeError, OSError):
+        return cores > 1
+
+
+def _always() -> bool:
+    return True
+
+
+class Compactor:
+    """Takes finished segments with :meth:`add`; :meth:`finish` compresses what is left and returns when all is done.
+
+    A failure costs nothing but space: the log stays. It is kept in ``failure`` and ends compaction.
+    """
+
+    def __init__(self, folder: Path, tolerance: float | None, mode: str, *, sync: bool, memory: int) -> None:
+        self.failure: BaseException | None = None
+        self._folder = folder
+        self._tolerance = tolerance
+        self._sync = sync
+        self._memory = memory
+        self._waiting: deque[tuple[int, Callable[[], RawSegment]]] = deque()
+        self._wake = threading.Event()
+        self._ending = False
+        self._thread: threading.Thread | None = None
+        self._keep_logs = mode == "never"
+        self._beside = mode == "live" or (mode == "auto" and usable_cores() > 1)
+        self._is_free = a_core_is_free if mode == "auto" else _always
+
+    def add(self, number: int, open_segment: Callable[[], RawSegment]) -> None:
+        """Have segment ``number`` compressed; ``open_segment`` is called when its turn comes."""
+        if self.failure is not None or self._keep_logs:
+            return
+        self._waiting.append((number, open_segment))
+        if self._beside and self._thread is None:
+            self._thread = threading.Thread(target=self._run, name="weightlapse-compactor", daemon=True)
+            self._thread.start()
+        self._wake.set()
+
+    def _run(self) -> None:
+        with contextlib.suppress(AttributeError, OSError):  # without thread priorities, looking at the load has to do
+            os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), _LOWEST)
+        while not self._ending:
+            if self._waiting and self._is_free():
+                self._next(pause=self._check_ending)
+            else:
+                self._wake.wait(1.0)
+                self._wake.clear()
+
+    def _check_ending(self) -> None:
+        if self._ending:
+            raise Stopped
+
+    def _next(self, pause: Callable[[], None] | None = None) -> None:
+        number, open_segment = self._waiting[0]
+        try:
+            segment = open_segment()
+            replace_segment(
+                self._folder, segment, number, self._tolerance, sync=self._sync, pause=pause, memory=self._memory
+            )
+        except Stopped:
+            return
+        except DamagedRecording:
+            pass  # a frame is damaged: the log stays as it is, and reading says so
+        except Exception as error:  # noqa: BLE001 — nothing is lost by a log that stays a log
+            self.failure = error
+            self._waiting.clear()
+            return
+        self._waiting.popleft()
+
+    def stop(self) -> None:
+        """End the thread; an unfinished block is dropped, its log is still there."""
+        self._ending = True
+        self._wake.set()
+        if self._thread is not None:
+            self._thread.join()
+            self._thread = None
+
+    def finish(self) -> None:
+        """Compress everything that was added, in this thread."""
+        self.stop()
+        left = sum((self._folder / f"log/{number:06d}.seg").stat().st_size for number, _ in self._waiting)
+        with bar("compressing the recording", len(self._waiting) if left > _ENOUGH_TO_SHOW else 0) as advance:
+            while self._waiting:
+                self._next()
+                advance(1)

@@ -1,0 +1,189 @@
+"""The form of block files: a log segment, compressed. See ``blockread.py`` and ``compact.py`` for reading and writing one.
+
+``blocks/NNNNNN.blk`` holds the frames of the log segment of the same number, in *time blocks* of ``height`` frames (the last one may be
+shorter). The values of a time block lie in chunks (``codecs/form.py``), each of which holds whole *pieces* (neighbouring elements) of tensors
+of one dtype. It is a sequence of records (``log.py``):
+
+    BLCK  first frame         seven uint64: number, epoch, bytes of a frame, CRC of the layout's record, frames, height, offset of INDX
+    STEP  first frame         the same, then the steps, zlib-compressed int64
+    CHNK  0                   three uint32: first frame within the segment, frames, P; P pieces (tensor u32, start u64, stop u64);
+                              padding up to a multiple of eight bytes; the chunk
+    INDX  first frame         zlib-compressed: see ``Index``
+
+It is written beside its place and renamed into it, so that it is always whole. The record CRC of a CHNK covers all of it; a reader that wants
+a part of a chunk relies on the checksums within.
+"""
+
+from __future__ import annotations
+
+import struct
+import zlib
+from dataclasses import dataclass
+from itertools import pairwise
+
+import numpy as np
+from numpy.typing import NDArray
+
+from weightlapse.errors import DamagedRecording
+from weightlapse.store.codecs.plan import CHUNK as CHUNK_VALUES
+from weightlapse.store.codecs.plan import Piece, plan
+from weightlapse.store.layout import Layout, TensorSpec
+
+BLOCK, STEPS, CHUNK, INDEX = b"BLCK", b"STEP", b"CHNK", b"INDX"
+OPENING = struct.Struct("<7Q")
+CHUNK_HEAD = struct.Struct("<3I")
+PIECE = np.dtype([("tensor", "<u4"), ("start", "<u8"), ("stop", "<u8")])
+_INDEX_HEAD = struct.Struct("<4Q")
+_MAX_INDEX = 1 << 28  # bytes of an index when decompressed
+_LANES = {"complex64": ("float32", 2), "complex128": ("float64", 2)}
+
+
+def block_name(number: int) -> str:
+    return f"blocks/{number:06d}.blk"
+
+
+def lanes(spec: TensorSpec) -> tuple[str, int]:
+    """The dtype in which a codec sees a tensor, and how many of its numbers make one value: complex values are two floats."""
+    return _LANES.get(spec.dtype, (spec.dtype, 1))
+
+
+def chunks_of(layout: Layout, limit: int = CHUNK_VALUES) -> list[tuple[Piece, ...]]:
+    """Which elements (of the codec's dtype) share a chunk."""
+    wanted = []
+    for spec in layout.tensors:
+        dtype, count = lanes(spec)
+        row = spec.size // spec.shape[0] if spec.shape and spec.shape[0] else 1
+        wanted.append((dtype, spec.size * count, row * count))
+    return plan(wanted, limit)
+
+
+@dataclass(frozen=True)
+class Opening:
+    """The fixed numbers of a block file."""
+
+    number: int
+    epoch: int
+    row_nbytes: int
+    layout_crc: int
+    count: int
+    height: int
+    index: int = 0
+
+    def pack(self) -> bytes:
+        return OPENING.pack(
+            self.number, self.epoch, self.row_nbytes, self.layout_crc, self.count, self.height, self.index
+        )
+
+    @classmethod
+    def unpack(cls, payload: bytes) -> Opening:
+        if len(payload) < OPENING.size:
+            raise DamagedRecording("the opening record of a block file is too short")
+        opening = cls(*OPENING.unpack_from(payload))
+        if not 0 < opening.count < 1 << 24 or not 0 < opening.height < 1 << 24:
+            raise DamagedRecording(f"a block file claims {opening.count} frames in blocks of {opening.height}")
+        return opening
+
+    @property
+    def blocks(self) -> int:
+        return -(-self.count // self.height)
+
+
+@dataclass(frozen=True)
+class Index:
+    """Where everything of a block file is: four uint64 (chunks per time block, pieces, tensors with bounds, frames), then
+
+    - per chunk the number of its pieces (uint32), then all pieces (tensor u32, start u64, stop u64),
+    - per time block and chunk: offset and length of the chunk's bytes in the file (two uint64),
+    - per time block and tensor: the absolute error bound (float64); nothing in exact recordings,
+    - the steps (int64).
+    """
+
+    chunks: tuple[tuple[Piece, ...], ...]
+    places: NDArray[np.uint64]  # (time blocks, chunks, 2)
+    bounds: NDArray[np.float64]  # (time blocks, tensors or 0)
+    steps: NDArray[np.int64]
+
+    def pack(self) -> bytes:
+        pieces = np.array([(p.tensor, p.start, p.stop) for chunk in self.chunks for p in chunk], PIECE)
+        head = _INDEX_HEAD.pack(len(self.chunks), len(pieces), self.bounds.shape[1], len(self.steps))
+        counts = np.array([len(chunk) for chunk in self.chunks], "<u4")
+        parts = (head, counts, pieces, self.places.astype("<u8"), self.bounds.astype("<f8"), self.steps.astype("<i8"))
+        return zlib.compress(b"".join(p if isinstance(p, bytes) else p.tobytes() for p in parts), 6)
+
+    @classmethod
+    def unpack(cls, payload: bytes, blocks: int) -> Index:
+        data = inflate(payload)
+        if len(data) < _INDEX_HEAD.size:
+            raise DamagedRecording("the index of a block file is too short")
+        count, pieces, tensors, frames = _INDEX_HEAD.unpack_from(data)
+        sizes = (4 * count, PIECE.itemsize * pieces, 16 * blocks * count, 8 * blocks * tensors, 8 * frames)
+        if _INDEX_HEAD.size + sum(sizes) != len(data):
+            raise DamagedRecording("the index of a block file does not have the length that it claims")
+        ends = np.cumsum([_INDEX_HEAD.size, *sizes]).tolist()
+        parts = [data[a:b] for a, b in pairwise(ends)]
+        counts, table = np.frombuffer(parts[0], "<u4"), np.frombuffer(parts[1], PIECE)
+        places, bounds = np.frombuffer(parts[2], "<u8"), np.frombuffer(parts[3], "<f8")
+        steps = np.frombuffer(parts[4], "<i8")
+        if int(counts.sum(dtype=np.uint64)) != pieces:
+            raise DamagedRecording("the index of a block file has pieces that belong to no chunk")
+        every = [Piece(int(p["tensor"]), int(p["start"]), int(p["stop"])) for p in table]
+        edges = np.cumsum([0, *counts]).tolist()
+        return cls(
+            tuple(tuple(every[a:b]) for a, b in pairwise(edges)),
+            places.reshape(blocks, count, 2),
+            bounds.reshape(blocks, tensors),
+            steps.astype(np.int64),
+        )
+
+
+def inflate(payload: bytes) -> bytes:
+    """zlib data, refused when it would grow beyond any index."""
+    stream = zlib.decompressobj()
+    try:
+        data = stream.decompress(payload, _MAX_INDEX)
+    except zlib.error as error:
+        raise DamagedRecording(f"the index of a block file cannot be decompressed ({error})") from None
+    if not stream.eof:
+        raise DamagedRecording("the index of a block file is not whole, or far larger than any")
+    return data
+
+
+def chunk_payload(first: int, rows: int, pieces: tuple[Piece, ...], chunk: bytes) -> tuple[bytes, int]:
+    """The payload of a CHNK record, and where in it the chunk begins."""
+    table = np.array([(p.tensor, p.start, p.stop) for p in pieces], PIECE).tobytes()
+    head = CHUNK_HEAD.pack(first, rows, len(pieces)) + table
+    head += bytes(-len(head) % 8)
+    return head + chunk, len(head)
+
+
+def read_chunk_head(payload: NDArray[np.uint8]) -> tuple[int, int, tuple[Piece, ...], int] | None:
+    """(first frame, frames, pieces, where the chunk begins) of a CHNK payload; None when it cannot be meant."""
+    if len(payload) < CHUNK_HEAD.size:
+        return None
+    first, rows, count = CHUNK_HEAD.unpack_from(payload[: CHUNK_HEAD.size].tobytes())
+    end = CHUNK_HEAD.size + count * PIECE.itemsize
+    if end > len(payload):
+        return None
+    table = np.frombuffer(payload[CHUNK_HEAD.size : end].tobytes(), PIECE)
+    pieces = tuple(Piece(int(p["tensor"]), int(p["start"]), int(p["stop"])) for p in table)
+    return first, rows, pieces, -(-end // 8) * 8
+
+
+def pieces_of(chunks: tuple[tuple[Piece, ...], ...], tensor: int, spec: TensorSpec) -> list[tuple[int, int, Piece]]:
+    """(chunk, where in it, piece) for each piece of a tensor, rising. Raises unless they cover every value exactly once."""
+    found: list[tuple[int, int, Piece]] = []
+    for c, chunk in enumerate(chunks):
+        at = 0
+        for piece in chunk:
+            if piece.tensor == tensor:
+                found.append((c, at, piece))
+            at += piece.stop - piece.start
+    found.sort(key=lambda entry: entry[2].start)
+    end = 0
+    for _, _, piece in found:
+        if piece.start != end or piece.stop <= end:
+            break
+        end = piece.stop
+    if end != spec.size * lanes(spec)[1]:
+        raise DamagedRecording(f"the chunks of a block file do not hold all of {spec.name}")
+    return found

@@ -1,0 +1,44 @@
+"""Decoded blocks, kept while there is room: consecutive frames and repeated reads decode nothing twice."""
+
+from __future__ import annotations
+
+import threading
+from collections import OrderedDict
+from collections.abc import Callable, Hashable
+from typing import Any, Protocol, TypeVar
+
+DEFAULT_NBYTES = 512 << 20
+
+
+class Sized(Protocol):
+    @property
+    def nbytes(self) -> int: ...
+
+
+T = TypeVar("T", bound=Sized)
+
+
+class Cache:
+    """Least recently used things go first when more than ``limit`` bytes are held. ``lock`` guards it and what is in it."""
+
+    def __init__(self, limit: int = DEFAULT_NBYTES) -> None:
+        self.limit = limit
+        self.nbytes = 0
+        self.lock = threading.RLock()
+        self._held: OrderedDict[Hashable, Any] = OrderedDict()
+
+    def get(self, key: Hashable, make: Callable[[], T]) -> T:
+        """The thing of this key, made when it is not there. Its ``nbytes`` must not change."""
+        if key in self._held:
+            self._held.move_to_end(key)
+            return self._held[key]
+        made = make()
+        self._held[key] = made
+        self.nbytes += made.nbytes
+        while self.nbytes > self.limit and len(self._held) > 1:
+            self.nbytes -= self._held.popitem(last=False)[1].nbytes
+        return made
+
+    def clear(self) -> None:
+        self._held.clear()
+        self.nbytes = 0
