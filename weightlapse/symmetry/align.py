@@ -3,81 +3,31 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import numpy as np
-from numpy.typing import NDArray
 
 from weightlapse.errors import CannotAlign, InvalidArgument
+from weightlapse.symmetry.across import across_widths, differ_in_width
 from weightlapse.symmetry.activations import match_activations
+from weightlapse.symmetry.alignment import Alignment
 from weightlapse.symmetry.barrier import Line
 from weightlapse.symmetry.elements import Elements
 from weightlapse.symmetry.run import Runner, data_of
-from weightlapse.symmetry.search import NEAR, Found, Search, automatic_restarts
+from weightlapse.symmetry.search import NEAR, Found, Search
 from weightlapse.symmetry.states import (
-    Arrays,
     as_array,
     check_same_shapes,
+    check_wiring_fits,
     distance,
     float_arrays,
     is_module,
+    own_state,
     parameter_names,
-    state_of,
+    wired_arrays,
 )
-from weightlapse.wiring.data import SYMMETRIES, Wiring
-
-
-@dataclass(frozen=True)
-class Alignment:
-    """b brought onto a.
-
-    ``state``: b's weights in a's order of units, arrays or tensors as b's were. ``permutations``, ``signs``, ``scales``:
-    per group, what was done: unit u of ``state`` is b's unit ``permutations[g][u]``, times sign and scale; groups nested
-    in units are moved after the unit that holds them. ``distance_before``, ``distance_after``: ``||A - B|| / ||A||`` over all
-    parameters together, running statistics left out. ``method``: how the best result was found. ``function_error``: the
-    largest change of b's output on the data, relative to its spread; None when b was not run. ``tried``: the distance (and the rise of
-    the loss half way, with data) that each method reached; ``candidates`` their elements. ``notes``: what else to know.
-    """
-
-    state: dict[str, Any] = field(repr=False)
-    permutations: dict[str, NDArray[np.int64]] = field(repr=False)
-    signs: dict[str, NDArray[np.float64]] = field(repr=False)
-    scales: dict[str, NDArray[np.float64]] = field(repr=False)
-    distance_before: float
-    distance_after: float
-    method: str
-    function_error: float | None
-    wiring: Wiring = field(repr=False)
-    elements: Elements = field(repr=False)
-    tried: dict[str, float] = field(default_factory=dict, repr=False)
-    candidates: tuple[Found, ...] = field(default=(), repr=False)
-    notes: tuple[str, ...] = ()
-
-    def apply(self, state: Mapping[str, Any]) -> dict[str, Any]:
-        """The same relabelling of another state of b, say an earlier step of its training.
-
-        >>> import numpy as np, weightlapse as wl
-        >>> w = wl.Wiring.from_spec('''
-        ... tensor a.weight (2, 1)
-        ... tensor b.weight (1, 2)
-        ... group a: 2 units, permutation
-        ...   a.weight[0]: out
-        ...   b.weight[1]: in
-        ... ''')
-        >>> x = {"a.weight": np.array([[1.0], [2.0]]), "b.weight": np.array([[3.0, 4.0]])}
-        >>> y = {"a.weight": np.array([[2.0], [1.0]]), "b.weight": np.array([[4.0, 3.0]])}
-        >>> wl.align(x, y, w).apply(y)["b.weight"].tolist()
-        [[3.0, 4.0]]
-        """
-        return self.elements.on_state(state, self.wiring)
-
-    def __str__(self) -> str:
-        moved = sum(not np.array_equal(p, np.arange(len(p))) for p in self.permutations.values())
-        return (
-            f"aligned by {self.method}: distance {self.distance_before:.3g} -> {self.distance_after:.3g}, "
-            f"{moved} of {len(self.permutations)} groups reordered"
-        )
+from weightlapse.symmetry.units import allowed_symmetries
+from weightlapse.wiring.data import Wiring
 
 
 def align(
@@ -89,6 +39,8 @@ def align(
     symmetries: Literal["auto"] | Iterable[str] = "auto",
     restarts: int | Literal["auto"] = "auto",
     seed: int = 0,
+    wiring_b: Wiring | None = None,
+    merge: float = 1e-6,
 ) -> Alignment:
     """Find the order, signs and scales of b's hidden units that bring its weights nearest to a's.
 
@@ -101,6 +53,11 @@ def align(
     both networks is returned. symmetries: "auto" for all that each group has, or some of "permutation", "sign",
     "scale". restarts: further random starts; "auto" gives small networks a few. seed: for these.
 
+    Different widths: where b has more units in a group than a, it is folded first (`weightlapse.symmetry.fold`): units
+    whose incoming weights agree to ``merge``, up to sign and scale, are merged, constant ones become part of the next bias, unheard ones
+    are dropped. What is left without partner is set beside zeros, and ``units`` and ``notes`` of the result say so. wiring_b: b's own
+    wiring; needed only where it cannot be told from a's and the shapes.
+
     Method: coordinate descent on exact assignments (Ainsworth et al. 2023), departures in `weightlapse.symmetry.match`.
 
     Raises CannotAlign (different tensors, NaN or Inf, a wiring that does not fit the network) and InvalidArgument.
@@ -108,10 +65,12 @@ def align(
     allowed = allowed_symmetries(symmetries)
     state_a, state_b = own_state(a), own_state(b)
     w = wiring if wiring is not None else traced(a, b, data)
+    check_wiring_fits(state_a, w)
+    if differ_in_width(state_a, state_b):
+        return across_widths(a, b, state_a, state_b, w, wiring_b, allowed, data, restarts, seed, merge)
     check_same_shapes(state_a, state_b)
-    check_wiring_fits(state_b, w)
     search = Search(*wired_arrays(state_a, state_b, w), w, allowed)
-    found = by_weights(search, restarts, seed)
+    found = search.by_weights(restarts, seed)
     tried, candidates = {found.method: found.distance}, [found]
     if data is not None and found.distance > NEAR:
         runner = Runner(_module_of(a, b), data_of(data))
@@ -137,59 +96,6 @@ def traced(a: Any, b: Any, data: Any) -> Wiring:
 
     example = tuple(x.clone() for x in data_of(data).head(3).inputs)
     return trace(module, example)
-
-
-def allowed_symmetries(symmetries: Any) -> frozenset[str]:
-    if symmetries == "auto":
-        return frozenset(SYMMETRIES)
-    wanted = frozenset([symmetries] if isinstance(symmetries, str) else symmetries)
-    unknown = wanted - set(SYMMETRIES)
-    if unknown:
-        raise InvalidArgument(f"unknown symmetry {sorted(unknown)[0]!r}; known: {', '.join(SYMMETRIES)}, or 'auto'")
-    return wanted
-
-
-def own_state(net: Any) -> dict[str, Any]:
-    """A state that later training of the module cannot change."""
-    state = state_of(net)
-    return {n: v.detach().clone() for n, v in state.items()} if is_module(net) else state
-
-
-def check_wiring_fits(state: Mapping[str, Any], w: Wiring) -> None:
-    for g in w.groups:
-        for m in g.members:
-            if m.tensor not in state:
-                if m.roles == {"stat"}:
-                    continue
-                raise CannotAlign(
-                    f"group {g.name!r} lives in {m.tensor!r}, which the networks do not have; trace these networks"
-                )
-            found, expected = tuple(state[m.tensor].shape), w.shapes.get(m.tensor)
-            if expected is not None and found != tuple(expected):
-                raise CannotAlign(
-                    f"{m.tensor!r} has shape {found}, but the wiring was found for {tuple(expected)}; trace this network"
-                )
-
-
-def wired_arrays(state_a: Mapping[str, Any], state_b: Mapping[str, Any], w: Wiring) -> tuple[Arrays, Arrays]:
-    """The tensors that units live in, both networks in one precision."""
-    names = dict.fromkeys(m.tensor for g in w.groups for m in g.members if m.roles != {"stat"})
-    a, b = float_arrays(state_a, names), float_arrays(state_b, names)
-    for which, arrays in (("first", a), ("second", b)):
-        bad = next((n for n, v in arrays.items() if not np.isfinite(v).all()), None)
-        if bad is not None:
-            raise CannotAlign(f"{bad!r} of the {which} network holds NaN or Inf, which has no distance to anything")
-    for n in a:
-        if a[n].dtype != b[n].dtype:
-            a[n], b[n] = a[n].astype(np.float64), b[n].astype(np.float64)
-    return a, b
-
-
-def by_weights(search: Search, restarts: int | Literal["auto"], seed: int) -> Found:
-    """The best result of weight matching; its method names the start that led there."""
-    count = automatic_restarts(search.a) if restarts == "auto" else int(restarts)
-    found = search.run(count, np.random.default_rng(seed))
-    return Found(found.elements, found.distance, f"weights, {found.method}")
 
 
 def by_activations(

@@ -8,12 +8,11 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from weightlapse.symmetry.align import allowed_symmetries, check_wiring_fits
 from weightlapse.symmetry.elements import Elements, depth
 from weightlapse.symmetry.match import Matcher, Move
 from weightlapse.symmetry.scale import balance, rescaled
-from weightlapse.symmetry.states import Arrays, float_arrays, state_of
-from weightlapse.symmetry.units import Units
+from weightlapse.symmetry.states import Arrays, check_wiring_fits, float_arrays, state_of
+from weightlapse.symmetry.units import Units, allowed_symmetries
 from weightlapse.wiring.data import Wiring
 
 

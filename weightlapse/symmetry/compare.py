@@ -10,13 +10,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from weightlapse.errors import CannotAlign, CannotTrace, VacuousComparison
-from weightlapse.symmetry.align import Alignment, align, own_state, traced
+from weightlapse.symmetry.across import differ_in_width
+from weightlapse.symmetry.align import align, traced
+from weightlapse.symmetry.alignment import Alignment
 from weightlapse.symmetry.barrier import Barrier, Line, Repair
 from weightlapse.symmetry.cka import cka
 from weightlapse.symmetry.identify import Identifiability, fresh, identifiability
 from weightlapse.symmetry.reducible import Health, Reducible, inspect
 from weightlapse.symmetry.run import Data, Runner, data_of
-from weightlapse.symmetry.states import as_array, distance, float_arrays, is_module, parameter_names
+from weightlapse.symmetry.states import as_array, distance, float_arrays, is_module, own_state, parameter_names
 from weightlapse.symmetry.verdict import explanation
 from weightlapse.wiring.data import Wiring
 
@@ -144,7 +146,7 @@ class _Comparing:
             self.notes.append("without a wiring the order of hidden units stays as it is")
             return None
         try:
-            return traced(*self.nets, self.data.inputs if len(self.data.inputs) > 1 else self.data.inputs[0])
+            return traced(*self.nets, self.data)
         except CannotTrace as error:
             self.notes.append(f"the hidden units were not aligned: {error}")
             return None
@@ -152,9 +154,7 @@ class _Comparing:
     def result(self) -> Comparison:
         function, elsewhere = self._functions()
         raw = self._raw_distance()
-        found = self._aligned() if raw is not None else None
-        if found is None and self.wiring is not None:
-            found = self._aligned_widths()
+        found = self._aligned()
         aligned = found.distance_after if found is not None else raw
         health = self._health()
         return Comparison(
@@ -204,6 +204,9 @@ class _Comparing:
 
     def _raw_distance(self) -> float | None:
         a, b = self.states
+        if differ_in_width(a, b):
+            self.notes.append("the networks have layers of different widths")
+            return None
         if set(a) != set(b) or any(tuple(a[n].shape) != tuple(b[n].shape) for n in a):
             self.notes.append("the networks have different tensors, so their weights are not compared one by one")
             return None
@@ -211,22 +214,32 @@ class _Comparing:
         return distance(x, y)
 
     def _aligned(self) -> Alignment | None:
-        if self.wiring is None:
+        if self.wiring is None or set(self.states[0]) != set(self.states[1]):
             return None
         try:
-            return align(*self.nets, self.wiring, data=self._data_for_align(), seed=self.seed)
+            return align(
+                *self.nets,
+                self.wiring,
+                data=self._data_for_align(),
+                seed=self.seed,
+                wiring_b=self._wiring_b(),
+                merge=self.tolerance,
+            )
         except CannotAlign as error:
             self.notes.append(f"the hidden units were not aligned: {error}")
             return None
 
-    def _data_for_align(self) -> Any:
-        if self.data is None or self.runners[0] is None:
+    def _wiring_b(self) -> Wiring | None:
+        if not differ_in_width(*self.states) or self.runners[1] is None or self.data is None:
             return None
-        inputs = self.data.inputs if len(self.data.inputs) > 1 else self.data.inputs[0]
-        return inputs if self.data.labels is None else (inputs, self.data.labels)
+        try:
+            return traced(None, self.nets[1], self.data)
+        except CannotTrace as error:
+            self.notes.append(f"the second network could not be traced: {error}")
+            return None
 
-    def _aligned_widths(self) -> Alignment | None:
-        return None
+    def _data_for_align(self) -> Any:
+        return None if None in self.runners else self.data
 
     def _verdict(self, function: float | None, raw: float | None, found: Alignment | None) -> Verdict:
         same_function = function is None or function <= self.tolerance

@@ -11,10 +11,18 @@ from numpy.typing import NDArray
 
 from weightlapse.errors import InvalidArgument
 from weightlapse.progress import track
-from weightlapse.symmetry.align import allowed_symmetries, check_wiring_fits, own_state, wired_arrays
-from weightlapse.symmetry.elements import Elements
+from weightlapse.symmetry.elements import Elements, identity
 from weightlapse.symmetry.search import Search, automatic_restarts
-from weightlapse.symmetry.states import Arrays, check_same_shapes, float_arrays, parameter_names
+from weightlapse.symmetry.states import (
+    Arrays,
+    check_same_shapes,
+    check_wiring_fits,
+    float_arrays,
+    own_state,
+    parameter_names,
+    wired_arrays,
+)
+from weightlapse.symmetry.units import allowed_symmetries
 from weightlapse.wiring.data import Wiring
 
 
@@ -66,15 +74,14 @@ def align_all(
     count = automatic_restarts(first) if restarts == "auto" else int(restarts)
     rng = np.random.default_rng(seed)
     searches = [Search(first, b, wiring, allowed) for b in wired[1:]]
-    elements = [s.run(count, rng).elements for s in track(searches, "aligning")]
-    moved = [first, *(e.on_arrays(b, s.units) for e, b, s in zip(elements, wired[1:], searches))]
+    elements = [identity(wiring), *(s.run(count, rng).elements for s in track(searches, "aligning"))]
+    moved = [first, *(e.on_arrays(b, s.units) for e, b, s in zip(elements[1:], wired[1:], searches))]
     for _ in range(rounds):
         if not _round(moved, wired, elements, wiring, allowed):
             break
-    placed = [states[0], *(e.on_state(s, wiring) for e, s in zip(elements, states[1:]))]
+    placed = [e.on_state(s, wiring) for e, s in zip(elements, states)]
     names = parameter_names(states[0], wiring)
-    still = Search(first, first, wiring, allowed).best.elements
-    return AlignedAll(placed, [still, *elements], _distances(states, names), _distances(placed, names))
+    return AlignedAll(placed, elements, _distances(states, names), _distances(placed, names))
 
 
 def _round(

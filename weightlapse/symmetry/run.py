@@ -48,6 +48,8 @@ def data_of(data: Any) -> Data:
     Raises InvalidArgument for anything without samples.
     """
     torch = torch_module()
+    if isinstance(data, Data):
+        return data
     labels = None
     if isinstance(data, tuple) and len(data) == 2 and _is_labels(data[1], data[0]):
         data, labels = (

@@ -10,11 +10,17 @@ from numpy.typing import NDArray
 
 from weightlapse.errors import CannotAlign, InvalidArgument
 from weightlapse.progress import track
-from weightlapse.symmetry.align import allowed_symmetries, check_wiring_fits, wired_arrays
 from weightlapse.symmetry.elements import Elements
 from weightlapse.symmetry.search import Search, automatic_restarts
-from weightlapse.symmetry.states import check_same_shapes, distance, float_arrays, parameter_names
-from weightlapse.symmetry.units import units_of
+from weightlapse.symmetry.states import (
+    check_same_shapes,
+    check_wiring_fits,
+    distance,
+    float_arrays,
+    parameter_names,
+    wired_arrays,
+)
+from weightlapse.symmetry.units import allowed_symmetries, units_of
 from weightlapse.wiring.data import Wiring
 
 Mode = Literal["last", "each"]

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 
@@ -70,6 +71,12 @@ class Search:
                 self._restart_near(rng)
             self._descend("restart", rng)
         return self.best
+
+    def by_weights(self, restarts: int | Literal["auto"], seed: int) -> Found:
+        """The best result of weight matching; its method names the start that led there."""
+        count = automatic_restarts(self.a) if restarts == "auto" else int(restarts)
+        found = self.run(count, np.random.default_rng(seed))
+        return Found(found.elements, found.distance, f"weights, {found.method}")
 
     @property
     def near(self) -> bool:

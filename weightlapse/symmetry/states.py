@@ -127,3 +127,40 @@ def distance(a: Mapping[str, NDArray[Any]], b: Mapping[str, NDArray[Any]], names
     if norm == 0.0:
         return 0.0 if gap == 0.0 else float("inf")
     return float(np.sqrt(gap / norm))
+
+
+def own_state(net: Any) -> dict[str, Any]:
+    """A state that later training of the module cannot change."""
+    state = state_of(net)
+    return {n: v.detach().clone() for n, v in state.items()} if is_module(net) else state
+
+
+def check_wiring_fits(state: Mapping[str, Any], w: Wiring) -> None:
+    """Raises CannotAlign when the wiring was found for other tensors or shapes."""
+    for g in w.groups:
+        for m in g.members:
+            if m.tensor not in state:
+                if m.roles == {"stat"}:
+                    continue
+                raise CannotAlign(
+                    f"group {g.name!r} lives in {m.tensor!r}, which the networks do not have; trace these networks"
+                )
+            found, expected = tuple(state[m.tensor].shape), w.shapes.get(m.tensor)
+            if expected is not None and found != tuple(expected):
+                raise CannotAlign(
+                    f"{m.tensor!r} has shape {found}, but the wiring was found for {tuple(expected)}; trace this network"
+                )
+
+
+def wired_arrays(state_a: Mapping[str, Any], state_b: Mapping[str, Any], w: Wiring) -> tuple[Arrays, Arrays]:
+    """The tensors that units live in, both networks in one precision."""
+    names = dict.fromkeys(m.tensor for g in w.groups for m in g.members if m.roles != {"stat"})
+    a, b = float_arrays(state_a, names), float_arrays(state_b, names)
+    for which, arrays in (("first", a), ("second", b)):
+        bad = next((n for n, v in arrays.items() if not np.isfinite(v).all()), None)
+        if bad is not None:
+            raise CannotAlign(f"{bad!r} of the {which} network holds NaN or Inf, which has no distance to anything")
+    for n in a:
+        if a[n].dtype != b[n].dtype:
+            a[n], b[n] = a[n].astype(np.float64), b[n].astype(np.float64)
+    return a, b

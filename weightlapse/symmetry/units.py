@@ -8,7 +8,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from weightlapse.wiring.data import Group, Member, Wiring
+from weightlapse.errors import InvalidArgument
+from weightlapse.wiring.data import SYMMETRIES, Group, Member, Wiring
 
 
 @dataclass(frozen=True)
@@ -139,3 +140,13 @@ def _slots(child: Group, parent: Group) -> tuple[Any, ...]:
             place = tuple(int(x) for x in m.index.ravel())
         key.append((m.tensor, m.axis, place))
     return tuple(key)
+
+
+def allowed_symmetries(symmetries: Any) -> frozenset[str]:
+    if symmetries == "auto":
+        return frozenset(SYMMETRIES)
+    wanted = frozenset([symmetries] if isinstance(symmetries, str) else symmetries)
+    unknown = wanted - set(SYMMETRIES)
+    if unknown:
+        raise InvalidArgument(f"unknown symmetry {sorted(unknown)[0]!r}; known: {', '.join(SYMMETRIES)}, or 'auto'")
+    return wanted

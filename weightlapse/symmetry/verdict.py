@@ -63,6 +63,8 @@ def _weights(c: Comparison) -> list[str]:
         out.append(f"As they are, the weights differ by {c.raw_distance:.3g} of a's norm.")
     if c.alignment is not None:
         out.append(f"Aligned (by {c.alignment.method}), they differ by {c.aligned_distance:.3g}.")
+        if c.alignment.units and (c.aligned_distance or 0) <= c.tolerance:
+            out.append("So b holds a, with units that it could do without.")
         if c.verdict == "different" and (c.aligned_distance or 0) > 0.9:
             out.append("That is what two unrelated networks show.")
         out += [_sentence(note) for note in c.alignment.notes]
@@ -106,4 +108,5 @@ def _representations(c: Comparison) -> list[str]:
 
 
 def _sentence(text: str) -> str:
-    return text[0].upper() + text[1:] + ("" if text.endswith(".") else ".")
+    names_something = text.split(" ", 1)[0].endswith(":")  # a network or a group: names keep their spelling
+    return (text if names_something else text[0].upper() + text[1:]) + ("" if text.endswith(".") else ".")

@@ -1,0 +1,75 @@
+"""The result of aligning one network with another."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from weightlapse.errors import InvalidArgument
+from weightlapse.symmetry.elements import Elements
+from weightlapse.symmetry.search import Found
+from weightlapse.symmetry.widths import Correspondence
+from weightlapse.wiring.data import Wiring
+
+
+@dataclass(frozen=True)
+class Alignment:
+    """b brought onto a.
+
+    ``state``: b's weights in a's order of units, arrays or tensors as b's were. ``permutations``, ``signs``, ``scales``:
+    per group, what was done: unit u of ``state`` is b's unit ``permutations[g][u]``, times sign and scale; groups nested
+    in units are moved after the unit that holds them. ``distance_before``, ``distance_after``: ``||A - B|| / ||A||`` over
+    all parameters together, running statistics left out. ``method``: how the best result was found. ``function_error``:
+    the largest change of b's output on the data, relative to its size; None when b was not run. ``tried``: the distance
+    (with data: the rise of the loss half way) that each method reached; ``candidates`` their elements. ``notes``: what
+    else to know. ``units``: for networks of different widths, who corresponds to whom in each group; there ``state`` has
+    a's shapes when every unit of b found a partner, else those of the larger.
+    """
+
+    state: dict[str, Any] = field(repr=False)
+    permutations: dict[str, NDArray[np.int64]] = field(repr=False)
+    signs: dict[str, NDArray[np.float64]] = field(repr=False)
+    scales: dict[str, NDArray[np.float64]] = field(repr=False)
+    distance_before: float
+    distance_after: float
+    method: str
+    function_error: float | None
+    wiring: Wiring = field(repr=False)
+    elements: Elements = field(repr=False)
+    tried: dict[str, float] = field(default_factory=dict, repr=False)
+    candidates: tuple[Found, ...] = field(default=(), repr=False)
+    notes: tuple[str, ...] = ()
+    units: dict[str, Correspondence] = field(default_factory=dict, repr=False)
+
+    def apply(self, state: Mapping[str, Any]) -> dict[str, Any]:
+        """The same relabelling of another state of b, say an earlier step of its training.
+
+        >>> import numpy as np, weightlapse as wl
+        >>> w = wl.Wiring.from_spec('''
+        ... tensor a.weight (2, 1)
+        ... tensor b.weight (1, 2)
+        ... group a: 2 units, permutation
+        ...   a.weight[0]: out
+        ...   b.weight[1]: in
+        ... ''')
+        >>> x = {"a.weight": np.array([[1.0], [2.0]]), "b.weight": np.array([[3.0, 4.0]])}
+        >>> y = {"a.weight": np.array([[2.0], [1.0]]), "b.weight": np.array([[4.0, 3.0]])}
+        >>> wl.align(x, y, w).apply(y)["b.weight"].tolist()
+        [[3.0, 4.0]]
+        """
+        if self.units:
+            raise InvalidArgument(
+                "an alignment of networks of different widths is no relabelling, so it serves one state only"
+            )
+        return self.elements.on_state(state, self.wiring)
+
+    def __str__(self) -> str:
+        moved = sum(not np.array_equal(p, np.arange(len(p))) for p in self.permutations.values())
+        return (
+            f"aligned by {self.method}: distance {self.distance_before:.3g} -> {self.distance_after:.3g}, "
+            f"{moved} of {len(self.permutations)} groups reordered"
+        )
