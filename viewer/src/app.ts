@@ -80,6 +80,7 @@ export class App {
     await this.setPanels();
     void this.inspector.loadCurve();
     void this.loadFindings();
+    if (this.manifest.runs.length > 1) void this.loadPair();
     this.live();
   }
 
@@ -276,6 +277,20 @@ export class App {
       this.timeline.draw();
     } catch (error) {
       this.inspector.showFindings([], (error as Error).message);
+    }
+  }
+
+  /** Aligning takes a while, so the page shows the two runs first and the aligned one when it is there. */
+  private async loadPair(): Promise<void> {
+    try {
+      const pair = await this.archive.pair();
+      if (pair.run && !this.manifest.runs[2]) {
+        this.manifest.runs.push(pair.run);
+        if (this.store.view.show === "pair") await this.setPanels();
+      }
+      this.inspector.showPair(pair);
+    } catch (error) {
+      this.complain((error as Error).message);
     }
   }
 

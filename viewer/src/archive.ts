@@ -25,7 +25,7 @@ export interface Curve { kind: string; frames: number[]; values: (number | null)
 export interface Neuron { group: string; unit: number; parts: { label: string; frames: number[]; lines: (number | null)[][] }[] }
 export interface Finding { kind: string; tensor: string | null; units: number[]; step: number | null; severity: string; text: string }
 export interface Findings { findings: Finding[]; reason: string | null }
-export interface Pair { frames: number[]; raw: (number | null)[]; aligned: (number | null)[] | null; reason: string | null; run: number | null }
+export interface Pair { frames: number[]; raw: (number | null)[]; aligned: (number | null)[] | null; reason: string | null; run: Run | null }
 
 const PLANE_BYTES = 96e6;
 

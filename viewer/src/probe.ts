@@ -18,7 +18,7 @@ export class Probe {
 
   /** Reads the cell under the pointer at the frame that is drawn; asks for it when it is not here. */
   update(frame: number, ahead: number): void {
-    const place = this.stage.cursor ?? this.stage.hover;
+    const place = this.stage.cursor ?? this.stage.hover ?? this.stage.last;
     if (!place) { this.onRead(null); return; }
     const { panel } = place, { source } = panel, at = source.frameOf(frame);
     const piece = pieceAt(source.tensor, at);

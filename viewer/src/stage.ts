@@ -27,6 +27,7 @@ export class Stage {
   marks: { run: number; tensor: string; row: number; col: number; colour: string }[] = [];
   orders = new Map<string, { rows: number[]; cols: number[] }>();
   globalLimit = 1;
+  last: Place | null = null; // where the pointer was when it left: its value is still read
   onPlace: () => void = () => undefined;
   onPick: (place: Place) => void = () => undefined;
   onDrawn: (frame: number) => void = () => undefined;
@@ -59,7 +60,7 @@ export class Stage {
 
   setPanels(sources: Source[]): void {
     for (const panel of this.panels) panel.dispose();
-    this.hover = this.cursor = null;
+    this.hover = this.cursor = this.last = null;
     this.panels = sources.map((s) => new Panel(s, this.archive, this.painter));
     this.arrange();
     this.readCamera();
@@ -277,11 +278,12 @@ export class Stage {
   }
 
   private point(place: Place | null): void {
-    const same = place?.panel === this.hover?.panel && place?.row === this.hover?.row && place?.col === this.hover?.col;
+    const same = !place === !this.hover && place?.panel === this.hover?.panel && place?.row === this.hover?.row && place?.col === this.hover?.col;
     if (same) return;
     this.hover = place;
+    this.last = place ?? this.last;
     this.redraw();
-    this.onPlace();
+    if (place) this.onPlace();
   }
 
   private drag(id: number, before: { x: number; y: number }, now: { x: number; y: number }): void {
@@ -305,7 +307,7 @@ export class Stage {
       const { rows, cols } = at.panel.size(this.store.view.frame), jump = e.shiftKey ? 10 : 1;
       const clamp = (v: number, n: number) => Math.min(n - 1, Math.max(0, v));
       this.cursor = { ...at, row: clamp(at.row + step[e.key][0] * jump, rows), col: clamp(at.col + step[e.key][1] * jump, cols) };
-      this.hover = this.cursor;
+      this.hover = this.last = this.cursor;
       this.redraw();
       this.onPlace();
     } else if (e.key === "Enter" && this.cursor) this.onPick(this.cursor);

@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 
 from weightlapse.errors import InvalidArgument, UnknownTensor
 from weightlapse.view import extras
+from weightlapse.view.aligned import pair
 from weightlapse.view.manifest import additions, manifest, numbers
 from weightlapse.view.plane import Plane
 from weightlapse.view.pyramid import MODES, codes, pool, reduce_to, scale_limit
@@ -97,6 +98,8 @@ class Answers:
     def __init__(self, subjects: list[Subject]) -> None:
         self.subjects = subjects
         self.cache = _Cache(CACHE_BYTES)
+        self._pairing = threading.Lock()
+        self._paired: dict[str, Any] | None = None
         self.words: dict[str, Callable[[Mapping[str, str], Cancel], tuple[str, bytes]]] = {
             "manifest": self._manifest,
             "live": self._live,
@@ -381,7 +384,14 @@ class Answers:
         return self._json(extras.findings(self._subject(query)))
 
     def _pair(self, query: Mapping[str, str], cancel: Cancel) -> tuple[str, bytes]:
-        return self._json(extras.pair(self.subjects, cancel.is_set))
+        """The two runs compared; the aligned one becomes a run of its own, under the number that the answer gives."""
+        with self._pairing:
+            if self._paired is None:
+                report, aligned = pair(self.subjects)
+                if aligned is not None:
+                    self.subjects.append(aligned)
+                self._paired = report | {"run": None if aligned is None else manifest(aligned)}
+        return self._json(self._paired)
 
 
 def nearest(steps: NDArray[np.int64], step: int) -> int:

@@ -28,12 +28,37 @@ def unit_order(subject: Subject, name: str, frame: int, kind: str) -> tuple[NDAr
         raise InvalidArgument(
             f"{name!r} has {plane.rows * plane.cols:,} cells; units are put in order up to {ORDER_CELLS:,}"
         )
+    if kind == "canonical":
+        return _canonical_order(subject, name, piece.stop - 1, plane)
     if kind != "norm":
-        raise InvalidArgument(f"order={kind!r} is not 'norm'")
+        raise InvalidArgument(f"order={kind!r} is neither 'norm' nor 'canonical'")
     with np.errstate(all="ignore"):
         weights = np.nan_to_num(np.abs(subject.picture(name, piece.stop - 1).astype(np.float64)))
         rows, cols = (weights**2).sum(axis=1), (weights**2).sum(axis=0)
     return np.argsort(-rows, kind="stable"), np.argsort(-cols, kind="stable")
+
+
+def _canonical_order(subject: Subject, name: str, frame: int, plane: Plane) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """The unit order of the canonical form of the run's last state, read off by moving cell numbers instead of weights.
+
+    Only the order is taken: signs and scales stay as recorded, so that a drawn value is a stored value.
+    """
+    run = subject.run
+    if run.wiring is None:
+        raise InvalidArgument(f"{subject.name} was recorded without its wiring (pass example= to watch), so its units have no canonical order")
+    from weightlapse.symmetry.canonical import canonical_elements
+    from weightlapse.symmetry.units import units_of
+
+    wiring = run.wiring
+    with subject.lock:
+        state = run.state(frame=frame)
+    found = canonical_elements(state, wiring)
+    order = type(found)(found.order, {g: np.ones_like(f) for g, f in found.factor.items()})
+    cells = np.arange(plane.rows * plane.cols, dtype=np.float64).reshape(plane.rows, plane.cols)
+    units = {g.name: units_of(g, frozenset()) for g in wiring.groups}
+    moved = np.asarray(order.on_arrays({name: plane.unfold(cells)}, units)[name])
+    drawn = plane.read(moved[None], 0, slice(0, plane.rows), slice(0, plane.cols)).astype(np.int64)
+    return drawn[:, 0] // plane.cols, drawn[0] % plane.cols
 
 
 def curve(subject: Subject, name: str, kind: str, cancelled: Callable[[], bool]) -> dict[str, Any]:
@@ -161,19 +186,3 @@ def findings(subject: Subject) -> dict[str, Any]:
         ],
         "reason": None,
     }
-
-
-def pair(subjects: list[Subject], cancelled: Callable[[], bool]) -> dict[str, Any]:
-    """How far two runs are apart, frame by frame, raw and aligned."""
-    if len(subjects) < 2:
-        raise InvalidArgument("two recordings are needed for a comparison")
-    raise InvalidArgument("the distance of two runs is not available yet")
-
-
-def aligned_subject(subjects: list[Subject]) -> list[Subject]:
-    """The second run brought onto the first, as a third subject; empty where there are not two runs or they cannot be aligned."""
-    return []
-
-
-def pair_or_none(subjects: list[Subject]) -> dict[str, Any] | None:
-    return None

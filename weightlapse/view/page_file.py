@@ -14,6 +14,7 @@ import numpy as np
 from weightlapse.errors import InvalidArgument
 from weightlapse.progress import track
 from weightlapse.view import extras
+from weightlapse.view.aligned import pair
 from weightlapse.view.app import asset
 from weightlapse.view.manifest import manifest, numbers
 from weightlapse.view.pack import Plan, blocks, estimate, strides, thinned
@@ -56,8 +57,10 @@ def make_page(run: Any, out: str | os.PathLike[str], *, max_bytes: int = 20_000_
     target = Path(out)
     if target.is_dir():
         raise InvalidArgument(f"{target} is a folder; give the name of the HTML file to write")
-    subjects += extras.aligned_subject(subjects)
-    reports = {"findings": [extras.findings(s) for s in subjects[:1]], "pair": extras.pair_or_none(subjects)}
+    reports: dict[str, Any] = {"findings": [extras.findings(s) for s in subjects[:1]], "pair": None}
+    if len(subjects) > 1:
+        reports["pair"], aligned = pair(subjects)
+        subjects += [aligned] if aligned is not None else []
     smallest = 0
     for number, plan in enumerate(PLANS):
         last = number == len(PLANS) - 1
@@ -79,6 +82,10 @@ def make_page(run: Any, out: str | os.PathLike[str], *, max_bytes: int = 20_000_
 def _data(subjects: list[Subject], plan: Plan, reports: dict[str, Any], *, with_blocks: bool) -> dict[str, Any]:
     runs = [_run(s, plan, with_blocks=with_blocks) for s in subjects]
     note = _note(subjects, plan, runs)
+    if reports["pair"] is not None:  # its curves count the recording's frames, the page counts those it keeps
+        kept = plan.keep(subjects[0].frames)
+        frames = [min(int(np.searchsorted(kept, f)), len(kept) - 1) for f in reports["pair"]["frames"]]
+        reports = reports | {"pair": reports["pair"] | {"frames": frames, "run": None}}
     data = {"version": 1, "source": "file", "runs": [r["manifest"] for r in runs], "tensors": [r["tensors"] for r in runs]} | reports
     return data | ({"note": note} if note else {})
 

@@ -64,6 +64,12 @@ class Plane:
             place.append(at)
         return place[0], place[1]
 
+    def unfold(self, cells: NDArray[Any]) -> NDArray[Any]:
+        """A picture (rows, columns) back in the tensor's own shape."""
+        down, across = plane_axes(len(self.shape))
+        axes = (*down, *across)
+        return cells.reshape([self.shape[a] for a in axes]).transpose(np.argsort(axes)) if axes else cells.reshape(())
+
     def read(self, source: Any, frame: int, rows: slice, cols: slice) -> NDArray[Any]:
         """The cells ``rows`` x ``cols`` of one frame of ``source`` (anything sliced as ``[frame, axis 0, axis 1, ...]``).
 

@@ -1,6 +1,6 @@
 // Beside the picture: the value under the pointer, trajectories, curves, units, findings, events.
 
-import type { Archive, Finding } from "../archive";
+import type { Archive, Finding, Pair } from "../archive";
 import { choice, css, h } from "../dom";
 import { brief, bytes, grouped, shortest } from "../numbers";
 import type { Reading } from "../probe";
@@ -40,6 +40,8 @@ export class Inspector {
   private where = h("div", { class: "where" });
   private more = h("div", { class: "more" });
   private redraws: (() => void)[] = [];
+  private apart = h("section", { hidden: true, "aria-label": "Distance of the two runs" });
+  private drawApart: () => void = () => undefined;
   private runs: Run[] = [];
 
   constructor(private store: Store, private archive: Archive, private stage: Stage) {
@@ -47,7 +49,7 @@ export class Inspector {
     const curves = choice("Curve of the tensor", CURVES, store.view.curve, (v) => store.set({ curve: v }), { "aria-label": "Curve of the tensor" });
     this.curveSelect = curves.select;
     this.element = h("aside", { class: "inspector", "aria-label": "Inspector" }, this.value,
-      h("section", { "aria-label": "Trajectories" }, h("h2", {}, "Trajectories"), this.hint, this.chart, this.pinList), this.unit,
+      this.apart, h("section", { "aria-label": "Trajectories" }, h("h2", {}, "Trajectories"), this.hint, this.chart, this.pinList), this.unit,
       h("section", { "aria-label": "Curve" }, curves.element, this.curveChart, this.curveNote), this.findings, this.events, this.facts);
     this.chart.hidden = true;
     new ResizeObserver(() => this.draw()).observe(this.element);
@@ -192,6 +194,27 @@ export class Inspector {
     this.draw();
   }
 
+  // -- two runs -----------------------------------------------------------------------------------------------------------
+
+  /** Distance of the second run from the first, as it is and in the first one's order of units. */
+  showPair(pair: Pair): void {
+    this.apart.hidden = false;
+    const canvas = h("canvas", { class: "chart", role: "img", "aria-label": "Relative distance of the two runs over time, raw and aligned" });
+    const last = (y: (number | null)[] | null) => brief(y?.[y.length - 1]);
+    const key = (colour: string, text: string) => {
+      const chip = h("i", { class: "chip" });
+      chip.style.background = colour;
+      return h("li", {}, chip, h("span", {}, text));
+    };
+    this.apart.replaceChildren(h("h2", {}, "Distance of the two runs"), canvas,
+      h("ul", { class: "pins" }, key(HUES[1], `as recorded, at the end ${last(pair.raw)}`),
+        ...(pair.aligned ? [key(HUES[0], `units aligned, at the end ${last(pair.aligned)}`)] : [])),
+      ...(pair.reason ? [h("p", { class: "hint" }, `Not aligned: ${pair.reason}`)] : []));
+    this.drawApart = () => drawChart(canvas, { axis: true, place: this.place(), pad: { left: 54, right: 4, top: 6, bottom: 6 }, lines: [
+      { x: pair.frames, y: pair.raw, colour: HUES[1], width: 1.75 }, ...(pair.aligned ? [{ x: pair.frames, y: pair.aligned, colour: HUES[0], width: 1.75 }] : [])] });
+    this.draw();
+  }
+
   // -- findings -----------------------------------------------------------------------------------------------------------
 
   offerFindings(nbytes: number, ask: () => void): void {
@@ -236,6 +259,7 @@ export class Inspector {
     }
     drawChart(this.curveChart, { axis: true, place, pad, lines: this.curveLine ? [this.curveLine] : [] });
     playhead(this.curveChart);
+    this.drawApart();
     for (const redraw of this.redraws) redraw();
   }
 }
