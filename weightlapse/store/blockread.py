@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import zlib
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -29,7 +30,7 @@ class BlockSegment:
 
     def __init__(self, file: str, data: NDArray[np.uint8], epochs: Sequence[LayoutEpoch], cache: Cache) -> None:
         self.file = file
-        self._data = data
+        self._data = np.asarray(data)  # a plain array: slices of a memmap are slow to make
         self._cache = cache
         self._pieces: dict[int, list[tuple[int, int, Piece]]] = {}
         self.rebuilt: str | None = None
@@ -101,13 +102,46 @@ class BlockSegment:
             self._fill(todo, out, spec)
         return out.view(spec.storage).reshape(shape)
 
+    def read_frame(self, tensors: Sequence[int], frame: int) -> list[NDArray[Any]]:
+        """Whole tensors at one frame. A chunk that is wanted as a whole, or nearly, is decoded as a whole: once for all its tensors."""
+        b, row = divmod(frame, self.opening.height)
+        wanted = set(tensors)
+        whole: dict[int, NDArray[np.unsignedinteger]] = {}
+        with self._cache.lock:
+            for c, pieces in enumerate(self._index.chunks):
+                inside = sum(p.stop - p.start for p in pieces if p.tensor in wanted)
+                if len(pieces) > 1 and 2 * inside > sum(p.stop - p.start for p in pieces):
+                    spec = self.layout.tensors[pieces[0].tensor]
+                    with self._told(spec):
+                        whole[c] = self._decoded(b, c, None, spec).rows(row, row + 1)[0]
+            return [self._from_chunks(tensor, frame, whole) for tensor in tensors]
+
+    def _from_chunks(self, tensor: int, frame: int, whole: dict[int, NDArray[np.unsignedinteger]]) -> NDArray[Any]:
+        spec = self.layout.tensors[tensor]
+        if spec.size == 0:
+            return np.empty(spec.shape, spec.storage)
+        if tensor not in self._pieces:
+            self._pieces[tensor] = pieces_of(self._index.chunks, tensor, spec)
+        pieces = self._pieces[tensor]
+        if len(pieces) == 1 and pieces[0][0] in whole:
+            c, at, piece = pieces[0]
+            values = np.array(whole[c][at : at + piece.stop])
+            return values.view(spec.storage).reshape(spec.shape)
+        return self.read(tensor, slice(frame, frame + 1), (slice(None),) * len(spec.shape))[0, ...]
+
     def _fill(self, todo: list[Any], out: NDArray[Any], spec: TensorSpec) -> None:
-        try:
+        with self._told(spec):
             fresh = [(part, int(rows.max()) + 1) for part, rows, _, _ in todo if part.width < _NARROW and part.fresh]
             if len(fresh) > 1:
                 advance_together(fresh)
             for part, rows, where, target in todo:
                 out[where, target] = _take_rows(part, rows)
+
+    @contextmanager
+    def _told(self, spec: TensorSpec) -> Iterator[None]:
+        """Damage that is found inside is told with the tensor, the frames and the file."""
+        try:
+            yield
         except DamagedRecording as error:
             raise DamagedRecording(
                 f"values of {spec.name} in frames {self.first} to {self.first + self.count - 1} are damaged in {self.file} ({error}): they are "

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import bisect
 import os
 from typing import Any
 
@@ -54,6 +55,7 @@ class Store:
             self._read_journal()
             segments = self._list.find(self.journal.epochs, closed_at)
         self.segments = segments
+        self._firsts = [segment.first for segment in segments]
         self.steps: NDArray[np.int64] = np.concatenate([np.empty(0, np.int64), *(s.steps for s in self.segments)])
         return len(self.steps) - before
 
@@ -155,15 +157,21 @@ class Store:
 
     def read_frame(self, frame: int, names: list[str] | None = None) -> dict[str, NDArray[Any]]:
         """One frame as stored arrays by name (without aliases)."""
-        wanted = names if names is not None else [t.name for t in self.layout_at(frame).tensors]
-        return {name: self.read(name, np.array([frame]))[0, ...] for name in wanted}
+        segment = self._segment_at(frame)
+        wanted = names if names is not None else [t.name for t in segment.layout.tensors]
+        tensors = [self._tensor(name, segment.layout) for name in wanted]
+        return dict(zip(wanted, segment.read_frame(tensors, frame - segment.first)))
+
+    def _segment_at(self, frame: int) -> Segment:
+        i = bisect.bisect_right(self._firsts, frame) - 1
+        if i < 0 or frame >= self.segments[i].first + self.segments[i].count:
+            raise InvalidArgument(f"frame {frame} is not among the {len(self.steps)} frames of {self.location}")
+        return self.segments[i]
 
     def bound(self, name: str, frame: int) -> float:
         """The largest absolute error of this tensor's values at this frame."""
-        for segment in self.segments:
-            if segment.first <= frame < segment.first + segment.count:
-                return segment.bound(self._tensor(name, segment.layout), frame - segment.first)
-        raise InvalidArgument(f"frame {frame} is not among the {len(self.steps)} frames of {self.location}")
+        segment = self._segment_at(frame)
+        return segment.bound(self._tensor(name, segment.layout), frame - segment.first)
 
     def verify(self) -> list[Damage]:
         """Check every checksum; an empty list means that all is well."""

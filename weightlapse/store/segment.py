@@ -62,6 +62,9 @@ class Segment(Protocol):
     def read(self, tensor: int, frames: Frames, region: Region) -> NDArray[Any]:
         """Values (n, \\*region) of tensor number ``tensor`` in stored dtype, every checksum on the way verified."""
 
+    def read_frame(self, tensors: Sequence[int], frame: int) -> list[NDArray[Any]]:
+        """Whole tensors at one frame of the segment."""
+
     def bound(self, tensor: int, frame: int) -> float:
         """The largest absolute error that a value of this tensor may have at this frame of the segment; 0.0 where storage is exact."""
 
@@ -176,6 +179,11 @@ class RawSegment:
         )
         return np.array(values[(slice(None), *region)][frames])
 
+    def read_frame(self, tensors: Sequence[int], frame: int) -> list[NDArray[Any]]:
+        self._check(slice(frame, frame + 1))
+        rows = self.row(frame)[None]
+        return [np.array(self.layout.view(rows, tensor)[0]) for tensor in tensors]
+
     def bound(self, tensor: int, frame: int) -> float:
         return 0.0
 
@@ -213,6 +221,9 @@ class LostSegment:
             spec = self.layout.tensors[tensor]
             return np.empty((0, *spec.shape), spec.storage)[(slice(None), *region)]
         raise DamagedRecording(f"frames {self.first} to {self.first + self.count - 1} are lost: {self._reason}")
+
+    def read_frame(self, tensors: Sequence[int], frame: int) -> list[NDArray[Any]]:
+        raise DamagedRecording(f"frame {self.first + frame} is lost: {self._reason}")
 
     def bound(self, tensor: int, frame: int) -> float:
         return float("nan")

@@ -69,7 +69,7 @@ class Chunk:
             )
             if streams < 1 + max((max(row) for row in self._cells), default=-1):
                 raise DamagedRecording("a cell of a chunk names a histogram that is not there")
-            self._metas = [bytes(self._take(SIZE.unpack(self._take(SIZE.size))[0])) for _ in range(1 + streams)]
+            self._metas = self._take_metas(1 + streams)
             self._readers: list[PageReader | None] = [None] * len(self._metas)
         self._index_pages()
 
@@ -98,6 +98,19 @@ class Chunk:
             raise DamagedRecording("the head of a chunk is shorter than its parts")
         self._at += nbytes
         return self._data[self._at - nbytes : self._at]
+
+    def _take_metas(self, count: int) -> list[memoryview]:
+        data, at, end, metas = self._data, self._at, self._end, []
+        for _ in range(count):
+            if at + SIZE.size > end:
+                break
+            size = data[at] | data[at + 1] << 8
+            metas.append(data[at + SIZE.size : at + SIZE.size + size])
+            at += SIZE.size + size
+        if len(metas) < count or at > end:
+            raise DamagedRecording("the head of a chunk is shorter than its histograms")
+        self._at = at
+        return metas
 
     def _read_grid(self, entries: int) -> None:
         table = np.frombuffer(self._take(entries * ENTRY.itemsize), ENTRY)
@@ -148,7 +161,7 @@ class Chunk:
     def _reader(self, stream: int) -> PageReader:
         reader = self._readers[stream]
         if reader is None:
-            reader = self._readers[stream] = PageReader(self._metas[stream], self.number.unsigned)
+            reader = self._readers[stream] = PageReader(bytes(self._metas[stream]), self.number.unsigned)
         return reader
 
     def fill(self, groups: Iterable[int], start: int, out: NDArray[np.unsignedinteger]) -> None:
@@ -205,11 +218,12 @@ class Decoded:
         layout = chunk.layout
         if columns is None:
             self._groups = [g for g, width in enumerate(layout.widths) if width]
-            self._place: Any = layout.positions(np.arange(len(layout.widths)))
+            order = layout.order()
+            self._place = np.empty(chunk.columns, np.int64)
+            self._place[order] = np.arange(chunk.columns)
         else:
-            groups = np.unique(layout.group[columns])
-            self._groups = groups.tolist()
-            self._place = layout.positions(groups)[columns]
+            self._groups = sorted(set(layout.groups(columns).tolist()))
+            self._place = layout.places(columns, self._groups)
         self._wide = sum(layout.widths[g] for g in self._groups)
         # few of the decoded columns are wanted: drop the others before predicting; else put in order when read
         self.narrow = 2 * len(self._place) <= self._wide

@@ -32,6 +32,7 @@ from __future__ import annotations
 
 import struct
 from dataclasses import dataclass
+from itertools import accumulate
 
 import numpy as np
 from numpy.typing import NDArray
@@ -75,25 +76,28 @@ class Columns:
     def __init__(self, n: int, strip: int, label: NDArray[np.uint8], classes: int) -> None:
         self.strips = [(start, min(start + strip, n)) for start in range(0, n, strip)]
         self.classes = classes
-        self.group: NDArray[np.int64] = np.arange(n) // strip * classes + label
-        counts = np.bincount(self.group, minlength=len(self.strips) * classes)
-        self.widths: list[int] = counts.tolist()
-        self.starts: list[int] = [0, *np.cumsum(counts).tolist()]
+        self.strip = strip
+        self.label = label
+        self.widths: list[int] = []
+        for start, stop in self.strips:
+            self.widths += np.bincount(label[start:stop], minlength=classes).tolist()
+        self.starts: list[int] = [0, *accumulate(self.widths)]
 
     def order(self) -> NDArray[np.int64]:
         """The column at each stored position."""
-        return np.argsort(self.group.astype(np.uint16) if len(self.widths) < 1 << 16 else self.group, kind="stable")
+        return np.concatenate([a + np.argsort(self.label[a:b], kind="stable") for a, b in self.strips])
 
-    def positions(self, groups: NDArray[np.int64]) -> NDArray[np.int64]:
-        """For each column of these groups (rising), its position when only they are laid side by side; -1 elsewhere."""
-        place = np.full(len(self.group), -1, np.int64)
-        if len(groups) == len(self.widths):
-            place[self.order()] = np.arange(len(place))
-            return place
-        at = 0
-        for g in groups.tolist():
-            first, last = self.strips[g // self.classes]
-            mine = first + np.flatnonzero(self.group[first:last] == g)
-            place[mine] = np.arange(at, at + len(mine))
+    def groups(self, columns: NDArray[np.int64]) -> NDArray[np.int64]:
+        """The group of each of these columns."""
+        return columns // self.strip * self.classes + self.label[columns]
+
+    def places(self, columns: NDArray[np.int64], groups: list[int]) -> NDArray[np.int64]:
+        """Where each column is when only these groups (rising, all that the columns are in) are laid side by side."""
+        at, place = 0, np.empty(len(self.label), np.int64)
+        for g in groups:
+            k, c = divmod(g, self.classes)
+            first, last = self.strips[k]
+            mine = np.flatnonzero(self.label[first:last] == c)
+            place[first + mine] = np.arange(at, at + len(mine))
             at += len(mine)
-        return place
+        return place[columns]
