@@ -71,10 +71,10 @@ def _convolution(
     groups, rows, columns = module.groups, shape[0], shape[1]
     old_rows = module.in_channels if module.transposed else module.out_channels
     if groups > 1 and source is not None and rows != old_rows:
-        # Either every group got wider (its rows stay together), or whole groups were added or taken away.
+        # Groups may have got wider or smaller, or have become more or fewer: the first one, whose rows stay together, tells.
         home = source // (old_rows // groups)
-        wider = rows % groups == 0 and bool((home.reshape(groups, -1) == np.arange(groups)[:, None]).all())
-        groups = groups if wider else rows * groups // old_rows
+        changes = np.flatnonzero(np.diff(home))
+        groups = rows // (int(changes[0]) + 1) if len(changes) else 1
     out, into = (columns * groups, rows) if module.transposed else (rows, columns * groups)
     return {"out_channels": out, "in_channels": into, "groups": groups}
 
@@ -104,30 +104,33 @@ def set_true(model: nn.Module, rows: Mapping[str, NDArray[np.int64]]) -> list[st
     return said
 
 
-def guess(model: nn.Module, lengths: Lengths, *, bold: bool) -> list[str]:
+def guess(model: nn.Module, lengths: Lengths, *, bold: bool = False, any_name: bool = False) -> list[str]:
     """Sets remembered sizes that no table knows; returns what was changed, in words.
 
     ``lengths(path)`` gives, for the part of the network below ``path``, what each old length of an axis or group became. A
-    size is followed where every such length became one other; with ``bold``, where at least one did. The certificate judges.
+    size is followed where every such length became one other; with ``bold``, where at least one did; with ``any_name`` whatever
+    its name (``self.h``). The certificate judges.
     """
     said: list[str] = []
     configs: dict[int, Any] = {}
     for path, module in model.named_modules():
         known = true_attributes(module)
         if not known:
-            said += _follow(vars(module), path, lengths(path), bold)
+            said += _follow(vars(module), path, lengths(path), bold, any_name)
         config = getattr(module, "config", None)
         if config is not None and not isinstance(config, (nn.Module, Mapping)) and hasattr(config, "__dict__"):
             configs[id(config)] = config
     for config in configs.values():
-        said += _follow(vars(config), "config", lengths(""), bold)
+        said += _follow(vars(config), "config", lengths(""), bold, False)
     return said
 
 
-def _follow(attributes: dict[str, Any], path: str, lengths: Mapping[int, set[int]], bold: bool) -> list[str]:
+def _follow(
+    attributes: dict[str, Any], path: str, lengths: Mapping[int, set[int]], bold: bool, any_name: bool
+) -> list[str]:
     said = []
     for name, value in list(attributes.items()):
-        if not _SIZE.search(name.lower()) or _NO_SIZE.search(name.lower()):
+        if _NO_SIZE.search(name.lower()) or not (any_name or _SIZE.search(name.lower())):
             continue
         new = _followed(value, lengths, bold)
         if new != value:

@@ -129,9 +129,11 @@ def _first_that_holds(
     """The grown network under the first reading of its remembered sizes with which it computes the same."""
     lengths = partial(lengths_below, wiring, plan)
     readings: list[Callable[[nn.Module], list[str]] | None] = [
-        partial(attributes.guess, lengths=lengths, bold=False),
+        partial(attributes.guess, lengths=lengths),
         None,
         partial(attributes.guess, lengths=lengths, bold=True),
+        partial(attributes.guess, lengths=lengths, any_name=True),
+        partial(attributes.guess, lengths=lengths, bold=True, any_name=True),
     ]
     failures: list[str] = []
     tried: list[list[str]] = []
