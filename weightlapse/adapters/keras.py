@@ -9,6 +9,7 @@ are read from that state, right after the step: asking the model itself would ma
 from __future__ import annotations
 
 import os
+import warnings
 from collections.abc import Mapping
 from typing import Any
 
@@ -114,13 +115,30 @@ class WatchCallback(keras.callbacks.Callback):
         self._updates = 0
 
     def on_train_begin(self, logs: Any = None) -> None:
+        self._updates = updates(self._model)
+        if self._model.weights or keras.backend.backend() != "tensorflow":
+            self._begin()
+        # else: the TensorFlow trainer builds such a model inside its first step; see _begin_late
+
+    def _begin(self, **more: Any) -> None:
         import weightlapse  # the public face: callbacks are users of it
 
-        self.recorder = weightlapse.watch(self._model, self.path, **self._watch)
-        self._updates = updates(self._model)
+        self.recorder = weightlapse.watch(self._model, self.path, **{**self._watch, **more})
+
+    def _begin_late(self, step: int) -> None:
+        """The model came to be in its first step, so its weights before that are out of reach: said, and recorded as a gap."""
+        why = "the model had no weights before fit(): call it on one batch, or give it an Input, to have them recorded"
+        self._begin(first_step=step)
+        self.recorder.gap(0, step - 1, why)
+        warnings.warn(f"the recording {self.path} begins at step {step}: {why}", stacklevel=2)
 
     def on_train_batch_end(self, batch: int, logs: Mapping[str, Any] | None = None) -> None:
-        if self.recorder is None or not self.recorder.active:
+        if self.recorder is None:
+            self._updates, before = updates(self._model), self._updates
+            self._begin_late(self._updates - before)
+            self.recorder.log(**_numbers(logs))
+            return
+        if not self.recorder.active:
             return
         with self.recorder.guard():
             # self.model would make the JAX trainer gather all variables: self._model does not

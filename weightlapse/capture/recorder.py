@@ -120,15 +120,15 @@ class Recorder:
         except Exception as error:  # noqa: BLE001 — a recorder never kills a training run
             self._fail(error)
 
-    def first_frame(self, params: Any) -> None:
-        """Record the network before its first update."""
+    def first_frame(self, params: Any, step: int = 0) -> None:
+        """Record the network before its first update (or as it is at ``step``)."""
         self._source.before_any(self._ring.slot)
         if not self._source.copy(self._ring.slot, params):
             raise CannotRecord(
                 "the model's tensors change while they are being read: record from the thread that trains"
             )
-        self._last = 0
-        self._ring.publish(0)
+        self._last = step
+        self._ring.publish(step)
 
     def after_optimizer_step(self, optimizer: Any, *_: Any) -> None:
         """The hook of ``torch.optim.Optimizer.register_step_post_hook``."""
@@ -234,6 +234,11 @@ class Recorder:
             step = max(self._last, 0)
             self._pump.note(lambda writer: writer.event(step, str(text)))
 
+    def gap(self, first: int, last: int, reason: str) -> None:
+        """Say that the steps from ``first`` to ``last`` are missing in the recording, and why."""
+        if not self._closed and self.failed is None:
+            self._pump.note(lambda writer: writer.gap(first, last, reason))
+
     def flush(self) -> None:
         """Return when all frames so far are with the operating system: ``kill -9`` can no longer take them."""
         if not self._closed and self.failed is None:
@@ -310,6 +315,7 @@ class NullRecorder:
     def step(self, params: Any = None, *, step: int | None = None, **scalars: float) -> None: ...
     def log(self, **scalars: float) -> None: ...
     def mark(self, text: str) -> None: ...
+    def gap(self, first: int, last: int, reason: str) -> None: ...
     def flush(self) -> None: ...
     def close(self) -> None: ...
 

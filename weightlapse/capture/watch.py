@@ -40,6 +40,7 @@ def watch(
     memory: int | str = "256MB",
     overwrite: bool = False,
     resume: bool = False,
+    first_step: int = 0,
     compact: Compact = "auto",
     backpressure: Backpressure = "block",
     fsync: Fsync = "close",
@@ -56,7 +57,8 @@ def watch(
     - ``wiring``: a :class:`weightlapse.Wiring` (or its text spec) to store with the recording. ``example``: an example input, or a tuple of
       them, from which the wiring is traced instead.
     - ``meta``: your own facts, as JSON. ``memory``: bytes that the recorder may use.
-    - ``overwrite`` replaces a recording at ``path``, never anything else. ``resume`` goes on with it.
+    - ``overwrite`` replaces a recording at ``path``, never anything else. ``resume`` goes on with it, after its last step.
+    - ``first_step``: the number of optimizer steps that the model has had already, where that is not 0.
     - ``backpressure``: what happens when the disk cannot keep up: "block" lets training wait, "stretch" leaves steps out and notes each gap.
     - ``fsync``: when to force bytes to the device: "close", "flush" or "never" (a power cut may then lose the end; a crash never does).
 
@@ -82,6 +84,8 @@ def watch(
         )
     if overwrite and resume:
         raise InvalidArgument("overwrite=True replaces the recording and resume=True goes on with it: choose one")
+    if isinstance(first_step, bool) or not isinstance(first_step, int) or first_step < 0:
+        raise InvalidArgument(f"first_step={first_step!r}: give the number of optimizer steps made so far, 0 or more")
     selection = Selection(tensors, streams)
     optimizers = _optimizers(optimizer)
     source = find_source(model, selection, optimizers)
@@ -95,7 +99,7 @@ def watch(
         writer.set_wiring(spec)
     rec = Recorder(source, writer, ring, when, memory=budget, backpressure=backpressure, first_step=last)
     if last < 0:
-        rec.first_frame(first)
+        rec.first_frame(first, first_step)
     rec.attach(optimizers, gradients="gradients" in selection.streams)
     return rec
 
@@ -115,8 +119,9 @@ def _open(
     try:
         if resume and path.exists() and (not path.is_dir() or any(path.iterdir())):
             writer = Writer.resume(path, layout, fsync=fsync)
-            steps = Store.open(path).steps
-            return writer, int(steps[-1]) if len(steps) else -1
+            last = int(Store.open(path).steps.max(initial=-1))
+            writer.event(max(last, 0), "the recording was resumed")
+            return writer, last
         writer = Writer.create(
             path, layout, meta=facts, tolerance=bound, memory=budget, compact=compact, overwrite=overwrite, fsync=fsync
         )
