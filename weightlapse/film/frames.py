@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import fnmatch
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -15,15 +15,17 @@ from weightlapse.film.grids import Values
 READ_BYTES = 32 << 20  # read at once: enough to use a decoded block well, small beside any model
 
 
-def chosen(run: Any, tensors: str | Sequence[str]) -> list[str]:
+def chosen(run: Any, tensors: str | Sequence[str], frames: NDArray[np.int64] | None = None) -> list[str]:
     """Names of ``run`` that match the globs ``tensors``, in network order.
 
     ``"*"`` means the network's own floating-point tensors: other streams (``gradients:...``) and integer buffers are drawn
     only when a glob names them.
     """
     patterns = [tensors] if isinstance(tensors, str) else list(tensors)
-    names = all_shapes(run)
-    dtypes: Mapping[str, Any] = run.dtypes
+    names = all_shapes(run, frames)
+    dtypes: dict[str, Any] = dict(run.dtypes)
+    for epoch in getattr(run, "epochs", ()):
+        dtypes |= epoch.dtypes
     out = []
     for name in names:
         for pattern in patterns:
@@ -46,12 +48,26 @@ def chosen(run: Any, tensors: str | Sequence[str]) -> list[str]:
     return out
 
 
-def all_shapes(run: Any) -> dict[str, tuple[int, ...]]:
-    """Shapes by name; where a tensor grew in mid-run, its last one."""
-    shapes = dict(run.shapes)
-    for epoch in getattr(run, "epochs", ()):
-        shapes.update(epoch.shapes)
-    return {name: tuple(shape) for name, shape in shapes.items()}
+def all_shapes(run: Any, frames: NDArray[np.int64] | None = None) -> dict[str, tuple[int, ...]]:
+    """Shapes by name, in network order, of every tensor that exists at any of ``frames`` (default: all); where one grew, its last.
+
+    Tensors that only an earlier layout had stand behind what preceded them there.
+    """
+    epochs = list(getattr(run, "epochs", ()))
+    if frames is not None and len(epochs) > 1:
+        epochs = [e for e in epochs if ((frames >= e.start) & (frames < e.stop)).any()]
+    if len(epochs) <= 1:
+        return {name: tuple(shape) for name, shape in (epochs[0] if epochs else run).shapes.items()}
+    order: list[str] = []
+    shapes: dict[str, tuple[int, ...]] = {}
+    for epoch in reversed(epochs):
+        before: str | None = None
+        for name, shape in epoch.shapes.items():
+            if name not in shapes:
+                order.insert(0 if before is None else order.index(before) + 1, name)
+                shapes[name] = tuple(shape)
+            before = name
+    return {name: shapes[name] for name in order}
 
 
 def epoch_at(run: Any, frame: int) -> Any | None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import io
 import os
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -18,6 +17,7 @@ from weightlapse.film import colours, scales
 from weightlapse.film.encode import PALETTE, PRESETS, STILL, VIDEO, Reel, surface_for, whole_file, writer_for
 from weightlapse.film.film import Film
 from weightlapse.film.frames import check_frames, chosen
+from weightlapse.film.grown import growth_events
 from weightlapse.film.pace import timeline
 from weightlapse.film.panels import Moment
 from weightlapse.film.scene import Order, Scene, compose
@@ -101,26 +101,30 @@ def make_film(
     table = colours.theme(theme).table(cmap)
     if preset not in PRESETS:
         raise InvalidArgument(f"preset must be one of {', '.join(map(repr, PRESETS))}, not {preset!r}")
-    names = chosen(run, tensors)
     picked = check_frames(frames, len(run.steps))
-    if suffix in STILL and target is not None and not numbered(target):
-        picked = picked[-1:] if frames is not None else np.array([len(run.steps) - 1])
-    shown = timeline(
-        run, names, picked, pace=pace, seconds=seconds, fps=float(rate), holds=_holds(run, picked, hold, float(rate))
-    )
-    note = _note(picked, shown, pace)
-    order = Order(names, shown, (width, height), scale, panels, groups, title, note, pace == "log")
-    if suffix in STILL and target is not None and not numbered(target):
-        order.frames = check_frames(None, len(run.steps))[: int(picked[-1]) + 1]
-        order.note = ""
+    single = suffix in STILL and target is not None and not numbered(target)
+    if single:
+        picked = picked[-1:]
+    names = chosen(run, tensors, picked)
+    if single:
+        past = np.arange(int(picked[0]) + 1)
+        order = Order(names, past, (width, height), scale, panels, groups, title, still=int(picked[0]))
+        shown = picked
+    else:
+        holds = _holds(run, picked, hold, float(rate))
+        shown = timeline(run, names, picked, pace=pace, seconds=seconds, fps=float(rate), holds=holds)
+        order = Order(
+            names, shown, (width, height), scale, panels, groups, title, _note(picked, shown, pace), pace == "log"
+        )
     scene = _scene(run, order)
+    linger = round(1.5 * float(rate))
     if suffix in STILL:
         assert target is not None
-        if numbered(target):
-            pictures(target, scene, moments(run, scene, shown), (width, height), table)
-        else:
+        if single:
             (moment,) = moments(run, scene, picked)
             still(target, scene, moment, (width, height), table, order.title or _name(run))
+        else:
+            pictures(target, scene, moments(run, scene, shown, linger=linger), (width, height), table)
         return Film(target, (width, height), rate, len(shown), None)
 
     groups_of = _runs(shown)
@@ -132,7 +136,7 @@ def make_film(
     def shoot(out: Any) -> None:
         writer = writer_for(suffix, out, reel, table, scene.series_used, cmap)
         firsts = np.array([start for start, _ in groups_of])
-        for moment, (_, times) in zip(moments(run, scene, shown, firsts), track(groups_of, "filming")):
+        for moment, (_, times) in zip(moments(run, scene, shown, firsts, linger=linger), track(groups_of, "filming")):
             scene.draw(surface, moment)
             writer.write(surface, times)
         writer.close()
@@ -146,21 +150,37 @@ def make_film(
     return Film(target, (width, height), rate, len(shown), None)
 
 
-def moments(run: Any, scene: Scene, shown: NDArray[np.int64], at: NDArray[np.int64] | None = None) -> Iterator[Moment]:
-    """The moments of a film, or only its pictures ``at``, read from the recording as they come."""
+def moments(
+    run: Any, scene: Scene, shown: NDArray[np.int64], at: NDArray[np.int64] | None = None, *, linger: int = 1
+) -> Iterator[Moment]:
+    """The moments of a film, or only its pictures ``at``, read from the recording as they come.
+
+    The words of an event stay for ``linger`` pictures, or nobody could read them.
+    """
     at = np.arange(len(shown)) if at is None else at
     steps = np.asarray(run.steps)
-    events: dict[int, str] = {}
-    for step, words in run.events:
-        frame = int(np.searchsorted(steps, step))
-        if frame < len(steps):
-            events[frame] = f"{events[frame]}, {words}" if frame in events else str(words)
+    words = _events(run)
+    happened = np.array([i for i, frame in enumerate(shown) if int(frame) in words], dtype=np.int64)
     last = len(shown) - 1 if len(shown) > 1 else max(len(steps) - 1, 1)
     for index, values in zip(at, scene.read(shown[at])):
         frame = int(shown[index])
-        yield Moment(
-            frame, int(steps[frame]), float((index if len(shown) > 1 else frame) / last), values, events.get(frame, "")
-        )
+        newest = int(np.searchsorted(happened, index, side="right")) - 1
+        said = newest >= 0 and index - happened[newest] < linger
+        event = words[int(shown[happened[newest]])] if said else ""
+        yield Moment(frame, int(steps[frame]), float((index if len(shown) > 1 else frame) / last), values, event)
+
+
+def _events(run: Any) -> dict[int, str]:
+    """frame -> what happened there."""
+    steps = np.asarray(run.steps)
+    grown = growth_events(run)
+    marked = [(step, words) for step, words in run.events if not str(words).startswith("layout changed")]
+    words_at: dict[int, str] = {}
+    for step, words in [*grown, *(marked if grown else run.events)]:
+        frame = int(np.searchsorted(steps, step))
+        if frame < len(steps):
+            words_at[frame] = f"{words_at[frame]}, {words}" if frame in words_at else str(words)
+    return words_at
 
 
 def _scene(run: Any, order: Order) -> Scene:
@@ -214,12 +234,7 @@ def _rate(fps: float) -> Fraction:
 def _holds(run: Any, frames: NDArray[np.int64], hold: float, fps: float) -> dict[int, int]:
     if not (np.isfinite(hold) and hold >= 0):
         raise InvalidArgument(f"hold={hold!r} must be a number of seconds, 0 or more")
-    steps = np.asarray(run.steps)
-    held = {}
-    for step, _ in run.events:
-        frame = int(np.searchsorted(steps, step))
-        if frame in frames:
-            held[frame] = round(hold * fps)
+    held = {frame: round(hold * fps) for frame in _events(run) if frame in frames}
     return {frame: pictures for frame, pictures in held.items() if pictures}
 
 
@@ -244,13 +259,6 @@ def _runs(shown: NDArray[np.int64]) -> list[tuple[int, int]]:
     return [(int(s), int(n)) for s, n in zip(starts, lengths)]
 
 
-@dataclass(frozen=True)
-class Picture:
-    """One drawn moment, uint8 (height, width, 3)."""
-
-    pixels: NDArray[np.uint8]
-
-
 def picture(
     run: Any,
     frame: int = -1,
@@ -268,9 +276,9 @@ def picture(
     from weightlapse.film.surface import Surface
 
     (index,) = check_frames(int(frame), len(run.steps))
-    names = chosen(run, tensors)
-    past = np.arange(int(index) + 1)
-    scene = compose(run, Order(names, past, size, scales.check(scale), panels, None, title, ""))
+    names = chosen(run, tensors, np.array([index]))
+    order = Order(names, np.arange(int(index) + 1), size, scales.check(scale), panels, None, title, still=int(index))
+    scene = compose(run, order)
     surface = Surface(size[0], size[1], colours.theme(theme).table(cmap))
     (moment,) = moments(run, scene, np.array([index]))
     scene.draw(surface, moment)

@@ -145,7 +145,7 @@ def compose_pair(pair: Pair, order: Order) -> Scene:
     x, y, wide, high = body
     gap = even(26 * max(measure.unit, 0.5))
     low = even(min(max(high * 0.3, 90), high * 0.45))
-    head = even(measure.text * 2.2)
+    head = even(measure.text * 2.5)
     count = len(pair.columns)
     each = even((wide - gap * (count - 1)) / count)
     placed, missing = place(blocks(shapes), each, high - low - gap - head, measure)
@@ -155,7 +155,7 @@ def compose_pair(pair: Pair, order: Order) -> Scene:
         box: Box = (x + i * (each + gap), y + head, each, high - low - gap - head)
         own = {f"{column}|{name}": scale for name, scale in by_tensor.items()} if by_tensor else None
         moved = [_in_column(p.moved(p.x + box[0], p.y + box[1]), column, labelled=i == 0) for p in placed]
-        panels.append(Weights(moved, measure, own, missing if i == 0 else 0, box, heading))
+        panels.append(Weights([(0, moved)], measure, own, missing if i == 0 else 0, box, heading))
     panels += _charts(pair, order, names, (x, y + high - low, wide, low), measure, gap)
     steps, shown = pair.steps, order.frames
     marks = [
@@ -215,7 +215,8 @@ def _charts(pair: Pair, order: Order, names: Sequence[str], box: Box, measure: M
     lines = pair.distances(names, order.frames)
     logged = charts.scalar_charts(pair) if wide > 400 else []
     left = even(wide * 0.6) if logged else wide
-    title = "relative distance ‖B − A‖ / ‖A‖"
+    a, b = pair.labels
+    title = f"distance ‖{b} − {a}‖ / ‖{a}‖"
     made: list[Panel] = [
         Curves((x, y, left - (gap if logged else 0), high), measure, title, lines, span, log_steps=order.log_steps)
     ]

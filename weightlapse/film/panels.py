@@ -11,10 +11,12 @@ import numpy as np
 from weightlapse.film import text as glyphs
 from weightlapse.film.blocks import Measure, Placed
 from weightlapse.film.grids import Values
+from weightlapse.film.grown import Lineage
 from weightlapse.film.numbers import grouped, short
 from weightlapse.film.painter import Painter
 from weightlapse.film.scales import Scale, of
 from weightlapse.film.surface import Box
+from weightlapse.film.tiles import Tile
 
 _NUMBERED = 64  # tensors up to this size show their values in the cells where there is room
 
@@ -42,47 +44,88 @@ class Panel(Protocol):
 
 @dataclass
 class Weights:
-    """Heat maps: one tile per tensor, with frames, names and scales. ``scales`` None: every step has its own."""
+    """Heat maps: one tile per tensor, with frames, names and scales.
 
-    placed: Sequence[Placed]
+    ``stages``: (first frame, places); where layers vanish in mid-run the picture is laid out anew. ``scales`` None: every step has
+    its own.
+    """
+
+    stages: Sequence[tuple[int, Sequence[Placed]]]
     measure: Measure
     scales: Mapping[str, Scale] | None
     missing: int = 0
     box: Box = (0, 0, 0, 0)
     heading: str = ""
-    last_scales: dict[str, str] = field(default_factory=dict)
-    last_shapes: dict[str, tuple[int, ...]] = field(default_factory=dict)
+    lineage: Lineage | None = None
+    stage: int = -1
+    labels: dict[str, str] = field(default_factory=dict)  # what stands above each block
+    framed: dict[str, Tile] = field(default_factory=dict)  # each tile as it was last drawn
 
     def static(self, painter: Painter) -> None:
         x, y, _, high = self.box
         if self.heading:
-            painter.text(x, y - self.measure.text // 2, self.heading, self.measure.text, bold=True)
-        for block in self.placed:
-            if block.label and self.scales is not None:
-                self._label(painter, block, self.scales)
+            px = round(self.measure.text * 1.12)
+            painter.text(x, y - round(px * 0.75), glyphs.fit(self.heading, px, self.box[2], bold=True), px, bold=True)
         if self.missing:
             note = f"{self.missing} more do not fit"
             painter.text(x, y + high - 2, note, self.measure.text, tone="muted")
 
     def draw(self, painter: Painter, moment: Moment) -> None:
-        for block in self.placed:
-            step_scales: dict[str, Scale] = {}
-            for tile in block.tiles:
-                value = moment.values.get(tile.name)
-                if value is None:
-                    continue
-                shaped = tile.shaped(value.shape)
-                scale = of([value]) if self.scales is None else self.scales[tile.name]
-                step_scales[tile.name] = scale
-                if self.last_shapes.get(tile.name) != value.shape:
-                    self.last_shapes[tile.name] = value.shape
-                    painter.outline(shaped.x, shaped.y, shaped.width, shaped.height)
-                codes = shaped.codes(value, scale)
-                painter.tile(shaped, codes)
-                if shaped.thinned == (1, 1) and value.size <= _NUMBERED:
-                    painter.numbers(shaped, codes, value, self.measure.text)
-            if self.scales is None and block.label and step_scales:
-                self._label(painter, block, step_scales)
+        stage = max(i for i, (start, _) in enumerate(self.stages) if i == 0 or moment.frame >= start)
+        if stage != self.stage:
+            if self.stage >= 0:
+                x, y, wide, high = self.box
+                painter.fill(x - 8, y - 2, wide + 16, high + 4, "ground")
+            self.stage = stage
+            self.labels.clear()
+            self.framed.clear()
+        for block in self.stages[stage][1]:
+            self._block(painter, block, moment)
+
+    def _block(self, painter: Painter, block: Placed, moment: Moment) -> None:
+        relabel = self.scales is None
+        shown: dict[str, Scale] = {}
+        main = block.tiles[0]
+        there = moment.values.get(main.name)
+        now = main if there is None else main.shaped(there.shape)
+        short_of = main.width - now.width, main.height - now.height  # a network that has yet to grow
+        for tile in block.tiles:
+            value = moment.values.get(tile.name)
+            if value is None:
+                continue
+            shaped = tile.shaped(value.shape)
+            if tile is not main:  # what stands beside or below keeps its distance
+                beside = tile.name in block.block.beside
+                shaped = shaped.at(tile.x - (short_of[0] if beside else 0), tile.y - (0 if beside else short_of[1]))
+            scale = of([value]) if self.scales is None else self.scales[tile.name]
+            shown[tile.name] = scale
+            if self.framed.get(tile.name) != shaped:
+                relabel = True
+                self._frame(painter, shaped, moment.frame)
+            shaped = self.framed[tile.name]  # the one whose pixel maps are known
+            if self.lineage is not None:
+                value = self.lineage.arranged(tile.name, value, moment.frame)
+            codes = shaped.codes(value, scale)
+            painter.tile(shaped, codes)
+            if shaped.thinned == (1, 1) and value.size <= _NUMBERED:
+                painter.numbers(shaped, codes, value, self.measure.text)
+        if relabel and block.label and shown:
+            self._label(painter, block, shown)
+
+    def _frame(self, painter: Painter, tile: Tile, frame: int) -> None:
+        """The frame of a tile that is new or has grown; new units get a mark at their left."""
+        old = self.framed.get(tile.name)
+        if old is not None:
+            painter.fill(old.x - 8, old.y - 1, old.width + 10, old.height + 2, "ground")
+        self.framed[tile.name] = tile
+        painter.outline(tile.x, tile.y, tile.width, tile.height)
+        new = None if self.lineage is None else self.lineage.new_rows(tile.name, frame)
+        if new is None or tile.parts > 1 or tile.upright:
+            return
+        rows = np.flatnonzero(new.repeat(tile.grid.unit_rows))
+        starts, thick = tile.starts[0], max(round(3 * self.measure.unit), 2)
+        for row in np.unique(rows // tile.thinned[0]):
+            painter.fill(tile.x - thick - 2, tile.y + int(starts[row]), thick, tile.cell[1], 1)
 
     def _label(self, painter: Painter, block: Placed, scales: Mapping[str, Scale]) -> None:
         """Name in ink, then shape and scale in grey, as much of it as there is room for."""
@@ -92,7 +135,10 @@ class Weights:
         wide = block.width + (0 if bold else 2)
         known = [name for name in block.block.names if name in scales]
         scale = " | ".join("±" + short(scales[name].limit, 2) for name in known)
-        shape = _shape_words(block)
+        shape = (
+            "×".join(map(str, self.framed[block.block.main].grid.shape if block.block.main in self.framed else ()))
+            or "scalar"
+        )
         says = next((tile.says() for tile in block.tiles if tile.says()), "")
         name = title(block.block.title, px, wide, bold)
         used = glyphs.width(name, px, bold=bold)
@@ -107,11 +153,11 @@ class Weights:
                 words.append("±" + short(scales[known[0]].limit, 2))
         line = name + "\0" + "\0".join(words)
         key = block.block.title
-        if self.last_scales.get(key) == line:
+        if self.labels.get(key) == line:
             return
-        if key in self.last_scales:
+        if key in self.labels:
             painter.fill(block.x, block.y, wide, block.label - 2, "ground")
-        self.last_scales[key] = line
+        self.labels[key] = line
         baseline = block.y + block.label - max(px // 2, 5)
         x = block.x + painter.text(block.x, baseline, name, px, bold=bold)
         for word in words:
@@ -132,11 +178,6 @@ def title(name: str, px: int, room: int, bold: bool) -> str:
         if glyphs.width(glyphs.ELLIPSIS + short_name[start:], px, bold) <= room:
             return glyphs.ELLIPSIS + short_name[start:]
     return ""
-
-
-def _shape_words(block: Placed) -> str:
-    shape = block.block.grid.shape
-    return "×".join(map(str, shape)) if shape else "scalar"
 
 
 @dataclass

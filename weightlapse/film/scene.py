@@ -15,8 +15,9 @@ from weightlapse.film import charts, scales
 from weightlapse.film.blocks import Measure, blocks, even
 from weightlapse.film.colours import SERIES_COUNT
 from weightlapse.film.curves import Curves, Line, stacked
-from weightlapse.film.frames import all_shapes, sample, values_over
+from weightlapse.film.frames import all_shapes, epoch_at, sample, values_over
 from weightlapse.film.grids import Values
+from weightlapse.film.grown import Lineage, growth_events, stages_of
 from weightlapse.film.layout import place
 from weightlapse.film.moving import Mass, Ridges, Words, density
 from weightlapse.film.numbers import grouped
@@ -38,7 +39,7 @@ class Order:
     """What a caller asks to be drawn."""
 
     names: Sequence[str]
-    frames: NDArray[np.int64]  # the frame of each picture
+    frames: NDArray[np.int64]  # the frame of each picture; of a still, all that its curves show
     size: tuple[int, int]
     scale: str = "tensor"
     panels: Sequence[str] | None = None
@@ -46,6 +47,17 @@ class Order:
     title: str = ""
     note: str = ""
     log_steps: bool = False
+    still: int | None = None  # the one frame that a still shows
+
+    @property
+    def shown(self) -> NDArray[np.int64]:
+        """Frames whose tensors need a place."""
+        return self.frames if self.still is None else np.array([self.still])
+
+    def looked(self, run: Any) -> NDArray[np.int64]:
+        """Frames from which scales are taken: of a still, those with the same layout."""
+        epoch = None if self.still is None else epoch_at(run, self.still)
+        return self.frames if epoch is None else self.frames[self.frames >= epoch.start]
 
 
 @dataclass
@@ -79,7 +91,8 @@ def compose(run: Any, order: Order) -> Scene:
     width, height = order.size
     measure = Measure.of(width, height)
     header, body, footer = frame_boxes(width, height, measure)
-    shapes = {name: all_shapes(run)[name] for name in order.names}
+    known = all_shapes(run, order.shown)
+    shapes = {name: known[name] for name in order.names}
     wanted = (
         _parse(order.panels)
         if order.panels is not None
@@ -100,21 +113,27 @@ def compose(run: Any, order: Order) -> Scene:
         built.append(_BUILD[kind](run, order, shapes, box, measure, words, tile_scales))
     steps = np.asarray(run.steps)
     title = order.title or str(getattr(run, "path", "")).rstrip("/").rpartition("/")[2] or "weights"
-    total = sum(int(np.prod(shape)) for shape in shapes.values())
-    count = (
-        f"{len(shapes)} tensor{'s' if len(shapes) != 1 else ''} · {grouped(total)} weight{'s' if total != 1 else ''}"
-    )
+    count = f"{len(shapes)} tensor{'s' if len(shapes) != 1 else ''} · {_weights(run, order)}"
     subtitle = " · ".join(filter(None, [count, order.note]))
     shown = order.frames
+    events = [*run.events, *growth_events(run)]
     marks = [
         charts.place_in_film(steps[shown], step)
-        for step, _ in run.events
+        for step, _ in events
         if steps[shown].min() <= step <= steps[shown].max()
     ]
     built.append(Header(header, measure, title, subtitle, int(steps[shown].max()), marks if len(shown) > 1 else []))
     if heat and footer[3]:
         built.append(Legend(footer, measure, legend_ends(order.scale, tile_scales), _CHANGES_SHOWN[order.scale]))
     return Scene(built, lambda frames: values_over(run, list(shapes), frames))
+
+
+def _weights(run: Any, order: Order) -> str:
+    """How many weights are drawn; of a network that grows, at first and at last."""
+    ends = [all_shapes(run, np.array([frame])) for frame in (int(order.shown[0]), int(order.shown[-1]))]
+    counts = [sum(int(np.prod(known[name])) for name in order.names if name in known) for known in ends]
+    said = " → ".join(grouped(n) for n in dict.fromkeys(counts))
+    return said + (" weight" if counts == [1, 1] else " weights")
 
 
 def frame_boxes(width: int, height: int, measure: Measure) -> tuple[Box, Box, Box]:
@@ -146,13 +165,20 @@ def legend_ends(mode: str, by_tensor: Mapping[str, Scale]) -> tuple[str, str, st
 
 def weight_panel(run: Any, shapes: Mapping[str, tuple[int, ...]], box: Box, measure: Measure, order: Order) -> Weights:
     """The heat maps of ``shapes`` in ``box``, with their scales over the film."""
-    placed, missing = place(blocks(shapes), box[2], box[3], measure)
-    placed = [p.moved(p.x + box[0], p.y + box[1]) for p in placed]
-    tiles = {tile.name: tile for p in placed for tile in p.tiles}
-    by_tensor = None if order.scale == "step" else scales.over_frames(run, list(tiles), order.frames)
+    stages, missing = [], 0
+    for start, frames in stages_of(run, order.shown):
+        known = all_shapes(run, frames)
+        placed, left_out = place(
+            blocks({name: known[name] for name in shapes if name in known}), box[2], box[3], measure
+        )
+        stages.append((start, [p.moved(p.x + box[0], p.y + box[1]) for p in placed]))
+        missing = max(missing, left_out)
+    names = list(dict.fromkeys(tile.name for _, placed in stages for p in placed for tile in p.tiles))
+    by_tensor = None if order.scale == "step" else scales.over_frames(run, names, order.looked(run))
     if by_tensor and order.scale == "global":
         by_tensor = dict.fromkeys(by_tensor, max(by_tensor.values(), key=lambda s: s.limit))
-    return Weights(placed, measure, by_tensor, missing, box)
+    lineage = Lineage(run) if len(getattr(run, "epochs", ())) > 1 else None
+    return Weights(stages, measure, by_tensor, missing, box, lineage=lineage)
 
 
 def _split(body: Box, heat: bool, others: int, measure: Measure) -> tuple[Box, list[Box]]:
@@ -187,7 +213,7 @@ def _automatic(run: Any, shapes: Mapping[str, tuple[int, ...]], body: Box, momen
         wanted += [("scalars", name) for name in charts.scalar_charts(run)[: max(room - 1, 1)]]
         if total <= 64:
             wanted.append(("lines", "*"))
-        elif len(wanted) == 1:
+        elif len(wanted) == 1 and len(getattr(run, "epochs", ())) <= 1:
             wanted.append(("distance", "*"))
     matrices = [name for name, shape in shapes.items() if len(shape) >= 2 and int(np.prod(shape)) >= 64]
     if 1 <= len(matrices) <= 12 and len(wanted) - 1 < room:
@@ -251,7 +277,7 @@ def _histograms(
     matrices = {name: shape for name, shape in kept.items() if len(shape) >= 2} or kept
     room = max((box[3] - 2 * measure.text) // (measure.text + 4), 1)
     names = list(matrices)[:room]
-    looked = list(values_over(run, names, sample(order.frames, 24)))
+    looked = list(values_over(run, names, sample(order.looked(run), 24)))
     by_name = {name: (known.get(name) or scales.of(v[name] for v in looked if name in v)).limit for name in names}
     tallest = {name: max(float(density(v[name], by_name[name]).max()) for v in looked if name in v) for name in names}
     return Ridges(box, measure, by_name, tallest)
@@ -270,7 +296,7 @@ def _mass(
     single = len(kept) == 1 and int(np.prod(next(iter(kept.values())))) <= 64
     labels = [f"w{i + 1}" for i in range(int(np.prod(next(iter(kept.values())))))] if single else list(kept)
     most = 0.0
-    for values in values_over(run, list(kept), sample(order.frames, 64)):
+    for values in values_over(run, list(kept), sample(order.looked(run), 64)):
         masses = [
             np.abs(np.nan_to_num(values[name].astype(np.float64), posinf=0, neginf=0))
             for name in kept
