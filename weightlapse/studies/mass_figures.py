@@ -1,0 +1,86 @@
+"""The figures of the mass study; they only draw what was computed."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from weightlapse.studies.results import Results
+
+COLOURS = {"adam": "#d55e00", "adamw": "#e69f00", "gd": "#0072b2", "l1": "#009e73", "eg": "#cc79a7"}
+NAMES = {
+    "adam": "Adam",
+    "adamw": "Adam, decoupled decay",
+    "gd": "gradient descent",
+    "l1": "proximal L1",
+    "eg": "exponentiated gradient",
+}
+
+
+def draw(results: Results, runs: dict[str, Any], curved: Any, bent: Any) -> None:
+    import matplotlib.pyplot as plt
+
+    adam = runs["adam"]
+    every = len(adam.costs) // (len(adam.weights) - 1)
+    steps = np.arange(1, len(adam.costs), every)
+
+    figure, axes = plt.subplots(figsize=(7.6, 3.8))
+    for name in ("adam", "gd", "adamw"):
+        costs = runs[name].costs[::every]
+        axes.plot(np.arange(len(costs)) * every, np.median(costs, axis=1), color=COLOURS[name], lw=2, label=NAMES[name])
+        axes.fill_between(
+            np.arange(len(costs)) * every, costs.min(axis=1), costs.max(axis=1), color=COLOURS[name], alpha=0.12, lw=0
+        )
+    axes.set(yscale="log", xlabel="step", ylabel="cost (nats)")
+    axes.legend(frameon=False)
+    axes.spines[["top", "right"]].set_visible(False)
+    results.figure(
+        "cost", figure, "The cost, median and range over seeds. The data can be separated, so it falls for ever."
+    )
+
+    figure, panels = plt.subplots(1, 2, figsize=(10.5, 4), sharey=True)
+    for axes, name in zip(panels, ("adam", "gd")):
+        w = runs[name].weights[1:, 0]
+        axes.plot(steps, w[:, 2:], color="#aaaaaa", lw=1)
+        axes.plot(steps, w[:, 2:].mean(axis=1), color="black", lw=1.6, ls="--", label="average of the rest")
+        axes.plot(steps, w[:, 1], color="#009e73", lw=2, label="w2: large input, no meaning")
+        axes.plot(steps, w[:, 0], color="#d55e00", lw=2.4, label="w1: the input that decides")
+        axes.set(xlabel="step", title=NAMES[name])
+        axes.spines[["top", "right"]].set_visible(False)
+    panels[0].set_ylabel("weight")
+    panels[1].legend(frameon=False, fontsize=9, loc="upper left")
+    results.figure(
+        "weights",
+        figure,
+        "All fifteen weights of one seed (grey: the 13 noise weights). Adam drives the noise as fast as the weight that matters; gradient descent does not.",
+    )
+
+    figure, axes = plt.subplots(figsize=(7.8, 4.2))
+    for name, r in runs.items():
+        share = r.share[1:]
+        axes.plot(steps, np.median(share, axis=1), color=COLOURS[name], lw=2.2, label=NAMES[name])
+        axes.fill_between(steps, share.min(axis=1), share.max(axis=1), color=COLOURS[name], alpha=0.1, lw=0)
+    axes.axhline(1 / 15, color="black", ls=":", lw=1, label="an equal share")
+    axes.set(xlabel="step", ylabel="share of the mass on w1", ylim=(0, 1.02))
+    axes.legend(frameon=False, fontsize=9, loc="center left", bbox_to_anchor=(1.0, 0.5))
+    axes.spines[["top", "right"]].set_visible(False)
+    results.figure(
+        "mass",
+        figure,
+        "The share of sum |w| that the deciding weight holds, by optimizer, median and range over seeds.",
+    )
+
+    figure, axes = plt.subplots(figsize=(6, 5.2))
+    x, y = curved.x[0].numpy(), curved.y[0, :, 0].numpy() > 0.5
+    axes.scatter(x[y, 0], x[y, 1], s=9, color="#0072b2", alpha=0.7, lw=0, label="class 1")
+    axes.scatter(x[~y, 0], x[~y, 1], s=9, color="#e69f00", alpha=0.7, lw=0, label="class 0")
+    height = np.linspace(-30, 30, 400)
+    axes.plot(-4.2 * np.sin(height), height, color="black", lw=1.2, label="true boundary")
+    w, b = bent.end[0], bent.end_bias[0]
+    axes.plot(-(w[1] * height + b) / w[0], height, color="#d55e00", lw=2, label="the neuron's decision")
+    axes.set(xlabel="x1", ylabel="x2", xlim=(-30, 30), ylim=(-30, 30))
+    axes.legend(frameon=True, fontsize=8, loc="upper right")
+    results.figure(
+        "boundary", figure, "The boundary x1 + 4.2 sin(x2) = 0 and the straight line that one neuron can draw."
+    )
