@@ -158,7 +158,7 @@ def test_what_would_change_the_function_is_refused_by_name(name: str) -> None:
 
 
 def test_units_that_are_returned_are_no_group() -> None:
-    with pytest.raises(UnknownTensor, match="fc1.*fixed: .*output"):
+    with pytest.raises(UnknownTensor, match=r"fc1.*fixed: .*output"):
         wl.widen(nets.Returns(), {"fc1": 9}, nets.vectors())
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -89,54 +90,70 @@ def _attention(module: nn.MultiheadAttention) -> dict[str, Any]:
     return {"embed_dim": width, "kdim": keys, "vdim": values, "num_heads": width // module.head_dim}
 
 
-def set_true(model: nn.Module, rows: Mapping[str, NDArray[np.int64]]) -> list[str]:
-    """Sets the table's attributes wherever they are no longer true; returns what was changed, in words.
+@dataclass(frozen=True)
+class Setting:
+    """One attribute that was set: ``holder[name]`` is the place, ``where`` its path in words."""
+
+    holder: dict[str, Any]
+    name: str
+    where: str
+    old: Any
+    new: Any
+
+    def apply(self, value: Any) -> None:
+        self.holder[self.name] = value
+
+    def __str__(self) -> str:
+        return f"{self.where}.{self.name}: {self.old} -> {self.new}".lstrip(".")
+
+
+def set_true(model: nn.Module, rows: Mapping[str, NDArray[np.int64]]) -> list[Setting]:
+    """Sets the table's attributes wherever they are no longer true; returns what was set.
 
     ``rows`` maps names of changed tensors to the old row of each of their rows.
     """
-    said = []
+    done = []
     for path, module in model.named_modules():
-        for attribute, value in true_attributes(module, rows.get(f"{path}.weight" if path else "weight")).items():
-            old = getattr(module, attribute)
+        for name, value in true_attributes(module, rows.get(f"{path}.weight" if path else "weight")).items():
+            old = getattr(module, name)
             if old != value:
-                setattr(module, attribute, value)
-                said.append(f"{path}.{attribute}: {old} -> {value}".lstrip("."))
-    return said
+                setattr(module, name, value)
+                done.append(Setting(vars(module), name, path, old, value))
+    return done
 
 
-def guess(model: nn.Module, lengths: Lengths, *, bold: bool = False, any_name: bool = False) -> list[str]:
-    """Sets remembered sizes that no table knows; returns what was changed, in words.
+def guess(model: nn.Module, lengths: Lengths, *, bold: bool = False, any_name: bool = False) -> list[Setting]:
+    """Sets remembered sizes that no table knows; returns what was set.
 
     ``lengths(path)`` gives, for the part of the network below ``path``, what each old length of an axis or group became. A
     size is followed where every such length became one other; with ``bold``, where at least one did; with ``any_name`` whatever
     its name (``self.h``). The certificate judges.
     """
-    said: list[str] = []
+    done: list[Setting] = []
     configs: dict[int, Any] = {}
     for path, module in model.named_modules():
-        known = true_attributes(module)
-        if not known:
-            said += _follow(vars(module), path, lengths(path), bold, any_name)
+        if not true_attributes(module):
+            done += _follow(vars(module), path, lengths(path), bold, any_name)
         config = getattr(module, "config", None)
         if config is not None and not isinstance(config, (nn.Module, Mapping)) and hasattr(config, "__dict__"):
             configs[id(config)] = config
     for config in configs.values():
-        said += _follow(vars(config), "config", lengths(""), bold, False)
-    return said
+        done += _follow(vars(config), "config", lengths(""), bold, False)
+    return done
 
 
 def _follow(
     attributes: dict[str, Any], path: str, lengths: Mapping[int, set[int]], bold: bool, any_name: bool
-) -> list[str]:
-    said = []
+) -> list[Setting]:
+    done = []
     for name, value in list(attributes.items()):
         if _NO_SIZE.search(name.lower()) or not (any_name or _SIZE.search(name.lower())):
             continue
         new = _followed(value, lengths, bold)
         if new != value:
             attributes[name] = new
-            said.append(f"{path}.{name}: {value} -> {new}".lstrip("."))
-    return said
+            done.append(Setting(attributes, name, path, value, new))
+    return done
 
 
 def _followed(value: Any, lengths: Mapping[int, set[int]], bold: bool) -> Any:

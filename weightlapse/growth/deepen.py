@@ -241,6 +241,9 @@ def _with_block(model: nn.Module, after: str, examples: Sequence[Any]) -> Deeper
         raise CannotGrow(f"{after!r} is never called on the examples, so nothing is known of it")
     _restore_modes(model, grown)
     block = copied(grown.get_submodule(after))
+    for old, new in zip(grown.get_submodule(after).modules(), block.modules(), strict=True):
+        if hasattr(old, "config"):
+            new.config = old.config  # one config for all blocks, as before
     ends = silenced(block, calls, repr(after))
     _restore_modes(grown.get_submodule(after), block)
     source = {id(t): f"{after}.{name}" for name, (t, _) in tensors_of(block).items()}

@@ -15,12 +15,14 @@ from torch import nn
 from weightlapse.errors import CannotGrow, InvalidArgument
 from weightlapse.growth import attributes
 from weightlapse.growth.arrays import Array
+from weightlapse.growth.attributes import Setting
 from weightlapse.growth.certificate import Certificate, Check, Trial, live_units
 from weightlapse.growth.families import Family, all_families, families_named
 from weightlapse.growth.module import changed_tensor, copied, tensors_of, unwrapped, with_tensors
 from weightlapse.growth.optimizer import powers_of, rebuilt
 from weightlapse.growth.plan import AxisMap, Plan
 from weightlapse.growth.reading import constant_units, fold_constants
+from weightlapse.growth.readings import first_reading
 from weightlapse.growth.refusals import averages
 from weightlapse.growth.result import Growth
 from weightlapse.growth.widen import lengths_below, rows_of
@@ -107,7 +109,7 @@ def narrow(
         tolerance=_limit(model, trial),
         live=live_units(trial, consumers),
         parameters=(sum(p.numel() for p in model.parameters()), sum(p.numel() for p in grown.parameters())),
-        notes=(*notes, *trial.notes, *told, *(f"set {text}" for text in said)),
+        notes=(*notes, *trial.notes, *told, *(f"set {s}" for s in said)),
     )
     changes = (
         ", ".join(f"{s.family.name} {s.family.size} -> {len(s.kept)}" for s in surplus)
@@ -169,29 +171,22 @@ def _surplus(model: nn.Module, family: Family, trial: Trial) -> Surplus:
 
 def _without(
     model: nn.Module, wiring: Wiring, surplus: Sequence[Surplus], trial: Trial
-) -> tuple[nn.Module, Plan, list[Check] | None, list[str]]:
+) -> tuple[nn.Module, Plan, list[Check] | None, list[Setting]]:
     """The network without the surplus units; no checks (None) when it would compute something else."""
     plan = _plan(wiring, surplus)
 
-    def build(source: nn.Module, bold: bool | None) -> tuple[nn.Module, list[str]]:
+    def build(source: nn.Module) -> tuple[nn.Module, list[Setting]]:
         folded = fold_constants(copied(source), [(s.family, s.constant) for s in surplus])
-        smaller = with_tensors(
-            folded, plan.tensors, partial(_merged_value, surplus, plan), partial(_merged_moment, surplus, plan, 1.0)
-        )
-        said = attributes.set_true(smaller, rows_of(plan))
-        return smaller, said + (
-            [] if bold is None else attributes.guess(smaller, partial(lengths_below, wiring, plan), bold=bold)
-        )
+        value = partial(_merged_value, surplus, plan)
+        smaller = with_tensors(folded, plan.tensors, value, partial(_merged_moment, surplus, plan, 1.0))
+        return smaller, attributes.set_true(smaller, rows_of(plan))
 
-    for bold in (False, None, True):
-        smaller, said = build(model, bold)
-        try:
-            checks = trial.checks(copied, smaller, own_only=True)
-        except CannotGrow:
-            continue
-        if all(c.error <= _limit(model, trial) for c in checks):
-            return smaller, plan, checks, said
-    return model, plan, None, []
+    lengths = partial(lengths_below, wiring, plan)
+    reading = first_reading(build, model, lengths, trial, _limit(model, trial), own_only=True)
+    if isinstance(reading, str):
+        return model, plan, None, []
+    smaller, checks, said = reading
+    return smaller, plan, checks, said
 
 
 def _limit(model: nn.Module, trial: Trial) -> float:

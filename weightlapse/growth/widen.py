@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -14,11 +14,13 @@ from torch import nn
 from weightlapse.errors import CannotGrow, InvalidArgument, VacuousComparison
 from weightlapse.growth import attributes
 from weightlapse.growth.arrays import Array, fresh_places, grown_gradient, grown_value
+from weightlapse.growth.attributes import Setting
 from weightlapse.growth.certificate import Certificate, Check, Trial, live_units
 from weightlapse.growth.families import Family, chosen_families
 from weightlapse.growth.module import copied, tensors_of, unwrapped, with_tensors
 from weightlapse.growth.optimizer import grown_optimizer
 from weightlapse.growth.plan import Plan, make_plan
+from weightlapse.growth.readings import first_reading
 from weightlapse.growth.refusals import averages, refuse_blocked
 from weightlapse.growth.result import Growth
 from weightlapse.wiring.data import Wiring
@@ -75,7 +77,7 @@ def widen(
         tolerance=float("inf") if noise else trial.tolerance,
         live=live,
         parameters=(_count(model), _count(grown)),
-        notes=(*notes, *trial.notes, *(f"set {text}" for text in said), *moments),
+        notes=(*notes, *trial.notes, *(f"set {s}" for s in said), *moments),
     )
     changes = ", ".join(f"{f.name} {f.size} -> {size}" for f, size in families)
     origin = {name: name for name in tensors_of(grown)}
@@ -84,10 +86,10 @@ def widen(
 
 def _widened(
     model: nn.Module, wiring: Wiring, sizes: Mapping[str, int], split: str, seed: int | None, trial: Trial
-) -> tuple[list[tuple[Family, int]], Plan, nn.Module, list[Check], list[str]]:
+) -> tuple[list[tuple[Family, int]], Plan, nn.Module, list[Check], list[Setting]]:
     """The names read as groups; where that cannot be, as layers whose units lie in blocks."""
 
-    def attempt(nested: bool) -> tuple[list[tuple[Family, int]], Plan, nn.Module, list[Check], list[str]]:
+    def attempt(nested: bool) -> tuple[list[tuple[Family, int]], Plan, nn.Module, list[Check], list[Setting]]:
         families = chosen_families(wiring, sizes, nested=nested)
         refuse_blocked(wiring, families)
         plan = make_plan(wiring, families, split=split, rng=np.random.default_rng(seed))
@@ -102,10 +104,8 @@ def _widened(
             raise first from None
 
 
-def grown_module(
-    model: nn.Module, plan: Plan, follow: Callable[[nn.Module], list[str]] | None
-) -> tuple[nn.Module, list[str]]:
-    """A copy of ``model`` with the tensors of ``plan`` and attributes that fit; and which attributes were set, in words."""
+def grown_module(model: nn.Module, plan: Plan) -> tuple[nn.Module, list[Setting]]:
+    """A copy of ``model`` with the tensors of ``plan`` and, in modules that are known, the attributes that fit."""
 
     def value(name: str, values: Array, dtype: str) -> Array:
         return grown_value(name, values, plan.maps_of(name), dtype=dtype)
@@ -114,8 +114,7 @@ def grown_module(
         return grown_gradient(values, plan.maps_of(name))
 
     grown = with_tensors(model, plan.tensors, value, gradient)
-    said = attributes.set_true(grown, rows_of(plan))
-    return grown, said + (follow(grown) if follow else [])
+    return grown, attributes.set_true(grown, rows_of(plan))
 
 
 def rows_of(plan: Plan) -> dict[str, NDArray[np.int64]]:
@@ -125,41 +124,18 @@ def rows_of(plan: Plan) -> dict[str, NDArray[np.int64]]:
 
 def _first_that_holds(
     model: nn.Module, wiring: Wiring, plan: Plan, trial: Trial, families: Sequence[tuple[Family, int]]
-) -> tuple[nn.Module, list[Check], list[str]]:
-    """The grown network under the first reading of its remembered sizes with which it computes the same."""
-    lengths = partial(lengths_below, wiring, plan)
-    readings: list[Callable[[nn.Module], list[str]] | None] = [
-        partial(attributes.guess, lengths=lengths),
-        None,
-        partial(attributes.guess, lengths=lengths, bold=True),
-        partial(attributes.guess, lengths=lengths, any_name=True),
-        partial(attributes.guess, lengths=lengths, bold=True, any_name=True),
-    ]
-    failures: list[str] = []
-    tried: list[list[str]] = []
-    for follow in readings:
-        grown, said = grown_module(model, plan, follow)
-        if said in tried:
-            continue
-        tried.append(said)
-        try:
-            checks = trial.checks(lambda m, follow=follow: grown_module(m, plan, follow)[0], grown)  # type: ignore[misc]
-        except CannotGrow as error:
-            failures.append(str(error))
-            continue
-        worst = max(checks, key=lambda c: c.error)
-        if worst.error <= trial.tolerance:
-            return grown, checks, said
-        failures.append(
-            f"the outputs would differ by {worst.error:.1e} ({worst.mode} mode, {worst.inputs}, {worst.weights} weights)"
-        )
-    which = " and ".join(f"{f} from {f.size} to {size}" for f, size in families)
-    raise CannotGrow(
-        f"widening {which} would change the function: {failures[-1]}{_guilty(model, wiring, plan, trial, families)}"
+) -> tuple[nn.Module, list[Check], list[Setting]]:
+    reading = first_reading(
+        lambda source: grown_module(source, plan), model, partial(lengths_below, wiring, plan), trial, trial.tolerance
     )
+    if isinstance(reading, str):
+        which = " and ".join(f"{f} from {f.size} to {size}" for f, size in families)
+        guilty = _guilty(model, wiring, trial, families)
+        raise CannotGrow(f"widening {which} would change the function: {reading}{guilty}")
+    return reading
 
 
-def _guilty(model: nn.Module, wiring: Wiring, plan: Plan, trial: Trial, families: Sequence[tuple[Family, int]]) -> str:
+def _guilty(model: nn.Module, wiring: Wiring, trial: Trial, families: Sequence[tuple[Family, int]]) -> str:
     """Which of several families cannot be widened even alone."""
     if not 1 < len(families) <= 8:
         return ""
