@@ -24,7 +24,7 @@ from weightlapse.store.log import encode as encode_record
 from weightlapse.store.segment import RawSegment
 
 LOSSLESS_HEIGHT, BOUNDED_HEIGHT = (
-    128,
+    96,
     256,
 )  # frames of a time block, at most: longer ones are smaller, shorter ones faster to enter
 _STRICTER = 1 - 1e-9  # bounds are kept this much tighter than asked, so that another way to sum a variance agrees
@@ -48,7 +48,7 @@ def chunk_limit(height: int, memory: int) -> int:
 def chunk_shape(tolerance: float | None, height: int) -> Shape:
     """Pages of about two thousand residuals where they are long, and of many more where each takes a bit or less."""
     return (
-        Shape(strip=2048, tile=32 if height > 64 else 8)
+        Shape(strip=2048, tile=24 if height > 48 else 8)
         if tolerance is None
         else Shape(strip=4096, tile=32 if height > 64 else 8)
     )

@@ -77,7 +77,7 @@ def _pack(
     r = residuals(u, PATTERNS["int32"] if form == GRID else pattern, predictor)
     spans = tiles(rows, shape.tile)
     size = classes.magnitudes(r, spans)
-    label = classes.assign(size, max(16, n // 64))
+    label = classes.assign(size, max(16, n // 24))
     count = int(label.max()) + 1
     columns = Columns(n, shape.strip, label, count)
     r = np.take(r, columns.order(), axis=1)
