@@ -9,7 +9,7 @@ import { cellOf, planeSize } from "./scene/plane";
 import type { Theme } from "./scene/colour";
 import { nearestFrame } from "./scene/time";
 import { pieceAt, type Manifest, type Run, type Source, type Tensor } from "./source";
-import { Stage, type Place } from "./stage";
+import { orderKey, Stage, type Place } from "./stage";
 import { readAddress, Store, writeAddress, type View } from "./state";
 import { Inspector } from "./ui/inspector";
 import { Legend } from "./ui/legend";
@@ -91,7 +91,7 @@ export class App {
       film: () => this.toggleFilm(), whole: () => this.stage.whole(),
       theme: () => this.setTheme(this.theme === "dark" ? "light" : "dark", true),
       tree: () => this.root.classList.toggle("tree-open"),
-    }, runs.length > 1);
+    }, runs.length > 1, this.run.epochs.length > 1);
     this.toolbar.filmButton.hidden = !Film.possible;
     const brand = h("header", { class: "brand" }, h("span", { class: "mark", "aria-hidden": "true" }),
       h("span", { class: "word" }, "weightlapse"), h("span", { class: "run" }, runs.map((r) => r.name).slice(0, 2).join("  ·  ")),
@@ -168,17 +168,25 @@ export class App {
     const any = (...keys: (keyof View)[]) => keys.some((k) => changed.has(k));
     if (any("tensor", "also", "show")) { this.player.stop(); void this.setPanels(); this.tree.select(); }
     if (any("tensor", "curve")) void this.inspector.loadCurve();
+    if (any("order")) this.stage.orders.clear();
     if (any("order")) void this.loadOrders();
     if (any("scale", "diff") && !any("tensor", "also", "show")) {
       void this.loadLimits().then(() => this.stage.refresh());
     } else if (any("frame", "cells") && !this.player.playing) {
-      if (this.reshaped()) this.stage.arrange();
+      this.reshape();
       this.stage.refresh(this.scrubbing);
-    } else if (any("frame") && this.reshaped()) this.stage.arrange();
+    } else if (any("frame")) this.reshape();
     if (any("frame", "fps", "time")) this.timeline.update();
     if (any("scalar", "time")) { this.timeline.fill(this.run); this.inspector.draw(); }
     if (!(changed.size === 1 && changed.has("frame") && this.player.playing)) this.describe();
     this.writeAddress();
+  }
+
+  /** The network may have grown between two frames. */
+  private reshape(): void {
+    if (!this.reshaped()) return;
+    this.stage.arrange();
+    if (this.store.view.order) void this.loadOrders();
   }
 
   private sizes = "";
@@ -252,10 +260,9 @@ export class App {
 
   private async loadOrders(): Promise<void> {
     const { order, frame } = this.store.view;
-    this.stage.orders.clear();
     try {
       if (order) await Promise.all(this.stage.panels.map(async (p) => {
-        this.stage.orders.set(p.source.tensor.name, await this.archive.order(0, p.source.tensor.name, frame, order));
+        if (p.shapeAt(frame)) this.stage.orders.set(orderKey(p, frame), await this.archive.order(0, p.source.tensor.name, frame, order));
       }));
       this.stage.refresh();
     } catch (error) {

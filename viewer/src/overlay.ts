@@ -21,14 +21,16 @@ export function drawOverlay(canvas: HTMLCanvasElement, stage: Stage, frame: numb
     g.strokeStyle = line;
     g.strokeRect(Math.round(box.x) - 0.5, Math.round(box.y) - 0.5, Math.round(box.w) + 1, Math.round(box.h) + 1);
     if (shape) kernels(g, shape, b, rows, cols, line, w, h);
-    else { g.fillStyle = soft; g.fillText("not there at this step", box.x + 6, box.y + 16); }
+    else { g.fillStyle = soft; g.fillText(rows * cols ? "not there at this step" : "no values", box.x + 6, box.y + 16); }
     if (several) {
       const many = stage.panels.length > 4;
-      const layer = panel.source.title.slice(0, -leafOf(panel.source.title).length);
+      const layer = panel.source.tensor.stream + panel.source.title.slice(0, -leafOf(panel.source.title).length);
+      const stream = panel.source.tensor.stream;
       const first = !many || layer !== lastLayer;
       lastLayer = layer;
       if (first) {
-        const name = many ? layer.replace(/[./]$/, "") || panel.source.title : panel.source.title;
+        const place = layer.slice(stream.length).replace(/[./]$/, "") || panel.source.title;
+        const name = !many ? panel.source.title : stream === "weights" ? place : `${place} ${stream}`;
         g.fillStyle = ink;
         g.fillText(shortened(g, name, Math.max(many ? box.w + 14 : box.w, 44)), Math.max(2, box.x), box.y - 6);
       }
@@ -37,7 +39,7 @@ export function drawOverlay(canvas: HTMLCanvasElement, stage: Stage, frame: numb
   for (const mark of stage.marks) {
     for (const panel of stage.panels) {
       if (panel.source.tensor.name !== mark.tensor || panel.source.run !== mark.run) continue;
-      const order = stage.orders.get(mark.tensor);
+      const order = stage.orderOf(panel);
       const row = order ? order.rows.indexOf(mark.row) : mark.row, col = order ? order.cols.indexOf(mark.col) : mark.col;
       ring(g, stage.boxOf(panel, frame), row, col, mark.colour, css("--paper"));
     }

@@ -41,8 +41,10 @@ export class Panel {
 
   constructor(readonly source: Source, private archive: Archive, private painter: Painter) {}
 
+  /** The tensor's shape at a frame; null where it does not exist then, or has no cells that could be drawn. */
   shapeAt(frame: number): number[] | null {
-    return pieceAt(this.source.tensor, this.source.frameOf(frame))?.shape ?? null;
+    const shape = pieceAt(this.source.tensor, this.source.frameOf(frame))?.shape;
+    return shape?.every((n) => n > 0) ? shape : null;
   }
 
   size(frame: number): { rows: number; cols: number } {
@@ -107,7 +109,7 @@ export class Panel {
   /** Whether the frame can be drawn at once while playing. */
   has(frame: number, about: string): boolean {
     const at = this.source.frameOf(frame);
-    return this.clips.has(this.clipKey(at, about)) || !pieceAt(this.source.tensor, at);
+    return this.clips.has(this.clipKey(at, about)) || !this.shapeAt(frame);
   }
 
   /** Asks for the frames from `frame` on (every `step`-th), unless they are here or under way. */

@@ -10,12 +10,17 @@ import { Panel, type Source } from "./panel";
 import { lookup, type Theme } from "./scene/colour";
 import { byLayer, layerOf, sideBySide, type Camera } from "./scene/layout";
 import { display, finest, visible } from "./scene/reduce";
+import { pieceAt } from "./source";
 import type { Store } from "./state";
 
 export interface Place { panel: Panel; row: number; col: number }
 export interface CellBox { x: number; y: number; dx: number; dy: number }
 
 const MARGIN = 18;
+
+export function orderKey(panel: Panel, frame: number): string {
+  return `${panel.source.tensor.name}@${pieceAt(panel.source.tensor, panel.source.frameOf(frame))?.start ?? -1}`;
+}
 
 export class Stage {
   readonly element: HTMLDivElement;
@@ -99,7 +104,7 @@ export class Stage {
 
   boxOf(panel: Panel, frame: number): CellBox {
     const { rows, cols } = panel.size(frame), { k, x, y } = this.camera, r = panel.rect;
-    return { x: r.x * k + x, y: r.y * k + y, dx: (r.w * k) / cols, dy: (r.h * k) / rows };
+    return { x: r.x * k + x, y: r.y * k + y, dx: (r.w * k) / Math.max(1, cols), dy: (r.h * k) / Math.max(1, rows) };
   }
 
   placeAt(x: number, y: number): Place | null {
@@ -114,8 +119,13 @@ export class Stage {
 
   /** The tensor's own row and column of a drawn cell (they differ when units are sorted). */
   own(place: Place): [number, number] {
-    const order = this.store.view.order && this.orders.get(place.panel.source.tensor.name);
+    const order = this.orderOf(place.panel);
     return order ? [order.rows[place.row] ?? place.row, order.cols[place.col] ?? place.col] : [place.row, place.col];
+  }
+
+  /** Rows and columns are put in an order per shape of the tensor. */
+  orderOf(panel: Panel): { rows: number[]; cols: number[] } | undefined {
+    return this.store.view.order ? this.orders.get(orderKey(panel, this.store.view.frame)) : undefined;
   }
 
   // -- camera -----------------------------------------------------------------------------------------------------------
@@ -176,7 +186,7 @@ export class Stage {
   ready(frame: number, ask: { count: number; step: number } | null): boolean {
     let all = true;
     for (const panel of this.panels) {
-      const want = this.region(panel, frame, true);
+      const want = panel.shapeAt(frame) && this.region(panel, frame, true);
       if (!want) continue;
       const about = this.about(panel, want);
       if (!panel.has(frame, about)) all = false;
@@ -227,16 +237,18 @@ export class Stage {
 
   /** The attributes that say what is drawn now. */
   private publish(): void {
-    const first = this.panels[0];
-    if (!first?.drawn) return;
-    const frame = first.drawn.frame, { rows, cols } = first.size(frame), b = this.boxOf(first, frame);
+    const first = this.panels[0], wanted = this.store.view.frame;
+    if (!first) return;
+    const there = first.shapeAt(wanted) !== null;
+    if (there && !first.drawn) return; // nothing has come yet
+    const frame = there ? first.drawn!.frame : wanted, { rows, cols } = first.size(frame), b = this.boxOf(first, frame);
     const data = this.canvas.dataset;
     data.tensor = first.source.tensor.name;
     data.frame = String(frame);
     data.rows = String(rows);
     data.cols = String(cols);
     data.cells = [b.x, b.y, b.dx, b.dy].join(" ");
-    data.exact = first.drawn.exact ? "1" : "0";
+    data.exact = !there || first.drawn!.exact ? "1" : "0";
     this.onDrawn(frame);
   }
 

@@ -10,7 +10,7 @@ export interface View {
   fps: number;
   scale: "tensor" | "global" | "step";
   diff: string; // "", "first", "prev", "frame:N"
-  order: string; // "", "norm", "canonical"
+  order: string; // "", "norm", "canonical", "kin"
   cells: Mode;
   time: TimeScale;
   show: "one" | "all" | "pair";
@@ -39,7 +39,7 @@ export const PROPERTIES: { [K in keyof View]: Property<View[K]> } = {
   fps: whole(30, 1, true),
   scale: oneOf("tensor", "global", "step"),
   diff: text("", /^(first|prev|frame:\d+|)$/),
-  order: text("", /^(norm|canonical|)$/),
+  order: text("", /^(norm|canonical|kin|)$/),
   cells: oneOf("extreme", "mean", "min", "max"),
   time: oneOf("frames", "steps", "log"),
   show: oneOf("one", "all", "pair"),

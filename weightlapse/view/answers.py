@@ -181,6 +181,8 @@ class Answers:
             frames += at.tolist()
             with np.errstate(all="ignore"):
                 rms += numbers(np.sqrt(np.mean(values**2, axis=1)))
+        if not pieces:  # a tensor without cells
+            return self._json({"limit": 1.0, "moved": 1.0, "stirred": 1.0, "frames": [], "rms": []})
         limit = scale_limit(np.concatenate([v.ravel() for v in pieces]))
         with np.errstate(all="ignore"):
             moved = scale_limit(np.concatenate([(v - v[0]).ravel() for v in pieces]))

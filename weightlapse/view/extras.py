@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from weightlapse.errors import InvalidArgument, WeightlapseError
 from weightlapse.view.manifest import numbers
-from weightlapse.view.plane import Plane
+from weightlapse.view.plane import Plane, plane_axes
 from weightlapse.view.subject import Subject
 
 CURVE_POINTS = 400
@@ -21,17 +21,32 @@ NEURON_VALUES = 4_000_000
 
 
 def unit_order(subject: Subject, name: str, frame: int, kind: str) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Row and column orders in which the tensor is drawn. ``norm``: largest units of the last frame first."""
+    """Row and column orders in which the tensor is drawn. 
+
+    ``norm``: largest units of the last frame first. ``canonical``: that of `weightlapse.canonical`. ``kin``: as stored, but units that
+    grew in mid-run beside their parents.
+    """
     piece = subject.piece(name, frame)
     plane = Plane(piece.shape)
     if plane.rows * plane.cols > ORDER_CELLS:
         raise InvalidArgument(
             f"{name!r} has {plane.rows * plane.cols:,} cells; units are put in order up to {ORDER_CELLS:,}"
         )
+    if kind == "kin":
+        found = subject.lineage().at(frame).get(name, {})
+        down, across = plane_axes(len(piece.shape))
+        orders = []
+        for axes, size in ((down, plane.rows), (across, plane.cols)):
+            order = np.arange(size)
+            if axes and axes[0] in found:
+                tile = size // piece.shape[axes[0]]
+                order = (found[axes[0]][0][:, None] * tile + np.arange(tile)).ravel()
+            orders.append(order)
+        return orders[0], orders[1]
     if kind == "canonical":
         return _canonical_order(subject, name, piece.stop - 1, plane)
     if kind != "norm":
-        raise InvalidArgument(f"order={kind!r} is neither 'norm' nor 'canonical'")
+        raise InvalidArgument(f"order={kind!r} is none of 'norm', 'canonical', 'kin'")
     with np.errstate(all="ignore"):
         weights = np.nan_to_num(np.abs(subject.picture(name, piece.stop - 1).astype(np.float64)))
         rows, cols = (weights**2).sum(axis=1), (weights**2).sum(axis=0)
@@ -72,6 +87,8 @@ def curve(subject: Subject, name: str, kind: str, cancelled: Callable[[], bool])
     out: dict[str, Any] = {"kind": kind, "frames": [], "values": [], "sampled": None}
     for piece in subject.pieces(name):
         plane = Plane(piece.shape)
+        if plane.rows * plane.cols == 0:
+            continue
         length = piece.stop - piece.start
         cells = plane.rows * plane.cols
         if word in ("row", "col"):
@@ -168,10 +185,14 @@ def findings(subject: Subject) -> dict[str, Any]:
     except ImportError:
         return {"findings": [], "reason": "This installation has no doctor, so nothing was judged."}
     try:
+        if not subject.frames:
+            return {"findings": [], "reason": "There are no frames to judge."}
         # the doctor reads everything: it gets a recording of its own, so that pictures need not wait for it
         found = diagnose(subject.reopened())
     except WeightlapseError as error:
         return {"findings": [], "reason": str(error)}
+    except Exception as error:  # noqa: BLE001  a judgement that fails must not take the page with it: it says so instead
+        return {"findings": [], "reason": f"The doctor could not judge this recording ({type(error).__name__}: {error})."}
     return {
         "findings": [
             {

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from weightlapse.film.grown import growth_events
 from weightlapse.view.subject import Subject
 
 
@@ -20,7 +21,7 @@ def manifest(subject: Subject) -> dict[str, Any]:
     """The whole description of one recording; no weight is read."""
     run = subject.run
     with subject.lock:
-        wiring = run.wiring
+        wiring, grown = run.wiring, dict(growth_events(run))
         tensors, streams = [], run.streams
         for name in subject.names():
             pieces = [{"start": p.start, "stop": p.stop, "shape": list(p.shape)} for p in subject.pieces(name)]
@@ -38,7 +39,10 @@ def manifest(subject: Subject) -> dict[str, Any]:
             "tensors": tensors,
             "tolerance": run.tolerance if isinstance(run.tolerance, float | int) else None,
             "exact": run.tolerance is None,
-            "epochs": [{"start": e.start, "stop": e.stop, "note": str(e.note or "")} for e in run.epochs],
+            "epochs": [
+                {"start": e.start, "stop": e.stop, "note": grown.get(int(run.steps[e.start]), str(e.note or "")) if e.start < e.stop else ""}
+                for e in run.epochs
+            ],
             "groups": [_group(g) for g in wiring.groups] if wiring is not None else [],
             "nbytes": int(run.nbytes),
             "storedNbytes": int(run.stored_nbytes),

@@ -129,6 +129,8 @@ def _stats(subject: Subject, name: str, kept: Any) -> dict[str, Any]:
         frames += np.minimum(np.searchsorted(kept, at), len(kept) - 1).tolist()
         with np.errstate(all="ignore"):
             rms += numbers(np.sqrt(np.mean(values**2, axis=1)))
+    if not pieces:  # a tensor without cells
+        return {"limit": 1.0, "moved": 1.0, "stirred": 1.0, "frames": [], "rms": []}
     with np.errstate(all="ignore"):
         moved = scale_limit(np.concatenate([(v - v[0]).ravel() for v in pieces]))
     limit = scale_limit(np.concatenate([v.ravel() for v in pieces]))

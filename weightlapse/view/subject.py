@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from weightlapse.errors import InvalidArgument, UnknownTensor, closest
+from weightlapse.film.grown import Lineage
 from weightlapse.recording.recording import Recording, load
 from weightlapse.view.plane import Plane
 from weightlapse.view.pyramid import scale_limit
@@ -43,6 +44,7 @@ class Subject:
         self.lock = threading.RLock()
         self._pieces: dict[str, list[Piece]] = {}
         self._known = (-1, -1)
+        self._lineage: tuple[int, Lineage] | None = None
 
     def reopened(self) -> Any:
         """The recording once more, for work so long that nobody should wait for its lock; where that cannot be, the same one."""
@@ -96,6 +98,14 @@ class Subject:
     def track(self, name: str, piece: Piece) -> Any:
         return self.run[name] if piece.epoch is None else self.run.epochs[piece.epoch][name]
 
+    def lineage(self) -> Lineage:
+        """Which unit came from which, for a network that grew in mid-run."""
+        with self.lock:
+            layouts = len(self.run.epochs)
+            if self._lineage is None or self._lineage[0] != layouts:
+                self._lineage = (layouts, Lineage(self.run))
+            return self._lineage[1]
+
     def dtype(self, name: str) -> str:
         dtype = self.run.dtypes.get(name)
         if dtype is None:
@@ -137,7 +147,7 @@ class Subject:
 
         Bands of neighbouring cells are read rather than scattered ones, because the store keeps neighbours together.
         """
-        pieces = self.pieces(name)
+        pieces = [p for p in self.pieces(name) if math.prod(p.shape)]
         total = sum(p.stop - p.start for p in pieces)
         for piece in pieces:
             length = piece.stop - piece.start
@@ -161,6 +171,8 @@ class Subject:
         found = [np.zeros(1)]
         for piece in self.pieces(name):
             length = piece.stop - piece.start
+            if not math.prod(piece.shape):
+                continue
             with self.lock:
                 track = self.track(name, piece)
                 bands = _bands(piece.shape)

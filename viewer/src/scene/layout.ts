@@ -9,6 +9,8 @@ const LONGEST = 14; // a panel is at most this many times longer than it is high
 
 /** The largest box of a rows x cols picture in w x h; cells are square unless the tensor is very thin, and whole pixels when large. */
 export function fitBox(rows: number, cols: number, w: number, h: number): { w: number; h: number } {
+  rows = Math.max(1, rows); // an empty tensor has a frame all the same
+  cols = Math.max(1, cols);
   const aspect = Math.min(LONGEST, Math.max(1 / LONGEST, cols / Math.max(1, rows)));
   let width = Math.min(w, h * aspect, cols * 96), height = Math.min(width / aspect, rows * 96);
   width = Math.min(width, Math.max(height * aspect, 1));

@@ -15,14 +15,15 @@ export class Toolbar {
   private shape = h("span", { class: "chip-text" });
   private selects: { scale: HTMLSelectElement; diff: HTMLSelectElement; order: HTMLSelectElement; cells: HTMLSelectElement; show: HTMLSelectElement };
 
-  constructor(private store: Store, actions: Actions, pair: boolean) {
+  constructor(private store: Store, actions: Actions, pair: boolean, grown: boolean) {
     const show = choice("Show", [["one", "chosen tensors"], ["all", "whole network"], ...(pair ? [["pair", "two runs"] as [string, string]] : [])],
       "one", (v) => store.set({ show: v as View["show"], zoom: "" }));
     const diff = choice("Values", [["", "weights"], ["first", "change since the first frame"], ["prev", "update of this step"],
       ["chosen", "change since this frame"]], "", (v) => store.set({ diff: v === "chosen" ? `frame:${store.view.frame}` : v }));
     const scale = choice("Scale", [["tensor", "of the tensor"], ["global", "of the network"], ["step", "of each step"]], "tensor",
       (v) => store.set({ scale: v as View["scale"] }));
-    const order = choice("Units", [["", "as stored"], ["norm", "largest first"], ["canonical", "canonical order"]], "",
+    const order = choice("Units", [["", "as stored"], ["norm", "largest first"], ["canonical", "canonical order"],
+      ...(grown ? [["kin", "children beside parents"] as [string, string]] : [])], "",
       (v) => store.set({ order: v, zoom: "" }));
     const cells = choice("Small cells", [["extreme", "extreme"], ["mean", "mean"], ["min", "smallest"], ["max", "largest"]], "extreme",
       (v) => store.set({ cells: v as Mode }));

@@ -1,0 +1,81 @@
+"""A small picture of a recording that needs no script: what stays of the viewer in an exported notebook."""
+
+from __future__ import annotations
+
+import base64
+import html
+import struct
+import zlib
+
+import numpy as np
+from numpy.typing import NDArray
+
+from weightlapse.view.plane import Plane
+from weightlapse.view.pyramid import codes, reduce_to
+from weightlapse.view.subject import Subject
+
+MOMENTS = 3  # first, middle, last frame
+SIDE = 160  # most cells of a picture along one side
+TENSORS = 6
+
+# blue, white, red, with a colour of its own for each of the codes that are no number on the scale
+_ANCHORS = np.array(
+    [[5, 48, 97], [33, 102, 172], [67, 147, 195], [146, 197, 222], [209, 229, 240], [248, 247, 245]]
+    + [[253, 219, 199], [244, 165, 130], [214, 96, 77], [178, 24, 43], [103, 0, 31]],
+    np.float64,
+)
+
+
+def palette() -> NDArray[np.uint8]:
+    """The colour of each eight-bit code (256, 3), the page's light one."""
+    at = np.linspace(0, len(_ANCHORS) - 1, 251)
+    table = np.zeros((256, 3))
+    table[3:254] = np.stack([np.interp(at, np.arange(len(_ANCHORS)), channel) for channel in _ANCHORS.T], axis=1)
+    table[[0, 1, 2, 254, 255]] = [[255, 205, 0], [0, 150, 136], [0, 22, 54], [58, 0, 14], [156, 39, 176]]
+    return table.round().astype(np.uint8)
+
+
+def png(pixels: NDArray[np.uint8]) -> bytes:
+    """An indexed PNG of ``pixels`` (h, w) in the page's palette."""
+    height, width = pixels.shape
+
+    def chunk(kind: bytes, data: bytes) -> bytes:
+        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+    rows = np.concatenate([np.zeros((height, 1), np.uint8), pixels], axis=1)
+    head = struct.pack(">IIBBBBB", width, height, 8, 3, 0, 0, 0)
+    parts = ((b"IHDR", head), (b"PLTE", palette().tobytes()), (b"IDAT", zlib.compress(rows.tobytes(), 9)), (b"IEND", b""))
+    return b"\x89PNG\r\n\x1a\n" + b"".join(chunk(kind, data) for kind, data in parts)
+
+
+def thumbnail(subject: Subject) -> str:
+    """Static HTML of the recording's first tensors at its first, middle and last frame. No script, nothing fetched."""
+    if not subject.frames:
+        return f"<p>{html.escape(subject.name)}: no frames yet</p>"
+    moments = sorted({round(x) for x in np.linspace(0, subject.frames - 1, MOMENTS)})
+    head = "".join(f"<th style='font-weight:500;text-align:left'>step {subject.run.steps[f]}</th>" for f in moments)
+    body = ""
+    names = [n for n in subject.names() if len(subject.pieces(n)[-1].shape) > 1] or subject.names()
+    for name in names[:TENSORS]:
+        limit = subject.limit(name)
+        cells = "".join(f"<td>{_picture(subject, name, frame, limit)}</td>" for frame in moments)
+        body += f"<tr><td style='text-align:left;vertical-align:top'>{html.escape(name)}</td>{cells}</tr>"
+    more = f"<p>and {len(names) - TENSORS} further tensors</p>" if len(names) > TENSORS else ""
+    title = html.escape(f"{subject.name}: {subject.frames} frames")
+    return f"<table><caption style='text-align:left'>{title}</caption><tr><th></th>{head}</tr>{body}</table>{more}"
+
+
+def _picture(subject: Subject, name: str, frame: int, limit: float) -> str:
+    try:
+        plane = Plane(subject.piece(name, frame).shape)
+    except ValueError:
+        return "not there yet"
+    if plane.rows * plane.cols == 0:
+        return "empty"
+    factors = [1 << max(0, int(np.ceil(np.log2(n / SIDE)))) for n in (plane.rows, plane.cols)]
+    values = reduce_to(subject.picture(name, frame), factors[0], factors[1], "extreme")
+    data = base64.b64encode(png(codes(values, limit))).decode()
+    wide, high = max(24, min(2 * SIDE, values.shape[1] * 4)), max(12, min(2 * SIDE, values.shape[0] * 4))
+    alt = html.escape(f"{name} at step {subject.run.steps[frame]}", quote=True)
+    style = f"width:{wide}px;height:{high}px;image-rendering:pixelated"
+    return f"<img alt='{alt}' style='{style}' src='data:image/png;base64,{data}'>"
