@@ -5,7 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from framework_presence import require, run_program
+
+from tests.framework_presence import require, run_program
 
 NEEDS = {"tensorflow": "tensorflow", "jax": "jax", "torch": "torch"}
 

@@ -119,7 +119,8 @@ assert all(alone[n][:].tobytes() == plain[n][:].tobytes() for n in plain.names)
 try:
     fit("plain")
 except wl.InvalidArgument as error:
-    assert "resume=True" in str(error)
+    said = str(error)
+    assert "resume=True" in said
 else:
     raise AssertionError("a second fit onto the same recording was not refused")
 fit("plain", watching={"resume": True})

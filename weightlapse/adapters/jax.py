@@ -40,7 +40,10 @@ class JaxSource(ArraySource):
 
 
 class NnxSource(ArraySource):
-    """A ``flax.nnx.Module``: parameters are weights, every other array that it holds (batch statistics) is a buffer."""
+    """A ``flax.nnx.Module``: parameters are weights, every other array that it holds (batch statistics) is a buffer.
+
+    The state of random number generators is left out.
+    """
 
     framework = "flax.nnx"
     takes_params = False
@@ -55,7 +58,7 @@ class NnxSource(ArraySource):
         found: list[Entry] = []
         for path, variable in nnx.to_flat_state(nnx.state(self._model)):
             value = variable.get_value() if hasattr(variable, "get_value") else variable.value
-            if _is_numbers(value):
+            if _is_numbers(value) and not isinstance(variable, nnx.RngState):
                 stream = "weights" if isinstance(variable, nnx.Param) else "buffers"
                 found.append((".".join(str(part) for part in path), stream, np.asarray(value)))
         return found

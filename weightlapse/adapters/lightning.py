@@ -42,15 +42,13 @@ class WatchCallback(Callback):
         if recorder is None or not recorder.active or recorder.frames == self._frames:
             return
         self._frames = recorder.frames
-        with recorder.guard():
-            loss = outputs.get("loss") if isinstance(outputs, Mapping) else outputs
-            if loss is not None:
-                recorder.log(loss=float(loss))
+        loss = outputs.get("loss") if isinstance(outputs, Mapping) else outputs
+        if loss is not None:
+            recorder.log(loss=loss)
 
     def on_validation_end(self, trainer: Any, pl_module: Any) -> None:
         if self.recorder is not None and self.recorder.active and not trainer.sanity_checking:
-            with self.recorder.guard():
-                self.recorder.log(**{name: float(value) for name, value in trainer.callback_metrics.items()})
+            self.recorder.log(**trainer.callback_metrics)
 
     def on_exception(self, trainer: Any, pl_module: Any, exception: BaseException) -> None:
         if self.recorder is not None:

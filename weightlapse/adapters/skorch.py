@@ -28,8 +28,7 @@ class WatchCallback(Callback):
 
     def on_batch_end(self, net: Any, batch: Any = None, training: bool = False, **kwargs: Any) -> None:
         if training and self.recorder is not None and self.recorder.active and "loss" in kwargs:
-            with self.recorder.guard():
-                self.recorder.log(loss=float(kwargs["loss"]))
+            self.recorder.log(loss=kwargs["loss"])
 
     def on_train_end(self, net: Any, X: Any = None, y: Any = None, **kwargs: Any) -> None:
         if self.recorder is not None:

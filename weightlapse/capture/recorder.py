@@ -223,8 +223,8 @@ class Recorder:
         frame = self.frames - 1
         for name, value in scalars.items():
             try:
-                number = float(value)
-            except (TypeError, ValueError):
+                number = _number(value)
+            except (TypeError, ValueError, RuntimeError):
                 raise InvalidArgument(f"{name}={value!r} is not a number: scalars are single numbers") from None
             self._pump.log(frame, name, number)
 
@@ -332,6 +332,13 @@ class NullRecorder:
 
     def __repr__(self) -> str:
         return f"<Recorder {self.path}: off (WEIGHTLAPSE_MODE=off)>"
+
+
+def _number(value: Any) -> float:
+    """A Python number, or the one number in an array of any framework, without a gradient."""
+    if hasattr(value, "detach"):
+        value = value.detach()
+    return float(value.item() if hasattr(value, "item") else value)
 
 
 def _difference(before: dict[str, TensorSpec], after: dict[str, TensorSpec]) -> str:
