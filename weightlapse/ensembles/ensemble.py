@@ -16,14 +16,12 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from weightlapse import progress
-from weightlapse.ensembles.batches import Batches, Fresh, arrange
-from weightlapse.ensembles.gradients import gradient_of
-from weightlapse.ensembles.losses import MemberLoss, value_and_slope
+from weightlapse.ensembles.batches import Fresh, arrange
+from weightlapse.ensembles.job import Job, Schedule
+from weightlapse.ensembles.losses import MemberLoss
 from weightlapse.ensembles.optimizers import Optimizer
 from weightlapse.ensembles.stack import Stack
 from weightlapse.errors import InvalidArgument
-
-Schedule = Callable[[int], float]
 
 # Multiplications per step below which splitting one product over cores costs more than it brings (on a busy machine: far more).
 _WORTH_THREADS = 50_000_000
@@ -35,6 +33,7 @@ class Ensemble:
 
     ``stack``: the trained networks; a diverged member keeps its last finite weights. ``losses`` (steps, n): each member's loss before each
     update, NaN from the step after it diverged. ``alive`` (n,) bool; ``died_at`` (n,): step whose update was refused, -1 for the living.
+    ``reruns``: how often a group of members was trained again because its worker was lost (engine "ray").
     """
 
     stack: Stack = field(repr=False)
@@ -43,6 +42,7 @@ class Ensemble:
     seeds: tuple[int, ...] = field(repr=False)
     seconds: float
     engine: str = "local"
+    reruns: int = 0
 
     @property
     def alive(self) -> NDArray[np.bool_]:
@@ -75,65 +75,6 @@ class Ensemble:
         if len(last):
             text += f"; loss at the end {np.median(last):.3g} [{last.min():.3g}, {last.max():.3g}]"
         return text + (f"; {dead} diverged" if dead else "")
-
-
-@dataclass
-class Frame:
-    """The networks after ``step`` updates; ``losses`` (k, n) are those since the frame before."""
-
-    step: int
-    states: dict[str, NDArray[Any]]
-    losses: NDArray[np.float64]
-
-
-@dataclass
-class Job:
-    """One ensemble's training, ready to run here or elsewhere."""
-
-    stack: Stack
-    batches: Batches
-    loss: str | MemberLoss
-    optimizer: Optimizer
-    schedule: Schedule | None
-    steps: int
-
-    def restrict(self, members: slice) -> Job:
-        """The same for some of the members; each then goes through exactly the same updates."""
-        return Job(
-            self.stack[members],
-            self.batches.restrict(members),
-            self.loss,
-            self.optimizer.restrict(members),
-            self.schedule,
-            self.steps,
-        )
-
-    def run(self, died_at: Tensor, every: int = 0) -> Iterator[Frame]:
-        """Train; yields a frame after every ``every`` updates (0: only the last) and always after the last one."""
-        theta, alive, everyone = self.stack.theta, torch.ones(len(self.stack), dtype=torch.bool), True
-        compute = gradient_of(self.stack, value_and_slope(self.loss))
-        held: list[Tensor] = []
-        for step, (x, y, per_member) in enumerate(self.batches.steps(self.steps, theta.dtype)):
-            losses, gradient = compute(theta, x, y, per_member)
-            # One number tells whether anyone left the finite numbers; only then does it matter who.
-            fine = math.isfinite(float(losses.sum()) + float(gradient.sum())) if everyone else False
-            if not fine:
-                fine_now = torch.isfinite(losses) & torch.isfinite(gradient.sum(1))
-                died_at[alive & ~fine_now] = step
-                losses = torch.where(alive, losses, torch.nan)
-                alive &= fine_now
-                everyone = bool(alive.all())
-                gradient = torch.where(alive[:, None], gradient, 0.0)
-                keep = theta[~alive].clone()
-            held.append(losses)
-            self.optimizer.step(theta, gradient, 1.0 if self.schedule is None else self.schedule(step))
-            if not fine:
-                theta[~alive] = keep
-            done = step + 1
-            if done == self.steps or (every and done % every == 0):
-                states = {name: value.numpy() for name, value in self.stack.states.items()}
-                yield Frame(done, states, torch.stack(held).numpy().astype(np.float64))
-                held = []
 
 
 def ensemble(
@@ -175,7 +116,8 @@ def ensemble(
     record: a path: one recording with the member as first axis of every tensor, frame 0 before the first update, one frame per
         ``record_every`` steps, scalar ``loss`` (median of the living members). Or a recorder: gets ``step(states, step=, loss=)``.
     callback: ``callback(steps_done, stack)`` at the same frames.
-    engine: "local", or "ray": ``parts`` groups of members on a Ray cluster (the one connected to, else a local one).
+    engine: "local", or "ray": ``parts`` groups of members (default: one per CPU of the cluster) on the Ray cluster that is connected to,
+        that RAY_ADDRESS names, or else a local one. Lost workers cost time only: their members are trained again, to the same end.
 
     A member whose loss or gradient is not finite keeps its last finite weights and is masked from then on; the others go on.
     Norm layers in training mode update their own running statistics per member. Where no random layer is used, a member's result does
@@ -211,13 +153,15 @@ def ensemble(
     started = time.perf_counter()
     losses = np.full((count, len(stack)), np.nan)
     died_at = torch.full((len(stack),), -1)
+    watched = record is not None or callback is not None
+    spread = None
     if engine == "ray":
-        from weightlapse.ensembles.spread import run_on_ray
+        from weightlapse.ensembles.spread import Spread
 
-        every = record_every if record is not None or callback is not None else 0
-        frames = run_on_ray(job, died_at, every, parts)
+        spread = Spread(job, parts)
+        frames = spread.run(died_at, record_every if watched else 0)
     else:
-        frames = job.run(died_at, record_every if record is not None or callback is not None else max(1, count // 100))
+        frames = job.run(died_at, record_every if watched else max(1, count // 100))
     recorder, ours = _recorder(record, stack, overwrite, {"members": len(stack), "seeds": list(seeds)})
     done = 0
     try:
@@ -231,13 +175,21 @@ def ensemble(
                 if recorder is not None and wanted:
                     recorder.step(frame.states, step=done, loss=_median(frame.losses[-1]))
                 if callback is not None and wanted:
-                    callback(done, stack.with_states(frame.states) if engine == "ray" else stack)
+                    callback(done, stack if spread is None else stack.with_states(frame.states))
     finally:
         if ours:
             recorder.close()
-    if engine == "ray":
+    if spread is not None:
         stack = stack.with_states(frame.states)
-    return Ensemble(stack, losses, died_at.numpy(), seeds, time.perf_counter() - started, engine)
+    return Ensemble(
+        stack,
+        losses,
+        died_at.numpy(),
+        seeds,
+        time.perf_counter() - started,
+        engine,
+        0 if spread is None else spread.reruns,
+    )
 
 
 @contextmanager
