@@ -1,0 +1,93 @@
+"""The figures of the imitation study; they only draw what was computed."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from weightlapse.studies.results import Results
+from weightlapse.symmetry.align import align
+
+
+def draw(results: Results, run_a: Any, run_b: Any, curves: NDArray[np.float64], wiring: Any) -> None:
+    import matplotlib.pyplot as plt
+
+    results.figure(
+        "panels",
+        _panels(run_a, run_b, wiring),
+        "The three weight matrices at the end (rows are units). Side by side A and B look unrelated; aligned, nothing is left of the difference.",
+    )
+
+    figure, axes = plt.subplots(figsize=(8.6, 4.4))
+    steps = np.maximum(curves[:, 0], 1)
+    for i, (label, colour) in enumerate(
+        (("loss", "#666666"), ("raw distance", "#d55e00"), ("aligned distance", "#0072b2")), start=1
+    ):
+        axes.plot(steps, np.maximum(curves[:, i], 1e-33), color=colour, lw=2, label=label)
+    axes.axvline(50, color="black", lw=1, ls=":")
+    axes.annotate(
+        "here the document stops", (50, 1e-20), rotation=90, fontsize=8, xytext=(-12, 0), textcoords="offset points"
+    )
+    polishing = results.facts["polishing_from_step"]
+    axes.axvspan(polishing, steps[-1], color="#0072b2", alpha=0.08, lw=0)
+    axes.annotate(
+        "second-order\npolishing",
+        (polishing, 1e-20),
+        fontsize=8,
+        ha="right",
+        xytext=(-4, 0),
+        textcoords="offset points",
+    )
+    axes.set(xscale="log", yscale="log", xlabel="step", ylabel="loss and relative distance")
+    axes.legend(frameon=False, loc="lower left")
+    axes.spines[["top", "right"]].set_visible(False)
+    results.figure(
+        "distances",
+        figure,
+        "One student from its first step to its last. The raw distance never falls; the aligned one follows the loss into the last decades.",
+    )
+
+    figure, axes = plt.subplots(figsize=(6.4, 4.4))
+    loss, near = (
+        np.asarray(results.values[k]["samples"], dtype=np.float64) for k in ("student_loss", "student_aligned_distance")
+    )
+    raw = np.asarray(results.values["student_raw_distance"]["samples"], dtype=np.float64)
+    axes.scatter(np.maximum(loss, 1e-33), raw, s=26, color="#d55e00", alpha=0.8, lw=0, label="as they are")
+    axes.scatter(
+        np.maximum(loss, 1e-33), np.maximum(near, 1e-16), s=26, color="#0072b2", alpha=0.8, lw=0, label="aligned"
+    )
+    axes.set(
+        xscale="log", yscale="log", xlabel="error on fresh inputs", ylabel="relative distance to the teacher's weights"
+    )
+    axes.legend(frameon=False, loc="lower right")
+    axes.spines[["top", "right"]].set_visible(False)
+    results.figure(
+        "students",
+        figure,
+        "One dot per student. Every student whose error is zero has the teacher's weights; raw distance cannot tell it from the others.",
+    )
+
+
+def _panels(run_a: Any, run_b: Any, wiring: Any) -> Any:
+    import matplotlib.pyplot as plt
+
+    a, b = run_a.state(frame=-1), run_b.state(frame=-1)
+    near = align(a, b, wiring).state
+    names = [n for n in a if np.ndim(a[n]) == 2]
+    limit = max(float(np.abs(s[n]).max()) for s in (a, b) for n in names)
+    columns = {"A": a, "B": b, "B aligned": near, "A - B aligned": {n: a[n] - near[n] for n in names}}
+    heights = [a[n].shape[0] for n in names]
+    figure, panels = plt.subplots(
+        len(names), 4, figsize=(11, 5.2), gridspec_kw={"height_ratios": heights, "hspace": 0.15, "wspace": 0.08}
+    )
+    for i, name in enumerate(names):
+        for axes, (title, state) in zip(panels[i], columns.items()):
+            image = axes.imshow(state[name], cmap="RdBu_r", vmin=-limit, vmax=limit, aspect="auto")
+            axes.set(xticks=[], yticks=[])
+            if i == 0:
+                axes.set_title(title, fontsize=11)
+        panels[i, 0].set_ylabel(f"layer {i + 1}", fontsize=9)
+    figure.colorbar(image, ax=panels, shrink=0.8, pad=0.02)
+    return figure
