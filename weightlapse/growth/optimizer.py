@@ -119,6 +119,8 @@ def rebuilt(
                 }  # fmt: skip
         options = {key: value for key, value in group.items() if key not in ("params", "param_names")}
         groups.append({"params": parameters, **options})
+    for left in joining.values():  # their hosts are not trained; the new ones are
+        groups[-1]["params"] += left
     carried = type(optimizer)(groups, lr=optimizer.param_groups[0]["lr"])
     carried.defaults = dict(optimizer.defaults)
     for parameter, values in state.items():
