@@ -28,8 +28,11 @@ class Dims:
         self._parts: list[tuple[int, ...]] = []
         self.sizes: list[int] = []
         self._reason: list[str | None] = []
-        self._near: list[set[int] | None] = []  # companions; None before the first occurrence
+        self._near: list[
+            list[set[int]]
+        ] = []  # one set for each tensor that an atom occurred in: its companions are in all
         self.cases: dict[int, tuple[int, dict[int, int]]] = {}  # atom -> (selector, {its position: the atom there})
+        self.generic: dict[int, int] = {}  # atom made by ``at`` -> the atom that it is a case of
         self.doubled: set[int] = set()  # atoms that stand twice in one tensor
         self.conflicts: list[str] = []
 
@@ -41,7 +44,7 @@ class Dims:
         self._parts.append(())
         self.sizes.append(size)
         self._reason.append(reason)
-        self._near.append(None)
+        self._near.append([])
         return len(self._parent) - 1
 
     def _compound(self, kind: int, parts: Sequence[int], size: int) -> int:
@@ -108,7 +111,7 @@ class Dims:
         """Atoms beside ``atom`` in every tensor where it occurs."""
         root = self.find(atom)
         near = self._near[root]
-        return set() if near is None else self._resolved(near) - {root}
+        return set.intersection(*map(self._resolved, near)) - {root} if near else set()
 
     def _resolved(self, near: Iterable[int]) -> set[int]:
         return {leaf for n in near for leaf in self._plain(n)}
@@ -139,7 +142,12 @@ class Dims:
                 if leaf in near:
                     self.doubled.add(leaf)
                 if self._reason[leaf] is None:
-                    self._narrow(leaf, near - {leaf})
+                    self._near[leaf].append(near - {leaf})
+                    if len(self._near[leaf]) > 8:
+                        self._near[leaf] = [self.companions(leaf)]
+        for leaf in list(self.cases):
+            if leaf in self.cases and self.find(self.cases[leaf][0]) not in self.companions(leaf):
+                self._collapse(leaf)
 
     def _walk(self, node: int, near: set[int]) -> Iterator[tuple[int, set[int]]]:
         root = self.find(node)
@@ -152,12 +160,6 @@ class Dims:
             if self._kind[root] == PROD:
                 here = near.union(*(self._plain(q) for j, q in enumerate(parts) if j != i))
             yield from self._walk(p, here)
-
-    def _narrow(self, leaf: int, near: set[int]) -> None:
-        old = self._near[leaf]
-        self._near[leaf] = near if old is None else self._resolved(old) & near
-        if leaf in self.cases and self.find(self.cases[leaf][0]) not in self._near[leaf]:  # type: ignore[operator]
-            self._collapse(leaf)
 
     def _collapse(self, leaf: int) -> None:
         for instance in self.cases.pop(leaf)[1].values():
@@ -179,7 +181,8 @@ class Dims:
             return node
         if position not in instances:
             instances[position] = new = self.fresh(self.sizes[root])
-            self._near[new] = {self.at(c, selector, position) for c in self.companions(root) - {selector}}
+            self.generic[new] = root
+            self._near[new] = [{self.at(c, selector, position) for c in self.companions(root) - {selector}}]
         return instances[position]
 
     def unify(self, a: int, b: int) -> None:
@@ -220,13 +223,11 @@ class Dims:
         if b in self.doubled:
             self.doubled.add(a)
         reason = self._reason[a] if self._reason[a] is not None else self._reason[b]
-        na, nb = self._near[a], self._near[b]
-        self._near[a] = na if nb is None else nb if na is None else self._resolved(na) & self._resolved(nb)
+        self._near[a] = self._near[a] + self._near[b]  # not yet intersected: they may still turn out to be the same
         if reason is not None:
             self._reason[a] = reason
         for selector, instances in cases:
-            same = reason is None and self.find(selector) in self.companions(a)
-            if same and (a not in self.cases or self.find(self.cases[a][0]) == self.find(selector)):
+            if reason is None and (a not in self.cases or self.find(self.cases[a][0]) == self.find(selector)):
                 kept = self.cases.setdefault(a, (selector, {}))[1]
                 for position, instance in instances.items():
                     if position in kept:
@@ -241,10 +242,9 @@ class Dims:
         """An atom turns out to be a product or a sum."""
         reason, near, cases = self._reason[atom], self._near[atom], self.cases.pop(atom, None)
         self._parent[atom] = compound
-        if near is not None:
-            for leaf, own in self._walk(compound, set()):
-                if self._reason[leaf] is None:
-                    self._narrow(leaf, (self._resolved(near) | own) - {leaf})
+        for leaf, own in self._walk(compound, set()):
+            if self._reason[leaf] is None:
+                self._near[leaf] = self._near[leaf] + [(n | own) - {leaf} for n in near]
         if atom in self.doubled:
             self.doubled.update(self.leaves(compound))
         if reason is not None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -44,12 +44,40 @@ class GroupBuilder:
 
     def _all_spots(self) -> None:
         for name, typed in self.inf.params.items():
-            own = [
-                list(self._walk(node, np.arange(self.dims.sizes[node], dtype=np.int64)[:, None])) for node in typed.axes
+            cells = [
+                (atom, Spot(name, axis, index))
+                for axis, node in enumerate(typed.axes)
+                for atom, index in self._walk(node, np.arange(self.dims.sizes[node], dtype=np.int64)[:, None])
             ]
-            for axis, found in enumerate(own):
-                for atom, index in found:
-                    self._place(name, atom, Spot(name, axis, index), own)
+            for atom, spot in self._resolved(cells):
+                self.spots.setdefault(atom, []).append(spot)
+
+    def _resolved(self, cells: list[tuple[int, Spot]]) -> list[tuple[int, Spot]]:
+        """The atoms of one tensor with every atom that has cases replaced by them, slice by slice."""
+        done = [(a, s) for a, s in cells if a not in self.dims.cases]
+        waiting = [(a, s) for a, s in cells if a in self.dims.cases]
+        while waiting:
+            later: list[tuple[int, Spot]] = []
+            for atom, spot in waiting:
+                selector, instances = self.dims.cases[atom]
+                by = [s for a, s in done if a == self.dims.find(selector)]
+                if not by:
+                    later.append((atom, spot))
+                    continue
+                if len(instances) < self.dims.sizes[selector]:
+                    self.fixed[spot.tensor, spot.axis] = "some of its slices are never used by the traced run"
+                for position, instance in instances.items():
+                    for part in within([spot], by, position):
+                        for leaf, rows in self._walk(instance, part.index):
+                            self.generic[leaf] = atom
+                            cell = (leaf, Spot(part.tensor, part.axis, rows, part.where))
+                            (later if leaf in self.dims.cases else done).append(cell)
+            if len(later) == len(waiting) and all(x in waiting for x in later):
+                for atom, _ in later:  # the axis that tells the cases apart is not in this tensor
+                    self.dims.fix(atom, "it is several sets of units in one")
+                return done
+            waiting = later
+        return done
 
     def _walk(self, node: int, index: Positions) -> Iterator[tuple[int, Positions]]:
         """(atom, its index matrix) for every atom of a type whose unit u has the positions ``index[u]``."""
@@ -67,25 +95,6 @@ class GroupBuilder:
             for p in parts:
                 yield from self._walk(p, index[at : at + self.dims.sizes[p]])
                 at += self.dims.sizes[p]
-
-    def _place(self, name: str, atom: int, spot: Spot, own: list[list[tuple[int, Positions]]]) -> None:
-        if atom not in self.dims.cases:
-            self.spots.setdefault(atom, []).append(spot)
-            return
-        selector, instances = self.dims.cases[atom]
-        selector = self.dims.find(selector)
-        for position, instance in instances.items():
-            for axis, found in enumerate(own):
-                for other, index in found:
-                    if other == selector:
-                        part = restricted(spot, axis, index[position])
-                        if part is None:
-                            continue
-                        for leaf, rows in self._walk(instance, part.index):
-                            self.generic[leaf] = atom
-                            self._place(name, leaf, Spot(name, part.axis, rows, part.where), own)
-        if len(instances) < self.dims.sizes[selector]:
-            self.fixed[name, spot.axis] = "some of its slices are never used by the traced run"
 
     # ---- what is known about atoms
 
@@ -182,25 +191,33 @@ class GroupBuilder:
     ) -> Iterator[tuple[tuple[str, int] | None, list[Spot]]]:
         """The atom's places: all of them, or one set for each unit of the group that it is nested in."""
         parent = parents[atom]
+        above = {parent}
+        while parent is not None and (parent := parents[parent]) is not None:
+            above.add(parent)
+        parent = parents[atom]
+        # Other axes of the weights that it stands beside, fixed ones (experts, say) or free: an arrangement for each position.
+        others = [
+            t
+            for t in sorted(self.dims.companions(atom) - above)
+            if t in self.spots
+            and t not in self.dims.doubled
+            and not (self.dims.is_free(t) and atom in self.dims.companions(t))
+        ]
         if parent is None:
-            yield from self._slabs(atom)
+            yield from ((None, spots) for spots in self._slabs(self.spots[atom], others))
             return
         for group, outer in done.get(parent, []):
             for unit in range(group.size):
-                spots = within(self.spots[atom], outer, unit)
-                if spots:
-                    yield (group.name, unit), spots
+                inside = within(self.spots[atom], outer, unit)
+                yield from (((group.name, unit), spots) for spots in self._slabs(inside, others))
 
-    def _slabs(self, atom: int) -> Iterator[tuple[None, list[Spot]]]:
-        """Beside a fixed axis of the weights (experts, say) every position holds an arrangement of its own."""
-        for t in sorted(self.dims.companions(atom)):
-            if not self.dims.is_free(t) and t in self.spots and t not in self.dims.doubled:
-                for unit in range(self.dims.sizes[t]):
-                    spots = within(self.spots[atom], self.spots[t], unit)
-                    if spots:
-                        yield None, spots
-                return
-        yield None, self.spots[atom]
+    def _slabs(self, spots: list[Spot], others: list[int]) -> Iterator[list[Spot]]:
+        if not others:
+            if spots:
+                yield spots
+            return
+        for unit in range(self.dims.sizes[others[0]]):
+            yield from self._slabs(within(spots, self.spots[others[0]], unit), others[1:])
 
     def _members(self, atom: int, spots: list[Spot]) -> tuple[Member, ...]:
         merged: dict[tuple[str, int, bytes | None], list[Spot]] = {}
@@ -214,9 +231,12 @@ class GroupBuilder:
                 self.dims.fix(atom, "it meets itself on one axis")
                 return ()
             out.append(Member(same[0].tensor, same[0].axis, index, self._role(same[0], atom), same[0].where))
-        if not any(m.roles & {"out", "in"} for m in out):
-            self.dims.fix(atom, "no weight produces or reads it")
-            return ()
+        if not any("out" in m.roles for m in out):
+            tables = [m for m in out if len(self.inf.params[m.tensor].axes) > 1 and m.role == "add"]
+            if not tables:
+                self.dims.fix(atom, "no weight produces these units")
+                return ()
+            out = [replace(m, role="out") if m in tables else m for m in out]  # learned latents: the units themselves
         rank = {r: i for i, r in enumerate(("out", "add", "mul", "stat", "in"))}
         return tuple(sorted(out, key=lambda m: (rank[m.role.split("+")[0]], self.order.get(m.tensor, 1 << 30))))
 

@@ -191,7 +191,7 @@ class Inference:
         for node in axes:
             exact = [s for i in inputs for a, s in zip(i.axes, i.source or (), strict=True) if a == node]
             if not exact:
-                leaves = set(self.dims.leaves(node))
+                leaves = self._origins(node)
                 exact = [
                     s
                     for i in inputs
@@ -200,3 +200,11 @@ class Inference:
                 ]
             out.append(frozenset().union(*exact))
         return out
+
+    def _origins(self, node: int) -> set[int]:
+        """The leaves of a type; for one case of an atom also that atom."""
+        generic = self.dims.generic.get(node)
+        leaves = set(self.dims.leaves(node)) | (self._origins(generic) if generic is not None else set())
+        for part in self.dims.parts(node):
+            leaves |= self._origins(part)
+        return leaves

@@ -17,6 +17,10 @@ from weightlapse.wiring.outputs import chooser
 from weightlapse.wiring.record import Call, place_of, record, untouched
 from weightlapse.wiring.rules import linear, norm, opaque, shape  # noqa: F401  (fill the table)
 from weightlapse.wiring.rules.table import RULES, Rule, is_pointwise, pointwise
+from weightlapse.wiring.verify import Bench, verified
+
+# "auto" checks the groups when that takes at most about this long.
+AUTO_SECONDS = 5.0
 
 
 def trace(
@@ -25,6 +29,27 @@ def trace(
     verify: bool | str = "auto",
     outputs: str | Sequence[str] | Callable[[Any], Any] | None = None,
 ) -> Wiring:
+    """Finds every group of interchangeable units of ``model`` by running it on ``examples``.
+
+    Each of ``examples`` is one example: a tensor, a tuple of positional arguments or a dict of keyword arguments. Several
+    examples are merged into one inference, so that branches and experts which one of them misses are seen by another. Use
+    batches and sequences of at least 2: axes of size 1 say nothing. The model runs in eval mode without gradients and is left
+    as it was (mode, gradients, buffers, attributes, random state).
+
+    ``outputs`` chooses what must stay the same, by default everything returned; for Hugging Face outputs the logits and loss,
+    or the last hidden state, but not caches and hidden states. It is a key, a list of keys, or a function of the result.
+
+    ``verify`` runs a float64 copy with random weights, every group permuted (flipped, rescaled), at two batch sizes; what fails
+    is dropped and named in ``.dropped``. "auto" does so when it takes a few seconds at most (``.report["verified"]`` tells).
+
+    Raises CannotTrace when the model does not run on the example or returns no tensor, InvalidArgument for no example.
+
+    >>> import torch, weightlapse as wl
+    >>> net = torch.nn.Sequential(torch.nn.Linear(3, 8), torch.nn.Tanh(), torch.nn.Linear(8, 2))
+    >>> w = wl.trace(net, torch.randn(4, 3))
+    >>> w.group("0").size
+    8
+    """
     started = time.perf_counter()
     model = unwrapped(model)
     if not isinstance(model, torch.nn.Module):
@@ -35,31 +60,62 @@ def trace(
         raise InvalidArgument(
             "trace needs at least one example: wl.trace(model, x), with a tuple for several arguments"
         )
+    if verify not in (True, False, "auto"):
+        raise InvalidArgument(f"verify must be True, False or 'auto', not {verify!r}")
     named, aliases = state_tensors(model)
     if not named:
         raise CannotTrace(f"{type(model).__name__} has no weights, so there is nothing to find")
+    choose = chooser(outputs)
     inf = Inference(named, set(named))
     everything = [t for t in [*model.parameters(), *model.buffers()] if isinstance(t, Tensor)]
-    choose = chooser(outputs)
-    calls = 0
+    calls, forward = 0, 0.0
     for example in examples:
         with untouched(model):
+            begun = time.perf_counter()
             tape = record(model, example, everything, choose)
+            forward += time.perf_counter() - begun
             calls += len(tape.calls)
             inf.run(tape, rule_of)
     builder = GroupBuilder(inf, list(named))
     groups = builder.build()
     parameters = {id(p) for p in model.parameters()}
     unseen = tuple(n for n, t in named.items() if n not in inf.seen and id(t) in parameters)
-    report = {
+    shapes = {n: tuple(t.shape) for n, t in named.items()}
+    report: dict[str, Any] = {
         "operators": calls,
         "seconds": time.perf_counter() - started,
         "opaque": dict(inf.opaque),
         "probed": dict(inf.probed),
         "conflicts": list(inf.dims.conflicts),
+        "verified": False,
     }
-    shapes = {n: tuple(t.shape) for n, t in named.items()}
-    return Wiring(tuple(groups), aliases, unseen, shapes, builder.fixed, (), report)
+    wiring = Wiring(tuple(groups), aliases, unseen, shapes, builder.fixed, (), report)
+    if verify is True or (verify == "auto" and 3 * forward * (len(groups) + 1) < AUTO_SECONDS):
+        wiring = _verify(wiring, model, examples, choose, named, insist=verify is True)
+        report["verify_seconds"] = time.perf_counter() - started - report["seconds"]
+    return wiring
+
+
+def _verify(
+    wiring: Wiring,
+    model: torch.nn.Module,
+    examples: Sequence[Any],
+    choose: Callable[[Any], list[Tensor]],
+    named: dict[str, Tensor],
+    *,
+    insist: bool,
+) -> Wiring:
+    bench = Bench.of(model, examples, choose, named)
+    if bench is None:
+        if insist:
+            raise CannotTrace(
+                f"{type(model).__name__} cannot be verified: a copy with random weights does not run, in float64 or in float32; "
+                "pass verify=False to take the wiring as it was inferred"
+            )
+        return wiring
+    wiring.report["verified"] = True
+    wiring.report["tolerance"] = bench.tolerance
+    return verified(wiring, bench)
 
 
 def unwrapped(model: Any) -> Any:

@@ -9,18 +9,40 @@ from __future__ import annotations
 import contextlib
 import copy
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils._pytree import tree_map
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_flatten, tree_map
 
 from weightlapse.wiring.apply import permute_state, scale_state
 from weightlapse.wiring.data import Group, Wiring
 from weightlapse.wiring.record import as_call, untouched
 
-TOLERANCE = {torch.float64: 1e-9, torch.float32: 2e-4}
+# Largest relative change that summing in another order may make.
+TOLERANCE = {torch.float64: 1e-9, torch.float32: 1e-4, torch.bfloat16: 5e-2, torch.float16: 1e-2}
+
+
+class _Precisions(TorchDispatchMode):
+    """Notes which floating-point types an eager run computes in."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.seen: set[torch.dtype] = set()
+
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:
+        return False
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        out = func(*args, **(kwargs or {}))
+        self.seen.update(
+            t.dtype for t in tree_flatten(out)[0] if isinstance(t, Tensor) and t.dtype in TOLERANCE and t.ndim
+        )
+        return out
 
 
 class Bench:
@@ -44,10 +66,25 @@ class Bench:
         self.calls += [c for e in self.calls if (c := _halved(e)) is not None]
         self._prepare()
 
+    @classmethod
+    def of(
+        cls,
+        model: torch.nn.Module,
+        examples: Sequence[Any],
+        choose: Callable[[Any], list[Tensor]],
+        names: dict[str, Tensor],
+    ) -> Bench | None:
+        """The bench, or None when the model cannot be copied or its copy does not run."""
+        try:
+            bench = cls(model, examples, choose, names)
+        except (RuntimeError, TypeError, AttributeError, NotImplementedError, copy.Error):
+            return None
+        return bench if bench.calls else None
+
     def _prepare(self) -> None:
         for dtype in (torch.float64, torch.float32):
             self.dtype = dtype
-            self.model.to(dtype)
+            _convert(self.model, dtype)
             self.tensors = {
                 n.replace("_orig_mod.", ""): t
                 for n, t in self.model.state_dict(keep_vars=True).items()
@@ -64,23 +101,32 @@ class Bench:
                     self.calls.append(_cast(call, dtype))
                     self.base.append(out)
             if self.calls:
+                self.tolerance = self._rounding()
                 return
             self.calls = calls
-        self.calls = []
+        self.calls, self.tolerance = [], 0.0
+
+    def _rounding(self) -> float:
+        """What rounding alone may change: some models compute in float32 inside, whatever their weights are in."""
+        watch = _Precisions()
+        with watch:
+            self.run(self.calls[0])
+        return max(TOLERANCE[d] for d in watch.seen | {self.dtype})
 
     def _randomise(self) -> None:
         """Random weights that keep activations of ordinary size; variances positive."""
         with torch.no_grad():
             for n in self.names:
                 t = self.tensors[n]
-                noise = torch.randn(t.shape, generator=self.generator, dtype=torch.float64).to(t.device)
-                spread = float(t.detach().double().std()) if t.numel() > 1 else 0.0
+                wide = torch.complex128 if t.is_complex() else torch.float64
+                noise = torch.randn(t.shape, generator=self.generator, dtype=wide).to(t.device)
+                spread = float(t.detach().to(wide).std()) if t.numel() > 1 else 0.0
                 if "running_var" in n or n.endswith("_var"):
                     t.copy_(0.5 + noise.abs())
                 elif spread > 0 and t.ndim > 1:
-                    t.copy_(t.double() + spread * noise)
+                    t.copy_(t.to(wide) + spread * noise)
                 else:
-                    t.copy_(t.double() + max(spread, 0.3) * noise)
+                    t.copy_(t.to(wide) + max(spread, 0.3) * noise)
 
     def _try(self, call: tuple[Any, Any]) -> list[Tensor] | None:
         try:
@@ -144,6 +190,15 @@ def _copy_of(model: torch.nn.Module) -> torch.nn.Module:
     return copy.deepcopy(model)
 
 
+def _convert(model: torch.nn.Module, dtype: torch.dtype) -> None:
+    """``model.to(dtype)`` that keeps complex weights complex."""
+    wide = torch.complex128 if dtype == torch.float64 else torch.complex64
+    with torch.no_grad():
+        for t in [*model.parameters(), *model.buffers()]:
+            if t.is_floating_point() or t.is_complex():
+                t.data = t.data.to(wide if t.is_complex() else dtype)
+
+
 def _cast(call: tuple[Any, Any], dtype: torch.dtype) -> tuple[Any, Any]:
     return tree_map(lambda v: v.to(dtype) if isinstance(v, Tensor) and v.is_floating_point() else v, call)
 
@@ -152,6 +207,8 @@ def _halved(call: tuple[Any, Any]) -> tuple[Any, Any] | None:
     """The same inputs with the batch (the first size that all of them share) one shorter."""
     tensors: list[Tensor] = []
     tree_map(lambda v: tensors.append(v) if isinstance(v, Tensor) and v.ndim else None, call)
+    if any(t.layout is not torch.strided for t in tensors):
+        return None
     if not tensors or len({t.shape[0] for t in tensors}) != 1 or tensors[0].shape[0] < 2:
         return None
     return tree_map(lambda v: v[:-1] if isinstance(v, Tensor) and v.ndim else v, call)
@@ -165,7 +222,44 @@ def works(bench: Bench, wiring: Wiring, group: Group, rng: np.random.Generator) 
     return bench.error(permute_state(bench.state, wiring, group.name, order))
 
 
-def flipped(
-    bench: Bench, wiring: Wiring, group: Group, factors: np.ndarray[Any, Any], exponents: Sequence[int]
+def signed(
+    bench: Bench, wiring: Wiring, group: Group, exponents: Sequence[int], kind: str, rng: np.random.Generator
 ) -> float:
+    """The relative error after flipping (``kind`` "sign") or rescaling ("scale") random units."""
+    if kind == "sign":
+        factors = rng.choice([-1.0, 1.0], group.size)
+        factors[rng.integers(group.size)] = -1.0
+    else:
+        factors = np.exp(rng.normal(0.0, 0.7, group.size))
     return bench.error(scale_state(bench.state, wiring, group.name, factors, exponents=exponents))
+
+
+def verified(wiring: Wiring, bench: Bench) -> Wiring:
+    """The wiring without what does not hold: failing groups are dropped and named, failing symmetries taken away."""
+    rng = np.random.default_rng(7)
+    kept: list[Group] = []
+    dropped = list(wiring.dropped)
+    gone: set[str] = set()
+    for group in wiring.groups:
+        if group.parent is not None and group.parent[0] in gone:
+            group = replace(group, parent=None)
+        error = works(bench, wiring, group, rng)
+        if not error <= bench.tolerance:
+            dropped.append(f"{group.name}: permuting its units changes the outputs by {error:.1e} of their size")
+            gone.add(group.name)
+            continue
+        lost = {
+            kind
+            for kind in ("sign", "scale")
+            if kind in group.symmetries
+            and not signed(bench, wiring, group, group.exponents, kind, rng) <= bench.tolerance
+        }
+        gauges = tuple(
+            g for g in group.gauges if signed(bench, wiring, group, g.exponents, g.kind, rng) <= bench.tolerance
+        )
+        kept.append(replace(group, symmetries=group.symmetries - lost, gauges=gauges))
+    fixed = dict(wiring.fixed)
+    for name in gone:
+        for m in wiring.group(name).members:
+            fixed.setdefault((m.tensor, m.axis), "its group was dropped: permuting it changed the outputs")
+    return replace(wiring, groups=tuple(kept), dropped=tuple(dropped), fixed=fixed)

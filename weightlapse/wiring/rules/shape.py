@@ -138,8 +138,8 @@ def _slice(inf: Inference, call: Call) -> Axes:
     elif step == 1:
         axes[dim] = inf.dims.cut(axes[dim], sorted({start, start + n}))[1 if start else 0]
     elif size % step == 0 and start < step:
-        kept, phase = inf.dims.split(axes[dim], [size // step, step])
-        return [pick(inf, [*axes[:dim], phase, kept, *axes[dim + 1 :]], dim, start)]
+        axes[dim], phase = inf.dims.split(axes[dim], [size // step, step])
+        inf.dims.fix(phase, "sliced with a step")
     else:
         inf.dims.fix(axes[dim], "sliced with a step")
         axes[dim] = inf.fixed(n, "sliced with a step")
@@ -211,9 +211,10 @@ def _pad(inf: Inference, call: Call) -> Axes:
             inf.dims.fix(axes[d], "padding")
             axes[d] = inf.fixed(call.outs[0].shape[d], "padding")
             continue
+        # The padding is the same everywhere, so it constrains nothing but where it lies.
+        axes[d] = inf.dims.sum([inf.dims.fresh(lo), axes[d], inf.dims.fresh(hi)])
         inf.block(axes[d], "pad: the width of the padding is a constant in the code")
         inf.label(axes[d], "pad")
-        axes[d] = inf.dims.sum([inf.fixed(lo, "padding"), axes[d], inf.fixed(hi, "padding")])
     return [axes]
 
 
