@@ -27,11 +27,13 @@ def match_activations(
     """
     matcher = Matcher(a, b, wiring, allowed)
     silent: list[tuple[Units, NDArray[np.int64]]] = []
+    told: set[str] = set()
     for name, u in matcher.units.items():
-        if name not in units_a or name not in units_b or u.group.parent is not None or wiring.children(name):
+        if name not in units_a or name not in units_b or units_a[name].shape != units_b[name].shape:
+            continue  # not seen in both, or on other samples (experts choose theirs)
+        if u.group.parent is not None or wiring.children(name) or not (u.permute or u.sign):
             continue
-        if not (u.permute or u.sign):
-            continue
+        told.add(name)
         corr, live_a, live_b = correlation(*(v[name].reshape(u.size, -1) for v in (units_a, units_b)))
         order = assign(np.abs(corr) if u.sign else corr) if u.permute else np.arange(u.size)
         flip = corr[np.arange(u.size), order] < 0 if u.sign else None
@@ -39,7 +41,6 @@ def match_activations(
         doubt = np.flatnonzero(~live_a | ~live_b[order])
         if len(doubt) > 1 or (len(doubt) and u.sign):
             silent.append((u, doubt))
-    told = {u for u in matcher.units if u in units_a}
     matcher.descend(only=[u for u in matcher.steps if u.name not in told])
     for _ in range(3):  # silent units of one layer see those of the next
         moved = False

@@ -63,6 +63,7 @@ def align(
     Raises CannotAlign (different tensors, NaN or Inf, a wiring that does not fit the network) and InvalidArgument.
     """
     allowed = allowed_symmetries(symmetries)
+    data = None if data is None else data_of(data, *(n for n in (a, b) if is_module(n)))
     state_a, state_b = own_state(a), own_state(b)
     w = wiring if wiring is not None else traced(a, b, data)
     check_wiring_fits(state_a, w)
@@ -94,7 +95,8 @@ def traced(a: Any, b: Any, data: Any) -> Wiring:
         )
     from weightlapse.wiring.trace import trace
 
-    example = tuple(x.clone() for x in data_of(data).head(3).inputs)
+    few = data_of(data).head(3)
+    example = few.with_inputs(x.clone() for x in few.inputs).example
     return trace(module, example)
 
 

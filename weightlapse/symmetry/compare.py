@@ -130,7 +130,7 @@ class _Comparing:
         self.nets = (a, b)
         self.states = (own_state(a), own_state(b))
         self.tolerance, self.points, self.seed = tolerance, points, seed
-        self.data: Data | None = None if data is None else data_of(data)
+        self.data: Data | None = None if data is None else data_of(data, *(n for n in (a, b) if is_module(n)))
         self.notes: list[str] = []
         self.runners: tuple[Runner | None, Runner | None] = (None, None)
         if self.data is not None:

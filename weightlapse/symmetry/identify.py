@@ -35,7 +35,7 @@ def identifiability(runner: Runner, state: Mapping[str, Any] | None = None) -> I
     None for networks of more than 1000 parameters, or whose forward pass cannot be differentiated sample by sample.
     """
     torch = runner._torch
-    weights = runner.weights(state) if state is not None else dict(runner.module.state_dict())
+    weights = runner.weights(state) if state is not None else dict(runner.own)
     moving = [n for n, p in runner.module.named_parameters() if p.is_floating_point() and n in weights]
     count = sum(weights[n].numel() for n in moving)
     if runner.dtype is None or not 0 < count <= LIMIT or not runner.data.inputs[0].is_floating_point():
@@ -44,7 +44,9 @@ def identifiability(runner: Runner, state: Mapping[str, Any] | None = None) -> I
     held = {n: v for n, v in weights.items() if n not in free}
 
     def one(w: Any, *sample: Any) -> Any:
-        out = torch.func.functional_call(runner.module, {**held, **w}, tuple(x[None] for x in sample))
+        x = data.with_inputs(x[None] for x in sample)
+        call = torch.func.functional_call
+        out = call(runner.module, {**held, **w}, *(((), x.example) if x.names else (x.inputs, {})))
         return runner._flat(out).reshape(-1)
 
     outputs = max(runner.call(weights, runner.data.head(1)).numel(), 1)
@@ -76,11 +78,14 @@ def more(data: Data, rows: int, seed: int = 0) -> Data:
     if have.rows >= rows:
         return have
     extra = fresh(data, rows - have.rows, seed, spread=2.0)
-    return Data(tuple(torch.cat([x, y]) for x, y in zip(have.inputs, extra.inputs, strict=True)))
+    return have.with_inputs(torch.cat([x, y]) for x, y in zip(have.inputs, extra.inputs, strict=True))
 
 
 def fresh(data: Data, rows: int, seed: int = 0, spread: float = 1.0) -> Data:
-    """New random inputs of the data's kind: normal with each feature's mean and ``spread`` times its own; integers from those seen."""
+    """New random inputs of the data's kind.
+
+    Real ones are normal with each feature's mean and ``spread`` times its standard deviation, integers drawn from those seen.
+    """
     import torch
 
     rng = np.random.default_rng(seed)
@@ -96,4 +101,4 @@ def fresh(data: Data, rows: int, seed: int = 0, spread: float = 1.0) -> Data:
         else:
             seen = x.reshape(-1)
             out.append(seen[torch.as_tensor(rng.integers(0, len(seen), size=shape))])
-    return Data(tuple(out))
+    return data.with_inputs(out)

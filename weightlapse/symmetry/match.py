@@ -163,15 +163,17 @@ class Matcher:
 
     # ---- search --------------------------------------------------------------------------------------------------
 
-    def start(self, *, signatures: bool) -> None:
-        """Solve group after group from scratch, the one with most known neighbours first.
+    def start(self, *, signatures: bool, rng: np.random.Generator | None = None) -> None:
+        """Solve group after group from scratch, the one with most known neighbours first (in random order, given ``rng``).
 
         Weights towards unsolved groups are left out, or compared by their sorted values when ``signatures`` is set.
         """
         known: set[str] = set()
         todo = list(self._top)
+        if rng is not None:
+            rng.shuffle(todo)  # type: ignore[arg-type]
         while todo:
-            best = max(todo, key=lambda u: self._evidence(u, known))
+            best = todo[0] if rng is not None else max(todo, key=lambda u: self._evidence(u, known))
             todo.remove(best)
             if signatures or self._evidence(best, known) > 0:
                 self.apply(self._pairs([best], known, signatures).best())

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator, Mapping, Sequence
+import inspect
+import warnings
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -27,23 +29,42 @@ def torch_module() -> Any:
 
 @dataclass(frozen=True)
 class Data:
-    """Inputs as positional tensors with the samples on axis 0, and integer labels when there are any."""
+    """Inputs as tensors with the samples on axis 0, by position or by name, and integer labels when there are any."""
 
     inputs: tuple[Any, ...]
     labels: Any = None
+    names: tuple[str, ...] = ()
+
+    def with_inputs(self, inputs: Iterable[Any]) -> Data:
+        """Other inputs of the same kind, without labels."""
+        return Data(tuple(inputs), None, self.names)
+
+    @property
+    def example(self) -> Any:
+        """The inputs as ``wl.trace`` takes them."""
+        return dict(zip(self.names, self.inputs)) if self.names else self.inputs
+
+    def passed_to(self, module: Any) -> Any:
+        """What the module returns for these inputs."""
+        return module(**self.example) if self.names else module(*self.inputs)
 
     @property
     def rows(self) -> int:
         return int(self.inputs[0].shape[0])
 
     def head(self, n: int) -> Data:
-        """The first ``n`` samples."""
-        cut = tuple(x[:n] if x.ndim and x.shape[0] == self.rows else x for x in self.inputs)
-        return Data(cut, None if self.labels is None else self.labels[:n])
+        """The first ``n`` samples; all of them when the inputs do not share the first axis (graphs)."""
+        import torch
+
+        if n >= self.rows or any(x.layout != torch.strided or x.shape[:1] != (self.rows,) for x in self.inputs):
+            return self
+        return Data(tuple(x[:n] for x in self.inputs), None if self.labels is None else self.labels[:n], self.names)
 
 
-def data_of(data: Any) -> Data:
-    """``x``, a tuple of positional inputs, or ``(inputs, labels)`` where labels are integers, one for each sample.
+def data_of(data: Any, *modules: Any) -> Data:
+    """``x``, a tuple or mapping of inputs, or ``(inputs, labels)`` where labels are integers, one for each sample.
+
+    A pair that would also do as inputs and labels is two inputs when one of ``modules`` cannot run on one.
 
     Raises InvalidArgument for anything without samples.
     """
@@ -51,18 +72,36 @@ def data_of(data: Any) -> Data:
     if isinstance(data, Data):
         return data
     labels = None
-    if isinstance(data, tuple) and len(data) == 2 and _is_labels(data[1], data[0]):
+    if (
+        isinstance(data, tuple)
+        and len(data) == 2
+        and _is_labels(data[1], data[0])
+        and not any(map(_wants_two, modules))
+    ):
         data, labels = (
             data[0],
             torch.as_tensor(np.asarray(data[1]) if not hasattr(data[1], "detach") else data[1]).long(),
         )
-    parts = data if isinstance(data, tuple) else (data,)
+    names = tuple(data) if isinstance(data, Mapping) else ()
+    parts = tuple(data.values()) if isinstance(data, Mapping) else data if isinstance(data, tuple) else (data,)
     inputs = tuple(x.detach().cpu() if hasattr(x, "detach") else torch.as_tensor(np.asarray(x)) for x in parts)
     if not inputs or not inputs[0].ndim or inputs[0].shape[0] == 0:
         raise InvalidArgument(
             "data holds no samples: pass an array of inputs with at least one row, or (inputs, labels)"
         )
-    return Data(inputs, labels)
+    return Data(inputs, labels, names)
+
+
+def _wants_two(module: Any) -> bool:
+    forward = getattr(bare(module), "forward", None)
+    if forward is None:
+        return False
+    try:
+        parameters = inspect.signature(forward).parameters.values()
+    except (TypeError, ValueError):  # a compiled forward tells no signature
+        return False
+    kinds = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
+    return sum(p.kind in kinds and p.default is inspect.Parameter.empty for p in parameters) >= 2
 
 
 def _is_labels(y: Any, x: Any) -> bool:
@@ -71,7 +110,7 @@ def _is_labels(y: Any, x: Any) -> bool:
         y = np.asarray(y)
         shape = y.shape
     kind = "i" if str(y.dtype).rpartition(".")[2].startswith(("int", "uint")) else "?"
-    first = x[0] if isinstance(x, (tuple, list)) and len(x) and hasattr(x[0], "shape") else x
+    first = next(iter(x.values())) if isinstance(x, Mapping) else x[0] if isinstance(x, tuple) else x
     rows = getattr(first, "shape", (None,))
     return kind == "i" and len(shape) == 1 and len(rows) >= 1 and rows[0] == shape[0]
 
@@ -83,24 +122,28 @@ class Runner:
         torch = torch_module()
         self._torch = torch
         module = bare(module)
-        self._original = module
-        try:
-            self.module = copy.deepcopy(module).cpu().eval()
-            self._private = True
-        except (RuntimeError, TypeError, NotImplementedError):  # tensors that are computed cannot be copied
-            self.module, self._private = module, False
-        self.dtype = torch.float64 if self._private and self._runs_in_double(data) else None
-        self.data = Data(tuple(self._cast(x) for x in data.inputs), data.labels)
+        with warnings.catch_warnings():  # copying and converting a scripted module touches gradients that are not there
+            warnings.simplefilter("ignore", UserWarning)
+            try:
+                self.module, self._private = copy.deepcopy(module).cpu().eval(), True
+            except (RuntimeError, TypeError, NotImplementedError):  # tensors that are computed cannot be copied
+                self.module, self._private = module, False
+            self.dtype = torch.float64 if self._private and self._runs_in_double(data) else None
+        self.data = Data(tuple(self._cast(x) for x in data.inputs), data.labels, data.names)
+        self.own = {n: v.detach().clone() for n, v in self.module.state_dict().items()} if self._private else {}
 
     def _runs_in_double(self, data: Data) -> bool:
         torch = self._torch
-        probe = copy.deepcopy(self.module).double()
+        before = {n: v.detach().clone() for n, v in self.module.state_dict().items()}
         try:
-            with torch.no_grad():
-                probe(*(x.double() if x.is_floating_point() else x for x in data.head(2).inputs))
+            self.module.double()
+            with torch.no_grad(), torch.random.fork_rng(devices=[]):
+                few = data.head(8)
+                few.with_inputs(x.double() if x.is_floating_point() else x for x in few.inputs).passed_to(self.module)
         except (RuntimeError, TypeError, ValueError):  # the forward code fixes a precision of its own
+            self.module.float()
+            self.module.load_state_dict(before)
             return False
-        self.module = probe
         return True
 
     def _cast(self, x: Any) -> Any:
@@ -130,15 +173,26 @@ class Runner:
         return out
 
     def call(self, weights: Mapping[str, Any] | None = None, data: Data | None = None) -> Any:
-        """What the module returns, with its own or other weights, as one tensor (samples, features)."""
-        inputs = self.data.inputs if data is None else tuple(self._cast(x) for x in data.inputs)
-        with self._evaluating():
-            out = (
-                self.module(*inputs)
-                if weights is None
-                else self._torch.func.functional_call(self.module, dict(weights), inputs)
-            )
-        return self._flat(out)
+        """What the module returns, with its own or other weights, as one tensor (samples, features).
+
+        Random numbers that the forward pass draws are the same at every call.
+        """
+        data = self.data if data is None else data.with_inputs(self._cast(x) for x in data.inputs)
+        with self._evaluating(), self._torch.random.fork_rng(devices=[]):
+            self._torch.manual_seed(0)
+            if self._private:
+                self._fill(self.own if weights is None else weights)
+                return self._flat(data.passed_to(self.module))
+            if weights is None:
+                return self._flat(data.passed_to(self.module))
+            call = self._torch.func.functional_call
+            inputs = ((), data.example) if data.names else (data.inputs, {})
+            return self._flat(call(self.module, dict(weights), *inputs, tie_weights=False))
+
+    def _fill(self, weights: Mapping[str, Any]) -> None:
+        for name, home in self.module.state_dict(keep_vars=True).items():
+            if name in weights:
+                home.data.copy_(weights[name])
 
     def outputs(self, state: Mapping[str, Any] | None = None, data: Data | None = None) -> NDArray[Any]:
         """The same as an array."""
@@ -184,7 +238,7 @@ class Runner:
         finally:
             for h in handles:
                 h.remove()
-        return {n: np.concatenate(parts, axis=2) for n, parts in seen.items() if parts and _alike(parts)}
+        return {n: np.concatenate(parts, axis=2) for n, parts in seen.items() if _alike(parts)}
 
     def _keeper(self, kept: list[Any], before: bool, axis: int, index: NDArray[np.int64]) -> Any:
         positions = self._torch.as_tensor(index.ravel())
@@ -193,8 +247,10 @@ class Runner:
             value = inputs[0] if before else output
             picked = value.movedim(axis, 0)[positions]  # (units * k, samples, ...)
             n, k = index.shape
-            picked = picked.reshape(n, k, picked.shape[1] if picked.ndim > 1 else 1, -1)
-            kept.append(picked.movedim(1, 2).reshape(n, picked.shape[2], -1).numpy().copy())
+            samples = picked.shape[1] if picked.ndim > 1 else 1
+            rest = picked.shape[2:].numel() if picked.ndim > 2 else 1
+            picked = picked.reshape(n, k, samples, rest)
+            kept.append(picked.movedim(1, 2).reshape(n, samples, k * rest).numpy().copy())
 
         return keep
 
@@ -223,7 +279,7 @@ class Runner:
 
 
 def _alike(parts: list[NDArray[Any]]) -> bool:
-    return len({p.shape[:2] for p in parts}) == 1
+    return len({p.shape[:2] for p in parts}) == 1 and parts[0].size > 0
 
 
 def _tensors(out: Any) -> Iterator[Any]:

@@ -1,7 +1,8 @@
 """The search for the best alignment: several starts, descent from each, scales fitted, the nearest result kept.
 
-Starts, cheapest first: forward (each group from weights whose other end is known, input side first), signatures, b as it is,
-then restarts from a partly shuffled best result. The search ends early when a result is so near that it must be the one.
+Starts, cheapest first: forward (each group from weights whose other end is known, input side first), signatures, b as it
+is, then restarts: signatures in another order of groups, a partly shuffled best result, a random order. The search ends
+early when a result is so near that it must be the one.
 """
 
 from __future__ import annotations
@@ -65,10 +66,12 @@ class Search:
             if self.near:
                 break
             self._matcher.begin(self._flat_b)
-            if i % 2:
-                self._matcher.shuffle(rng)
-            else:
+            if i % 3 == 0:  # an unlucky first group misleads all others: another one comes first
+                self._matcher.start(signatures=True, rng=rng)
+            elif i % 3 == 1:
                 self._restart_near(rng)
+            else:
+                self._matcher.shuffle(rng)
             self._descend("restart", rng)
         return self.best
 
@@ -138,4 +141,4 @@ class Search:
 def automatic_restarts(a: Arrays) -> int:
     """As many as take a moment: small networks have more local optima for their size, and are cheap."""
     size = sum(v.size for v in a.values())
-    return 8 if size < 20_000 else 4 if size < 300_000 else 0
+    return 9 if size < 300_000 else 0
