@@ -60,6 +60,8 @@ def watch(
     - ``overwrite`` replaces a recording at ``path``, never anything else. ``resume`` goes on with it, after its last step.
     - ``first_step``: the number of optimizer steps that the model has had already, where that is not 0.
     - ``backpressure``: what happens when the disk cannot keep up: "block" lets training wait, "stretch" leaves steps out and notes each gap.
+    - ``compact``: when the log is compressed: "live" beside training, in a thread of the lowest priority; "after", when the recording is
+      closed; "auto": live while a core is free, the rest at the end; "never", for ``weightlapse compact`` to do it later.
     - ``fsync``: when to force bytes to the device: "close", "flush" or "never" (a power cut may then lose the end; a crash never does).
 
     A refused call leaves no folder behind. Raises :class:`InvalidArgument` or :class:`CannotRecord` with the reason.
@@ -82,6 +84,8 @@ def watch(
         raise InvalidArgument(
             f"backpressure={backpressure!r}: 'block' lets training wait for the disk, 'stretch' leaves steps out"
         )
+    if compact not in ("auto", "live", "after", "never"):
+        raise InvalidArgument(f"compact={compact!r}: choose 'auto', 'live', 'after' or 'never'")
     if overwrite and resume:
         raise InvalidArgument("overwrite=True replaces the recording and resume=True goes on with it: choose one")
     if isinstance(first_step, bool) or not isinstance(first_step, int) or first_step < 0:
@@ -118,7 +122,7 @@ def _open(
     """The writer, and the last step that is already there (-1 in a new recording)."""
     try:
         if resume and path.exists() and (not path.is_dir() or any(path.iterdir())):
-            writer = Writer.resume(path, layout, fsync=fsync)
+            writer = Writer.resume(path, layout, memory=budget, compact=compact, fsync=fsync)
             last = int(Store.open(path).steps.max(initial=-1))
             writer.event(max(last, 0), "the recording was resumed")
             return writer, last

@@ -10,6 +10,7 @@ import json
 import os
 import shutil
 import tempfile
+import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
@@ -66,6 +67,7 @@ class Writer:
         self._segment: AppendFile | None = None
         self._segment_number = -1
         self._segment_room = 0
+        self._last_step = 0
         self._layout_crc = state.epochs[-1].crc
         self._tolerance = tolerance
         self._compactor = Compactor(path, tolerance, compact, sync=fsync != "never", memory=memory)
@@ -183,6 +185,7 @@ class Writer:
                 parts += frame_parts(int(steps[k]), rows[k])
             self._segment.write(parts)
             self._segment_room -= count
+            self._last_step = int(steps[done + count - 1])
             self.frames += count
             done += count
 
@@ -265,12 +268,21 @@ class Writer:
             if in_order:
                 self._end_segment()
                 self._compactor.finish()
+                if self._compactor.failure is not None:
+                    self._tell_uncompacted(self._compactor.failure)
         finally:
             self._compactor.stop()
             if self._segment is not None:
                 self._segment.close()
             self._journal.close()
             self._lock.release()
+
+    def _tell_uncompacted(self, error: BaseException) -> None:
+        """Say in the recording that it is larger than it need be: every frame is there all the same."""
+        reason = f"not all frames could be compressed ({error}); `weightlapse compact` does it later"
+        warnings.warn(f"{self.path}: {reason}", stacklevel=2)
+        step = int(self._last_step)
+        self._journal.write([encode(journal.EVENT, reason.encode(), step), encode(journal.CLOSE, b"", self.frames)])
 
 
 def segment_frames(row_nbytes: int, tolerance: float | None) -> int:
@@ -280,7 +292,7 @@ def segment_frames(row_nbytes: int, tolerance: float | None) -> int:
     row = max(row_nbytes, 1)
     if _SEGMENT_NBYTES // row < height:
         return max(fewest, min(height, _LARGEST_NBYTES // row))
-    return min(most, _SEGMENT_NBYTES // row // height * height)
+    return min(most, _SEGMENT_NBYTES // row) // height * height
 
 
 def tidy(folder: Path) -> None:

@@ -62,6 +62,7 @@ class Chunk:
         self.shape = Shape(strip, tile)
         self.spans = tiles(self.rows, tile)
         self._read_grid(entries)
+        self._codec = self._take_metas(1)[0].tobytes() if self.form != PLAIN else b""
         self._read_columns(self._take(mapped), count)
         if self.form != PLAIN:
             self._cells = (
@@ -125,7 +126,8 @@ class Chunk:
         label = np.zeros(self.columns, np.uint8)
         if count > 1:
             size = SIZE.size + (SIZE.unpack(mapped[: SIZE.size])[0] if len(mapped) >= SIZE.size else 0)
-            label = PageReader(bytes(mapped[SIZE.size : size]), label.dtype).read(bytes(mapped[size:]), self.columns)
+            histogram = PageReader(bytes(mapped[SIZE.size : size]), label.dtype, self._codec)
+            label = histogram.read(bytes(mapped[size:]), self.columns)
             if int(label.max()) >= count:
                 raise DamagedRecording("the class map of a chunk does not fit its classes")
         if (count == 0) != (self.form == PLAIN):
@@ -161,7 +163,7 @@ class Chunk:
     def _reader(self, stream: int) -> PageReader:
         reader = self._readers[stream]
         if reader is None:
-            reader = self._readers[stream] = PageReader(bytes(self._metas[stream]), self.number.unsigned)
+            reader = self._readers[stream] = PageReader(bytes(self._metas[stream]), self.number.unsigned, self._codec)
         return reader
 
     def fill(self, groups: Iterable[int], start: int, out: NDArray[np.unsignedinteger]) -> None:

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from weightlapse.store.codecs import classes, grid
-from weightlapse.store.codecs.entropy import PageWriter
+from weightlapse.store.codecs.entropy import FILE_HEADER, PageWriter
 from weightlapse.store.codecs.form import ENTRY, GRID, HEAD, MAGIC, PACKED, PAGE, PLAIN, SIZE, Columns, Shape, tiles
 from weightlapse.store.codecs.patterns import PATTERNS, Pattern
 from weightlapse.store.codecs.predict import (
@@ -136,7 +136,8 @@ def _assemble(
 ) -> bytes:
     rows, n, shape, pattern, form, predictor, count, streams = head
     directory = np.array([(len(p), zlib.crc32(p)) for p in pages], PAGE).tobytes()
-    rest = table.tobytes() + class_map + histograms + directory
+    codec = _sized(FILE_HEADER) if form != PLAIN else b""
+    rest = table.tobytes() + codec + class_map + histograms + directory
     cut = (HEAD.size + len(rest), rows, n, shape.strip, shape.tile)
     kind = (pattern.code, form, predictor.rule, count, predictor.factor)
     fixed = HEAD.pack(MAGIC, 0, *cut, *kind, len(table), len(class_map), streams)

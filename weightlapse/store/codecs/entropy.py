@@ -37,9 +37,9 @@ class PageWriter:
 
 
 class PageReader:
-    """Decodes pages written under the histogram ``meta`` to unsigned numbers of ``dtype``."""
+    """Decodes pages written under the histogram ``meta`` to unsigned numbers of ``dtype``; ``file_header`` says by which pcodec."""
 
-    def __init__(self, meta: bytes, dtype: np.dtype[Any], file_header: bytes = FILE_HEADER) -> None:
+    def __init__(self, meta: bytes, dtype: np.dtype[Any], file_header: bytes) -> None:
         self.dtype = dtype
         self._wide = np.dtype(np.uint16) if dtype.itemsize == 1 else np.dtype(f"u{dtype.itemsize}")
         try:

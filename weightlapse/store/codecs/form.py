@@ -17,6 +17,7 @@
     44      4     bytes of the class map
     48      2     S, number of histograms for residuals
     50      ...   G grid entries: columns (u32), step (f64), bound (f64)
+                  pcodec's file header: length (u16), bytes; not in plain chunks
                   class map: pcodec page of n classes with its histogram (length u16, bytes); nothing when C < 2
                   histogram of each cell: one byte per tile and class
                   1 + S histograms: length (u16), bytes; the first is that of row 0

@@ -1,0 +1,529 @@
+"""Compressed segments: the same values as the log they replace, at every moment, whatever is read and in whatever order."""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+import tracemalloc
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from tests import oracles_store as oracle
+from weightlapse.cli import main
+from weightlapse.errors import CannotRecord, DamagedRecording, NotARecording
+from weightlapse.store import compact
+from weightlapse.store.background import Compactor
+from weightlapse.store.blockread import BlockSegment
+from weightlapse.store.codecs.patterns import PATTERNS
+from weightlapse.store.layout import Layout, TensorSpec
+from weightlapse.store.log import AppendFile
+from weightlapse.store.offline import compact_recording
+from weightlapse.store.reader import Store
+from weightlapse.store.region import flat_elements
+from weightlapse.store.segment import RawSegment
+from weightlapse.store.writer import Writer, segment_frames
+
+LAYOUT = Layout(
+    [
+        TensorSpec("w", "float32", (12, 5)),
+        TensorSpec("b", "float64", (3,)),
+        TensorSpec("h", "bfloat16", (7, 2)),
+        TensorSpec("z", "complex64", (2, 3)),
+        TensorSpec("n", "int64", ()),
+        TensorSpec("mask", "bool", (4,)),
+        TensorSpec("none", "float32", (0, 3)),
+        TensorSpec("half", "float16", (5,)),
+    ]
+)
+
+
+def moving_rows(layout: Layout, count: int, seed: int = 0) -> np.ndarray:
+    """Frames whose values move like weights; padding is zero, as the ring leaves it."""
+    rng = np.random.default_rng(seed)
+    rows = np.zeros((count, layout.row_nbytes), np.uint8)
+    for i, spec in enumerate(layout.tensors):
+        view = layout.view(rows, i)
+        if spec.dtype == "bool":
+            view[...] = rng.integers(0, 2, view.shape)
+        elif spec.dtype.startswith(("int", "uint")):
+            view[...] = rng.integers(0, 3, view.shape).cumsum(0)
+        else:
+            path = rng.normal(0, 0.1, view.shape[1:]) + rng.normal(0, 1e-3, view.shape).cumsum(0).cumsum(0) / count
+            if spec.dtype == "bfloat16":
+                view[...] = PATTERNS["bfloat16"].of_numbers(path)
+            else:
+                view[...] = path + 1j * path[::-1] if spec.dtype.startswith("complex") else path
+    return rows
+
+
+def record(path: Path, count: int, *, layout: Layout = LAYOUT, seed: int = 0, **options: Any) -> np.ndarray:
+    rows = moving_rows(layout, count, seed)
+    writer = Writer.create(path, layout, **options)
+    writer.append(np.arange(count) * 3, rows)
+    writer.close()
+    return rows
+
+
+def same(a: np.ndarray, b: np.ndarray) -> bool:
+    return a.dtype == b.dtype and a.shape == b.shape and a.tobytes() == b.tobytes()
+
+
+def holds(store: Store, rows: np.ndarray, layout: Layout = LAYOUT) -> None:
+    """Every value of every tensor, read whole, by frame and alone, is the one that was written."""
+    assert len(store.steps) == len(rows)
+    for i, spec in enumerate(layout.tensors):
+        assert same(store.read(spec.name, slice(None)), np.array(layout.view(rows, i))), spec
+    for k in {0, len(rows) // 2, len(rows) - 1}:
+        frame = store.read_frame(k)
+        for i, spec in enumerate(layout.tensors):
+            assert same(frame[spec.name], np.array(layout.view(rows, i)[k])), (k, spec)
+
+
+def is_compact(path: Path) -> bool:
+    return not list((path / "log").glob("*.seg")) and bool(list((path / "blocks").glob("*.blk")))
+
+
+@pytest.mark.parametrize("count", [1, 2, 3, 95, 96, 97, 193, 300])
+@pytest.mark.parametrize("mode", ["after", "live", "auto"])
+def test_a_closed_recording_is_compressed_and_the_same(tmp_path: Path, count: int, mode: Any) -> None:
+    rows = record(tmp_path / "run", count, compact=mode)
+    assert is_compact(tmp_path / "run")
+    store = Store.open(tmp_path / "run")
+    holds(store, rows)
+    assert store.steps.tolist() == [3 * k for k in range(count)]
+    assert store.verify() == []
+    assert store.closed
+    assert store.bound("w", count - 1) == 0.0
+
+
+DTYPES = [*sorted(PATTERNS), "complex64", "complex128"]
+SHAPES = [(), (0,), (3, 0), (1,), (7,), (2, 3), (3, 1, 4), (1, 400), (400, 1), (3000,)]
+
+
+@st.composite
+def layouts(draw: st.DrawFn) -> Layout:
+    kinds = draw(st.lists(st.tuples(st.sampled_from(DTYPES), st.sampled_from(SHAPES)), min_size=1, max_size=6))
+    return Layout(TensorSpec(f"t{i}", dtype, shape) for i, (dtype, shape) in enumerate(kinds))
+
+
+@st.composite
+def regions(draw: st.DrawFn, shape: tuple[int, ...]) -> tuple[slice, ...]:
+    found = []
+    for n in shape:
+        start = draw(st.integers(0, n))
+        found.append(slice(start, draw(st.integers(start, n)), draw(st.integers(1, 3))))
+    return tuple(found)
+
+
+@given(data=st.data())
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_any_recording_reads_as_it_was_written(tmp_path_factory: pytest.TempPathFactory, data: st.DataObject) -> None:
+    layout = data.draw(layouts())
+    count = data.draw(st.sampled_from([1, 2, 5, 96, 97, 130]))
+    rows = moving_rows(layout, count, seed=count)
+    if data.draw(st.booleans()):  # any bits at all, not only moving weights
+        noise = np.random.default_rng(1).integers(0, 256, rows.shape, np.uint8)
+        for i, spec in enumerate(layout.tensors):
+            if spec.dtype != "bool":
+                layout.view(rows, i)[...] = layout.view(noise, i)
+    path = tmp_path_factory.mktemp("any") / "run"
+    writer = Writer.create(path, layout, compact="never")
+    steps = np.cumsum(data.draw(st.lists(st.integers(1, 1000), min_size=count, max_size=count)))
+    writer.append(steps, rows)
+    writer.close()
+    raw = Store.open(path)
+    compact_recording(path)
+    store = Store.open(path)
+    assert store.steps.tolist() == raw.steps.tolist() == steps.tolist()
+    for i, spec in enumerate(layout.tensors):
+        truth = np.array(layout.view(rows, i))
+        assert same(store.read(spec.name, slice(None)), truth)
+        for _ in range(3):
+            region = data.draw(regions(spec.shape))
+            frames: Any = np.array(data.draw(st.lists(st.integers(0, count - 1), max_size=4)), np.int64)
+            if data.draw(st.booleans()):
+                frames = slice(0, count, data.draw(st.integers(1, 5)))
+            assert same(store.read(spec.name, frames, region), truth[(slice(None), *region)][frames])
+
+
+@given(st.data())
+def test_regions_are_flattened_as_numpy_does(data: st.DataObject) -> None:
+    shape = tuple(data.draw(st.lists(st.integers(0, 5), max_size=4)))
+    region, lanes = data.draw(regions(shape)), data.draw(st.integers(1, 2))
+    assert list(flat_elements(shape, region, lanes)) == oracle.flat_elements(shape, region, lanes)
+
+
+def test_large_tensors_are_cut_and_read_in_parts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    layout = Layout(
+        [
+            TensorSpec("big", "float32", (300, 200)),
+            TensorSpec("thin", "float32", (1, 30000)),
+            TensorSpec("b", "float32", (3,)),
+        ]
+    )
+    rows = record(tmp_path / "run", 20, layout=layout)
+    store = Store.open(tmp_path / "run")
+    holds(store, rows, layout)
+    truth = layout.view(rows, 0)
+    assert same(
+        store.read("big", slice(2, 9, 3), (slice(77, 250, 50), slice(3, 200, 7))), truth[2:9:3, 77:250:50, 3:200:7]
+    )
+    opened: list[tuple[int, int]] = []
+    chunk = BlockSegment._chunk
+    monkeypatch.setattr(BlockSegment, "_chunk", lambda self, b, c: opened.append((b, c)) or chunk(self, b, c))
+    store.cache.clear()
+    store.read("big", slice(None), (slice(5, 6), slice(7, 8)))
+    assert len(set(opened)) == 1, "one weight lies in one chunk of each time block"
+
+
+def test_consecutive_and_random_frames_come_from_the_cache_and_it_is_bounded(tmp_path: Path) -> None:
+    layout = Layout([TensorSpec("w", "float32", (100, 100))])
+    rows = record(tmp_path / "run", 250, layout=layout)
+    truth = layout.view(rows, 0)
+    store = Store.open(tmp_path / "run")
+    for limit in (1 << 29, 1 << 21, 1 << 16):  # all, a window, and less than anything
+        store.cache.clear()
+        store.cache.limit = limit
+        for k in [*range(0, 250, 3), 249, 0, 100, 99, 98]:
+            assert same(store.read_frame(k)["w"], np.array(truth[k]))
+            assert store.cache.nbytes <= max(limit, 5 << 20)
+
+
+# ---- bounded -----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("tolerance", [1e-1, 1e-2, 1e-4])
+def test_a_bounded_recording_keeps_its_bound_and_states_it(tmp_path: Path, tolerance: float) -> None:
+    rows = record(tmp_path / "run", 300, tolerance=tolerance)
+    store = Store.open(tmp_path / "run")
+    height = compact.block_height(300, tolerance)
+    for i, spec in enumerate(LAYOUT.tensors):
+        truth = np.array(LAYOUT.view(rows, i))
+        values = store.read(spec.name, slice(None))
+        if spec.dtype in ("int64", "bool") or spec.size == 0:
+            assert same(values, truth)
+            continue
+        if spec.dtype == "bfloat16":
+            values, truth = (PATTERNS["bfloat16"].numbers(x) for x in (values, truth))
+        if spec.dtype == "complex64":
+            values, truth = values.view(np.float32), truth.view(np.float32)
+        for b in range(0, 300, height):
+            part = truth[b : b + height].astype(np.float64)
+            allowed = tolerance * oracle.deviation(part)
+            error = np.abs(values[b : b + height].astype(np.float64) - part).max()
+            assert error <= store.bound(spec.name, b) <= allowed
+            assert store.bound(spec.name, b) == pytest.approx(allowed, rel=1e-6)
+    assert store.verify() == []
+
+
+def test_a_bounded_recording_is_smaller_and_really_lossy(tmp_path: Path) -> None:
+    layout = Layout([TensorSpec("w", "float32", (64, 64))])
+    rows = record(tmp_path / "exact", 200, layout=layout)
+    record(tmp_path / "film", 200, layout=layout, tolerance=1e-2)
+    exact, film = Store.open(tmp_path / "exact"), Store.open(tmp_path / "film")
+    assert film.stored_nbytes * 4 < exact.stored_nbytes
+    assert not same(film.read("w", slice(None)), np.array(layout.view(rows, 0)))
+
+
+def test_nan_and_infinities_are_exact_in_a_bounded_recording(tmp_path: Path) -> None:
+    layout = Layout([TensorSpec("w", "float32", (40,)), TensorSpec("v", "float32", (9000,))])
+    rows = moving_rows(layout, 50)
+    w = layout.view(rows, 0)
+    w[20:, 3], w[30:, 4], w[5, 5] = np.nan, np.inf, -np.inf
+    w.view(np.uint32)[40:, 6] = 0xFFC12345
+    writer = Writer.create(tmp_path / "run", layout, tolerance=1e-2)
+    writer.append(np.arange(50), rows)
+    writer.close()
+    store = Store.open(tmp_path / "run")
+    read = store.read("w", slice(None))
+    odd = ~np.isfinite(w)
+    assert read[odd].tobytes() == w[odd].tobytes()
+    assert np.isfinite(store.bound("w", 0))
+    assert np.abs(read[~odd].astype(float) - w[~odd]).max() <= store.bound("w", 0)
+
+
+# ---- while it is being written -----------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def small_segments(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("weightlapse.store.writer.segment_frames", lambda row, tolerance: 16)
+
+
+def test_a_reader_never_misses_a_frame_while_segments_become_blocks(tmp_path: Path, small_segments: None) -> None:
+    rows = moving_rows(LAYOUT, 400)
+    writer = Writer.create(tmp_path / "run", LAYOUT, compact="live")
+    failures: list[BaseException] = []
+    written, done = [0], threading.Event()
+
+    def look() -> None:
+        try:
+            store = Store.open(tmp_path / "run")
+            while not done.is_set():
+                at_least = written[0]
+                store.refresh()
+                assert len(store.steps) >= at_least
+                if at_least:
+                    for k in np.random.default_rng(at_least).integers(0, at_least, 3).tolist():
+                        assert same(store.read("w", slice(k, k + 1)), np.array(LAYOUT.view(rows[k : k + 1], 0)))
+        except BaseException as error:  # handed to the test's own thread
+            failures.append(error)
+
+    readers = [threading.Thread(target=look) for _ in range(2)]
+    for reader in readers:
+        reader.start()
+    for k in range(0, 400, 4):
+        writer.append(np.arange(k, k + 4) * 3, rows[k : k + 4])
+        written[0] = k + 4
+        time.sleep(0.002)
+    writer.close()
+    done.set()
+    for reader in readers:
+        reader.join()
+    assert not failures, failures
+    assert is_compact(tmp_path / "run")
+    holds(Store.open(tmp_path / "run"), rows)
+
+
+def test_live_compaction_happens_before_the_end(tmp_path: Path, small_segments: None) -> None:
+    writer = Writer.create(tmp_path / "run", LAYOUT, compact="live")
+    rows = moving_rows(LAYOUT, 64)
+    writer.append(np.arange(64), rows)
+    deadline = time.monotonic() + 30
+    while len(list((tmp_path / "run/blocks").glob("*.blk"))) < 3 and time.monotonic() < deadline:
+        time.sleep(0.01)
+    assert len(list((tmp_path / "run/blocks").glob("*.blk"))) >= 3
+    holds(Store.open(tmp_path / "run"), rows)
+    writer.close()
+
+
+def test_after_and_never_leave_the_log_alone(tmp_path: Path, small_segments: None) -> None:
+    for mode in ("after", "never"):
+        writer = Writer.create(tmp_path / mode, LAYOUT, compact=mode)  # type: ignore[arg-type]
+        writer.append(np.arange(64), moving_rows(LAYOUT, 64))
+        assert len(list((tmp_path / mode / "log").glob("*.seg"))) == 4
+        writer.close()
+    assert is_compact(tmp_path / "after")
+    assert len(list((tmp_path / "never/log").glob("*.seg"))) == 4
+
+
+def test_auto_waits_for_a_free_core(tmp_path: Path, small_segments: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "getloadavg", lambda: (1000.0, 0.0, 0.0))
+    writer = Writer.create(tmp_path / "run", LAYOUT, compact="auto")
+    writer.append(np.arange(64), moving_rows(LAYOUT, 64))
+    time.sleep(0.2)
+    assert not (tmp_path / "run/blocks").exists() or not list((tmp_path / "run/blocks").iterdir())
+    writer.close()
+    assert is_compact(tmp_path / "run")
+
+
+def test_resuming_goes_on_after_blocks(tmp_path: Path) -> None:
+    rows = moving_rows(LAYOUT, 150)
+    writer = Writer.create(tmp_path / "run", LAYOUT)
+    writer.append(np.arange(100), rows[:100])
+    writer.close()
+    (tmp_path / "run/blocks/000009.tmp").write_bytes(b"left behind")
+    writer = Writer.resume(tmp_path / "run", LAYOUT)
+    writer.append(np.arange(100, 150), rows[100:])
+    assert len(Store.open(tmp_path / "run").steps) == 150
+    writer.close()
+    assert sorted(p.name for p in (tmp_path / "run/blocks").iterdir()) == ["000000.blk", "000001.blk"]
+    holds(Store.open(tmp_path / "run"), rows)
+
+
+def test_resuming_compresses_what_a_crash_left(tmp_path: Path) -> None:
+    rows = moving_rows(LAYOUT, 60)
+    writer = Writer.create(tmp_path / "run", LAYOUT, compact="never")
+    writer.append(np.arange(50), rows[:50])
+    writer.close(in_order=False)
+    writer = Writer.resume(tmp_path / "run", LAYOUT)
+    writer.append(np.arange(50, 60), rows[50:])
+    writer.close()
+    assert is_compact(tmp_path / "run")
+    holds(Store.open(tmp_path / "run"), rows)
+
+
+def test_layout_epochs_keep_their_layouts(tmp_path: Path) -> None:
+    other = Layout([TensorSpec("w", "float32", (20, 5)), TensorSpec("new", "float32", (3,))])
+    rows, more = moving_rows(LAYOUT, 40), moving_rows(other, 40, seed=1)
+    writer = Writer.create(tmp_path / "run", LAYOUT)
+    writer.append(np.arange(40), rows)
+    writer.relayout(other, "grown", {"w": [0]})
+    writer.append(np.arange(40, 80), more)
+    writer.close()
+    store = Store.open(tmp_path / "run")
+    assert same(store.read("w", slice(0, 40)), np.array(LAYOUT.view(rows, 0)))
+    assert same(store.read("w", slice(40, 80)), np.array(other.view(more, 0)))
+    assert same(store.read_frame(79)["new"], np.array(other.view(more, 1)[39]))
+
+
+CRASH = """
+import sys, numpy as np
+sys.path.insert(0, sys.argv[2])
+from tests.test_store_blocks import LAYOUT, moving_rows
+import weightlapse.store.writer as w
+w.segment_frames = lambda row, tolerance: 16
+writer = w.Writer.create(sys.argv[1], LAYOUT, compact="live")
+rows = moving_rows(LAYOUT, 4000)
+for k in range(0, 4000, 4):
+    writer.append(np.arange(k, k + 4), rows[k:k + 4])
+    print(k + 4, flush=True)
+writer.close()
+"""
+
+
+def test_kill_during_compaction_loses_nothing(tmp_path: Path) -> None:
+    root = str(Path(__file__).parent.parent)
+    rows = moving_rows(LAYOUT, 4000)
+    for trial in range(4):
+        path = tmp_path / f"run{trial}"
+        child = subprocess.Popen([sys.executable, "-c", CRASH, str(path), root], stdout=subprocess.PIPE, text=True)
+        assert child.stdout is not None
+        last = 0
+        for line in child.stdout:
+            last = int(line)
+            if last >= 100 + 120 * trial:
+                break
+        child.send_signal(signal.SIGKILL)
+        last = max([last, *(int(x) for x in child.stdout.read().split() if x.isdigit())])
+        child.wait()
+        child.stdout.close()
+        store = Store.open(path)
+        assert len(store.steps) >= last
+        holds(store, rows[: len(store.steps)])
+        assert not store.closed
+        assert [d for d in store.verify() if d.stop > d.first] == []
+        compact_recording(path)
+        holds(Store.open(path), rows[: len(store.steps)])
+
+
+# ---- trouble -----------------------------------------------------------------------------------------------------------
+
+
+def test_a_full_disk_leaves_the_log_and_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    rows = moving_rows(LAYOUT, 30)
+    writer = Writer.create(tmp_path / "run", LAYOUT)
+    writer.append(np.arange(30), rows)
+    write = AppendFile.write
+
+    def full(self: AppendFile, parts: Any) -> None:
+        if self.path.suffix == ".tmp":
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        write(self, parts)
+
+    monkeypatch.setattr(AppendFile, "write", full)
+    with pytest.warns(UserWarning, match="not all frames could be compressed .*No space left"):
+        writer.close()
+    assert list((tmp_path / "run/blocks").iterdir()) == []
+    store = Store.open(tmp_path / "run")
+    holds(store, rows)
+    assert store.closed
+    assert "No space left" in store.events[-1][1]
+    monkeypatch.undo()
+    assert compact_recording(tmp_path / "run").frames == 30
+    holds(Store.open(tmp_path / "run"), rows)
+
+
+def test_a_damaged_frame_keeps_its_segment_a_log(tmp_path: Path) -> None:
+    rows = record(tmp_path / "run", 20, compact="never")
+    log = tmp_path / "run/log/000000.seg"
+    bad = bytearray(log.read_bytes())
+    bad[64 + 5 * (32 + LAYOUT.row_nbytes) + 40] ^= 1
+    log.write_bytes(bad)
+    done = compact_recording(tmp_path / "run")
+    assert done.frames == 0
+    assert "frame 5" in done.kept[0]
+    store = Store.open(tmp_path / "run")
+    with pytest.raises(DamagedRecording, match="frame 5"):
+        store.read("w", slice(5, 6))
+    assert same(store.read("w", slice(6, 20)), np.array(LAYOUT.view(rows, 0)[6:]))
+
+
+def test_a_recording_that_is_being_written_is_not_compacted_by_another(tmp_path: Path) -> None:
+    writer = Writer.create(tmp_path / "run", LAYOUT, compact="never")
+    writer.append(np.arange(3), moving_rows(LAYOUT, 3))
+    with pytest.raises(CannotRecord, match="being recorded to"):
+        compact_recording(tmp_path / "run")
+    writer.close()
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(NotARecording):
+        compact_recording(tmp_path / "empty")
+    assert list((tmp_path / "empty").iterdir()) == [], "nothing is left in a folder that is none of ours"
+
+
+def test_where_block_and_log_exist_the_block_counts(tmp_path: Path) -> None:
+    rows = record(tmp_path / "run", 20, compact="never")
+    raw = Store.open(tmp_path / "run").segments[0]
+    assert isinstance(raw, RawSegment)
+    compact.write_block(tmp_path / "run", raw.number, raw, None)
+    assert (tmp_path / "run/log/000000.seg").exists()
+    store = Store.open(tmp_path / "run")
+    assert [type(s) for s in store.segments] == [BlockSegment]
+    holds(store, rows)
+
+
+def test_compacting_holds_one_chunk_in_memory(tmp_path: Path) -> None:
+    layout = Layout([TensorSpec("w", "float32", (1000, 1000))])
+    path = tmp_path / "run"
+    writer = Writer.create(path, layout, compact="never")
+    for k in range(12):
+        writer.append(np.array([k]), np.full((1, layout.row_nbytes), k, np.uint8))
+    writer.close()
+    raw = Store.open(path).segments[0]
+    assert isinstance(raw, RawSegment)
+    tracemalloc.start()
+    compact.write_block(path, 0, raw, None, memory=8 << 20)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 8 << 20 < 12 * layout.row_nbytes
+
+
+def test_segments_hold_whole_time_blocks() -> None:
+    for row in (8, 70_000, 1_700_000, 43_000_000, 10**9, 10**12):
+        for tolerance, height in ((None, compact.LOSSLESS_HEIGHT), (1e-2, compact.BOUNDED_HEIGHT)):
+            frames = segment_frames(row, tolerance)
+            assert 16 <= frames <= 4096
+            assert frames % height == 0 or frames < height
+
+
+def test_a_compactor_that_is_stopped_drops_only_its_unfinished_block(tmp_path: Path) -> None:
+    rows = record(tmp_path / "run", 50, compact="never")
+    raw = Store.open(tmp_path / "run").segments[0]
+    assert isinstance(raw, RawSegment)
+    compactor = Compactor(tmp_path / "run", None, "after", sync=False, memory=1 << 28)
+    compactor.add(0, lambda: raw)
+    compactor._ending = True
+    compactor._next(pause=compactor._check_ending)
+    assert not list((tmp_path / "run/blocks").iterdir())
+    holds(Store.open(tmp_path / "run"), rows)
+    compactor.finish()
+    assert is_compact(tmp_path / "run")
+    holds(Store.open(tmp_path / "run"), rows)
+
+
+def test_the_verb(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    record(tmp_path / "run", 200, compact="never")
+    with pytest.raises(SystemExit) as end:
+        main(["compact", str(tmp_path / "run"), "--json"])
+    told = json.loads(capsys.readouterr().out)
+    assert end.value.code == 0
+    assert told["frames"] == 200
+    assert told["nbytes_after"] < told["nbytes_before"]
+    with pytest.raises(SystemExit) as end:
+        main(["compact", str(tmp_path / "run")])
+    assert "0 frames compressed" in capsys.readouterr().out
+    with pytest.raises(SystemExit) as end:
+        main(["compact", str(tmp_path / "nothing")])
+    assert end.value.code == 1
+    assert "does not exist" in capsys.readouterr().err

@@ -1,0 +1,57 @@
+"""Compaction of a recording that nobody is writing: what ``weightlapse compact RUN`` does."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from weightlapse.errors import DamagedRecording
+from weightlapse.store.compact import replace_segment
+from weightlapse.store.folder import LocalFolder
+from weightlapse.store.lock import Lock
+from weightlapse.store.reader import Store
+from weightlapse.store.segment import RawSegment
+from weightlapse.store.writer import tidy
+
+
+@dataclass(frozen=True)
+class Compaction:
+    """What was done: frames compressed, bytes on disk before and after, and for each segment that stayed a log the reason."""
+
+    frames: int
+    nbytes_before: int
+    nbytes_after: int
+    kept: tuple[str, ...]
+
+
+def _plainly(items: Iterable[Any], label: str) -> Iterable[Any]:
+    return items
+
+
+def compact_recording(
+    path: str | os.PathLike[str], track: Callable[[Iterable[Any], str], Iterable[Any]] = _plainly
+) -> Compaction:
+    """Compress every log segment of the recording at ``path``, with its own tolerance; ``track`` shows progress.
+
+    Raises :class:`CannotRecord` while a recorder writes there. A segment with a damaged frame stays as it is and is named in ``kept``.
+    """
+    Store.open(path)  # says what is wrong when this is no recording, before a lock is made in it
+    folder = Path(LocalFolder(path).location)
+    lock = Lock(folder)
+    try:
+        tidy(folder)
+        store = Store.open(folder)
+        before, frames, kept = store.stored_nbytes, 0, []
+        for segment in track([s for s in store.segments if isinstance(s, RawSegment)], "compressing"):
+            try:
+                replace_segment(folder, segment, segment.number, store.tolerance)
+                frames += segment.count
+            except DamagedRecording as error:
+                kept.append(str(error))
+        store.refresh()
+        return Compaction(frames, before, store.stored_nbytes, tuple(kept))
+    finally:
+        lock.release()
