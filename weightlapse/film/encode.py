@@ -43,6 +43,7 @@ class Reel:
     comment: str
     faithful: bool = False
     preset: str = "veryfast"
+    crf: int | None = None  # x264's and VP9's quality, lower is better; None: as good as cells need, or lossless when faithful
 
 
 class Writer(Protocol):
@@ -86,7 +87,8 @@ class Video:
         except ImportError:
             raise missing_extra("av", extra="film", purpose=f"writing .{container} films") from None
         self._av: Any = av
-        options = {"movflags": "+faststart+use_metadata_tags"} if container == "mp4" else {}
+        # the index goes to the front, so that a page can play before all is loaded; that needs a file to read back
+        options = {"movflags": "+faststart"} if container == "mp4" and hasattr(target, "name") else {}
         self._container: Any = av.open(target, "w", format=container, options=options)
         self._container.metadata["title"] = reel.title
         self._container.metadata["comment"] = reel.comment
@@ -105,10 +107,12 @@ class Video:
     @staticmethod
     def _codec(container: str, reel: Reel) -> tuple[str, dict[str, str]]:
         if container == "mp4":
-            quality = {"qp": "0"} if reel.faithful else {"crf": "18"}
+            # at the usual 18 slow changes of a cell are held back for many frames; 12 costs half as much again and shows them
+            quality = {"qp": "0"} if reel.faithful and reel.crf is None else {"crf": str(12 if reel.crf is None else reel.crf)}
             return "libx264", {"preset": reel.preset, **quality}
         speed = "8" if reel.preset in PRESETS[:3] else "4"
-        quality = {"lossless": "1"} if reel.faithful else {"crf": "22", "b": "0"}
+        lossless = reel.faithful and reel.crf is None
+        quality = {"lossless": "1"} if lossless else {"crf": str(16 if reel.crf is None else reel.crf), "b": "0"}
         return "libvpx-vp9", {"deadline": "realtime", "cpu-used": speed, "row-mt": "1", **quality}
 
     def write(self, surface: Surface, times: int) -> None:

@@ -32,7 +32,7 @@ class Lineage:
             if after.start < after.stop:
                 # what did not change keeps its order
                 kept = {name: axes for name, axes in orders.items() if after.shapes.get(name) == before.shapes[name]}
-                orders = kept | _orders(run, before, after, orders)
+                orders = {**kept, **_orders(run, before, after, orders)}
                 self._orders.append((after.start, orders))
 
     def at(self, frame: int) -> Orders:

@@ -47,6 +47,7 @@ def make_film(
     groups: Mapping[str, Any] | None = None,
     faithful: bool = False,
     preset: str = "veryfast",
+    crf: int | None = None,
     title: str = "",
 ) -> Film:
     """Draw every weight at every step, as a film or a still, by the suffix of ``path``.
@@ -73,6 +74,7 @@ def make_film(
         groups: for the panel "groups": label -> (tensor, flat positions to average).
         faithful: 4:4:4 without loss: decoded colours at most 2 of 255 off. Not every player shows it.
         preset: x264's trade of speed for size, "ultrafast" to "veryslow".
+        crf: quality of mp4 and webm, 0 (best) to 51; 12 (webm: 16) by default, and without loss when ``faithful``.
         title: heading; the recording's name by default.
 
     Returns:
@@ -101,6 +103,8 @@ def make_film(
     table = colours.theme(theme).table(cmap)
     if preset not in PRESETS:
         raise InvalidArgument(f"preset must be one of {', '.join(map(repr, PRESETS))}, not {preset!r}")
+    if crf is not None and not (isinstance(crf, int) and 0 <= crf <= 51):
+        raise InvalidArgument(f"crf={crf!r} must be a whole number from 0 (best) to 51")
     picked = check_frames(frames, len(run.steps))
     single = suffix in STILL and target is not None and not numbered(target)
     if single:
@@ -130,7 +134,7 @@ def make_film(
     groups_of = _runs(shown)
     steps = np.asarray(run.steps)
     comment = f"weightlapse film of {_name(run)}, steps {int(steps[shown].min())} to {int(steps[shown].max())}"
-    reel = Reel(width, height, rate, len(groups_of), order.title or _name(run), comment, faithful, preset)
+    reel = Reel(width, height, rate, len(groups_of), order.title or _name(run), comment, faithful, preset, crf)
     surface = surface_for(suffix, reel, table, scene.series_used, cmap)
 
     def shoot(out: Any) -> None:
