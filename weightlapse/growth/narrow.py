@@ -17,11 +17,11 @@ from weightlapse.growth import attributes
 from weightlapse.growth.arrays import Array
 from weightlapse.growth.attributes import Setting
 from weightlapse.growth.certificate import Certificate, Check, Trial, live_units
+from weightlapse.growth.constants import constant_units, fold_constants
 from weightlapse.growth.families import Family, all_families, families_named
 from weightlapse.growth.module import changed_tensor, copied, tensors_of, unwrapped, with_tensors
 from weightlapse.growth.optimizer import powers_of, rebuilt
 from weightlapse.growth.plan import AxisMap, Plan
-from weightlapse.growth.reading import constant_units, fold_constants
 from weightlapse.growth.readings import first_reading
 from weightlapse.growth.refusals import averages
 from weightlapse.growth.result import Growth
@@ -50,6 +50,7 @@ def narrow(
     model: nn.Module,
     *examples: Any,
     groups: Sequence[str] | None = None,
+    proven: bool = False,
     optimizer: torch.optim.Optimizer | None = None,
     wiring: Wiring | None = None,
 ) -> Growth:
@@ -62,7 +63,9 @@ def narrow(
     units that stay. Units under a norm that averages over them are left alone.
 
     A unit that was the same for every input tried may differ on inputs of another kind; the certificate says how many went
-    for that reason. Raises CannotGrow, InvalidArgument and VacuousComparison as ``widen`` does.
+    for that reason, and ``proven=True`` keeps them: then only doubled and unread units go, which no input can tell.
+
+    Raises CannotGrow, InvalidArgument and VacuousComparison as ``widen`` does.
 
     >>> import torch, weightlapse as wl
     >>> net = torch.nn.Sequential(torch.nn.Linear(4, 8), torch.nn.Tanh(), torch.nn.Linear(8, 2))
@@ -79,7 +82,7 @@ def narrow(
         wiring = trace(model, *examples)
     families = _families(wiring, groups)
     trial = Trial.of(model, examples)
-    surplus = [s for s in (_surplus(model, f, trial) for f in families) if len(s.kept) < s.family.size]
+    surplus = [s for s in (_surplus(model, f, trial, proven) for f in families) if len(s.kept) < s.family.size]
     grown, plan, checks, said = _without(model, wiring, surplus, trial)
     if len(surplus) > 1 and checks is None:
         # One family that must not shrink spoils all: keep those that hold alone.
@@ -134,7 +137,7 @@ def _families(wiring: Wiring, groups: Sequence[str] | None) -> list[Family]:
     return chosen
 
 
-def _surplus(model: nn.Module, family: Family, trial: Trial) -> Surplus:
+def _surplus(model: nn.Module, family: Family, trial: Trial, proven: bool) -> Surplus:
     """Units that are doubled, unread or constant, in this order."""
     found = Surplus(family, np.arange(family.size))
     values = {
@@ -142,7 +145,7 @@ def _surplus(model: nn.Module, family: Family, trial: Trial) -> Surplus:
     }
     made = [m for m in family.members if "in" not in m.roles and m.tensor in values]
     read = [m for m in family.members if "in" in m.roles and m.tensor in values]
-    constants = constant_units(trial, family)
+    constants = {} if proven else constant_units(trial, family)
     first: dict[bytes, int] = {}
     for unit in range(family.size):
         if read and all(not np.take(values[m.tensor], m.index[unit], axis=m.axis).any() for m in read):

@@ -13,14 +13,15 @@ from torch import nn
 from weightlapse.growth.families import Family
 from weightlapse.growth.layers import is_linear
 from weightlapse.growth.module import tensors_of
-from weightlapse.growth.running import outputs
+from weightlapse.growth.running import outputs, random_like
 from weightlapse.wiring.data import Member
 
+_MORE = 4  # further random inputs per example: a unit that fires rarely shall not be taken for dead
 Values = Mapping[str, NDArray[Any]]  # consumer tensor -> the constant at each position of the unit
 
 
 def constant_units(trial: Any, family: Family) -> dict[int, Values]:
-    """Units that are the same for every input of ``trial``, with what each of their readers is given.
+    """Units that are the same for every input of ``trial`` and some more random ones, with what each of their readers is given.
 
     Only where every reader is a linear layer or a convolution, and can take the constant up: a zero always, another value in a
     bias, behind a convolution only without padding (at the border the unit is missing).
@@ -108,10 +109,12 @@ def _ranges(
         return layer.register_forward_pre_hook(hook)
 
     handles = [watch(m.tensor, layer) for m, layer in readers]
+    runs = [(mode, example) for _, mode, weights, _, example, _ in trial.rounds if weights == "own"]
+    generator = torch.Generator().manual_seed(1)
+    more = [("eval", random_like(example, generator)) for _, example in runs for _ in range(_MORE)]
     try:
-        for _, mode, weights, _, example, _ in trial.rounds:
-            if weights == "own":
-                _run(model, example, mode)
+        for mode, example in runs + more:
+            _run(model, example, mode)
     finally:
         for handle in handles:
             handle.remove()
