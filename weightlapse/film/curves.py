@@ -155,7 +155,8 @@ class Curves:
         left, top, _, _ = self.plot
         values = [_at(line, moment.step) for line in self.lines]
         self._say(painter, values)
-        if painter.curves(left, top, self._points(moment.step), self._thickness()):
+        if painter.keeps_curves:
+            painter.curves(left, top, self._points(moment.step), self._thickness())
             return
         until = int(np.clip(round(float(self._across(moment.step))), 0, self.plot[2] - 1)) + 1
         radius = self._radius

@@ -43,7 +43,9 @@ class Reel:
     comment: str
     faithful: bool = False
     preset: str = "veryfast"
-    crf: int | None = None  # x264's and VP9's quality, lower is better; None: as good as cells need, or lossless when faithful
+    crf: int | None = (
+        None  # x264's and VP9's quality, lower is better; None: as good as cells need, or lossless when faithful
+    )
 
 
 class Writer(Protocol):
@@ -108,7 +110,11 @@ class Video:
     def _codec(container: str, reel: Reel) -> tuple[str, dict[str, str]]:
         if container == "mp4":
             # at the usual 18 slow changes of a cell are held back for many frames; 12 costs half as much again and shows them
-            quality = {"qp": "0"} if reel.faithful and reel.crf is None else {"crf": str(12 if reel.crf is None else reel.crf)}
+            quality = (
+                {"qp": "0"}
+                if reel.faithful and reel.crf is None
+                else {"crf": str(12 if reel.crf is None else reel.crf)}
+            )
             return "libx264", {"preset": reel.preset, **quality}
         speed = "8" if reel.preset in PRESETS[:3] else "4"
         lossless = reel.faithful and reel.crf is None

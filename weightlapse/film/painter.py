@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -57,6 +58,7 @@ class Painter:
     """Draws on ``surface``; pure pixels, no memory of what was drawn."""
 
     surface: Surface
+    keeps_curves: ClassVar[bool] = False
 
     def text(
         self,
@@ -90,9 +92,9 @@ class Painter:
         ):
             self.fill(*box, tone)
 
-    def curves(self, x: int, y: int, lines: Sequence[tuple[NDArray[np.float64], Tone]], thickness: float) -> bool:
-        """Draw curves given in pixels from (x, y), where this painter keeps them as curves; False: they must come as codes."""
-        return False
+    def curves(self, x: int, y: int, lines: Sequence[tuple[NDArray[np.float64], Tone]], thickness: float) -> None:
+        """Draw curves given in pixels from (x, y); only where ``keeps_curves``, otherwise they are painted as codes."""
+        raise NotImplementedError
 
     def paint(self, x: int, y: int, codes: Codes) -> None:
         self.surface.paint(x, y, codes)

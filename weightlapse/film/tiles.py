@@ -81,7 +81,9 @@ class Tile:
         flat = self.grid.arrange(values)
         drawn = thin(flat.T if self.upright else flat, *self.thinned, scale.spike)
         folded = fold(encode(drawn, scale.limit), self.parts, across=self.across)
-        return np.pad(folded, ((0, 1), (0, 1)), constant_values=GROUND)
+        codes = np.full((folded.shape[0] + 1, folded.shape[1] + 1), GROUND, dtype=np.uint16)
+        codes[:-1, :-1] = folded
+        return codes
 
     def says(self) -> str:
         """What the reader must know when a cell is not one weight; empty otherwise."""

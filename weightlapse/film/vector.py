@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import IO, Any
+from typing import IO, Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -74,6 +74,7 @@ class VectorPainter(Painter):
     """The painter's verbs as Matplotlib artists."""
 
     surface: _Paper
+    keeps_curves: ClassVar[bool] = True
 
     def text(
         self,
@@ -101,7 +102,7 @@ class VectorPainter(Painter):
         )
         return glyphs.width(string, px, bold)
 
-    def curves(self, x: int, y: int, lines: Sequence[tuple[NDArray[np.float64], Tone]], thickness: float) -> bool:
+    def curves(self, x: int, y: int, lines: Sequence[tuple[NDArray[np.float64], Tone]], thickness: float) -> None:
         from matplotlib.lines import Line2D
 
         paper = self.surface
@@ -118,7 +119,6 @@ class VectorPainter(Painter):
                 solid_capstyle="round",
             )
             paper.figure.add_artist(line)
-        return True
 
 
 def write_vector(
