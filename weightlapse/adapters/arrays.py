@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, MutableMapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -12,8 +13,18 @@ from weightlapse.adapters.source import ArrayInfo, Selection, Views
 from weightlapse.errors import CannotRecord, InvalidArgument, closest
 
 
+@dataclass(frozen=True)
+class BFloat16:
+    """An array of bfloat16 values, which NumPy does not have, as the uint16 patterns of their bits."""
+
+    patterns: NDArray[np.uint16]
+    dtype = "bfloat16"
+
+
 def as_array(name: str, value: Any) -> NDArray[Any]:
     """``value`` as the array that is stored for it, without a copy where possible. bfloat16 arrays become their uint16 patterns."""
+    if isinstance(value, BFloat16):
+        return value.patterns
     if hasattr(value, "detach"):  # a torch tensor inside a mapping
         from weightlapse.adapters.torch import as_numpy
 

@@ -9,6 +9,7 @@ from typing import Any
 from numpy.typing import NDArray
 
 from weightlapse.adapters.arrays import ArraySource, load_mapping
+from weightlapse.adapters.checkpoints import Checkpoint, CheckpointSource
 from weightlapse.adapters.source import Selection, Source
 from weightlapse.errors import InvalidArgument
 
@@ -43,6 +44,8 @@ def find_source(model: Any, selection: Selection, optimizers: Sequence[Any] = ()
             return NnxSource(model, selection)
         if is_pytree(model):
             return JaxSource(selection)
+    if isinstance(model, Checkpoint):
+        return CheckpointSource(selection)
     if isinstance(model, Mapping):
         return ArraySource(selection)
     raise InvalidArgument(

@@ -125,18 +125,18 @@ class WatchCallback(keras.callbacks.Callback):
 
         self.recorder = weightlapse.watch(self._model, self.path, **{**self._watch, **more})
 
-    def _begin_late(self, step: int) -> None:
+    def _begin_late(self, step: int, logs: Any) -> None:
         """The model came to be in its first step, so its weights before that are out of reach: said, and recorded as a gap."""
         why = "the model had no weights before fit(): call it on one batch, or give it an Input, to have them recorded"
         self._begin(first_step=step)
         self.recorder.gap(0, step - 1, why)
+        self.recorder.log(**_numbers(logs))
         warnings.warn(f"the recording {self.path} begins at step {step}: {why}", stacklevel=2)
 
     def on_train_batch_end(self, batch: int, logs: Mapping[str, Any] | None = None) -> None:
         if self.recorder is None:
             self._updates, before = updates(self._model), self._updates
-            self._begin_late(self._updates - before)
-            self.recorder.log(**_numbers(logs))
+            self._begin_late(self._updates - before, logs)
             return
         if not self.recorder.active:
             return

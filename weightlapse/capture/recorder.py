@@ -57,6 +57,7 @@ class Recorder:
     ) -> None:
         self.path: Path = writer.path
         self.failed: str | None = None
+        self.strict = os.environ.get("WEIGHTLAPSE_STRICT") == "1"
         self._source = source
         self._layout = writer.layout
         self._ring = ring
@@ -290,7 +291,7 @@ class Recorder:
                 self._pump.note(lambda writer: writer.stopped(step, reason))
             self._detach()
             self._finalizer()
-        if os.environ.get("WEIGHTLAPSE_STRICT") == "1":
+        if self.strict:
             raise error
         if first:
             kind = "" if isinstance(error, WeightlapseError) else f"{type(error).__name__}: "

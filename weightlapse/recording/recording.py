@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from weightlapse.errors import InvalidArgument, MissingStep, UnknownTensor, closest
 from weightlapse.recording.epoch import Epoch
 from weightlapse.recording.track import Track
-from weightlapse.store.layout import widen
+from weightlapse.store.layout import Layout, widen
 from weightlapse.store.reader import Store
 
 
@@ -192,6 +192,14 @@ class Recording:
         stored = self._store.read_frame(number, [t.name for t in specs])
         values = {t.name: widen(stored[t.name], t.dtype) for t in specs}
         return {name: values[t.name] for t in specs for name in (t.name, *t.aliases)}
+
+    def layout_at(self, frame: int) -> Layout:
+        """Which tensors, of what dtype and shape, a frame holds."""
+        return self._store.layout_at(frame)
+
+    def stored_frame(self, frame: int) -> dict[str, NDArray[Any]]:
+        """One frame as it is stored: every tensor under its first name, bfloat16 as uint16 patterns."""
+        return self._store.read_frame(self._frame(None, frame))
 
     def load_into(self, model: Any, step: int | None = None, *, frame: int | None = None) -> None:
         """Put the weights (and buffers) of one frame back into a model, in place; the last frame when neither is given."""

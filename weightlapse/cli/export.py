@@ -1,0 +1,27 @@
+"""``weightlapse export``: a recording in another format."""
+
+from __future__ import annotations
+
+import json
+
+import click
+
+from weightlapse.recording.recording import load
+
+KINDS = ("zarr", "safetensors", "npz", "parquet", "tensorboard")
+
+
+@click.command("export", help="Write a recording in another format; values arrive exactly.")
+@click.argument("run", type=click.Path())
+@click.option("--to", "kind", required=True, type=click.Choice(KINDS), help="The format.")
+@click.option("-o", "dest", required=True, type=click.Path(), help="What to write; it must not exist yet.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+def command(run: str, kind: str, dest: str, as_json: bool) -> None:
+    recording = load(run)
+    recording.export(kind, dest)
+    if as_json:
+        click.echo(
+            json.dumps({"path": dest, "format": kind, "frames": recording.frames, "tensors": len(recording.names)})
+        )
+    else:
+        click.echo(f"{dest}: {recording.frames} frames of {len(recording.names)} tensors as {kind}")

@@ -1,0 +1,231 @@
+"""Recordings in other formats. Every value arrives exactly; bfloat16 becomes float32, which holds every one of them, unless said otherwise."""
+
+from __future__ import annotations
+
+import importlib
+import json
+import os
+import shutil
+import struct
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from weightlapse.errors import InvalidArgument, missing_extra
+from weightlapse.progress import track
+from weightlapse.recording.pieces import Piece, file_name, pieces
+from weightlapse.store.layout import TensorSpec
+
+if TYPE_CHECKING:
+    from weightlapse.recording.recording import Recording
+
+
+def export(run: Recording, kind: str, dest: str | os.PathLike[str]) -> None:
+    """Write ``run`` as ``kind`` to ``dest``, which must not exist yet; nothing is left there when it fails."""
+    if kind not in _WRITERS:
+        raise InvalidArgument(f"there is no export to {kind!r}; there are {', '.join(_WRITERS)}")
+    target = Path(dest)
+    if os.path.lexists(target):
+        raise InvalidArgument(f"{target} exists already: exports never replace anything; choose another path")
+    if run.frames == 0:
+        raise InvalidArgument(f"{run.path} has no frames yet: there is nothing to export")
+    target.parent.mkdir(parents=True, exist_ok=True)
+    building = target.with_name(f".{target.name}.{os.getpid()}")
+    try:
+        _WRITERS[kind](run, building)
+        building.rename(target)
+    except BaseException:
+        shutil.rmtree(building, ignore_errors=True)
+        building.unlink(missing_ok=True)
+        raise
+
+
+def _needs(module: str, purpose: str) -> Any:
+    try:
+        return importlib.import_module(module)
+    except ImportError:
+        raise missing_extra(module.split(".")[0], extra="export", purpose=purpose) from None
+
+
+def _facts(run: Recording) -> dict[str, Any]:
+    return {
+        "weightlapse": {
+            "meta": run.meta,
+            "events": [list(event) for event in run.events],
+            "gaps": [list(gap) for gap in run.gaps],
+            "aliases": run.aliases,
+            "tolerance": run.tolerance,
+            "wiring": run.wiring_spec,
+        }
+    }
+
+
+def _described(run: Recording, piece: Piece) -> dict[str, Any]:
+    """What a format without frames and streams should know of an array."""
+    name = piece.track.name
+    return {"tensor": name, "dtype": run.dtypes[name], "stream": run.streams[name], "first_frame": piece.start}
+
+
+def to_zarr(run: Recording, dest: Path) -> None:
+    """Zarr v3: an array (T, \\*S) per tensor, "step" (T,), and the scalars in a group "scalars"; time in chunks of 64 frames."""
+    zarr = _needs("zarr", "exporting to Zarr")
+    codec = zarr.codecs.BloscCodec(cname="zstd", clevel=5, shuffle="shuffle")
+    root = zarr.create_group(store=str(dest), zarr_format=3, attributes=_facts(run))
+
+    def write(group: Any, name: str, array: Any, attributes: dict[str, Any], dims: list[str]) -> Any:
+        chunks = tuple(max(1, min(64 if i == 0 else 512, n)) for i, n in enumerate(array.shape))
+        return group.create_array(
+            name,
+            shape=array.shape,
+            dtype=array.dtype,
+            chunks=chunks,
+            compressors=[codec],
+            attributes=attributes,
+            dimension_names=dims,
+        )
+
+    write(root, "step", run.steps, {}, ["frame"])[:] = run.steps
+    scalars = root.create_group("scalars")
+    for name, column in run.scalars.items():
+        write(scalars, file_name(name), column, {"scalar": name}, ["frame"])[:] = column
+    tensors = root.create_group("tensors")
+    for piece in track(pieces(run), "exporting"):
+        dims = [
+            "frame" if piece.start == 0 else f"frame from {piece.start}",
+            *(f"axis{i}" for i in range(piece.track.ndim - 1)),
+        ]
+        array = write(tensors, file_name(piece.name), piece.track, _described(run, piece), dims)
+        for part, values in piece.chunks():
+            array[part] = values
+
+
+def to_npz(run: Recording, dest: Path) -> None:
+    """One ``.npz``: an array (T, \\*S) per tensor under its name, "step", and "scalar:NAME"."""
+    with zipfile.ZipFile(dest, "w", zipfile.ZIP_STORED) as archive:
+
+        def write(name: str, array: Any, parts: Any) -> None:
+            with archive.open(f"{name}.npy", "w", force_zip64=True) as file:
+                header = {
+                    "descr": np.lib.format.dtype_to_descr(array.dtype),
+                    "fortran_order": False,
+                    "shape": tuple(array.shape),
+                }
+                np.lib.format.write_array_header_2_0(file, header)
+                for values in parts:
+                    file.write(np.ascontiguousarray(values).tobytes())
+
+        write("step", run.steps, [run.steps])
+        for name, column in run.scalars.items():
+            write(f"scalar:{name}", column, [column])
+        for piece in track(pieces(run), "exporting"):
+            write(piece.name, piece.track, (values for _, values in piece.chunks()))
+
+
+_SAFETENSORS = {
+    "float64": "F64", "float32": "F32", "float16": "F16", "bfloat16": "BF16", "bool": "BOOL",
+    **{f"{sign}{bits}": f"{letter}{bits}" for sign, letter in (("int", "I"), ("uint", "U")) for bits in (8, 16, 32, 64)},
+}  # fmt: skip
+
+
+def to_safetensors(run: Recording, dest: Path) -> None:
+    """A folder with one ``step-NNNNNNNN.safetensors`` per frame, bfloat16 as it is. Of tied tensors the first name is written."""
+    dest.mkdir()
+    for frame in track(range(run.frames), "exporting"):
+        layout = run.layout_at(frame)
+        for spec in layout.tensors:
+            if spec.dtype not in _SAFETENSORS:
+                raise InvalidArgument(
+                    f"{spec.name} has dtype {spec.dtype}, which safetensors files cannot hold: export to zarr or npz"
+                )
+        _write_safetensors(dest / f"step-{run.steps[frame]:08d}.safetensors", run, frame, layout.tensors)
+
+
+def _write_safetensors(path: Path, run: Recording, frame: int, specs: tuple[TensorSpec, ...]) -> None:
+    values = run.stored_frame(frame)
+    header: dict[str, Any] = {"__metadata__": {"step": str(run.steps[frame]), "format": "pt"}}
+    end = 0
+    for spec in specs:
+        header[spec.name] = {
+            "dtype": _SAFETENSORS[spec.dtype],
+            "shape": list(spec.shape),
+            "data_offsets": [end, end + spec.nbytes],
+        }
+        end += spec.nbytes
+    text = json.dumps(header, ensure_ascii=False).encode()
+    text += b" " * (-len(text) % 8)
+    with open(path, "wb") as file:
+        file.write(struct.pack("<Q", len(text)) + text)
+        for spec in specs:
+            file.write(values[spec.name].astype(spec.storage, copy=False).tobytes())
+
+
+def to_parquet(run: Recording, dest: Path) -> None:
+    """One Parquet file, a row per frame: "frame", "step", "scalar:NAME", and a fixed-size list per tensor (shape in the field's metadata)."""
+    pa, parquet = _needs("pyarrow", "exporting to Parquet"), _needs("pyarrow.parquet", "exporting to Parquet")
+    found = pieces(run)
+    fields = [pa.field("frame", pa.int64()), pa.field("step", pa.int64())]
+    fields += [pa.field(f"scalar:{name}", pa.float64()) for name in run.scalars]
+    for piece in found:
+        if piece.track.dtype.kind == "c":
+            raise InvalidArgument(f"{piece.name} is complex, which Parquet cannot hold: export to zarr or npz")
+        size = int(np.prod(piece.track.shape[1:]))
+        about = {"shape": json.dumps(piece.track.shape[1:]), **{k: str(v) for k, v in _described(run, piece).items()}}
+        fields.append(pa.field(piece.name, pa.list_(pa.from_numpy_dtype(piece.track.dtype), size), metadata=about))
+    schema = pa.schema(fields, metadata={"weightlapse": json.dumps(_facts(run)["weightlapse"])})
+    row = sum(piece.track[0:1].nbytes for piece in found)
+    stride = max(1, min(1024, (32 << 20) // max(row, 1)))
+    with parquet.ParquetWriter(dest, schema, compression="zstd") as writer:
+        for first in track(range(0, run.frames, stride), "exporting"):
+            last = min(first + stride, run.frames)
+            columns = [pa.array(np.arange(first, last)), pa.array(run.steps[first:last])]
+            columns += [pa.array(column[first:last]) for column in run.scalars.values()]
+            columns += [_lists(pa, schema.field(piece.name).type, piece, first, last) for piece in found]
+            writer.write_table(pa.Table.from_arrays(columns, schema=schema))
+
+
+def _lists(pa: Any, kind: Any, piece: Piece, first: int, last: int) -> Any:
+    """The rows ``[first, last)`` of a tensor's column: null where the tensor was not there."""
+    inside = piece.track[max(first - piece.start, 0) : max(last - piece.start, 0)]
+    start = min(max(piece.start - first, 0), last - first)
+    rows = np.zeros((last - first, *piece.track.shape[1:]), piece.track.dtype)
+    missing = np.ones(last - first, bool)
+    rows[start : start + len(inside)] = inside
+    missing[start : start + len(inside)] = False
+    return pa.FixedSizeListArray.from_arrays(
+        pa.array(rows.ravel()), type=kind, mask=pa.array(missing) if missing.any() else None
+    )
+
+
+def to_xarray(run: Recording) -> Any:
+    """An ``xarray.Dataset`` in memory: tensors over ("step", ...), scalars under their names ("scalar:NAME" where a tensor has it)."""
+    xarray = _needs("xarray", "Recording.to_xarray")
+    data: dict[str, Any] = {}
+    coords: dict[str, Any] = {"step": run.steps}
+    for piece in pieces(run):
+        time = "step"
+        if len(piece.track) != run.frames:
+            time = f"step@{piece.start}"
+            coords[time] = piece.track.steps
+        dims = (time, *(f"{piece.name}.{i}" for i in range(piece.track.ndim - 1)))
+        data[piece.name] = xarray.Variable(dims, piece.track[:], _described(run, piece))
+    for name, column in run.scalars.items():
+        data[name if name not in data else f"scalar:{name}"] = xarray.Variable(("step",), column)
+    return xarray.Dataset(
+        data, coords, {"events": [f"{step}: {text}" for step, text in run.events], "path": str(run.path)}
+    )
+
+
+def _to_tensorboard(run: Recording, dest: Path) -> None:
+    importlib.import_module("weightlapse.recording.tensorboard").to_tensorboard(run, dest)
+
+
+_WRITERS: dict[str, Callable[[Recording, Path], None]] = {
+    "zarr": to_zarr,
+    "safetensors": to_safetensors,
+    "npz": to_npz,
+    "parquet": to_parquet,
+    "tensorboard": _to_tensorboard,
+}
