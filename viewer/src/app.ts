@@ -143,7 +143,7 @@ export class App {
     store.onChange((changed) => this.changed(changed));
     stage.onPlace = () => this.probe.update(this.shown, player.playing ? 96 : 0);
     stage.onPick = (place) => this.pick(place);
-    stage.onProblem = (text) => this.complain(text);
+    stage.onProblem = (text) => { if (text === null) this.complain(null); else this.trouble(text); };
     stage.onDrawn = (frame) => this.drawn(frame);
     timeline.onPlay = () => player.toggle();
     timeline.onScrub = (active) => {
@@ -215,7 +215,7 @@ export class App {
     try {
       await this.loadLimits();
     } catch (error) {
-      this.complain((error as Error).message);
+      this.trouble((error as Error).message);
     }
     this.stage.refresh();
     this.describe();
@@ -308,7 +308,7 @@ export class App {
     this.root.dataset.state = "ready";
     this.timeline.shown(frame);
     this.probe.update(frame, this.player.playing ? 96 : 0);
-    if (!this.player.playing) this.inspector.draw();
+    if (!this.player.playing) { this.inspector.draw(); this.toolbar.reduced(this.stage.reduced); }
     this.film.frame(this.stage, this.title(), this.run.steps[frame]);
   }
 
@@ -434,6 +434,14 @@ export class App {
   private complain(text: string | null): void {
     this.problem.textContent = text ?? "";
     this.problem.hidden = !text;
+  }
+
+  /** A picture that could not be had: before the first one there is nothing to look at. */
+  private trouble(text: string): void {
+    this.complain(text);
+    if (this.root.dataset.state === "ready") return;
+    this.root.dataset.state = "error";
+    if (this.options.page) document.body.dataset.wlState = "error";
   }
 
   private fail(text: string): void {

@@ -166,6 +166,12 @@ export class Stage {
     return span && { span, f };
   }
 
+  /** Whether some cells are smaller than a pixel of the screen. */
+  get reduced(): boolean {
+    const ratio = devicePixelRatio || 1;
+    return this.panels.some((p) => { const b = this.boxOf(p, this.store.view.frame); return Math.min(b.dx, b.dy) * ratio < 0.99; });
+  }
+
   /** Fetches what is on the screen for the current frame, exactly; in eight bits while a hand is scrubbing. */
   refresh(hurry = false): void {
     if (this.playing) return;

@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 STEPS = 125  # codes on each side of zero
+SMALLEST_LIMIT = 1e-35  # below it float32, in which pictures are drawn, has no digits left
 MODES = ("extreme", "mean", "min", "max")
 
 
@@ -32,6 +33,11 @@ class Pooled:
     def mean(self) -> NDArray[np.float32]:
         with np.errstate(invalid="ignore", over="ignore"):
             return (self.total / self.count).astype(np.float32)
+
+
+def _as_float32(values: NDArray[Any]) -> NDArray[np.float32]:
+    with np.errstate(over="ignore"):  # what is too large for float32 is drawn as infinite
+        return np.asarray(values, np.float32)
 
 
 def _halve(array: NDArray[Any], axis: int, ufunc: np.ufunc) -> NDArray[Any]:
@@ -52,7 +58,7 @@ def pool(values: NDArray[Any], fr: int, fc: int) -> Pooled:
     >>> pool(np.arange(6.0).reshape(2, 3), 2, 2).high.tolist()
     [[4.0, 5.0]]
     """
-    low = high = np.asarray(values, np.float32)
+    low = high = _as_float32(values)
     total = np.asarray(values, np.float64)
     count = np.ones(low.shape, np.float64)
     with np.errstate(invalid="ignore", over="ignore"):
@@ -66,7 +72,7 @@ def pool(values: NDArray[Any], fr: int, fc: int) -> Pooled:
 
 def reduce_to(values: NDArray[Any], fr: int, fc: int, mode: str) -> NDArray[np.float32]:
     """One number per tile: its ``mean``, ``min``, ``max``, or ``extreme`` (of min and max, the one farther from zero)."""
-    low = high = np.asarray(values, np.float32)
+    low = high = _as_float32(values)
     if fr == fc == 1:
         return low
     if mode == "mean":
@@ -88,7 +94,8 @@ def reduce_to(values: NDArray[Any], fr: int, fc: int, mode: str) -> NDArray[np.f
 
 def codes(values: NDArray[np.float32], limit: float) -> NDArray[np.uint8]:
     """Eight-bit codes of ``values`` on a symmetric scale of +-``limit`` (see the module's table)."""
-    scaled = np.asarray(values, np.float32) * np.float32(STEPS / limit)
+    with np.errstate(over="ignore", invalid="ignore"):
+        scaled = np.asarray(values, np.float32) * np.float32(STEPS / limit)
     finite = np.isfinite(scaled.sum(dtype=np.float64))
     if finite:
         np.clip(scaled, -STEPS - 1, STEPS + 1, out=scaled)
@@ -114,4 +121,4 @@ def scale_limit(values: NDArray[Any]) -> float:
         return 1.0
     largest = float(magnitude.max())
     limit = min(largest, 3 * float(np.quantile(magnitude, 0.99))) or largest
-    return limit if limit > 0 else 1.0
+    return max(limit, SMALLEST_LIMIT) if limit > 0 else 1.0

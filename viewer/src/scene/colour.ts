@@ -54,7 +54,8 @@ export function scaleLimit(values: ArrayLike<number>): number {
   }
   sizes.sort((a, b) => a - b);
   const percentile = sizes.length ? sizes[Math.min(sizes.length - 1, Math.floor(sizes.length * 0.99))] : 0;
-  return Math.min(largest, 3 * percentile) || largest || 1;
+  const limit = Math.min(largest, 3 * percentile) || largest;
+  return limit > 0 ? Math.max(limit, 1e-35) : 1;
 }
 
 export type Mode = "extreme" | "mean" | "min" | "max";

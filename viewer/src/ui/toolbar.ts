@@ -12,14 +12,15 @@ export class Toolbar {
   readonly element: HTMLElement;
   readonly filmButton: HTMLButtonElement;
   private title = h("h1", {});
+  private small: HTMLElement;
   private shape = h("span", { class: "chip-text" });
   private selects: { scale: HTMLSelectElement; diff: HTMLSelectElement; order: HTMLSelectElement; cells: HTMLSelectElement; show: HTMLSelectElement };
 
   constructor(private store: Store, actions: Actions, pair: boolean, grown: boolean) {
     const show = choice("Show", [["one", "chosen tensors"], ["all", "whole network"], ...(pair ? [["pair", "two runs"] as [string, string]] : [])],
       "one", (v) => store.set({ show: v as View["show"], zoom: "" }));
-    const diff = choice("Values", [["", "weights"], ["first", "change since the first frame"], ["prev", "update of this step"],
-      ["chosen", "change since this frame"]], "", (v) => store.set({ diff: v === "chosen" ? `frame:${store.view.frame}` : v }));
+    const diff = choice("Values", [["", "weights"], ["first", "change since start"], ["prev", "update of the step"],
+      ["chosen", "change since here"]], "", (v) => store.set({ diff: v === "chosen" ? `frame:${store.view.frame}` : v }));
     const scale = choice("Scale", [["tensor", "of the tensor"], ["global", "of the network"], ["step", "of each step"]], "tensor",
       (v) => store.set({ scale: v as View["scale"] }));
     const order = choice("Units", [["", "as stored"], ["norm", "largest first"], ["canonical", "canonical order"],
@@ -33,6 +34,7 @@ export class Toolbar {
     this.filmButton = button("Save a film from here to the end", "M1.5 3.5h9v9h-9zM11.5 7l3-2v6l-3-2z", actions.film);
     const tree = button("Tensors", "M1.5 3h13v1.6h-13zM1.5 7.2h13v1.6h-13zM1.5 11.4h13V13h-13z", actions.tree);
     tree.classList.add("only-narrow");
+    this.small = cells.element;
     this.element = h("div", { class: "toolbar" },
       h("div", { class: "headline" }, tree, this.title, this.shape, h("span", { class: "grow" }),
         button("Show all of it (double click)", "M2 2h5v1.6H3.6V7H2zM9 2h5v5h-1.6V3.6H9zM2 9h1.6v3.4H7V14H2zM12.4 9H14v5H9v-1.6h3.4z", actions.whole),
@@ -40,6 +42,9 @@ export class Toolbar {
         button("Light or dark", "M8 1.5a6.5 6.5 0 100 13zM8 1.5a6.5 6.5 0 010 13v-1a5.5 5.5 0 000-11z", actions.theme)),
       h("div", { class: "choices" }, show.element, diff.element, scale.element, order.element, cells.element));
   }
+
+  /** How several cells of one pixel are drawn is a question only while there are such pixels. */
+  reduced(some: boolean): void { this.small.hidden = !some && this.store.view.cells === "extreme"; }
 
   update(tensor: Tensor | undefined, shape: number[] | null, run: Run): void {
     const { scale, diff, order, cells, show, also, tensor: name } = this.store.view;
@@ -51,7 +56,7 @@ export class Toolbar {
     this.selects.cells.value = cells;
     this.selects.show.value = show;
     const chosen = diff.startsWith("frame:");
-    this.selects.diff.options[3].textContent = chosen ? `change since frame ${diff.slice(6)}` : "change since this frame";
+    this.selects.diff.options[3].textContent = chosen ? `change since frame ${diff.slice(6)}` : "change since here";
     this.selects.diff.value = chosen ? "chosen" : diff;
   }
 }

@@ -83,8 +83,15 @@ export class Tree {
       row.setAttribute("aria-selected", String(chosen));
       row.classList.toggle("also", also.includes(name));
       row.tabIndex = chosen ? 0 : -1;
-      if (chosen) row.scrollIntoView?.({ block: "nearest" });
+      if (chosen) this.reveal(row);
     }
+  }
+
+  /** Scrolls the list, and never the page, until the entry shows. */
+  private reveal(row: HTMLElement): void {
+    const box = this.list.getBoundingClientRect(), at = row.getBoundingClientRect();
+    if (at.top < box.top) this.list.scrollTop -= box.top - at.top + 8;
+    else if (at.bottom > box.bottom) this.list.scrollTop += at.bottom - box.bottom + 8;
   }
 
   private filter(text: string): void {

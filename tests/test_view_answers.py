@@ -1,0 +1,290 @@
+"""What the viewer answers: planes, pyramids, clips, trajectories and packed blocks, each against slow obvious twins."""
+
+from __future__ import annotations
+
+import json
+import threading
+import zlib
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
+from numpy.typing import NDArray
+
+import weightlapse as wl
+from weightlapse.errors import InvalidArgument, UnknownTensor
+from weightlapse.view.answers import Answers, Cancelled, nearest
+from weightlapse.view.pack import decoded, encode
+from weightlapse.view.plane import Plane
+from weightlapse.view.pyramid import codes, pool, reduce_to, scale_limit
+from weightlapse.view.subject import Subject
+
+
+def unpack(message: bytes, dtype: str | None = None) -> tuple[dict[str, Any], NDArray[Any]]:
+    length = int.from_bytes(message[:4], "little")
+    header = json.loads(message[4 : 4 + length])
+    return header, np.frombuffer(message[4 + length :], dtype or header["dtype"])
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Any:
+    path = tmp_path_factory.mktemp("view") / "run"
+    rng = np.random.default_rng(0)
+    state = {
+        "conv.weight": rng.standard_normal((4, 3, 2, 5)).astype(np.float32),
+        "fc.weight": rng.standard_normal((37, 53)),
+        "half": rng.standard_normal((3, 4)).astype(np.float16),
+        "count": np.arange(5, dtype=np.int64),
+    }
+    with wl.watch(state, path) as rec:
+        for step in range(20):
+            state["fc.weight"] = state["fc.weight"] + 0.1 * rng.standard_normal((37, 53))
+            state["conv.weight"] = state["conv.weight"] * np.float32(1.01)
+            if step == 10:
+                state["fc.weight"][3, 4] = np.nan
+            rec.step(state, loss=1 / (step + 1))
+    return wl.load(path)
+
+
+@pytest.fixture(scope="module")
+def answers(run: Any) -> Answers:
+    return Answers([Subject(run, "run")])
+
+
+# -- shapes ---------------------------------------------------------------------------------------------------------------
+
+
+@given(st.lists(st.integers(1, 5), min_size=0, max_size=5).map(tuple), st.data())
+def test_cells_and_indices_are_inverse(shape: tuple[int, ...], data: st.DataObject) -> None:
+    plane = Plane(shape)
+    row = data.draw(st.integers(0, plane.rows - 1))
+    col = data.draw(st.integers(0, plane.cols - 1))
+    assert plane.cell(plane.index(row, col)) == (row, col)
+
+
+@given(st.lists(st.integers(1, 5), min_size=1, max_size=5).map(tuple), st.data())
+def test_a_region_is_read_as_cut_from_the_whole(shape: tuple[int, ...], data: st.DataObject) -> None:
+    plane = Plane(shape)
+    values = np.arange(2 * np.prod(shape)).reshape(2, *shape)
+    twin = np.array([[values[(1, *plane.index(r, c))] for c in range(plane.cols)] for r in range(plane.rows)])
+    top, left = data.draw(st.integers(0, plane.rows - 1)), data.draw(st.integers(0, plane.cols - 1))
+    rows, cols = slice(top, data.draw(st.integers(top + 1, plane.rows))), slice(left, data.draw(st.integers(left + 1, plane.cols)))
+    assert np.array_equal(plane.read(values, 1, rows, cols), twin[rows, cols])
+    assert np.array_equal(plane.unfold(twin), values[1])
+
+
+# -- reduction ------------------------------------------------------------------------------------------------------------
+
+FLOATS = st.floats(width=32, allow_nan=True, allow_infinity=True)
+
+
+@given(
+    arrays(np.float32, st.tuples(st.integers(1, 13), st.integers(1, 13)), elements=FLOATS),
+    st.sampled_from([1, 2, 4, 8]),
+    st.sampled_from([1, 2, 4, 8]),
+)
+def test_tiles_hold_min_mean_and_max(values: NDArray[np.float32], fr: int, fc: int) -> None:
+    tiles = pool(values, fr, fc)
+    for i in range(tiles.low.shape[0]):
+        for j in range(tiles.low.shape[1]):
+            cells = values[i * fr : (i + 1) * fr, j * fc : (j + 1) * fc].astype(np.float64)
+            with np.errstate(all="ignore"):
+                assert np.array_equal(tiles.low[i, j], cells.min().astype(np.float32), equal_nan=True)
+                assert np.array_equal(tiles.high[i, j], cells.max().astype(np.float32), equal_nan=True)
+                np.testing.assert_allclose(tiles.mean()[i, j], cells.mean(), rtol=1e-5, atol=1e-5 * np.abs(cells).max())
+
+
+def test_a_single_spike_and_a_single_nan_survive_any_reduction() -> None:
+    values = np.random.default_rng(0).standard_normal((512, 512)).astype(np.float32)
+    values[100, 300], values[400, 20] = -50, np.nan
+    reduced = reduce_to(values, 64, 64, "extreme")
+    assert reduced[1, 4] == -50
+    assert np.isnan(reduced[6, 0])
+
+
+@given(arrays(np.float32, st.integers(1, 40), elements=FLOATS), st.floats(1e-3, 1e3))
+def test_codes_are_the_table_of_the_module(values: NDArray[np.float32], limit: float) -> None:
+    found = codes(values, limit)
+    for value, code in zip(values.tolist(), found.tolist(), strict=True):
+        if np.isnan(value):
+            assert code == 0
+        elif np.isinf(value):
+            assert code == (255 if value > 0 else 1)
+        elif abs(value) > limit * 126 / 125:
+            assert code == (254 if value > 0 else 2)
+        else:
+            assert abs((code - 128) - value * 125 / limit) <= 0.51
+
+
+def test_the_scale_ignores_one_outlier_and_marks_it() -> None:
+    values = np.random.default_rng(0).uniform(-1, 1, 10_000)
+    values[7] = 1e6
+    assert scale_limit(values) < 4
+    assert codes(values.astype(np.float32), scale_limit(values))[7] == 254
+    assert scale_limit(np.full(3, np.nan)) == 1.0
+    assert scale_limit(np.zeros(3)) == 1.0
+
+
+# -- answers --------------------------------------------------------------------------------------------------------------
+
+
+def test_a_plane_is_the_stored_values_bit_for_bit(run: Any, answers: Answers) -> None:
+    _, body = answers.reply("plane", {"tensor": "fc.weight", "frame": "15", "r": "3:9", "c": "4:40"})
+    header, values = unpack(body)
+    assert (header["dtype"], header["bound"]) == ("float64", 0.0)
+    assert values.reshape(6, 36).tobytes() == run["fc.weight"][15, 3:9, 4:40].tobytes()
+
+
+def test_half_floats_and_integers_travel_without_loss(run: Any, answers: Answers) -> None:
+    for name in ("half", "count"):
+        _, values = unpack(answers.reply("plane", {"tensor": name, "frame": "3"})[1])
+        assert np.array_equal(values, run[name][3].ravel())
+
+
+def test_differences_are_taken_from_the_frames_named(run: Any, answers: Answers) -> None:
+    for reference, frame in (("first", 0), ("prev", 8), ("frame:4", 4)):
+        _, values = unpack(answers.reply("plane", {"tensor": "conv.weight", "frame": "9", "ref": reference})[1])
+        plane = Plane((4, 3, 2, 5))
+        twin = run["conv.weight"][9].astype(float) - run["conv.weight"][frame].astype(float)
+        assert np.array_equal(values.reshape(8, 15), plane.read(twin.astype(np.float32)[None], 0, slice(0, 8), slice(0, 15)))
+
+
+def test_a_clip_shows_what_the_single_frames_show(run: Any, answers: Answers) -> None:
+    query = {"tensor": "fc.weight", "frames": "5:15:3", "limit": "2.5", "f": "2,4", "mode": "extreme"}
+    header, pixels = unpack(answers.reply("clip", query)[1], "uint8")
+    assert header["frames"] == [5, 8, 11, 14]
+    for frame, picture in zip(header["frames"], pixels.reshape(4, header["h"], header["w"]), strict=True):
+        assert np.array_equal(picture, codes(reduce_to(run["fc.weight"][frame], 2, 4, "extreme"), 2.5))
+
+
+def test_trajectories_are_the_track(run: Any, answers: Answers) -> None:
+    _, values = unpack(answers.reply("series", {"tensor": "conv.weight", "cells": "5,11;0,0", "frames": "2:18", "step": "2"})[1])
+    plane = Plane((4, 3, 2, 5))
+    for line, cell in zip(values.reshape(2, 8), ((5, 11), (0, 0)), strict=True):
+        assert np.array_equal(line, run["conv.weight"][(slice(2, 18, 2), *plane.index(*cell))])
+
+
+def test_curves_are_their_definitions(run: Any, answers: Answers) -> None:
+    whole = run["conv.weight"][:].astype(np.float64).reshape(21, -1)
+    twins = {
+        "norm": np.linalg.norm(whole, axis=1),
+        "mass": np.abs(whole).sum(axis=1),
+        "mean": whole.mean(axis=1),
+        "distance": np.linalg.norm(whole - whole[0], axis=1),
+        "update": np.linalg.norm(np.diff(whole, axis=0, prepend=whole[:1]), axis=1),
+    }
+    for kind, twin in twins.items():
+        found = json.loads(answers.reply("curve", {"tensor": "conv.weight", "kind": kind})[1])
+        np.testing.assert_allclose(found["values"], twin, rtol=1e-12, atol=1e-12)
+    found = json.loads(answers.reply("curve", {"tensor": "fc.weight", "kind": "row:5"})[1])
+    np.testing.assert_allclose(found["values"], run["fc.weight"][:, 5].mean(axis=1))
+
+
+def test_units_come_largest_first(run: Any, answers: Answers) -> None:
+    order = json.loads(answers.reply("order", {"tensor": "half", "frame": "0", "order": "norm"})[1])
+    sizes = np.linalg.norm(run["half"][-1].astype(float), axis=1)
+    assert (np.diff(sizes[order["rows"]]) <= 0).all()
+
+
+@pytest.mark.parametrize(
+    "word,query",
+    [
+        ("plane", {"tensor": "nope", "frame": "0"}),
+        ("plane", {"tensor": "half", "frame": "21"}),
+        ("plane", {"tensor": "half", "frame": "-1"}),
+        ("plane", {"tensor": "half", "frame": "x"}),
+        ("plane", {"tensor": "half", "frame": "0", "r": "0:99"}),
+        ("plane", {"tensor": "half", "frame": "0", "f": "3,1"}),
+        ("plane", {"tensor": "half", "frame": "0", "run": "7"}),
+        ("plane", {"tensor": "half", "frame": "0", "ref": "run:7"}),
+        ("plane", {"tensor": "../../etc/passwd", "frame": "0"}),
+        ("clip", {"tensor": "half", "frames": "0:99:1"}),
+        ("clip", {"tensor": "half", "frames": "0:5:0"}),
+        ("clip", {"tensor": "half", "frames": "0:5:1", "limit": "inf"}),
+        ("clip", {"tensor": "half", "frames": "0:5:1", "mode": "median"}),
+        ("series", {"tensor": "half", "cells": "9,9"}),
+        ("series", {"tensor": "half", "cells": "a"}),
+        ("order", {"tensor": "half", "frame": "0", "order": "random"}),
+        ("curve", {"tensor": "half", "kind": "sine"}),
+        ("neuron", {"group": "fc1", "unit": "0"}),
+        ("pair", {}),
+        ("shutdown", {}),
+    ],
+)
+def test_questions_without_an_answer_are_refused_in_words(answers: Answers, word: str, query: dict[str, str]) -> None:
+    with pytest.raises((InvalidArgument, UnknownTensor)) as refusal:
+        answers.reply(word, query)
+    assert len(str(refusal.value)) > 15
+
+
+def test_a_cancelled_question_stops_at_the_next_frame(run: Any) -> None:
+    asked: list[int] = []
+    subject = Subject(run, "run")
+    original, cancel = subject.picture, threading.Event()
+
+    def picture(name: str, frame: int, *region: Any) -> NDArray[Any]:
+        asked.append(frame)
+        if frame == 3:
+            cancel.set()
+        return original(name, frame, *region)
+
+    subject.picture = picture  # type: ignore[method-assign]
+    with pytest.raises(Cancelled):
+        Answers([subject]).reply("clip", {"tensor": "half", "frames": "0:20:1"}, cancel)
+    assert asked == [0, 1, 2, 3]
+
+
+def test_the_nearest_step_is_found() -> None:
+    steps = np.array([0, 10, 20, 40])
+    assert [nearest(steps, s) for s in (-5, 4, 6, 29, 31, 99)] == [0, 0, 1, 2, 3, 3]
+
+
+# -- packed blocks --------------------------------------------------------------------------------------------------------
+
+
+def unpacked(block: Any, dtype: str, frames: int) -> NDArray[np.float64]:
+    """The obvious twin of the page's decoder."""
+    planes = np.frombuffer(zlib.decompress(block.data, -15), np.uint8).reshape(block.width, -1)
+    unsigned = np.ascontiguousarray(planes.T).view(f"<u{block.width}").reshape(frames, -1)
+    total = np.cumsum(unsigned, axis=0, dtype=unsigned.dtype)
+    if block.step == 0:
+        return total.view(dtype).astype(np.float64)
+    signed = total.view(f"<i{block.width}").astype(np.int64)
+    top = (1 << (8 * block.width - 1)) - 2
+    values = decoded(np.where(np.abs(signed) > top, 0, signed), block.step, dtype)
+    values[signed > top], values[signed == -top - 1], values[signed == -top - 2] = np.inf, -np.inf, np.nan
+    return values
+
+
+@given(
+    arrays(np.float32, st.tuples(st.integers(1, 6), st.integers(1, 9)), elements=FLOATS),
+    st.sampled_from([0, 8, 16]),
+)
+def test_blocks_decode_within_their_stated_bound(values: NDArray[np.float32], bits: int) -> None:
+    block = encode(values, "float32", bits, [0.0] * len(values), 0)
+    found = unpacked(block, "float32", len(values))
+    finite = np.isfinite(values)
+    assert np.array_equal(found[~finite], values[~finite].astype(float), equal_nan=True)
+    with np.errstate(invalid="ignore"):
+        error = np.max(np.abs(found - values.astype(float)), axis=1, where=finite, initial=0.0)
+    assert (error <= np.array(block.bound)).all()
+    if bits == 0:
+        assert found.astype(np.float32).tobytes() == values.tobytes() or not finite.all()
+        assert set(block.bound) == {0.0}
+
+
+def test_the_bound_is_not_idle() -> None:
+    values = np.random.default_rng(0).standard_normal((4, 100)).astype(np.float32)
+    block = encode(values, "float32", 8, [0.0] * 4, 0)
+    found = unpacked(block, "float32", 4)
+    assert np.abs(found - values).max() > 0.5 * max(block.bound)
+    assert max(block.bound) < 0.02
+
+
+def test_a_recording_of_counters_stays_exact(tmp_path: Path) -> None:
+    values = np.arange(12, dtype=np.int64).reshape(3, 4) * 10**12
+    assert np.array_equal(unpacked(encode(values, "int64", 8, [0.0] * 3, 0), "int64", 3), values)
