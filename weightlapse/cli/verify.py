@@ -6,14 +6,14 @@ import json
 
 import click
 
-from weightlapse.store.reader import Store
+from weightlapse.store.ranks import open_store
 
 
 @click.command("verify", help="Check every checksum, the index and the error bound; exit 1 when anything is wrong.")
 @click.argument("run", type=click.Path())
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 def command(run: str, as_json: bool) -> int:
-    store = Store.open(run)
+    store = open_store(run)
     damages = store.verify()
     lost = sum(damage.stop - damage.first for damage in damages)
     if as_json:

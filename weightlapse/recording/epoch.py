@@ -11,6 +11,7 @@ from weightlapse.errors import UnknownTensor, closest
 from weightlapse.recording.track import Track
 from weightlapse.store.journal import LayoutEpoch
 from weightlapse.store.layout import TensorSpec
+from weightlapse.store.ranks import RankedStore
 from weightlapse.store.reader import Store
 
 
@@ -20,7 +21,7 @@ class Epoch:
     ``note`` says what changed when it began; ``lineage`` which unit came from which, where the change was a growth.
     """
 
-    def __init__(self, store: Store, epoch: LayoutEpoch, stop: int) -> None:
+    def __init__(self, store: Store | RankedStore, epoch: LayoutEpoch, stop: int) -> None:
         self._store = store
         self._layout = epoch.layout
         self.start = min(epoch.start, stop)

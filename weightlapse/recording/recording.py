@@ -16,15 +16,18 @@ from weightlapse.errors import InvalidArgument, MissingStep, UnknownTensor, clos
 from weightlapse.recording.epoch import Epoch
 from weightlapse.recording.track import Track
 from weightlapse.store.layout import Layout, widen
+from weightlapse.store.ranks import RankedStore, open_store
 from weightlapse.store.reader import Store
 
 
 def load(path: str | os.PathLike[str]) -> Recording:
-    """Open the recording in the folder ``path``; nothing but its index is read. Works while it is still being written.
+    """Open the recording at ``path``, a folder or an fsspec URL ("s3://bucket/run"); nothing but its index is read.
+
+    Works while the recording is still being written, see :meth:`Recording.refresh`. What several processes wrote is merged.
 
     Raises :class:`NotARecording` when there is none, :class:`DamagedRecording` when its index cannot be trusted.
     """
-    return Recording(Store.open(path), path)
+    return Recording(open_store(path), path)
 
 
 class Recording:
@@ -34,7 +37,7 @@ class Recording:
     ``events`` is a list of (step, text), ``gaps`` of (first missing step, last missing step, reason).
     """
 
-    def __init__(self, store: Store, path: str | os.PathLike[str]) -> None:
+    def __init__(self, store: Store | RankedStore, path: str | os.PathLike[str]) -> None:
         self._store = store
         self.path = path if isinstance(path, str) and "://" in path else Path(path)
 
@@ -52,11 +55,9 @@ class Recording:
     @property
     def epochs(self) -> list[Epoch]:
         """The stretches of frames over which the layout (names, shapes, dtypes) stays the same. Most recordings have one."""
-        starts = [epoch.start for epoch in self._store.journal.epochs]
+        starts = [epoch.start for epoch in self._store.epochs]
         stops = [*starts[1:], max(self.frames, starts[-1])]
-        return [
-            Epoch(self._store, epoch, min(stop, self.frames)) for epoch, stop in zip(self._store.journal.epochs, stops)
-        ]
+        return [Epoch(self._store, epoch, min(stop, self.frames)) for epoch, stop in zip(self._store.epochs, stops)]
 
     @property
     def names(self) -> list[str]:
@@ -113,7 +114,7 @@ class Recording:
     @property
     def stopped(self) -> str | None:
         """Why the recorder had to stop before training did, None when it did not."""
-        return self._store.journal.stopped
+        return self._store.stopped
 
     @property
     def closed(self) -> bool:

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from weightlapse.errors import InvalidArgument
 from weightlapse.store.layout import TensorSpec, widen
+from weightlapse.store.ranks import RankedStore
 from weightlapse.store.reader import Store
 
 
@@ -27,7 +28,7 @@ class Track:
     array([3., 1.])
     """
 
-    def __init__(self, store: Store, spec: TensorSpec, start: int, stop: int) -> None:
+    def __init__(self, store: Store | RankedStore, spec: TensorSpec, start: int, stop: int) -> None:
         self.name = spec.name
         self._store = store
         self._spec = spec

@@ -14,7 +14,7 @@ import weightlapse.store.manifest as manifest
 from weightlapse.errors import DamagedRecording, InvalidArgument, NotARecording, UnknownTensor, closest
 from weightlapse.store.cache import Cache
 from weightlapse.store.folder import Folder, LocalFolder
-from weightlapse.store.journal import Journal
+from weightlapse.store.journal import Journal, LayoutEpoch
 from weightlapse.store.layout import Layout
 from weightlapse.store.segment import Damage, Frames, Region, Segment
 from weightlapse.store.segments import SegmentList
@@ -66,6 +66,16 @@ class Store:
             raise NotARecording(f"{self.location} has no {journal.NAME}: it is not a whole recording") from None
 
     @property
+    def epochs(self) -> list[LayoutEpoch]:
+        """The layout epochs, in order."""
+        return self.journal.epochs
+
+    @property
+    def stopped(self) -> str | None:
+        """Why the recorder had to stop, None when it did not."""
+        return self.journal.stopped
+
+    @property
     def layouts(self) -> list[tuple[int, Layout]]:
         """(first frame, layout) of every epoch."""
         return [(epoch.start, epoch.layout) for epoch in self.journal.epochs]
@@ -99,7 +109,7 @@ class Store:
     def stored_nbytes(self) -> int:
         """Bytes that the recording takes on disk."""
         inside = [f"{below}/{name}" for below in ("log", "blocks") for name in self._folder.names(below)]
-        names = [name for name in self._folder.names("") if name not in ("log", "blocks")]
+        names = [name for name in self._folder.names("") if name not in ("log", "blocks", "ranks")]
         return sum(self._folder.size(name) for name in (*names, *inside))
 
     @property

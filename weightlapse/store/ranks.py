@@ -1,0 +1,220 @@
+"""A recording that several processes wrote, each its own shard of the tensors, read as one.
+
+Rank 0 writes the recording itself (its shards, everything that is not sharded, scalars and events), rank r the recording ``ranks/NNNN``
+inside of it. The manifest of each says in ``meta["distributed"]`` which part of which tensor its arrays are; see ``docs/format.md``.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import reduce
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from weightlapse.errors import DamagedRecording, InvalidArgument, NotARecording
+from weightlapse.store.folder import LocalFolder
+from weightlapse.store.journal import LayoutEpoch
+from weightlapse.store.layout import Layout, TensorSpec
+from weightlapse.store.reader import Store
+from weightlapse.store.remote import RemoteFolder, is_url
+from weightlapse.store.segment import Damage, Frames, Region
+
+_MAX_RANKS = 1 << 16
+
+
+def rank_folder(rank: int) -> str:
+    """Where a rank other than 0 records, below the recording."""
+    return f"ranks/{rank:04d}"
+
+
+def open_store(path: str | os.PathLike[str]) -> Store | RankedStore:
+    """The recording at a path or an fsspec URL, its ranks merged."""
+
+    def at(where: str) -> Store:
+        return Store.open(RemoteFolder(where) if is_url(where) else LocalFolder(where))
+
+    root = os.fspath(path)
+    main = at(root)
+    distributed = main.meta.get("distributed")
+    if distributed is None:
+        return main
+    count = distributed.get("world_size") if isinstance(distributed, dict) else None
+    if type(count) is not int or not 1 <= count <= _MAX_RANKS:
+        raise NotARecording(f"{root} says it was written by {str(count)[:40]} processes: its manifest was changed")
+    others = []
+    for rank in range(1, count):
+        try:
+            others.append(at(f"{root.rstrip('/')}/{rank_folder(rank)}"))
+        except NotARecording as error:
+            raise DamagedRecording(
+                f"{root} was written by {count} processes, and the part of rank {rank} is missing ({error})"
+            ) from None
+    return RankedStore([main, *others])
+
+
+@dataclass(frozen=True)
+class _Shard:
+    """The part ``[offset, offset + shape)`` of a tensor that one rank holds."""
+
+    store: Store
+    frames: NDArray[np.int64]  # merged frame number -> frame number of that rank
+    offset: tuple[int, ...]
+    shape: tuple[int, ...]
+
+
+class RankedStore:
+    """Has the face of :class:`Store`. Its frames are the steps that every rank holds."""
+
+    def __init__(self, stores: Sequence[Store]) -> None:
+        self._stores = list(stores)
+        self._main = stores[0]
+        self.location = self._main.location
+        self.meta = self._main.meta
+        self.tolerance = self._main.tolerance
+        self._merge()
+
+    def _merge(self) -> None:
+        self.steps: NDArray[np.int64] = reduce(
+            np.intersect1d, [store.steps[store.steps >= 0] for store in self._stores]
+        )
+        specs: dict[str, TensorSpec] = {}
+        self._shards: dict[str, list[_Shard]] = {}
+        for store in self._stores:
+            if len(store.layouts) != 1:
+                raise DamagedRecording(
+                    f"{store.location} has several layouts, which a rank of a sharded recording cannot have"
+                )
+            places = store.meta["distributed"].get("shards", {})
+            frames = np.searchsorted(store.steps, self.steps)
+            for spec in store.layouts[0][1].tensors:
+                place = places.get(spec.name, {"shape": list(spec.shape), "offset": [0] * len(spec.shape)})
+                shape, offset = tuple(place["shape"]), tuple(place["offset"])
+                specs.setdefault(spec.name, TensorSpec(spec.name, spec.dtype, shape, spec.stream, spec.aliases))
+                self._shards.setdefault(spec.name, []).append(_Shard(store, frames, offset, spec.shape))
+                if specs[spec.name].shape != shape or len(offset) != len(shape) or len(spec.shape) != len(shape):
+                    raise DamagedRecording(f"the ranks of {self.location} disagree about the shape of {spec.name}")
+        for name, shards in self._shards.items():
+            distinct = {(shard.offset, shard.shape) for shard in shards}
+            if sum(math.prod(shape) for _, shape in distinct) != specs[name].size:
+                raise DamagedRecording(
+                    f"the shards of {name} in {self.location} do not make up the whole tensor {specs[name].shape}"
+                )
+        self._layout = Layout(specs.values())
+
+    def refresh(self) -> int:
+        before = len(self.steps)
+        for store in self._stores:
+            store.refresh()
+        self._merge()
+        return len(self.steps) - before
+
+    # ---- what there is ---------------------------------------------------------------------------------------------
+
+    @property
+    def epochs(self) -> list[LayoutEpoch]:
+        return [LayoutEpoch(0, self._layout)]
+
+    @property
+    def layouts(self) -> list[tuple[int, Layout]]:
+        return [(0, self._layout)]
+
+    def layout_at(self, frame: int) -> Layout:
+        return self._layout
+
+    @property
+    def scalars(self) -> dict[str, NDArray[np.float64]]:
+        frames = np.searchsorted(self._main.steps, self.steps)
+        return {name: column[frames] for name, column in self._main.scalars.items()}
+
+    @property
+    def events(self) -> list[tuple[int, str]]:
+        """Those of rank 0, and of the others what concerns them alone: where they ended before the rest."""
+        last = max(int(store.steps.max(initial=-1)) for store in self._stores)
+        short = [(rank, int(store.steps.max(initial=-1))) for rank, store in enumerate(self._stores)]
+        told = [(step, f"rank {rank} recorded nothing after this step") for rank, step in short if step < last]
+        told += [
+            (step, f"rank {r}: {text}")
+            for r, s in enumerate(self._stores[1:], 1)
+            for step, text in s.events
+            if "stopped" in text
+        ]
+        return sorted([*self._main.events, *told], key=lambda event: event[0])
+
+    @property
+    def gaps(self) -> list[tuple[int, int, str]]:
+        return sorted({gap for store in self._stores for gap in store.gaps})
+
+    @property
+    def wiring_spec(self) -> str | None:
+        return self._main.wiring_spec
+
+    @property
+    def stopped(self) -> str | None:
+        told = [f"rank {rank}: {store.stopped}" for rank, store in enumerate(self._stores) if store.stopped is not None]
+        return "; ".join(told) or None
+
+    @property
+    def closed(self) -> bool:
+        return all(store.closed for store in self._stores)
+
+    @property
+    def raw_nbytes(self) -> int:
+        return self._layout.value_nbytes * len(self.steps)
+
+    @property
+    def stored_nbytes(self) -> int:
+        return sum(store.stored_nbytes for store in self._stores)
+
+    # ---- values ----------------------------------------------------------------------------------------------------
+
+    def _known(self, name: str) -> TensorSpec:
+        if name not in self._layout.index:
+            self._main.read(name, slice(0, 0))  # raises, naming the nearest
+        return self._layout.tensors[self._layout.index[name]]
+
+    def read(self, name: str, frames: Frames, region: Region | None = None) -> NDArray[Any]:
+        """As :meth:`Store.read`, each rank asked for its part of the region only."""
+        spec = self._known(name)
+        total = len(self.steps)
+        numbers = np.arange(total)[frames] if isinstance(frames, slice) else np.asarray(frames, np.int64)
+        if len(numbers) and (numbers.min() < 0 or numbers.max() >= total):
+            raise InvalidArgument(f"frame {numbers.max()} is not among the {total} frames of {self.location}")
+        where = [range(*part.indices(n)) for part, n in zip(region or (slice(None),) * len(spec.shape), spec.shape)]
+        out = np.zeros((len(numbers), *(len(axis) for axis in where)), spec.storage)
+        for shard in self._shards[spec.name]:
+            cuts = [_overlap(axis, start, n) for axis, start, n in zip(where, shard.offset, shard.shape)]
+            if len(numbers) and all(inside.stop > inside.start for _, inside in cuts):
+                local = tuple(read for read, _ in cuts)
+                out[(slice(None), *(inside for _, inside in cuts))] = shard.store.read(
+                    spec.name, shard.frames[numbers], local
+                )
+        return out
+
+    def read_frame(self, frame: int, names: Sequence[str] | None = None) -> dict[str, NDArray[Any]]:
+        wanted = names if names is not None else [spec.name for spec in self._layout.tensors]
+        return {name: self.read(name, np.array([frame]))[0, ...] for name in wanted}
+
+    def bound(self, name: str, frame: int) -> float:
+        shards = self._shards[self._known(name).name]
+        return max(shard.store.bound(name, int(shard.frames[frame])) for shard in shards)
+
+    def verify(self) -> list[Damage]:
+        found = []
+        for rank, store in enumerate(self._stores):
+            prefix = "" if rank == 0 else f"{rank_folder(rank)}/"
+            found += [Damage(prefix + d.file, d.what, d.first, d.stop) for d in store.verify()]
+        return found
+
+
+def _overlap(axis: range, start: int, length: int) -> tuple[slice, slice]:
+    """Of the indices in ``axis`` those in ``[start, start + length)``: as a slice of the shard, and as positions within ``axis``."""
+    first = max(0, -((axis.start - start) // axis.step)) if len(axis) else 0
+    stop = min(len(axis), -((axis.start - start - length) // axis.step)) if len(axis) else 0
+    if stop <= first:
+        return slice(0, 0), slice(0, 0)
+    return slice(axis[first] - start, axis[stop - 1] - start + 1, axis.step), slice(first, stop)
