@@ -268,3 +268,13 @@ def test_several_arguments_and_keyword_arguments() -> None:
     x = nets.vectors()
     assert wl.widen(model, {"fc1": 9}, (x, 0.5 * x)).error <= 1e-12
     assert wl.widen(model, {"fc1": 9}, {"x": x, "shift": x, "gain": 2.0}).error <= 1e-12
+
+
+def test_a_branch_that_is_silent_at_first_is_widened() -> None:
+    model = nets.trained_a_little(nets.Resnet())
+    with torch.no_grad():
+        for block in (*model.layer1, *model.layer2):
+            block.bn2.weight.zero_()
+    g = wl.widen(model, {"layer1.0.conv1": 9}, nets.images())
+    assert g.error <= 1e-12
+    assert g.certificate.live["layer1.0.conv1"] == (0, 6)

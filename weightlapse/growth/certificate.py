@@ -222,17 +222,19 @@ def _must_vary(examples: Sequence[list[torch.Tensor]], others: Iterable[list[tor
     )
 
 
-def live_units(trial: Trial, consumers: Mapping[str, Sequence[tuple[str, int, Any]]]) -> dict[str, tuple[int, int]]:
+def live_units(
+    trial: Trial, consumers: Mapping[str, Sequence[tuple[str, int, Any]]], weights: str = "own"
+) -> dict[str, tuple[int, int]]:
     """Per group how many units reach the outputs: those whose outgoing weights get a gradient on any of the inputs.
 
     ``consumers[group]`` lists (tensor, axis, index) of the weights that read the units. Groups without any are left out.
     """
-    model = trial.doubles["own"]
+    model = trial.doubles[weights]
     tensors = {name: t for name, (t, _) in tensors_of(model).items() if t.is_floating_point()}
     wanted = sorted({t for places in consumers.values() for t, _, _ in places if t in tensors})
     reach = {name: torch.zeros_like(tensors[name]) for name in wanted}
-    for _inputs, mode, weights, _, example, _ in trial.rounds:
-        if (mode, weights) != ("eval", "own") or not wanted:
+    for _inputs, mode, which, _, example, _ in trial.rounds:
+        if (mode, which) != ("eval", weights) or not wanted:
             continue
         for name, slope in zip(wanted, _slopes(model, example, [tensors[n] for n in wanted]), strict=True):
             if slope is not None:

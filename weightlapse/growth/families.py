@@ -49,7 +49,7 @@ def chosen_families(wiring: Wiring, sizes: Mapping[str, int], *, nested: bool = 
 
     A layer name that stands for several nested groups (the channels of a grouped convolution) takes their total. Raises
     UnknownTensor for a name that nothing answers to, InvalidArgument for one that several groups answer to, for a total that
-    does not divide evenly, and for a family named twice. With ``nested``, a name of blocks of units (conv groups, norm groups)
+    does not divide evenly, and for a family that is given two sizes. With ``nested``, a name of blocks of units (conv groups, norm groups)
     means the units in them, and its size their total.
     """
     if not sizes:
@@ -66,7 +66,7 @@ def chosen_families(wiring: Wiring, sizes: Mapping[str, int], *, nested: bool = 
                 )
             if family.name in chosen:
                 raise InvalidArgument(
-                    f"{asked!r} and {chosen[family.name][0]!r} are the same units ({family}); name them once"
+                    f"{asked!r} and {chosen[family.name][0]!r} are the same units ({family}) with different sizes"
                 )
             chosen[family.name] = (asked, family, int(total) // count)
     return [(family, size) for _, family, size in chosen.values()]

@@ -68,7 +68,7 @@ def random_like(example: Any, generator: torch.Generator) -> Any:
     """Random inputs of the same shapes: normal with the example's mean and spread, whole numbers from its range."""
 
     def draw(t: torch.Tensor) -> torch.Tensor:
-        if t.is_complex() or t.numel() == 0:
+        if t.is_complex() or t.numel() == 0 or t.layout is not torch.strided:
             return t
         if t.is_floating_point():
             spread = t.double().std().item() if t.numel() > 1 else 0.0

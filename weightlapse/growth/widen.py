@@ -64,10 +64,9 @@ def widen(
         from weightlapse.wiring.trace import trace
 
         wiring = trace(model, *examples)
-    trial = Trial.of(model, examples)
-    families, plan, grown, checks, said = _widened(model, wiring, sizes, split, seed, trial)
+    trial, families, plan, grown, checks, said = _widened(model, wiring, sizes, split, seed, examples)
     live = live_units(trial, _consumers(families))
-    _refuse_dead(live)
+    _refuse_dead(trial, families, live)
     if noise:
         _add_noise(grown, plan, families, noise, seed)
         checks = trial.checks(copied, grown, own_only=True)
@@ -84,16 +83,22 @@ def widen(
     return Growth(grown, carried, plan.lineage, certificate, plan.parts, origin, note=f"widened {changes}")
 
 
-def _widened(
-    model: nn.Module, wiring: Wiring, sizes: Mapping[str, int], split: str, seed: int | None, trial: Trial
-) -> tuple[list[tuple[Family, int]], Plan, nn.Module, list[Check], list[Setting]]:
-    """The names read as groups; where that cannot be, as layers whose units lie in blocks."""
+_Widened = tuple[Trial, list[tuple[Family, int]], Plan, nn.Module, list[Check], list[Setting]]
 
-    def attempt(nested: bool) -> tuple[list[tuple[Family, int]], Plan, nn.Module, list[Check], list[Setting]]:
+
+def _widened(
+    model: nn.Module, wiring: Wiring, sizes: Mapping[str, int], split: str, seed: int | None, examples: Sequence[Any]
+) -> _Widened:
+    """The names read as groups; where that cannot be, as layers whose units lie in blocks."""
+    trials: list[Trial] = []
+
+    def attempt(nested: bool) -> _Widened:
         families = chosen_families(wiring, sizes, nested=nested)
         refuse_blocked(wiring, families)
         plan = make_plan(wiring, families, split=split, rng=np.random.default_rng(seed))
-        return families, plan, *_first_that_holds(model, wiring, plan, trial, families)
+        if not trials:
+            trials.append(Trial.of(model, examples))  # only now: a refusal needs no run
+        return trials[0], families, plan, *_first_that_holds(model, wiring, plan, trials[0], families)
 
     try:
         return attempt(nested=False)
@@ -170,11 +175,14 @@ def _consumers(families: Sequence[tuple[Family, int]]) -> dict[str, list[tuple[s
     return {f.name: [(m.tensor, m.axis, m.index) for m in f.members if "in" in m.roles] for f, _ in families}
 
 
-def _refuse_dead(live: Mapping[str, tuple[int, int]]) -> None:
-    dead = [group for group, (count, _) in live.items() if count == 0]
-    if dead:
+def _refuse_dead(trial: Trial, families: Sequence[tuple[Family, int]], live: Mapping[str, tuple[int, int]]) -> None:
+    dead = [f for f, _ in families if live.get(f.name, (1, 1))[0] == 0]
+    # A branch that ends in a zero gain is silent now, but alive with other gains, and was compared with those too.
+    silent = live_units(trial, _consumers([(f, f.size) for f in dead]), "randomised") if dead else {}
+    names = [f.name for f in dead if silent[f.name][0] == 0]
+    if names:
         raise VacuousComparison(
-            f"not one unit of {', '.join(map(repr, dead))} has any influence on the outputs for the inputs tried (dead), "
+            f"not one unit of {', '.join(map(repr, names))} has any influence on the outputs for the inputs tried (dead), "
             "so equal outputs would prove nothing about them"
         )
 

@@ -1,0 +1,107 @@
+"""Every network of the zoo: each group either widens exactly or is refused by name; all that can, at once."""
+
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+import weightlapse as wl
+from tests.zoo import ZOO
+from weightlapse.errors import CannotGrow, VacuousComparison
+from weightlapse.growth.families import Family, all_families
+from weightlapse.growth.refusals import averages
+from weightlapse.growth.running import map_tensors, tensors_in
+from weightlapse.wiring.data import Wiring
+
+# Networks of which nothing can be widened, and why.
+NOTHING = {
+    "jit_scripted": "scripted module",
+    "jit_traced": "scripted module",
+}
+
+
+def outputs(model: nn.Module, example: Any) -> list[torch.Tensor]:
+    twin = copy.deepcopy(model).double().eval()
+    example = map_tensors(example, lambda t: t.double() if t.is_floating_point() else t)
+    with torch.no_grad(), torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        result = (
+            twin(**example)
+            if isinstance(example, dict)
+            else twin(*example)
+            if type(example) is tuple
+            else twin(example)
+        )
+    return [t for t in tensors_in(result) if t.is_floating_point()]
+
+
+def wanted_size(family: Family) -> int:
+    """Uneven wherever that can be exact; twice as many under a norm."""
+    return 2 * family.size if averages(family) else family.size + 3
+
+
+def refusal(model: nn.Module, examples: Any, wiring: Wiring, family: Family) -> str | None:
+    """What is said when the family is to be widened alone; None when it is widened."""
+    try:
+        wl.widen(model, {family.name: wanted_size(family)}, *examples, wiring=wiring, seed=0)
+    except (CannotGrow, VacuousComparison) as error:
+        return str(error)
+    return None
+
+
+def all_that_can(model: nn.Module, examples: Any, wiring: Wiring) -> tuple[dict[str, int], dict[str, str]]:
+    """The groups that can be widened, with sizes, and for the others what was said."""
+    families = all_families(wiring)
+    free = {f.name: wanted_size(f) for f in families if not f.blockers or averages(f)}
+    try:
+        wl.widen(model, free, *examples, wiring=wiring, seed=0) if free else None
+    except (CannotGrow, VacuousComparison):
+        free = {}
+    said = {f.name: refusal(model, examples, wiring, f) for f in families if f.name not in free}
+    can = free | {f.name: wanted_size(f) for f in families if f.name not in free and said[f.name] is None}
+    return can, {name: text for name, text in said.items() if text is not None}
+
+
+@pytest.mark.parametrize("name", ZOO)
+def test_exact_or_refused_by_name(name: str) -> None:
+    case = ZOO[name]
+    model, examples = case.make(), case.examples
+    wiring = wl.trace(model, *examples, verify=False)
+    if name in NOTHING:
+        with pytest.raises(CannotGrow, match=NOTHING[name]):
+            wl.widen(model, {wiring.groups[0].name: wiring.groups[0].size + 1}, *examples, wiring=wiring)
+        return
+    can, cannot = all_that_can(model, examples, wiring)
+    for group, said in cannot.items():
+        assert repr(group) in said, said
+        assert len(said) > len(repr(group)) + 30, said
+    # A group without a blocker is refused only because the code holds on to a size: then it does not run.
+    for group, said in cannot.items():
+        if not wiring.group(group).blockers:
+            assert any(
+                why in said
+                for why in ("does not run", "never used", "one after the other", "would change the function", "(dead)")
+            ), said
+    if not can:
+        return
+    g = wl.widen(model, can, *examples, wiring=wiring, seed=1)
+    assert g.error <= g.certificate.tolerance
+    assert g.certificate.tolerance == 1e-12 or any("less than float64" in n for n in g.certificate.notes)
+    for example in examples:
+        for a, b in zip(outputs(model, example), outputs(g.model, example), strict=True):
+            assert ((a - b).abs().max() / a.abs().max()).item() <= g.certificate.tolerance
+
+
+def test_most_of_the_zoo_grows() -> None:
+    grown = 0
+    for name, case in ZOO.items():
+        if name in NOTHING:
+            continue
+        model, examples = case.make(), case.examples
+        wiring = wl.trace(model, *examples, verify=False)
+        grown += any(not f.blockers for f in all_families(wiring))
+    assert grown >= 100
