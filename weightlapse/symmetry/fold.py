@@ -177,17 +177,16 @@ def _into_biases(
     arrays: Arrays, readers: list[Part], constant: NDArray[np.bool_], value: NDArray[np.float64]
 ) -> NDArray[np.bool_]:
     """Adds what constant units contribute to the next biases; returns the units for which that could be done."""
-    homes = []
-    for p in readers:
-        bias = p.tensor.removesuffix("weight") + "bias"
+    if not value[constant].any():  # nobody, or units that say zero: nothing to add
+        return constant
+    homes = [p.tensor.removesuffix("weight") + "bias" for p in readers]
+    for p, bias in zip(readers, homes):
         weight = arrays[p.tensor]
         dense = weight.ndim == 2 and p.member.axis == 1 and p.member.index.shape[1] == 1
-        if value[constant].any() and not (dense and bias in arrays and arrays[bias].shape == weight.shape[:1]):
+        if not (dense and bias in arrays and arrays[bias].shape == weight.shape[:1]):
             return np.zeros_like(constant)
-        homes.append(bias)
     for p, bias in zip(readers, homes):
-        if bias in arrays and arrays[bias].shape == (arrays[p.tensor].shape[0],):
-            arrays[bias] = arrays[bias] + p.rows(arrays[p.tensor])[constant].T @ value[constant]
+        arrays[bias] = arrays[bias] + p.rows(arrays[p.tensor])[constant].T @ value[constant]
     return constant
 
 

@@ -1,0 +1,182 @@
+"""Different widths: what a network could do without is folded away, and who has no partner is said."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import nn
+
+import weightlapse as wl
+from tests.oracles_symmetry import State, mlp_wiring, planted, random_state
+from weightlapse.symmetry.fold import fold
+from weightlapse.symmetry.widths import wiring_for
+from weightlapse.wiring.data import Wiring
+
+ACTS = {"tanh": np.tanh, "relu": lambda z: np.maximum(z, 0)}
+KIND = {"tanh": "sign", "relu": "scale"}
+
+
+def wiring(sizes: list[int], act: str) -> Wiring:
+    w = mlp_wiring(sizes, KIND[act])
+    return replace(w, groups=tuple(replace(g, ops=frozenset({act})) for g in w.groups))
+
+
+def run(state: State, x: np.ndarray, act: str) -> np.ndarray:
+    layers = len(state) // 2
+    for i in range(1, layers + 1):
+        x = x @ state[f"fc{i}.weight"].T + state[f"fc{i}.bias"]
+        x = ACTS[act](x) if i < layers else x
+    return x
+
+
+def grown(state: State, layer: int, act: str, rng: np.random.Generator, split: int, constant: int, dead: int) -> State:
+    """The same function with more units: copies up to sign or scale, constant ones, and ones that nobody hears."""
+    w, b, out, bias = (state[f"fc{layer + d}.{n}"] for d, n in ((0, "weight"), (0, "bias"), (1, "weight"), (1, "bias")))
+    out, bias, rows, biases, columns = out.copy(), bias.copy(), [], [], []
+    for u in rng.integers(0, len(w), split):
+        share, factor = rng.random(), rng.choice([-1.0, 1.0]) if act == "tanh" else np.exp(rng.normal())
+        rows.append(factor * w[u])
+        biases.append(factor * b[u])
+        columns.append(share * out[:, u] / factor)
+        out[:, u] *= 1 - share
+    for _ in range(constant):
+        rows.append(0 * w[0])
+        biases.append(1 + rng.random())
+        columns.append(rng.normal(size=len(out)))
+        bias -= columns[-1] * ACTS[act](biases[-1])
+    for _ in range(dead):
+        rows.append(rng.normal(size=w.shape[1]))
+        biases.append(rng.normal())
+        columns.append(np.zeros(len(out)))
+    return state | {
+        f"fc{layer}.weight": np.concatenate([w, np.reshape(rows, (-1, w.shape[1]))]),
+        f"fc{layer}.bias": np.append(b, biases),
+        f"fc{layer + 1}.weight": np.concatenate([out, np.reshape(columns, (-1, len(out))).T], axis=1),
+        f"fc{layer + 1}.bias": bias,
+    }
+
+
+@pytest.mark.parametrize("act", ACTS)
+def test_a_wider_student_holds_its_teacher(act: str) -> None:
+    rng = np.random.default_rng(0)
+    for _ in range(5):
+        w = wiring([10, 8, 8, 1], act)
+        teacher = random_state(w, rng)
+        student = grown(grown(teacher, 1, act, rng, 2, 1, 1), 2, act, rng, 1, 2, 1)
+        student, _ = planted(student, wiring([10, 12, 12, 1], act), rng, signs=True, scales=True)
+        x = rng.normal(size=(40, 10))
+        assert np.abs(run(teacher, x, act) - run(student, x, act)).max() < 1e-12
+        al = wl.align(teacher, student, w)
+        assert al.distance_after < 1e-8
+        assert al.distance_before > 0.5
+        assert {n: v.shape for n, v in al.state.items()} == {n: v.shape for n, v in teacher.items()}
+        assert np.abs(run(al.state, x, act) - run(student, x, act)).max() < 1e-12
+        first = al.units["fc1"]
+        assert len(first.matched) == 8
+        assert (len(first.folded.merged), len(first.folded.constant), len(first.folded.dropped)) == (2, 1, 1)
+        assert sorted(
+            first.folded.kept + tuple(m[0] for m in first.folded.merged) + first.folded.constant + first.folded.dropped
+        ) == list(range(12))
+        assert any("2 of b merged" in n and "1 of b constant" in n for n in al.notes)
+
+
+@pytest.mark.parametrize("act", ACTS)
+def test_unrelated_networks_of_other_widths(act: str) -> None:
+    rng = np.random.default_rng(1)
+    w = wiring([6, 9, 7, 2], act)
+    a, x = random_state(w, rng), rng.normal(size=(30, 6))
+    for sizes in ([6, 5, 7, 2], [6, 12, 7, 2], [6, 5, 11, 2], [6, 12, 12, 2]):
+        b = random_state(wiring(sizes, act), rng)
+        al = wl.align(a, b, w)
+        assert np.abs(run(al.state, x, act) - run(b, x, act)).max() < 1e-12, "its function stays"
+        for i, (mine, theirs) in enumerate(zip((9, 7), sizes[1:3], strict=True), 1):
+            c = al.units[f"fc{i}"]
+            assert len(c.matched) == min(mine, theirs)
+            assert len(c.unmatched_a) == max(mine - theirs, 0)
+            assert len(c.unmatched_b) == max(theirs - mine, 0)
+            assert al.state[f"fc{i}.bias"].shape == (max(mine, theirs),)
+        assert al.notes
+        with pytest.raises(wl.InvalidArgument, match="one state only"):
+            al.apply(b)
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.sampled_from(sorted(ACTS)), st.integers(0, 10**6), st.lists(st.integers(0, 3), min_size=6, max_size=6))
+def test_folding_never_changes_the_function(act: str, seed: int, counts: list[int]) -> None:
+    rng = np.random.default_rng(seed)
+    base = random_state(wiring([4, 5, 6, 2], act), rng)
+    wide = grown(grown(base, 1, act, rng, *counts[:3]), 2, act, rng, *counts[3:])
+    w = wiring([4, 5 + sum(counts[:3]), 6 + sum(counts[3:]), 2], act)
+    folded = fold(wide, w)
+    x = rng.normal(size=(25, 4))
+    scale = max(1.0, float(np.abs(run(wide, x, act)).max()))
+    assert np.abs(run(folded.state, x, act) - run(wide, x, act)).max() < 1e-11 * scale
+    assert folded.wiring.group("fc1").size == len(folded.groups["fc1"].kept) == 5
+    assert folded.wiring.group("fc2").size == len(folded.groups["fc2"].kept) == 6
+    assert folded.state["fc2.weight"].shape == (6, 5)
+
+
+def test_an_irreducible_network_is_left_as_it_is() -> None:
+    w = wiring([4, 6, 6, 2], "tanh")
+    a = random_state(w, np.random.default_rng(0))
+    folded = fold(a, w)
+    assert all(np.array_equal(folded.state[n], a[n]) for n in a)
+    assert folded.groups["fc1"].kept == tuple(range(6))
+    with pytest.raises(wl.InvalidArgument, match="negative"):
+        fold(a, w, tolerance=-1)
+
+
+def test_tolerance_decides_what_is_a_copy() -> None:
+    rng = np.random.default_rng(0)
+    w = wiring([4, 6, 2], "tanh")
+    a = random_state(w, rng)
+    a["fc1.weight"][5] = -a["fc1.weight"][2] * (1 + 1e-4)
+    a["fc1.bias"][5] = -a["fc1.bias"][2]
+    assert not fold(a, w, tolerance=1e-6).groups["fc1"].merged
+    (found,) = fold(a, w, tolerance=1e-3).groups["fc1"].merged
+    assert {found[0], found[1]} == {2, 5}
+    assert found[2] == -1.0
+
+
+def test_a_layer_that_nobody_hears_keeps_one_silent_unit() -> None:
+    w = wiring([3, 5, 2], "relu")
+    a = random_state(w, np.random.default_rng(0))
+    a["fc2.weight"][:] = 0
+    folded = fold(a, w)
+    assert folded.state["fc1.weight"].shape == (1, 3)
+    assert np.allclose(run(folded.state, np.ones((1, 3)), "relu"), a["fc2.bias"])
+
+
+def test_convolutions_of_other_widths() -> None:
+    def cnn(channels: int, seed: int) -> nn.Module:
+        torch.manual_seed(seed)
+        return nn.Sequential(
+            nn.Conv2d(1, channels, 3), nn.BatchNorm2d(channels), nn.ReLU(), nn.Flatten(), nn.Linear(channels * 16, 3)
+        ).eval()
+
+    x = torch.randn(8, 1, 6, 6)
+    a, b = cnn(6, 0), cnn(4, 1)
+    w = wl.trace(a, x)
+    assert wiring_for(w, {n: tuple(v.shape) for n, v in b.state_dict().items()}).groups[0].size == 4
+    al = wl.align(a, b, w, data=x)
+    a.load_state_dict(al.state, strict=False)
+    with torch.no_grad():
+        assert torch.allclose(a(x), b(x), atol=1e-5)
+    wide = wl.widen(b, {wl.trace(b, x).groups[0].name: 6}, x, seed=0).model
+    assert wl.align(b, wide, wl.trace(b, x), data=x).distance_after < 1e-6
+    assert wl.compare(b, wide, data=x).verdict == "same function on the data"
+
+
+def test_what_cannot_be_laid_side_by_side() -> None:
+    w = mlp_wiring([3, 4, 2])
+    a = random_state(w, np.random.default_rng(0))
+    with pytest.raises(wl.CannotAlign, match="more than hidden units"):
+        wl.align(a, random_state(mlp_wiring([5, 4, 2]), np.random.default_rng(0)), w)
+    odd = a | {"fc1.weight": np.zeros((6, 3))}
+    with pytest.raises(wl.CannotAlign, match="disagree"):
+        wl.align(a, odd, w)
