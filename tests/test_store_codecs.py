@@ -256,7 +256,9 @@ def test_bounded_values_keep_their_bound(dtype: str, tolerance: float) -> None:
 @given(st.data())
 @settings(max_examples=150, deadline=None)
 def test_bounded_is_in_bounds_or_refused(data: st.DataObject) -> None:
-    values = st.floats(-(2.0**100), 2.0**100, width=32) | st.sampled_from([0.0, -0.0, 2.0**-140, 2.0**127, float("nan"), float("inf")])
+    values = st.floats(-(2.0**100), 2.0**100, width=32) | st.sampled_from(
+        [0.0, -0.0, 2.0**-140, 2.0**127, float("nan"), float("inf")]
+    )
     w = data.draw(hnp.arrays(np.float32, st.tuples(st.integers(1, 6), st.integers(1, 6)), elements=values))
     bound = data.draw(st.floats(0, 1e3) | st.floats(1e-30, 1e-3))
     encoded = encode_bounded(w.view(np.uint32), "float32", [w.shape[1]], [bound])
@@ -272,6 +274,25 @@ def test_a_value_out_of_bounds_is_noticed_at_write_time(monkeypatch: pytest.Monk
     assert encode_bounded(u, "float32", [30], [1e-3]) is not None
     monkeypatch.setattr(grid, "grid_step", lambda bound, largest, pattern: 2.1 * bound)  # a grid a little too coarse
     assert encode_bounded(u, "float32", [30], [1e-3]) is None
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64", "float16", "bfloat16"])
+def test_a_tensor_that_cannot_be_on_a_grid_does_not_spoil_its_neighbours(dtype: str) -> None:
+    pattern = PATTERNS[dtype]
+    u = walk(dtype, 40, 100)
+    u[:, 30:40] = u[0, 30:40]  # still: no deviation
+    u[3, 60] = pattern.of_numbers(np.array([[np.nan]]))[0, 0]
+    deviation = oracle.deviation(pattern.numbers(u[:, :30]))
+    encoded = encode_bounded(u, dtype, [30, 10, 10, 20, 30], [0.1 * deviation, 0.0, 0.1 * deviation, 1.0, 0.0])
+    if dtype == "float64":
+        assert encoded is None
+        return
+    assert encoded is not None
+    read = Chunk(encoded).read()
+    assert np.array_equal(read[:, 30:40], u[:, 30:40])
+    assert np.array_equal(read[:, 50:], u[:, 50:]), "NaN, and what may have no error"
+    assert not np.array_equal(read[:, :30], u[:, :30])
+    assert np.abs(pattern.numbers(read[:, :50]) - pattern.numbers(u[:, :50])).max() <= 0.1 * deviation
 
 
 def test_zero_deviation_and_integers_are_lossless() -> None:
@@ -310,8 +331,8 @@ def test_columns_are_ordered_by_strip_class_and_number(labels: list[int], strip:
     assert columns.order().tolist() == expected
     some = np.unique(np.arange(0, len(label), 3))
     groups = sorted({int(j) // strip * 16 + int(label[j]) for j in some})
-    inside = [j for j in expected if j // strip * 16 + label[j] in groups]
-    assert columns.groups(some).tolist() == [j // strip * 16 + label[j] for j in some]
+    inside = [j for j in expected if j // strip * 16 + int(label[j]) in groups]
+    assert columns.groups(some).tolist() == [int(j) // strip * 16 + int(label[j]) for j in some]
     assert columns.places(some, groups).tolist() == [inside.index(j) for j in some]
 
 

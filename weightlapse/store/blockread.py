@@ -202,6 +202,8 @@ class BlockSegment:
             found.append(Damage(self.file, f"{self.rebuilt}; its contents were found by a scan of the file"))
         if (self.steps < 0).any():
             found.append(Damage(self.file, "the step numbers are lost", self.first, self.first + self.count))
+        if self.rebuilt is None and not any(kind == block.STEPS for kind, _, _ in _scan(self._data)):
+            found.append(Damage(self.file, "the second copy of the step numbers fails its checksum"))
         intact = dict(_chunk_records(self._data))
         for b in range(self.opening.blocks):
             first = b * self.opening.height

@@ -135,6 +135,8 @@ class Chunk:
         self.layout = Columns(self.columns, self.shape.strip, label, max(count, 1))
 
     def _index_pages(self) -> None:
+        if (self._end - self._at) % PAGE.itemsize or self._end == self._at:
+            raise DamagedRecording("the list of pages of a chunk is not whole")
         pages = np.frombuffer(self._take(self._end - self._at), PAGE)
         per_strip = [1] * len(self.layout.strips)
         if self.form != PLAIN:

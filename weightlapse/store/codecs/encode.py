@@ -5,7 +5,6 @@ from __future__ import annotations
 import struct
 import zlib
 from collections.abc import Sequence
-from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -25,6 +24,8 @@ from weightlapse.store.codecs.predict import (
     residuals,
     within_momentum_range,
 )
+
+_SLAB = 32  # rows
 
 
 def encode(u: NDArray[np.unsignedinteger], dtype: str, shape: Shape = Shape()) -> bytes:  # noqa: B008 (frozen)
@@ -46,28 +47,42 @@ def encode_bounded(
     bounds: list[float],
     shape: Shape = Shape(),  # noqa: B008
 ) -> bytes | None:
-    """Patterns ``u`` (T, n) as a chunk of grid codes, or None when it must be lossless.
+    """Patterns ``u`` (T, n) as a chunk of grid codes, or None when all of it must be exact.
 
     ``columns[i]`` neighbouring columns belong to one tensor whose values may be off by ``bounds[i]``. Every value is decoded and compared
-    here; a NaN, an infinity or a single value out of bounds refuses the chunk.
+    here: columns of a tensor that has a NaN, an infinity, no deviation or a single value out of bounds are kept exactly.
     """
     pattern = PATTERNS[dtype]
     if u.size == 0 or not pattern.is_float:
         return None
-    values = pattern.numbers(u)
-    if not np.isfinite(values).all():
-        return None
-    edges = np.cumsum([0, *columns])
-    largest = [float(np.abs(values[:, a:b]).max()) if b > a else 0.0 for a, b in pairwise(edges.tolist())]
-    steps = [grid.grid_step(bound, top, pattern) if top else 1.0 for bound, top in zip(bounds, largest)]
-    if not all(step > 0 for step in steps):
-        return None
-    per_column, limits = np.repeat(steps, columns), np.repeat(bounds, columns)
-    codes = grid.to_codes(values, per_column)
-    if not grid.within_bound(u, grid.from_codes(codes, per_column, pattern), limits, pattern):
+    codes = np.empty(u.shape, np.uint32)
+    steps, at = [], 0
+    for count, bound in zip(columns, bounds):
+        mine = slice(at, at + count)
+        steps.append(_to_grid(u[:, mine], codes[:, mine], bound, pattern) if count else 0.0)
+        at += count
+    if not any(steps) or (pattern.bits > 32 and not all(step for step, count in zip(steps, columns) if count)):
         return None
     table = np.array(list(zip(columns, steps, bounds)), ENTRY)
     return _pack(codes, pattern, GRID, choose(codes, PATTERNS["int32"], GRID_CHOICES), shape, table)
+
+
+def _to_grid(u: NDArray[np.unsignedinteger], codes: NDArray[np.uint32], bound: float, pattern: Pattern) -> float:
+    """Write the grid codes of ``u`` and return their step; 0.0, and the patterns as codes, when they must be exact."""
+    slabs = [slice(top, top + _SLAB) for top in range(0, len(u), _SLAB)]  # float64 copies of a few rows at a time
+    tops = [np.abs(pattern.numbers(np.ascontiguousarray(u[slab]))).max() for slab in slabs]
+    largest = float(np.max(tops))  # NaN when any value is
+    step = 1.0 if largest == 0 else grid.grid_step(bound, largest, pattern)
+    if step > 0:
+        for slab in slabs:
+            rows = np.ascontiguousarray(u[slab])
+            codes[slab] = grid.to_codes(pattern.numbers(rows), np.float64(step))
+            if not grid.within_bound(rows, grid.from_codes(codes[slab], np.float64(step), pattern), bound, pattern):
+                step = 0.0
+                break
+    if step == 0:
+        codes[...] = u.astype(np.uint32)
+    return step
 
 
 def _pack(

@@ -27,19 +27,28 @@ def grid_step(bound: float, largest: float, pattern: Pattern) -> float:
     return step if step > 0 and largest / step < 2 ** (CODE_BITS - 2) else 0.0
 
 
-def to_codes(values: NDArray[np.float64], steps: NDArray[np.float64]) -> NDArray[np.uint32]:
-    """The int32 grid codes, as patterns, of ``values`` (T, n); ``steps`` (n,)."""
-    return np.rint(values / steps).astype(np.int32).view(np.uint32)
+def to_codes(values: NDArray[np.float64], step: np.float64) -> NDArray[np.uint32]:
+    """The int32 grid codes, as patterns, of ``values``."""
+    return np.rint(values / step).astype(np.int32).view(np.uint32)
 
 
-def from_codes(codes: NDArray[np.uint32], steps: NDArray[np.float64], pattern: Pattern) -> NDArray[np.unsignedinteger]:
-    """The patterns of the values that the codes (T, n) stand for: code x step in float64, rounded once to the dtype."""
-    return pattern.of_numbers(codes.view(np.int32) * steps)
+def from_codes(
+    codes: NDArray[np.uint32], steps: NDArray[np.float64] | np.float64, pattern: Pattern
+) -> NDArray[np.unsignedinteger]:
+    """The patterns that the codes (T, n) stand for: code x step in float64, rounded once to the dtype.
+
+    Where the step is 0 the code is the pattern itself: an exact column.
+    """
+    values = pattern.of_numbers(codes.view(np.int32) * steps)
+    exact = steps == 0
+    if exact.any():
+        values[:, exact] = codes[:, exact].astype(pattern.unsigned)
+    return values
 
 
 def within_bound(
-    u: NDArray[np.unsignedinteger], restored: NDArray[np.unsignedinteger], bounds: NDArray[np.float64], pattern: Pattern
+    u: NDArray[np.unsignedinteger], restored: NDArray[np.unsignedinteger], bound: float, pattern: Pattern
 ) -> bool:
-    """True when every restored value is within its column's bound of the true one, compared in float64; NaN never is."""
+    """True when every restored value is within ``bound`` of the true one, compared in float64; NaN never is."""
     error = np.abs(pattern.numbers(restored) - pattern.numbers(u))
-    return bool((error <= bounds).all())
+    return bool((error <= bound).all())
