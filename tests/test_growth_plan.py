@@ -229,7 +229,7 @@ def test_sizes_that_cannot_be_meant(sizes: dict[str, int], error: type[Exception
 def test_the_same_units_named_twice() -> None:
     spec = MLP.replace("group fc1", "group hidden")
     assert len(plan_of(spec, {"hidden": 9, "fc1": 9})[1].lineage["hidden"]) == 9
-    with pytest.raises(InvalidArgument, match="same units .* different sizes"):
+    with pytest.raises(InvalidArgument, match=r"same units .* different sizes"):
         plan_of(spec, {"hidden": 9, "fc1": 10})
 
 

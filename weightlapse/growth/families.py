@@ -64,7 +64,7 @@ def chosen_families(wiring: Wiring, sizes: Mapping[str, int], *, nested: bool = 
                     f"{asked!r} makes {count} groups of {family.size} units that keep equal sizes; "
                     f"{total} is not a multiple of {count}"
                 )
-            if family.name in chosen:
+            if family.name in chosen and chosen[family.name][2] != total // count:
                 raise InvalidArgument(
                     f"{asked!r} and {chosen[family.name][0]!r} are the same units ({family}) with different sizes"
                 )
