@@ -224,10 +224,10 @@ def _record(
     exact = teachers[chosen : chosen + 1].to(torch.float64)
     losses_then = _errors_over_time(exact, states, x)
     moments = [i for i, step in enumerate(path.steps) if step > STEPS or step % 5 == 0]
-    with watch(teacher, results.out / "recording-teacher", wiring=wiring):
+    with watch(teacher, results.out / "A", wiring=wiring):
         pass
     found = {i: align(teacher, states[i], wiring) for i in track(moments, "aligning in time")}
-    with watch(states[0], results.out / "recording", wiring=wiring, meta={"study": "imitation"}) as recorder:
+    with watch(states[0], results.out / "B", wiring=wiring, meta={"study": "imitation"}) as recorder:
         for i, step in enumerate(path.steps):
             if i:
                 recorder.step(states[i], step=step)
@@ -242,9 +242,9 @@ def _record(
     when = [path.steps[i] for i in moments]
     for i, name in enumerate(("loss", "raw_distance", "aligned_distance")):
         results.curve(name, when, seen[None, :, i])
-    run_a, run_b = load(results.out / "recording-teacher"), load(results.out / "recording")
+    run_a, run_b = load(results.out / "A"), load(results.out / "B")
     film = make_film(run_a, results.out / "film.mp4", other=run_b, fps=20, title="A teaches B")
-    results.files |= {"recording": "recording", "film": "film.mp4", "recording_teacher": "recording-teacher"}
+    results.files |= {"recording": "B", "film": "film.mp4", "recording_teacher": "A"}
     results.facts |= {
         "recorded_seed": chosen,
         "frames": run_b.frames,
