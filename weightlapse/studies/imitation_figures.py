@@ -20,27 +20,30 @@ def draw(results: Results, run_a: Any, run_b: Any, curves: NDArray[np.float64], 
         "The three weight matrices at the end (rows are units). Side by side A and B look unrelated; aligned, nothing is left of the difference.",
     )
 
-    figure, axes = plt.subplots(figsize=(8.6, 4.4))
-    steps = np.maximum(curves[:, 0], 1)
+    figure, axes = plt.subplots(figsize=(9.2, 4.4))
+    steps, moment = curves[:, 0], np.arange(len(curves))
     for i, (label, colour) in enumerate(
         (("loss", "#666666"), ("raw distance", "#d55e00"), ("aligned distance", "#0072b2")), start=1
     ):
-        axes.plot(steps, np.maximum(curves[:, i], 1e-33), color=colour, lw=2, label=label)
-    axes.axvline(50, color="black", lw=1, ls=":")
-    axes.annotate(
-        "here the document stops", (50, 1e-20), rotation=90, fontsize=8, xytext=(-12, 0), textcoords="offset points"
-    )
+        axes.plot(moment, np.maximum(curves[:, i], 1e-33), color=colour, lw=2, label=label)
     polishing = results.facts["polishing_from_step"]
-    axes.axvspan(polishing, steps[-1], color="#0072b2", alpha=0.08, lw=0)
-    axes.annotate(
-        "second-order\npolishing",
-        (polishing, 1e-20),
-        fontsize=8,
-        ha="right",
-        xytext=(-4, 0),
-        textcoords="offset points",
+    phases = (
+        ("the document:\n50 steps", 0, 50),
+        (f"Adam:\n{polishing - 50:.0f} steps", 50, polishing),
+        (f"second order:\n{steps[-1] - polishing:.0f} steps", polishing, steps[-1]),
     )
-    axes.set(xscale="log", yscale="log", xlabel="step", ylabel="loss and relative distance")
+    for shade, (label, first, last) in enumerate(phases):
+        span = np.searchsorted(steps, [first, last])
+        axes.axvspan(*span, color="#0072b2", alpha=0.05 * shade, lw=0)
+        axes.annotate(label, (span.mean(), 1e-22), ha="center", fontsize=9)
+    ticks = np.linspace(0, len(steps) - 1, 9).astype(int)
+    axes.set(
+        yscale="log",
+        xlabel="step (time runs at another pace in each phase)",
+        ylabel="loss and relative distance",
+        xlim=(0, len(steps) - 1),
+    )
+    axes.set_xticks(ticks, [f"{steps[t]:.0f}" for t in ticks])
     axes.legend(frameon=False, loc="lower left")
     axes.spines[["top", "right"]].set_visible(False)
     results.figure(
