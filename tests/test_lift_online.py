@@ -125,13 +125,14 @@ def test_dead_units_leave_no_denormals() -> None:
         net.generator[0].bias[0] = -1e6  # this unit never fires again: its second moments decay for ever
     history = wl.fit_lift(net, x, y, epochs=900, engine="numpy")
     assert np.isfinite(history.loss).all()
-    from weightlapse.lift.engines import FlatEngine, prepare
+    from weightlapse.lift.engines import NumpyEngine, prepare
     from weightlapse.lift.rules import Rule
 
-    engine = FlatEngine(net, Rule(), prepare(net, x, y, None), compiled=False)
-    engine.state.moment[:] = 1e-195
+    engine = NumpyEngine(net, Rule(), prepare(net, x, y, None))
+    for moment in engine.loop._moments:
+        moment[:] = 1e-195
     engine.advance(np.tile(np.arange(10), 100), np.zeros(1000), np.zeros(1000))
-    moments = engine.state.moment
+    moments = np.concatenate(engine.loop._moments)
     assert ((moments == 0) | (moments >= 1e-200)).all()
     assert (moments == 0).any()
 

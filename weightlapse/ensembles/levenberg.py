@@ -10,7 +10,7 @@ from torch import Tensor
 
 from weightlapse.ensembles.residuals import Residuals
 
-_GROW, _SHRINK = 4.0, 1.0 / 3.0
+_GROW, _SHRINK = 3.0, 0.5
 _MOST_DAMPED = 1e12
 
 

@@ -1,4 +1,8 @@
-"""Forward, backward and optimizer step of a dense chain on flat vectors, one sample at a time, in NumPy, into buffers allocated once."""
+"""Forward, backward and optimizer step of a dense chain, one sample at a time, in NumPy: every operation into a buffer allocated once.
+
+Vectors are in a `Plan`'s joined layout, where a layer is one matrix and its input carries a trailing one for the bias. At this size an
+operation costs its call, not its arithmetic; so the fewer calls, the faster.
+"""
 
 from __future__ import annotations
 
@@ -16,69 +20,84 @@ Pass = Callable[[Vector], None]
 Backward = Callable[[Vector, Vector], None]
 
 
-def passes(plan: Plan, flat: Vector, output: Vector, gradient: Vector) -> tuple[Pass, Backward]:
-    """Forward x -> ``output`` with the weights in ``flat``; backward (x, d loss / d output) -> ``gradient``, after a forward of the same x."""
-    layers, grads = plan.views(flat), plan.views(gradient)
-    values = [np.zeros(n) for n in plan.sizes[1:-1]] + [output]
-    deltas = [np.zeros(n) for n in plan.sizes[1:]]
-    acts = [int(a) for a in plan.acts]
+def with_one(rows: Vector) -> Vector:
+    """Inputs (N, in) with a trailing column of ones, (N, in + 1)."""
+    return np.column_stack([rows, np.ones(len(rows))])
+
+
+def passes(plan: Plan, weights: Vector, output: Vector, gradient: Vector) -> tuple[Pass, Backward]:
+    """Forward x -> ``output`` with ``weights``; backward (x, d loss / d output) -> ``gradient``, after a forward of the same x.
+
+    ``x`` (in + 1,) carries the trailing one. ``weights`` and ``gradient`` are in the joined layout and read anew at each call.
+    """
+    layers, grads = plan.matrices(weights), plan.matrices(gradient)
+    acts, biased = [int(a) for a in plan.acts], [bool(b >= 0) for b in plan.bias_at]
     last = len(layers) - 1
+    # Each layer's values, followed by the one that the next layer's bias multiplies.
+    carried = [np.ones(n + 1) for n in plan.sizes[1:-1]]
+    values = [c[:-1] for c in carried] + [output]
+    inputs = [c if biased[i + 1] else c[:-1] for i, c in enumerate(carried)]
+    bends, deltas = [np.zeros(n) for n in plan.sizes[1:]], [np.zeros(n) for n in plan.sizes[1:]]
+    columns = [d[:, None] for d in deltas]
+    back = [layer[:, : plan.sizes[i]] for i, layer in enumerate(layers)]
+    ones = [np.ones(n) for n in plan.sizes[1:]]
+    dot, multiply, subtract = np.dot, np.multiply, np.subtract
 
     def forward(x: Vector) -> None:
-        for (weight, bias), value, act in zip(layers, values, acts, strict=True):
-            np.dot(weight, x, out=value)
-            if bias is not None:
-                np.add(value, bias, out=value)
+        carry = x if biased[0] else x[:-1]
+        for i in range(last + 1):
+            value, act = values[i], acts[i]
+            dot(layers[i], carry, out=value)
             if act == 1:
                 np.maximum(value, 0.0, out=value)
             elif act == 2:
                 np.tanh(value, out=value)
             elif act == 3:
                 np.divide(1.0, 1.0 + np.exp(-value), out=value)
-            x = value
+            if i < last:
+                carry = inputs[i]
 
     def backward(x: Vector, outer: Vector) -> None:
-        delta = outer
+        delta = deltas[last]
+        delta[:] = outer
         for i in range(last, -1, -1):
-            value, act = values[i], acts[i]
+            value, act, bend = values[i], acts[i], bends[i]
             if act == 1:
-                delta = np.multiply(delta, value > 0, out=deltas[i])
-            elif act == 2:
-                delta = np.multiply(delta, 1.0 - value * value, out=deltas[i])
-            elif act == 3:
-                delta = np.multiply(delta, value * (1.0 - value), out=deltas[i])
-            weight, bias = grads[i]
-            np.multiply(delta[:, None], values[i - 1] if i else x, out=weight)
-            if bias is not None:
-                bias[:] = delta
+                multiply(delta, np.sign(value, out=bend), out=delta)
+            elif act:
+                multiply(value, value if act == 2 else subtract(ones[i], value, out=bend), out=bend)
+                multiply(delta, subtract(ones[i], bend, out=bend) if act == 2 else bend, out=delta)
+            carry = inputs[i - 1] if i else (x if biased[0] else x[:-1])
+            multiply(columns[i], carry, out=grads[i])
             if i:
-                delta = np.dot(delta, layers[i][0], out=deltas[i - 1])
+                delta = dot(delta, back[i], out=deltas[i - 1])
 
     return forward, backward
 
 
-def stepper(rule: Rule, optimizer: str, lr: float, flat: Vector, moment: Vector) -> Pass:
-    """One optimizer step on ``flat`` in place, given the gradient."""
-    scratch = np.empty_like(flat)
-    rho, rest, eps, inside = rule.rho, 1.0 - rule.rho, rule.eps, rule.eps_inside
+def stepper(rule: Rule, optimizer: str, lr: float, moment: Vector) -> Callable[[Vector], Vector]:
+    """gradient -> what the optimizer subtracts from the weights (a buffer that the next call overwrites); ``moment`` is kept in place.
 
-    def sgd(gradient: Vector) -> None:
-        np.multiply(gradient, lr, out=scratch)
-        np.subtract(flat, scratch, out=flat)
+    ``moment`` holds the second moment divided by 1 - rho, which saves an operation.
+    """
+    size = len(moment)
+    out, rho = np.empty(size), np.full(size, rule.rho)
+    rest = 1.0 - rule.rho
+    # lr g / (sqrt(rest m) + eps) = (lr / sqrt(rest)) g / (sqrt(m) + eps / sqrt(rest)); likewise with eps inside.
+    scale = np.full(size, lr / np.sqrt(rest) if optimizer == "rmsprop" else lr)
+    offset = np.full(size, rule.eps / rest if rule.eps_inside else rule.eps / np.sqrt(rest))
+    multiply, add, sqrt = np.multiply, np.add, np.sqrt
 
-    def rmsprop(gradient: Vector) -> None:
-        np.multiply(gradient, gradient, out=scratch)
-        np.multiply(scratch, rest, out=scratch)
-        np.multiply(moment, rho, out=moment)
-        np.add(moment, scratch, out=moment)
-        if inside:
-            np.add(moment, eps, out=scratch)
-            np.sqrt(scratch, out=scratch)
+    def sgd(gradient: Vector) -> Vector:
+        return multiply(gradient, scale, out=out)
+
+    def rmsprop(gradient: Vector) -> Vector:
+        multiply(moment, rho, out=moment)
+        add(moment, multiply(gradient, gradient, out=out), out=moment)
+        if rule.eps_inside:
+            sqrt(add(moment, offset, out=out), out=out)
         else:
-            np.sqrt(moment, out=scratch)
-            np.add(scratch, eps, out=scratch)
-        np.divide(gradient, scratch, out=scratch)
-        np.multiply(scratch, lr, out=scratch)
-        np.subtract(flat, scratch, out=flat)
+            add(sqrt(moment, out=out), offset, out=out)
+        return multiply(np.divide(gradient, out, out=out), scale, out=out)
 
     return sgd if optimizer == "sgd" else rmsprop

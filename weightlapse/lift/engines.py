@@ -14,7 +14,7 @@ from weightlapse.adapters.chain import find_chain
 from weightlapse.errors import InvalidArgument, missing_extra
 from weightlapse.lift.general import Loss, Trainer, squared_error
 from weightlapse.lift.lift import Lift
-from weightlapse.lift.online import OnlineState, runner
+from weightlapse.lift.online import OnlineLoop
 from weightlapse.lift.plan import Plan, Vector, places_of, plan_of, read, write
 from weightlapse.lift.rules import RULES, Rule
 
@@ -62,37 +62,61 @@ def plans_of(net: Lift) -> tuple[Plan, Plan] | None:
     return plan_of(chain, places_of(net.generator)), plan_of(writer, {s.name: s.start for s in net.slots})
 
 
-class FlatEngine:
-    """Generator and task as flat float64 vectors, one sample at a time: NumPy or compiled."""
+class NumpyEngine:
+    """Dense generator and task, one sample at a time, float64."""
 
-    def __init__(self, net: Lift, rule: Rule, data: Data, *, compiled: bool) -> None:
-        plans = plans_of(net)
-        assert plans is not None
-        self.net, self.rule, self.compiled = net, rule, compiled
-        self.generator, self.task = plans
-        x, y, hyper = data
-        with torch.no_grad():
-            hyper = x if hyper is None and net.hyper_map is None else net.hyper_for(as_input(net, x), hyper)
-        self.x, self.y, self.hyper = (np.ascontiguousarray(t.cpu().to(torch.float64).numpy()) for t in (x, y, hyper))
-        start = net.base_vector().detach().cpu().to(torch.float64).numpy()
-        self.state = OnlineState.begin(read(net.generator), np.zeros_like(start) if net.base is None else start, start)
-        self._run = runner(rule, self.generator, self.task, self.state, self.hyper, self.x, self.y)
+    def __init__(self, net: Lift, rule: Rule, data: Data) -> None:
+        self.net = net
+        generator, task, start = _flat(net)
+        base = np.zeros_like(start) if net.base is None else start
+        self.loop = OnlineLoop(rule, generator, task, read(net.generator), base, start, *_samples(net, data))
 
     def advance(self, order: NDArray[np.int64], loss: Vector, target_loss: Vector) -> None:
-        if not self.compiled:
-            self._run(order, loss, target_loss)
-            return
+        self.loop.run(order, loss, target_loss)
+
+    def sync(self) -> None:
+        write(self.net.generator, self.loop.weights())
+
+
+class CompiledEngine:
+    """The same, compiled."""
+
+    def __init__(self, net: Lift, rule: Rule, data: Data) -> None:
+        self.net, self.rule = net, rule
+        self.generator, self.task, self.start = _flat(net)
+        self.base = np.zeros_like(self.start) if net.base is None else self.start
+        self.samples = _samples(net, data)
+        self.weights = read(net.generator)
+        self.moment, self.task_moment = np.zeros_like(self.weights), np.zeros_like(self.start)
+
+    def advance(self, order: NDArray[np.int64], loss: Vector, target_loss: Vector) -> None:
         from weightlapse.lift.compiled import run_lift
 
-        r, s = self.rule, self.state
+        r = self.rule
         run_lift(
             RULES.index(r.name), r.inner_steps, r.optimizer == "rmsprop", r.lr, r.task_optimizer == "rmsprop", r.task_lr, r.rho, r.eps,
-            r.eps_inside, self.generator.arrays, self.task.arrays, s.weights, s.moment, s.task_moment, s.base, s.start,
-            self.hyper, self.x, self.y, order, loss, target_loss,
+            r.eps_inside, self.generator.arrays, self.task.arrays, self.weights, self.moment, self.task_moment, self.base, self.start,
+            *self.samples, order, loss, target_loss,
         )  # fmt: skip
 
     def sync(self) -> None:
-        write(self.net.generator, self.state.weights)
+        write(self.net.generator, self.weights)
+
+
+def _flat(net: Lift) -> tuple[Plan, Plan, Vector]:
+    """Plans of generator and task, and the task's own weights, flat."""
+    plans = plans_of(net)
+    assert plans is not None
+    return *plans, net.base_vector().detach().cpu().to(torch.float64).numpy()
+
+
+def _samples(net: Lift, data: Data) -> tuple[Vector, Vector, Vector]:
+    """Hyper-inputs, inputs and targets in float64."""
+    x, y, hyper = data
+    with torch.no_grad():
+        hyper = x if hyper is None and net.hyper_map is None else net.hyper_for(as_input(net, x), hyper)
+    h, xs, ys = (np.ascontiguousarray(t.cpu().to(torch.float64).numpy()) for t in (hyper, x, y))
+    return h, xs, ys
 
 
 class TorchEngine:

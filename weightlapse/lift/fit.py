@@ -12,7 +12,7 @@ import torch
 
 from weightlapse import progress
 from weightlapse.errors import InvalidArgument
-from weightlapse.lift.engines import Engine, FlatEngine, TorchEngine, choose, prepare
+from weightlapse.lift.engines import CompiledEngine, Engine, NumpyEngine, TorchEngine, choose, prepare
 from weightlapse.lift.general import Loss
 from weightlapse.lift.lift import Lift
 from weightlapse.lift.rules import History, Rule
@@ -97,7 +97,7 @@ def fit_lift(
     if chosen == "torch":
         worker = TorchEngine(net, settings, data, loss=loss, optimizer=own, batch_size=batch_size)
     else:
-        worker = FlatEngine(net, settings, data, compiled=chosen == "numba")
+        worker = (CompiledEngine if chosen == "numba" else NumpyEngine)(net, settings, data)
     per_epoch = -(-count // batch_size)
     losses = np.full(epochs * per_epoch, np.nan)
     distances = np.full_like(losses, np.nan)

@@ -1,95 +1,114 @@
 """The exact online loop in NumPy: one sample, one update, for dense generators that write dense tasks.
 
-The same updates through one framework call per sample take milliseconds each; here a sample costs some forty small array operations,
-all into buffers allocated once. `compiled.py` is the same loop for the compiler, and must agree with this one to rounding.
+The same updates through framework calls take milliseconds a sample; here it is some thirty small array operations.
+`compiled.py` is the same loop for the compiler, and must agree with this one to rounding.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
-from weightlapse.lift.dense import TINY, passes, stepper
+from weightlapse.lift.dense import TINY, passes, stepper, with_one
 from weightlapse.lift.plan import Plan, Vector
 from weightlapse.lift.rules import Rule
-
-
-@dataclass
-class OnlineState:
-    """Everything that changes from sample to sample. ``weights`` is the generator, ``moment`` and ``task_moment`` RMSprop's averages."""
-
-    weights: Vector
-    moment: Vector
-    task_moment: Vector
-    base: Vector  # added to what the generator writes
-    start: Vector  # where rule "fixed_start" begins
-
-    @classmethod
-    def begin(cls, weights: Vector, base: Vector, start: Vector) -> OnlineState:
-        return cls(weights, np.zeros_like(weights), np.zeros_like(base), base, start)
-
 
 Run = Callable[[NDArray[np.int64], Vector, Vector], None]
 
 
-def runner(rule: Rule, generator: Plan, task: Plan, state: OnlineState, hyper: Vector, x: Vector, y: Vector) -> Run:
-    """A function (order, loss, target_loss) that updates ``state`` in place on the samples ``order``, one after the other.
+class OnlineLoop:
+    """Trains a generator on single samples. Flat vectors (``weights``, ``base``, ``start``) are in module order, as `plan.read` gives them.
 
-    ``hyper`` (N, H), ``x`` (N, in) and ``y`` (N, out) are float64. ``loss`` and ``target_loss`` (len(order),) are filled: the task's mean
-    squared error before the update, and the generator's distance to its target.
+    ``base`` is added to what the generator writes; ``start`` is where rule "fixed_start" begins. ``hyper`` (N, H), ``x`` (N, in) and
+    ``y`` (N, out) are float64.
     """
-    count = task.total
-    output, raw, written = np.zeros(task.sizes[-1]), np.zeros(count), np.zeros(count)
-    slope, weights, gradient, moved = np.zeros_like(output), np.zeros(count), np.zeros(count), np.zeros(count)
-    grad_weights = np.zeros(generator.total)
-    write_forward, write_backward = passes(generator, state.weights, raw, grad_weights)
-    task_forward, task_backward = passes(task, weights, output, gradient)
-    step = stepper(rule, rule.optimizer, rule.lr, state.weights, state.moment)
-    task_step = stepper(rule, rule.task_optimizer, rule.task_lr, weights, state.task_moment)
-    end_to_end, fixed = rule.name == "end_to_end", rule.name == "fixed_start"
-    scale, pull = 2.0 / len(output), 2.0 / count
 
-    def task_gradient(sample: int) -> None:
-        task_forward(x[sample])
-        np.subtract(output, y[sample], out=slope)
+    def __init__(
+        self,
+        rule: Rule,
+        generator: Plan,
+        task: Plan,
+        weights: Vector,
+        base: Vector,
+        start: Vector,
+        hyper: Vector,
+        x: Vector,
+        y: Vector,
+    ) -> None:
+        of_task = task.gathered()
+        self._gathered = generator.gathered(rows=of_task)
+        self._weights = weights[self._gathered]
+        self._moments = np.zeros_like(self._weights), np.zeros(task.total)
+        self._advance = self._runner(
+            rule, generator, task, base[of_task], start[of_task], with_one(hyper), with_one(x), y
+        )
 
-    def run(order: NDArray[np.int64], loss: Vector, target_loss: Vector) -> None:
-        for i, sample in enumerate(order.tolist()):
-            write_forward(hyper[sample])
-            np.add(raw, state.base, out=written)
-            weights[:] = written
-            task_gradient(sample)
-            loss[i] = slope.dot(slope) / len(slope)
-            if end_to_end:
-                np.multiply(slope, scale, out=slope)
-                task_backward(x[sample], slope)
-                write_backward(hyper[sample], gradient)
-            else:
+    def weights(self) -> Vector:
+        """The generator as it now is, in module order."""
+        flat = np.empty_like(self._weights)
+        flat[self._gathered] = self._weights
+        return flat
+
+    def run(self, order: NDArray[np.int64], loss: Vector, target_loss: Vector) -> None:
+        """Update on the samples ``order``, one after the other. ``loss`` and ``target_loss`` (len(order),) are filled: the task's mean
+        squared error before the update, and the generator's distance to its target."""
+        for at in range(0, len(order), 512):
+            part = slice(at, at + 512)
+            self._advance(order[part], loss[part], target_loss[part])
+            for moment in self._moments:
+                moment[moment < TINY] = 0.0
+
+    def _runner(
+        self, rule: Rule, generator: Plan, task: Plan, base: Vector, start: Vector, hyper: Vector, x: Vector, y: Vector
+    ) -> Run:
+        count, outputs = task.total, y.shape[1]
+        raw, weights, gradient, moved = np.zeros(count), np.zeros(count), np.zeros(count), np.zeros(count)
+        output, slope = np.zeros(outputs), np.zeros(outputs)
+        grad_weights = np.zeros(generator.total)
+        write_forward, write_backward = passes(generator, self._weights, raw, grad_weights)
+        task_forward, task_backward = passes(task, weights, output, gradient)
+        step = stepper(rule, rule.optimizer, rule.lr, self._moments[0])
+        task_step = stepper(rule, rule.task_optimizer, rule.task_lr, self._moments[1])
+        end_to_end, fixed = rule.name == "end_to_end", rule.name == "fixed_start"
+        scale, pull = np.full(outputs, 2.0 / outputs), np.full(count, 2.0 / count)
+        add, subtract, multiply = np.add, np.subtract, np.multiply
+
+        def run(order: NDArray[np.int64], loss: Vector, target_loss: Vector) -> None:
+            for i, sample in enumerate(order.tolist()):
+                xi, yi, hi = x[sample], y[sample], hyper[sample]
+                write_forward(hi)
+                add(raw, base, out=weights)
+                task_forward(xi)
+                subtract(output, yi, out=slope)
+                loss[i] = slope.dot(slope) / outputs
                 if fixed:
-                    weights[:] = state.start
-                for inner in range(rule.inner_steps):
-                    if fixed or inner:
-                        task_gradient(sample)
-                    np.multiply(slope, scale, out=slope)
-                    task_backward(x[sample], slope)
-                    task_step(gradient)
-                np.subtract(written, weights, out=moved)
-                target_loss[i] = moved.dot(moved) / count
-                write_backward(hyper[sample], np.multiply(moved, pull, out=moved))
-            step(grad_weights)
-            if i % 512 == 511:
-                _flush(state)
-        if end_to_end:
-            target_loss[:] = np.nan
-        _flush(state)
+                    subtract(weights, start, out=moved)
+                    weights[:] = start
+                    task_forward(xi)
+                    subtract(output, yi, out=slope)
+                task_backward(xi, multiply(slope, scale, out=slope))
+                if end_to_end:
+                    write_backward(hi, gradient)
+                else:
+                    change = task_step(gradient)
+                    if fixed or rule.inner_steps > 1:
+                        if not fixed:
+                            moved[:] = 0.0
+                        add(moved, change, out=moved)
+                        for _ in range(rule.inner_steps - 1):
+                            subtract(weights, change, out=weights)
+                            task_forward(xi)
+                            subtract(output, yi, out=slope)
+                            task_backward(xi, multiply(slope, scale, out=slope))
+                            change = task_step(gradient)
+                            add(moved, change, out=moved)
+                        change = moved
+                    target_loss[i] = change.dot(change) / count
+                    write_backward(hi, multiply(change, pull, out=change))
+                subtract(self._weights, step(grad_weights), out=self._weights)
+            if end_to_end:
+                target_loss[:] = np.nan
 
-    return run
-
-
-def _flush(state: OnlineState) -> None:
-    """Denormal second moments of dead units to zero."""
-    state.moment[state.moment < TINY] = 0.0
-    state.task_moment[state.task_moment < TINY] = 0.0
+        return run

@@ -14,7 +14,7 @@ from torch import nn
 
 from weightlapse.adapters.chain import find_chain
 from weightlapse.errors import InvalidArgument
-from weightlapse.lift.dense import TINY, passes, stepper
+from weightlapse.lift.dense import TINY, passes, stepper, with_one
 from weightlapse.lift.engines import COMPILE_FROM
 from weightlapse.lift.plan import Plan, Vector, places_of, plan_of, read, write
 from weightlapse.lift.rules import History, Rule
@@ -58,35 +58,16 @@ def fit_plain(
         )
     rule = Rule("end_to_end", optimizer=optimizer, lr=lr, rho=rho, eps=epsilon, eps_inside=eps == "inside")
     plan, flat = plan_of(chain, places_of(module)), read(module)
-    moment = np.zeros_like(flat)
     count = len(xs)
     if engine == "auto":
         engine = "numba" if count * epochs >= COMPILE_FROM and importlib.util.find_spec("numba") else "numpy"
     rng = np.random.default_rng(seed)
     losses = np.empty(count * epochs)
+    train = _compiled(rule, plan, flat, xs, ys) if engine == "numba" else _numpy(rule, plan, flat, xs, ys)
     started, outside = time.perf_counter(), 0.0
     for epoch in range(epochs):
         order = np.arange(count) if online else rng.permutation(count)
-        part = losses[epoch * count : (epoch + 1) * count]
-        if engine == "numba":
-            from weightlapse.lift.compiled import run_plain
-
-            run_plain(
-                optimizer == "rmsprop",
-                lr,
-                rho,
-                epsilon,
-                rule.eps_inside,
-                plan.arrays,
-                flat,
-                moment,
-                xs,
-                ys,
-                order,
-                part,
-            )
-        else:
-            _run(rule, plan, flat, moment, xs, ys, order, part)
+        train(order, losses[epoch * count : (epoch + 1) * count])
         write(module, flat)
         paused = time.perf_counter()
         if callback is not None:
@@ -96,18 +77,33 @@ def fit_plain(
     return History(losses, np.full_like(losses, np.nan), count * epochs, epochs, seconds, engine, rule)
 
 
-def _run(
-    rule: Rule, plan: Plan, flat: Vector, moment: Vector, x: Vector, y: Vector, order: NDArray[np.int64], loss: Vector
-) -> None:
-    output, gradient = np.zeros(y.shape[1]), np.zeros_like(flat)
-    slope = np.zeros_like(output)
-    forward, backward = passes(plan, flat, output, gradient)
-    step = stepper(rule, rule.optimizer, rule.lr, flat, moment)
-    for i, sample in enumerate(order.tolist()):
-        forward(x[sample])
-        np.subtract(output, y[sample], out=slope)
-        loss[i] = slope.dot(slope) / len(slope)
-        np.multiply(slope, 2.0 / len(slope), out=slope)
-        backward(x[sample], slope)
-        step(gradient)
-    moment[moment < TINY] = 0.0
+Train = Callable[[NDArray[np.int64], Vector], None]  # order, losses to fill
+
+
+def _compiled(rule: Rule, plan: Plan, flat: Vector, x: Vector, y: Vector) -> Train:
+    from weightlapse.lift.compiled import run_plain
+
+    moment = np.zeros_like(flat)
+    settings = rule.optimizer == "rmsprop", rule.lr, rule.rho, rule.eps, rule.eps_inside
+    return lambda order, loss: run_plain(*settings, plan.arrays, flat, moment, x, y, order, loss)
+
+
+def _numpy(rule: Rule, plan: Plan, flat: Vector, x: Vector, y: Vector) -> Train:
+    gathered = plan.gathered()
+    weights, moment, gradient = flat[gathered], np.zeros_like(flat), np.zeros_like(flat)
+    output, slope, inputs = np.zeros(y.shape[1]), np.zeros(y.shape[1]), with_one(x)
+    forward, backward = passes(plan, weights, output, gradient)
+    step = stepper(rule, rule.optimizer, rule.lr, moment)
+
+    def train(order: NDArray[np.int64], loss: Vector) -> None:
+        for i, sample in enumerate(order.tolist()):
+            forward(inputs[sample])
+            np.subtract(output, y[sample], out=slope)
+            loss[i] = slope.dot(slope) / len(slope)
+            backward(inputs[sample], np.multiply(slope, 2.0 / len(slope), out=slope))
+            np.subtract(weights, step(gradient), out=weights)
+            if i % 512 == 511:
+                moment[moment < TINY] = 0.0
+        flat[gathered] = weights
+
+    return train

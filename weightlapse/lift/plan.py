@@ -29,13 +29,27 @@ class Plan:
         """What the compiled loops take: sizes, acts, weight_at, bias_at."""
         return self.sizes, self.acts, self.weight_at, self.bias_at
 
-    def views(self, flat: Vector) -> list[tuple[Vector, Vector | None]]:
-        """Weight (out, in) and bias (out,) of every layer, as views of ``flat``."""
-        found: list[tuple[Vector, Vector | None]] = []
+    def gathered(self, rows: NDArray[np.int64] | None = None) -> NDArray[np.int64]:
+        """Where each number of the *joined* layout comes from: layer by layer one matrix (out, in + 1) with the bias as its last column.
+
+        ``rows`` puts the rows of the last layer into another order. The NumPy loop works in this layout: half as many small products.
+        """
+        parts = []
         for i, (w, b) in enumerate(zip(self.weight_at, self.bias_at, strict=True)):
             fan_in, fan_out = self.sizes[i], self.sizes[i + 1]
-            weight = flat[w : w + fan_in * fan_out].reshape(fan_out, fan_in)
-            found.append((weight, None if b < 0 else flat[b : b + fan_out]))
+            matrix = w + np.arange(fan_in * fan_out).reshape(fan_out, fan_in)
+            if b >= 0:
+                matrix = np.column_stack([matrix, b + np.arange(fan_out)])
+            parts.append((matrix if rows is None or i < len(self.acts) - 1 else matrix[rows]).ravel())
+        return np.concatenate(parts)
+
+    def matrices(self, joined: Vector) -> list[Vector]:
+        """The matrix of each layer as a view of a vector in the joined layout."""
+        found, at = [], 0
+        for i, b in enumerate(self.bias_at):
+            fan_in, fan_out = int(self.sizes[i]) + (b >= 0), int(self.sizes[i + 1])
+            found.append(joined[at : at + fan_in * fan_out].reshape(fan_out, fan_in))
+            at += fan_in * fan_out
         return found
 
 
