@@ -41,7 +41,7 @@ class Measure:
     def of(width: int, height: int) -> Measure:
         unit = min(width / 1280, height / 720)
         text = round(13 * unit) if unit >= 1 else max(round(13 * math.sqrt(unit)), 10)
-        return Measure(unit, text, even(text * 1.6), even(18 * max(unit, 0.5)), text, even(84 * max(unit, 0.5)))
+        return Measure(unit, text, even(text * 1.6), even(18 * max(unit, 0.5)), text, even(84 * max(unit, 0.7)))
 
     def compact(self) -> Measure:
         """For pictures with very many blocks: small letters, little space."""

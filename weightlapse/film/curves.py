@@ -216,13 +216,9 @@ def _stamp(part: Codes, x: int, y: int, radius: int, tone: Tone) -> None:
 
 
 def _at(line: Line, step: int) -> float:
-    """The newest finite value at or before ``step``; NaN when there is none."""
+    """The newest value at or before ``step``; NaN when there is none."""
     stop = int(np.searchsorted(line.steps, step, side="right"))
-    known = line.values[:stop]
-    for value in known[::-1][:64]:
-        if math.isfinite(value):
-            return float(value)
-    return math.nan
+    return float(line.values[stop - 1]) if stop else math.nan
 
 
 def _limits(finite: NDArray[np.float64], log: bool) -> tuple[float, float]:

@@ -89,7 +89,7 @@ def _flow(sized: Sequence[Placed], width: int, height: int, measure: Measure, sh
             return None
         out.append(block.moved(x, y))
         column = max(column, block.width)
-        y += block.height + measure.gap * 2 // 3
+        y += block.height + even(measure.gap * 2 / 3)
         deepest = max(deepest, out[-1].y + block.height)
         if deepest > height or x + column > width:
             return None

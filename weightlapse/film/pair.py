@@ -24,7 +24,7 @@ from weightlapse.film.grids import Values
 from weightlapse.film.layout import place
 from weightlapse.film.numbers import grouped
 from weightlapse.film.panels import Header, Legend, Panel, Weights
-from weightlapse.film.scene import Order, Scene, frame_boxes, legend_ends
+from weightlapse.film.scene import THINNED, Order, Scene, frame_boxes, legend_ends
 from weightlapse.film.surface import Box
 from weightlapse.progress import track
 from weightlapse.symmetry.runs import align_runs
@@ -170,12 +170,15 @@ def compose_pair(pair: Pair, order: Order) -> Scene:
     )
     panels.append(Header(header, measure, title, subtitle, int(steps[shown].max()), marks if len(shown) > 1 else []))
     if footer[3]:
+        thinned = any(isinstance(panel, Weights) and panel.thinned for panel in panels)
         note = (
             "each step has its own colour scale"
             if by_tensor is None
             else "one colour scale per tensor, shared by all columns"
         )
-        panels.append(Legend(footer, measure, legend_ends(order.scale, by_tensor or {}), note))
+        panels.append(
+            Legend(footer, measure, legend_ends(order.scale, by_tensor or {}), note + (THINNED if thinned else ""))
+        )
     return Scene(panels, lambda frames: pair.read(names, frames))
 
 

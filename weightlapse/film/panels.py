@@ -128,30 +128,29 @@ class Weights:
             painter.fill(tile.x - thick - 2, tile.y + int(starts[row]), thick, tile.cell[1], 1)
 
     def _label(self, painter: Painter, block: Placed, scales: Mapping[str, Scale]) -> None:
-        """Name in ink, then shape and scale in grey, as much of it as there is room for."""
+        """Name in ink, then shape, thinning and scale in grey, as much of it as there is room for."""
         px = block.words
         small = max(px - 2, 9)
         bold = px >= self.measure.text
         wide = block.width + (0 if bold else 2)
+        tile = self.framed[block.block.main]
         known = [name for name in block.block.names if name in scales]
-        scale = " | ".join("±" + short(scales[name].limit, 2) for name in known)
-        shape = (
-            "×".join(map(str, self.framed[block.block.main].grid.shape if block.block.main in self.framed else ()))
-            or "scalar"
+        choices = (
+            ["×".join(map(str, tile.grid.shape)) or "scalar"],
+            [f"1 of {tile.thinned[0]}×{tile.thinned[1]}, spikes kept", f"1 of {tile.thinned[0]}×{tile.thinned[1]}"]
+            if tile.thinned != (1, 1)
+            else [],
+            [" | ".join("±" + short(scales[name].limit, 2) for name in known), "±" + short(scales[known[0]].limit, 2)],
         )
-        says = next((tile.says() for tile in block.tiles if tile.says()), "")
         name = title(block.block.title, px, wide, bold)
-        used = glyphs.width(name, px, bold=bold)
+        room = wide - glyphs.width(name, px, bold=bold)
         words: list[str] = []
-        for part in (shape, scale, says):
-            room = wide - used - sum(glyphs.width(w, small) + px for w in words) - px
-            if part and glyphs.width(part, small) <= room:
-                words.append(part)
-            elif (
-                part == scale and len(known) > 1 and glyphs.width("±" + short(scales[known[0]].limit, 2), small) <= room
-            ):
-                words.append("±" + short(scales[known[0]].limit, 2))
-        line = name + "\0" + "\0".join(words)
+        for choice in choices:
+            fitting = next((word for word in choice if glyphs.width(word, small) + px * 2 // 3 <= room), "")
+            if fitting:
+                words.append(fitting)
+                room -= glyphs.width(fitting, small) + px * 2 // 3
+        line = "\0".join([name, *words])
         key = block.block.title
         if self.labels.get(key) == line:
             return
@@ -163,6 +162,11 @@ class Weights:
         for word in words:
             x += px * 2 // 3
             x += painter.text(x, baseline, word, small, tone="muted")
+
+    @property
+    def thinned(self) -> bool:
+        """Whether any cell stands for more than one weight."""
+        return any(tile.thinned != (1, 1) for _, placed in self.stages for block in placed for tile in block.tiles)
 
 
 def title(name: str, px: int, room: int, bold: bool) -> str:

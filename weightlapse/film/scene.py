@@ -27,11 +27,12 @@ from weightlapse.film.scales import Scale
 from weightlapse.film.surface import Box, Surface
 
 KINDS = ("weights", "scalars", "lines", "groups", "mass", "distance", "norms", "histograms", "text")
-_CHANGES_SHOWN = {
+_SCALES_SAID = {
     "step": "each step has its own colour scale",
     "global": "one colour scale for all",
     "tensor": "one colour scale per tensor",
 }
+THINNED = " · small cells: one weight of several, spikes always"
 
 
 @dataclass
@@ -124,7 +125,8 @@ def compose(run: Any, order: Order) -> Scene:
     ]
     built.append(Header(header, measure, title, subtitle, int(steps[shown].max()), marks if len(shown) > 1 else []))
     if heat and footer[3]:
-        built.append(Legend(footer, measure, legend_ends(order.scale, tile_scales), _CHANGES_SHOWN[order.scale]))
+        note = _SCALES_SAID[order.scale] + (THINNED if weights.thinned else "")
+        built.append(Legend(footer, measure, legend_ends(order.scale, tile_scales), note))
     return Scene(built, lambda frames: values_over(run, list(shapes), frames))
 
 

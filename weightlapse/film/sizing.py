@@ -16,7 +16,7 @@ def sized(block: Block, area: float, width: int, shelf: int, measure: Measure, b
     if block.grid.rows == 1 and not block.grid.kernels:
         main = _strip(block.main, block.grid, area, room, measure, biggest)
     else:
-        side = even(10 * max(measure.unit, 0.6)) + even(6 * measure.unit) if block.beside or block.below else 0
+        side = even(10 * max(measure.unit, 0.6)) + max(even(6 * measure.unit), 4) if block.beside or block.below else 0
         main = _matrix(
             block, area, (room[0] - (side if block.beside else 0), room[1] - (side if block.below else 0)), biggest
         )
@@ -146,7 +146,7 @@ def _large(main: Tile, measure: Measure) -> bool:
 
 def _along_rows(name: str, shape: Grid, main: Tile, measure: Measure) -> Tile:
     """A bias as an upright strip, one cell for each unit of ``main``."""
-    wide, space = even(10 * max(measure.unit, 0.6)), even(6 * max(measure.unit, 0.6))
+    wide, space = even(10 * max(measure.unit, 0.6)), max(even(6 * measure.unit), 4)
     wide = min(
         max(wide, main.cell[0] if main.thinned == (1, 1) and not main.grid.kernels else 0),
         main.cell[0] if _large(main, measure) else even(22 * max(measure.unit, 0.6)),
@@ -173,7 +173,7 @@ def _along_rows(name: str, shape: Grid, main: Tile, measure: Measure) -> Tile:
 
 def _along_columns(name: str, shape: Grid, main: Tile, above: Tile, measure: Measure) -> Tile:
     """A vector under ``main``, one cell for each of its columns."""
-    high, space = even(10 * max(measure.unit, 0.6)), even(6 * max(measure.unit, 0.6))
+    high, space = even(10 * max(measure.unit, 0.6)), max(even(6 * measure.unit), 4)
     if main.grid.rows == 1:
         return replace(main, name=name, grid=shape, y=above.y + above.height + space // 2 * 2)
     high = min(max(high, main.cell[1] if main.thinned == (1, 1) else 0), even(22 * max(measure.unit, 0.6)))

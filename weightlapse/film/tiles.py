@@ -84,8 +84,3 @@ class Tile:
         codes = np.full((folded.shape[0] + 1, folded.shape[1] + 1), GROUND, dtype=np.uint16)
         codes[:-1, :-1] = folded
         return codes
-
-    def says(self) -> str:
-        """What the reader must know when a cell is not one weight; empty otherwise."""
-        rows, columns = self.thinned
-        return "" if rows * columns == 1 else f"1 of {rows}×{columns}, spikes kept"
