@@ -275,7 +275,7 @@ def test_what_cannot_be_aligned_is_refused() -> None:
         wl.align(a | {"extra": np.zeros(3)}, a, w)
     with pytest.raises(wl.CannotAlign, match="trace"):
         wl.align(a, a, mlp_wiring([3, 5, 2]))
-    with pytest.raises(wl.InvalidArgument, match="wl.trace"):
+    with pytest.raises(wl.InvalidArgument, match=r"wl\.trace"):
         wl.align(a, a)
     with pytest.raises(wl.InvalidArgument, match="unknown symmetry"):
         wl.align(a, a, w, symmetries=("rotation",))

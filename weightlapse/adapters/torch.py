@@ -196,6 +196,15 @@ class TorchSource:
             and self._look_at_structure() == self._structure
         )
 
+    def follow(self, model: Any, optimizers: Sequence[torch.optim.Optimizer]) -> None:
+        """From now on the tensors are those of another module."""
+        self.module, self._optimizers = unwrap(model), optimizers
+
+    @property
+    def graded(self) -> bool:
+        """Whether gradients are recorded."""
+        return "gradients" in self._selection.streams
+
     # ---- copying ---------------------------------------------------------------------------------------------------
 
     def bind(self, slots: int, views: Views) -> None:

@@ -189,16 +189,47 @@ class Recorder:
         (first, last), self._gap = self._gap, None
         self._pump.note(lambda writer: writer.gap(first, last, "the disk could not keep up (backpressure='stretch')"))
 
-    def _relayout(self, params: Any, step: int) -> None:
+    def grow(self, growth: Any, optimizer: Any = None) -> None:
+        """Go on with the grown network: ``rec.grow(wl.widen(model, {"fc1": 256}, x, optimizer=optimizer))``.
+
+        From the next step on the frames are those of ``growth.model``, in a new layout epoch that knows which unit came from which; the
+        step is marked. Steps of ``growth.optimizer`` are recorded from now on (of ``optimizer``, where a new one was made).
+        """
+        try:
+            self._grow(growth, optimizer)
+        except Exception as error:  # noqa: BLE001 — a recorder never kills a training run
+            self._fail(error)
+
+    def _grow(self, growth: Any, optimizer: Any) -> None:
+        if self._closed or self.failed is not None:
+            return
+        follow = getattr(self._source, "follow", None)
+        if follow is None:
+            raise InvalidArgument("only the recording of a torch module can go on with a grown network")
+        new = optimizer if optimizer is not None else growth.optimizer
+        gradients = bool(getattr(self._source, "graded", False))
+        if self._handles and new is None:
+            raise InvalidArgument(
+                "this recording follows an optimizer and the growth has none: give optimizer= to wl.widen, or the new one to rec.grow"
+            )
+        attached = bool(self._handles)
+        self._detach()
+        follow(growth.model, [] if new is None else [new])
+        lineage = {group: [int(p) for p in parents] for group, parents in growth.lineage.items()}
+        self._relayout(None, max(self._last, 0), note=growth.note, lineage=lineage)
+        if attached:
+            self.attach([new], gradients=gradients)
+
+    def _relayout(self, params: Any, step: int, *, note: str = "", lineage: Any = None) -> None:
         """The arrays are no longer those of the layout: from this frame on another layout holds."""
         before = {t.name: t for t in self._layout.tensors}
         layout = layout_of(self._source.arrays(params))
-        note = _difference(before, {t.name: t for t in layout.tensors})
+        note = note or _difference(before, {t.name: t for t in layout.tensors})
         ring = Ring(layout.row_nbytes, self._memory)
         self._base = self.frames
 
         def begin(writer: Writer) -> None:
-            writer.relayout(layout, note)
+            writer.relayout(layout, note, lineage)
             writer.event(step, note)
 
         self._pump.exchange(ring, begin)
@@ -317,6 +348,7 @@ class NullRecorder:
     def log(self, **scalars: float) -> None: ...
     def mark(self, text: str) -> None: ...
     def gap(self, first: int, last: int, reason: str) -> None: ...
+    def grow(self, growth: Any, optimizer: Any = None) -> None: ...
     def flush(self) -> None: ...
     def close(self) -> None: ...
 
