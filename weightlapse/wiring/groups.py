@@ -9,12 +9,30 @@ import numpy as np
 from numpy.typing import NDArray
 
 from weightlapse.wiring.data import ROLES, Group, Member
-from weightlapse.wiring.dims import ATOM, PROD
+from weightlapse.wiring.dims import ATOM, PROD, Dims
 from weightlapse.wiring.infer import Inference
 
 Positions = NDArray[np.int64]
 _REDUCES = "nothing reads these units"
 _MOST_GROUPS = 20_000
+
+
+def walk(dims: Dims, node: int, index: Positions) -> Iterator[tuple[int, Positions]]:
+    """(atom, its index matrix) for every atom of a type whose unit u has the positions ``index[u]``."""
+    root = dims.find(node)
+    kind, parts = dims.kind(root), dims.parts(root)
+    if kind == ATOM:
+        yield root, index
+    elif kind == PROD:
+        sizes = [dims.sizes[p] for p in parts]
+        grid = index.reshape(*sizes, index.shape[1])
+        for i, p in enumerate(parts):
+            yield from walk(dims, p, np.moveaxis(grid, i, 0).reshape(sizes[i], -1))
+    else:
+        at = 0
+        for p in parts:
+            yield from walk(dims, p, index[at : at + dims.sizes[p]])
+            at += dims.sizes[p]
 
 
 @dataclass(frozen=True)
@@ -38,6 +56,7 @@ class GroupBuilder:
         self.roles, self.first = self._roles()
         self.labels = self._by_leaf(inf.labels)
         self.blocks = self._by_leaf(inf.blocks)
+        self.atom_of: dict[str, int] = {}  # group name -> its atom
         self.read = {leaf for (_, _, leaf), rs in self.roles.items() if "in" in rs} | self._reduced()
 
     # ---- positions
@@ -47,7 +66,7 @@ class GroupBuilder:
             cells = [
                 (atom, Spot(name, axis, index))
                 for axis, node in enumerate(typed.axes)
-                for atom, index in self._walk(node, np.arange(self.dims.sizes[node], dtype=np.int64)[:, None])
+                for atom, index in walk(self.dims, node, np.arange(self.dims.sizes[node], dtype=np.int64)[:, None])
             ]
             for atom, spot in self._resolved(cells):
                 self.spots.setdefault(atom, []).append(spot)
@@ -68,7 +87,7 @@ class GroupBuilder:
                     self.fixed[spot.tensor, spot.axis] = "some of its slices are never used by the traced run"
                 for position, instance in instances.items():
                     for part in within([spot], by, position):
-                        for leaf, rows in self._walk(instance, part.index):
+                        for leaf, rows in walk(self.dims, instance, part.index):
                             self.generic[leaf] = atom
                             cell = (leaf, Spot(part.tensor, part.axis, rows, part.where))
                             (later if leaf in self.dims.cases else done).append(cell)
@@ -78,23 +97,6 @@ class GroupBuilder:
                 return done
             waiting = later
         return done
-
-    def _walk(self, node: int, index: Positions) -> Iterator[tuple[int, Positions]]:
-        """(atom, its index matrix) for every atom of a type whose unit u has the positions ``index[u]``."""
-        root = self.dims.find(node)
-        kind, parts = self.dims.kind(root), self.dims.parts(root)
-        if kind == ATOM:
-            yield root, index
-        elif kind == PROD:
-            sizes = [self.dims.sizes[p] for p in parts]
-            grid = index.reshape(*sizes, index.shape[1])
-            for i, p in enumerate(parts):
-                yield from self._walk(p, np.moveaxis(grid, i, 0).reshape(sizes[i], -1))
-        else:
-            at = 0
-            for p in parts:
-                yield from self._walk(p, index[at : at + self.dims.sizes[p]])
-                at += self.dims.sizes[p]
 
     # ---- what is known about atoms
 
@@ -140,6 +142,7 @@ class GroupBuilder:
                     continue
                 name = self._name(atom, members, parent, taken)
                 taken.add(name)
+                self.atom_of[name] = atom
                 blockers = tuple(self.notes(self.blocks, atom)) + _tied(members)
                 g = Group(
                     name,

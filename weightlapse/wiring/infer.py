@@ -37,6 +37,7 @@ class Inference:
         self.seen: set[str] = set()
         self.opaque: dict[str, int] = {}
         self.probed: dict[str, int] = {}
+        self.tapes: list[Tape] = []
         self._keep: list[Any] = []
         self._call_types: dict[int, Typed] = {}
         self._storages: dict[int, list[str]] = {}
@@ -90,7 +91,7 @@ class Inference:
     # ---- running a tape
 
     def run(self, tape: Tape, rule_of: Any) -> None:
-        self._keep.append(tape)
+        self.tapes.append(tape)
         for i, t in enumerate(tape.inputs):
             typed = Typed([self.fixed(n, "input") for n in t.shape], None)
             self.types[id(t)] = self.places[place_of(t)] = typed

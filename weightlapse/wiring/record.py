@@ -54,6 +54,7 @@ class Call:
     outs: list[Tensor]
     writes: list[Tensor]
     flat: dict[int, tuple[bool, ...]] = field(default_factory=dict)
+    zeros: frozenset[int] = frozenset()  # ids of constant inputs that are zero throughout
     live: bool = False
     _bound: dict[str, Any] | None = None
 
@@ -113,7 +114,11 @@ class _Recorder(TorchDispatchMode):
             alias = self._keep_old_geometry(inputs[0])
             call = Call(func, (alias, *args[1:]), kwargs, [alias, *inputs[1:]], [], writes)
         if known and base not in _FACTORIES:
-            call.flat = {id(t): self._flat(t) for t in call.inputs if storage_of(t) not in self.tracked}
+            constants = [t for t in call.inputs if storage_of(t) not in self.tracked]
+            call.flat = {id(t): self._flat(t) for t in constants}
+            call.zeros = frozenset(
+                id(t) for t in constants if all(call.flat[id(t)]) and t.numel() and not bool(t.flatten()[0])
+            )
         out = func(*args, **kwargs)
         call.outs = [t for t in tree_flatten(out)[0] if isinstance(t, Tensor)]
         for t in call.outs:

@@ -246,6 +246,8 @@ def _pattern(index: NDArray[np.int64]) -> str | None:
     size = index.shape[0]
     offset, step = int(index[0, 0]), int(index[1, 0] - index[0, 0]) if size > 1 else 0
     axes: list[tuple[int, int]] = []
+    if step < 0:
+        return None
     slots = index[0] - offset
     while slots.size > 1:  # peel the fastest slot axis: the longest run from the start with one stride
         stride = int(slots[1])

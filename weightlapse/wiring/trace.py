@@ -11,12 +11,14 @@ from torch import Tensor
 
 from weightlapse.errors import CannotTrace, InvalidArgument
 from weightlapse.wiring.data import Wiring
+from weightlapse.wiring.gauges import Gauges
 from weightlapse.wiring.groups import GroupBuilder
 from weightlapse.wiring.infer import Inference
 from weightlapse.wiring.outputs import chooser
 from weightlapse.wiring.record import Call, place_of, record, untouched
 from weightlapse.wiring.rules import linear, norm, opaque, shape  # noqa: F401  (fill the table)
 from weightlapse.wiring.rules.table import RULES, Rule, is_pointwise, pointwise
+from weightlapse.wiring.symmetries import with_symmetries
 from weightlapse.wiring.verify import Bench, verified
 
 # "auto" checks the groups when that takes at most about this long.
@@ -78,6 +80,10 @@ def trace(
             inf.run(tape, rule_of)
     builder = GroupBuilder(inf, list(named))
     groups = builder.build()
+    gauges = Gauges(inf, builder.atom_of.values())
+    for tape in inf.tapes:
+        gauges.read(tape.calls)
+    groups = [with_symmetries(g, gauges, builder.atom_of[g.name]) for g in groups]
     parameters = {id(p) for p in model.parameters()}
     unseen = tuple(n for n, t in named.items() if n not in inf.seen and id(t) in parameters)
     shapes = {n: tuple(t.shape) for n, t in named.items()}

@@ -52,13 +52,13 @@ def _matmul(inf: Inference, a: Tensor, b: Tensor, batch: int) -> list[int]:
     return [*x[: a.ndim - 1], *y[batch + 1 :]]
 
 
-@rule("mm", "mv", "dot", "vdot", "bmm", "inner")
+@rule("mm", "mv", "dot", "vdot", "bmm", "inner", "_sparse_mm")
 def _mm(inf: Inference, call: Call) -> Axes:
     a, b = call.inputs[:2]
     return [_matmul(inf, a, b, 1 if call.name == "bmm" else 0)]
 
 
-@rule("addmm", "addmv", "baddbmm", "_addmm_activation", "addbmm", "addr")
+@rule("addmm", "_sparse_addmm", "addmv", "baddbmm", "_addmm_activation", "addbmm", "addr")
 def _addmm(inf: Inference, call: Call) -> Axes:
     bias, a, b = call.inputs[:3]
     if call.name == "addr":
