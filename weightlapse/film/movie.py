@@ -18,7 +18,7 @@ from weightlapse.film.encode import PALETTE, PRESETS, STILL, VIDEO, Reel, surfac
 from weightlapse.film.film import Film
 from weightlapse.film.frames import check_frames, chosen
 from weightlapse.film.grown import growth_events
-from weightlapse.film.pace import timeline
+from weightlapse.film.pace import first_at, timeline
 from weightlapse.film.panels import Moment
 from weightlapse.film.scene import Order, Scene, compose
 from weightlapse.film.stills import numbered, pictures, still
@@ -115,7 +115,7 @@ def make_film(
         order = Order(names, past, (width, height), scale, panels, groups, title, still=int(picked[0]))
         shown = picked
     else:
-        holds = _holds(run, picked, hold, float(rate))
+        holds = _holds(run, hold, float(rate))
         shown = timeline(run, names, picked, pace=pace, seconds=seconds, fps=float(rate), holds=holds)
         order = Order(
             names, shown, (width, height), scale, panels, groups, title, _note(picked, shown, pace), pace == "log"
@@ -163,14 +163,18 @@ def moments(
     """
     at = np.arange(len(shown)) if at is None else at
     steps = np.asarray(run.steps)
-    words = _events(run)
-    happened = np.array([i for i, frame in enumerate(shown) if int(frame) in words], dtype=np.int64)
+    words: dict[int, str] = {}
+    for event_frame, text in _events(run).items():
+        place = first_at(shown, event_frame)
+        if place is not None:
+            words[place] = f"{words[place]}, {text}" if place in words else text
+    happened = np.array(sorted(words), dtype=np.int64)
     last = len(shown) - 1 if len(shown) > 1 else max(len(steps) - 1, 1)
     for index, values in zip(at, scene.read(shown[at])):
         frame = int(shown[index])
         newest = int(np.searchsorted(happened, index, side="right")) - 1
         said = newest >= 0 and index - happened[newest] < linger
-        event = words[int(shown[happened[newest]])] if said else ""
+        event = words[int(happened[newest])] if said else ""
         yield Moment(frame, int(steps[frame]), float((index if len(shown) > 1 else frame) / last), values, event)
 
 
@@ -235,11 +239,11 @@ def _rate(fps: float) -> Fraction:
     return Fraction(fps).limit_denominator(1001) if fps >= 1 else Fraction(float(fps)).limit_denominator(1000)
 
 
-def _holds(run: Any, frames: NDArray[np.int64], hold: float, fps: float) -> dict[int, int]:
+def _holds(run: Any, hold: float, fps: float) -> dict[int, int]:
     if not (np.isfinite(hold) and hold >= 0):
         raise InvalidArgument(f"hold={hold!r} must be a number of seconds, 0 or more")
-    held = {frame: round(hold * fps) for frame in _events(run) if frame in frames}
-    return {frame: pictures for frame, pictures in held.items() if pictures}
+    pictures = round(hold * fps)
+    return dict.fromkeys(_events(run), pictures) if pictures else {}
 
 
 def _note(picked: NDArray[np.int64], shown: NDArray[np.int64], pace: str | int | None) -> str:

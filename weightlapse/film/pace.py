@@ -39,21 +39,28 @@ def timeline(
         raise InvalidArgument(f"pace must be a stride or one of {', '.join(map(repr, PACES))}, not {pace!r}")
     if pace is None and wanted is None and len(frames) > AUTOMATIC_MOST:
         frames = _strided(frames, -(-len(frames) // AUTOMATIC_MOST))
-    held = sum(holds.get(int(frame), 0) for frame in np.unique(frames))
+    held = sum(pictures for frame, pictures in holds.items() if frames.min() <= frame <= frames.max())
     if wanted is not None:
         wanted = max(wanted - held, 1)
     shown = (
         frames if pace in (None, "every") and wanted is None else _spread(run, names, frames, pace or "every", wanted)
     )
-    if not holds:
-        return shown
-    last = {frame: i for i, frame in enumerate(shown)}
-    extra = np.array([1 + (_held(int(frame), i, last, holds)) for i, frame in enumerate(shown)])
+    extra = np.ones(len(shown), dtype=np.int64)
+    for frame, pictures in holds.items():
+        at = first_at(shown, frame)
+        if at is not None:
+            extra[at] += pictures
     return np.repeat(shown, extra)
 
 
-def _held(frame: int, index: int, last: Mapping[Any, int], holds: Mapping[int, int]) -> int:
-    return holds.get(frame, 0) if last[frame] == index else 0
+def first_at(shown: NDArray[np.int64], frame: int) -> int | None:
+    """The picture that shows ``frame``, or, where it is left out, the first later one; None when it lies outside the film."""
+    if not shown.min() <= frame <= shown.max():
+        return None
+    if _rising(shown):
+        return int(np.searchsorted(shown, frame))
+    same = np.flatnonzero(shown == frame)
+    return int(same[0]) if len(same) else None
 
 
 def _pictures(seconds: float, fps: float) -> int:
@@ -82,7 +89,7 @@ def _spread(
 
 
 def _rising(frames: NDArray[np.int64]) -> bool:
-    return bool((np.diff(frames) > 0).all())
+    return bool((np.diff(frames) >= 0).all())
 
 
 def _by_change(run: Any, names: Sequence[str], frames: NDArray[np.int64], count: int) -> NDArray[np.intp]:
