@@ -73,10 +73,12 @@ class Stack:
         if len(seeds) != n:
             raise InvalidArgument(f"{len(seeds)} seeds for {n} members: each member needs one")
         takes_seed = _takes_an_argument(make_model)
+        # Without a GPU torch.manual_seed formats a traceback for each absent device; a thousand members notice.
+        set_seed = torch.manual_seed if torch.cuda.is_available() else torch.default_generator.manual_seed
         with torch.random.fork_rng(devices=[]):
             models = []
             for seed in seeds:
-                torch.manual_seed(seed)
+                set_seed(seed)
                 models.append(make_model(seed) if takes_seed else make_model())
         return cls.of(models, dtype=dtype)
 
