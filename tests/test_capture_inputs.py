@@ -37,7 +37,7 @@ REFUSED: dict[str, tuple[Any, dict[str, Any], str]] = {
     "stream": (MODEL, {"streams": ["wieghts"]}, "no stream 'wieghts'"),
     "no buffers": (MODEL, {"streams": ["buffers"]}, "nothing in them"),
     "no parameters": (nn.ReLU(), {}, "has no parameters"),
-    "empty mapping": ({}, {}, "none of the model's 0 tensors"),
+    "empty mapping": ({}, {}, "no array to record"),
     "no model": (3, {}, "int cannot be watched"),
     "optimizer": (MODEL, {"optimizer": "adam"}, "optimizer=str"),
     "optimizer of a mapping": (

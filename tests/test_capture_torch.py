@@ -219,17 +219,18 @@ def test_nan_and_inf_planted_in_mid_run(tmp_path: Path) -> None:
     assert np.isnan(run["0.weight"][6, 2, 3])
 
 
-def test_gradients_are_those_of_the_update(tmp_path: Path) -> None:
-    model = mlp()
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_gradients_are_those_of_the_update(tmp_path: Path, dtype: torch.dtype) -> None:
+    model = mlp().to(dtype)
     optimizer = torch.optim.Adam(model.parameters(), 1e-2)
     gradients = []
     with wl.watch(model, tmp_path / "run", optimizer=optimizer, streams=("weights", "gradients")):
         for k in range(6):
-            model(torch.randn(5, 6)).pow(2).mean().backward()
+            model(torch.randn(5, 6, dtype=dtype)).pow(2).mean().backward()
             if k == 3:
                 model[0].bias.grad = None
             gradients.append(
-                {n: None if p.grad is None else p.grad.clone().numpy() for n, p in model.named_parameters()}
+                {n: None if p.grad is None else p.grad.float().numpy() for n, p in model.named_parameters()}
             )
             optimizer.step()
             optimizer.zero_grad()

@@ -76,6 +76,7 @@ class ArraySource:
     takes_params = True
 
     def __init__(self, selection: Selection) -> None:
+        self.shards: dict[str, dict[str, list[int]]] = {}
         self._selection = selection
         self._infos: list[ArrayInfo] = []
 

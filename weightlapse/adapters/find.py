@@ -20,13 +20,16 @@ def _is(model: Any, module: str, name: str) -> bool:
     return kind is not None and isinstance(model, kind)
 
 
-def find_source(model: Any, selection: Selection, optimizers: Sequence[Any] = ()) -> Source:
-    """The adapter for ``model``; :class:`InvalidArgument` names what can be watched when there is none."""
+def find_source(model: Any, selection: Selection, optimizers: Sequence[Any] = (), rank: int = 0) -> Source:
+    """The adapter for ``model``; :class:`InvalidArgument` names what can be watched when there is none.
+
+    ``rank`` is that of this process, where several hold shards of the model.
+    """
     keras_model = _is(model, "keras", "Model")  # asked first: on the torch backend it is a torch module too
     if _is(model, "torch.nn", "Module") and not keras_model:
         from weightlapse.adapters.torch import TorchSource
 
-        return TorchSource(model, selection, optimizers)
+        return TorchSource(model, selection, optimizers, rank)
     if optimizers:
         raise InvalidArgument("optimizer= is for torch modules; with other models call rec.step() after each update")
     if keras_model:

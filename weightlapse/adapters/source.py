@@ -44,6 +44,7 @@ class Source(Protocol):
     """A model as named arrays."""
 
     framework: str
+    shards: dict[str, dict[str, list[int]]]  # of arrays that are parts of tensors: "shape" of the whole, "offset" in it
     takes_params: bool  # True when step() must be given the current values, because the model object does not hold them
 
     def arrays(self, params: Any) -> Sequence[ArrayInfo]:

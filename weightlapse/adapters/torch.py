@@ -7,6 +7,7 @@ storage is seen at the next step and never recorded stale.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from operator import is_
@@ -16,6 +17,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from weightlapse.adapters.dtensor import Place, is_sharded, local, place_of, refuse_flat_parameters
 from weightlapse.adapters.source import ArrayInfo, Selection, Views
 from weightlapse.errors import CannotRecord, InvalidArgument, closest
 
@@ -102,7 +104,7 @@ def _info(name: str, tensor: torch.Tensor, stream: str, aliases: Sequence[str] =
             f"{name} is {tensor.layout if not tensor.is_quantized else 'quantized'}: only dense tensors can be recorded"
         )
     dtype = str(tensor.dtype).removeprefix("torch.")
-    return ArrayInfo(name, dtype, tuple(tensor.shape), stream, tuple(aliases))
+    return ArrayInfo(name, dtype, tuple(local(tensor).shape), stream, tuple(aliases))
 
 
 def _numpy(tensor: torch.Tensor) -> NDArray[Any]:
@@ -123,15 +125,24 @@ def _tensor(view: NDArray[Any], dtype: str) -> torch.Tensor:
 
 
 class TorchSource:
-    """A module, with the optimizers whose state may be recorded too."""
+    """A module, with the optimizers whose state may be recorded too.
+
+    Of tensors that are sharded over processes the local parts are recorded; ``shards`` says where each lies in the whole. What is not
+    sharded is left to ``rank`` 0.
+    """
 
     framework = "torch"
     takes_params = False
 
-    def __init__(self, model: Any, selection: Selection, optimizers: Sequence[torch.optim.Optimizer] = ()) -> None:
+    def __init__(
+        self, model: Any, selection: Selection, optimizers: Sequence[torch.optim.Optimizer] = (), rank: int = 0
+    ) -> None:
         self.module = unwrap(model)
+        refuse_flat_parameters(self.module)
+        self.shards: dict[str, Place] = {}
         self._selection = selection
         self._optimizers = optimizers
+        self._rank = rank
 
     # ---- what there is ---------------------------------------------------------------------------------------------
 
@@ -144,7 +155,7 @@ class TorchSource:
             n for place, more in (parameters + buffers if with_buffers else parameters) for n in (place.name, *more)
         ]
         self._selection.check(known)
-        chosen = [(p, more) for p, more in parameters if self._selection.wants(p.name, more)]
+        chosen = [(p, more) for p, more in parameters if self._mine(p.tensor) and self._selection.wants(p.name, more)]
         modules = [m for _, m in _walk(self.module)]
         self._homes = [d for m in modules for d in (m._parameters, m._buffers)]
         self._children = [m._modules for m in modules if m._modules]
@@ -155,7 +166,7 @@ class TorchSource:
             infos += [_info(p.name, p.tensor, "weights", more) for p, more in chosen]
             self._places += [p for p, _ in chosen]
         if with_buffers:
-            kept = [(p, more) for p, more in buffers if self._selection.wants(p.name, more)]
+            kept = [(p, more) for p, more in buffers if self._mine(p.tensor) and self._selection.wants(p.name, more)]
             infos += [_info(p.name, p.tensor, "buffers", more) for p, more in kept]
             self._places += [p for p, _ in kept]
         self._graded: list[_Place] = []
@@ -165,13 +176,23 @@ class TorchSource:
         self._states: list[Callable[[], torch.Tensor | None]] = []
         if "optimizer" in self._selection.streams:
             for name, getter, like in _optimizer_states(self._optimizers, [p for p, _ in chosen]):
-                infos.append(_info(f"optimizer:{name}", like, "optimizer"))
-                self._states.append(getter)
-        if not infos:
+                if self._mine(like):
+                    infos.append(_info(f"optimizer:{name}", like, "optimizer"))
+                    self._states.append(getter)
+                    if is_sharded(like):
+                        self.shards[f"optimizer:{name}"] = place_of(name, like)
+        for place, prefix in [*((p, "") for p in self._places), *((p, "gradients:") for p in self._graded)]:
+            if is_sharded(place.tensor):
+                self.shards[prefix + place.name] = place_of(place.name, place.tensor)
+        if not infos and self._rank == 0:
             raise InvalidArgument(f"streams={list(self._selection.streams)}: the model has nothing in them to record")
         self._infos = infos
         self._remember()
         return infos
+
+    def _mine(self, tensor: torch.Tensor) -> bool:
+        """Whether this process records the tensor: its shard, or on rank 0 what all processes have alike."""
+        return self._rank == 0 or is_sharded(tensor)
 
     def _look_at_structure(self) -> tuple[list[int], list[list[Any]]]:
         """How many tensors each module holds, and which modules there are: what tells of a layer that was added or replaced."""
@@ -181,18 +202,19 @@ class TorchSource:
         """Hold on to the live tensors of weights and buffers, and to what tells when they are no longer the same."""
         self._slots = [(place.home, place.key) for place in self._places]
         self._live = [place.tensor for place in self._places]
-        self._pointers = [t.data_ptr() for t in self._live]
-        self._shapes = [t.shape for t in self._live]
-        self._on_cpu = all(t.device.type == "cpu" for t in self._live)
-        self._arrays = [_numpy(t) for t in self._live] if self._on_cpu and len(self._live) <= _FEW else None
-        self._detached = [t.detach() for t in self._live]
+        self._here = [local(t) for t in self._live]
+        self._pointers = [t.data_ptr() for t in self._here]
+        self._shapes = [t.shape for t in self._here]
+        self._on_cpu = all(t.device.type == "cpu" for t in self._here)
+        self._arrays = [_numpy(t) for t in self._here] if self._on_cpu and len(self._here) <= _FEW else None
+        self._detached = [t.detach() for t in self._here]
 
     def _is_current(self) -> bool:
         live = [home.get(key) for home, key in self._slots]
         return (
             all(map(is_, live, self._live))
-            and [t.data_ptr() for t in self._live] == self._pointers
-            and [t.shape for t in self._live] == self._shapes
+            and [t.data_ptr() for t in self._here] == self._pointers
+            and [t.shape for t in self._here] == self._shapes
             and self._look_at_structure() == self._structure
         )
 
@@ -225,19 +247,19 @@ class TorchSource:
         return row, tensors
 
     def before_any(self, slot: int) -> None:
-        for view in self._row(slot)[0][len(self._places) : len(self._places) + len(self._graded)]:
-            view.fill(np.nan)
+        start = len(self._places)
+        for tensor in self._row(slot)[1][start : start + len(self._graded)]:
+            tensor.fill_(math.nan)
 
     def before(self, slot: int) -> None:
         if self._graded:
-            start = len(self._places)
-            row, tensors = self._row(slot)
-            for i, place in enumerate(self._graded, start):
-                gradient = place.tensor.grad
-                if gradient is None or gradient.shape != self._infos[i].shape:
-                    row[i].fill(np.nan)
+            tensors = self._row(slot)[1][len(self._places) :]
+            for tensor, place in zip(tensors, self._graded):
+                gradient = local(place.tensor.grad)
+                if gradient is None or gradient.shape != tensor.shape:
+                    tensor.fill_(math.nan)
                 else:
-                    tensors[i].copy_(gradient.detach().to_dense() if gradient.is_sparse else gradient.detach())
+                    tensor.copy_(gradient.detach().to_dense() if gradient.is_sparse else gradient.detach())
 
     def copy(self, slot: int, params: Any = None) -> bool:
         if not self._is_current() and not self._relist():
@@ -250,7 +272,7 @@ class TorchSource:
             torch._foreach_copy_(tensors[: len(self._detached)], self._detached)
         start = len(self._places) + len(self._graded)
         for i, getter in enumerate(self._states, start):
-            value = getter()
+            value = local(getter())
             if value is None:
                 row[i].fill(0)
             elif value.shape != self._infos[i].shape:
@@ -291,7 +313,7 @@ def _state_to_come(
     optimizer: torch.optim.Optimizer, group: Mapping[str, Any], parameter: torch.Tensor
 ) -> Mapping[str, Any]:
     """What the optimizer will keep for a parameter that it has not updated yet, found by one step of a twin on zeros."""
-    twin_parameter = torch.nn.Parameter(torch.zeros_like(parameter), requires_grad=True)
+    twin_parameter = torch.nn.Parameter(torch.zeros_like(parameter.detach()), requires_grad=True)
     twin_parameter.grad = torch.zeros_like(parameter)
     options = {key: value for key, value in group.items() if key in optimizer.defaults}
     try:
@@ -316,4 +338,8 @@ def load(module: Any, state: Mapping[str, NDArray[Any]]) -> None:
             )
     with torch.no_grad():
         for name, values in state.items():
-            homes[name].tensor.copy_(torch.from_numpy(np.array(values)))
+            tensor = homes[name].tensor
+            if is_sharded(tensor):
+                where = place_of(name, tensor)["offset"]
+                values = values[tuple(slice(a, a + n) for a, n in zip(where, local(tensor).shape))]
+            local(tensor).copy_(torch.from_numpy(np.array(values)))

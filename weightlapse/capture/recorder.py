@@ -222,6 +222,8 @@ class Recorder:
 
     def _relayout(self, params: Any, step: int, *, note: str = "", lineage: Any = None) -> None:
         """The arrays are no longer those of the layout: from this frame on another layout holds."""
+        if self._source.shards:
+            raise CannotRecord("a sharded model changed its tensors, which cannot be recorded on many processes")
         before = {t.name: t for t in self._layout.tensors}
         layout = layout_of(self._source.arrays(params))
         note = note or _difference(before, {t.name: t for t in layout.tensors})

@@ -10,6 +10,7 @@ from typing import Any
 
 from weightlapse.adapters.find import find_source
 from weightlapse.adapters.source import Selection
+from weightlapse.capture.ranks import model_is_sharded, process_group, record_together
 from weightlapse.capture.recorder import (
     Backpressure,
     NullRecorder,
@@ -22,6 +23,7 @@ from weightlapse.capture.ring import Ring
 from weightlapse.capture.schedule import Schedule, schedule
 from weightlapse.errors import CannotRecord, InvalidArgument
 from weightlapse.store.reader import Store
+from weightlapse.store.remote import is_url
 from weightlapse.store.writer import Compact, Fsync, Writer
 
 
@@ -41,6 +43,7 @@ def watch(
     overwrite: bool = False,
     resume: bool = False,
     first_step: int = 0,
+    every_rank: bool = False,
     compact: Compact = "auto",
     backpressure: Backpressure = "block",
     fsync: Fsync = "close",
@@ -64,6 +67,10 @@ def watch(
       closed; "auto": live while a core is free, the rest at the end; "never", for ``weightlapse compact`` to do it later.
     - ``fsync``: when to force bytes to the device: "close", "flush" or "never" (a power cut may then lose the end; a crash never does).
 
+    On several processes of torch.distributed every rank calls ``watch`` with the same path. A replicated model (DDP) is recorded once, by rank
+    0, and the other ranks get a recorder that does nothing; ``every_rank=True`` lets each rank record, each to a path of its own. Of a model
+    that is sharded (FSDP2, DTensor) each rank records its own part, and reading merges them.
+
     A refused call leaves no folder behind. Raises :class:`InvalidArgument` or :class:`CannotRecord` with the reason.
 
     >>> import numpy as np, tempfile, weightlapse as wl
@@ -77,6 +84,10 @@ def watch(
     """
     if os.environ.get("WEIGHTLAPSE_MODE") == "off":
         return NullRecorder(path)
+    if is_url(path):
+        raise InvalidArgument(
+            f"{path}: recordings are written to a local folder (copy it elsewhere when it is done; load() reads URLs)"
+        )
     when = schedule(every)
     bound = check_tolerance(tolerance)
     budget = check_memory(memory)
@@ -92,18 +103,34 @@ def watch(
         raise InvalidArgument(f"first_step={first_step!r}: give the number of optimizer steps made so far, 0 or more")
     selection = Selection(tensors, streams)
     optimizers = _optimizers(optimizer)
-    source = find_source(model, selection, optimizers)
-    first = model if source.takes_params else None
-    layout = layout_of(source.arrays(first))
-    ring = Ring(layout.row_nbytes, budget)
-    spec = _wiring_spec(model, wiring, example)
-    facts = {"framework": source.framework, "model": type(model).__name__, "every": repr(when), **(meta or {})}
-    writer, last = _open(Path(path), layout, facts, bound, budget, overwrite, resume, compact, fsync)
-    if spec is not None:
-        writer.set_wiring(spec)
-    rec = Recorder(source, writer, ring, when, memory=budget, backpressure=backpressure, first_step=last)
-    if last < 0:
-        rec.first_frame(first, first_step)
+    rank, count = process_group()
+    sharded = count > 1 and model_is_sharded(model)
+    if rank > 0 and not sharded and not every_rank:
+        return NullRecorder(path)
+    if sharded and example is not None:
+        raise InvalidArgument(
+            "example= cannot be traced through a sharded model: trace before sharding and pass wiring="
+        )
+
+    def record(where: Path) -> Recorder:
+        source = find_source(model, selection, optimizers, rank if sharded else 0)
+        first = model if source.takes_params else None
+        layout = layout_of(source.arrays(first))
+        ring = Ring(layout.row_nbytes, budget)
+        spec = _wiring_spec(model, wiring, example)
+        facts = {"framework": source.framework, "model": type(model).__name__, "every": repr(when), **(meta or {})}
+        if sharded:
+            facts["distributed"] = {"rank": rank, "world_size": count, "shards": source.shards}
+        writer, last = _open(where, layout, facts, bound, budget, overwrite, resume, compact, fsync)
+        if spec is not None:
+            writer.set_wiring(spec)
+        rec = Recorder(source, writer, ring, when, memory=budget, backpressure=backpressure, first_step=last)
+        if last < 0:
+            rec.first_frame(first, first_step)
+        return rec
+
+    target = Path(path)
+    rec = record_together(target, rank, count, record, keep=resume) if sharded else record(target)
     rec.attach(optimizers, gradients="gradients" in selection.streams)
     return rec
 
@@ -123,7 +150,13 @@ def _open(
     try:
         if resume and path.exists() and (not path.is_dir() or any(path.iterdir())):
             writer = Writer.resume(path, layout, memory=budget, compact=compact, fsync=fsync)
-            last = int(Store.open(path).steps.max(initial=-1))
+            before = Store.open(path)
+            if before.meta.get("distributed") != facts.get("distributed"):
+                writer.close()
+                raise InvalidArgument(
+                    f"{path} was recorded with other processes or shards: it cannot be resumed with these"
+                )
+            last = int(before.steps.max(initial=-1))
             writer.event(max(last, 0), "the recording was resumed")
             return writer, last
         writer = Writer.create(
