@@ -60,6 +60,15 @@ class Page:
         words = "".join(f"[{k.replace('_', '-')}='{v}']" for k, v in attributes.items())
         self.page.wait_for_selector(f"[data-testid={hook}]{words}", timeout=20_000, state="attached")
 
+    def past(self, frame: int) -> int:
+        """Waits until a playing page has drawn ``frame`` or a later one; returns the one drawn."""
+        for _ in range(400):
+            drawn = int(self.attribute("heatmap", "data-frame"))
+            if drawn >= frame:
+                return drawn
+            self.page.wait_for_timeout(50)
+        raise AssertionError(f"frame {frame} was not reached; the page shows frame {drawn}")
+
     def at_frame(self, frame: int) -> None:
         """Waits until the frame is drawn, exactly."""
         self.until("heatmap", data_frame=frame, data_exact=1)
@@ -81,7 +90,9 @@ class Page:
     def quiet(self) -> None:
         """Nothing was complained about, and nobody else was asked for anything."""
         assert self.errors == []
-        foreign = [u for u in self.requests if not u.startswith(("http://127.0.0.1:", "file:", "data:", "blob:", "about:"))]
+        foreign = [
+            u for u in self.requests if not u.startswith(("http://127.0.0.1:", "file:", "data:", "blob:", "about:"))
+        ]
         assert foreign == []
 
 

@@ -72,7 +72,10 @@ def test_a_region_is_read_as_cut_from_the_whole(shape: tuple[int, ...], data: st
     values = np.arange(2 * np.prod(shape)).reshape(2, *shape)
     twin = np.array([[values[(1, *plane.index(r, c))] for c in range(plane.cols)] for r in range(plane.rows)])
     top, left = data.draw(st.integers(0, plane.rows - 1)), data.draw(st.integers(0, plane.cols - 1))
-    rows, cols = slice(top, data.draw(st.integers(top + 1, plane.rows))), slice(left, data.draw(st.integers(left + 1, plane.cols)))
+    rows, cols = (
+        slice(top, data.draw(st.integers(top + 1, plane.rows))),
+        slice(left, data.draw(st.integers(left + 1, plane.cols))),
+    )
     assert np.array_equal(plane.read(values, 1, rows, cols), twin[rows, cols])
     assert np.array_equal(plane.unfold(twin), values[1])
 
@@ -150,7 +153,9 @@ def test_differences_are_taken_from_the_frames_named(run: Any, answers: Answers)
         _, values = unpack(answers.reply("plane", {"tensor": "conv.weight", "frame": "9", "ref": reference})[1])
         plane = Plane((4, 3, 2, 5))
         twin = run["conv.weight"][9].astype(float) - run["conv.weight"][frame].astype(float)
-        assert np.array_equal(values.reshape(8, 15), plane.read(twin.astype(np.float32)[None], 0, slice(0, 8), slice(0, 15)))
+        assert np.array_equal(
+            values.reshape(8, 15), plane.read(twin.astype(np.float32)[None], 0, slice(0, 8), slice(0, 15))
+        )
 
 
 def test_a_clip_shows_what_the_single_frames_show(run: Any, answers: Answers) -> None:
@@ -162,7 +167,9 @@ def test_a_clip_shows_what_the_single_frames_show(run: Any, answers: Answers) ->
 
 
 def test_trajectories_are_the_track(run: Any, answers: Answers) -> None:
-    _, values = unpack(answers.reply("series", {"tensor": "conv.weight", "cells": "5,11;0,0", "frames": "2:18", "step": "2"})[1])
+    _, values = unpack(
+        answers.reply("series", {"tensor": "conv.weight", "cells": "5,11;0,0", "frames": "2:18", "step": "2"})[1]
+    )
     plane = Plane((4, 3, 2, 5))
     for line, cell in zip(values.reshape(2, 8), ((5, 11), (0, 0)), strict=True):
         assert np.array_equal(line, run["conv.weight"][(slice(2, 18, 2), *plane.index(*cell))])

@@ -71,7 +71,17 @@ def test_own_names_are_answered(client: httpx.Client, viewer: Viewer, name: str)
 
 
 @pytest.mark.parametrize(
-    "host", ["evil.example", "evil.example:{port}", "127.0.0.1", "127.0.0.1:1", "127.0.0.1.evil.example:{port}", "", "[::2]:{port}", "localhost:"]
+    "host",
+    [
+        "evil.example",
+        "evil.example:{port}",
+        "127.0.0.1",
+        "127.0.0.1:1",
+        "127.0.0.1.evil.example:{port}",
+        "",
+        "[::2]:{port}",
+        "localhost:",
+    ],
 )
 def test_foreign_names_are_refused(client: httpx.Client, viewer: Viewer, host: str) -> None:
     for path in ("/", "/api/manifest", "/app.js"):
@@ -151,7 +161,9 @@ def test_another_host_needs_the_token(recording: Path) -> None:
 
 
 def test_loopback_is_known() -> None:
-    assert [is_loopback(h) for h in ("127.0.0.1", "127.8.8.8", "::1", "localhost", "0.0.0.0", "192.168.1.5", "example.com")] == [True] * 4 + [False] * 3
+    assert [
+        is_loopback(h) for h in ("127.0.0.1", "127.8.8.8", "::1", "localhost", "0.0.0.0", "192.168.1.5", "example.com")
+    ] == [True] * 4 + [False] * 3
 
 
 def test_a_taken_port_is_said(viewer: Viewer, recording: Path) -> None:

@@ -143,7 +143,7 @@ export class App {
     store.onChange((changed) => this.changed(changed));
     stage.onPlace = () => this.probe.update(this.shown, player.playing ? 96 : 0);
     stage.onPick = (place) => this.pick(place);
-    stage.onProblem = (text) => { if (text === null) this.complain(null); else this.trouble(text); };
+    stage.onProblem = (text) => { if (text === null) this.complain(null); else { this.player.stop(); this.trouble(text); } };
     stage.onDrawn = (frame) => this.drawn(frame);
     timeline.onPlay = () => player.toggle();
     timeline.onScrub = (active) => {

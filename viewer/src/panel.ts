@@ -166,6 +166,7 @@ export class Panel {
   rest(): void {
     for (const cancel of this.asking.values()) cancel.abort();
     this.asking.clear();
+    this.error = null;
     this.next = null;
     this.exact?.abort();
   }

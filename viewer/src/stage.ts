@@ -138,7 +138,7 @@ export class Stage {
   whole(): void { this.moveCamera({ k: 1, x: 0, y: 0 }); }
 
   zoomBy(factor: number, x = this.element.clientWidth / 2, y = this.element.clientHeight / 2): void {
-    const biggest = Math.max(1, ...this.panels.map((p) => { const { rows, cols } = p.size(this.store.view.frame);
+    const biggest = Math.max(8, ...this.panels.map((p) => { const { rows, cols } = p.size(this.store.view.frame);
       return 80 / Math.min(p.rect.w / cols, p.rect.h / rows); }));
     const k = Math.min(Math.max(this.camera.k * factor, 0.5), biggest);
     const f = k / this.camera.k;

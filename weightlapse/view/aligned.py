@@ -76,7 +76,8 @@ def pair(subjects: list[Subject]) -> tuple[dict[str, Any], Subject | None]:
         return {"frames": frames, "raw": numbers(raw), "aligned": None, "reason": str(error)}, None
     pairs = np.stack([found.frames_a, found.frames_b])[:, _some(len(found), subjects[0])]
     few = AlignedRuns(a, b, found.wiring, pairs, [found.element(-1)], "last")
-    curves = {"raw": numbers(few.raw_distance), "aligned": numbers(few.aligned_distance)}
+    with np.errstate(invalid="ignore", over="ignore"):  # a NaN on the way is a gap in the curve
+        curves = {"raw": numbers(few.raw_distance), "aligned": numbers(few.aligned_distance)}
     aligned = Subject(AlignedRun(found), f"{subjects[1].name}, aligned")
     return {"frames": few.frames_a.tolist(), **curves, "reason": None}, aligned
 
@@ -90,7 +91,8 @@ def _some(count: int, subject: Subject) -> NDArray[np.int64]:
 def _raw_curve(a: Any, b: Any) -> tuple[list[int], list[float]]:
     """||A - B|| / ||A|| over the tensors that both runs have in one shape, at steps that both recorded; empty where there are none."""
     _, in_a, in_b = np.intersect1d(a.steps, b.steps, return_indices=True)
-    chosen = np.unique(np.linspace(0, len(in_a) - 1, min(len(in_a), CURVE_PAIRS)).round().astype(int)) if len(in_a) else []
+    count = min(len(in_a), CURVE_PAIRS)
+    chosen: NDArray[np.int64] = np.unique(np.linspace(0, max(0, len(in_a) - 1), count).round().astype(np.int64))
     frames, values = [], []
     for i in chosen:
         left, right = a.state(frame=int(in_a[i])), b.state(frame=int(in_b[i]))
@@ -98,5 +100,6 @@ def _raw_curve(a: Any, b: Any) -> tuple[list[int], list[float]]:
         if not names:
             return [], []
         frames.append(int(in_a[i]))
-        values.append(distance(float_arrays(left, names), float_arrays(right, names)))
+        with np.errstate(invalid="ignore", over="ignore"):
+            values.append(distance(float_arrays(left, names), float_arrays(right, names)))
     return frames, values

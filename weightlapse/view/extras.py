@@ -21,7 +21,7 @@ NEURON_VALUES = 4_000_000
 
 
 def unit_order(subject: Subject, name: str, frame: int, kind: str) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Row and column orders in which the tensor is drawn. 
+    """Row and column orders in which the tensor is drawn.
 
     ``norm``: largest units of the last frame first. ``canonical``: that of `weightlapse.canonical`. ``kin``: as stored, but units that
     grew in mid-run beside their parents.
@@ -53,14 +53,18 @@ def unit_order(subject: Subject, name: str, frame: int, kind: str) -> tuple[NDAr
     return np.argsort(-rows, kind="stable"), np.argsort(-cols, kind="stable")
 
 
-def _canonical_order(subject: Subject, name: str, frame: int, plane: Plane) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+def _canonical_order(
+    subject: Subject, name: str, frame: int, plane: Plane
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """The unit order of the canonical form of the run's last state, read off by moving cell numbers instead of weights.
 
     Only the order is taken: signs and scales stay as recorded, so that a drawn value is a stored value.
     """
     run = subject.run
     if run.wiring is None:
-        raise InvalidArgument(f"{subject.name} was recorded without its wiring (pass example= to watch), so its units have no canonical order")
+        raise InvalidArgument(
+            f"{subject.name} was recorded without its wiring (pass example= to watch), so its units have no canonical order"
+        )
     from weightlapse.symmetry.canonical import canonical_elements
     from weightlapse.symmetry.units import units_of
 
@@ -192,7 +196,10 @@ def findings(subject: Subject) -> dict[str, Any]:
     except WeightlapseError as error:
         return {"findings": [], "reason": str(error)}
     except Exception as error:  # noqa: BLE001  a judgement that fails must not take the page with it: it says so instead
-        return {"findings": [], "reason": f"The doctor could not judge this recording ({type(error).__name__}: {error})."}
+        return {
+            "findings": [],
+            "reason": f"The doctor could not judge this recording ({type(error).__name__}: {error}).",
+        }
     return {
         "findings": [
             {

@@ -40,7 +40,11 @@ def manifest(subject: Subject) -> dict[str, Any]:
             "tolerance": run.tolerance if isinstance(run.tolerance, float | int) else None,
             "exact": run.tolerance is None,
             "epochs": [
-                {"start": e.start, "stop": e.stop, "note": grown.get(int(run.steps[e.start]), str(e.note or "")) if e.start < e.stop else ""}
+                {
+                    "start": e.start,
+                    "stop": e.stop,
+                    "note": grown.get(int(run.steps[e.start]), str(e.note or "")) if e.start < e.stop else "",
+                }
                 for e in run.epochs
             ],
             "groups": [_group(g) for g in wiring.groups] if wiring is not None else [],

@@ -50,7 +50,14 @@ class Block:
     def to_json(self) -> dict[str, Any]:
         bound: Any = self.bound[0] if len(set(self.bound)) == 1 else self.bound
         text = base64.b64encode(self.data).decode()
-        return {"start": self.start, "stop": self.stop, "width": self.width, "step": self.step, "bound": bound, "data": text}
+        return {
+            "start": self.start,
+            "stop": self.stop,
+            "width": self.width,
+            "step": self.step,
+            "bound": bound,
+            "data": text,
+        }
 
 
 def strides(shape: tuple[int, ...], stride: int) -> tuple[int, ...]:
@@ -66,7 +73,9 @@ def read_thinned(subject: Subject, name: str, piece: Piece, frame: int, steps: t
     """One frame's kept cells as (rows, columns) of the thinned tensor."""
     with subject.lock:
         track = subject.track(name, piece)
-        values = np.asarray(track[(frame - piece.start, *(slice(0, n, s) for n, s in zip(piece.shape, steps, strict=True)))])
+        values = np.asarray(
+            track[(frame - piece.start, *(slice(0, n, s) for n, s in zip(piece.shape, steps, strict=True)))]
+        )
     plane = Plane(values.shape)
     return plane.read(values[None], 0, slice(0, plane.rows), slice(0, plane.cols))
 
@@ -91,13 +100,15 @@ def encode(values: NDArray[Any], dtype: str, bits: int, recorded: list[float], s
     error = np.max(np.abs(shown - exact), axis=1, where=finite, initial=0.0) if exact.shape[1] else np.zeros(len(exact))
     codes[exact == -np.inf], codes[exact == np.inf], codes[np.isnan(exact)] = -top - 1, top + 1, -top - 2
     unsigned = codes.astype(f"<i{bits // 8}").view(f"<u{bits // 8}")
-    bound = [float(np.nextafter(e + r, np.inf)) if e + r else 0.0 for e, r in zip(error.tolist(), recorded, strict=True)]
+    bound = [
+        float(np.nextafter(e + r, np.inf)) if e + r else 0.0 for e, r in zip(error.tolist(), recorded, strict=True)
+    ]
     return Block(start, start + len(values), bits // 8, step, bound, _deflate(unsigned))
 
 
 def decoded(codes: NDArray[np.int64], step: float, dtype: str) -> NDArray[np.float64]:
     """The numbers that the page will show for ``codes``: rounded to float32 unless the tensor is float64."""
-    values = codes * step
+    values: NDArray[np.float64] = codes.astype(np.float64) * step
     return values if dtype == "float64" else values.astype(np.float32).astype(np.float64)
 
 
@@ -137,6 +148,9 @@ def estimate(subject: Subject, plan: Plan) -> float:
             middle = len(inside) // 2
             frames = inside[max(0, middle - 3) : middle + 3].tolist()
             values = np.stack([subject.some(name, piece, f) for f in frames])
-            whole, seen = len(encode(values, subject.dtype(name), plan.bits, [0.0] * len(frames), 0).data), max(1, values.size)
+            whole, seen = (
+                len(encode(values, subject.dtype(name), plan.bits, [0.0] * len(frames), 0).data),
+                max(1, values.size),
+            )
             total += (whole / seen) * cells * len(inside)
     return total * 4 / 3

@@ -86,7 +86,12 @@ def _data(subjects: list[Subject], plan: Plan, reports: dict[str, Any], *, with_
         kept = plan.keep(subjects[0].frames)
         frames = [min(int(np.searchsorted(kept, f)), len(kept) - 1) for f in reports["pair"]["frames"]]
         reports = reports | {"pair": reports["pair"] | {"frames": frames, "run": None}}
-    data = {"version": 1, "source": "file", "runs": [r["manifest"] for r in runs], "tensors": [r["tensors"] for r in runs]} | reports
+    data = {
+        "version": 1,
+        "source": "file",
+        "runs": [r["manifest"] for r in runs],
+        "tensors": [r["tensors"] for r in runs],
+    } | reports
     return data | ({"note": note} if note else {})
 
 
@@ -161,7 +166,10 @@ def _html(data: dict[str, Any]) -> bytes:
         "base-uri 'none'; form-action 'none'"
     )
     page = asset("index.html")
-    page = page.replace('<meta charset="utf-8">', f'<meta charset="utf-8">\n<meta http-equiv="Content-Security-Policy" content="{policy}">')
+    page = page.replace(
+        '<meta charset="utf-8">',
+        f'<meta charset="utf-8">\n<meta http-equiv="Content-Security-Policy" content="{policy}">',
+    )
     page = page.replace('<link rel="stylesheet" href="app.css">', f"<style>{style}</style>")
     inside = f'<script type="application/json" id="weightlapse-data">{text}</script>\n<script type="module">{script}</script>'
     return page.replace('<script type="module" src="app.js"></script>', inside).encode()

@@ -164,7 +164,9 @@ class Subject:
         """The cells of one frame that stand for the tensor in estimates, in its own dtype."""
         with self.lock:
             track = self.track(name, piece)
-            return np.concatenate([np.asarray(track[(frame - piece.start, *where)]).ravel() for where in _bands(piece.shape)])
+            return np.concatenate(
+                [np.asarray(track[(frame - piece.start, *where)]).ravel() for where in _bands(piece.shape)]
+            )
 
     def updates(self, name: str, places: int = 8) -> NDArray[np.float64]:
         """What a few hundred cells moved by between neighbouring frames, at ``places`` places of the run."""

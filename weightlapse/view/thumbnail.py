@@ -19,11 +19,9 @@ SIDE = 160  # most cells of a picture along one side
 TENSORS = 6
 
 # blue, white, red, with a colour of its own for each of the codes that are no number on the scale
-_ANCHORS = np.array(
-    [[5, 48, 97], [33, 102, 172], [67, 147, 195], [146, 197, 222], [209, 229, 240], [248, 247, 245]]
-    + [[253, 219, 199], [244, 165, 130], [214, 96, 77], [178, 24, 43], [103, 0, 31]],
-    np.float64,
-)
+_NEGATIVE = [[5, 48, 97], [33, 102, 172], [67, 147, 195], [146, 197, 222], [209, 229, 240]]
+_POSITIVE = [[253, 219, 199], [244, 165, 130], [214, 96, 77], [178, 24, 43], [103, 0, 31]]
+_ANCHORS = np.array([*_NEGATIVE, [248, 247, 245], *_POSITIVE], np.float64)
 
 
 def palette() -> NDArray[np.uint8]:
@@ -44,7 +42,12 @@ def png(pixels: NDArray[np.uint8]) -> bytes:
 
     rows = np.concatenate([np.zeros((height, 1), np.uint8), pixels], axis=1)
     head = struct.pack(">IIBBBBB", width, height, 8, 3, 0, 0, 0)
-    parts = ((b"IHDR", head), (b"PLTE", palette().tobytes()), (b"IDAT", zlib.compress(rows.tobytes(), 9)), (b"IEND", b""))
+    parts = (
+        (b"IHDR", head),
+        (b"PLTE", palette().tobytes()),
+        (b"IDAT", zlib.compress(rows.tobytes(), 9)),
+        (b"IEND", b""),
+    )
     return b"\x89PNG\r\n\x1a\n" + b"".join(chunk(kind, data) for kind, data in parts)
 
 

@@ -1,0 +1,170 @@
+"""The notebook's widget: questions and answers over messages, and a thumbnail that needs no script."""
+
+from __future__ import annotations
+
+import json
+import re
+import threading
+import time
+from collections.abc import Iterator
+from html.parser import HTMLParser
+from io import BytesIO
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+import weightlapse as wl
+from tests.browser import Page, chromium, needs_chromium
+from weightlapse.view.subject import Subject
+from weightlapse.view.thumbnail import palette, png, thumbnail
+from weightlapse.view.widget import Widget
+
+
+@pytest.fixture(scope="module")
+def recording(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("widget") / "<run>"
+    with wl.watch({"<b>W</b>": np.eye(5, dtype=np.float32), "b": np.zeros(3)}, path) as rec:
+        for step in range(1, 9):
+            rec.step({"<b>W</b>": np.eye(5, dtype=np.float32) * step, "b": np.zeros(3)})
+    return path
+
+
+class Told:
+    """What a widget sends, in the order sent."""
+
+    def __init__(self, widget: Widget) -> None:
+        self.sent: list[tuple[dict[str, Any], list[bytes]]] = []
+        self._more = threading.Condition()
+        widget.send = self._take
+
+    def _take(self, content: dict[str, Any], buffers: Any = None) -> None:
+        with self._more:
+            self.sent.append((content, list(buffers or [])))
+            self._more.notify_all()
+
+    def wait(self, count: int) -> list[tuple[dict[str, Any], list[bytes]]]:
+        with self._more:
+            assert self._more.wait_for(lambda: len(self.sent) >= count, timeout=10)
+        return self.sent
+
+
+def test_questions_are_answered_by_number(recording: Path) -> None:
+    widget = Widget(recording)
+    told = Told(widget)
+    widget._asked(widget, {"id": 7, "word": "manifest", "query": {}}, [])
+    (content, buffers), *_ = told.wait(1)
+    assert content == {"id": 7}
+    assert json.loads(buffers[0])["runs"][0]["frames"] == 9
+    widget._asked(widget, {"id": 8, "word": "plane", "query": {"tensor": "none", "frame": "0"}}, [])
+    content, buffers = told.wait(2)[1]
+    assert content["id"] == 8
+    assert "none" in content["error"]
+    assert buffers == []
+
+
+def test_a_cancelled_question_gets_no_answer(recording: Path) -> None:
+    widget = Widget(recording)
+    told = Told(widget)
+    started, go = threading.Event(), threading.Event()
+
+    def slow(word: str, query: dict[str, str], cancel: Any) -> tuple[str, bytes]:
+        started.set()
+        go.wait(5)
+        return original(word, query, cancel)
+
+    original = widget._answers.reply
+    widget._answers.reply = slow  # type: ignore[method-assign]
+    query = {"tensor": "<b>W</b>", "frames": "0:9:1", "limit": "1"}
+    widget._asked(widget, {"id": 1, "word": "clip", "query": query}, [])
+    assert started.wait(5)
+    widget._asked(widget, {"id": 1, "cancel": True}, [])
+    go.set()
+    time.sleep(0.2)
+    assert told.sent == []
+
+
+def test_the_bundle_holds_widget_and_thumbnail(recording: Path) -> None:
+    data, _ = Widget(recording)._repr_mimebundle_()
+    assert "application/vnd.jupyter.widget-view+json" in data
+    assert "data:image/png;base64," in data["text/html"]
+    assert "export" in Widget._esm
+
+
+class Tags(HTMLParser):
+    def __init__(self) -> None:
+        super().__init__()
+        self.tags: set[str] = set()
+
+    def handle_starttag(self, tag: str, attrs: Any) -> None:
+        self.tags.add(tag)
+        assert not any(name.startswith("on") for name, _ in attrs)
+
+
+def test_the_thumbnail_is_static_and_safe(recording: Path) -> None:
+    html = thumbnail(Subject(wl.load(recording), "<script>alert(1)</script>"))
+    parser = Tags()
+    parser.feed(html)
+    assert parser.tags <= {"table", "caption", "tr", "th", "td", "img", "p"}
+    assert len(re.findall("data:image/png", html)) == 3
+    assert "http" not in html
+
+
+def test_the_picture_is_a_real_png() -> None:
+    from PIL import Image
+
+    pixels = np.random.default_rng(0).integers(0, 256, (7, 11)).astype(np.uint8)
+    with Image.open(BytesIO(png(pixels))) as image:
+        assert np.array_equal(np.asarray(image.convert("RGB")), palette()[pixels])
+
+
+NOTEBOOK = """<!doctype html><body><script type="module">
+const listeners = [];
+window.sent = [];
+window.tell = (content, base64) => {
+  const bytes = Uint8Array.from(atob(base64), (c) => c.charCodeAt(0));
+  for (const listener of listeners) listener(content, [new DataView(bytes.buffer)]);
+};
+const model = { send: (m) => window.ask(JSON.stringify(m)), on: (event, callback) => listeners.push(callback) };
+const source = await window.esm();
+const module = await import(URL.createObjectURL(new Blob([source], { type: "text/javascript" })));
+const el = document.createElement("div");
+document.body.append(el);
+window.dispose = module.default.render({ model, el });
+</script></body>"""
+
+
+@pytest.fixture
+def browser() -> Iterator[Any]:
+    with chromium() as browser:
+        yield browser
+
+
+@needs_chromium
+@pytest.mark.xdist_group("browser")
+def test_the_widget_draws_in_a_page_that_is_not_its_own(browser: Any, recording: Path) -> None:
+    """A stand-in for a notebook's front end: only messages go to and fro."""
+    import base64
+
+    widget = Widget(recording)
+    page = Page(browser.new_page())
+    waiting: list[dict[str, Any]] = []
+    page.page.expose_function("ask", lambda text: waiting.append(json.loads(text)))
+    page.page.expose_function("esm", lambda: Widget._esm)
+    page.page.set_content(NOTEBOOK)
+    for _ in range(200):
+        while waiting:
+            question = waiting.pop(0)
+            if "word" in question:
+                _, body = widget._answers.reply(question["word"], question["query"])
+                page.page.evaluate(
+                    "([c, b]) => window.tell(c, b)", [{"id": question["id"]}, base64.b64encode(body).decode()]
+                )
+        if page.page.locator("[data-testid=heatmap][data-exact='1']").count() and not waiting:
+            break
+        page.page.wait_for_timeout(50)
+    assert page.attribute("heatmap", "data-tensor") == "<b>W</b>"
+    assert page.attribute("timeline", "aria-valuemax") == "8"
+    page.page.evaluate("window.dispose()")
+    page.quiet()
