@@ -10,6 +10,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.framework_presence import require
+
 ROOT = Path(__file__).resolve().parent.parent
 BLOCK = re.compile(r"^```python([^\n]*)\n(.*?)^```", re.S | re.M)
 PAGES = sorted([ROOT / "README.md", *(ROOT / "docs").rglob("*.md")])
@@ -25,6 +27,8 @@ RUNNABLE = [p for p in PAGES if program_of(p.read_text(encoding="utf-8"))]
 
 @pytest.mark.parametrize("page", RUNNABLE, ids=lambda p: str(p.relative_to(ROOT)))
 def test_blocks_run(page: Path, tmp_path: Path) -> None:
+    needs = re.search(r"<!-- needs: ([\w. ]+) -->", page.read_text(encoding="utf-8"))
+    require(*(needs[1].split() if needs else ()))
     script = tmp_path / "page.py"
     script.write_text(program_of(page.read_text(encoding="utf-8")), encoding="utf-8")
     env = os.environ | {"WEIGHTLAPSE_STRICT": "1", "MPLBACKEND": "Agg", "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}

@@ -14,7 +14,7 @@ class Equations:
 
     def __init__(self, modulus: int | None) -> None:
         self.modulus = modulus
-        self.solved: dict[Any, dict[Any, Fraction]] = {}  # unknown -> the others it is a sum of
+        self.solved: dict[Any, dict[Any, Number]] = {}  # unknown -> the others it is a sum of
         self._users: dict[Any, set[Any]] = {}  # unknown -> solved unknowns whose sum holds it
 
     def copy(self) -> Equations:
@@ -23,17 +23,21 @@ class Equations:
         new._users = {k: set(v) for k, v in self._users.items()}
         return new
 
-    def _clean(self, terms: dict[Any, Fraction]) -> dict[Any, Fraction]:
+    def _clean(self, terms: dict[Any, Number]) -> dict[Any, Number]:
         if self.modulus is not None:
-            terms = {k: Fraction(int(c) % self.modulus) if c.denominator == 1 else c for k, c in terms.items()}
+            return {k: 1 for k, c in terms.items() if c % self.modulus}
         return {k: c for k, c in terms.items() if c}
 
-    def expression(self, terms: Iterable[tuple[Any, Number]]) -> dict[Any, Fraction]:
+    def expression(self, terms: Iterable[tuple[Any, Number]]) -> dict[Any, Number]:
         """A sum of unknowns in terms of the free ones."""
-        out: dict[Any, Fraction] = {}
+        out: dict[Any, Number] = {}
         for unknown, c in terms:
-            for k, e in self.solved.get(unknown, {unknown: Fraction(1)}).items():
-                out[k] = out.get(k, Fraction(0)) + c * e
+            known = self.solved.get(unknown)
+            if known is None:
+                out[unknown] = out.get(unknown, 0) + c
+            else:
+                for k, e in known.items():
+                    out[k] = out.get(k, 0) + c * e
         return self._clean(out)
 
     def add(self, terms: Iterable[tuple[Any, Number]]) -> None:
@@ -42,17 +46,22 @@ class Equations:
             return
         pivot = next(iter(row))
         factor = row.pop(pivot)
-        value = self._clean({k: -c / factor for k, c in row.items()})
-        for user in self._users.pop(pivot, set()):
+        if self.modulus is not None:
+            value = row
+        elif factor in (1, -1):  # nearly always: whole numbers stay whole, and fast
+            value = {k: -c * factor for k, c in row.items()}
+        else:
+            value = {k: _simple(Fraction(-c) / factor) for k, c in row.items()}
+        for user in self._users.pop(pivot, ()):
             old = self.solved[user]
             c = old.pop(pivot)
             for k, e in value.items():
-                old[k] = old.get(k, Fraction(0)) + c * e
-            self.solved[user] = self._clean(old)
-            for k in self.solved[user]:
-                self._users.setdefault(k, set()).add(user)
+                old[k] = old.get(k, 0) + c * e
+            self.solved[user] = new = self._clean(old)
             for k in value:
-                if k not in self.solved[user]:
+                if k in new:
+                    self._users.setdefault(k, set()).add(user)
+                else:
                     self._users.get(k, set()).discard(user)
         self.solved[pivot] = value
         for k in value:
@@ -80,7 +89,7 @@ class Equations:
         unit = next(iter(left), None)
         scale = Fraction(1)
         for g, value in given.items():
-            scale = value / trial.expression([(g, 1)])[unit]
+            scale = Fraction(value) / trial.expression([(g, 1)])[unit]
         return [sum((c * scale for c in trial.expression([(u, 1)]).values()), Fraction(0)) for u in wanted]
 
     def solutions(self, groups: Sequence[Sequence[Any]]) -> list[list[Fraction]]:
@@ -93,7 +102,11 @@ class Equations:
         free = list(dict.fromkeys(k for c in columns for k in c))
         basis: list[list[Fraction]] = []
         for k in free:
-            vector = [c.get(k, Fraction(0)) for c in columns]
+            vector = [Fraction(c.get(k, 0)) for c in columns]
             if any(vector):
                 basis.append(vector)
         return basis
+
+
+def _simple(value: Fraction) -> Number:
+    return int(value) if value.denominator == 1 else value

@@ -14,6 +14,7 @@ from weightlapse.wiring.infer import Inference
 
 Positions = NDArray[np.int64]
 _REDUCES = "nothing reads these units"
+_OUTER = "it meets itself in one flattened axis (outer product)"
 _MOST_GROUPS = 20_000
 
 
@@ -167,7 +168,7 @@ class GroupBuilder:
             return False
         for s in self.spots[atom]:
             if np.unique(s.index).size != s.index.size:
-                self.dims.fix(atom, "it meets itself in one flattened axis (outer product)")
+                self.dims.fix(atom, _OUTER)
                 return False
         return any(s.tensor in self.inf.seen for s in self.spots[atom])
 
@@ -231,7 +232,7 @@ class GroupBuilder:
         for same in merged.values():
             index = np.concatenate([s.index for s in same], axis=1)
             if np.unique(index).size != index.size:
-                self.dims.fix(atom, "it meets itself on one axis")
+                self.dims.fix(atom, _OUTER)
                 return ()
             out.append(Member(same[0].tensor, same[0].axis, index, self._role(same[0], atom), same[0].where))
         if not any("out" in m.roles for m in out):
@@ -264,12 +265,21 @@ class GroupBuilder:
                 return c
         return next(c for i in range(2, 1 << 30) if (c := f"{candidates[-1]}#{i}") not in taken)
 
+    def _final(self, node: int) -> list[int]:
+        """The atoms of a type, each with its cases in its place."""
+        out: list[int] = []
+        for leaf in self.dims.leaves(node):
+            cases = self.dims.cases.get(leaf)
+            out += [x for i in cases[1].values() for x in self._final(i)] if cases else [leaf]
+        return out
+
     def _reasons(self, free: list[int]) -> None:
         groups = set(free)
         for name, typed in self.inf.params.items():
             for axis, node in enumerate(typed.axes):
-                leaves = [x for x in self.dims.leaves(node) if x not in groups or not self.dims.is_free(x)]
-                reason = next((r for x in leaves if (r := self.dims.reason(x)) and r != "size 1"), None)
+                leaves = [x for x in self._final(node) if x not in groups or not self.dims.is_free(x)]
+                found = dict.fromkeys(r for x in leaves if (r := self.dims.reason(x)) and r != "size 1")
+                reason = "; ".join(list(found)[:3]) or None
                 if reason is None and leaves and all(self.dims.sizes[x] == 1 for x in leaves):
                     reason = "size 1"
                 if reason is not None and (name, axis) not in self.fixed:

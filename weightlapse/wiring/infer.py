@@ -38,6 +38,7 @@ class Inference:
         self.opaque: dict[str, int] = {}
         self.probed: dict[str, int] = {}
         self.tapes: list[Tape] = []
+        self.made_by: dict[int, str] = {}  # tensor -> the operator that made it
         self._keep: list[Any] = []
         self._call_types: dict[int, Typed] = {}
         self._storages: dict[int, list[str]] = {}
@@ -179,6 +180,7 @@ class Inference:
             self.dims.occur(known.axes)
             return
         typed = Typed(list(axes), self._source(call, axes))
+        self.made_by[id(t)] = call.name
         self.types[id(t)] = typed
         if torch.Tag.inplace_view not in call.func.tags:
             self.places[place_of(t)] = typed

@@ -8,6 +8,7 @@ attributes, random state) is put back.
 from __future__ import annotations
 
 import contextlib
+import functools
 import random
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -58,7 +59,7 @@ class Call:
     live: bool = False
     _bound: dict[str, Any] | None = None
 
-    @property
+    @functools.cached_property
     def name(self) -> str:
         """``add`` for aten::add_.Tensor; custom operators keep their namespace."""
         space, _, rest = self.func._schema.name.partition("::")

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from itertools import product
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -62,8 +62,7 @@ def _rows(mode: str, powers: Sequence[Fraction | int], inputs: Sequence[Any], ou
 class Scaling:
     """Remembers the answers, for a network repeats the same few operators."""
 
-    def __init__(self) -> None:
-        self._known: dict[Any, Relation] = {}
+    _known: ClassVar[dict[Any, Relation]] = {}
 
     def relation(self, call: Call, scaled: tuple[int, ...]) -> Relation:
         """How the result scales when the inputs with the numbers ``scaled`` do (the others stay)."""
@@ -85,7 +84,7 @@ def _found(
     values = []
     for i, zero in zip(spots, zeros, strict=True):
         t = leaves[i]
-        v = torch.randn(512, generator=generator, dtype=torch.float64)
+        v = torch.randn(64, generator=generator, dtype=torch.float64)
         if zero:
             v = torch.zeros_like(v)
         if t.dtype == torch.bool:

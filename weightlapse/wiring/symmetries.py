@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import replace
 from fractions import Fraction
 
@@ -16,8 +16,20 @@ Vector = list[Fraction]
 _ONE = (-1, 0, 0)  # the unknown that stands for the constant 1
 
 
-def with_symmetries(group: Group, gauges: Gauges, atom: int) -> Group:
-    """The group with what may be done to its units: ``symmetries`` and ``exponents``, and any further ``gauges``."""
+def with_symmetries(groups: Sequence[Group], gauges: Gauges, atom_of: Mapping[str, int]) -> list[Group]:
+    """The groups with what may be done to their units: ``symmetries`` and ``exponents``, and any further ``gauges``."""
+    known: dict[Hashable, Group] = {}  # the dims of one head and of the next have one answer
+    out = []
+    for g in groups:
+        key = (atom_of[g.name], tuple((m.tensor, m.axis, m.role) for m in g.members))
+        if key not in known:
+            known[key] = _solved(g, gauges, atom_of[g.name])
+        like = known[key]
+        out.append(replace(g, symmetries=like.symmetries, exponents=like.exponents, gauges=like.gauges))
+    return out
+
+
+def _solved(group: Group, gauges: Gauges, atom: int) -> Group:
     unknowns = [gauges.of_member(m, atom) for m in group.members]
     scale, sign = gauges.scale[atom].solutions(unknowns), gauges.sign[atom].solutions(unknowns)
     reads = [i for i, m in enumerate(group.members) if "in" in m.roles]

@@ -83,7 +83,7 @@ def trace(
     gauges = Gauges(inf, builder.atom_of.values())
     for tape in inf.tapes:
         gauges.read(tape.calls)
-    groups = [with_symmetries(g, gauges, builder.atom_of[g.name]) for g in groups]
+    groups = with_symmetries(groups, gauges, builder.atom_of)
     parameters = {id(p) for p in model.parameters()}
     unseen = tuple(n for n, t in named.items() if n not in inf.seen and id(t) in parameters)
     shapes = {n: tuple(t.shape) for n, t in named.items()}

@@ -187,7 +187,10 @@ def _change(a: Tensor, b: Tensor) -> float:
 
 
 def _copy_of(model: torch.nn.Module) -> torch.nn.Module:
-    return copy.deepcopy(model)
+    # Tensors left over from a training step (a cached activation) have a history, which deepcopy refuses.
+    kept = [v for m in model.modules() for v in tree_flatten(list(m.__dict__.values()))[0]]
+    memo = {id(t): t.detach().clone() for t in kept if isinstance(t, Tensor) and not t.is_leaf}
+    return copy.deepcopy(model, memo)
 
 
 def _convert(model: torch.nn.Module, dtype: torch.dtype) -> None:

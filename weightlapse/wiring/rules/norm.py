@@ -131,9 +131,10 @@ def _reduce(inf: Inference, call: Call) -> Axes:
     axes = inf.axes(x)
     if call.name in ("max", "min", "median") and len(call.outs) == 2:
         _positions(inf, call, axes, over)
+    squares = call.name == "mean" and inf.made_by.get(id(x)) in ("pow", "square")
     for d in over:
-        inf.block(axes[d], f"{call.name}: {_UNEVEN}")
-    inf.mixes(axes, over, call.name)
+        inf.block(axes[d], f"{'rms_norm (mean of squares)' if squares else call.name}: {_UNEVEN}")
+    inf.mixes(axes, over, "rms_norm" if squares else call.name)
     keep = "keepdim" in names and call["keepdim"]
     out = [inf.fixed(1, "size 1") if d in over else a for d, a in enumerate(axes) if keep or d not in over]
     return [list(out) for _ in call.outs]

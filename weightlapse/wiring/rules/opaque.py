@@ -32,15 +32,16 @@ def _ordered(inf: Inference, call: Call) -> Axes:
     if dims is None or dims == []:
         dims = list(range(x.ndim))
     over = {d % max(x.ndim, 1) for d in ([dims] if isinstance(dims, int) else dims)}
+    why = f"{call.name} depends on the order of its positions"
     for d in over:
-        inf.dims.fix(axes[d], f"{call.name} depends on the order of its positions")
+        inf.dims.fix(axes[d], why)
     keep = [a for d, a in enumerate(axes) if d not in over]
     out: Axes = []
     for t in call.outs:
         if t.ndim == x.ndim:
-            out.append([inf.fixed(t.shape[d], call.name) if d in over else a for d, a in enumerate(axes)])
+            out.append([inf.fixed(t.shape[d], why) if d in over else a for d, a in enumerate(axes)])
         else:
-            out.append(keep if t.ndim == len(keep) else [inf.fixed(n, call.name) for n in t.shape])
+            out.append(keep if t.ndim == len(keep) else [inf.fixed(n, why) for n in t.shape])
     for d in over:
         inf.label(axes[d], call.name)
     return out
@@ -84,7 +85,9 @@ def probe(inf: Inference, call: Call) -> Axes:
         for i, d in spots:
             inf.dims.unify(axes[spots[0][0]][spots[0][1]], axes[i][d])
             inf.label(axes[i][d], call.name)
-            inf.dims.occur([axes[i][d]])  # nothing is known about what happens across its positions
+            # nothing is known about what happens across its positions
+            inf.dims.occur([axes[i][d]])
+            inf.block(axes[i][d], f"{why}: what it computes across these units is unknown")
         for j, axis in enumerate(moved):
             if axis is not None:
                 results[j].setdefault(axis, []).append(axes[spots[0][0]][spots[0][1]])
@@ -109,7 +112,6 @@ def probe(inf: Inference, call: Call) -> Axes:
                         if any(d_nodes and axes[i][d] in d_nodes for r in results for d_nodes in r.values())
                         else "in",
                     )
-                    inf.block(axes[i][d], why)
     out: Axes = []
     for t, found in zip(call.outs, results, strict=True):
         row = []
