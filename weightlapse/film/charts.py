@@ -59,39 +59,45 @@ def _shared_name(names: list[str]) -> str:
 
 def lines(run: Any, order: Any, shapes: Shapes, _: str) -> tuple[str, list[Line]]:
     """Single weights over time: all of a tiny network, otherwise 32 spread evenly over the chosen tensors."""
+    total = sum(int(np.prod(shape)) for shape in shapes.values())
+    made = single_weights(run, sample(order.frames, _POINTS), shapes, _LINES)
+    return ("weights" if len(made) == total else f"{len(made)} of {total} weights"), made
+
+
+def single_weights(run: Any, frames: NDArray[np.int64], shapes: Shapes, most: int) -> list[Line]:
+    """At most ``most`` weights, spread evenly over the tensors ``shapes``, at ``frames``.
+
+    Few weights have a colour each, many the colour of their tensor.
+    """
     sizes = {name: int(np.prod(shape)) for name, shape in shapes.items()}
     total = sum(sizes.values())
-    picked = np.unique(np.linspace(0, total - 1, min(total, _LINES)).round().astype(int))
-    starts = np.cumsum([0, *sizes.values()])
-    looked = sample(order.frames, _POINTS)
-    where = [
-        (name, int(flat - start))
-        for name, start in zip(sizes, starts)
-        for flat in picked
-        if start <= flat < start + sizes[name]
-    ]
-    values_of: dict[tuple[str, int], list[float]] = {key: [] for key in where}
-    for values in values_over(run, sorted({name for name, _ in where}), looked):
-        for (name, flat), series in values_of.items():
+    picked = np.unique(np.linspace(0, total - 1, min(total, most)).round().astype(int))
+    where: list[tuple[str, tuple[int, ...]]] = []
+    start = 0
+    for name, size in sizes.items():
+        inside = picked[(picked >= start) & (picked < start + size)] - start
+        where += [
+            (name, tuple(int(i) for i in np.unravel_index(flat, shapes[name])) if shapes[name] else ())
+            for flat in inside
+        ]
+        start += size
+    values_of: dict[tuple[str, tuple[int, ...]], list[float]] = {key: [] for key in where}
+    for values in values_over(run, sorted({name for name, _ in where}), frames):
+        for (name, index), series in values_of.items():
             value = values.get(name)
-            index = np.unravel_index(flat, shapes[name]) if shapes[name] else ()
-            inside = value is not None and all(i < n for i, n in zip(index, value.shape))
-            series.append(float(value[index]) if inside and value is not None else np.nan)
-    steps = np.asarray(run.steps)[looked]
-    tones: dict[str, int] = {}
+            if value is None or any(i >= n for i, n in zip(index, value.shape)):
+                series.append(np.nan)  # the network had not grown that far
+            else:
+                series.append(float(value[index]))
+    steps = np.asarray(run.steps)[frames]
+    tones = {name: i for i, name in enumerate(shapes)}
+    names = _short_names(shapes)
     made: list[Line] = []
-    for (name, flat), series in values_of.items():
-        tone = flat if len(shapes) == 1 and total <= SERIES_COUNT else tones.setdefault(name, len(tones))
-        label = _short_names(shapes)[name]
-        if sizes[name] > 1:
-            label += (
-                "["
-                + ",".join(str(i) for i, n in zip(np.unravel_index(flat, shapes[name]), shapes[name]) if n > 1)
-                + "]"
-            )
-        made.append(Line(label, steps, np.array(series), tone if total > SERIES_COUNT else len(made)))
-    title = "weights" if total <= _LINES else f"{len(made)} of {total} weights"
-    return title, made
+    for (name, index), series in values_of.items():
+        place = ",".join(str(i) for i, n in zip(index, shapes[name]) if n > 1)
+        label = f"{names[name]}[{place}]" if sizes[name] > 1 else names[name]
+        made.append(Line(label, steps, np.array(series), len(made) if total <= SERIES_COUNT else tones[name]))
+    return made
 
 
 def _short_names(shapes: Shapes) -> dict[str, str]:

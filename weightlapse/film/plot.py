@@ -14,13 +14,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from weightlapse.errors import InvalidArgument, UnknownTensor, closest, missing_extra
-from weightlapse.film import scales
+from weightlapse.errors import InvalidArgument, UnknownTensor, closest
+from weightlapse.film import charts, scales
+from weightlapse.film.axes import axes_or_new, colour_bar, finished, listed_map, series_colours
 from weightlapse.film.blocks import blocks
-from weightlapse.film.colours import MINUS_INF, NAN, OVER, PLUS_INF, SIGN_DARK, THEMES, UNDER, encode
+from weightlapse.film.colours import encode
 from weightlapse.film.frames import all_shapes, check_frames, chosen, epoch_at, sample, values_over
 from weightlapse.film.grids import Values, grid
-from weightlapse.film.numbers import short, spans_decades
+from weightlapse.film.numbers import spans_decades
 from weightlapse.measures.measure import measure
 
 _POINTS = 2000  # frames looked at for a curve: more than the pixels of any figure
@@ -28,45 +29,40 @@ _CELLS = 4_000_000  # cells of a heat map; larger tensors are thinned, spikes ke
 
 
 def lines(run: Any, tensor: str | None = None, ax: Any = None, *, most: int = 64, frames: slice | None = None) -> Any:
-    """Every weight of ``tensor`` (default: the first) against the step; beyond ``most`` weights, ``most`` of them evenly spread.
+    """Every weight of ``tensor`` (a name or a glob; default: the first) against the step; beyond ``most``, ``most`` of them evenly spread.
 
     Returns the axes. Raises UnknownTensor.
 
     >>> lines(run, "fc1.weight")                                                   # doctest: +SKIP
     """
     run = _recording(run)
-    name = _named(run, tensor)
-    shape = all_shapes(run)[name]
-    size = int(np.prod(shape))
-    picked = np.unique(np.linspace(0, size - 1, min(size, most)).round().astype(int))
-    looked = sample(_span(run, frames), _POINTS)
-    rows = []
-    for values in values_over(run, [name], looked):
-        value = values.get(name)
-        rows.append(
-            value.reshape(-1)[picked] if value is not None and value.size == size else np.full(len(picked), np.nan)
-        )
-    ax = _axes(ax)
-    drawn = np.asarray(rows, dtype=np.float64)
-    colours = _series()
-    for i, column in enumerate(drawn.T):
-        index = ",".join(map(str, np.unravel_index(picked[i], shape))) if shape else ""
+    shapes = all_shapes(run)
+    names = [_named(run, tensor)] if tensor is None or tensor in shapes else chosen(run, tensor)
+    total = sum(int(np.prod(shapes[name])) for name in names)
+    drawn = charts.single_weights(
+        run, sample(_span(run, frames), _POINTS), {name: shapes[name] for name in names}, most
+    )
+    ax = axes_or_new(ax)
+    colours = series_colours()
+    for i, line in enumerate(drawn):
+        tone = i if len(names) == 1 else int(line.tone)
         ax.plot(
-            np.asarray(run.steps)[looked],
-            column,
-            color=colours[i % len(colours)],
-            lw=1.2 if len(picked) <= 16 else 0.7,
-            label=f"[{index}]",
+            line.steps,
+            line.values,
+            color=colours[tone % len(colours)],
+            lw=1.2 if len(drawn) <= 16 else 0.7,
+            label=line.label,
         )
+    what = ", ".join(names) if len(names) <= 3 else f"{len(names)} tensors"
     ax.set(
         xlabel="step",
         ylabel="weight",
-        title=name if len(picked) == size else f"{name}: {len(picked)} of {size} weights",
+        title=what if len(drawn) == total else f"{what}: {len(drawn)} of {total} weights",
     )
     ax.axhline(0, color="0.8", lw=0.8, zorder=0)
-    if 1 < len(picked) <= 8:
+    if 1 < len(drawn) <= 8:
         ax.legend(frameon=False, fontsize="small")
-    return _finish(ax)
+    return finished(ax)
 
 
 def heatmap(
@@ -97,8 +93,9 @@ def heatmap(
     flat = cells.arrange(value)
     step = int(np.ceil(np.sqrt(flat.size / _CELLS))) if flat.size > _CELLS else 1
     codes = encode(thin(flat, step, step, scales.of([value]).spike), limit)
-    ax = _axes(ax)
-    listed, norm = _listed(cmap)
+    wide = min(max(5.5 * flat.shape[1] / max(flat.shape[0], 1), 1.5), 11) + 1.5
+    ax = axes_or_new(ax, (wide, min(max((wide - 1.5) * flat.shape[0] / max(flat.shape[1], 1), 1.2), 5.5) + 0.8))
+    listed, norm = listed_map(cmap)
     image = ax.imshow(
         codes,
         cmap=listed,
@@ -106,12 +103,12 @@ def heatmap(
         interpolation="nearest",
         aspect="equal" if 0.05 < flat.shape[0] / flat.shape[1] < 20 else "auto",
     )
-    if cells.kernels:
+    if cells.kernels and max(flat.shape) <= 400:
         for across in range(cells.unit_columns, flat.shape[1], cells.unit_columns):
             ax.axvline(across / step - 0.5, color="white", lw=0.8)
         for down in range(cells.unit_rows, flat.shape[0], cells.unit_rows):
             ax.axhline(down / step - 0.5, color="white", lw=0.8)
-    _colour_bar(ax, image, limit, cmap)
+    colour_bar(ax, image, limit, cmap)
     shape = "×".join(map(str, value.shape)) or "scalar"
     said = f"step {int(np.asarray(run.steps)[index])}, {shape}" + (
         f", 1 of {step}×{step} weights, spikes kept" if step > 1 else ""
@@ -133,7 +130,7 @@ def mass(run: Any, tensor: str | None = None, ax: Any = None, *, frames: slice |
         tensor = names[0]
     span = _stride(run, frames)
     steps = np.asarray(run.steps)[span]
-    ax = _axes(ax)
+    ax = axes_or_new(ax)
     if tensor is not None:
         name = _named(run, tensor)
         shape = shapes[name]
@@ -153,7 +150,7 @@ def mass(run: Any, tensor: str | None = None, ax: Any = None, *, frames: slice |
         found = measure(run, "mass", tensors=names, groups=grouped, frames=span)
         parts, labels = [np.asarray(found[n], dtype=np.float64).reshape(len(steps)) for n in names], names
         title = "share of mass by tensor"
-    colours = _series()
+    colours = series_colours()
     ax.stackplot(
         steps,
         *parts,
@@ -165,7 +162,7 @@ def mass(run: Any, tensor: str | None = None, ax: Any = None, *, frames: slice |
     )
     ax.set(xlabel="step", ylabel="|w| / Σ|w|", title=title, ylim=(0, 1), xlim=(steps[0], max(steps[-1], steps[0] + 1)))
     ax.legend(loc="center left", bbox_to_anchor=(1.0, 0.5), frameon=False, fontsize="small", reverse=True)
-    return _finish(ax)
+    return finished(ax)
 
 
 def norms(run: Any, tensors: str | Sequence[str] = "*", ax: Any = None, *, frames: slice | None = None) -> Any:
@@ -187,8 +184,8 @@ def scalars(run: Any, names: str | Sequence[str] | None = None, ax: Any = None) 
         if name not in known:
             raise InvalidArgument(f"no scalar is called {name!r} ({closest(name, known)})")
     steps = np.asarray(run.steps)
-    ax = _axes(ax)
-    colours = _series()
+    ax = axes_or_new(ax)
+    colours = series_colours()
     for i, name in enumerate(wanted):
         there = ~np.isnan(known[name])
         ax.plot(steps[there], known[name][there], color=colours[i % len(colours)], lw=1.2, label=name)
@@ -197,12 +194,63 @@ def scalars(run: Any, names: str | Sequence[str] | None = None, ax: Any = None) 
         ax.set_yscale("log")
     if len(wanted) > 1:
         ax.legend(frameon=False, fontsize="small")
-    return _finish(ax)
+    return finished(ax)
+
+
+def trajectory(run: Any, tensors: str | Sequence[str] = "*", ax: Any = None, *, frames: slice | None = None) -> Any:
+    """The path of all chosen weights together in the plane of its two largest principal components. Returns the axes."""
+    from weightlapse.measures.trajectory import trajectory as path_of
+
+    run = _recording(run)
+    found = path_of(run, tensors=chosen(run, tensors), frames=frames)
+    across, down = (
+        found.coordinates[:, i] if i < found.coordinates.shape[1] else np.zeros(len(found.frames)) for i in (0, 1)
+    )
+    ax = axes_or_new(ax)
+    steps = np.asarray(run.steps)[found.frames]
+    ax.plot(across, down, color="0.8", lw=1, zorder=1)
+    dots = ax.scatter(across, down, c=steps, cmap="viridis", s=10, zorder=2)
+    ax.figure.colorbar(dots, ax=ax, label="step").outline.set_visible(False)
+    for index, word in ((0, "start"), (-1, "end")):
+        ax.annotate(word, (across[index], down[index]), xytext=(6, 6), textcoords="offset points")
+    shares = [
+        f"component {i + 1} ({share:.0%} of the movement)" for i, share in enumerate([*found.explained, 0.0, 0.0][:2])
+    ]
+    ax.set(xlabel=shares[0], ylabel=shares[1], title="path of the weights", aspect="equal", adjustable="datalim")
+    return finished(ax)
+
+
+def ridgeline(
+    run: Any, tensor: str | None = None, ax: Any = None, *, frames: slice | None = None, most: int = 24
+) -> Any:
+    """Histograms of ``tensor`` (default: the first) at up to ``most`` frames, the earliest at the back. Returns the axes."""
+    run = _recording(run)
+    name = _named(run, tensor)
+    span = _stride(run, frames)
+    found = measure(run, "histogram", tensors=[name], frames=span)
+    counts, edges = (
+        np.asarray(found[name], dtype=np.float64),
+        np.asarray(found[f"{name}:edges"], dtype=np.float64).reshape(-1),
+    )
+    kept = np.unique(np.linspace(0, len(counts) - 1, min(len(counts), most)).round().astype(int))
+    steps = np.asarray(run.steps)[span][kept]
+    middle = (edges[:-1] + edges[1:]) / 2
+    tallest = counts[kept].max() or 1.0
+    ax = axes_or_new(ax)
+    for row, frame in enumerate(kept):
+        base = float(len(kept) - 1 - row)
+        height = base + 3.0 * counts[frame] / tallest
+        ax.fill_between(middle, base, height, color=series_colours()[0], alpha=0.75, lw=0, zorder=row)
+        ax.plot(middle, height, color="white", lw=0.8, zorder=row)
+    rows = np.unique(np.linspace(0, len(kept) - 1, min(len(kept), 6)).round().astype(int))
+    ax.set_yticks([len(kept) - 1 - row for row in rows], labels=[str(int(steps[row])) for row in rows])
+    ax.set(xlabel="weight", ylabel="step", title=f"{name}: histograms")
+    return finished(ax)
 
 
 def _many(ax: Any, steps: NDArray[np.int64], found: dict[str, NDArray[np.float64]], ylabel: str, title: str) -> Any:
-    ax = _axes(ax)
-    colours = _series()
+    ax = axes_or_new(ax)
+    colours = series_colours()
     for i, (name, values) in enumerate(found.items()):
         ax.plot(
             steps,
@@ -217,7 +265,7 @@ def _many(ax: Any, steps: NDArray[np.int64], found: dict[str, NDArray[np.float64
     ax.set(xlabel="step", ylabel=ylabel, title=title)
     if len(found) <= 20:
         ax.legend(frameon=False, fontsize="small", loc="center left", bbox_to_anchor=(1.0, 0.5))
-    return _finish(ax)
+    return finished(ax)
 
 
 def _recording(run: Any) -> Any:
@@ -272,59 +320,3 @@ def _stride(run: Any, frames: slice | None) -> slice:
         raise InvalidArgument("the chosen frames are none of the recording's")
     step = span.step * max(len(span) // _POINTS, 1)
     return slice(span.start, span.stop if span.stop >= 0 else None, step)
-
-
-def _pyplot() -> Any:
-    try:
-        import matplotlib.pyplot as pyplot
-    except ImportError:
-        raise missing_extra("matplotlib", extra="film", purpose="drawing figures") from None
-    return pyplot
-
-
-def _axes(ax: Any) -> Any:
-    if ax is not None:
-        return ax
-    return _pyplot().subplots(figsize=(7, 4), layout="constrained")[1]
-
-
-def _finish(ax: Any) -> Any:
-    ax.spines[["top", "right"]].set_visible(False)
-    return ax
-
-
-def _series() -> list[str]:
-    return ["#" + word for word in THEMES["light"].series.split()]
-
-
-def _listed(cmap: str) -> tuple[Any, Any]:
-    """A Matplotlib map over codes: the 256 colours and the marks."""
-    _pyplot()
-    from matplotlib.colors import ListedColormap, NoNorm
-
-    table = THEMES["light"].table(cmap)[: SIGN_DARK + 1]
-    return ListedColormap(table / 255.0), NoNorm(0, SIGN_DARK)
-
-
-def _colour_bar(ax: Any, image: Any, limit: float, cmap: str) -> None:
-    from matplotlib.cm import ScalarMappable
-    from matplotlib.colors import ListedColormap, Normalize
-    from matplotlib.patches import Patch
-
-    table = THEMES["light"].table(cmap) / 255.0
-    bar = ax.figure.colorbar(
-        ScalarMappable(Normalize(-limit, limit), ListedColormap(table[:256])), ax=ax, shrink=0.8, aspect=30
-    )
-    bar.set_ticks([-limit, 0, limit], labels=[short(-limit, 2), "0", short(limit, 2)])
-    bar.outline.set_visible(False)
-    words = {OVER: "above", UNDER: "below", NAN: "NaN", PLUS_INF: "+∞", MINUS_INF: "−∞"}
-    present = [code for code in words if (np.asarray(image.get_array()) == code).any()]
-    if present:
-        ax.legend(
-            handles=[Patch(color=table[code], label=words[code]) for code in present],
-            loc="upper center",
-            bbox_to_anchor=(0.5, 0),
-            ncols=5,
-            frameon=False,
-            fontsize="small",
-        )
