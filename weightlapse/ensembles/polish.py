@@ -87,7 +87,7 @@ def polish(
     method: "lm", Levenberg-Marquardt (networks of up to a few hundred parameters: 1-2 s per member of 169 for 400 steps), or "lbfgs"
         (more parameters, many more steps). ``damping`` and ``memory`` belong to one each.
     tolerance: a member rests below this mean squared error.
-    record: a recorder: gets ``step(states, step=first_step + k, loss=median)`` every ``record_every`` steps, as `ensemble` does.
+    record, callback: get ``step(states, step=first_step + k, loss=median)`` and ``(k, stack)`` after every ``record_every`` steps and the last.
 
     Raises InvalidArgument for shapes that do not fit and for networks too large for the method.
 
@@ -124,14 +124,24 @@ def polish(
             moves = levenberg_marquardt(problem, stack.theta, steps, damping=damping, tolerance=tolerance, pool=pool)
         else:
             moves = lbfgs(_evaluator(problem), stack.theta, steps, memory=memory, tolerance=tolerance)
+        shown_at = 0
+
+        def show() -> None:
+            if record is not None:
+                states = {name: value.numpy() for name, value in stack.states.items()}
+                record.step(states, step=first_step + step, loss=float(np.median(losses[-1])))
+            if callback is not None:
+                callback(step, stack)
+
+        step = 0
         for step, error in enumerate(moves, 1):
             losses.append(error.numpy())
             shown(1)
-            if record is not None and step % record_every == 0:
-                states = {name: value.numpy() for name, value in stack.states.items()}
-                record.step(states, step=first_step + step, loss=float(error.median()))
-            if callback is not None:
-                callback(step, stack)
+            if step % record_every == 0:
+                shown_at = step
+                show()
+        if shown_at != step:
+            show()
     return Polished(stack, np.array(losses), time.perf_counter() - started, method)
 
 
