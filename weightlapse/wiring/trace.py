@@ -23,6 +23,7 @@ from weightlapse.wiring.verify import Bench, verified
 
 # "auto" checks the groups when that takes at most about this long.
 AUTO_SECONDS = 5.0
+AUTO_WEIGHTS = 200_000_000  # a copy in float64 is made
 
 
 def trace(
@@ -96,7 +97,8 @@ def trace(
         "verified": False,
     }
     wiring = Wiring(tuple(groups), aliases, unseen, shapes, builder.fixed, (), report)
-    if verify is True or (verify == "auto" and 3 * forward * (len(groups) + 1) < AUTO_SECONDS):
+    weights = sum(t.numel() for t in named.values())
+    if verify is True or (verify == "auto" and 20 * forward < AUTO_SECONDS and weights < AUTO_WEIGHTS):
         wiring = _verify(wiring, model, examples, choose, named, insist=verify is True)
         report["verify_seconds"] = time.perf_counter() - started - report["seconds"]
     return wiring

@@ -9,17 +9,19 @@ from __future__ import annotations
 import contextlib
 import copy
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_flatten, tree_map
 
 from weightlapse.wiring.apply import permute_state, scale_state
-from weightlapse.wiring.data import Group, Wiring
+from weightlapse.wiring.data import Gauge, Group, Wiring
 from weightlapse.wiring.record import as_call, untouched
 
 # Largest relative change that summing in another order may make.
@@ -219,50 +221,94 @@ def _halved(call: tuple[Any, Any]) -> tuple[Any, Any] | None:
 
 def works(bench: Bench, wiring: Wiring, group: Group, rng: np.random.Generator) -> float:
     """The relative error after a random permutation of the group's units."""
-    order = rng.permutation(group.size)
-    if np.array_equal(order, np.arange(group.size)):
-        order = np.roll(order, 1)
-    return bench.error(permute_state(bench.state, wiring, group.name, order))
+    return bench.error(permute_state(bench.state, wiring, group.name, _shuffle(group.size, rng)))
 
 
 def signed(
     bench: Bench, wiring: Wiring, group: Group, exponents: Sequence[int], kind: str, rng: np.random.Generator
 ) -> float:
     """The relative error after flipping (``kind`` "sign") or rescaling ("scale") random units."""
-    if kind == "sign":
-        factors = rng.choice([-1.0, 1.0], group.size)
-        factors[rng.integers(group.size)] = -1.0
-    else:
-        factors = np.exp(rng.normal(0.0, 0.7, group.size))
-    return bench.error(scale_state(bench.state, wiring, group.name, factors, exponents=exponents))
+    return bench.error(
+        scale_state(bench.state, wiring, group.name, _factors(group.size, kind, rng), exponents=exponents)
+    )
+
+
+def _shuffle(size: int, rng: np.random.Generator) -> NDArray[np.int64]:
+    order = rng.permutation(size)
+    return np.roll(order, 1) if np.array_equal(order, np.arange(size)) else order
+
+
+def _factors(size: int, kind: str, rng: np.random.Generator) -> NDArray[np.float64]:
+    if kind == "scale":
+        return np.exp(rng.normal(0.0, 0.5, size))
+    factors = rng.choice([-1.0, 1.0], size)
+    factors[rng.integers(size)] = -1.0
+    return factors
+
+
+@dataclass(frozen=True)
+class _Move:
+    """One thing that is claimed to change nothing: a group permuted, or its units flipped or rescaled."""
+
+    group: Group
+    kind: str
+    gauge: Gauge | None
+    apply: Callable[[dict[str, Any]], dict[str, Any]]
+
+
+def _moves(wiring: Wiring, rng: np.random.Generator) -> Iterator[_Move]:
+    for g in wiring.groups:
+        order = _shuffle(g.size, rng)
+        yield _Move(g, "permutation", None, partial(permute_state, wiring=wiring, group=g.name, perm=order))
+        own = [Gauge(kind, g.exponents) for kind in ("sign", "scale") if kind in g.symmetries]
+        for gauge in [*own, *g.gauges]:
+            factors = _factors(g.size, gauge.kind, rng)
+            change = partial(scale_state, wiring=wiring, group=g.name, factors=factors, exponents=gauge.exponents)
+            yield _Move(g, gauge.kind, gauge if gauge in g.gauges else None, change)
+
+
+def _failing(moves: list[_Move], bench: Bench) -> dict[int, tuple[_Move, float]]:
+    """Which moves change the outputs: all are made at once, and only when that fails each half is tried alone."""
+    if not moves:
+        return {}
+    state: dict[str, Any] = dict(bench.state)
+    for move in moves:
+        state = move.apply(state)
+    error = bench.error(state)
+    if error <= bench.tolerance:
+        return {}
+    if len(moves) == 1:
+        return {id(moves[0]): (moves[0], error)}
+    half = len(moves) // 2
+    return _failing(moves[:half], bench) | _failing(moves[half:], bench)
 
 
 def verified(wiring: Wiring, bench: Bench) -> Wiring:
     """The wiring without what does not hold: failing groups are dropped and named, failing symmetries taken away."""
     rng = np.random.default_rng(7)
+    moves = list(_moves(wiring, rng))
+    # Permutations first: what a wrong group does to its signs is of no interest.
+    bad = _failing([m for m in moves if m.kind == "permutation"], bench)
+    gone = {m.group.name: error for m, error in bad.values()}
+    rest = [m for m in moves if m.kind != "permutation" and m.group.name not in gone]
+    lost = [m for m, _ in _failing(rest, bench).values()]
     kept: list[Group] = []
-    dropped = list(wiring.dropped)
-    gone: set[str] = set()
-    for group in wiring.groups:
-        if group.parent is not None and group.parent[0] in gone:
-            group = replace(group, parent=None)
-        error = works(bench, wiring, group, rng)
-        if not error <= bench.tolerance:
-            dropped.append(f"{group.name}: permuting its units changes the outputs by {error:.1e} of their size")
-            gone.add(group.name)
+    for g in wiring.groups:
+        if g.name in gone:
             continue
-        lost = {
-            kind
-            for kind in ("sign", "scale")
-            if kind in group.symmetries
-            and not signed(bench, wiring, group, group.exponents, kind, rng) <= bench.tolerance
-        }
-        gauges = tuple(
-            g for g in group.gauges if signed(bench, wiring, group, g.exponents, g.kind, rng) <= bench.tolerance
+        kinds = {m.kind for m in lost if m.group.name == g.name and m.gauge is None}
+        gauges = [m.gauge for m in lost if m.group.name == g.name and m.gauge is not None]
+        kept.append(
+            replace(
+                g,
+                parent=None if g.parent is not None and g.parent[0] in gone else g.parent,
+                symmetries=g.symmetries - kinds,
+                gauges=tuple(x for x in g.gauges if x not in gauges),
+            )
         )
-        kept.append(replace(group, symmetries=group.symmetries - lost, gauges=gauges))
+    dropped = [f"{name}: permuting its units changes the outputs by {e:.1e} of their size" for name, e in gone.items()]
     fixed = dict(wiring.fixed)
     for name in gone:
-        for m in wiring.group(name).members:
-            fixed.setdefault((m.tensor, m.axis), "its group was dropped: permuting it changed the outputs")
-    return replace(wiring, groups=tuple(kept), dropped=tuple(dropped), fixed=fixed)
+        for member in wiring.group(name).members:
+            fixed.setdefault((member.tensor, member.axis), "its group was dropped: permuting it changed the outputs")
+    return replace(wiring, groups=tuple(kept), dropped=(*wiring.dropped, *dropped), fixed=fixed)
