@@ -128,11 +128,11 @@ class Chunk:
             size = SIZE.size + (SIZE.unpack(mapped[: SIZE.size])[0] if len(mapped) >= SIZE.size else 0)
             histogram = PageReader(bytes(mapped[SIZE.size : size]), label.dtype, self._codec)
             label = histogram.read(bytes(mapped[size:]), self.columns)
-            if int(label.max()) >= count:
-                raise DamagedRecording("the class map of a chunk does not fit its classes")
         if (count == 0) != (self.form == PLAIN):
             raise DamagedRecording("a chunk has classes where it should not, or none where it should")
         self.layout = Columns(self.columns, self.shape.strip, label, max(count, 1))
+        if len(self.layout.widths) != len(self.layout.strips) * self.layout.classes:
+            raise DamagedRecording("the class map of a chunk does not fit its classes")
 
     def _index_pages(self) -> None:
         if (self._end - self._at) % PAGE.itemsize or self._end == self._at:
@@ -303,18 +303,26 @@ class Decoded:
 
 
 def advance_together(parts: list[tuple[Decoded, int]]) -> None:
-    """Decode several narrow, fresh parts up to their rows: those under one predictor share the steps through time."""
+    """Decode several narrow, fresh parts up to their rows: those under one rule take the steps through time together."""
 
-    def kind(part: tuple[Decoded, int]) -> tuple[Any, ...]:
-        chunk = part[0].chunk
-        return chunk.number.code, chunk.predictor.rule, chunk.predictor.factor, part[0]._tile_end(part[1])
+    def kind(part: tuple[Decoded, int]) -> tuple[int, int]:
+        return part[0].chunk.number.code, part[0].chunk.predictor.rule
 
     for _, members in groupby(sorted(parts, key=kind), key=kind):
-        some = list(members)
-        rows = [part.prepare(stop)[0] for part, stop in some]
-        together = np.concatenate(rows, axis=1)
-        restore(together, some[0][0].chunk.number, some[0][0].chunk.predictor)
+        group = list(members)
+        some = [part for part, _ in group]
+        rows = [part.prepare(stop)[0] for part, stop in group]
+        chunk = some[0].chunk
+        # shorter ones end in zeros, whose predictions nobody reads
+        together = np.zeros((max(map(len, rows)), sum(own.shape[1] for own in rows)), rows[0].dtype)
+        factors = np.repeat([part.chunk.predictor.factor for part in some], [own.shape[1] for own in rows])
         at = 0
-        for (part, _), own in zip(some, rows):
-            part.accept(np.ascontiguousarray(together[:, at : at + own.shape[1]]), 0)
+        for own in rows:
+            together[: len(own), at : at + own.shape[1]] = own
+            at += own.shape[1]
+        with np.errstate(all="ignore"):
+            restore(together, chunk.number, chunk.predictor, factors=factors)
+        at = 0
+        for part, own in zip(some, rows):
+            part.accept(np.ascontiguousarray(together[: len(own), at : at + own.shape[1]]), 0)
             at += own.shape[1]

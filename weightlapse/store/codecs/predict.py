@@ -13,6 +13,7 @@ subnormals or not, finds the same p.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -70,7 +71,7 @@ def within_momentum_range(u: NDArray[np.unsignedinteger], pattern: Pattern) -> b
 
 
 def _momentum_bits(
-    w1: NDArray[np.floating], w2: NDArray[np.floating], factor: np.floating, pattern: Pattern
+    w1: NDArray[np.floating], w2: NDArray[np.floating], factor: Any, pattern: Pattern
 ) -> NDArray[np.unsignedinteger]:
     p = np.subtract(w1, w2)
     p *= factor
@@ -117,11 +118,19 @@ def residuals(u: NDArray[np.unsignedinteger], pattern: Pattern, predictor: Predi
     return r
 
 
-def restore(r: NDArray[np.unsignedinteger], pattern: Pattern, predictor: Predictor, start: int = 1) -> None:
+def restore(
+    r: NDArray[np.unsignedinteger],
+    pattern: Pattern,
+    predictor: Predictor,
+    start: int = 1,
+    factors: NDArray[np.float64] | None = None,
+) -> None:
     """Undo :func:`residuals` in place: rows ``start`` and later of ``r`` (T, n), C order, become patterns.
 
-    The rows before ``start`` are patterns already. To go on in the middle give the last three of them: ``start`` = 3.
+    The rows before ``start`` are patterns already. To go on in the middle give the last three of them: ``start`` = 3. ``factors`` (n,)
+    replaces the predictor's own where columns of several chunks are restored together.
     """
+    factor = float_dtype(pattern)(predictor.factor) if factors is None else factors.astype(float_dtype(pattern))
     rule, rows = predictor.rule, len(r)
     if rule == NONE:
         return
@@ -149,10 +158,9 @@ def restore(r: NDArray[np.unsignedinteger], pattern: Pattern, predictor: Predict
             r[t] += r[t - 1]
             signed[t] += _half(signed[t - 1] - signed[t - 3])
     elif rule == MOMENTUM and pattern.name == "bfloat16":
-        _restore_bfloat16(r, pattern, np.float32(predictor.factor), rest)
+        _restore_bfloat16(r, pattern, factor, rest)
     elif rule == MOMENTUM:
         w = r.view(float_dtype(pattern))
-        factor = w.dtype.type(predictor.factor)
         p = np.empty_like(w[0])
         bits = p.view(r.dtype)
         for t in rest:
@@ -162,7 +170,7 @@ def restore(r: NDArray[np.unsignedinteger], pattern: Pattern, predictor: Predict
             np.add(r[t], bits, out=r[t])
 
 
-def _restore_bfloat16(r: NDArray[np.unsignedinteger], pattern: Pattern, factor: np.float32, rest: range) -> None:
+def _restore_bfloat16(r: NDArray[np.unsignedinteger], pattern: Pattern, factor: Any, rest: range) -> None:
     if not rest:
         return
     before, last = _floats(r[rest[0] - 2], pattern), _floats(r[rest[0] - 1], pattern)
