@@ -294,6 +294,8 @@ def test_architectures_must_agree() -> None:
         Stack.make(lambda: nn.Linear(2, next(sizes)), 2)
     with pytest.raises(InvalidArgument, match="must have parameters"):
         Stack.make(nn.ReLU, 2)
+    with pytest.raises(InvalidArgument, match="CPU"):
+        Stack.make(lambda: nn.Linear(2, 1, device="meta"), 2)
     with pytest.raises(InvalidArgument, match="at least one member"):
         Stack.make(dense, 0)
 

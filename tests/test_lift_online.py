@@ -89,6 +89,32 @@ def test_float32_nets_train_in_float64_and_keep_their_dtype() -> None:
     np.testing.assert_allclose(weights(narrow.generator), weights(wide.generator), atol=1e-6)
 
 
+def test_integers_arrays_and_flat_targets_are_understood() -> None:
+    x, y = study_data(60)
+    wanted, got = study_net(), study_net()
+    wl.fit_lift(wanted, x, y)
+    wl.fit_lift(got, x.long().numpy(), y[:, 0].long().numpy())
+    np.testing.assert_array_equal(weights(got), weights(wanted))
+    batched = study_net()
+    wl.fit_lift(batched, x.long(), y.long(), batch_size=4)
+    assert np.isfinite(weights(batched)).all()
+
+
+def test_without_a_place_for_its_cache_the_loop_still_compiles(monkeypatch: pytest.MonkeyPatch) -> None:
+    from weightlapse.lift import compiled
+
+    def no_cache(**options: bool):
+        def decorate(function):
+            if options.get("cache"):
+                raise RuntimeError("cannot cache function: no locator available")
+            return ("plain", function)
+
+        return decorate
+
+    monkeypatch.setattr(compiled, "njit", no_cache)
+    assert compiled.compiled(len) == ("plain", len)
+
+
 def test_engine_is_numpy_for_short_runs_and_compiled_for_long_ones() -> None:
     x, y = study_data(6000)
     assert wl.fit_lift(study_net(), x[:100], y[:100]).engine == "numpy"

@@ -94,6 +94,10 @@ class Stack:
                 raise InvalidArgument(
                     f"member {i} is not of the same architecture as member 0: make_model must not vary it"
                 )
+        if any(p.device.type != "cpu" for m in models for p in m.parameters()):
+            raise InvalidArgument(
+                "an ensemble's networks are small and train on the CPU: make_model must leave them there"
+            )
         template = copy.deepcopy(first)
         if dtype is not None:
             template = template.to(dtype)

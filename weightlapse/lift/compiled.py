@@ -5,15 +5,27 @@ Compiled code pays from some ten thousand samples on: `fit.py` decides. All arra
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any
+
 import numpy as np
 from numba import njit
 
 from weightlapse.lift.dense import TINY
 
+
+def compiled(function: Callable[..., Any]) -> Any:
+    """``function`` compiled on its first call, and kept on disk for the next process where there is a place to keep it."""
+    try:
+        return njit(cache=True, nogil=True)(function)
+    except RuntimeError:  # read-only installation without a home: numba finds no folder for its cache
+        return njit(nogil=True)(function)
+
+
 # One tuple per network: (sizes, acts, weight_at, bias_at). `values` and `deltas` are (layers + 1, widest) work space.
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def _forward(net, flat, x, values):  # type: ignore[no-untyped-def]
     sizes, acts, weight_at, bias_at = net
     for j in range(sizes[0]):
@@ -34,7 +46,7 @@ def _forward(net, flat, x, values):  # type: ignore[no-untyped-def]
             values[layer + 1, o] = z
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def _backward(net, flat, values, deltas, gradient):  # type: ignore[no-untyped-def]
     """From d loss / d output in ``deltas[-1]`` to ``gradient``, which is added to."""
     sizes, acts, weight_at, bias_at = net
@@ -58,7 +70,7 @@ def _backward(net, flat, values, deltas, gradient):  # type: ignore[no-untyped-d
                 deltas[layer, j] += d * flat[row + j]
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def _step(flat, gradient, moment, rmsprop, lr, rho, eps, inside):  # type: ignore[no-untyped-def]
     for i in range(len(flat)):
         g = gradient[i]
@@ -70,7 +82,7 @@ def _step(flat, gradient, moment, rmsprop, lr, rho, eps, inside):  # type: ignor
         flat[i] -= lr * g
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def run_lift(  # type: ignore[no-untyped-def]
     kind, inner_steps, gen_rmsprop, lr, task_rmsprop, task_lr, rho, eps, inside,
     gen, task, weights, moment, task_moment, base, start, hyper, x, y, order, loss, target_loss,
@@ -114,7 +126,7 @@ def run_lift(  # type: ignore[no-untyped-def]
         _step(weights, gen_gradient, moment, gen_rmsprop, lr, rho, eps, inside)
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def _error(output, wanted, delta, outputs):  # type: ignore[no-untyped-def]
     """Mean squared error of one sample; its gradient goes to ``delta``."""
     total = 0.0
@@ -125,7 +137,7 @@ def _error(output, wanted, delta, outputs):  # type: ignore[no-untyped-def]
     return total / outputs
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def run_plain(rmsprop, lr, rho, eps, inside, net, flat, moment, x, y, order, loss):  # type: ignore[no-untyped-def]
     """Online training of one dense network on the squared error: the control that a Lift is compared with."""
     depth = len(net[1])
