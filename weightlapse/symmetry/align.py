@@ -74,7 +74,7 @@ def align(
     found = search.by_weights(restarts, seed)
     tried, candidates = {found.method: found.distance}, [found]
     if data is not None and found.distance > NEAR:
-        runner = Runner(_module_of(a, b), data_of(data))
+        runner = Runner(_module_of(a, b), data, double=False)
         line = Line(runner, state_a)
         candidates += by_activations(search, runner, state_a, state_b)
         rises = [line.middle(f.elements.on_state(state_b, w)) for f in candidates]

@@ -33,7 +33,8 @@ class Barrier:
 
     ``naive``: b as it is. ``matched``: b brought onto a, by ``method``, the better of weight and activation matching.
     ``repaired``: the same with the units' means and variances restored (Jordan et al. 2023, "REPAIR"); None where no
-    layer could be repaired. ``measure`` says in words what the loss is.
+    layer could be repaired. ``measure`` says in words what the loss is; ``methods`` holds the barrier that each method
+    reached.
     """
 
     naive: Height

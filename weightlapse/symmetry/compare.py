@@ -304,17 +304,18 @@ class _Comparing:
         ):
             self.notes.append("a's code with b's weights is not b, so there is no line between the two networks")
             return None
-        line = Line(run_a, a)
+        line = Line(Runner(self.nets[0], run_a.data, double=False), a)
         naive = line.height(b, self.points)
         if found is None or self.wiring is None:
             return Barrier(naive, naive, None, "none", line.measure, {})
-        results = found.candidates
-        heights = {r.method: line.height(r.elements.on_state(b, self.wiring), self.points) for r in results}
-        best = min(results, key=lambda r: heights[r.method])
-        moved = best.elements.on_state(b, self.wiring)
-        repair = Repair(line, moved, self.wiring)
-        repaired = line.height(moved, self.points, repair) if repair.layers else None
-        return Barrier(naive, heights[best.method], repaired, best.method, line.measure, heights)
+        moved = [c.elements.on_state(b, self.wiring) for c in found.candidates]
+        heights = [line.height(m, self.points) for m in moved]
+        best = int(np.argmin(heights))
+        method = found.candidates[best].method
+        methods = {c.method: h for c, h in zip(found.candidates, heights)}
+        repair = Repair(line, moved[best], self.wiring)
+        repaired = line.height(moved[best], self.points, repair) if repair.layers else None
+        return Barrier(naive, heights[best], repaired, method, line.measure, methods)
 
 
 def _samples(value: NDArray[Any], most: int = 1000) -> NDArray[Any]:

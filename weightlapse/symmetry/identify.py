@@ -10,7 +10,7 @@ import numpy as np
 
 from weightlapse.symmetry.run import Data, Runner
 
-LIMIT = 1000  # parameters; the singular values of a (4 P, P) matrix take about a second there
+LIMIT = 600  # parameters; the singular values of a (4 P, P) matrix take about a second there
 
 
 @dataclass(frozen=True)
@@ -32,7 +32,7 @@ class Identifiability:
 def identifiability(runner: Runner, state: Mapping[str, Any] | None = None) -> Identifiability | None:
     """Rank of d output / d weights, in float64, over the data and as many fresh inputs as the rank needs.
 
-    None for networks of more than 1000 parameters, or whose forward pass cannot be differentiated sample by sample.
+    None for networks of more than 600 parameters, or whose forward pass cannot be differentiated sample by sample.
     """
     torch = runner._torch
     weights = runner.weights(state) if state is not None else dict(runner.own)
@@ -51,7 +51,7 @@ def identifiability(runner: Runner, state: Mapping[str, Any] | None = None) -> I
 
     outputs = max(runner.call(weights, runner.data.head(1)).numel(), 1)
     # a piecewise linear network shows a weight only to inputs of the pieces that the weight shapes: take many, and far ones
-    rows = max(4 * count // outputs, min(2000, 4_000_000 // (count * outputs)), 16)
+    rows = max(4 * count // outputs, min(2000, 1_500_000 // (count * outputs)), 16)
     data = more(runner.data, rows)
     runner.module.eval()
     axes = (None, *(0 for _ in data.inputs))

@@ -116,9 +116,9 @@ def _is_labels(y: Any, x: Any) -> bool:
 
 
 class Runner:
-    """A private copy of a module, in evaluation mode and in float64 where the module allows it."""
+    """A private copy of a module, in evaluation mode and, unless ``double`` is off, in float64 where the module allows it."""
 
-    def __init__(self, module: Any, data: Data) -> None:
+    def __init__(self, module: Any, data: Data, *, double: bool = True) -> None:
         torch = torch_module()
         self._torch = torch
         module = bare(module)
@@ -128,7 +128,7 @@ class Runner:
                 self.module, self._private = copy.deepcopy(module).cpu().eval(), True
             except (RuntimeError, TypeError, NotImplementedError):  # tensors that are computed cannot be copied
                 self.module, self._private = module, False
-            self.dtype = torch.float64 if self._private and self._runs_in_double(data) else None
+            self.dtype = torch.float64 if double and self._private and self._runs_in_double(data) else None
         self.data = Data(tuple(self._cast(x) for x in data.inputs), data.labels, data.names)
         self.own = {n: v.detach().clone() for n, v in self.module.state_dict().items()} if self._private else {}
 
