@@ -168,3 +168,25 @@ def test_the_widget_draws_in_a_page_that_is_not_its_own(browser: Any, recording:
     assert page.attribute("timeline", "aria-valuemax") == "8"
     page.page.evaluate("window.dispose()")
     page.quiet()
+
+
+def test_a_notebook_shows_a_recording_by_itself(recording: Path) -> None:
+    """In a fresh IPython: the display formatter gives widget and thumbnail once told, and a plain console is left alone."""
+    import subprocess
+    import sys
+
+    program = f"""
+import sys
+from weightlapse.view.notebook import register
+assert register() is False  # a plain Python
+from IPython.core.interactiveshell import InteractiveShell
+shell = InteractiveShell.instance()
+import weightlapse as wl
+wl.load  # in a notebook, the first use of load does the rest
+assert "weightlapse.view.widget" not in sys.modules
+data, _ = shell.display_formatter.format(wl.load({str(recording)!r}))
+assert "application/vnd.jupyter.widget-view+json" in data, sorted(data)
+assert "data:image/png" in data["text/html"]
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == 0, done.stderr

@@ -32,6 +32,7 @@ Importing this package loads no framework: every name below is fetched from its 
 from __future__ import annotations
 
 import importlib
+import sys
 from typing import Any
 
 __version__ = "0.1.0"
@@ -91,6 +92,8 @@ def __getattr__(name: str) -> Any:
     else:
         value = getattr(importlib.import_module(f"weightlapse.{_HOME[name]}"), name)
     globals()[name] = value
+    if name in ("load", "Recording") and "IPython" in sys.modules:
+        importlib.import_module("weightlapse.view.notebook").register()  # so that a recording shows itself in a notebook
     return value
 
 

@@ -166,6 +166,7 @@ export class App {
 
   private changed(changed: Set<keyof View>): void {
     const any = (...keys: (keyof View)[]) => keys.some((k) => changed.has(k));
+    if (any("tensor", "order") && this.stage.framed?.tensor !== this.store.view.tensor) this.stage.framed = null;
     if (any("tensor", "also", "show")) { this.player.stop(); void this.setPanels(); this.tree.select(); }
     if (any("tensor", "curve")) void this.inspector.loadCurve();
     if (any("order")) this.stage.orders.clear();
@@ -328,10 +329,16 @@ export class App {
     if (finding.step !== null) change.frame = nearestFrame(this.run.steps, finding.step);
     this.store.set(change);
     const piece = tensor && pieceAt(tensor, this.store.view.frame);
-    if (!tensor || !piece || !finding.units.length) return;
-    const [row, col] = cellOf(piece.shape, piece.shape.map((_, axis) => (axis === 0 ? finding.units[0] : 0)));
-    const { rows, cols } = planeSize(piece.shape);
-    if (row < rows && col < cols) this.inspector.showUnit(unitsOf(this.run, tensor.name, piece.shape, row, col));
+    this.stage.framed = null;
+    if (tensor && piece && finding.units.length) {
+      // a unit is a position on the first axis: a row, or as many rows as its kernels have
+      const { rows } = planeSize(piece.shape), high = Math.max(1, Math.floor(rows / (piece.shape[0] || 1)));
+      const found = piece.shape.length > 1 ? finding.units.slice(0, 200).flatMap((u) => Array.from({ length: high }, (_, i) => u * high + i)) : [];
+      this.stage.framed = { tensor: tensor.name, rows: found.filter((r) => r < rows) };
+      const cell = cellOf(piece.shape, piece.shape.map((_, axis) => (axis === 0 ? finding.units[0] : 0)));
+      this.inspector.showUnit(unitsOf(this.run, tensor.name, piece.shape, cell[0], cell[1]));
+    }
+    this.stage.redraw();
   }
 
   private key(e: KeyboardEvent): void {

@@ -44,6 +44,16 @@ export function drawOverlay(canvas: HTMLCanvasElement, stage: Stage, frame: numb
       ring(g, stage.boxOf(panel, frame), row, col, mark.colour, css("--paper"));
     }
   }
+  if (stage.framed) for (const panel of stage.panels) {
+    if (panel.source.tensor.name !== stage.framed.tensor || panel.source.run !== 0) continue;
+    const b = stage.boxOf(panel, frame), { rows, cols } = panel.size(frame), order = stage.orderOf(panel), high = Math.max(3, b.dy);
+    g.strokeStyle = css("--warn");
+    g.lineWidth = 2;
+    for (const own of stage.framed.rows) {
+      const row = order ? order.rows.indexOf(own) : own;
+      if (row >= 0 && row < rows) g.strokeRect(b.x - 2, b.y + (row + 0.5) * b.dy - high / 2 - 1, b.dx * cols + 4, high + 2);
+    }
+  }
   const at = stage.cursor ?? stage.hover;
   if (!at) return;
   for (const panel of stage.panels) {

@@ -3,11 +3,12 @@
 import type { Archive, Series } from "./archive";
 import { ownIndex } from "./scene/plane";
 import { pieceAt } from "./source";
-import type { Stage } from "./stage";
+import type { Place, Stage } from "./stage";
 
 export interface Reading {
   tensor: string; run: number; index: number[]; step: number; frame: number;
   value: number | bigint; dtype: string; bound: number; difference: number | null;
+  others: { title: string; value: number }[]; // the same cell in the panels beside it
 }
 
 export class Probe {
@@ -25,7 +26,7 @@ export class Probe {
     if (!piece) { this.onRead(null); return; }
     const [row, col] = this.stage.own(place);
     const about = { tensor: source.tensor.name, run: source.run, index: ownIndex(piece, row, col), step: source.of.steps[at], frame,
-      dtype: source.tensor.dtype };
+      dtype: source.tensor.dtype, others: this.beside(place, frame) };
     const plane = panel.plane, look = this.stage.lookOf(panel);
     const whole = plane && plane.frame === at && plane.f[0] === 1 && plane.f[1] === 1;
     const inside = whole && place.row >= plane.r[0] && place.row < plane.r[1] && place.col >= plane.c[0] && place.col < plane.c[1];
@@ -40,6 +41,18 @@ export class Probe {
       }
     }
     this.ask(key, source.run, about.tensor, [row, col], at, Math.min(source.of.frames, at + 1 + ahead), frame);
+  }
+
+  private beside(place: Place, frame: number): { title: string; value: number }[] {
+    const found = [];
+    for (const panel of this.stage.panels) {
+      const { plane, source } = panel;
+      if (panel === place.panel || source.tensor.name !== place.panel.source.tensor.name || !plane || plane.f[0] > 1 || plane.f[1] > 1) continue;
+      const { row, col } = place;
+      if (plane.frame !== source.frameOf(frame) || row < plane.r[0] || row >= plane.r[1] || col < plane.c[0] || col >= plane.c[1]) continue;
+      found.push({ title: source.title, value: Number(plane.values[(row - plane.r[0]) * plane.cols + col - plane.c[0]]) });
+    }
+    return found;
   }
 
   private ask(key: string, run: number, tensor: string, cell: [number, number], start: number, stop: number, frame: number): void {

@@ -30,6 +30,7 @@ export class Stage {
   hover: Place | null = null;
   cursor: Place | null = null; // the keyboard's cell
   marks: { run: number; tensor: string; row: number; col: number; colour: string }[] = [];
+  framed: { tensor: string; rows: number[] } | null = null; // rows that a finding speaks of
   orders = new Map<string, { rows: number[]; cols: number[] }>();
   globalLimit = 1;
   last: Place | null = null; // where the pointer was when it left: its value is still read
@@ -253,6 +254,7 @@ export class Stage {
     data.frame = String(frame);
     data.rows = String(rows);
     data.cols = String(cols);
+    this.canvas.setAttribute("aria-label", `Heat map of ${data.tensor}, ${rows} rows and ${cols} columns`);
     data.cells = [b.x, b.y, b.dx, b.dy].join(" ");
     data.exact = !there || first.drawn!.exact ? "1" : "0";
     this.onDrawn(frame);

@@ -75,6 +75,8 @@ def make_app(answers: Answers, *, hosts: set[str], token: str | None = None) -> 
             return Response(status_code=499)
         except WeightlapseError as error:
             return PlainTextResponse(str(error), status_code=400)
+        except Exception as error:  # noqa: BLE001  one question fails; the page says so, and the viewer stays
+            return PlainTextResponse(f"This cannot be shown ({type(error).__name__}: {error}).", status_code=500)
         return Response(body, media_type=media)
 
     def page(request: Request) -> Response:

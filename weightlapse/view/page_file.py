@@ -22,16 +22,11 @@ from weightlapse.view.pyramid import scale_limit
 from weightlapse.view.serve import open_subjects
 from weightlapse.view.subject import Subject
 
-# from the best to the smallest: exact before sixteen bits before eight; time is thinned before space
-PLANS = [
-    Plan(0, 1 << 62, 1),
-    Plan(16, 1 << 62, 1),
-    Plan(16, 1000, 1),
-    Plan(16, 400, 1),
-    *(Plan(8, n, 1) for n in (1 << 62, 1000, 600, 400, 250, 160, 100, 64)),
-    *(Plan(8, n, s) for s in (2, 4, 8, 16, 32, 64, 128) for n in (160, 64)),
-    *(Plan(8, n, 128) for n in (32, 16, 8, 4, 2)),
-]
+ALL = 1 << 62
+# from the best to the smallest: (bits, every so many-th cell, the fewest frames for which it is worth it). Exact before sixteen bits before
+# eight; time is thinned before space
+RUNGS = [(0, 1, ALL), (16, 1, 200), (8, 1, 60), *((8, 1 << k, 60) for k in range(1, 8)), (8, 128, 2)]
+TRIES = 4
 
 
 def make_page(run: Any, out: str | os.PathLike[str], *, max_bytes: int = 20_000_000, other: Any = None) -> Path:
@@ -61,22 +56,40 @@ def make_page(run: Any, out: str | os.PathLike[str], *, max_bytes: int = 20_000_
     if len(subjects) > 1:
         reports["pair"], aligned = pair(subjects)
         subjects += [aligned] if aligned is not None else []
-    smallest = 0
-    for number, plan in enumerate(PLANS):
-        last = number == len(PLANS) - 1
-        shell = len(_html(_data(subjects, plan, reports, with_blocks=False)))
-        if not last and shell + sum(estimate(s, plan) for s in subjects) > max_bytes:
-            continue
-        page = _html(_data(subjects, plan, reports, with_blocks=True))
-        smallest = len(page)
-        if smallest <= max_bytes:
-            temporary = target.with_name(target.name + ".part")
-            temporary.write_bytes(page)
-            temporary.replace(target)  # a page is there whole or not at all
-            return target
+    size = 0
+    for bits, stride, fewest in RUNGS:
+        frames = _affordable(subjects, reports, bits, stride, max_bytes)
+        for _ in range(TRIES):
+            if frames < min(fewest, max(s.frames for s in subjects)):
+                break
+            page = _html(_data(subjects, Plan(bits, frames, stride), reports, with_blocks=True))
+            size = len(page)
+            if size <= max_bytes:
+                temporary = target.with_name(target.name + ".part")
+                temporary.write_bytes(page)
+                temporary.replace(target)  # a page is there whole or not at all
+                return target
+            frames = min(int(frames * 0.95 * max_bytes / size), frames - 1)
+    told = f"; the smallest page takes {size:,} bytes" if size else ""
     raise InvalidArgument(
-        f"max_bytes={max_bytes:,} is too small: the page with two frames of every {PLANS[-1].stride}th cell takes {smallest:,} bytes"
+        f"max_bytes={max_bytes:,} is too small for even a few thinned frames of {subjects[0].name}{told}"
     )
+
+
+def _affordable(subjects: list[Subject], reports: dict[str, Any], bits: int, stride: int, max_bytes: int) -> int:
+    """About how many frames fit at this many bits and this stride; all of them where all fit."""
+    most = max(s.frames for s in subjects)
+    frames = most
+    for _ in range(TRIES):  # frames farther apart differ more and take more room, so the first guess is too bold
+        plan = Plan(bits, frames, stride)
+        room = max_bytes - len(_html(_data(subjects, plan, reports, with_blocks=False)))
+        needed = sum(estimate(s, plan) for s in subjects)
+        if needed <= 0.97 * room:
+            return frames
+        frames = int(frames * max(0.0, 0.95 * room / needed))
+        if frames < 2:
+            return frames
+    return frames
 
 
 def _data(subjects: list[Subject], plan: Plan, reports: dict[str, Any], *, with_blocks: bool) -> dict[str, Any]:

@@ -182,7 +182,8 @@ export class FileSource implements Source {
     const frames: number[] = [], numbers: (number | null)[] = [];
     let first: Values | null = null, before: Values | null = null;
     const tensor = this.tensor(run, name), last = tensor.pieces[tensor.pieces.length - 1].stop;
-    const stride = Math.max(1, Math.ceil(last / 200));
+    const stride = Math.max(1, Math.ceil(last / 200)), [word, line] = kind.split(":");
+    if (word === "row" || word === "col") return this.lineAverage(run, name, tensor, word, Number(line), stride);
     for (const piece of tensor.pieces) for (let f = piece.start; f < piece.stop; f += stride) {
       const { values } = await this.frame(run, name, f);
       if (first?.length !== values.length) first = before = values;
@@ -198,6 +199,22 @@ export class FileSource implements Source {
       before = values;
     }
     return { kind, frames, values: numbers, sampled: null };
+  }
+
+  private async lineAverage(run: number, name: string, tensor: Tensor, word: string, line: number, stride: number): Promise<unknown> {
+    const frames: number[] = [], numbers: number[] = [];
+    for (const piece of tensor.pieces) {
+      const { rows, cols } = planeSize(piece.shape), count = word === "row" ? cols : rows;
+      if (line >= (word === "row" ? rows : cols)) continue;
+      for (let f = piece.start; f < piece.stop; f += stride) {
+        const { values } = await this.frame(run, name, f);
+        let sum = 0;
+        for (let i = 0; i < count; i++) sum += Number(values[word === "row" ? line * cols + i : i * cols + line]);
+        frames.push(f);
+        numbers.push(sum / count);
+      }
+    }
+    return { kind: `${word}:${line}`, frames, values: numbers.map((v) => (Number.isFinite(v) ? v : null)), sampled: null };
   }
 
   private async neuron(run: number, group: string, unit: number): Promise<unknown> {

@@ -15,6 +15,7 @@ import { drawChart, type Line } from "./chart";
 const HUES = ["#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#8a6d3b", "#7570b3"];
 
 interface Pin { run: number; tensor: string; row: number; col: number; index: number[]; colour: string; frames: number[]; values: number[] }
+interface Average { tensor: string; kind: string; label: string; colour: string; frames: number[]; values: (number | null)[] }
 
 const CURVES: [string, string][] = [["norm", "norm"], ["distance", "distance from start"], ["update", "update norm"], ["mass", "mass Σ|w|"],
   ["mean", "mean"]];
@@ -25,7 +26,9 @@ export class Inspector {
   onJump: (finding: Finding) => void = () => undefined;
   onStep: (step: number) => void = () => undefined;
   private pins: Pin[] = [];
+  private averages: Average[] = [];
   private chart = h("canvas", { class: "chart tall", role: "img", "aria-label": "Trajectories of the chosen weights" });
+  private pinMore = h("div", { class: "offers" });
   private pinList = h("ul", { class: "pins" });
   private hint = h("p", { class: "hint" }, "Click a weight to draw its whole trajectory.");
   private curveChart = h("canvas", { class: "chart", role: "img", "aria-label": "Curve of the tensor" });
@@ -49,7 +52,7 @@ export class Inspector {
     const curves = choice("Curve of the tensor", CURVES, store.view.curve, (v) => store.set({ curve: v }), { "aria-label": "Curve of the tensor" });
     this.curveSelect = curves.select;
     this.element = h("aside", { class: "inspector", "aria-label": "Inspector" }, this.value,
-      this.apart, h("section", { "aria-label": "Trajectories" }, h("h2", {}, "Trajectories"), this.hint, this.chart, this.pinList), this.unit,
+      this.apart, h("section", { "aria-label": "Trajectories" }, h("h2", {}, "Trajectories"), this.hint, this.chart, this.pinList, this.pinMore), this.unit,
       h("section", { "aria-label": "Curve" }, curves.element, this.curveChart, this.curveNote), this.findings, this.events, this.facts);
     this.chart.hidden = true;
     new ResizeObserver(() => this.draw()).observe(this.element);
@@ -92,7 +95,8 @@ export class Inspector {
     this.where.replaceChildren(h("b", {}, `${reading.tensor}[${reading.index.join(", ")}]`), ` at step ${reading.step}`,
       this.runs.length > 1 ? ` of ${this.runs[reading.run]?.name ?? "the other run"}` : "");
     this.more.textContent = [reading.difference === null ? "" : `difference ${brief(reading.difference)}`,
-      reading.bound > 0 ? `± ${brief(reading.bound)}` : ""].filter(Boolean).join("  ·  ");
+      reading.bound > 0 ? `± ${brief(reading.bound)}` : "",
+      ...reading.others.map(({ title, value }) => `${title} ${brief(value)}`)].filter(Boolean).join("  ·  ");
   }
 
   // -- trajectories -------------------------------------------------------------------------------------------------------
@@ -102,11 +106,26 @@ export class Inspector {
     if (same >= 0) { this.pins.splice(same, 1); this.showPins(); return; }
     const piece = pieceAt(tensor, frame);
     if (!piece) return;
-    const free = HUES.find((c) => !this.pins.some((p) => p.colour === c)) ?? HUES[this.pins.length % HUES.length];
-    const pin: Pin = { run, tensor: tensor.name, row, col, index: ownIndex(piece, row, col), colour: free, frames: [], values: [] };
+    const pin: Pin = { run, tensor: tensor.name, row, col, index: ownIndex(piece, row, col), colour: this.freeHue(), frames: [], values: [] };
     this.pins.push(pin);
     this.showPins();
     await this.load(pin, tensor, piece.start, piece.stop);
+  }
+
+  private freeHue(): string {
+    const used = [...this.pins, ...this.averages];
+    return HUES.find((c) => !used.some((p) => p.colour === c)) ?? HUES[used.length % HUES.length];
+  }
+
+  /** Draws the average of one row or column beside the chosen weights. */
+  private async average(tensor: string, kind: string, label: string): Promise<void> {
+    if (this.averages.some((a) => a.tensor === tensor && a.kind === kind)) return;
+    const average: Average = { tensor, kind, label, colour: this.freeHue(), frames: [], values: [] };
+    this.averages.push(average);
+    this.showPins();
+    const answer = await this.archive.curve(0, tensor, kind);
+    Object.assign(average, { frames: answer.frames, values: answer.values });
+    this.draw();
   }
 
   private async load(pin: Pin, tensor: Tensor, start: number, stop: number): Promise<void> {
@@ -131,19 +150,32 @@ export class Inspector {
   private showPins(): void {
     this.stage.marks = this.pins.map((p) => ({ run: p.run, tensor: p.tensor, row: p.row, col: p.col, colour: p.colour }));
     this.stage.redraw();
-    this.hint.hidden = this.pins.length > 0;
-    this.chart.hidden = this.pins.length === 0;
-    this.pinList.replaceChildren(...this.pins.map((p) => {
-      const chip = h("i", { class: "chip" });
-      chip.style.background = p.colour;
-      return h("li", { "data-testid": "pin", "data-tensor": p.tensor, "data-index": p.index.join(",") }, chip,
-        h("span", {}, `${p.tensor}[${p.index.join(", ")}]${p.run ? ` · ${this.runs[p.run]?.name ?? p.run}` : ""}`),
-        h("button", { title: "Remove", "aria-label": `Remove ${p.tensor}[${p.index.join(", ")}]`, click: () => {
-          this.pins = this.pins.filter((q) => q !== p);
-          this.showPins();
-        } }, "×"));
-    }));
+    const some = this.pins.length + this.averages.length > 0;
+    this.hint.hidden = some;
+    this.chart.hidden = !some;
+    const entry = (label: string, colour: string, remove: () => void, attributes: Record<string, string>) => h("li", attributes, chip(colour),
+      h("span", { title: label }, label), h("button", { title: "Remove", "aria-label": `Remove ${label}`, click: () => { remove(); this.showPins(); } }, "×"));
+    const items = this.pins.map((p) => entry(`${p.tensor}[${p.index.join(", ")}]${p.run ? ` · ${this.runs[p.run]?.name ?? p.run}` : ""}`, p.colour,
+      () => { this.pins = this.pins.filter((q) => q !== p); }, { "data-testid": "pin", "data-tensor": p.tensor, "data-index": p.index.join(",") }));
+    for (const a of this.averages) items.push(entry(a.label, a.colour, () => { this.averages = this.averages.filter((q) => q !== a); }, { "data-testid": "average" }));
+    if (this.pins.length > 1) items.push(h("li", {}, chip(css("--ink")), h("span", {}, "average of the chosen weights")));
+    const last = this.pins[this.pins.length - 1];
+    this.pinMore.replaceChildren();
+    if (last && last.run === 0) {
+      const offer = (kind: string, what: string) => h("button", { class: "offer", click: () => void this.average(last.tensor, kind, `average of ${what} of ${last.tensor}`) },
+        `+ average of ${what}`);
+      this.pinMore.append(offer(`row:${last.row}`, `row ${last.row}`), offer(`col:${last.col}`, `column ${last.col}`));
+    }
+    this.pinList.replaceChildren(...items);
     this.draw();
+  }
+
+  /** The mean of all chosen weights, where there are several over the same frames. */
+  private meanOfPins(): Line[] {
+    const [first, ...rest] = this.pins.filter((p) => p.values.length);
+    if (!first || !rest.length || rest.some((p) => p.frames.length !== first.frames.length)) return [];
+    const mean = first.values.map((v, i) => rest.reduce((sum, p) => sum + p.values[i], v) / (rest.length + 1));
+    return [{ x: first.frames, y: mean, colour: css("--ink"), width: 2.5 }];
   }
 
   /** The values behind the trajectories, for whoever wants to read them. */
@@ -202,11 +234,7 @@ export class Inspector {
     this.apart.hidden = false;
     const canvas = h("canvas", { class: "chart", role: "img", "aria-label": "Relative distance of the two runs over time, raw and aligned" });
     const last = (y: (number | null)[] | null) => brief(y?.[y.length - 1]);
-    const key = (colour: string, text: string) => {
-      const chip = h("i", { class: "chip" });
-      chip.style.background = colour;
-      return h("li", {}, chip, h("span", {}, text));
-    };
+    const key = (colour: string, text: string) => h("li", {}, chip(colour), h("span", {}, text));
     this.apart.replaceChildren(h("h2", {}, "Distance of the two runs"), canvas,
       h("ul", { class: "pins" }, key(HUES[1], `as recorded, at the end ${last(pair.raw)}`),
         ...(pair.aligned ? [key(HUES[0], `units aligned, at the end ${last(pair.aligned)}`)] : [])),
@@ -253,9 +281,11 @@ export class Inspector {
       g.beginPath(); g.moveTo(x, 0); g.lineTo(x, hh); g.stroke();
       g.globalAlpha = 1;
     };
-    if (this.pins.length) {
-      drawChart(this.chart, { axis: true, zero: true, place, pad,
-        lines: this.pins.map((p, i) => ({ x: p.frames, y: p.values, colour: p.colour, dash: i >= HUES.length ? [5, 3] : [] })) });
+    if (this.pins.length || this.averages.length) {
+      const dash = (i: number) => (i >= HUES.length ? [5, 3] : []);
+      const lines: Line[] = [...this.pins.map((p, i) => ({ x: p.frames, y: p.values, colour: p.colour, dash: dash(i) })),
+        ...this.averages.map((a) => ({ x: a.frames, y: a.values, colour: a.colour, width: 2.25 })), ...this.meanOfPins()];
+      drawChart(this.chart, { axis: true, zero: true, place, pad, lines });
       playhead(this.chart);
     }
     drawChart(this.curveChart, { axis: true, place, pad, lines: this.curveLine ? [this.curveLine] : [] });
@@ -263,6 +293,12 @@ export class Inspector {
     this.drawApart();
     for (const redraw of this.redraws) redraw();
   }
+}
+
+function chip(colour: string): HTMLElement {
+  const element = h("i", { class: "chip" });
+  element.style.background = colour;
+  return element;
 }
 
 function faded(hex: string, alpha: number): string {
