@@ -291,6 +291,49 @@ def test_names_have_no_wrappers(tmp_path: Path) -> None:
         assert all(np.array_equal(run[n][-1], values) for n, values in plain.items())
 
 
+def test_an_average_of_the_weights_is_watched_like_a_model(tmp_path: Path) -> None:
+    model = mlp()
+    average = torch.optim.swa_utils.AveragedModel(model, multi_avg_fn=torch.optim.swa_utils.get_ema_multi_avg_fn(0.9))
+    optimizer = torch.optim.SGD(model.parameters(), 0.1)
+    by_hand, averages = [clone(model)], [clone(average.module)]
+    with wl.watch(model, tmp_path / "run", optimizer=optimizer), wl.watch(average, tmp_path / "ema") as rec:
+
+        def each(k: int) -> None:
+            by_hand.append(clone(model))
+            average.update_parameters(model)
+            rec.step()
+            averages.append(clone(average.module))
+
+        train(model, [optimizer], each)
+    check(tmp_path / "run", by_hand)
+    check(tmp_path / "ema", averages)
+
+
+def test_frozen_parameters_and_ones_added_to_the_optimizer_later(tmp_path: Path) -> None:
+    model = mlp()
+    model[2].requires_grad_(False)
+    optimizer = torch.optim.Adam(model[0].parameters(), 1e-2)
+    by_hand = [clone(model)]
+    with wl.watch(model, tmp_path / "run", optimizer=optimizer, streams=("weights", "optimizer")):
+
+        def thaw(k: int) -> None:
+            by_hand.append(clone(model))
+            if k == 5:
+                model[2].requires_grad_(True)
+                optimizer.add_param_group({"params": list(model[2].parameters())})
+
+        train(model, [optimizer], thaw)
+    run = wl.load(tmp_path / "run")
+    for name in by_hand[0]:
+        assert np.array_equal(run[name][:], np.stack([state[name] for state in by_hand]))
+    first, second = run.epochs
+    assert (first.stop, second.start) == (7, 7)
+    assert "optimizer:2.weight.exp_avg" in second.note
+    assert second["optimizer:2.bias.step"][:].tolist() == list(range(1, 7))
+    assert (run["2.weight"][:7] == run["2.weight"][0]).all()
+    assert not np.array_equal(run["2.weight"][6], run["2.weight"][7])
+
+
 SCHEDULES = [
     (3, [0, 3, 6, 9, 12]),
     (wl.every(5), [0, 5, 10]),

@@ -15,10 +15,12 @@ from typing import Any
 
 import numpy as np
 import torch
+import torch.optim.swa_utils
 from numpy.typing import NDArray
 
 from weightlapse.adapters.dtensor import Place, is_sharded, local, place_of, refuse_flat_parameters
 from weightlapse.adapters.source import ArrayInfo, Selection, Views
+from weightlapse.adapters.torch_device import SideStreams, pinned
 from weightlapse.errors import CannotRecord, InvalidArgument, closest
 
 _FEW = 48  # up to here the cost of a NumPy copy per tensor is below that of one _foreach_copy_
@@ -26,17 +28,17 @@ _WRAPPED = ("_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module")  
 
 
 def unwrap(model: Any) -> torch.nn.Module:
-    """The module inside ``torch.compile``, ``DataParallel`` and ``DistributedDataParallel``."""
+    """The module inside ``torch.compile``, ``DataParallel``, ``DistributedDataParallel`` and ``AveragedModel``."""
     while True:
         if hasattr(model, "_orig_mod"):
             model = model._orig_mod
-        elif isinstance(model, _PARALLEL):
+        elif isinstance(model, _WRAPPERS):
             model = model.module
         else:
             return model
 
 
-_PARALLEL = (torch.nn.DataParallel, torch.nn.parallel.DistributedDataParallel)
+_WRAPPERS = (torch.nn.DataParallel, torch.nn.parallel.DistributedDataParallel, torch.optim.swa_utils.AveragedModel)
 
 
 @dataclass(frozen=True)
@@ -57,7 +59,7 @@ class _Place:
 def _walk(module: torch.nn.Module, prefix: str = "") -> Iterator[tuple[str, torch.nn.Module]]:
     """All submodules with their names, those that only wrap another module left out of the names."""
     yield prefix, module
-    wraps = isinstance(module, _PARALLEL)
+    wraps = isinstance(module, _WRAPPERS)
     for key, child in module._modules.items():
         if child is not None:
             own = key in _WRAPPED or (wraps and key == "module")
@@ -142,6 +144,8 @@ class TorchSource:
         self.shards: dict[str, Place] = {}
         self._selection = selection
         self._optimizers = optimizers
+        self._side: SideStreams | None = None
+        self.pending: Callable[[], None] | None = None
         self._rank = rank
 
     # ---- what there is ---------------------------------------------------------------------------------------------
@@ -194,9 +198,15 @@ class TorchSource:
         """Whether this process records the tensor: its shard, or on rank 0 what all processes have alike."""
         return self._rank == 0 or is_sharded(tensor)
 
-    def _look_at_structure(self) -> tuple[list[int], list[list[Any]]]:
-        """How many tensors each module holds, and which modules there are: what tells of a layer that was added or replaced."""
-        return [len(d) for d in self._homes], [list(d.values()) for d in self._children]
+    def _look_at_structure(self) -> tuple[list[int], list[list[Any]], list[int]]:
+        """How many tensors each module holds, which modules there are, and what the optimizers keep for how many parameters.
+
+        Tells of a layer that was added or replaced, and of a parameter that an optimizer was given later.
+        """
+        kept: list[int] = []
+        if "optimizer" in self._selection.streams:
+            kept = [len(o.state.get(p, ())) for o in self._optimizers for g in o.param_groups for p in g["params"]]
+        return [len(d) for d in self._homes], [list(d.values()) for d in self._children], kept
 
     def _remember(self) -> None:
         """Hold on to the live tensors of weights and buffers, and to what tells when they are no longer the same."""
@@ -205,6 +215,8 @@ class TorchSource:
         self._here = [local(t) for t in self._live]
         self._pointers = [t.data_ptr() for t in self._here]
         self._shapes = [t.shape for t in self._here]
+        if self._side is None and any(t.device.type == "cuda" for t in self._here):
+            self._side = SideStreams()
         self._on_cpu = all(t.device.type == "cpu" for t in self._here)
         self._arrays = [_numpy(t) for t in self._here] if self._on_cpu and len(self._here) <= _FEW else None
         self._detached = [t.detach() for t in self._here]
@@ -217,6 +229,19 @@ class TorchSource:
             and [t.shape for t in self._here] == self._shapes
             and self._look_at_structure() == self._structure
         )
+
+    @property
+    def on_device(self) -> bool:
+        """Whether copies run beside the training, so that :meth:`settle` must be called before the next update."""
+        return self._side is not None
+
+    def allocate(self, shape: tuple[int, int]) -> NDArray[np.uint8]:
+        """Memory for the ring: page-locked where weights come from a device."""
+        return pinned(shape) if self._side is not None else np.empty(shape, np.uint8)
+
+    def settle(self) -> None:
+        if self._side is not None:
+            self._side.settle()
 
     def follow(self, model: Any, optimizers: Sequence[torch.optim.Optimizer]) -> None:
         """From now on the tensors are those of another module."""
@@ -269,7 +294,10 @@ class TorchSource:
             for place, values in zip(row, self._arrays):
                 np.copyto(place, values)
         elif self._detached:
-            torch._foreach_copy_(tensors[: len(self._detached)], self._detached)
+            if self._side is None:
+                torch._foreach_copy_(tensors[: len(self._detached)], self._detached)
+            else:
+                self.pending = self._side.start(tensors[: len(self._detached)], self._detached)
         start = len(self._places) + len(self._graded)
         for i, getter in enumerate(self._states, start):
             value = local(getter())
