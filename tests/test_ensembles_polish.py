@@ -9,6 +9,7 @@ from scipy.optimize import least_squares
 from torch import nn
 
 import weightlapse as wl
+from weightlapse.ensembles.batches import imitation
 from weightlapse.ensembles.residuals import Residuals
 from weightlapse.ensembles.stack import Stack, glorot
 from weightlapse.errors import InvalidArgument
@@ -98,6 +99,31 @@ def test_the_last_decades(method: str, steps: int, make) -> None:
     assert torch.equal(students.theta, before), "the argument was changed"
     alone = wl.polish(students[[2]], x, teachers[[2]](x), method=method, steps=30)
     np.testing.assert_allclose(alone.losses[:10, 0], result.losses[:10, 2], rtol=1e-6)
+
+
+def test_every_student_at_zero_loss_has_its_teachers_weights() -> None:
+    """From independent starts: some students reach zero, and those have the teacher's weights up to order and sign; the others have not."""
+    make = glorot(4, 3, 1, output=nn.Tanh)
+    teachers = Stack.make(make, 16, seeds=[200 + i % 4 for i in range(16)])
+    trained = wl.ensemble(make, 16, data=imitation(teachers, 64), steps=1500, lr=0.02, schedule="cosine")
+    exact = teachers.to(torch.float64)
+    x, fresh = (
+        torch.rand(n, 4, generator=torch.Generator().manual_seed(n), dtype=torch.float64) * 2 - 1 for n in (300, 700)
+    )
+    polished = wl.polish(trained, x, exact(x), steps=250)
+    error = ((polished.stack(fresh) - exact(fresh)) ** 2).mean((1, 2)).numpy()
+    zero = error < 1e-12
+    assert 0.15 < zero.mean() < 1
+    wiring = wl.trace(make(), torch.zeros(2, 4))
+    raw, aligned = [], []
+    for i in range(16):
+        a, b = ({k: v.numpy() for k, v in s.state(i).items()} for s in (exact, polished.stack))
+        found = wl.align(a, b, wiring=wiring)
+        raw.append(found.distance_before)
+        aligned.append(found.distance_after)
+    assert (np.array(aligned)[zero] < 1e-3).all()
+    assert np.median(np.array(raw)[zero]) > 1
+    assert (np.array(aligned)[~zero] > 1e-3).all()
 
 
 def test_accepts_modules_stacks_and_ensembles_in_any_dtype() -> None:
