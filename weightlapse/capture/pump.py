@@ -26,6 +26,7 @@ class Pump:
         self.writer = writer
         self.ring = ring
         self.failure: BaseException | None = None
+        self.after_close: list[Callable[[], None]] = []  # called once when the recording has been closed
         self._notes: deque[Callable[[Writer], None]] = deque()
         self._logged: deque[tuple[int, str, float]] = deque()
         self._stop = False
@@ -71,6 +72,8 @@ class Pump:
         self._stop = True
         self.ring.work.set()
         self.thread.join()
+        for call in self.after_close:
+            call()
 
     # ---- the recorder's thread -------------------------------------------------------------------------------------
 

@@ -20,11 +20,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from weightlapse.adapters.source import ArrayInfo, Source
+from weightlapse.capture.mirroring import Mirroring
 from weightlapse.capture.pump import Pump
 from weightlapse.capture.ring import Ring
 from weightlapse.capture.schedule import Schedule
 from weightlapse.errors import CannotRecord, InvalidArgument, WeightlapseError
 from weightlapse.store.layout import Layout, TensorSpec
+from weightlapse.store.mirror import Mirror
 from weightlapse.store.writer import Writer
 
 Backpressure = Literal["block", "stretch"]
@@ -64,6 +66,8 @@ class Recorder:
         self._schedule = schedule
         self._memory = memory
         self._stretch = backpressure == "stretch"
+        self._device: Any = source if getattr(source, "on_device", False) else None
+        self._settles = False  # whether hooks call settle() before each update
         self._gap: tuple[int, int] | None = None
         self._last = first_step  # number of the last step seen, recorded or not
         self._base = writer.frames - ring.filled  # frames of the recording before this ring's first
@@ -129,7 +133,7 @@ class Recorder:
                 "the model's tensors change while they are being read: record from the thread that trains"
             )
         self._last = step
-        self._ring.publish(step)
+        self._publish(step)
 
     def after_optimizer_step(self, optimizer: Any, *_: Any) -> None:
         """The hook of ``torch.optim.Optimizer.register_step_post_hook``."""
@@ -174,9 +178,25 @@ class Recorder:
             self._end_gap()
         if not self._source.copy(ring.slot, params):
             self._relayout(params, step)
-        self._ring.publish(step)
+        self._publish(step)
         if self._pump.failure is not None:
             raise self._pump.failure
+
+    def _publish(self, step: int) -> None:
+        """Give the row to the recorder's thread; where it is still being copied from a device, that thread waits for it."""
+        if self._device is None:
+            self._ring.publish(step)
+            return
+        self._ring.publish(step, self._device.pending)
+        if not self._settles:  # nobody will say when the next update begins: it might be at once
+            self._device.settle()
+
+    def _before_update(self, *_: Any) -> None:
+        """The pre-step hook of optimizers whose weights are on a device: the update waits there for the copies, not here."""
+        try:
+            self._device.settle()
+        except Exception as error:  # noqa: BLE001 — a recorder never kills a training run
+            self._fail(error)
 
     def _has_room(self) -> bool:
         ring = self._ring
@@ -227,7 +247,7 @@ class Recorder:
         before = {t.name: t for t in self._layout.tensors}
         layout = layout_of(self._source.arrays(params))
         note = note or _difference(before, {t.name: t for t in layout.tensors})
-        ring = Ring(layout.row_nbytes, self._memory)
+        ring = Ring(layout.row_nbytes, self._memory, getattr(self._source, "allocate", None))
         self._base = self.frames
 
         def begin(writer: Writer) -> None:
@@ -301,8 +321,15 @@ class Recorder:
         """Record after every step of these torch optimizers. Hooks hold the recorder, so it lives as long as they do."""
         for optimizer in optimizers:
             self._handles.append(optimizer.register_step_post_hook(self.after_optimizer_step))
+            if self._device is not None:
+                self._handles.append(optimizer.register_step_pre_hook(self._before_update))
+                self._settles = True
             if gradients:
                 self._handles.append(optimizer.register_step_pre_hook(self.before_optimizer_step))
+
+    def mirror(self, mirror: Mirror) -> None:
+        """Keep a copy of the recording there while it grows."""
+        self._pump.after_close.append(Mirroring(mirror, self.path).finish)
 
     def __enter__(self) -> Self:
         return self

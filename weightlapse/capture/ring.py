@@ -7,6 +7,7 @@ takes no lock, and wakes the other one only when a good part of the ring is full
 from __future__ import annotations
 
 import threading
+from collections.abc import Callable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,19 +21,26 @@ MIN_ROWS = 2
 class Ring:
     """``rows`` (capacity, row_nbytes) uint8 and ``steps`` (capacity,) int64; frame number f lies in slot f % capacity."""
 
-    def __init__(self, row_nbytes: int, memory: int, *, spare_rows: int = 0) -> None:
-        """As many rows as ``memory`` bytes hold (less ``spare_rows`` that others need), at least 2 and at most 256."""
-        capacity = min(MAX_ROWS, memory // max(row_nbytes, 1) - spare_rows)
+    def __init__(
+        self, row_nbytes: int, memory: int, allocate: Callable[[tuple[int, int]], NDArray[np.uint8]] | None = None
+    ) -> None:
+        """As many rows as three quarters of ``memory`` bytes hold, at least 2 and at most 256; the rest is for compressing.
+
+        ``allocate`` makes the memory, where it must be of a special kind.
+        """
+        capacity = min(MAX_ROWS, memory * 3 // 4 // max(row_nbytes, 1))
         if capacity < MIN_ROWS:
-            need = (MIN_ROWS + spare_rows) * row_nbytes
+            need = -(-MIN_ROWS * row_nbytes * 4 // 3)
             raise CannotRecord(
                 f"one frame takes {row_nbytes:,} bytes and the recorder may use memory={memory:,}: at least two frames must fit; "
                 f"pass memory={need} or more, or record fewer tensors (tensors='...')"
             )
         self.capacity = capacity
-        self.rows: NDArray[np.uint8] = np.empty((capacity, row_nbytes), np.uint8)
+        shape = (capacity, row_nbytes)
+        self.rows: NDArray[np.uint8] = np.empty(shape, np.uint8) if allocate is None else allocate(shape)
         self.rows[:] = 0  # touches the pages now, and keeps padding bytes zero for ever
         self.steps: NDArray[np.int64] = np.zeros(capacity, np.int64)
+        self._pending: list[Callable[[], None] | None] = [None] * capacity
         self.filled = 0  # frames ever published: advanced by the producer only
         self.taken = 0  # frames ever released: advanced by the consumer only
         self.work = threading.Event()
@@ -59,9 +67,11 @@ class Ring:
         """The row to fill next; only valid when there is room."""
         return self.filled % self.capacity
 
-    def publish(self, step: int) -> None:
-        """The row at :attr:`slot` is complete."""
-        self.steps[self.filled % self.capacity] = step
+    def publish(self, step: int, pending: Callable[[], None] | None = None) -> None:
+        """The row at :attr:`slot` is complete, or will be when ``pending()`` returns (copies from a device run beside the training)."""
+        slot = self.filled % self.capacity
+        self.steps[slot] = step
+        self._pending[slot] = pending
         self.filled += 1
         if self.filled >= self._next_wake:
             self._next_wake = self.filled + self._wake_every
@@ -74,6 +84,10 @@ class Ring:
             return None
         start = self.taken % self.capacity
         stop = min(start + count, self.capacity)
+        for slot in range(start, stop):
+            wait, self._pending[slot] = self._pending[slot], None
+            if wait is not None:
+                wait()
         return self.steps[start:stop], self.rows[start:stop]
 
     def release(self, count: int) -> None:

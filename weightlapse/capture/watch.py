@@ -22,6 +22,8 @@ from weightlapse.capture.recorder import (
 from weightlapse.capture.ring import Ring
 from weightlapse.capture.schedule import Schedule, schedule
 from weightlapse.errors import CannotRecord, InvalidArgument
+from weightlapse.store.mirror import Mirror
+from weightlapse.store.ranks import rank_folder
 from weightlapse.store.reader import Store
 from weightlapse.store.remote import is_url
 from weightlapse.store.writer import Compact, Fsync, Writer
@@ -44,6 +46,7 @@ def watch(
     resume: bool = False,
     first_step: int = 0,
     every_rank: bool = False,
+    mirror: str | None = None,
     compact: Compact = "auto",
     backpressure: Backpressure = "block",
     fsync: Fsync = "close",
@@ -65,6 +68,7 @@ def watch(
     - ``backpressure``: what happens when the disk cannot keep up: "block" lets training wait, "stretch" leaves steps out and notes each gap.
     - ``compact``: when the log is compressed: "live" beside training, in a thread of the lowest priority; "after", when the recording is
       closed; "auto": live while a core is free, the rest at the end; "never", for ``weightlapse compact`` to do it later.
+    - ``mirror``: an fsspec URL ("s3://bucket/run") that gets a copy: finished blocks while recording, the rest at the end.
     - ``fsync``: when to force bytes to the device: "close", "flush" or "never" (a power cut may then lose the end; a crash never does).
 
     On several processes of torch.distributed every rank calls ``watch`` with the same path. A replicated model (DDP) is recorded once, by rank
@@ -116,23 +120,30 @@ def watch(
         source = find_source(model, selection, optimizers, rank if sharded else 0)
         first = model if source.takes_params else None
         layout = layout_of(source.arrays(first))
-        ring = Ring(layout.row_nbytes, budget)
+        ring = Ring(layout.row_nbytes, budget, getattr(source, "allocate", None))
         spec = _wiring_spec(model, wiring, example)
         facts = {"framework": source.framework, "model": type(model).__name__, "every": repr(when), **(meta or {})}
         if sharded:
             facts["distributed"] = {"rank": rank, "world_size": count, "shards": source.shards}
+        copy = None if mirror is None else Mirror(_rank_url(mirror, rank, sharded), replace=overwrite or resume)
         writer, last = _open(where, layout, facts, bound, budget, overwrite, resume, compact, fsync)
         if spec is not None:
             writer.set_wiring(spec)
         rec = Recorder(source, writer, ring, when, memory=budget, backpressure=backpressure, first_step=last)
         if last < 0:
             rec.first_frame(first, first_step)
+        if copy is not None:
+            rec.mirror(copy)
         return rec
 
     target = Path(path)
     rec = record_together(target, rank, count, record, keep=resume) if sharded else record(target)
     rec.attach(optimizers, gradients="gradients" in selection.streams)
     return rec
+
+
+def _rank_url(mirror: str, rank: int, sharded: bool) -> str:
+    return f"{mirror.rstrip('/')}/{rank_folder(rank)}" if sharded and rank > 0 else mirror
 
 
 def _open(

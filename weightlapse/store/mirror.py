@@ -1,0 +1,70 @@
+"""A copy of a growing recording on another file system (object storage), through fsspec.
+
+While recording, finished block files are copied: they never change again. Raw log segments, which grow and then disappear, follow at the end. The
+journal is copied last, as it was before the frames: so whoever reads the copy finds every frame that its journal speaks of.
+"""
+
+from __future__ import annotations
+
+import importlib
+from pathlib import Path
+from typing import Any
+
+import weightlapse.store.journal as journal_file
+import weightlapse.store.manifest as manifest
+from weightlapse.errors import InvalidArgument, missing_extra
+
+_ATTEMPTS = 10  # compaction may remove a file between listing and reading it
+
+
+class Mirror:
+    """Copies the recording in ``folder`` to ``url``."""
+
+    def __init__(self, url: str, *, replace: bool = False) -> None:
+        """Raises :class:`InvalidArgument` when something is there already, unless ``replace``."""
+        try:
+            fsspec: Any = importlib.import_module("fsspec")
+        except ImportError:
+            raise missing_extra("fsspec", extra="export", purpose="mirror=") from None
+        try:
+            self._files, root = fsspec.url_to_fs(url)
+        except (ImportError, ValueError) as error:
+            raise InvalidArgument(f"mirror={url!r} cannot be written: {error}") from None
+        self.url = url
+        self._root = str(root).rstrip("/")
+        self._copied: dict[str, int] = {}
+        if not replace and self._files.exists(f"{self._root}/{manifest.NAME}"):
+            raise InvalidArgument(
+                f"mirror={url!r} already holds a recording; choose another URL, or pass overwrite=True or resume=True"
+            )
+
+    def push(self, folder: Path, *, all_of_it: bool) -> None:
+        """Copy what is new: finished blocks, and with ``all_of_it`` the raw log too."""
+        for attempt in range(_ATTEMPTS):
+            try:
+                self._push(folder, all_of_it=all_of_it)
+                return
+            except FileNotFoundError:
+                if attempt == _ATTEMPTS - 1:
+                    raise
+
+    def _push(self, folder: Path, *, all_of_it: bool) -> None:
+        journal = (folder / journal_file.NAME).read_bytes()
+        below = ("blocks", "log") if all_of_it else ("blocks",)
+        files = [path for name in below for path in sorted((folder / name).glob("[!.]*")) if path.suffix != ".tmp"]
+        for path in [*files, folder / manifest.NAME]:
+            name, size = path.relative_to(folder).as_posix(), path.stat().st_size
+            if self._copied.get(name) != size:
+                self._put(name, path.read_bytes())
+        self._put(journal_file.NAME, journal)
+        if all_of_it:
+            present = {path.relative_to(folder).as_posix() for path in files}
+            for name in [n for n in self._copied if n.startswith(("log/", "blocks/")) and n not in present]:
+                self._files.rm_file(f"{self._root}/{name}")
+                del self._copied[name]
+
+    def _put(self, name: str, data: bytes) -> None:
+        target = f"{self._root}/{name}"
+        self._files.makedirs(target.rsplit("/", 1)[0], exist_ok=True)
+        self._files.pipe_file(target, data)
+        self._copied[name] = len(data)
