@@ -176,11 +176,9 @@ def rows_of(
 def verdict(ends: dict[str, list[float]], grown: str) -> str:
     """What the ends say about growing against starting from nothing, and no more."""
     ours, scratch = ends[grown], ends["from scratch"]
-    better = sum(a > b for a, b in zip(ours, scratch, strict=True))
-    return (
-        f"At the end {grown} stands at {statistics.median(ours):.3f} and the network from scratch at {statistics.median(scratch):.3f} "
-        f"(grown better on {better} of {len(ours)} seeds): growing saves epochs; it is no way to a better final network."
-    )
+    apart = min(ours) > max(scratch) or min(scratch) > max(ours)
+    says = "the ranges do not overlap" if apart else "the ranges overlap, so nothing follows about the final accuracy"
+    return f"At the end: {grown} {spread(ours, '.3f')}, from scratch {spread(scratch, '.3f')}; {says}. What growing saves are epochs."
 
 
 def momentum_rows(seeds: int) -> list[str]:

@@ -302,3 +302,28 @@ def test_the_trial_sees_a_forgotten_bias_even_where_it_is_zero() -> None:
     assert isinstance(told, str)
     assert "randomised weights" in told
     assert not isinstance(first_reading(lambda m: (copy.deepcopy(m), []), model, lambda _path: {}, trial, 1e-12), str)
+
+
+def test_complex_weights_are_divided_and_compared_in_full_precision() -> None:
+    class Waves(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.first = nn.Parameter(torch.randn(6, 4, dtype=torch.complex64))
+            self.second = nn.Parameter(torch.randn(3, 6, dtype=torch.complex64))
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return torch.tanh(x.to(self.first.dtype) @ self.first.T) @ self.second.T
+
+    torch.manual_seed(0)
+    model = Waves()
+    g = wl.widen(model, {"first": 9}, nets.vectors())
+    assert g.model.second.dtype == torch.complex64
+    assert g.error <= 1e-12
+    assert g.certificate.live["first"] == (6, 6)
+
+
+def test_an_averaged_copy_is_grown_like_any_module() -> None:
+    model = torch.optim.swa_utils.AveragedModel(nets.trained_a_little(nets.mlp()))
+    g = wl.widen(model, {"module.0": 9}, nets.vectors())
+    assert type(g.model) is torch.optim.swa_utils.AveragedModel
+    assert g.model.module[0].out_features == 9

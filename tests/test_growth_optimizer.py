@@ -185,3 +185,15 @@ def test_replicas_separate_with_random_parts_and_never_with_equal_ones(kind: Any
     # Columns of the two replicas of the layer before differ by their parts in both; equal parts leave the rows equal.
     assert gaps["random"] > 1e-6
     assert gaps["equal"] < 1e-12
+
+
+def test_names_of_parameters_stay_in_the_optimizer() -> None:
+    net, _, x, y = trained(torch.optim.SGD, {})
+    optimizer = torch.optim.Adam(net.named_parameters())
+    step(net, optimizer, x, y)
+    g = grown(net, optimizer, x)
+    assert g.optimizer.param_groups[0]["param_names"] == [n for n, _ in g.model.named_parameters()]
+    assert (
+        g.optimizer.state_dict()["param_groups"][0]["param_names"]
+        == optimizer.state_dict()["param_groups"][0]["param_names"]
+    )

@@ -114,7 +114,7 @@ class Trial:
         except Exception as error:  # noqa: BLE001 - the user's own forward, on inputs of our making
             self._note(f"{mode} mode on {inputs} was not compared: the old network itself fails ({_short(error)})")
             return
-        if not any(bool(torch.isfinite(t).any()) for t in seen if t.is_floating_point()):
+        if not any(bool(torch.isfinite(t).any()) for t in seen):
             self._note(f"{mode} mode on {inputs} with {weights} weights was not compared: no output is finite")
         elif any(difference(a, b) > self.tolerance for a, b in zip(seen, again, strict=True)):
             self._note(f"{mode} mode was not compared: the old network is random there beyond dropout")
@@ -211,7 +211,7 @@ def _must_vary(examples: Sequence[list[torch.Tensor]], others: Iterable[list[tor
     runs = [*examples, *others]
     if len(runs) < 2:
         return
-    floating = [[t for t in run if t.is_floating_point()] for run in runs]
+    floating = [[t for t in run if t.is_floating_point() or t.is_complex()] for run in runs]
     for run in floating[1:]:
         for a, b in zip(floating[0], run, strict=False):
             if a.shape != b.shape or difference(a, b) > TOLERANCE:
@@ -230,9 +230,9 @@ def live_units(
     ``consumers[group]`` lists (tensor, axis, index) of the weights that read the units. Groups without any are left out.
     """
     model = trial.doubles[weights]
-    tensors = {name: t for name, (t, _) in tensors_of(model).items() if t.is_floating_point()}
+    tensors = {name: t for name, (t, _) in tensors_of(model).items() if t.is_floating_point() or t.is_complex()}
     wanted = sorted({t for places in consumers.values() for t, _, _ in places if t in tensors})
-    reach = {name: torch.zeros_like(tensors[name]) for name in wanted}
+    reach = {name: torch.zeros_like(tensors[name]).abs() for name in wanted}
     for _inputs, mode, which, _, example, _ in trial.rounds:
         if (mode, which) != ("eval", weights) or not wanted:
             continue
@@ -265,7 +265,8 @@ def _slopes(model: nn.Module, example: Any, tensors: Sequence[torch.Tensor]) -> 
         t.requires_grad_(True)
     try:
         with torch.enable_grad(), same_draws():
-            results = [t for t in tensors_in(call(model, example)) if t.requires_grad]
+            found = [t for t in tensors_in(call(model, example)) if t.requires_grad]
+            results = [torch.view_as_real(t) if t.is_complex() else t for t in found]
             if not results:
                 return [None] * len(tensors)
             probe = torch.Generator().manual_seed(_SEED)

@@ -93,6 +93,7 @@ def rebuilt(
     held = {id(t): name for name, (t, _) in tensors_of(old).items()}
     fresh = {name: t for name, (t, _) in tensors_of(new).items()}
     successor = {old_name: fresh[name] for name, old_name in origin.items()}
+    label = {id(t): name for name, t in fresh.items()}
     joining: dict[str, list[torch.Tensor]] = {}
     for name, host in (extra or {}).items():
         joining.setdefault(host, []).append(fresh[name])
@@ -121,6 +122,9 @@ def rebuilt(
         groups.append({"params": parameters, **options})
     for left in joining.values():  # their hosts are not trained; the new ones are
         groups[-1]["params"] += left
+    for group, old_group in zip(groups, optimizer.param_groups, strict=True):
+        if "param_names" in old_group:
+            group["params"] = [(label.get(id(p), f"foreign.{i}"), p) for i, p in enumerate(group["params"])]
     carried = type(optimizer)(groups, lr=optimizer.param_groups[0]["lr"])
     carried.defaults = dict(optimizer.defaults)
     for parameter, values in state.items():

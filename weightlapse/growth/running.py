@@ -23,6 +23,9 @@ _DROPOUTS = {
 def in_float64(model: nn.Module) -> nn.Module:
     """A copy in double precision whose dropout modules do nothing."""
     twin = copied(model).double()
+    for tensor, _ in tensors_of(twin).values():
+        if tensor.is_complex():
+            tensor.data = tensor.data.to(torch.complex128)
     for module in twin.modules():
         if isinstance(module, nn.modules.dropout._DropoutNd):
             module.p = 0.0
@@ -61,7 +64,13 @@ def tensors_in(value: Any) -> list[torch.Tensor]:
 
 
 def as_float64(example: Any) -> Any:
-    return map_tensors(example, lambda t: t.detach().double() if t.is_floating_point() else t.detach())
+    """``example`` in double precision, whole numbers as they are."""
+
+    def widest(t: torch.Tensor) -> torch.Tensor:
+        t = t.detach()
+        return t.double() if t.is_floating_point() else t.to(torch.complex128) if t.is_complex() else t
+
+    return map_tensors(example, widest)
 
 
 def random_like(example: Any, generator: torch.Generator) -> Any:
