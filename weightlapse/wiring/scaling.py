@@ -111,7 +111,7 @@ def _found(
         except (RuntimeError, TypeError, ValueError, IndexError):
             return None  # not to be tried on plain vectors: no symmetry is claimed
         first = next((t for t in tree_flatten(out)[0] if isinstance(t, Tensor)), None)
-        return None if first is None else first.to(torch.float64)
+        return None if first is None or first.is_complex() else first.to(torch.float64)
 
     n = len(scaled)
     base = run([1.0] * n)
