@@ -140,24 +140,47 @@ def test_biases_stand_beside_their_rows() -> None:
 
 
 def test_cells_show_the_right_weights() -> None:
-    """A tile's pixels against the obvious loop, for a matrix, kernels (torch and Keras order), a folded layer and a strip."""
+    """A tile's cells against the obvious loop: matrix, kernels (torch and Keras order, cut into columns or not), folded strip."""
     rng = np.random.default_rng(0)
-    for shapes in (CNN, {"k.kernel": (3, 3, 2, 5)}, {"v": (700,)}, {"m.weight": (7, 9)}):
+    networks = (
+        CNN,
+        {"k.kernel": (3, 3, 2, 5)},
+        {"eight.weight": (8, 1, 3, 3)},
+        {"seven.weight": (7, 2, 5, 1)},
+        {"v": (700,)},
+        {"m.weight": (7, 9)},
+    )
+    seen = set()
+    for shapes in networks:
         placed, _ = place(blocks(shapes), 860, 560, Measure.of(1280, 720))
         for tile in (t for p in placed for t in p.tiles):
             value = rng.normal(size=tile.grid.shape)
-            codes = tile.codes(value, Scale(4.0, 3.0))[tile.row_map][:, tile.column_map]
-            assert codes.shape == (tile.height, tile.width)
-            if tile.thinned == (1, 1) and tile.parts == 1 and not tile.upright:
-                top, left = tile.starts
-                for index in np.ndindex(*tile.grid.shape):
-                    if not tile.grid.kernels:
-                        row, column = (0, *index) if len(index) == 1 else index
-                    elif tile.grid.channels_last:
-                        row, column = index[3] * 3 + index[0], index[2] * 3 + index[1]
-                    else:
-                        row, column = index[0] * 3 + index[2], index[1] * 3 + index[3]
-                    assert codes[top[row], left[column]] == encode(np.array([value[index]]), 4.0)[0]
+            codes = tile.codes(value, Scale(4.0, 3.0))
+            assert codes[tile.row_map][:, tile.column_map].shape == (tile.height, tile.width)
+            if tile.thinned != (1, 1):
+                continue
+            high, broad = tile.grid.unit_rows, tile.grid.unit_columns
+            filled = 0
+            for index in np.ndindex(*tile.grid.shape):
+                if tile.upright:
+                    row, column = index[0], 0
+                elif not tile.grid.kernels:
+                    row, column = (0, *index) if len(index) == 1 else index
+                elif tile.grid.channels_last:
+                    row, column = index[3] * high + index[0], index[2] * broad + index[1]
+                else:
+                    row, column = index[0] * high + index[2], index[1] * broad + index[3]
+                if tile.parts > 1 and tile.across:
+                    per = math.ceil(tile.grid.rows / high / tile.parts) * high  # whole kernels in every piece
+                    row, column = row % per, column + row // per * tile.grid.columns
+                elif tile.parts > 1:
+                    per = math.ceil(tile.grid.columns / tile.parts)
+                    row, column = row + column // per, column % per
+                assert codes[row, column] == encode(np.array([value[index]]), 4.0)[0]
+                filled += 1
+            assert np.count_nonzero(codes != GROUND) == filled
+            seen.add((tile.grid.kernels, tile.parts > 1, tile.across))
+    assert {(True, True, True), (True, False, True), (False, False, True), (False, True, False)} <= seen
 
 
 @settings(max_examples=60, deadline=None)

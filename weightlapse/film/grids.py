@@ -107,18 +107,30 @@ def _farthest(values: Values, axis: int) -> Values:
     return picked
 
 
-def fold(codes: Codes, parts: int, *, across: bool) -> Codes:
-    """Cut a tall grid into ``parts`` columns (``across``) or a wide one into ``parts`` rows; what is missing at the end is ground."""
+def fold(codes: Codes, parts: int, *, across: bool, unit: int = 1) -> Codes:
+    """Cut a tall grid into ``parts`` columns (``across``) or a wide one into ``parts`` rows; what is missing at the end is ground.
+
+    Cuts fall between groups of ``unit`` rows (or columns): a kernel stays whole.
+    """
     if parts == 1:
         return codes
     axis = 0 if across else 1
-    length = -(-codes.shape[axis] // parts)
+    length = per_part(codes.shape[axis], parts, unit)
     missing = length * parts - codes.shape[axis]
     pad = ((0, missing), (0, 0)) if across else ((0, 0), (0, missing))
     full = np.pad(codes, pad, constant_values=GROUND)
     if across:
         return full.reshape(parts, length, -1).transpose(1, 0, 2).reshape(length, -1)
     return full.reshape(-1, parts, length).transpose(1, 0, 2).reshape(-1, length)
+
+
+def per_part(count: int, parts: int, unit: int) -> int:
+    """Rows (or columns) in each of ``parts`` pieces of ``count``.
+
+    >>> per_part(24, 3, 3)
+    9
+    """
+    return -(-(count // unit) // parts) * unit
 
 
 def pixels(count: int, cell: int, group: int, gap: int) -> NDArray[np.intp]:

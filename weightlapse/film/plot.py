@@ -18,10 +18,11 @@ from weightlapse.errors import InvalidArgument, UnknownTensor, closest
 from weightlapse.film import charts, scales
 from weightlapse.film.axes import axes_or_new, colour_bar, finished, listed_map, series_colours
 from weightlapse.film.blocks import blocks
-from weightlapse.film.colours import encode
+from weightlapse.film.colours import GROUND, encode
 from weightlapse.film.frames import all_shapes, check_frames, chosen, epoch_at, sample, values_over
-from weightlapse.film.grids import Values, grid
+from weightlapse.film.grids import Values, fold, grid, thin
 from weightlapse.film.numbers import spans_decades
+from weightlapse.film.sizing import column_parts
 from weightlapse.measures.measure import measure
 
 _POINTS = 2000  # frames looked at for a curve: more than the pixels of any figure
@@ -81,8 +82,6 @@ def heatmap(
 
     >>> heatmap(run, "fc1.weight", frame=0)                                        # doctest: +SKIP
     """
-    from weightlapse.film.grids import thin
-
     run = _recording(run)
     name = _named(run, tensor)
     (index,) = check_frames(int(frame), len(run.steps))
@@ -93,20 +92,23 @@ def heatmap(
     flat = cells.arrange(value)
     step = int(np.ceil(np.sqrt(flat.size / _CELLS))) if flat.size > _CELLS else 1
     codes = encode(thin(flat, step, step, scales.of([value]).spike), limit)
-    wide = min(max(5.5 * flat.shape[1] / max(flat.shape[0], 1), 1.5), 11) + 1.5
-    ax = axes_or_new(ax, (wide, min(max((wide - 1.5) * flat.shape[0] / max(flat.shape[1], 1), 1.2), 5.5) + 0.8))
+    parts = column_parts(cells) if step == 1 else 1
+    codes = fold(codes, parts, across=True, unit=cells.unit_rows if step == 1 else 1)
+    high, broad = codes.shape
+    wide = min(max(5.5 * broad / max(high, 1), 1.5), 11) + 1.5
+    ax = axes_or_new(ax, (wide, min(max((wide - 1.5) * high / max(broad, 1), 1.2), 5.5) + 0.8))
     listed, norm = listed_map(cmap)
     image = ax.imshow(
-        codes,
+        np.ma.masked_equal(codes, GROUND),
         cmap=listed,
         norm=norm,
         interpolation="nearest",
-        aspect="equal" if 0.05 < flat.shape[0] / flat.shape[1] < 20 else "auto",
+        aspect="equal" if 0.05 < high / broad < 20 else "auto",
     )
-    if cells.kernels and max(flat.shape) <= 400:
-        for across in range(cells.unit_columns, flat.shape[1], cells.unit_columns):
+    if cells.kernels and max(codes.shape) <= 400:
+        for across in range(cells.unit_columns, broad, cells.unit_columns):
             ax.axvline(across / step - 0.5, color="white", lw=0.8)
-        for down in range(cells.unit_rows, flat.shape[0], cells.unit_rows):
+        for down in range(cells.unit_rows, high, cells.unit_rows):
             ax.axhline(down / step - 0.5, color="white", lw=0.8)
     colour_bar(ax, image, limit, cmap)
     shape = "×".join(map(str, value.shape)) or "scalar"

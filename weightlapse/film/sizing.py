@@ -34,7 +34,7 @@ def sized(block: Block, area: float, width: int, shelf: int, measure: Measure, b
 
 def _matrix(block: Block, area: float, room: tuple[int, int], biggest: int) -> Tile:
     shape = block.grid
-    parts = _parts(shape)
+    parts = column_parts(shape)
     rows, columns = -(-shape.rows // shape.unit_rows // parts) * shape.unit_rows, shape.columns * parts
     aspect = min(max(columns / rows, 0.25), 4.0)
     wide, high = min(math.sqrt(area * aspect), room[0]), min(math.sqrt(area / aspect), room[1])
@@ -56,10 +56,10 @@ def _matrix(block: Block, area: float, room: tuple[int, int], biggest: int) -> T
     size = (min(even(wide / cells[0]), biggest), min(even(high / cells[1]), biggest))
     if thinned[0] == thinned[1] > 1:
         size = (min(size), min(size))
-    return Tile(block.main, shape, size, thinned=thinned)
+    return Tile(block.main, shape, (min(size[0], 6 * size[1]), min(size[1], 6 * size[0])), thinned=thinned)
 
 
-def _parts(shape: Grid) -> int:
+def column_parts(shape: Grid) -> int:
     """Into how many columns the kernels of a layer are cut, so that it is neither a tower nor half empty."""
     if not shape.kernels:
         return 1
@@ -75,39 +75,24 @@ def _parts(shape: Grid) -> int:
 
 
 def _kernels(block: Block, wide: float, high: float, parts: int, rows: int, columns: int, biggest: int) -> Tile:
+    """Kernels set apart by gaps; without gaps where there is little room; one cell for one or several kernels where there is less."""
     shape = block.grid
-    across, down = columns // shape.unit_columns, rows // shape.unit_rows
-    gap = 2
-    cell = min((wide - (across - 1) * gap) / columns, (high - (down - 1) * gap) / rows)
-    if cell >= 2:
-        side = min(even(cell), biggest)
-        return Tile(
-            block.main,
-            shape,
-            (side, side),
-            parts=parts,
-            group=(shape.unit_rows, shape.unit_columns),
-            gap=(gap * (1 + (side >= 8)), gap * (1 + (side >= 8)))
-            if (side * rows + (down - 1) * gap * 2 <= high and side * columns + (across - 1) * gap * 2 <= wide)
-            else (gap, gap),
-        )
-    cell = min(wide / columns, high / rows)
-    if cell >= 2:
-        return Tile(block.main, shape, (even(cell), even(cell)), parts=parts)
-    # one cell per kernel, or per so many kernels
-    steps = (math.ceil(down * 2 / max(high, 2)), math.ceil(across * 2 / max(wide, 2)))
-    step = max(steps)
-    side = even(min(wide / -(-across // step), high / -(-down // step)))
-    if parts > 1:
-        parts = 1  # cut columns only where every kernel is whole
-        steps = (
-            math.ceil(shape.rows // shape.unit_rows * 2 / max(high, 2)),
-            math.ceil(shape.columns // shape.unit_columns * 2 / max(wide, 2)),
-        )
-        thinned = (steps[0] * shape.unit_rows, steps[1] * shape.unit_columns)
-        size = (even(wide / -(-shape.columns // thinned[1])), even(high / -(-shape.rows // thinned[0])))
-        return Tile(block.main, shape, (min(size[0], biggest), min(size[1], biggest)), thinned=thinned)
-    return Tile(block.main, shape, (side, side), thinned=(step * shape.unit_rows, step * shape.unit_columns))
+    unit = (shape.unit_rows, shape.unit_columns)
+    for gap in (4, 2, 0):
+        across, down = (columns // unit[1] - 1) * gap, (rows // unit[0] - 1) * gap
+        cell = min((wide - across) / columns, (high - down) / rows)
+        if cell >= (8 if gap == 4 else 2):
+            side = min(even(cell), biggest)
+            return Tile(block.main, shape, (side, side), parts=parts, group=unit, gap=(gap, gap))
+    units = (shape.rows // unit[0], shape.columns // unit[1])
+    steps = (math.ceil(units[0] * 2 / max(high, 2)), math.ceil(units[1] * 2 / max(wide, 2)))
+    size = (min(even(wide / -(-units[1] // steps[1])), biggest), min(even(high / -(-units[0] // steps[0])), biggest))
+    return Tile(
+        block.main,
+        shape,
+        (min(size[0], 6 * size[1]), min(size[1], 6 * size[0])),
+        thinned=(steps[0] * unit[0], steps[1] * unit[1]),
+    )
 
 
 def _strip(name: str, shape: Grid, area: float, room: tuple[int, int], measure: Measure, biggest: int) -> Tile:

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from weightlapse.film.colours import GROUND, Codes, encode
-from weightlapse.film.grids import Grid, Values, extent, fold, grid, pixels, thin
+from weightlapse.film.grids import Grid, Values, extent, fold, grid, per_part, pixels, thin
 from weightlapse.film.scales import Scale
 
 
@@ -38,13 +38,13 @@ class Tile:
     def rows(self) -> int:
         """Cells from top to bottom."""
         whole = -(-(self.grid.columns if self.upright else self.grid.rows) // self.thinned[0])
-        return -(-whole // self.parts) if self.across else whole * self.parts
+        return per_part(whole, self.parts, self.group[0]) if self.across else whole * self.parts
 
     @property
     def columns(self) -> int:
         """Cells from left to right."""
         whole = -(-(self.grid.rows if self.upright else self.grid.columns) // self.thinned[1])
-        return whole * self.parts if self.across else -(-whole // self.parts)
+        return whole * self.parts if self.across else per_part(whole, self.parts, 1)
 
     @property
     def width(self) -> int:
@@ -80,7 +80,9 @@ class Tile:
         """Codes of every cell on ``scale``, with one row and column of ground at the end for the gaps."""
         flat = self.grid.arrange(values)
         drawn = thin(flat.T if self.upright else flat, *self.thinned, scale.spike)
-        folded = fold(encode(drawn, scale.limit), self.parts, across=self.across)
+        folded = fold(
+            encode(drawn, scale.limit), self.parts, across=self.across, unit=self.group[0] if self.across else 1
+        )
         codes = np.full((folded.shape[0] + 1, folded.shape[1] + 1), GROUND, dtype=np.uint16)
         codes[:-1, :-1] = folded
         return codes

@@ -1,0 +1,37 @@
+"""The pictures in the documentation are made by the program that says so."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+from tests.framework_presence import require
+
+PICTURES = Path(__file__).resolve().parent.parent / "docs" / "pictures"
+
+
+def shape(path: Path) -> tuple[tuple[int, int], int]:
+    """Size and number of pictures."""
+    from PIL import Image
+
+    with Image.open(path) as image:
+        return image.size, getattr(image, "n_frames", 1)
+
+
+def test_pictures_are_made_by_their_program(tmp_path: Path) -> None:
+    require("torch", "sklearn", "matplotlib")
+    done = subprocess.run(
+        [sys.executable, str(PICTURES / "film.py"), str(tmp_path)],
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+        env=os.environ | {"OMP_NUM_THREADS": "1", "WEIGHTLAPSE_STRICT": "1"},
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    made = {path.name for path in tmp_path.iterdir()}
+    assert made == {"digits.gif", "growth.gif", "pair.png", "plots.png"}
+    for name in made:
+        assert shape(tmp_path / name) == shape(PICTURES / name)  # training differs in its last digits between machines
