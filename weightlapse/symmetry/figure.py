@@ -94,16 +94,18 @@ def _over_time(axes: Any, runs: AlignedRuns) -> None:
 
 
 def _heat_maps(figure: Any, axes: list[Any], name: str, a: NDArray[Any], b: NDArray[Any], moved: NDArray[Any]) -> None:
+    import matplotlib
+
     flat = [v.reshape(len(v), -1)[:MOST, :MOST].astype(np.float64) for v in (a, b, moved, moved - a)]
     finite = np.abs(np.stack(flat[:3]))
     limit = float(finite[np.isfinite(finite)].max(initial=0.0)) or 1.0  # one scale for all four, so colours compare
     cut = "" if a.reshape(len(a), -1).shape == flat[0].shape else f", first {flat[0].shape[0]} x {flat[0].shape[1]}"
+    colours = matplotlib.colormaps["RdBu_r"].with_extremes(bad="#ffd92f")  # NaN and Inf have a colour of their own
     image = None
     for ax, value, title in zip(axes, flat, (f"a: {name}{cut}", "b", "b aligned", "difference")):
         image = ax.imshow(
-            np.ma.masked_invalid(value), cmap="RdBu_r", vmin=-limit, vmax=limit, aspect="auto", interpolation="nearest"
+            np.ma.masked_invalid(value), cmap=colours, vmin=-limit, vmax=limit, aspect="auto", interpolation="nearest"
         )
-        image.cmap.set_bad("#ffd92f")
         ax.set_title(title, fontsize=8)
         ax.set_xticks([])
         ax.set_yticks([])
