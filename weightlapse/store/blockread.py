@@ -135,7 +135,11 @@ class BlockSegment:
             if len(fresh) > 1:
                 advance_together(fresh)
             for part, rows, where, target in todo:
-                out[where, target] = _take_rows(part, rows)
+                values = _take_rows(part, rows)
+                if isinstance(where, slice) or isinstance(target, slice):
+                    out[where, target] = values
+                else:
+                    out[np.ix_(where, target)] = values
 
     @contextmanager
     def _told(self, spec: TensorSpec) -> Iterator[None]:

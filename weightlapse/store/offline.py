@@ -38,6 +38,18 @@ def compact_recording(
 
     Raises :class:`CannotRecord` while a recorder writes there. A segment with a damaged frame stays as it is and is named in ``kept``.
     """
+    done = [_compact_one(path, track)]
+    ranks = Path(path) / "ranks"  # parts that other processes wrote
+    done += [_compact_one(rank, track) for rank in sorted(ranks.iterdir())] if ranks.is_dir() else []
+    return Compaction(
+        sum(d.frames for d in done),
+        sum(d.nbytes_before for d in done),
+        sum(d.nbytes_after for d in done),
+        tuple(reason for d in done for reason in d.kept),
+    )
+
+
+def _compact_one(path: str | os.PathLike[str], track: Callable[[Iterable[Any], str], Iterable[Any]]) -> Compaction:
     Store.open(path)  # says what is wrong when this is no recording, before a lock is made in it
     folder = Path(LocalFolder(path).location)
     lock = Lock(folder)

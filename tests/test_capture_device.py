@@ -1,0 +1,204 @@
+"""Copies from a device, with a stand-in for it: work of a side stream happens as late as anything allows."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+import weightlapse as wl
+from weightlapse.adapters import torch as adapter
+from weightlapse.adapters.torch_device import SideStreams
+from weightlapse.capture.ring import Ring
+
+
+class Stream:
+    """Does queued work only when somebody waits for it."""
+
+    def __init__(self, device: Any = None) -> None:
+        self.queue: list[Callable[[], None]] = []
+
+    def run(self, count: int) -> None:
+        for work in self.queue[:count]:
+            work()
+        self.queue[:count] = [lambda: None] * min(count, len(self.queue))
+
+    def wait_stream(self, other: Stream) -> None:
+        assert other is MAIN, "the side stream waits for the update"
+
+    def wait_event(self, event: Event) -> None:
+        assert self is MAIN
+        BACKEND.waits += 1
+        event.synchronize()
+
+
+class Event:
+    def record(self, stream: Stream) -> None:
+        self.stream, self.count = stream, len(stream.queue)
+
+    def synchronize(self) -> None:
+        self.stream.run(self.count)
+
+
+MAIN = Stream()
+
+
+class Backend:
+    """As much of ``torch.cuda`` as the copies use."""
+
+    Stream, Event = Stream, Event
+    waits = 0
+    current = MAIN
+
+    def current_stream(self, device: Any) -> Stream:
+        return MAIN
+
+    @contextmanager
+    def stream(self, stream: Stream) -> Iterator[None]:
+        self.current = stream
+        yield
+        self.current = MAIN
+
+    def copy(self, targets: list[torch.Tensor], sources: list[torch.Tensor]) -> None:
+        self.current.queue.append(lambda: torch._foreach_copy_(targets, sources))
+
+
+BACKEND = Backend()
+
+
+class DeviceTensors(SideStreams):
+    """Treats tensors in main memory as if they lay on a device."""
+
+    def start(self, targets: Any, sources: Any) -> Callable[[], None]:
+        side = self._streams.setdefault("device", Stream())
+        side.wait_stream(BACKEND.current_stream("device"))
+        with BACKEND.stream(side):
+            BACKEND.copy(list(targets), list(sources))
+            event = Event()
+            event.record(side)
+        self._running["device"] = event
+        return event.synchronize
+
+
+@pytest.fixture
+def device(monkeypatch: pytest.MonkeyPatch) -> Backend:
+    remember = adapter.TorchSource._remember
+
+    def on_device(self: adapter.TorchSource) -> None:
+        self._side = self._side or DeviceTensors(BACKEND)
+        remember(self)
+        self._arrays = None
+
+    monkeypatch.setattr(adapter.TorchSource, "_remember", on_device)
+    monkeypatch.setattr(adapter, "pinned", lambda shape: np.empty(shape, np.uint8))
+    BACKEND.waits = 0
+    return BACKEND
+
+
+def train(model: nn.Module, optimizer: torch.optim.Optimizer, steps: int) -> list[np.ndarray]:
+    truth = [model.weight.detach().numpy().copy()]
+    for k in range(steps):
+        optimizer.zero_grad()
+        (model(torch.full((1, 3), float(k + 1))) ** 2).sum().backward()
+        optimizer.step()
+        truth.append(model.weight.detach().numpy().copy())
+    return truth
+
+
+def test_a_late_copy_is_never_a_later_value(tmp_path: Path, device: Backend) -> None:
+    model = nn.Linear(3, 4)
+    optimizer = torch.optim.SGD(model.parameters(), 1e-3)
+    with wl.watch(model, tmp_path / "run", optimizer=optimizer):
+        truth = train(model, optimizer, 30)
+    assert device.waits == 30, "each update waited, on the device, for the copies before it"
+    run = wl.load(tmp_path / "run")
+    assert run.frames == 31
+    assert np.array_equal(run["weight"][:], np.stack(truth))
+
+
+def test_by_hand_too(tmp_path: Path, device: Backend) -> None:
+    model = nn.Linear(3, 4)
+    truth = [model.weight.detach().numpy().copy()]
+    with wl.watch(model, tmp_path / "run") as rec:
+        for _ in range(5):
+            with torch.no_grad():
+                model.weight.add_(1.0)
+            truth.append(model.weight.detach().numpy().copy())
+            rec.step()
+    assert np.array_equal(wl.load(tmp_path / "run")["weight"][:], np.stack(truth))
+
+
+def test_without_settling_the_stand_in_shows_wrong_values(
+    tmp_path: Path, device: Backend, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What the tests above would look like if nobody waited: this one must find it."""
+    monkeypatch.setattr(SideStreams, "settle", lambda self: None)
+    monkeypatch.setattr("weightlapse.capture.pump._IDLE_SECONDS", 60.0)
+    model = nn.Linear(3, 4)
+    optimizer = torch.optim.SGD(model.parameters(), 1e-3)
+    with wl.watch(model, tmp_path / "run", optimizer=optimizer):
+        truth = train(model, optimizer, 30)
+    assert not np.array_equal(wl.load(tmp_path / "run")["weight"][:], np.stack(truth))
+
+
+def test_the_ring_hands_out_only_what_has_arrived() -> None:
+    ring = Ring(8, 1000)
+    arrived: list[int] = []
+    for k in range(3):
+        ring.publish(k, lambda k=k: arrived.append(k))
+    assert arrived == []
+    ready = ring.ready()
+    assert ready is not None
+    assert arrived == [0, 1, 2]
+    ring.release(3)
+    assert ring.ready() is None
+
+
+def test_side_streams_copy_each_device_on_its_own_stream() -> None:
+    calls: list[tuple[str, int]] = []
+
+    class Fake:
+        Stream, Event = Stream, Event
+
+        def current_stream(self, device: Any) -> Stream:
+            return MAIN
+
+        @contextmanager
+        def stream(self, stream: Stream) -> Iterator[None]:
+            calls.append(("side", id(stream)))
+            yield
+
+    class Tensor:
+        def __init__(self, kind: str) -> None:
+            self.device = torch.device(kind)
+
+    copied: list[int] = []
+    streams = SideStreams(Fake(), lambda there, here: copied.append(len(here)))
+    sources: Any = [Tensor("cuda:0"), Tensor("cuda:1"), Tensor("cuda:0"), Tensor("cpu")]
+    finished = streams.start([None] * 4, sources)  # type: ignore[list-item]
+    assert sorted(copied) == [1, 1, 2]
+    assert len({stream for _, stream in calls}) == 2
+    streams.settle()
+    finished()
+
+
+@pytest.mark.skipif(
+    not torch.cuda.is_available(), reason="needs a CUDA device; the stand-in above tests the order of things"
+)
+def test_a_real_device(tmp_path: Path) -> None:
+    model = nn.Linear(300, 400).cuda()
+    optimizer = torch.optim.SGD(model.parameters(), 1e-3)
+    truth = [model.weight.detach().cpu().numpy()]
+    with wl.watch(model, tmp_path / "run", optimizer=optimizer):
+        for _ in range(50):
+            optimizer.zero_grad()
+            (model(torch.randn(8, 300, device="cuda")) ** 2).sum().backward()
+            optimizer.step()
+            truth.append(model.weight.detach().cpu().numpy())
+    assert np.array_equal(wl.load(tmp_path / "run")["weight"][:], np.stack(truth))
