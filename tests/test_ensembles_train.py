@@ -31,6 +31,15 @@ class Convolutional(nn.Module):
         return self.head(torch.relu(self.norm(self.conv(x[:, None]))).flatten(1))
 
 
+class Recurrent(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.cells, self.head = nn.GRU(1, 4, batch_first=True), nn.Linear(4, 2)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.head(self.cells(x[:, :, None])[0][:, -1])
+
+
 def alone(
     make: Any, seed: int, batches: list, loss: Any, optimizer: type, lr: float, **options: Any
 ) -> tuple[nn.Module, list[float]]:
@@ -61,7 +70,7 @@ OPTIMIZERS = [
 
 
 @pytest.mark.parametrize("name,kind,options", OPTIMIZERS, ids=lambda v: str(v) if isinstance(v, dict) else None)
-@pytest.mark.parametrize("make", [dense, Convolutional])
+@pytest.mark.parametrize("make", [dense, Convolutional, Recurrent])
 def test_each_member_equals_torch(make: Any, name: str, kind: type, options: dict[str, Any]) -> None:
     torch.manual_seed(5)
     x, y = torch.randn(3, 12, 3).double(), torch.rand(3, 12, 2).double()
@@ -298,6 +307,15 @@ def test_architectures_must_agree() -> None:
         Stack.make(lambda: nn.Linear(2, 1, device="meta"), 2)
     with pytest.raises(InvalidArgument, match="at least one member"):
         Stack.make(dense, 0)
+
+
+def test_recurrent_networks_are_polished_by_lbfgs() -> None:
+    x, y = torch.randn(30, 3), torch.rand(30, 2)
+    run = wl.ensemble(Recurrent, 2, x, y, steps=3)
+    with pytest.raises(InvalidArgument, match="lbfgs"):
+        wl.polish(run, x, y, steps=2)
+    better = wl.polish(run, x, y, method="lbfgs", steps=10)
+    assert (better.losses[-1] < better.losses[0]).all()
 
 
 def test_the_argument_is_not_changed() -> None:

@@ -49,6 +49,15 @@ def writer(shape: tuple[int, ...], count: int) -> nn.Module:
     return dense_generator(torch.Size(shape).numel(), count, (6,))
 
 
+class Recurrent(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.cells, self.head = nn.LSTM(3, 4, batch_first=True), nn.Linear(4, 2)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.head(self.cells(x)[0][:, -1])
+
+
 def rows_one_by_one(net: wl.Lift, task: nn.Module, x: torch.Tensor, hyper: torch.Tensor | None = None) -> torch.Tensor:
     written = net.weights_for(x, hyper)
     own = dict(net.task.named_parameters())
@@ -73,6 +82,7 @@ TASKS = {
         (5, 8),
         ["*self_attn*", "linear1.*"],
     ),
+    "recurrent": (Recurrent(), (5, 3), "*"),
     "convolutional": (Convolutional(), (1, 4, 4), ["conv.*", "head.weight"]),
 }
 

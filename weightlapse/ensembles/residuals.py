@@ -75,7 +75,12 @@ class Residuals:
 
         over_samples = vmap(jacrev(answer), in_dims=(None, None, 0))
         x = self.x[members] if self.own_x else self.x
-        jacobian = vmap(over_samples, in_dims=(0, 0, 0 if self.own_x else None))(theta, buffers, x)
+        try:
+            jacobian = vmap(over_samples, in_dims=(0, 0, 0 if self.own_x else None))(theta, buffers, x)
+        except RuntimeError as error:
+            raise InvalidArgument(
+                f"polish: the Jacobians of this network cannot be batched, as with LSTM and GRU layers ({error}); use method='lbfgs'"
+            ) from error
         return self.values(theta, members), jacobian.flatten(1, 2)
 
     def _by_hand(self, theta: Tensor, members: Tensor) -> tuple[Tensor, Tensor]:

@@ -201,9 +201,16 @@ class Stack:
             out: Tensor = functional_call(self.template, made | buffers, (inputs,))
             return out
 
-        # The fused attention kernels have no batching rule; the plain one is made of operators that have.
-        with sdpa_kernel(SDPBackend.MATH):
-            return vmap(one, in_dims=(0, 0, 0 if per_member else None), randomness="different")(theta, held, x)
+        try:
+            # The fused attention kernels have no batching rule; the plain one is made of operators that have.
+            with sdpa_kernel(SDPBackend.MATH):
+                return vmap(one, in_dims=(0, 0, 0 if per_member else None), randomness="different")(theta, held, x)
+        except RuntimeError as error:
+            if "atching rule not implemented" not in str(error):
+                raise
+        # Recurrent layers have none at all: right, but member by member.
+        outs = [one(row, {n: b[i] for n, b in held.items()}, x[i] if per_member else x) for i, row in enumerate(theta)]
+        return torch.stack(outs)
 
 
 def _takes_an_argument(make_model: Callable[..., Any]) -> bool:

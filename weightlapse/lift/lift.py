@@ -34,7 +34,8 @@ class Lift(nn.Module):
     base: None; "frozen" (generated numbers are added to the task's own weights), or "trained" (and those are trained as well).
     init: "glorot" (Keras's start: Glorot-uniform, zero bias), "hyperfan_in" or "hyperfan_out" (right scale of the *generated* network, for
         hyper-inputs of unit variance), or None (as the generator came). Default: "glorot" for a generator made here, None for yours.
-    chunk_size: at most so many inputs at once in the general path, to bound memory.
+    chunk_size: at most so many inputs at once in the general path, to bound memory. Layers without a batching rule (LSTM, GRU) are run
+        row by row.
 
     Sources: Ha, Dai and Le, "HyperNetworks" (2016); Chang et al. (2020) for the initialisation. Unlike hypernetwork libraries, each
     input of a batch has its own weights (``torch.func.vmap`` over ``functional_call``; batched products where the task is a dense chain).
@@ -77,7 +78,7 @@ class Lift(nn.Module):
         elif init is not None:
             relu = any(isinstance(m, nn.ReLU) for m in task.modules())
             hyperfan_(self.generator, self.slots, mode=init.removeprefix("hyperfan_"), relu=relu)
-        self._base_values = _hand_over(self.task, self.slots, base)
+        self.base_values = _hand_over(self.task, self.slots, base)
         self.task_chain = chain
         self._check_widths()
         self.train(task.training)
@@ -118,9 +119,7 @@ class Lift(nn.Module):
     def base_vector(self) -> Tensor:
         """The task's own weights (P,) in the order of ``slots``: the base of "frozen" and "trained", the start of rule "fixed_start"."""
         values = [
-            self._base_values.get_parameter(_key(s))
-            if self.base == "trained"
-            else self._base_values.get_buffer(_key(s))
+            self.base_values.get_parameter(_key(s)) if self.base == "trained" else self.base_values.get_buffer(_key(s))
             for s in self.slots
         ]
         return torch.cat([v.reshape(-1) for v in values])
@@ -180,6 +179,8 @@ class Lift(nn.Module):
             with sdpa_kernel(SDPBackend.MATH):
                 return vmap(one, randomness="different", chunk_size=self.chunk_size)(flat, x)
         except RuntimeError as error:
+            if "atching rule not implemented" in str(error):  # recurrent layers: right, but row by row
+                return torch.stack([one(weights, row) for weights, row in zip(flat, x, strict=True)])
             written = self._buffers_written(x[:1], flat[:1])
             if not written:
                 raise
