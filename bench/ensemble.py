@@ -178,7 +178,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--students", type=int, default=96)
-    parser.add_argument("--adam", type=int, default=10_000)
+    parser.add_argument("--adam", type=int, default=6000)
     parser.add_argument("--polish", type=int, default=400)
     arguments = parser.parse_args()
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")

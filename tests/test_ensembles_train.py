@@ -318,6 +318,17 @@ def test_recurrent_networks_are_polished_by_lbfgs() -> None:
     assert (better.losses[-1] < better.losses[0]).all()
 
 
+def test_the_callers_threads_are_given_back() -> None:
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        run = wl.ensemble(dense, 2, torch.randn(5, 3), torch.rand(5, 2), steps=2)
+        wl.polish(run, torch.randn(50, 3), torch.rand(50, 2), steps=2)
+        assert torch.get_num_threads() == 2
+    finally:
+        torch.set_num_threads(before)
+
+
 def test_the_argument_is_not_changed() -> None:
     stack = Stack.make(dense, 2)
     before = copy.deepcopy(stack.theta)
