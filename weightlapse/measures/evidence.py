@@ -26,10 +26,11 @@ class TensorSeries:
 
 @dataclass
 class UnitSeries:
-    """One layer of units: (T, units) update norms of incoming and outgoing weights, and how parallel successive updates are."""
+    """One layer of units: (T - 1, units) update norms of incoming and outgoing weights, and how parallel successive updates are."""
 
     incoming: list[Array] = field(default_factory=list)
     outgoing: list[Array] = field(default_factory=list)
+    size: list[Array] = field(default_factory=list)  # norm of the incoming weights themselves
     parallel: list[Array] = field(
         default_factory=list
     )  # cosine of this and the last incoming update; NaN where one is zero
@@ -70,6 +71,7 @@ def collect(run: Any, names: list[str], frames: range) -> Evidence:
         {layer.name: UnitSeries() for layer in layers},
     )
     updates: dict[str, Array] = {}
+    values: dict[str, Array] = {}
     with np.errstate(invalid="ignore", over="ignore"):
         for m in moments(run, names, frames, label="examining"):
             series = evidence.tensors[m.name]
@@ -82,18 +84,19 @@ def collect(run: Any, names: list[str], frames: range) -> Evidence:
                 moved = np.abs(m.update).reshape(-1)
                 series.path = moved if series.path is None else series.path + moved
                 series.displacement = np.abs(m.now - m.start).reshape(-1)
-                updates[m.name] = m.update
+                updates[m.name], values[m.name] = m.update, m.now
                 if len(updates) == len(names):
                     for layer in layers:
-                        _units(evidence.units[layer.name], layer, updates)
-                    updates = {}
+                        _units(evidence.units[layer.name], layer, updates, values)
+                    updates, values = {}, {}
     return evidence
 
 
-def _units(series: UnitSeries, layer: Layer, updates: dict[str, Array]) -> None:
+def _units(series: UnitSeries, layer: Layer, updates: dict[str, Array], values: dict[str, Array]) -> None:
     rows = gather(layer.incoming, updates)
     norms = np.sqrt((rows**2).sum(axis=1))
     series.incoming.append(norms)
+    series.size.append(np.sqrt((gather(layer.incoming, values) ** 2).sum(axis=1)))
     if layer.outgoing:
         series.outgoing.append(np.sqrt((gather(layer.outgoing, updates) ** 2).sum(axis=1)))
     if series.last is not None:

@@ -18,9 +18,9 @@ RATIO_HIGH = (
 RATIO_LOW = 1e-6  # and below 1e-6
 FROZEN = 0.5  # of the run without any change, after having changed
 WINDOW = 20  # frames of loss before a spike
-SPIKE = 3.0  # times the largest loss of the window, and a quarter of the loss at the start
+SPIKE = 2.0  # times the largest loss of the window, and a quarter of the loss at the start
 RUNAWAY = 1e4  # times its start (at least 1): a running variance beyond this has lost its data
-STEADY = 0.8  # net displacement over path length: below it a weight wanders, above it it marches
+STEADY = 0.7  # net displacement over path length: below it a weight wanders, above it it marches
 FAST = 0.6  # of the fastest weight of the tensor
 MARCHING_STEPS = 500  # optimizer steps before marching is more than the start of a training
 
@@ -115,22 +115,35 @@ def unmoved(evidence: Evidence) -> Iterator[Finding]:
 
 
 def learning_rate(evidence: Evidence) -> Iterator[Finding]:
-    """Updates that are too large or too small for the weights, over the whole run."""
-    ratios = [
-        np.nanmedian(r[1:])
-        for n in _matrices(evidence)
-        if _moved(evidence, n).any() and np.isfinite((r := evidence.ratio(n))[1:]).any()
-    ]
-    if not ratios or len(evidence.steps) < WINDOW:
+    """Updates that are too large for the weights, for long or for five steps on end; or too small for the whole run."""
+    moving = [n for n in _matrices(evidence) if _moved(evidence, n).any()]
+    if not moving or len(evidence.steps) < WINDOW:
         return
-    value, name = float(np.median(ratios)), _matrices(evidence)[0]
-    first = int(evidence.steps[0])
-    if value > RATIO_HIGH:
-        text = f"a typical step changes a weight matrix by {value:.1%} of its size; 0.1% is usual, above {RATIO_HIGH:.0%} training jumps about."
-        yield Finding("lr_high", name, (), first, "warning", text, "Try a learning rate ten times smaller.")
+    with np.errstate(all="ignore"):
+        ratios = np.stack([evidence.ratio(n)[1:] for n in moving])
+    together = np.median(np.nan_to_num(ratios), axis=0)  # (T - 1,) a typical matrix at each step
+    half = WINDOW // 4
+    lowest = np.lib.stride_tricks.sliding_window_view(together, half).min(axis=1)
+    wild = np.flatnonzero(lowest > 2 * RATIO_HIGH)
+    value, high = np.quantile(together, (0.5, 0.75))
+    if high > RATIO_HIGH or wild.size:
+        first = int(wild[0]) if wild.size else 0
+        worst = float(lowest[first]) if wild.size else float(high)
+        text = f"from step {int(evidence.steps[first])} on a step changes a weight matrix by {worst:.0%} of its size or more; 0.1% is usual, {RATIO_HIGH:.0%} too much."
+        yield Finding(
+            "lr_high",
+            moving[0],
+            (),
+            int(evidence.steps[first]),
+            "warning",
+            text,
+            "Try a learning rate ten times smaller.",
+        )
     elif 0 < value < RATIO_LOW:
         text = f"a typical step changes a weight matrix by {value:.1e} of its size; 1e-3 is usual, below {RATIO_LOW:.0e} nothing happens."
-        yield Finding("lr_low", name, (), first, "warning", text, "Try a learning rate ten times larger.")
+        yield Finding(
+            "lr_low", moving[0], (), int(evidence.steps[0]), "warning", text, "Try a learning rate ten times larger."
+        )
 
 
 def loss_spikes(evidence: Evidence) -> Iterator[Finding]:

@@ -17,8 +17,16 @@ MUFFLED = 1e-3  # of the layer's median: tanh and sigmoid pass this little where
 ACTIVE = 1e-2  # of the layer's median: the outgoing weights still learn
 SHORTEST = 20  # frames, and a tenth of the run: quiet for less is chance
 LONGER = 4  # times the longest rest in the unit's life before: units that seldom fire rest often
-UNBORN = 0.2  # of a layer's units: fewer that never fired since their random start are no fault of the training
+LUCK = (
+    1 / 3
+)  # of a layer's units: fewer fall silent by and by in healthy trainings of small ReLU networks (measured on digits: up to 0.29)
+FORCE = 20  # times the unit's own and its layer's usual update, or OUTLIER times the layer's usual size: these did not fall silent by themselves
+OUTLIER = 5
+WINDOW = 20  # frames that say what is usual for a unit
 PARALLEL = 0.9995  # cosine of successive updates that only momentum explains: a gradient would turn them
+GLIDE = (0.3, 0.97)  # by which factor such an update is shorter than the one before (0.9 for the usual momentum)
+ROUNDED = 3e-6  # of the weights' size, fifty float32 roundings: below it the direction of an update is noise
+FADED = 0.05  # of the layer's median: and only an update this small is taken for rounding
 
 
 def dead_and_saturated(evidence: Evidence) -> Iterator[Finding]:
@@ -26,56 +34,60 @@ def dead_and_saturated(evidence: Evidence) -> Iterator[Finding]:
 
     A ReLU that is never on passes no gradient and feeds its consumers zeros: incoming and outgoing weights rest. A saturated
     tanh or sigmoid still feeds a constant: incoming weights rest, outgoing ones learn. Momentum goes on moving the weights for a
-    while, along a straight line; the finding dates back over it to the frame where the gradient ended.
+    while, straight on in ever shorter steps; that is seen for what it is, and the finding begins where the gradient ended.
     """
     for layer in evidence.layers:
         series = evidence.units[layer.name]
         if len(series.incoming) < SHORTEST:
             continue
-        incoming = np.stack(series.incoming)  # (T - 1, units); row i is the update into frame i + 1
+        incoming = np.stack(series.incoming)  # (T - 1, units); row i is the update from frame i to i + 1
         outgoing = np.stack(series.outgoing) if series.outgoing else None
-        parallel = np.stack(series.parallel)
+        size = np.stack(series.size)
         typical = _typical(incoming)
         informative = typical > 0
         needed = max(SHORTEST, len(incoming) // 10)
-        rest = incoming <= QUIET * typical[:, None]
-        dull = incoming <= MUFFLED * typical[:, None]
+        glide = _glides(series, incoming, typical)
+        rest = (incoming <= QUIET * typical[:, None]) | glide
+        dull = (incoming <= MUFFLED * typical[:, None]) | glide
         live_out = None if outgoing is None else outgoing > ACTIVE * _typical(outgoing)[:, None]
-        found: dict[str, list[tuple[int, int]]] = {"dead": [], "saturated": []}
+        found: dict[str, list[tuple[int, int, bool]]] = {"dead": [], "saturated": []}
         for unit in range(layer.size):
             quiet = rest[:, unit] if live_out is None else np.where(live_out[:, unit], dull[:, unit], rest[:, unit])
             start = _since(quiet, informative)
-            if start is None or informative[start:].sum() < max(needed, LONGER * _longest(quiet[:start] & informative[:start])):
-                continue
-            start = _before_momentum(parallel[:, unit], incoming[:, unit], start)
-            late = slice(max(start, len(incoming) - needed), None)
-            feeds = live_out is not None and bool(live_out[late, unit][informative[late]].mean() > 0.5)
-            if (
-                not feeds
-                and outgoing is not None
-                and not (outgoing[late, unit] <= QUIET * _typical(outgoing)[late]).all()
+            if start is None or informative[start:].sum() < max(
+                needed, LONGER * _longest(quiet[:start] & informative[:start])
             ):
-                continue  # neither silent nor steady: some weak signal is left
-            found["saturated" if feeds else "dead"].append((unit, int(evidence.steps[start])))
+                continue
+            jump = _jumped(incoming[:, unit], glide[:, unit], start)
+            start -= jump
+            by_force = bool(jump or _forced(incoming[:, unit], typical, size[:, unit], np.median(size, axis=1), start))
+            feeds = (
+                live_out is not None
+                and "relu" not in layer.ops
+                and live_out[-needed:, unit][informative[-needed:]].mean() > 0.5
+            )
+            found["saturated" if feeds else "dead"].append((unit, int(evidence.steps[start]), by_force))
         for kind, units in found.items():
-            unborn = [u for u, step in units if step == evidence.steps[0]]
-            if len(unborn) < UNBORN * layer.size:
-                units = [(u, step) for u, step in units if u not in unborn]
-            yield from _by_step(kind, layer, units)
+            forced = [(u, step) for u, step, by_force in units if by_force]
+            gradual = [(u, step) for u, step, by_force in units if not by_force]
+            for step in sorted({step for _, step in forced}):
+                yield _silent(kind, layer, [u for u, s in forced if s == step], step)
+            if gradual and len(units) >= LUCK * layer.size:
+                yield _silent(kind, layer, [u for u, _ in gradual], min(step for _, step in gradual))
 
 
-def _by_step(kind: str, layer: Layer, units: list[tuple[int, int]]) -> Iterator[Finding]:
-    for step in sorted({s for _, s in units}):
-        which = tuple(u for u, s in units if s == step)
-        share = f"{len(which)} of {layer.size} units of {layer.name}"
-        severity = "error" if len(units) >= layer.size / 2 else "warning"
-        if kind == "dead":
-            text = f"{share} ({listed(which)}) get no gradient from step {step} on: they compute nothing that learns."
-            advice = "Try a lower learning rate, a smaller initial bias, or an activation that is never flat (leaky ReLU, GELU)."
-        else:
-            text = f"{share} ({listed(which)}) sit on the flat part of their activation from step {step} on: they feed a constant onwards."
-            advice = "Try smaller initial weights, normalised inputs, or a normalisation before the activation."
-        yield Finding(kind, layer.producer, which, step, severity, text, advice)
+def _silent(kind: str, layer: Layer, units: list[int], step: int) -> Finding:
+    share = f"{len(units)} of {layer.size} units of {layer.name}"
+    severity = "error" if len(units) >= layer.size / 2 else "warning"
+    if kind == "dead":
+        text = f"{share} ({listed(units)}) get no gradient, the first from step {step} on: they compute nothing that learns."
+        advice = (
+            "Try a lower learning rate, a smaller initial bias, or an activation that is never flat (leaky ReLU, GELU)."
+        )
+    else:
+        text = f"{share} ({listed(units)}) sit on the flat part of their activation, the first from step {step} on: they feed a constant onwards."
+        advice = "Try smaller initial weights, normalised inputs, or a normalisation before the activation."
+    return Finding(kind, layer.producer, tuple(units), step, severity, text, advice)
 
 
 def _typical(updates: Array) -> Array:
@@ -96,13 +108,31 @@ def _longest(flags: NDArray[np.bool_]) -> int:
     return int((edges[1::2] - edges[::2]).max(initial=0))
 
 
-def _before_momentum(parallel: Array, norms: Array, start: int) -> int:
-    """Walk back from the first quiet update over updates that are straight and shrinking: only momentum made them."""
-    first = start
-    while first > 0 and parallel[first - 1] >= PARALLEL and norms[first - 1] <= norms[max(first - 2, 0)]:
-        first -= 1
-    # the first straight update continues one that still had a gradient, or starts the glide itself: that one is pure momentum too
-    return first - 1 if 0 < first < start else first
+def _glides(series: UnitSeries, incoming: Array, typical: Array) -> NDArray[np.bool_]:
+    """(T - 1, units) updates that momentum alone made: straight on and shorter, or lost in rounding on the way down."""
+    ratio = np.full_like(incoming, np.nan)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        ratio[1:] = incoming[1:] / incoming[:-1]
+        straight = (np.stack(series.parallel) >= PARALLEL) & (ratio >= GLIDE[0]) & (ratio <= GLIDE[1])
+    rounded = (incoming <= ROUNDED * np.stack(series.size)) & (incoming <= FADED * typical[:, None])
+    return np.asarray(straight | rounded)
+
+
+def _forced(norms: Array, typical: Array, size: Array, usual: Array, start: int) -> bool:
+    """Whether the unit was thrown: a jump just before it fell silent, or weights far larger than its neighbours' from there on."""
+    before = norms[max(0, start - WINDOW) : max(0, start - 1)]
+    jump = norms[max(0, start - 1) : start + 1].max(initial=0.0)
+    around = slice(max(0, start - 1), start + 1)
+    usually = max(float(np.median(before)), float(typical[around].max())) if before.size >= 5 else 0.0
+    return bool((usually > 0 and jump > FORCE * usually) or size[start] > OUTLIER * usual[start])
+
+
+def _jumped(norms: Array, glide: NDArray[np.bool_], start: int) -> int:
+    """1 when the update before a glide also had no gradient, but a jump of the weights hid it; else 0.
+
+    A weight that is set from outside shows as a huge update; the glide is seen only from the second update after it.
+    """
+    return int(start >= 2 and glide[start] and not glide[start - 1] and norms[start - 2] > 10 * norms[start - 1])
 
 
 def copies(evidence: Evidence) -> Iterator[Finding]:
