@@ -236,7 +236,7 @@ def ask(peer: str, names: list[str], folder: Path, limit: int) -> dict[str, dict
         process.kill()
         process.wait()
         left = [n for n in todo if n not in found]
-        if left and len(left) == len(todo) or left:
+        if (left and len(left) == len(todo)) or left:
             found[left[0]] = {"verdict": FAILS, "error": "its process died"}
     return found
 

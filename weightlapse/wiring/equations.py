@@ -1,12 +1,16 @@
-"""Small systems of homogeneous linear equations, over the rationals or over {0, 1}, solved exactly."""
+"""Small systems of homogeneous linear equations, over the rationals or over {0, 1}, solved exactly.
+
+Nearly all equations here say that two unknowns are equal, or that one is zero; a union-find keeps those cheap.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from fractions import Fraction
 from typing import Any
 
 Number = Fraction | int
+Vector = list[Number]
 
 
 class Equations:
@@ -14,60 +18,68 @@ class Equations:
 
     def __init__(self, modulus: int | None) -> None:
         self.modulus = modulus
-        self.solved: dict[Any, dict[Any, Number]] = {}  # unknown -> the others it is a sum of
-        self._users: dict[Any, set[Any]] = {}  # unknown -> solved unknowns whose sum holds it
+        self._parent: dict[Any, Any] = {}
+        self._solved: dict[Any, dict[Any, Number]] = {}  # unknown -> the sum of others that it is
+        self._users: dict[Any, set[Any]] = {}  # unknown -> solved unknowns whose sum may hold it
 
     def copy(self) -> Equations:
         new = Equations(self.modulus)
-        new.solved = {k: dict(v) for k, v in self.solved.items()}
+        new._parent = dict(self._parent)
+        new._solved = {k: dict(v) for k, v in self._solved.items()}
         new._users = {k: set(v) for k, v in self._users.items()}
         return new
 
-    def _clean(self, terms: dict[Any, Number]) -> dict[Any, Number]:
-        if self.modulus is not None:
-            return {k: 1 for k, c in terms.items() if c % self.modulus}
-        return {k: c for k, c in terms.items() if c}
+    def _find(self, unknown: Any) -> Any:
+        parent = self._parent
+        while (up := parent.get(unknown)) is not None:
+            unknown = up
+        return unknown
 
     def expression(self, terms: Iterable[tuple[Any, Number]]) -> dict[Any, Number]:
         """A sum of unknowns in terms of the free ones."""
         out: dict[Any, Number] = {}
         for unknown, c in terms:
-            known = self.solved.get(unknown)
+            root = self._find(unknown)
+            known = self._solved.get(root)
             if known is None:
-                out[unknown] = out.get(unknown, 0) + c
+                out[root] = out.get(root, 0) + c
             else:
                 for k, e in known.items():
+                    k = self._find(k)
                     out[k] = out.get(k, 0) + c * e
-        return self._clean(out)
+        if self.modulus is not None:
+            return {k: 1 for k, c in out.items() if c % self.modulus}
+        return {k: c for k, c in out.items() if c}
 
     def add(self, terms: Iterable[tuple[Any, Number]]) -> None:
         row = self.expression(terms)
         if not row:
             return
+        if len(row) == 2:
+            (a, x), (b, y) = row.items()
+            if self.modulus is not None or x == -y:
+                self._parent[b] = a
+                if b in self._users:
+                    self._users.setdefault(a, set()).update(self._users.pop(b))
+                return
         pivot = next(iter(row))
         factor = row.pop(pivot)
         if self.modulus is not None:
             value = row
-        elif factor in (1, -1):  # nearly always: whole numbers stay whole, and fast
+        elif factor in (1, -1):  # whole numbers stay whole
             value = {k: -c * factor for k, c in row.items()}
         else:
             value = {k: _simple(Fraction(-c) / factor) for k, c in row.items()}
-        for user in self._users.pop(pivot, ()):
-            old = self.solved[user]
-            c = old.pop(pivot)
-            for k, e in value.items():
-                old[k] = old.get(k, 0) + c * e
-            self.solved[user] = new = self._clean(old)
-            for k in value:
-                if k in new:
-                    self._users.setdefault(k, set()).add(user)
-                else:
-                    self._users.get(k, set()).discard(user)
-        self.solved[pivot] = value
+        users = self._users.pop(pivot, set())
+        self._solved[pivot] = value
+        for user in users:
+            self._solved[user] = new = self.expression(self._solved[user].items())
+            for k in new:
+                self._users.setdefault(k, set()).add(user)
         for k in value:
             self._users.setdefault(k, set()).add(pivot)
 
-    def add_all(self, rows: Iterable[Sequence[tuple[Hashable, Number]]]) -> None:
+    def add_all(self, rows: Iterable[Sequence[tuple[Any, Number]]]) -> None:
         for row in rows:
             self.add(row)
 
@@ -75,37 +87,56 @@ class Equations:
         """Whether the unknown may be other than zero."""
         return bool(self.expression([(unknown, 1)]))
 
-    def values(self, given: Mapping[Any, Fraction], wanted: Sequence[Any]) -> list[Fraction]:
-        """A solution with ``given`` unknowns; every free unknown that they do not determine is zero."""
-        start = dict.fromkeys((k for u in [*given, *wanted] for k in self.expression([(u, 1)])), Fraction(0))
-        trial = self.copy()
-        for k in list(start):
+    def ratios(self, unit: Any, wanted: Sequence[Any]) -> Vector:
+        """A solution in which ``unit`` is 1 and as many free unknowns as possible are 0."""
+        trial = self
+        for k in self.expression([(unit, 1)]) if len(self.expression([(unit, 1)])) > 1 else ():
             probe = trial.copy()
             probe.add([(k, 1)])
-            if all(probe.free(g) for g in given):
+            if probe.free(unit):
                 trial = probe
-        left = {k for g in given for k in trial.expression([(g, 1)])}
-        assert len(left) <= 1, "one given unknown is supported"
-        unit = next(iter(left), None)
-        scale = Fraction(1)
-        for g, value in given.items():
-            scale = Fraction(value) / trial.expression([(g, 1)])[unit]
-        return [sum((c * scale for c in trial.expression([(u, 1)]).values()), Fraction(0)) for u in wanted]
+        ((root, c),) = trial.expression([(unit, 1)]).items()
+        return [_simple(Fraction(trial.expression([(u, 1)]).get(root, 0)) / c) for u in wanted]
 
-    def solutions(self, groups: Sequence[Sequence[Any]]) -> list[list[Fraction]]:
+    def solutions(self, groups: Sequence[Sequence[Any]]) -> list[Vector]:
         """A basis of all values that the unknowns can take, one column per group; unknowns of one group must be equal."""
         tied = self.copy()
         for unknowns in groups:
             for u in unknowns[1:]:
                 tied.add([(unknowns[0], 1), (u, -1)])
         columns = [tied.expression([(g[0], 1)]) if g else {} for g in groups]
-        free = list(dict.fromkeys(k for c in columns for k in c))
-        basis: list[list[Fraction]] = []
-        for k in free:
-            vector = [Fraction(c.get(k, 0)) for c in columns]
-            if any(vector):
-                basis.append(vector)
-        return basis
+        free = dict.fromkeys(k for c in columns for k in c)
+        span = Span(self.modulus)
+        return [vector for k in free if span.grows(vector := [c.get(k, 0) for c in columns])]
+
+
+class Span:
+    """What a growing set of vectors spans."""
+
+    def __init__(self, modulus: int | None) -> None:
+        self.modulus = modulus
+        self._rows: dict[int, Vector] = {}  # by pivot column
+
+    def _rest(self, vector: Sequence[Number]) -> Vector:
+        v: Vector = [int(e) % self.modulus for e in vector] if self.modulus else list(vector)
+        for column, row in self._rows.items():
+            if v[column]:
+                f = v[column] if self.modulus else _simple(Fraction(v[column]) / row[column])
+                v = [a - f * b if b else a for a, b in zip(v, row, strict=True)]
+                if self.modulus:
+                    v = [e % self.modulus for e in v]
+        return v
+
+    def holds(self, vector: Sequence[Number]) -> bool:
+        return not any(self._rest(vector))
+
+    def grows(self, vector: Sequence[Number]) -> bool:
+        """Adds the vector; False when it was spanned already."""
+        v = self._rest(vector)
+        pivot = next((i for i, e in enumerate(v) if e), None)
+        if pivot is not None:
+            self._rows[pivot] = v
+        return pivot is not None
 
 
 def _simple(value: Fraction) -> Number:

@@ -22,7 +22,7 @@ from weightlapse.wiring.rules.table import RULES, is_pointwise
 from weightlapse.wiring.scaling import Scaling
 
 _MOVES = frozenset(
-    "view _unsafe_view reshape _reshape_alias squeeze unsqueeze permute t transpose expand slice narrow select split split_with_sizes chunk "
+    "as_strided view _unsafe_view reshape _reshape_alias squeeze unsqueeze permute t transpose expand slice narrow select split split_with_sizes chunk "
     "unsafe_split unsafe_chunk tensor_split unbind cat stack constant_pad_nd embedding index index_select gather pixel_shuffle pixel_unshuffle "
     "channel_shuffle native_channel_shuffle repeat index_add index_put _index_put_impl _unsafe_index_put scatter scatter_add _pack_padded_sequence "
     "_pad_packed_sequence movedim roll flip".split()
@@ -52,6 +52,7 @@ class Gauges:
         self.scale = {a: Equations(None) for a in self.atoms}
         self.sign = {a: Equations(2) for a in self.atoms}
         self._has: dict[int, Counter[int]] = {}
+        self._known: dict[tuple[int, int], list[Variable]] = {}
         self._scaling = Scaling()
 
     # ---- where an atom stands in a tensor
@@ -69,7 +70,12 @@ class Gauges:
         return self._has[root]
 
     def _variables(self, typed: Typed, atom: int) -> list[Variable]:
-        return [(id(typed), axis, k) for axis, node in enumerate(typed.axes) for k in range(self._count(node)[atom])]
+        key = (id(typed), atom)
+        if key not in self._known:
+            self._known[key] = [
+                (key[0], axis, k) for axis, n in enumerate(typed.axes) for k in range(self._count(n)[atom])
+            ]
+        return self._known[key]
 
     def _which(self, node: int, atom: int) -> Positions:
         """For each position of an axis: the number of the occurrence of ``atom`` that it lies in, or -1."""

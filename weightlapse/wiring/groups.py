@@ -291,7 +291,9 @@ class GroupBuilder:
 def restricted(spot: Spot, axis: int, positions: Positions) -> Spot | None:
     """The part of a spot that lies at ``positions`` of an axis: some of its slots, or a slab of the tensor."""
     if axis == spot.axis:
-        keep = np.isin(spot.index[0], positions)
+        wanted = np.zeros(int(max(spot.index[0].max(), positions.max())) + 1, dtype=bool)
+        wanted[positions] = True
+        keep = wanted[spot.index[0]]
         return Spot(spot.tensor, spot.axis, spot.index[:, keep], spot.where) if keep.any() else None
     if spot.where is None:
         return Spot(spot.tensor, spot.axis, spot.index, (axis, np.sort(positions.ravel())))

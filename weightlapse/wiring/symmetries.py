@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import replace
 from fractions import Fraction
 
-import numpy as np
-
 from weightlapse.wiring.data import Gauge, Group, Member
-from weightlapse.wiring.equations import Equations
+from weightlapse.wiring.equations import Equations, Number, Span, Vector
 from weightlapse.wiring.gauges import Gauges
 
-Vector = list[Fraction]
-_ONE = (-1, 0, 0)  # the unknown that stands for the constant 1
+_ONE = -1  # the unknown that stands for the constant 1
 
 
 def with_symmetries(groups: Sequence[Group], gauges: Gauges, atom_of: Mapping[str, int]) -> list[Group]:
@@ -37,18 +35,15 @@ def _solved(group: Group, gauges: Gauges, atom: int) -> Group:
     main = _chosen(scale, reads, None, group.members)
     if main is not None:
         kinds.add("scale")
-        if _spanned(main, sign, 2):
+        if _span(sign, 2).holds(main):
             kinds.add("sign")
     elif (flip := _chosen(sign, reads, 2, group.members)) is not None:
         main = [-e if i in reads else e for i, e in enumerate(flip)]
         kinds.add("sign")
     more: list[Gauge] = []
     for kind, basis, modulus in (("scale", scale, None), ("sign", sign, 2)):
-        known = [main] if main is not None and kind in kinds else []
-        for vector in basis:
-            if not _spanned(vector, known, modulus):
-                known.append(vector)
-                more.append(Gauge(kind, _whole(vector)))
+        known = _span([main] if main is not None and kind in kinds else [], modulus)
+        more += [Gauge(kind, _whole(v)) for v in basis if known.grows(v)]
     exponents = _whole(main) if main is not None else (0,) * len(group.members)
     return replace(group, symmetries=frozenset(kinds), exponents=exponents, gauges=tuple(more))
 
@@ -62,42 +57,37 @@ def _chosen(
     if not reads:  # queries and keys, say: whatever moves most of the places together
         best = max(basis, key=lambda b: sum(e != 0 for e in b))
         first = next(e for e in best if e)
-        return [e / first for e in best]
-    target = Fraction(1) if modulus == 2 else Fraction(-1)
-    combined = Equations(modulus)  # of the coefficients of the basis vectors
+        return [Fraction(e) / first for e in best]
+    combined = Equations(modulus)  # of the coefficients of the basis vectors, and the constant 1
     for i in reads:
-        combined.add([*_terms(basis, i), (_ONE, -target)])
+        combined.add([*_terms(basis, i), (_ONE, 1)])
     # ask further exponents to vanish, one at a time, as long as that leaves a solution
-    order = sorted(
-        range(len(members)),
-        key=lambda i: ("out" in members[i].roles, "add" in members[i].roles, "mul" in members[i].roles),
-    )
+    order = sorted(range(len(members)), key=lambda i: [r in members[i].roles for r in ("out", "add", "mul")])
     for i in order:
-        if i not in reads and combined.free(_ONE):
+        if i not in reads and combined.free(_ONE) and combined.expression(_terms(basis, i)):
             trial = combined.copy()
             trial.add(_terms(basis, i))
             if trial.free(_ONE):
                 combined = trial
     if not combined.free(_ONE):
         return None
-    coefficients = combined.values({_ONE: Fraction(1)}, [(k, 0, 0) for k in range(len(basis))])
-    out = [sum((c * b[i] for c, b in zip(coefficients, basis, strict=True)), Fraction(0)) for i in range(len(members))]
+    coefficients = combined.ratios(_ONE, range(len(basis)))
+    out = [sum(c * b[i] for c, b in zip(coefficients, basis, strict=True)) for i in range(len(members))]
     out = [e % 2 for e in out] if modulus == 2 else out
     return out if all(e.denominator == 1 for e in out) else None
 
 
-def _terms(basis: Sequence[Vector], i: int) -> list[tuple[tuple[int, int, int], Fraction]]:
-    return [((k, 0, 0), b[i]) for k, b in enumerate(basis) if b[i]]
+def _terms(basis: Sequence[Vector], i: int) -> list[tuple[int, Number]]:
+    return [(k, b[i]) for k, b in enumerate(basis) if b[i]]
 
 
-def _whole(vector: Vector) -> tuple[int, ...]:
-    lowest = int(np.lcm.reduce([e.denominator for e in vector]))
+def _whole(vector: Sequence[Number]) -> tuple[int, ...]:
+    lowest = math.lcm(*(e.denominator for e in vector))
     return tuple(int(e * lowest) for e in vector)
 
 
-def _spanned(vector: Vector, basis: Sequence[Vector], modulus: int | None) -> bool:
-    """Whether a vector is a combination of basis vectors."""
-    equations = Equations(modulus)
-    for i, e in enumerate(vector):
-        equations.add([*_terms(basis, i), (_ONE, -e)])
-    return equations.free(_ONE)
+def _span(vectors: Sequence[Vector], modulus: int | None) -> Span:
+    span = Span(modulus)
+    for v in vectors:
+        span.grows(v)
+    return span

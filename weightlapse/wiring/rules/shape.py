@@ -59,6 +59,18 @@ def _view(inf: Inference, call: Call) -> Axes:
     return [reshaped(inf, x.shape, inf.axes(x), call.outs[0].shape)]
 
 
+@rule("as_strided")
+def _as_strided(inf: Inference, call: Call) -> Axes:
+    """Only the form that changes nothing (pooling of channels-last images ends in it) is understood."""
+    x, shape = call.inputs[0], tuple(call["size"])
+    moved = [s for n, s in zip(shape, call["stride"], strict=True) if n > 1]
+    if shape == tuple(x.shape) and moved == [s for n, s in zip(shape, x.stride(), strict=True) if n > 1]:
+        return [inf.axes(x)]
+    from weightlapse.wiring.rules.opaque import give_up
+
+    return give_up(inf, call, "as_strided reads its memory in another order")
+
+
 @rule("permute")
 def _permute(inf: Inference, call: Call) -> Axes:
     axes = inf.axes(call.inputs[0])
