@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import zlib
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -197,6 +198,9 @@ class BlockSegment:
                 bounds.append(held[self._index.chunks[c].index(piece)] if held else 0.0)
             return max(bounds)
 
+    def bound_changes(self) -> range:
+        return range(0, self.count, self.opening.height)
+
     # ---- checking --------------------------------------------------------------------------------------------------
 
     def verify(self) -> list[Damage]:
@@ -208,6 +212,13 @@ class BlockSegment:
             found.append(Damage(self.file, "the step numbers are lost", self.first, self.first + self.count))
         if self.rebuilt is None and not any(kind == block.STEPS for kind, _, _ in _scan(self._data)):
             found.append(Damage(self.file, "the second copy of the step numbers fails its checksum"))
+        held = Counter[int]()
+        for piece in (p for pieces in self._index.chunks for p in pieces):
+            held[piece.tensor] += piece.stop - piece.start
+        absent = [spec.name for i, spec in enumerate(self.layout.tensors) if held[i] < spec.size]
+        if absent:
+            what = f"no chunk holds all of {', '.join(absent[:8])}{', ...' if len(absent) > 8 else ''}"
+            found.append(Damage(self.file, what, self.first, self.first + self.count))
         intact = dict(_chunk_records(self._data))
         for b in range(self.opening.blocks):
             first = b * self.opening.height
