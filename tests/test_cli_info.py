@@ -28,7 +28,11 @@ def run(tmp_path: Path) -> Path:
     weights: dict[str, Any] = {"fc.weight": draw.normal(size=(3, 4)).astype(np.float32), "n": np.int64(0)}
     with wl.watch(weights, tmp_path / "run", meta={"who": "test"}, wiring="x") as rec:
         for k in range(1, 30):
-            rec.step({"fc.weight": draw.normal(size=(3, 4)).astype(np.float32), "n": np.int64(k)}, loss=1 / k, broken=float("nan"))
+            rec.step(
+                {"fc.weight": draw.normal(size=(3, 4)).astype(np.float32), "n": np.int64(k)},
+                loss=1 / k,
+                broken=float("nan"),
+            )
         rec.mark("the end")
     return tmp_path / "run"
 
@@ -49,13 +53,8 @@ def test_info_json(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert facts["numbers"] == 13
     assert facts["raw_bytes"] == 30 * (48 + 8)
     assert facts["stored_bytes"] == sum(p.stat().st_size for p in run.rglob("*") if p.is_file())
-    assert facts["tensors"][0] == {
-        "name": "fc.weight",
-        "shape": [3, 4],
-        "dtype": "float32",
-        "stream": "weights",
-        "aliases": [],
-    }
+    first = {"name": "fc.weight", "shape": [3, 4], "dtype": "float32", "stream": "weights", "aliases": []}
+    assert facts["tensors"][0] | first == facts["tensors"][0]
     assert facts["scalars"] == {"loss": 1 / 29, "broken": None}
     assert facts["events"] == [{"step": 29, "text": "the end"}]
     assert facts["meta"]["who"] == "test"
@@ -90,7 +89,7 @@ def test_verify_tells_what_is_damaged(run: Path, capsys: pytest.CaptureFixture[s
     assert found["damage"]
     code, out, _ = run_cli(capsys, "verify", str(run))
     assert code == 1
-    assert "cannot be trusted" in out
+    assert "of 30 frames" in out
 
 
 def hostile(tmp_path: Path) -> dict[str, Path]:
