@@ -53,7 +53,7 @@ def test_info_json(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert facts["numbers"] == 13
     assert facts["raw_bytes"] == 30 * (48 + 8)
     assert facts["stored_bytes"] == sum(p.stat().st_size for p in run.rglob("*") if p.is_file())
-    first = {"name": "fc.weight", "shape": [3, 4], "dtype": "float32", "stream": "weights", "aliases": []}
+    first = {"name": "fc.weight", "shape": [3, 4], "dtype": "float32", "stream": "weights", "aliases": [], "bound": 0.0}
     assert facts["tensors"][0] | first == facts["tensors"][0]
     assert facts["scalars"] == {"loss": 1 / 29, "broken": None}
     assert facts["events"] == [{"step": 29, "text": "the end"}]

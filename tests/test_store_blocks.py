@@ -227,6 +227,20 @@ def test_a_bounded_recording_keeps_its_bound_and_states_it(tmp_path: Path, toler
     assert store.verify() == []
 
 
+def test_info_reports_the_bound_of_each_tensor(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    record(tmp_path / "run", 300, tolerance=1e-2)
+    store = Store.open(tmp_path / "run")
+    with pytest.raises(SystemExit):
+        main(["info", str(tmp_path / "run"), "--json"])
+    told = {t["name"]: t["bound"] for t in json.loads(capsys.readouterr().out)["tensors"]}
+    for spec in LAYOUT.tensors:
+        assert told[spec.name] == max(store.bound(spec.name, k) for k in range(300))
+    assert told["w"] > 0 == told["mask"]
+    with pytest.raises(SystemExit):
+        main(["info", str(tmp_path / "run")])
+    assert f"within {told['w']:.3g}" in capsys.readouterr().out
+
+
 def test_a_bounded_recording_is_smaller_and_really_lossy(tmp_path: Path) -> None:
     layout = Layout([TensorSpec("w", "float32", (64, 64))])
     rows = record(tmp_path / "exact", 200, layout=layout)
@@ -527,3 +541,30 @@ def test_the_verb(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
         main(["compact", str(tmp_path / "nothing")])
     assert end.value.code == 1
     assert "does not exist" in capsys.readouterr().err
+
+
+def test_a_bound_can_be_checked_against_the_exact_recording(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    rows = record(tmp_path / "exact", 120)
+    record(tmp_path / "film", 120, tolerance=1e-2)
+
+    def verify(*arguments: str) -> tuple[Any, dict[str, Any]]:
+        with pytest.raises(SystemExit) as end:
+            main(["verify", *arguments, "--json"])
+        return end.value.code, json.loads(capsys.readouterr().out)
+
+    code, told = verify(str(tmp_path / "film"), "--against", str(tmp_path / "exact"))
+    assert code == 0
+    assert told["bound"]["beyond"] == 0
+    assert told["bound"]["values"] == 120 * sum(t.size * (2 if t.dtype == "complex64" else 1) for t in LAYOUT.tensors)
+    assert told["bound"]["largest_error"] > 0
+    LAYOUT.view(rows, 0)[77, 3, 3] += 1
+    writer = Writer.create(tmp_path / "other", LAYOUT)
+    writer.append(np.arange(120) * 3, rows)
+    writer.close()
+    code, told = verify(str(tmp_path / "film"), "--against", str(tmp_path / "other"))
+    assert code == 1
+    assert told["bound"]["beyond"] == 1
+    record(tmp_path / "short", 50)
+    with pytest.raises(SystemExit) as end:
+        main(["verify", str(tmp_path / "film"), "--against", str(tmp_path / "short")])
+    assert end.value.code == 2

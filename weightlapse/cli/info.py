@@ -33,6 +33,7 @@ def facts(run: Recording) -> dict[str, Any]:
                 "dtype": run.dtypes[name],
                 "stream": streams[name],
                 "aliases": run.aliases.get(name, []),
+                "bound": run.bound(name),
             }
             for name, shape in run.shapes.items()
         ],
@@ -68,7 +69,9 @@ def command(run: str, as_json: bool, wiring: bool) -> None:
     click.echo("")
     for name, shape in recording.shapes.items():
         also = f"  (also {', '.join(recording.aliases[name])})" if name in recording.aliases else ""
-        click.echo(f"  {name}  {recording.dtypes[name]}{list(shape)}{also}")
+        bound = recording.bound(name)
+        within = f"  within {bound:.3g}" if bound else ""
+        click.echo(f"  {name}  {recording.dtypes[name]}{list(shape)}{within}{also}")
     for epoch in recording.epochs[1:]:
         click.echo(f"  from frame {epoch.start}: {epoch.note}")
     for step, text in recording.events:

@@ -139,9 +139,9 @@ class Recording:
         """Take up what was written since the last look; returns the number of new frames."""
         return self._store.refresh()
 
-    def bound(self, name: str, frame: int) -> float:
-        """The largest absolute error that the values of this tensor may have at this frame; 0.0 where they are exact."""
-        return self._store.bound(name, self._frame(None, frame))
+    def bound(self, name: str, frame: int | None = None) -> float:
+        """The largest absolute error that values of this tensor may have at this frame, or at any; 0.0 where they are exact."""
+        return self._store.bound(name, None if frame is None else self._frame(None, frame))
 
     # ---- values ----------------------------------------------------------------------------------------------------
 

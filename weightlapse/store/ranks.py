@@ -199,8 +199,10 @@ class RankedStore:
         wanted = names if names is not None else [spec.name for spec in self._layout.tensors]
         return {name: self.read(name, np.array([frame]))[0, ...] for name in wanted}
 
-    def bound(self, name: str, frame: int) -> float:
+    def bound(self, name: str, frame: int | None = None) -> float:
         shards = self._shards[self._known(name).name]
+        if frame is None:
+            return max(shard.store.bound(name) for shard in shards)
         return max(shard.store.bound(name, int(shard.frames[frame])) for shard in shards)
 
     def verify(self) -> list[Damage]:

@@ -178,8 +178,11 @@ class Store:
             raise InvalidArgument(f"frame {frame} is not among the {len(self.steps)} frames of {self.location}")
         return self.segments[i]
 
-    def bound(self, name: str, frame: int) -> float:
-        """The largest absolute error of this tensor's values at this frame."""
+    def bound(self, name: str, frame: int | None = None) -> float:
+        """The largest absolute error of this tensor's values at this frame, or at any when it is None."""
+        if frame is None:
+            mine = [s for s in self.segments if name in s.layout.index]
+            return max((s.bound(s.layout.index[name], k) for s in mine for k in s.bound_changes()), default=0.0)
         segment = self._segment_at(frame)
         return segment.bound(self._tensor(name, segment.layout), frame - segment.first)
 

@@ -68,6 +68,9 @@ class Segment(Protocol):
     def bound(self, tensor: int, frame: int) -> float:
         """The largest absolute error that a value of this tensor may have at this frame of the segment; 0.0 where storage is exact."""
 
+    def bound_changes(self) -> range:
+        """The frames from which on bounds may be others: all that it takes to find the largest."""
+
     def verify(self) -> list[Damage]: ...
 
 
@@ -187,6 +190,9 @@ class RawSegment:
     def bound(self, tensor: int, frame: int) -> float:
         return 0.0
 
+    def bound_changes(self) -> range:
+        return range(1)
+
     def verify(self) -> list[Damage]:
         bad = [k for k in range(self.count) if not self._is_whole(k)]
         found = [Damage(self.file, "a frame fails its checksum", self.first + k, self.first + k + 1) for k in bad]
@@ -227,6 +233,9 @@ class LostSegment:
 
     def bound(self, tensor: int, frame: int) -> float:
         return float("nan")
+
+    def bound_changes(self) -> range:
+        return range(0)
 
     def verify(self) -> list[Damage]:
         return [Damage("log", self._reason, self.first, self.first + self.count)]
