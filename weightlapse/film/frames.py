@@ -26,25 +26,25 @@ def chosen(run: Any, tensors: str | Sequence[str], frames: NDArray[np.int64] | N
     dtypes: dict[str, Any] = dict(run.dtypes)
     for epoch in getattr(run, "epochs", ()):
         dtypes |= epoch.dtypes
-    out = []
-    for name in names:
-        for pattern in patterns:
-            everything = pattern in ("*", "**")
-            if everything and (
-                ":" in name
-                or np.dtype("float32" if str(dtypes.get(name)) == "bfloat16" else dtypes.get(name, "float32")).kind
-                != "f"
-            ):
-                continue
-            if (":" in name) == (":" in pattern) and fnmatch.fnmatchcase(name, pattern):
-                out.append(name)
-                break
-    out = [name for name in out if int(np.prod(names[name])) > 0]
+    kinds = {name: "f" if str(dtypes[name]) == "bfloat16" else np.dtype(dtypes[name]).kind for name in names}
+
+    def wanted(name: str, pattern: str) -> bool:
+        if pattern in ("*", "**"):
+            return ":" not in name and kinds[name] == "f"
+        return (":" in name) == (":" in pattern) and fnmatch.fnmatchcase(name, pattern)
+
+    out = [
+        name for name, shape in names.items() if 0 not in shape and any(wanted(name, pattern) for pattern in patterns)
+    ]
     if not out:
-        wanted = ", ".join(map(repr, patterns)) or "nothing"
-        raise UnknownTensor(
-            f"no tensor of the recording matches {wanted}, so there is nothing to draw ({closest(patterns[0] if patterns else '', names)})"
-        )
+        words = ", ".join(map(repr, patterns)) or "nothing"
+        near = closest(patterns[0] if patterns else "", names)
+        raise UnknownTensor(f"no tensor of the recording matches {words}, so there is nothing to draw ({near})")
+    for name in out:
+        if kinds[name] not in "fiub":
+            raise InvalidArgument(
+                f"{name!r} holds {dtypes[name]} numbers, which have no place on a scale from - to +; choose others with tensors="
+            )
     return out
 
 

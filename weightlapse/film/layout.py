@@ -22,7 +22,7 @@ def place(items: Sequence[Block], width: int, height: int, measure: Measure) -> 
         best: tuple[float, list[Placed]] | None = None
         for divisor in (1, 1.3, 1.6, 2, 2.5, 3, 4, 5, 6, 8, 10):
             found = _largest(items, width, height, style, int(height / divisor))
-            if found and (best is None or found[0] > best[0] * 1.05):
+            if found and (best is None or found[0] > best[0] + 0.05):
                 best = found
         if best:
             return _settled(best[1], width, height), 0
@@ -51,7 +51,14 @@ def _largest(
             low, found = middle, trial
     if len(items) <= 60:
         found = _use_leftover(items, math.exp(low), fits, found)
-    return sum(math.sqrt(tile.width * tile.height) for p in found for tile in p.tiles), found
+    return _merit(found), found
+
+
+def _merit(placed: Sequence[Placed]) -> float:
+    """How well space is used: the mean logarithm of the blocks' areas, large layers counting more."""
+    shares = [_share(p.block) for p in placed]
+    areas = [p.tiles[0].width * p.tiles[0].height for p in placed]
+    return sum(share * math.log(area) for share, area in zip(shares, areas)) / sum(shares)
 
 
 def _share(block: Block) -> float:
@@ -67,7 +74,7 @@ def _use_leftover(
     scales = [scale] * len(items)
     for factor in (2.6, 1.8, 1.4):
         for kind in dict.fromkeys(kinds):
-            bigger = [s * factor if k == kind and s < scale * 3 else s for s, k in zip(scales, kinds)]
+            bigger = [s * factor if k == kind and s * factor < scale * 4 else s for s, k in zip(scales, kinds)]
             trial = fits(bigger)
             if trial is not None:
                 scales, found = bigger, trial

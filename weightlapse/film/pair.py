@@ -138,6 +138,8 @@ class Pair:
 def compose_pair(pair: Pair, order: Order) -> Scene:
     """The scene of two recordings."""
     width, height = order.size
+    if width < 400 or height < 260:
+        raise InvalidArgument(f"size={width}x{height} is too small for two recordings side by side: at least 400x260")
     measure = Measure.of(width, height)
     header, body, footer = frame_boxes(width, height, measure)
     names = list(order.names)

@@ -196,8 +196,14 @@ def _split(body: Box, heat: bool, others: int, measure: Measure) -> tuple[Box, l
         boxes = [b for c in range(columns) for b in stacked((x + c * (each + gap), y, each, high), rows, gap)]
         return body, [boxes[(i % columns) * rows + i // columns] for i in range(others)]
     if wide >= high * 1.15:
-        side = even(min(max(wide * 0.27, 150), wide * 0.4))
-        return (x, y, even(wide - side - gap), high), stacked((x + wide - side, y, side, high), others, gap)
+        columns = 1 if (high - gap * (others - 1)) / others > 105 * measure.unit or others < 3 else 2
+        side = even(min(max(wide * 0.27, 150), wide * 0.4)) * columns - (0 if columns == 1 else even(wide * 0.06))
+        rows = -(-others // columns)
+        each = (side - gap * (columns - 1)) // columns
+        boxes = [
+            b for c in range(columns) for b in stacked((x + wide - side + c * (each + gap), y, each, high), rows, gap)
+        ]
+        return (x, y, even(wide - side - gap), high), boxes[:others]
     low = even(min(high * 0.32, 130 * max(measure.unit, 0.6) * 2))
     each = (wide - gap * (others - 1)) // others
     boxes = [(x + i * (each + gap), y + high - low, each, low) for i in range(others)]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import IO, Any, ClassVar
@@ -92,7 +93,8 @@ class VectorPainter(Painter):
         paper.figure.text(
             x / paper.width,
             1 - baseline / paper.height,
-            string.replace("$", r"\$"),
+            string,
+            parse_math=False,
             fontsize=px * 72 / paper.figure.dpi,
             fontweight="bold" if bold else "normal",
             color=paper.colour(int(ramp(tone)[255])),
@@ -137,7 +139,11 @@ def write_vector(
     scene.draw_on(VectorPainter(paper), moment)
     known = {"Title": title, "Creator": "weightlapse"} | ({"Date": None} if form == "svg" else {"CreationDate": None})
     # the font is named in the file, not drawn as outlines: text stays text, and small
-    with matplotlib.rc_context(
-        {"svg.fonttype": "none", "pdf.fonttype": 42, "font.family": "DejaVu Sans", "svg.hashsalt": "weightlapse"}
+    with (
+        warnings.catch_warnings(),
+        matplotlib.rc_context(
+            {"svg.fonttype": "none", "pdf.fonttype": 42, "font.family": "DejaVu Sans", "svg.hashsalt": "weightlapse"}
+        ),
     ):
+        warnings.filterwarnings("ignore", "Glyph .* missing", UserWarning)  # the reader's own fonts will have it
         figure.savefig(out, format=form, dpi=dpi, metadata=known)
