@@ -109,7 +109,7 @@ def write_block(
     file.close()
     building.replace(target)
     if sync:
-        sync_folder(target.parent)
+        sync_path(target.parent)
 
 
 def replace_segment(folder: Path, segment: RawSegment, number: int, tolerance: float | None, **options: Any) -> None:
@@ -177,10 +177,10 @@ def _bound(segment: RawSegment, tensor: int, rows: slice, tolerance: float) -> f
     return grid.error_bound(tolerance, float(deviation)) * _STRICTER if np.isfinite(deviation) else 0.0
 
 
-def sync_folder(folder: Path) -> None:
-    """Make renames within a folder durable, where the system lets folders be synced."""
+def sync_path(path: Path) -> None:
+    """Wait until a file, or the renames within a folder, are on the device, where the system lets them be synced."""
     try:
-        fd = os.open(folder, os.O_RDONLY)
+        fd = os.open(path, os.O_RDONLY)
     except OSError:
         return
     try:

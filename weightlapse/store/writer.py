@@ -22,7 +22,7 @@ import weightlapse.store.journal as journal
 import weightlapse.store.manifest as manifest
 from weightlapse.errors import CannotRecord, InvalidArgument, NotARecording
 from weightlapse.store.background import Compactor
-from weightlapse.store.compact import block_frames
+from weightlapse.store.compact import block_frames, sync_path
 from weightlapse.store.folder import LocalFolder
 from weightlapse.store.journal import Journal, LayoutEpoch, layout_record
 from weightlapse.store.layout import Layout
@@ -200,7 +200,7 @@ class Writer:
 
     def _end_segment(self) -> None:
         if self._segment is not None:
-            if self._fsync != "never":
+            if self._fsync == "flush":
                 self._segment.sync()
             self._segment.close()
             self._give_to_compactor(self._segment_number, segment_name(self._segment_number))
@@ -263,13 +263,14 @@ class Writer:
         try:
             if in_order:
                 self._journal.write([encode(journal.CLOSE, b"", self.frames)])
-            if self._fsync != "never":
-                self._sync()
-            if in_order:
                 self._end_segment()
                 self._compactor.finish()
                 if self._compactor.failure is not None:
                     self._tell_uncompacted(self._compactor.failure)
+            if self._fsync != "never":
+                self._sync()
+                for log in (self.path / "log").glob("*.seg"):  # blocks are on the device before their log is deleted
+                    sync_path(log)
         finally:
             self._compactor.stop()
             if self._segment is not None:
