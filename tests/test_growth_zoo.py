@@ -56,7 +56,7 @@ def refusal(model: nn.Module, examples: Any, wiring: Wiring, family: Family) -> 
 def all_that_can(model: nn.Module, examples: Any, wiring: Wiring) -> tuple[dict[str, int], dict[str, str]]:
     """The groups that can be widened, with sizes, and for the others what was said."""
     families = all_families(wiring)
-    free = {f.name: wanted_size(f) for f in families if not f.blockers or averages(f)}
+    free = {f.name: wanted_size(f) for f in families if (not f.blockers or averages(f)) and f.depth == 0}
     try:
         wl.widen(model, free, *examples, wiring=wiring, seed=0) if free else None
     except (CannotGrow, VacuousComparison):
