@@ -235,3 +235,16 @@ def test_a_read_only_place(tmp_path: Path) -> None:
         target = tmp_path / "run"
     with warnings.catch_warnings(), pytest.raises(wl.CannotRecord, match="cannot be written"):
         wl.watch({"w": np.zeros(3)}, target)
+
+
+def test_the_program_may_change_its_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    rec = wl.watch({"w": np.zeros(3)}, "run")
+    assert rec.path == Path("run")
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    rec.step({"w": np.ones(3)})
+    rec.step({"w": np.ones(4)})  # another layout, so another file
+    rec.close()
+    assert wl.load(tmp_path / "run").frames == 3
+    assert list((tmp_path / "elsewhere").iterdir()) == []

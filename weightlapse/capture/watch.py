@@ -136,8 +136,9 @@ def watch(
             rec.mirror(copy)
         return rec
 
-    target = Path(path)
+    target = Path(os.path.abspath(path))  # the program may change its folder while it trains
     rec = record_together(target, rank, count, record, keep=resume) if sharded else record(target)
+    rec.path = Path(path)
     rec.attach(optimizers, gradients="gradients" in selection.streams)
     return rec
 

@@ -51,6 +51,9 @@ class Epoch:
     def dtypes(self) -> dict[str, str]:
         return {t.name: t.dtype for t in self._layout.tensors}
 
+    def __contains__(self, name: object) -> bool:
+        return name in self._layout.index
+
     def primary(self, name: str) -> str | None:
         """The name under which a (perhaps tied) tensor is stored here, None when it is not here."""
         found = self._layout.index.get(name)

@@ -41,11 +41,11 @@ def pieces(run: Recording) -> list[Piece]:
     epochs = [epoch for epoch in run.epochs if len(epoch)]
     found = []
     for name in run.names:
-        kinds = {(e.shapes[name], e.dtypes[name]) if name in e.names else None for e in epochs}
+        kinds = {(e.spec(name).shape, e.spec(name).dtype) if name in e else None for e in epochs}
         if len(kinds) == 1:
             found.append(Piece(name, run[name], 0))
         else:
-            found += [Piece(f"{name}@{e.start}", e[name], e.start) for e in epochs if name in e.names]
+            found += [Piece(f"{name}@{e.start}", e[name], e.start) for e in epochs if name in e]
     return found
 
 

@@ -40,6 +40,7 @@ class Recording:
     def __init__(self, store: Store | RankedStore, path: str | os.PathLike[str]) -> None:
         self._store = store
         self.path = path if isinstance(path, str) and "://" in path else Path(path)
+        self._scalars: dict[str, NDArray[np.float64]] | None = None
 
     # ---- what there is ---------------------------------------------------------------------------------------------
 
@@ -86,7 +87,9 @@ class Recording:
 
     @property
     def scalars(self) -> dict[str, NDArray[np.float64]]:
-        return self._store.scalars
+        if self._scalars is None:
+            self._scalars = self._store.scalars
+        return {name: column.copy() for name, column in self._scalars.items()}
 
     @property
     def events(self) -> list[tuple[int, str]]:
@@ -137,6 +140,7 @@ class Recording:
 
     def refresh(self) -> int:
         """Take up what was written since the last look; returns the number of new frames."""
+        self._scalars = None
         return self._store.refresh()
 
     def bound(self, name: str, frame: int | None = None) -> float:
@@ -155,7 +159,7 @@ class Recording:
         if name not in self:
             raise UnknownTensor(f"{self.path} has no tensor {name!r}; {closest(str(name), self.names)}")
         epochs = [epoch for epoch in self.epochs if len(epoch)] or self.epochs[-1:]
-        kinds = {(epoch.shapes[n], epoch.dtypes[n]) if (n := epoch.primary(name)) else None for epoch in epochs}
+        kinds = {(s.shape, s.dtype) if name in epoch and (s := epoch.spec(name)) else None for epoch in epochs}
         if len(kinds) > 1:
             told = "; ".join(epoch.tell(name) for epoch in epochs)
             raise InvalidArgument(f"{name} is not the same over the whole run ({told}): use run.epochs[i][{name!r}]")
