@@ -1,7 +1,7 @@
 // The page: one view, one stage, one clock; the parts know each other only through what is wired up here.
 
 import { Archive, type Finding } from "./archive";
-import { h } from "./dom";
+import { h, themeChanged } from "./dom";
 import type { Source as PanelSource } from "./panel";
 import { Player } from "./player";
 import { Probe } from "./probe";
@@ -177,7 +177,8 @@ export class App {
       this.reshape();
       this.stage.refresh(this.scrubbing);
     } else if (any("frame")) this.reshape();
-    if (any("frame", "fps", "time")) this.timeline.update();
+    if (any("fps", "time")) this.timeline.update();
+    else if (any("frame")) this.timeline.move();
     if (any("scalar", "time")) { this.timeline.fill(this.run); this.inspector.draw(); }
     if (!(changed.size === 1 && changed.has("frame") && this.player.playing)) this.describe();
     this.writeAddress();
@@ -202,7 +203,8 @@ export class App {
     const { view } = this.store, tensor = this.tensor(view.tensor);
     this.toolbar.update(tensor, tensor ? (pieceAt(tensor, view.frame)?.shape ?? null) : null, this.run);
     const panel = this.stage.panels[0];
-    if (panel) this.legend.update(this.stage.limitOf(panel), this.theme);
+    const own = view.show === "all" && view.scale === "tensor" && !view.diff;
+    if (panel) this.legend.update(own ? "of each tensor" : this.stage.limitOf(panel), this.theme);
   }
 
   private async setPanels(): Promise<void> {
@@ -428,6 +430,7 @@ export class App {
     this.theme = theme;
     this.root.dataset.theme = theme;
     if (this.options.page) document.body.dataset.theme = theme;
+    themeChanged();
     if (remember) try { localStorage.setItem("weightlapse-theme", theme); } catch { /* see above */ }
     this.stage.setTheme(theme);
     this.stage.refresh();
@@ -435,6 +438,7 @@ export class App {
     this.describe();
     this.tree.refresh(false);
     this.timeline.draw();
+    this.inspector.recolour();
     void this.inspector.loadCurve();
   }
 

@@ -44,6 +44,16 @@ export function fit(canvas: HTMLCanvasElement): { g: CanvasRenderingContext2D; w
   return { g, w, h: hgt };
 }
 
+const colours = new Map<string, string>();
+
+/** A custom property of the page's style; remembered until the theme changes, because asking makes the browser compute styles. */
 export function css(name: string): string {
-  return getComputedStyle(document.querySelector(".wl") ?? document.documentElement).getPropertyValue(name).trim();
+  let value = colours.get(name);
+  if (value === undefined) {
+    value = getComputedStyle(document.querySelector(".wl") ?? document.documentElement).getPropertyValue(name).trim();
+    colours.set(name, value);
+  }
+  return value;
 }
+
+export function themeChanged(): void { colours.clear(); }

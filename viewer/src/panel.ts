@@ -76,7 +76,7 @@ export class Panel {
     const cells = ((span.r[1] - span.r[0]) / f[0]) * ((span.c[1] - span.c[0]) / f[1]);
     if (!plane && cells > PREVIEW_CELLS) {
       const query = { run, tensor: tensor.name, frames: `${at}:${at + 1}:1`, r: span.r.join(":"), c: span.c.join(":"), mode, limit: limit ?? "step",
-        f: f.map((x, i) => x * ((i ? cols : rows) > 400 ? 2 : 1)).join(",") };
+        f: f.map((x, i) => x * coarser(i ? cols : rows, cells)).join(",") };
       const clip = await this.archive.clip(query, look);
       this.adopt(clip.pixels, clip.h, clip.w, { frame, span: { r: clip.r, c: clip.c }, f: clip.f, limit: clip.limits[0], exact: false });
       changed();
@@ -178,6 +178,11 @@ export class Panel {
     if (this.drawn) this.painter.free(this.drawn.texture);
     this.drawn = null;
   }
+}
+
+/** A preview has a quarter of the cells along each side of a large picture. */
+function coarser(count: number, cells: number): number {
+  return count <= 200 ? 1 : cells > 500_000 ? 4 : 2;
 }
 
 function floats(values: Values): Float32Array {

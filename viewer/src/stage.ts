@@ -87,6 +87,7 @@ export class Stage {
 
   private resized(): void {
     const ratio = devicePixelRatio || 1, { clientWidth: w, clientHeight: hh } = this.element;
+    this.overlaid = "";
     for (const c of [this.canvas, this.overlay]) { c.width = Math.max(1, Math.round(w * ratio)); c.height = Math.max(1, Math.round(hh * ratio)); }
     this.arrange();
     this.refresh();
@@ -238,8 +239,17 @@ export class Stage {
     }
     const background = this.theme === "dark" ? [16, 17, 19] : [255, 255, 255];
     this.painter.draw(items, this.table, background as [number, number, number]);
-    drawOverlay(this.overlay, this, frame);
+    const over = this.overlayState(frame);
+    if (over !== this.overlaid) { this.overlaid = over; drawOverlay(this.overlay, this, frame); } // while playing it mostly stays as it is
     this.publish();
+  }
+
+  private overlaid = "";
+  private overlayState(frame: number): string {
+    const at = this.cursor ?? this.hover;
+    return JSON.stringify([this.camera, this.theme, this.overlay.width, this.overlay.height, this.marks, this.framed, this.store.view.order,
+      [...this.orders.keys()], at && [this.panels.indexOf(at.panel), at.row, at.col],
+      this.panels.map((p) => [p.rect, p.size(frame), p.shapeAt(frame) !== null, p.source.title])]);
   }
 
   /** The attributes that say what is drawn now. */

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import json
 import threading
+import time
 from collections import OrderedDict
 from collections.abc import Callable, Mapping
 from typing import Any, Protocol
@@ -23,6 +24,7 @@ from weightlapse.view import extras
 from weightlapse.view.aligned import pair
 from weightlapse.view.manifest import additions, manifest, numbers
 from weightlapse.view.plane import Plane
+from weightlapse.view.previews import Previews
 from weightlapse.view.pyramid import MODES, codes, pool, reduce_to, scale_limit
 from weightlapse.view.subject import Subject
 
@@ -31,6 +33,7 @@ CLIP_FRAMES = 512  # most frames in one answer
 CLIP_BYTES = 8_000_000  # an answer stops after this much; the page asks for the rest
 BAND_CELLS = 4_000_000  # a larger picture is read and reduced in bands of rows
 CACHE_BYTES = 96_000_000
+PREVIEW_MEMORY = 64_000_000
 
 
 class Cancel(Protocol):
@@ -98,6 +101,8 @@ class Answers:
     def __init__(self, subjects: list[Subject]) -> None:
         self.subjects = subjects
         self.cache = _Cache(CACHE_BYTES)
+        self._asked = time.monotonic()
+        self.previews = Previews(lambda: self._asked)
         self._pairing = threading.Lock()
         self._paired: dict[str, Any] | None = None
         self.words: dict[str, Callable[[Mapping[str, str], Cancel], tuple[str, bytes]]] = {
@@ -118,7 +123,11 @@ class Answers:
         """The answer to ``word`` as (media type, bytes); InvalidArgument or UnknownTensor for questions without one."""
         if word not in self.words:
             raise UnknownTensor(f"the viewer knows no question {word!r}")
-        return self.words[word](query, cancel or threading.Event())
+        self._asked = time.monotonic()
+        try:
+            return self.words[word](query, cancel or threading.Event())
+        finally:
+            self._asked = time.monotonic()
 
     # -- what every question names ------------------------------------------------------------------------------------
     def _number(self, query: Mapping[str, str], key: str, default: int | None = None) -> int:
@@ -300,6 +309,14 @@ class Answers:
         stop = min(stop, subject.piece(name, start).stop)
         limit = query.get("limit", "step")
         reference, order = query.get("ref", ""), query.get("order", "")
+        whole = Plane(subject.piece(name, start).shape)
+        about = {"r": [rows.start, rows.stop], "c": [cols.start, cols.stop], "f": [fr, fc]}
+        simple = not reference and not order and limit != "step" and (rows.stop, cols.stop) == (whole.rows, whole.cols)
+        if stop - start == 1 and simple and fr * fc > 1 and rows.start == cols.start == 0:
+            ready = self._preview(subject, name, start, fr, fc, mode, self._limit(limit))
+            if ready is not None:
+                size = {"h": -(-whole.rows // fr), "w": -(-whole.cols // fc)}
+                return BINARY, message({"frames": [start], "limits": [self._limit(limit)], **size, **about}, ready)
         pictures: list[bytes] = []
         frames: list[int] = []
         limits: list[float] = []
@@ -326,11 +343,40 @@ class Answers:
             "limits": limits,
             "h": int(picture.shape[0]),
             "w": int(picture.shape[1]),
-            "r": [rows.start, rows.stop],
-            "c": [cols.start, cols.stop],
-            "f": [fr, fc],
+            **about,
         }
         return BINARY, message(header, b"".join(pictures))
+
+    def _preview(
+        self, subject: Subject, name: str, frame: int, fr: int, fc: int, mode: str, limit: float
+    ) -> bytes | None:
+        """A picture made beforehand, or None; either way the others are made from now on, as far as memory allows."""
+        key = (id(subject), name, fr, fc, mode, limit)
+        piece = subject.piece(name, frame)
+
+        def open_pictures() -> Callable[[int], bytes]:
+            own = Subject(subject.reopened(PREVIEW_MEMORY), subject.name)
+            never = threading.Event()
+
+            def picture(number: int) -> bytes:
+                at = own.piece(name, number)
+                if at.shape != piece.shape:
+                    return b""
+                plane = Plane(at.shape)
+                rows, cols = slice(0, plane.rows), slice(0, plane.cols)
+                if plane.rows * plane.cols <= BAND_CELLS:
+                    return codes(reduce_to(own.picture(name, number), fr, fc, mode), limit).tobytes()
+                low, mean, high = self._tiles(own, name, number, rows, cols, fr, fc, "", "", never)
+                with np.errstate(invalid="ignore"):
+                    chosen = {"mean": mean, "min": low, "max": high}.get(mode, np.where(high >= -low, high, low))
+                return codes(chosen, limit).tobytes()
+
+            return picture
+
+        ready = self.previews.get(key, frame)
+        if len(subject.pieces(name)) == 1:
+            self.previews.want(key, open_pictures, subject.frames)
+        return ready or None
 
     def _limit(self, text: str) -> float:
         try:

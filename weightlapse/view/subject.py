@@ -46,9 +46,18 @@ class Subject:
         self._known = (-1, -1)
         self._lineage: tuple[int, Lineage] | None = None
 
-    def reopened(self) -> Any:
-        """The recording once more, for work so long that nobody should wait for its lock; where that cannot be, the same one."""
-        return load(self.run.path) if isinstance(self.run, Recording) else self.run
+    def reopened(self, memory: int | None = None) -> Any:
+        """The recording once more, for work so long that nobody should wait for its lock; ``memory`` bounds what it keeps unpacked.
+
+        Where it cannot be opened again (a stand-in, an aligned run) it is the same one.
+        """
+        if not isinstance(self.run, Recording):
+            return self.run
+        again = load(self.run.path)
+        cache = getattr(again._store, "cache", None)  # recordings of several processes have one for each
+        if memory is not None and cache is not None:
+            cache.limit = memory
+        return again
 
     @property
     def frames(self) -> int:

@@ -44,19 +44,20 @@ export function sideBySide(sizes: Sized[], w: number, h: number, labels: boolean
 export function byLayer(sizes: Sized[], w: number, h: number): Rect[] {
   const natural = sizes.map((s) => {
     const side = (n: number) => 10 + 7 * Math.sqrt(n);
-    let bw = side(s.cols), bh = side(s.rows);
-    bw = Math.min(bw, bh * LONGEST * 1.6);
+    let bw = side(s.cols), bh = s.rows === 1 ? 8 : side(s.rows); // a vector is a strip beside its matrix
+    bw = Math.min(bw, Math.max(bh, 12) * LONGEST * 1.6);
     bh = Math.min(bh, bw * LONGEST);
     return { w: bw, h: bh };
   });
   let low = 0.02, high = 12;
-  let rects = flow(sizes, natural, low, w).rects;
+  let best = flow(sizes, natural, low, w);
   for (let i = 0; i < 24; i++) {
     const mid = Math.sqrt(low * high);
     const tried = flow(sizes, natural, mid, w);
-    if (tried.height <= h && tried.width <= w) { low = mid; rects = tried.rects; } else high = mid;
+    if (tried.height <= h && tried.width <= w) { low = mid; best = tried; } else high = mid;
   }
-  return rects;
+  const x = Math.max(0, (w - best.width) / 2), y = Math.max(0, (h - best.height) / 2);
+  return best.rects.map((r) => ({ ...r, x: r.x + x, y: r.y + y }));
 }
 
 function flow(sizes: Sized[], natural: { w: number; h: number }[], scale: number, width: number): { rects: Rect[]; height: number;

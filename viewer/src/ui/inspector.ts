@@ -11,11 +11,11 @@ import type { Stage } from "../stage";
 import type { Store } from "../state";
 import { drawChart, type Line } from "./chart";
 
-// eight hues that stay apart without colour vision, after Okabe and Ito (2008); dashes tell apart what repeats
-const HUES = ["#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#8a6d3b", "#7570b3"];
+const HUES = 8; // colours of lines, in the style sheet; dashes tell apart what repeats
+const hue = (i: number) => css(`--h${i % HUES}`);
 
-interface Pin { run: number; tensor: string; row: number; col: number; index: number[]; colour: string; frames: number[]; values: number[] }
-interface Average { tensor: string; kind: string; label: string; colour: string; frames: number[]; values: (number | null)[] }
+interface Pin { run: number; tensor: string; row: number; col: number; index: number[]; hue: number; frames: number[]; values: number[] }
+interface Average { tensor: string; kind: string; label: string; hue: number; frames: number[]; values: (number | null)[] }
 
 const CURVES: [string, string][] = [["norm", "norm"], ["distance", "distance from start"], ["update", "update norm"], ["mass", "mass Σ|w|"],
   ["mean", "mean"]];
@@ -44,6 +44,7 @@ export class Inspector {
   private more = h("div", { class: "more" });
   private redraws: (() => void)[] = [];
   private apart = h("section", { hidden: true, "aria-label": "Distance of the two runs" });
+  private pair: Pair | null = null;
   private drawApart: () => void = () => undefined;
   private runs: Run[] = [];
 
@@ -106,21 +107,21 @@ export class Inspector {
     if (same >= 0) { this.pins.splice(same, 1); this.showPins(); return; }
     const piece = pieceAt(tensor, frame);
     if (!piece) return;
-    const pin: Pin = { run, tensor: tensor.name, row, col, index: ownIndex(piece, row, col), colour: this.freeHue(), frames: [], values: [] };
+    const pin: Pin = { run, tensor: tensor.name, row, col, index: ownIndex(piece, row, col), hue: this.freeHue(), frames: [], values: [] };
     this.pins.push(pin);
     this.showPins();
     await this.load(pin, tensor, piece.start, piece.stop);
   }
 
-  private freeHue(): string {
+  private freeHue(): number {
     const used = [...this.pins, ...this.averages];
-    return HUES.find((c) => !used.some((p) => p.colour === c)) ?? HUES[used.length % HUES.length];
+    for (let i = 0; ; i++) if (!used.some((p) => p.hue === i)) return i;
   }
 
   /** Draws the average of one row or column beside the chosen weights. */
   private async average(tensor: string, kind: string, label: string): Promise<void> {
     if (this.averages.some((a) => a.tensor === tensor && a.kind === kind)) return;
-    const average: Average = { tensor, kind, label, colour: this.freeHue(), frames: [], values: [] };
+    const average: Average = { tensor, kind, label, hue: this.freeHue(), frames: [], values: [] };
     this.averages.push(average);
     this.showPins();
     const answer = await this.archive.curve(0, tensor, kind);
@@ -148,16 +149,16 @@ export class Inspector {
   }
 
   private showPins(): void {
-    this.stage.marks = this.pins.map((p) => ({ run: p.run, tensor: p.tensor, row: p.row, col: p.col, colour: p.colour }));
+    this.stage.marks = this.pins.map((p) => ({ run: p.run, tensor: p.tensor, row: p.row, col: p.col, colour: hue(p.hue) }));
     this.stage.redraw();
     const some = this.pins.length + this.averages.length > 0;
     this.hint.hidden = some;
     this.chart.hidden = !some;
     const entry = (label: string, colour: string, remove: () => void, attributes: Record<string, string>) => h("li", attributes, chip(colour),
       h("span", { title: label }, label), h("button", { title: "Remove", "aria-label": `Remove ${label}`, click: () => { remove(); this.showPins(); } }, "×"));
-    const items = this.pins.map((p) => entry(`${p.tensor}[${p.index.join(", ")}]${p.run ? ` · ${this.runs[p.run]?.name ?? p.run}` : ""}`, p.colour,
+    const items = this.pins.map((p) => entry(`${p.tensor}[${p.index.join(", ")}]${p.run ? ` · ${this.runs[p.run]?.name ?? p.run}` : ""}`, hue(p.hue),
       () => { this.pins = this.pins.filter((q) => q !== p); }, { "data-testid": "pin", "data-tensor": p.tensor, "data-index": p.index.join(",") }));
-    for (const a of this.averages) items.push(entry(a.label, a.colour, () => { this.averages = this.averages.filter((q) => q !== a); }, { "data-testid": "average" }));
+    for (const a of this.averages) items.push(entry(a.label, hue(a.hue), () => { this.averages = this.averages.filter((q) => q !== a); }, { "data-testid": "average" }));
     if (this.pins.length > 1) items.push(h("li", {}, chip(css("--ink")), h("span", {}, "average of the chosen weights")));
     const last = this.pins[this.pins.length - 1];
     this.pinMore.replaceChildren();
@@ -220,7 +221,7 @@ export class Inspector {
         const shown = lines.slice(0, 400);
         const alpha = shown.length > 60 ? 0.18 : shown.length > 16 ? 0.4 : 0.9;
         this.redraws.push(() => drawChart(canvas, { axis: true, zero: true, place: this.place(), pad: { left: 54, right: 4, top: 6, bottom: 6 },
-          lines: shown.map((y, i) => ({ x: frames, y, colour: faded(HUES[i % HUES.length], alpha), width: 1.1 })) }));
+          lines: shown.map((y, i) => ({ x: frames, y, colour: faded(hue(i), alpha), width: 1.1 })) }));
         return [h("h3", {}, `${label} · ${lines.length}${lines.length > shown.length ? ` (first ${shown.length} drawn)` : ""}`), canvas];
       }));
     } catch (error) { body.replaceChildren(h("p", { class: "hint" }, (error as Error).message)); }
@@ -231,16 +232,17 @@ export class Inspector {
 
   /** Distance of the second run from the first, as it is and in the first one's order of units. */
   showPair(pair: Pair): void {
+    this.pair = pair;
     this.apart.hidden = false;
     const canvas = h("canvas", { class: "chart", role: "img", "aria-label": "Relative distance of the two runs over time, raw and aligned" });
     const last = (y: (number | null)[] | null) => brief(y?.[y.length - 1]);
     const key = (colour: string, text: string) => h("li", {}, chip(colour), h("span", {}, text));
     this.apart.replaceChildren(h("h2", {}, "Distance of the two runs"), canvas,
-      h("ul", { class: "pins" }, key(HUES[1], `as recorded, at the end ${last(pair.raw)}`),
-        ...(pair.aligned ? [key(HUES[0], `units aligned, at the end ${last(pair.aligned)}`)] : [])),
+      h("ul", { class: "pins" }, key(hue(1), `as recorded, at the end ${last(pair.raw)}`),
+        ...(pair.aligned ? [key(hue(0), `units aligned, at the end ${last(pair.aligned)}`)] : [])),
       ...(pair.reason ? [h("p", { class: "hint" }, `Not aligned: ${pair.reason}`)] : []));
     this.drawApart = () => drawChart(canvas, { axis: true, place: this.place(), pad: { left: 54, right: 4, top: 6, bottom: 6 }, lines: [
-      { x: pair.frames, y: pair.raw, colour: HUES[1], width: 1.75 }, ...(pair.aligned ? [{ x: pair.frames, y: pair.aligned, colour: HUES[0], width: 1.75 }] : [])] });
+      { x: pair.frames, y: pair.raw, colour: hue(1), width: 1.75 }, ...(pair.aligned ? [{ x: pair.frames, y: pair.aligned, colour: hue(0), width: 1.75 }] : [])] });
     this.draw();
   }
 
@@ -260,6 +262,12 @@ export class Inspector {
     h("span", { class: "why" }, f.text))));
     this.findings.replaceChildren(h("h2", {}, "Findings"), list.length ? h("ul", { class: "jumps" }, ...list)
       : h("p", { class: "hint" }, reason ?? "The doctor finds nothing wrong."));
+  }
+
+  /** The theme has changed: lines and their keys take its colours. */
+  recolour(): void {
+    if (this.pair) this.showPair(this.pair);
+    this.showPins();
   }
 
   // -- drawing ------------------------------------------------------------------------------------------------------------
@@ -282,9 +290,9 @@ export class Inspector {
       g.globalAlpha = 1;
     };
     if (this.pins.length || this.averages.length) {
-      const dash = (i: number) => (i >= HUES.length ? [5, 3] : []);
-      const lines: Line[] = [...this.pins.map((p, i) => ({ x: p.frames, y: p.values, colour: p.colour, dash: dash(i) })),
-        ...this.averages.map((a) => ({ x: a.frames, y: a.values, colour: a.colour, width: 2.25 })), ...this.meanOfPins()];
+      const dash = (i: number) => (i >= HUES ? [5, 3] : []);
+      const lines: Line[] = [...this.pins.map((p) => ({ x: p.frames, y: p.values, colour: hue(p.hue), dash: dash(p.hue) })),
+        ...this.averages.map((a) => ({ x: a.frames, y: a.values, colour: hue(a.hue), dash: dash(a.hue), width: 2.25 })), ...this.meanOfPins()];
       drawChart(this.chart, { axis: true, zero: true, place, pad, lines });
       playhead(this.chart);
     }

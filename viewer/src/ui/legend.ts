@@ -15,13 +15,15 @@ export class Legend {
     this.element = h("div", { class: "legend", role: "note", "aria-label": "Colour scale" }, this.low, this.bar, this.high, this.marks);
   }
 
-  update(limit: number | null, theme: Theme): void {
+  /** `limit`: the end of the scale, words for what it is the end of, or null where every step has its own. */
+  update(limit: number | string | null, theme: Theme): void {
     const g = this.bar.getContext("2d")!, image = g.createImageData(251, 1);
     image.data.set(lookup(theme).subarray(12, 12 + 251 * 4));
     this.bar.width = 251;
     g.putImageData(image, 0, 0);
-    this.low.textContent = limit === null ? "−max of the step" : `−${brief(limit)}`;
-    this.high.textContent = limit === null ? "+max" : `+${brief(limit)}`;
+    const words = limit === null ? "of the step" : limit;
+    this.low.textContent = typeof words === "string" ? `−max ${words}` : `−${brief(words)}`;
+    this.high.textContent = typeof words === "string" ? "+max" : `+${brief(words)}`;
     const m = MARKS[theme];
     this.marks.replaceChildren(...([["NaN", m.nan], ["+∞", m.plus], ["−∞", m.minus], ["beyond", m.above]] as [string, number[]][]).map(([word, colour]) => {
       const swatch = h("i", { class: "swatch" });

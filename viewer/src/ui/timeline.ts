@@ -80,13 +80,14 @@ export class Timeline {
       this.speed.append(h("option", { value: String(fps) }, `${fps} frames/s`));
     this.speed.value = String(fps);
     this.time.value = time;
-    this.slider.setAttribute("aria-valuenow", String(this.store.view.frame));
     this.move();
   }
 
-  private move(): void {
+  /** The slider and its playhead at the frame of the view. */
+  move(): void {
     if (!this.run) return;
     const { frame, time } = this.store.view;
+    this.slider.setAttribute("aria-valuenow", String(frame));
     this.head.style.left = `${fractionOfFrame(this.run.steps, Math.min(frame, this.run.frames - 1), time) * 100}%`;
   }
 
