@@ -92,21 +92,24 @@ def _widened(
     """The names read as groups; where that cannot be, as layers whose units lie in blocks."""
     trials: list[Trial] = []
 
-    def attempt(nested: bool) -> _Widened:
-        families = chosen_families(wiring, sizes, nested=nested)
+    def attempt(families: list[tuple[Family, int]]) -> _Widened:
         refuse_blocked(wiring, families)
         plan = make_plan(wiring, families, split=split, rng=np.random.default_rng(seed))
         if not trials:
             trials.append(Trial.of(model, examples))  # only now: a refusal needs no run
         return trials[0], families, plan, *_first_that_holds(model, wiring, plan, trials[0], families)
 
+    families = chosen_families(wiring, sizes)
     try:
-        return attempt(nested=False)
+        return attempt(families)
     except CannotGrow as first:
         try:
-            return attempt(nested=True)
+            inner = chosen_families(wiring, sizes, nested=True)
+            if [f.name for f, _ in inner] != [f.name for f, _ in families]:
+                return attempt(inner)
         except (CannotGrow, InvalidArgument):
-            raise first from None
+            pass
+        raise first from None
 
 
 def grown_module(model: nn.Module, plan: Plan) -> tuple[nn.Module, list[Setting]]:
