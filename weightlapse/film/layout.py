@@ -55,10 +55,11 @@ def _largest(
 
 
 def _merit(placed: Sequence[Placed]) -> float:
-    """How well space is used: the mean logarithm of the blocks' areas, large layers counting more."""
+    """How well space is used: the mean logarithm of the blocks' areas, large layers counting more, less what thinning hides."""
     shares = [_share(p.block) for p in placed]
-    areas = [p.tiles[0].width * p.tiles[0].height for p in placed]
-    return sum(share * math.log(area) for share, area in zip(shares, areas)) / sum(shares)
+    mains = [p.tiles[0] for p in placed]
+    values = [math.log(tile.width * tile.height) - math.log(tile.thinned[0] * tile.thinned[1]) for tile in mains]
+    return sum(share * value for share, value in zip(shares, values)) / sum(shares)
 
 
 def _share(block: Block) -> float:
@@ -72,8 +73,9 @@ def _use_leftover(
     """Cells are even, so sizes jump; let single blocks jump where there is still room."""
     kinds = [(block.grid.shape, len(block.names)) for block in items]  # equal layers keep equal sizes
     scales = [scale] * len(items)
+    largest_first = dict.fromkeys(kind for kind, _ in sorted(zip(kinds, items), key=lambda pair: -_share(pair[1])))
     for factor in (2.6, 1.8, 1.4):
-        for kind in dict.fromkeys(kinds):
+        for kind in largest_first:
             bigger = [s * factor if k == kind and s * factor < scale * 4 else s for s, k in zip(scales, kinds)]
             trial = fits(bigger)
             if trial is not None:
