@@ -17,11 +17,13 @@ from numpy.typing import NDArray
 
 import weightlapse as wl
 from weightlapse.errors import InvalidArgument, UnknownTensor
-from weightlapse.view.answers import Answers, Cancelled, nearest
+from weightlapse.view.answers import Answers
 from weightlapse.view.pack import decoded, encode
+from weightlapse.view.pictures import nearest
 from weightlapse.view.plane import Plane
 from weightlapse.view.pyramid import codes, pool, reduce_to, scale_limit
 from weightlapse.view.subject import Subject
+from weightlapse.view.wire import Cancelled
 
 
 def unpack(message: bytes, dtype: str | None = None) -> tuple[dict[str, Any], NDArray[Any]]:

@@ -20,7 +20,8 @@ from starlette.responses import PlainTextResponse, RedirectResponse, Response
 from starlette.routing import Route
 
 from weightlapse.errors import WeightlapseError
-from weightlapse.view.answers import Answers, Cancelled
+from weightlapse.view.answers import Answers
+from weightlapse.view.wire import Cancelled
 
 Scope = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]

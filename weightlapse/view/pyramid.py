@@ -96,7 +96,7 @@ def codes(values: NDArray[np.float32], limit: float) -> NDArray[np.uint8]:
     """Eight-bit codes of ``values`` on a symmetric scale of +-``limit`` (see the module's table)."""
     with np.errstate(over="ignore", invalid="ignore"):
         scaled = np.asarray(values, np.float32) * np.float32(STEPS / limit)
-    finite = np.isfinite(scaled.sum(dtype=np.float64))
+        finite = np.isfinite(scaled.sum(dtype=np.float64))
     if finite:
         np.clip(scaled, -STEPS - 1, STEPS + 1, out=scaled)
         scaled += np.float32(128.5)

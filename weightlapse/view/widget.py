@@ -7,9 +7,10 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 from weightlapse.errors import WeightlapseError, missing_extra
-from weightlapse.view.answers import Answers, Cancelled
+from weightlapse.view.answers import Answers
 from weightlapse.view.serve import open_subjects
 from weightlapse.view.thumbnail import thumbnail
+from weightlapse.view.wire import Cancelled
 
 try:
     import anywidget
