@@ -13,9 +13,8 @@ from numpy.typing import NDArray
 from torch import nn
 
 from weightlapse.errors import CannotGrow, InvalidArgument
-from weightlapse.growth import attributes
 from weightlapse.growth.arrays import Array
-from weightlapse.growth.attributes import Setting
+from weightlapse.growth.attributes import Setting, set_true
 from weightlapse.growth.certificate import Certificate, Check, Trial, live_units
 from weightlapse.growth.constants import constant_units, fold_constants
 from weightlapse.growth.families import Family, all_families, families_named
@@ -182,7 +181,7 @@ def _without(
         folded = fold_constants(copied(source), [(s.family, s.constant) for s in surplus])
         value = partial(_merged_value, surplus, plan)
         smaller = with_tensors(folded, plan.tensors, value, partial(_merged_moment, surplus, plan, 1.0))
-        return smaller, attributes.set_true(smaller, rows_of(plan))
+        return smaller, set_true(smaller, rows_of(plan))
 
     lengths = partial(lengths_below, wiring, plan)
     reading = first_reading(build, model, lengths, trial, _limit(model, trial), own_only=True)

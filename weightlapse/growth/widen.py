@@ -12,9 +12,8 @@ from numpy.typing import NDArray
 from torch import nn
 
 from weightlapse.errors import CannotGrow, InvalidArgument, VacuousComparison
-from weightlapse.growth import attributes
 from weightlapse.growth.arrays import Array, fresh_places, grown_gradient, grown_value
-from weightlapse.growth.attributes import Setting
+from weightlapse.growth.attributes import Setting, set_true
 from weightlapse.growth.certificate import Certificate, Check, Trial, live_units
 from weightlapse.growth.families import Family, chosen_families
 from weightlapse.growth.module import copied, tensors_of, unwrapped, with_tensors
@@ -122,7 +121,7 @@ def grown_module(model: nn.Module, plan: Plan) -> tuple[nn.Module, list[Setting]
         return grown_gradient(values, plan.maps_of(name))
 
     grown = with_tensors(model, plan.tensors, value, gradient)
-    return grown, attributes.set_true(grown, rows_of(plan))
+    return grown, set_true(grown, rows_of(plan))
 
 
 def rows_of(plan: Plan) -> dict[str, NDArray[np.int64]]:
