@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
-from weightlapse.film import text as glyphs
+import weightlapse.film.text as glyphs
 from weightlapse.film.blocks import Measure
 from weightlapse.film.colours import GROUND, Codes
 from weightlapse.film.numbers import grouped, linear_ticks, log_ticks, short, spans_decades

@@ -12,8 +12,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+import weightlapse.film.colours as colours
+import weightlapse.film.scales as scales
 from weightlapse.errors import InvalidArgument
-from weightlapse.film import colours, scales
 from weightlapse.film.encode import PALETTE, PRESETS, STILL, VIDEO, Reel, surface_for, whole_file, writer_for
 from weightlapse.film.film import Film
 from weightlapse.film.frames import check_frames, chosen

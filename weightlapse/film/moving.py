@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from weightlapse.film import text as glyphs
+import weightlapse.film.text as glyphs
 from weightlapse.film.blocks import Measure
 from weightlapse.film.colours import GROUND
 from weightlapse.film.grids import Values

@@ -13,7 +13,7 @@ from typing import ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
-from weightlapse.film import text as glyphs
+import weightlapse.film.text as glyphs
 from weightlapse.film.colours import (
     GREY,
     GREYS,

@@ -15,8 +15,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+import weightlapse.film.charts as charts
+import weightlapse.film.scales as scales
 from weightlapse.errors import InvalidArgument
-from weightlapse.film import charts, scales
 from weightlapse.film.blocks import Measure, Placed, blocks, even
 from weightlapse.film.curves import Curves, Line
 from weightlapse.film.frames import all_shapes, sample, values_over

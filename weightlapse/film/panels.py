@@ -8,7 +8,7 @@ from typing import Protocol
 
 import numpy as np
 
-from weightlapse.film import text as glyphs
+import weightlapse.film.text as glyphs
 from weightlapse.film.blocks import Measure, Placed
 from weightlapse.film.grids import Values
 from weightlapse.film.grown import Lineage

@@ -14,8 +14,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+import weightlapse.film.charts as charts
+import weightlapse.film.scales as scales
 from weightlapse.errors import InvalidArgument, UnknownTensor, closest
-from weightlapse.film import charts, scales
 from weightlapse.film.axes import axes_or_new, colour_bar, finished, listed_map, series_colours
 from weightlapse.film.blocks import blocks
 from weightlapse.film.colours import GROUND, encode

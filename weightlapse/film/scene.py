@@ -10,8 +10,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+import weightlapse.film.charts as charts
+import weightlapse.film.scales as scales
 from weightlapse.errors import InvalidArgument, closest
-from weightlapse.film import charts, scales
 from weightlapse.film.blocks import Measure, blocks, even
 from weightlapse.film.colours import SERIES_COUNT
 from weightlapse.film.curves import Curves, Line, stacked

@@ -10,8 +10,8 @@ from typing import IO, Any, ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
+import weightlapse.film.text as glyphs
 from weightlapse.errors import missing_extra
-from weightlapse.film import text as glyphs
 from weightlapse.film.colours import Codes
 from weightlapse.film.painter import Painter, Tone, ramp
 from weightlapse.film.panels import Moment
