@@ -1,6 +1,6 @@
 """Stills against pictures that were looked at and kept: tests/golden/film/.
 
-A kept picture is never rewritten by a test run. After a change that is meant, look at the new ones and keep them:
+A kept picture is never rewritten. After a change that is meant, delete those it concerns, then keep the new ones and look at them:
 
     python -m tests.test_film_golden
 """
@@ -174,5 +174,6 @@ if __name__ == "__main__":
 
     GOLDEN.mkdir(parents=True, exist_ok=True)
     for name, draw in PICTURES.items():
-        Image.fromarray(draw()).quantize(255, dither=Image.Dither.NONE).save(GOLDEN / f"{name}.png", optimize=True)
-        print(name)
+        if not (GOLDEN / f"{name}.png").exists():
+            Image.fromarray(draw()).quantize(255, dither=Image.Dither.NONE).save(GOLDEN / f"{name}.png", optimize=True)
+            print(f"kept {name}: look at it")
