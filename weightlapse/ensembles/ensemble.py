@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -16,15 +15,13 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from weightlapse import progress
+from weightlapse.adapters.threads import WORTH_THREADS, single_threaded
 from weightlapse.ensembles.batches import Fresh, arrange
 from weightlapse.ensembles.job import Job, Schedule
 from weightlapse.ensembles.losses import MemberLoss
 from weightlapse.ensembles.optimizers import Optimizer
 from weightlapse.ensembles.stack import Stack
 from weightlapse.errors import InvalidArgument
-
-# Multiplications per step below which splitting one product over cores costs more than it brings (on a busy machine: far more).
-_WORTH_THREADS = 50_000_000
 
 
 @dataclass
@@ -165,7 +162,7 @@ def ensemble(
     recorder, ours = _recorder(record, stack, overwrite, {"members": len(stack), "seeds": list(seeds)})
     done = 0
     try:
-        small = stack.theta.numel() * batches.rows < _WORTH_THREADS
+        small = stack.theta.numel() * batches.rows < WORTH_THREADS
         with progress.bar(f"{len(stack)} networks", total=count) as shown, single_threaded(small):
             for frame in frames:
                 losses[done : frame.step] = frame.losses
@@ -190,18 +187,6 @@ def ensemble(
         engine,
         0 if spread is None else spread.reruns,
     )
-
-
-@contextmanager
-def single_threaded(wanted: bool) -> Iterator[None]:
-    """Torch on one core inside the block, where ``wanted``."""
-    before = torch.get_num_threads()
-    if wanted:
-        torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
 
 
 def _median(values: NDArray[np.float64]) -> float:

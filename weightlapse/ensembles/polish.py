@@ -15,7 +15,8 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from weightlapse import progress
-from weightlapse.ensembles.ensemble import Ensemble, single_threaded
+from weightlapse.adapters.threads import single_threaded
+from weightlapse.ensembles.ensemble import Ensemble
 from weightlapse.ensembles.gradients import gradient_of
 from weightlapse.ensembles.lbfgs import Evaluate, lbfgs
 from weightlapse.ensembles.levenberg import levenberg_marquardt

@@ -12,6 +12,7 @@ from torch.func import functional_call, vmap
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from weightlapse.adapters.chain import Chain, activate, find_chain
+from weightlapse.adapters.threads import WORTH_THREADS, single_threaded
 from weightlapse.errors import InvalidArgument, UnknownTensor, closest
 from weightlapse.lift.generators import ChunkedGenerator, Slot, dense_generator, glorot_, hyperfan_
 
@@ -93,7 +94,10 @@ class Lift(nn.Module):
 
     def forward(self, x: Tensor, hyper: Tensor | None = None) -> Tensor:
         """The task's outputs (B, ...) on ``x`` (B, ...), each row with its own weights."""
-        return self.run_with(x, self.flat_weights_for(x, hyper))
+        with single_threaded(
+            x.device.type == "cpu" and len(x) * self.generated < WORTH_THREADS and self.task_chain is not None
+        ):
+            return self.run_with(x, self.flat_weights_for(x, hyper))
 
     def run_with(self, x: Tensor, flat: Tensor) -> Tensor:
         """The task's outputs on ``x`` (B, ...) with the generated weights ``flat`` (B, P)."""
