@@ -56,12 +56,13 @@ def test_planted_permutations_come_back(name: str, wirings: dict[str, Wiring]) -
     w = wiring_of(name, wirings)
     a = randomised(ZOO[name].make(), w)
     b = disguised(a, w, ("permutation",))
-    al = wl.align(a, b, w, symmetries=("permutation",))
-    assert al.distance_before > 0.5
-    assert al.distance_after == 0.0
-    for tensor, value in a.items():
-        if value.is_floating_point():
-            assert np.array_equal(as_array(al.state[tensor]), as_array(value)), tensor
+    for symmetries in ("auto", ("permutation",)):
+        al = wl.align(a, b, w, symmetries=symmetries)
+        assert al.distance_before > 0.5
+        assert al.distance_after == 0.0
+        for tensor, value in a.items():
+            if value.is_floating_point():
+                assert np.array_equal(as_array(al.state[tensor]), as_array(value)), tensor
 
 
 @pytest.mark.parametrize("name", ZOO)
@@ -94,6 +95,7 @@ def test_noise(name: str, wirings: dict[str, Wiring]) -> None:
     assert al.distance_after < 0.2
 
 
+@pytest.mark.filterwarnings("ignore:LSTM with projections")  # torch says which kernel it uses, once per process
 @pytest.mark.parametrize("name", ZOO)
 def test_the_function_stays(name: str, wirings: dict[str, Wiring]) -> None:
     """Two unrelated states of one model: the second computes the same after it is brought onto the first."""
@@ -109,3 +111,14 @@ def test_the_function_stays(name: str, wirings: dict[str, Wiring]) -> None:
     assert all(torch.equal(x, y) for x, y in zip(before, b.state_dict().values(), strict=True)), (
         "b itself stays as it is"
     )
+
+
+@pytest.mark.parametrize("name", ZOO)
+def test_disguises_have_one_canonical_form(name: str, wirings: dict[str, Wiring]) -> None:
+    w = wiring_of(name, wirings)
+    a = randomised(ZOO[name].make(), w)
+    exact = ("permutation", "sign")
+    x, y = (wl.canonical(s, w, symmetries=exact) for s in (a, disguised(a, w, exact)))
+    assert all(torch.equal(x[n], y[n]) for n in x), "bit for bit"
+    x, y = (wl.canonical(s, w) for s in (a, disguised(a, w, ("permutation", "sign", "scale"))))
+    assert all(np.allclose(as_array(x[n]), as_array(y[n]), rtol=1e-4, atol=1e-6) for n in x)

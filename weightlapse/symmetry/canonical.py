@@ -52,14 +52,13 @@ def canonical_elements(
     matcher = Matcher(arrays, arrays, wiring, allowed)
     units = list(matcher.units.values())
     factors = balance(arrays, units)
-    matcher.begin(rescaled(arrays, units, factors))
+    matcher.begin(rescaled(arrays, units, factors), matcher.at.times(factors))
     # inner groups first: what a unit weighs does not depend on the order inside it
     for u in sorted(units, key=lambda u: -depth(u.group, matcher.units)):
         if u.permute:
             matcher.apply(Move(u, np.argsort(-_weight(matcher.b, u), kind="stable")))
     _fix_signs(matcher)
-    order = matcher.at.order
-    return matcher.at.times({n: f[order[n]] for n, f in factors.items()})
+    return matcher.at
 
 
 def _weight(b: Arrays, u: Units) -> NDArray[np.float64]:
@@ -70,18 +69,26 @@ def _weight(b: Arrays, u: Units) -> NDArray[np.float64]:
 
 
 def _fix_signs(matcher: Matcher) -> None:
-    open_ = {u.name for u in matcher.units.values() if u.sign}
-    for u in matcher.units.values():
-        if not u.sign:
+    open_ = [u for u in matcher.units.values() if u.sign]
+    while open_:
+        names = {u.name for u in open_}
+        # a group whose neighbours are settled comes first; where there is none, the next one stays as it is
+        settled = ((u, found) for u in open_ if (found := _largest(matcher, u, names)) is not None)
+        u, largest = next(settled, (open_[0], None))
+        if largest is not None:
+            matcher.apply(Move(u, np.arange(u.size), largest < 0))
+        open_.remove(u)
+
+
+def _largest(matcher: Matcher, u: Units, unsettled: set[str]) -> NDArray[np.float64] | None:
+    """Of each unit the weight of largest size that its sign turns and no unsettled group does; None without any."""
+    chosen: NDArray[np.float64] | None = None
+    for p in u.voters:
+        if p.exponent % 2 == 0 or any(g.name in unsettled for g in matcher.neighbours(p)):
             continue
-        open_.discard(u.name)
-        best, chosen = np.zeros(u.size), np.zeros(u.size)
-        for p in u.voters:
-            if p.exponent % 2 == 0 or any(g.name in open_ or g.name == u.name for g in matcher.neighbours(p)):
-                continue
-            rows = p.rows(matcher.b[p.tensor])
-            at = np.abs(rows).argmax(axis=1)
-            value = rows[np.arange(u.size), at].astype(np.float64)
-            larger = np.abs(value) > best
-            best, chosen = np.where(larger, np.abs(value), best), np.where(larger, value, chosen)
-        matcher.apply(Move(u, np.arange(u.size), chosen < 0))
+        values = matcher.b[p.tensor]
+        nested = matcher.nesting.cells(u.name).get(p.tensor)
+        rows = p.rows(values if nested is None else np.where(nested > 0, 0, values))
+        value = rows[np.arange(u.size), np.abs(rows).argmax(axis=1)].astype(np.float64)
+        chosen = value if chosen is None else np.where(np.abs(value) > np.abs(chosen), value, chosen)
+    return chosen

@@ -24,8 +24,9 @@ from numpy.typing import NDArray
 
 from weightlapse.symmetry.assign import assign, assign_blocks
 from weightlapse.symmetry.elements import Elements, identity
+from weightlapse.symmetry.nesting import Nesting
 from weightlapse.symmetry.states import Arrays
-from weightlapse.symmetry.units import Part, Units, families, units_of
+from weightlapse.symmetry.units import Part, Units, units_of
 from weightlapse.wiring.data import Wiring
 
 Matrix = NDArray[Any]
@@ -94,14 +95,13 @@ class Matcher:
     def __init__(self, a: Arrays, b: Arrays, wiring: Wiring, allowed: frozenset[str]) -> None:
         self.wiring = wiring
         self.units = {g.name: units_of(g, allowed) for g in wiring.groups}
-        self._family = {n: families(wiring, u, self.units) for n, u in self.units.items()}
-        inside = {c.name for fs in self._family.values() for f in fs for c in f}
+        self.nesting = Nesting(a, wiring, self.units)
+        inside = self.nesting.nested
         movable = [u for u in self.units.values() if u.permute or u.sign]
         self._top = [u for u in movable if u.name not in inside]
         self.a = a
         self._axes = _groups_on_axes(self.units)
-        self._own, self._shared, self._overlaps = self._claims()
-        self.steps = [u for u in movable if u.name not in inside or u.name in self._overlaps]
+        self.steps = [u for u in movable if u.name not in inside or u.name in self.nesting.overlaps]
         self._rows_a: dict[tuple[str, int], Matrix] = {}
         self._norm = {t: float(np.vdot(v, v)) for t, v in a.items()}
         self._epsilon = 1e-6 if any(v.dtype == np.float32 for v in a.values()) else 1e-13
@@ -146,20 +146,11 @@ class Matcher:
 
     def _carry_children(self, name: str, order: NDArray[np.int64]) -> None:
         # The groups inside a unit travel with it: their elements change place.
-        inside = self._inside(name)
+        inside = self.nesting.inside(name)
         old = {n: (self.at.order[n], self.at.factor[n]) for unit in inside for n in unit}
         for unit, source in zip(inside, order):
             for n, m in zip(unit, inside[source]):
                 self.at.order[n], self.at.factor[n] = old[m]
-
-    def _inside(self, name: str) -> list[list[str]]:
-        """Names of all groups below each unit, in corresponding order."""
-        out: list[list[str]] = [[] for _ in range(self.units[name].size)]
-        for family in self._family[name]:
-            for names, child in zip(out, family):
-                names.append(child.name)
-                names.extend(n for below in self._inside(child.name) for n in below)
-        return out
 
     # ---- search --------------------------------------------------------------------------------------------------
 
@@ -177,7 +168,7 @@ class Matcher:
             todo.remove(best)
             if signatures or self._evidence(best, known) > 0:
                 self.apply(self._pairs([best], known, signatures).best())
-            known |= {best.name} | {c.name for f in self._family[best.name] for c in f}
+            known |= {best.name} | {c.name for f in self.nesting.family[best.name] for c in f}
 
     def descend(
         self, sweeps: int = 100, rng: np.random.Generator | None = None, only: Sequence[Units] | None = None
@@ -245,8 +236,8 @@ class Matcher:
 
     def _pairs(self, groups: list[Units], known: set[str] | None, signatures: bool) -> Pairs:
         first, size = groups[0], sum(g.size for g in groups)
-        a = self._own.get(first.name, self._shared)
-        alone = len(groups) == 1 and known is None and first.name not in self._own
+        a = self.nesting.weights_of(first.name)
+        alone = len(groups) == 1 and known is None and not self.nesting.family[first.name]
         odd: Matrix | None = None
         even: Matrix | None = None
         for i, part in enumerate(first.parts):
@@ -268,7 +259,7 @@ class Matcher:
         if odd is not None:
             now, value, flip = now + odd.diagonal(), value + np.abs(odd), odd < 0
         inner = []
-        for family in zip(*(self._family[g.name] for g in groups)):
+        for family in zip(*(self.nesting.family[g.name] for g in groups)):
             sub = self._pairs([c for siblings in family for c in siblings], known, signatures)
             n = family[0][0].size
             blocks = sub.value.reshape(size, n, size, n).transpose(0, 2, 1, 3)
@@ -334,50 +325,6 @@ class Matcher:
             total += n
             seen += 0 if self._unsolved(part, known) else n
         return seen / max(total, 1)
-
-    # ---- nesting -------------------------------------------------------------------------------------------------
-
-    def _claims(self) -> tuple[dict[str, Arrays], Arrays, set[str]]:
-        """Who pays for which weight when pairs of units are valued.
-
-        A weight inside a nested group is that group's; one that two families of the same parent share is nobody's while
-        pairs are valued (its families are improved alone afterwards). Returns a's tensors with the others' weights
-        zeroed, per parent and for the families, and the groups that must also be improved alone.
-        """
-        own: dict[str, Arrays] = {}
-        shared = dict(self.a)
-        overlaps: set[str] = set()
-        for name, fams in self._family.items():
-            if not fams:
-                continue
-            count: dict[str, NDArray[np.int8]] = {}
-            for family in fams:
-                for tensor, mask in self._cells(family).items():
-                    count[tensor] = count.get(tensor, np.zeros(mask.shape, np.int8)) + mask
-            for tensor, n in count.items():
-                if (n > 1).any():
-                    shared[tensor] = np.where(n > 1, 0, shared[tensor]).astype(shared[tensor].dtype)
-            own[name] = {}
-            for p in self.units[name].voters:
-                free = np.where(count[p.tensor] > 0, 0, self.a[p.tensor]) if p.tensor in count else self.a[p.tensor]
-                if p.tensor not in count or free.any():
-                    own[name][p.tensor] = free
-            if any((n > 1).any() for n in count.values()) or any(c.twice for f in fams for c in f):
-                overlaps |= {c.name for f in fams for c in f}
-        return own, shared, overlaps
-
-    def _cells(self, family: list[Units]) -> dict[str, NDArray[np.bool_]]:
-        out: dict[str, NDArray[np.bool_]] = {}
-        for c in family:
-            for p in c.voters:
-                m, shape = p.member, self.a[p.tensor].shape
-                mask = np.ones(shape, dtype=bool)
-                for axis, positions in ((m.axis, m.index.ravel()), *((m.where,) if m.where else ())):
-                    along = np.zeros(shape[axis], dtype=bool)
-                    along[positions] = True
-                    mask &= along.reshape([-1 if i == axis else 1 for i in range(len(shape))])
-                out[p.tensor] = out[p.tensor] | mask if p.tensor in out else mask
-        return out
 
     def _versions(self, u: Units) -> tuple[int, ...]:
         return tuple(self._version[p.tensor] for p in u.voters)

@@ -45,6 +45,8 @@ class Search:
         self._factor_b = balance(b, groups) if self._scaled else {}
         self._flat_a = rescaled(a, groups, self._factor_a)
         self._flat_b = rescaled(b, groups, self._factor_b)
+        # what balancing did to b travels with its units, into whichever group a move of their parents brings them
+        self._balanced = identity(wiring).times(self._factor_b)
         self._matcher = Matcher(self._flat_a, self._flat_b, wiring, allowed)
         self._raw = Matcher(a, b, wiring, allowed) if self._scaled else self._matcher
         self.best = self._judge(identity(wiring), "as it is")
@@ -59,13 +61,13 @@ class Search:
         for name, begin in starts:
             if self.near:
                 return self.best
-            self._matcher.begin(self._flat_b)
+            self._matcher.begin(self._flat_b, self._balanced)
             begin()
             self._descend(name)
         for i in range(restarts):
             if self.near:
                 break
-            self._matcher.begin(self._flat_b)
+            self._matcher.begin(self._flat_b, self._balanced)
             if i % 3 == 0:  # an unlucky first group misleads all others: another one comes first
                 self._matcher.start(signatures=True, rng=rng)
             elif i % 3 == 1:
@@ -87,7 +89,7 @@ class Search:
 
     def polish(self, elements: Elements, method: str) -> Found:
         """Descend from an element on the weights as they are, refitting scales in between; keeps the best ever seen."""
-        found = self._judge(elements, method)
+        found = self._snapped(self._judge(elements, method))
         for _ in range(10):
             if found.distance <= 1e-7:
                 break
@@ -102,6 +104,15 @@ class Search:
         if found.distance < self.best.distance:
             self.best = found
         return found
+
+    def _snapped(self, found: Found) -> Found:
+        """Without the rounding of scales that are really 1, if that is nearer: then equal networks come out equal."""
+        factor = found.elements.factor
+        plain = {n: np.where(np.abs(np.abs(f) - 1) < 1e-3, np.sign(f), f) for n, f in factor.items()}
+        if all(np.array_equal(plain[n], f) for n, f in factor.items()):
+            return found
+        other = self._judge(Elements(found.elements.order, plain), found.method)
+        return other if other.distance <= found.distance else found
 
     def fitted(self, elements: Elements, method: str) -> Found:
         """The same order and signs with the scales that fit best."""
@@ -125,14 +136,13 @@ class Search:
 
     def _restart_near(self, rng: np.random.Generator) -> None:
         signs = Elements(self.best.elements.order, {n: np.sign(f) for n, f in self.best.elements.factor.items()})
-        self._matcher.begin(signs.on_arrays(self._flat_b, self.units), signs)
+        flat = signs.on_arrays(self._flat_b, self.units)
+        self._matcher.begin(flat, self.best.elements.times(self._factor_a))
         self._matcher.shuffle(rng, share=0.3)
 
     def unbalanced(self, at: Elements) -> Elements:
         """What an element found between the balanced networks means between the networks themselves."""
-        return at.times(
-            {n: self._factor_b[n][at.order[n]] / self._factor_a[n] for n in self._factor_b} if self._scaled else {}
-        )
+        return at.times({n: 1 / f for n, f in self._factor_a.items()})
 
     def _judge(self, elements: Elements, method: str) -> Found:
         return Found(elements, distance(self.a, elements.on_arrays(self.b, self.units)), method)

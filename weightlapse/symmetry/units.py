@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from weightlapse.errors import InvalidArgument
-from weightlapse.wiring.data import SYMMETRIES, Group, Member, Wiring
+from weightlapse.wiring.data import SYMMETRIES, Group, Member
 
 
 @dataclass(frozen=True)
@@ -106,40 +106,6 @@ def units_of(group: Group, allowed: frozenset[str]) -> Units:
         parts.append(Part(m, e, ordered, m.roles != {"stat"}))
     kinds = group.symmetries & allowed
     return Units(group, tuple(parts), "permutation" in kinds, "sign" in kinds, "scale" in kinds)
-
-
-def families(wiring: Wiring, parent: Units, units: dict[str, Units]) -> list[list[Units]]:
-    """The groups nested in ``parent``, one list per family, each in the order of the parent's units.
-
-    Two nested groups belong together when they own the same slots of their parents' positions. A family that does not
-    cover every unit of its parent is left out: its groups are then matched alone.
-    """
-    found: dict[tuple[Any, ...], dict[int, Units]] = {}
-    for child in wiring.children(parent.name):
-        assert child.parent is not None
-        found.setdefault(_slots(child, parent.group), {})[child.parent[1]] = units[child.name]
-    return [
-        [by_unit[u] for u in range(parent.size)]
-        for by_unit in found.values()
-        if set(by_unit) == set(range(parent.size))
-    ]
-
-
-def _slots(child: Group, parent: Group) -> tuple[Any, ...]:
-    """Where the child lives, told relative to its parent's unit, so that siblings say the same."""
-    assert child.parent is not None
-    unit = child.parent[1]
-    key: list[Any] = [child.size]
-    for m in child.members:
-        place: Any = None
-        for p in parent.members:
-            if p.tensor == m.tensor and p.axis == m.axis:
-                slot = {int(x): i for i, x in enumerate(p.index[unit])}
-                place = tuple(slot.get(int(x), -1) for x in m.index.ravel())
-        if place is None:  # on an axis of its own: the same positions in every sibling
-            place = tuple(int(x) for x in m.index.ravel())
-        key.append((m.tensor, m.axis, place))
-    return tuple(key)
 
 
 def allowed_symmetries(symmetries: Any) -> frozenset[str]:
