@@ -28,6 +28,7 @@ from sklearn.datasets import load_digits
 from torch import nn
 
 import weightlapse as wl
+from weightlapse.growth.result import Growth
 
 torch.set_num_threads(1)
 HERE = Path(__file__).parent
@@ -209,9 +210,8 @@ def momentum_rows(seeds: int) -> list[str]:
     return [f"| {way} | {spread(after[way], '.2f')} | {spread(last[way], '.2f')} |" for way in ways]
 
 
-def undo_parts(growth: object, optimizer: torch.optim.Optimizer, teacher: nn.Module) -> None:
+def undo_parts(g: Growth, optimizer: torch.optim.Optimizer, teacher: nn.Module) -> None:
     """What a plain gather of the state gives: producers' moments without c and c squared."""
-    g: wl.Growth = growth  # type: ignore[name-defined]
     old = dict(teacher.named_parameters())
     for name, p in g.model.named_parameters():
         group = {"0": None, "2": "0", "4": "2"}[name.split(".")[0]]

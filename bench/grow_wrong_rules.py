@@ -16,6 +16,7 @@ import platform
 import statistics
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -24,6 +25,7 @@ from grow import Data, accuracy, digits, epoch, mlp, reached, sgd
 from torch import nn
 
 import weightlapse as wl
+from weightlapse.growth.result import Growth
 
 torch.set_num_threads(1)
 HERE = Path(__file__).parent
@@ -45,7 +47,6 @@ class Skip(nn.Module):
         return self.head(F.max_pool2d(h, 2).flatten(1))
 
 
-Grown = tuple[nn.Module, "wl.Growth"]  # type: ignore[name-defined]
 Rule = Callable[
     [nn.Module, nn.Module, object, np.random.Generator], None
 ]  # teacher, grown (changed in place), growth, rng
@@ -58,8 +59,8 @@ def counts(parents: np.ndarray) -> torch.Tensor:
 # ---- the MLP 64-32-32-10, widened to 64-80-80-10 ----
 
 
-def divide_incoming(old: nn.Module, new: nn.Module, g: object, rng: np.random.Generator) -> None:
-    a, b = (torch.as_tensor(g.lineage[k]) for k in ("0", "2"))  # type: ignore[attr-defined]
+def divide_incoming(old: Any, new: Any, g: Growth, rng: np.random.Generator) -> None:
+    a, b = (torch.as_tensor(g.lineage[k]) for k in ("0", "2"))
     new[0].weight.copy_(old[0].weight[a] / counts(a.numpy())[:, None])
     new[0].bias.copy_(old[0].bias[a])
     new[2].weight.copy_(old[2].weight[b][:, a] / counts(b.numpy())[:, None])
@@ -67,37 +68,37 @@ def divide_incoming(old: nn.Module, new: nn.Module, g: object, rng: np.random.Ge
     new[4].weight.copy_(old[4].weight[:, b])
 
 
-def forget_biases(old: nn.Module, new: nn.Module, g: object, rng: np.random.Generator) -> None:
+def forget_biases(old: Any, new: Any, g: Growth, rng: np.random.Generator) -> None:
     for layer in ("0", "2"):
-        new[int(layer)].bias[len(np.unique(g.lineage[layer])) :] = 0.0  # type: ignore[attr-defined]
+        new[int(layer)].bias[len(np.unique(g.lineage[layer])) :] = 0.0
 
 
-def divide_biases(old: nn.Module, new: nn.Module, g: object, rng: np.random.Generator) -> None:
+def divide_biases(old: Any, new: Any, g: Growth, rng: np.random.Generator) -> None:
     for layer in ("0", "2"):
-        new[int(layer)].bias /= counts(g.lineage[layer])  # type: ignore[attr-defined]
+        new[int(layer)].bias /= counts(g.lineage[layer])
 
 
-def draw_twice(old: nn.Module, new: nn.Module, g: object, rng: np.random.Generator) -> None:
+def draw_twice(old: Any, new: Any, g: Growth, rng: np.random.Generator) -> None:
     for layer, reader in (("0", 2), ("2", 4)):
-        first = len(np.unique(g.lineage[layer]))  # type: ignore[attr-defined]
-        other = np.concatenate([np.arange(first), rng.integers(0, first, len(g.lineage[layer]) - first)])  # type: ignore[attr-defined]
+        first = len(np.unique(g.lineage[layer]))
+        other = np.concatenate([np.arange(first), rng.integers(0, first, len(g.lineage[layer]) - first)])
         columns = old[reader].weight[:, torch.as_tensor(other)] / counts(other)
-        new[reader].weight.copy_(columns[torch.as_tensor(g.lineage["2"])] if reader == 2 else columns)  # type: ignore[attr-defined]
+        new[reader].weight.copy_(columns[torch.as_tensor(g.lineage["2"])] if reader == 2 else columns)
 
 
-def divide_new_only(old: nn.Module, new: nn.Module, g: object, rng: np.random.Generator) -> None:
+def divide_new_only(old: Any, new: Any, g: Growth, rng: np.random.Generator) -> None:
     for layer, reader in (("0", 2), ("2", 4)):
-        parents = g.lineage[layer]  # type: ignore[attr-defined]
+        parents = g.lineage[layer]
         first = len(np.unique(parents))
         columns = old[reader].weight[:, torch.as_tensor(parents)].clone()
         columns[:, first:] /= counts(parents)[first:]
-        new[reader].weight.copy_(columns[torch.as_tensor(g.lineage["2"])] if reader == 2 else columns)  # type: ignore[attr-defined]
+        new[reader].weight.copy_(columns[torch.as_tensor(g.lineage["2"])] if reader == 2 else columns)
 
 
-def noise(old: nn.Module, new: nn.Module, g: object, rng: np.random.Generator) -> None:
+def noise(old: Any, new: Any, g: Growth, rng: np.random.Generator) -> None:
     for layer in ("0", "2"):
         weight = new[int(layer)].weight
-        first = len(np.unique(g.lineage[layer]))  # type: ignore[attr-defined]
+        first = len(np.unique(g.lineage[layer]))
         weight[first:] += (
             0.05 * weight.std() * torch.as_tensor(rng.normal(size=weight[first:].shape), dtype=torch.float32)
         )
@@ -106,23 +107,23 @@ def noise(old: nn.Module, new: nn.Module, g: object, rng: np.random.Generator) -
 # ---- the residual network, its stream widened from 8 to 13 channels ----
 
 
-def only_the_next_layer(old: nn.Module, new: nn.Module, g: object, rng: np.random.Generator) -> None:
-    p = torch.as_tensor(g.lineage["stem"])  # type: ignore[attr-defined]
+def only_the_next_layer(old: Any, new: Any, g: Growth, rng: np.random.Generator) -> None:
+    p = torch.as_tensor(g.lineage["stem"])
     # conv1 is divided, the end behind the skip is forgotten
     new.head.weight.copy_(old.head.weight.view(10, 8, 16)[:, p].flatten(1))
 
 
-def last_statistics(old: nn.Module, new: nn.Module, g: object, rng: np.random.Generator) -> None:
+def last_statistics(old: Any, new: Any, g: Growth, rng: np.random.Generator) -> None:
     for norm in (new.bn0, new.bn2):
         norm.running_mean[8:], norm.running_var[8:] = norm.running_mean[7].clone(), norm.running_var[7].clone()
 
 
-def fresh_statistics(old: nn.Module, new: nn.Module, g: object, rng: np.random.Generator) -> None:
+def fresh_statistics(old: Any, new: Any, g: Growth, rng: np.random.Generator) -> None:
     for norm in (new.bn0, new.bn2):
         norm.running_mean[8:], norm.running_var[8:] = 0.0, 1.0
 
 
-def forget_gains(old: nn.Module, new: nn.Module, g: object, rng: np.random.Generator) -> None:
+def forget_gains(old: Any, new: Any, g: Growth, rng: np.random.Generator) -> None:
     for norm in (new.bn0, new.bn2):
         norm.weight[8:], norm.bias[8:] = 1.0, 0.0
 
@@ -130,17 +131,17 @@ def forget_gains(old: nn.Module, new: nn.Module, g: object, rng: np.random.Gener
 # ---- deeper ----
 
 
-def off_centre(old: nn.Module, new: nn.Module, g: object, rng: np.random.Generator) -> None:
+def off_centre(old: Any, new: Any, g: Growth, rng: np.random.Generator) -> None:
     kernel = new.bn1[2].weight
     kernel.copy_(kernel.roll((1, 1), (2, 3)))
 
 
-def uncalibrated(old: nn.Module, new: nn.Module, g: object, rng: np.random.Generator) -> None:
+def uncalibrated(old: Any, new: Any, g: Growth, rng: np.random.Generator) -> None:
     new.bn1[3].weight.fill_(1.0)
     new.bn1[3].bias.zero_()
 
 
-def identity_after_tanh(old: nn.Module, new: nn.Module, g: object, rng: np.random.Generator) -> None:
+def identity_after_tanh(old: Any, new: Any, g: Growth, rng: np.random.Generator) -> None:
     insert = new[2][1]
     insert.up, insert.activation, insert.down = nn.Identity(), nn.Tanh(), nn.Identity()
     new[2][1] = nn.Sequential(nn.Tanh(), nn.Linear(32, 32))
@@ -148,23 +149,23 @@ def identity_after_tanh(old: nn.Module, new: nn.Module, g: object, rng: np.rando
     new[2][1][1].bias.zero_()
 
 
-def nothing(old: nn.Module, new: nn.Module, g: object, rng: np.random.Generator) -> None:
+def nothing(old: Any, new: Any, g: Growth, rng: np.random.Generator) -> None:
     """The right rule: weightlapse's result as it is."""
 
 
-def widened_mlp(teacher: nn.Module, data: Data, seed: int) -> object:
+def widened_mlp(teacher: nn.Module, data: Data, seed: int) -> Growth:
     return wl.widen(teacher, {"0": 80, "2": 80}, data[0][:64], seed=seed)
 
 
-def widened_stream(teacher: nn.Module, data: Data, seed: int) -> object:
+def widened_stream(teacher: nn.Module, data: Data, seed: int) -> Growth:
     return wl.widen(teacher, {"stem": 13}, data[0][:64], seed=seed)
 
 
-def deeper_convolution(teacher: nn.Module, data: Data, seed: int) -> object:
+def deeper_convolution(teacher: nn.Module, data: Data, seed: int) -> Growth:
     return wl.deepen(teacher, data[0][:256], after="conv1")
 
 
-def deeper_tanh(teacher: nn.Module, data: Data, seed: int) -> object:
+def deeper_tanh(teacher: nn.Module, data: Data, seed: int) -> Growth:
     return wl.deepen(teacher, data[0][:64], after="2", seed=seed)
 
 
@@ -172,7 +173,7 @@ def tanh_mlp() -> nn.Module:
     return nn.Sequential(nn.Linear(64, 32), nn.Tanh(), nn.Linear(32, 32), nn.Tanh(), nn.Linear(32, 10))
 
 
-CASES: list[tuple[str, Callable[[], nn.Module], Callable[..., object], list[tuple[str, Rule]]]] = [
+CASES: list[tuple[str, Callable[[], nn.Module], Callable[..., Growth], list[tuple[str, Rule]]]] = [
     (
         "MLP 64-32-32-10 to 64-80-80-10",
         lambda: mlp(64, 32, 32, 10),
@@ -247,7 +248,7 @@ def main() -> None:
             before = accuracy(teacher, data)
             growth = grow(teacher, data, seed)
             for name, rule in rules:
-                new = copy.deepcopy(growth.model)  # type: ignore[attr-defined]
+                new = copy.deepcopy(growth.model)
                 with torch.no_grad():
                     rule(teacher, new, growth, np.random.default_rng(seed))
                 error, after = moved(teacher, new, data[2]), accuracy(new, data)

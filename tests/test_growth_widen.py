@@ -278,3 +278,10 @@ def test_a_branch_that_is_silent_at_first_is_widened() -> None:
     g = wl.widen(model, {"layer1.0.conv1": 9}, nets.images())
     assert g.error <= 1e-12
     assert g.certificate.live["layer1.0.conv1"] == (0, 6)
+
+
+def test_an_example_of_nothing_but_zeros_is_no_sign_of_a_dead_network() -> None:
+    model = nets.trained_a_little(nets.Gpt())
+    assert wl.widen(model, {"blocks.0.up": 23}, torch.zeros(2, 5, dtype=torch.int64)).error <= 1e-12
+    model = nets.trained_a_little(nets.mlp())
+    assert wl.widen(model, {"0": 9}, torch.zeros(3, 4)).error <= 1e-12

@@ -74,19 +74,26 @@ def as_float64(example: Any) -> Any:
 
 
 def random_like(example: Any, generator: torch.Generator) -> Any:
-    """Random inputs of the same shapes: normal with the example's mean and spread, whole numbers from its range."""
+    """Random inputs of the same shapes: normal with the example's mean and spread, whole numbers from its range.
 
-    def draw(t: torch.Tensor) -> torch.Tensor:
-        if t.is_complex() or t.numel() == 0 or t.layout is not torch.strided:
-            return t
-        if t.is_floating_point():
-            spread = t.double().std().item() if t.numel() > 1 else 0.0
-            noise = torch.randn(t.shape, generator=generator, dtype=torch.float64) * (spread or 1.0)
-            return (noise + t.double().mean().item()).to(device=t.device, dtype=t.dtype)
-        low, high = int(t.min()), int(t.max())
-        return torch.randint(low, high + 1, t.shape, generator=generator).to(device=t.device, dtype=t.dtype)
+    Where that would give the example again (whole numbers that are all alike), they are drawn from 0 to at least 1.
+    """
+    drawn = map_tensors(example, lambda t: _drawn(t, generator, wider=False))
+    pairs = zip(tensors_in(example), tensors_in(drawn), strict=True)
+    if all(torch.equal(a, b) for a, b in pairs if a.layout is torch.strided):
+        drawn = map_tensors(example, lambda t: _drawn(t, generator, wider=True))
+    return drawn
 
-    return map_tensors(example, draw)
+
+def _drawn(t: torch.Tensor, generator: torch.Generator, *, wider: bool) -> torch.Tensor:
+    if t.is_complex() or t.numel() == 0 or t.layout is not torch.strided:
+        return t
+    if t.is_floating_point():
+        spread = t.double().std().item() if t.numel() > 1 else 0.0
+        noise = torch.randn(t.shape, generator=generator, dtype=torch.float64) * (spread or 1.0)
+        return (noise + t.double().mean().item()).to(device=t.device, dtype=t.dtype)
+    low, high = (0, max(1, int(t.max()))) if wider else (int(t.min()), int(t.max()))
+    return torch.randint(low, high + 1, t.shape, generator=generator).to(device=t.device, dtype=t.dtype)
 
 
 def call(model: nn.Module, example: Any) -> Any:
