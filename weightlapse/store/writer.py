@@ -293,7 +293,8 @@ def segment_frames(row_nbytes: int, tolerance: float | None) -> int:
     row = max(row_nbytes, 1)
     if _SEGMENT_NBYTES // row < height:
         return max(fewest, min(height, _LARGEST_NBYTES // row))
-    return min(most, _SEGMENT_NBYTES // row) // height * height
+    frames = min(most, _SEGMENT_NBYTES // row)
+    return max(frames // height * height, fewest)
 
 
 def tidy(folder: Path) -> None:
