@@ -183,6 +183,21 @@ add("shufflenet", image(), sizes=(2, 2), nested=8)(lambda: ShuffleNet(16, 2))
 add("shufflenet_uneven", image(), sizes=(4,) * 6)(lambda: ShuffleNet(12, 3))
 
 
+@add("grouped_residual", image(), sizes=(2,), nested=2)
+class GroupedResidual(nn.Module):
+    """A stream that a grouped conv cuts into blocks and a dense conv joins again: blocks and the channels in them on both axes."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem, self.blocks = nn.Conv2d(3, 8, 1), nn.Conv2d(8, 8, 3, padding=1, groups=2)
+        self.dense, self.out = nn.Conv2d(8, 8, 3, padding=1), nn.Conv2d(8, 2, 1)
+
+    def forward(self, x):
+        x = torch.tanh(self.stem(x))
+        x = x + torch.tanh(self.blocks(x))
+        return self.out(x + torch.tanh(self.dense(x)))
+
+
 @add("densenet", image(), sizes=(6, 4, 4, 4))
 class DenseNet(nn.Module):
     def __init__(self) -> None:

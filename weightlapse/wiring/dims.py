@@ -33,7 +33,7 @@ class Dims:
         ] = []  # one set for each tensor that an atom occurred in: its companions are in all
         self.cases: dict[int, tuple[int, dict[int, int]]] = {}  # atom -> (selector, {its position: the atom there})
         self.generic: dict[int, int] = {}  # atom made by ``at`` -> the atom that it is a case of
-        self.doubled: set[int] = set()  # atoms that stand twice in one tensor
+        self._activations: list[tuple[int, ...]] = []
         self.conflicts: list[str] = []
 
     # ---- making types
@@ -123,6 +123,15 @@ class Dims:
             return [root] if self.sizes[root] > 1 else []
         return [x for p in self._parts[root] for x in self._plain(p)] if self._kind[root] == PROD else []
 
+    def doubled(self) -> set[int]:
+        """Atoms that stand twice in one activation: their units meet each other, so nothing else is nested in them."""
+        found: set[int] = set()
+        for axes in self._activations:
+            plain = [leaf for a in axes for leaf in self._plain(a)]
+            if len(set(plain)) < len(plain):
+                found.update(leaf for leaf in plain if plain.count(leaf) > 1)
+        return found
+
     # ---- learning
 
     def fix(self, node: int, reason: str) -> None:
@@ -133,14 +142,14 @@ class Dims:
                 for instance in self.cases.pop(leaf)[1].values():
                     self.fix(instance, reason)
 
-    def occur(self, axes: Sequence[int]) -> None:
+    def occur(self, axes: Sequence[int], *, weight: bool = False) -> None:
         """A tensor with these axes exists (also one hidden inside an operator, such as the mean in a norm)."""
+        if not weight:
+            self._activations.append(tuple(axes))
         beside = [self._plain(a) for a in axes]
         for i, a in enumerate(axes):
             around = {x for j, b in enumerate(beside) if j != i for x in b}
             for leaf, near in self._walk(a, around):
-                if leaf in near:
-                    self.doubled.add(leaf)
                 if self._reason[leaf] is None:
                     self._near[leaf].append(near - {leaf})
                     if len(self._near[leaf]) > 8:
@@ -220,8 +229,6 @@ class Dims:
     def _union(self, a: int, b: int) -> None:
         cases = [self.cases.pop(x) for x in (a, b) if x in self.cases]
         self._parent[b] = a
-        if b in self.doubled:
-            self.doubled.add(a)
         reason = self._reason[a] if self._reason[a] is not None else self._reason[b]
         self._near[a] = self._near[a] + self._near[b]  # not yet intersected: they may still turn out to be the same
         if reason is not None:
@@ -245,8 +252,6 @@ class Dims:
         for leaf, own in self._walk(compound, set()):
             if self._reason[leaf] is None:
                 self._near[leaf] = self._near[leaf] + [(n | own) - {leaf} for n in near]
-        if atom in self.doubled:
-            self.doubled.update(self.leaves(compound))
         if reason is not None:
             self.fix(compound, reason)
         if cases is not None:

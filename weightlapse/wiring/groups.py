@@ -53,6 +53,7 @@ class GroupBuilder:
         self.fixed: dict[tuple[str, int], str] = {}
         self.spots: dict[int, list[Spot]] = {}
         self.generic: dict[int, int] = {}  # the atom that an instance is a case of
+        self.doubled = self.dims.doubled()
         self._all_spots()
         self.roles, self.first = self._roles()
         self.labels = self._by_leaf(inf.labels)
@@ -174,15 +175,24 @@ class GroupBuilder:
 
     def _parent(self, atom: int, free: list[int]) -> int | None:
         """The atom whose every unit may hold its own arrangement of this one; the innermost if there are several."""
-        beside = [
-            h
-            for h in self.dims.companions(atom)
-            if h in free
-            and h not in self.dims.doubled
-            and atom not in self.dims.companions(h)
-            and len(self.spots.get(h, ()))
-        ]
+        beside = [h for h in self.dims.companions(atom) if h in free and self._nests(atom, h)]
         return max(beside, key=lambda h: (len(self.dims.companions(h)), h), default=None)
+
+    def _nests(self, atom: int, outer: int) -> bool:
+        """Whether every unit of ``outer`` may hold its own arrangement of ``atom`` (they are companions)."""
+        if outer not in self.spots or outer in self.doubled or self._ambiguous(atom, outer):
+            return False
+        mutual = self.dims.is_free(outer) and atom in self.dims.companions(outer)
+        return not mutual or self._ambiguous(outer, atom)
+
+    def _ambiguous(self, atom: int, outer: int) -> bool:
+        """Whether some tensor leaves open which of two axes of ``outer`` a place of ``atom`` belongs to."""
+        for s in self.spots[atom]:
+            own = {x.axis for x in self.spots[atom] if x.tensor == s.tensor}
+            axes = {o.axis for o in self.spots[outer] if o.tensor == s.tensor}
+            if len(axes) > 1 if own - axes else axes - own:
+                return True
+        return False
 
     def _depth(self, atom: int, parents: dict[int, int | None]) -> int:
         depth = 0
@@ -200,13 +210,7 @@ class GroupBuilder:
             above.add(parent)
         parent = parents[atom]
         # Other axes of the weights that it stands beside, fixed ones (experts, say) or free: an arrangement for each position.
-        others = [
-            t
-            for t in sorted(self.dims.companions(atom) - above)
-            if t in self.spots
-            and t not in self.dims.doubled
-            and not (self.dims.is_free(t) and atom in self.dims.companions(t))
-        ]
+        others = [t for t in sorted(self.dims.companions(atom) - above) if self._nests(atom, t)]
         if parent is None:
             yield from ((None, spots) for spots in self._slabs(self.spots[atom], others))
             return
@@ -307,12 +311,20 @@ def within(spots: list[Spot], outer: list[Spot], unit: int) -> list[Spot]:
     """The parts of ``spots`` that belong to one unit of the atom whose places are ``outer``."""
     out = []
     for s in spots:
-        for o in outer:
-            if o.tensor == s.tensor and (o.where is None or s.where is None or o.where[0] != s.axis):
+        here = [o for o in outer if o.tensor == s.tensor]
+        # Flattened together with it on its own axis: then that is the one it belongs to.
+        for o in [o for o in here if o.axis == s.axis and _overlap(o.index, s.index)] or here:
+            if o.where is None or s.where is None or o.where[0] != s.axis:
                 part = restricted(s, o.axis, o.index[unit])
                 if part is not None:
                     out.append(part)
     return out
+
+
+def _overlap(a: Positions, b: Positions) -> bool:
+    seen = np.zeros(int(max(a.max(), b.max())) + 1, dtype=bool)
+    seen[a] = True
+    return bool(seen[b].any())
 
 
 def _tied(members: tuple[Member, ...]) -> tuple[str, ...]:

@@ -52,7 +52,7 @@ class Inference:
             self.types[id(t)] = typed
             self.places[place_of(t)] = typed
             self._storages.setdefault(storage_of(t), []).append(name)
-            self.dims.occur(typed.axes)
+            self.dims.occur(typed.axes, weight=True)
             self._keep.append(t)
 
     # ---- what rules use
@@ -184,7 +184,7 @@ class Inference:
         self.types[id(t)] = typed
         if torch.Tag.inplace_view not in call.func.tags:
             self.places[place_of(t)] = typed
-        self.dims.occur(typed.axes)
+        self.dims.occur(typed.axes, weight=typed.source is not None)
 
     def _source(self, call: Call, axes: Sequence[int]) -> list[Source] | None:
         inputs = [self.typed(t) for t in call.inputs]

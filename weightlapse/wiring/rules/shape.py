@@ -272,6 +272,12 @@ def _embedding(inf: Inference, call: Call) -> Axes:
 def _index(inf: Inference, call: Call) -> Axes:
     x, indices = call.inputs[0], list(call["indices"])
     axes = inf.axes(x)
+    run = _constant_run(call, indices)
+    if run is not None:
+        dim, start, n = run
+        if n < x.shape[dim]:
+            axes[dim] = inf.dims.cut(axes[dim], sorted({start, start + n}))[1 if start else 0]
+        return [axes]
     spots: list[int] = []  # axes of x that are indexed; a boolean mask covers several
     masks, d = False, 0
     for index in indices:
@@ -297,6 +303,19 @@ def _index(inf: Inference, call: Call) -> Axes:
         if d not in spots:
             inf.role(x, d, "out")
     return [[*rest[:at], *chosen, *rest[at:]]]
+
+
+def _constant_run(call: Call, indices: Sequence[Tensor | None]) -> tuple[int, int, int] | None:
+    """``x[:, [2, 3, 4]]`` is a slice: (axis, start, length) of a constant index that counts up by one."""
+    given = [(d, i) for d, i in enumerate(indices) if i is not None]
+    if len(given) != 1 or id(given[0][1]) not in call.flat or given[0][1].ndim != 1 or given[0][1].dtype == torch.bool:
+        return None
+    dim, index = given[0]
+    size = call.inputs[0].shape[dim]
+    positions = [int(p) % size for p in index]
+    if not positions or positions != list(range(positions[0], positions[0] + len(positions))):
+        return None
+    return dim, positions[0], len(positions)
 
 
 def _last(indices: Sequence[Tensor | None]) -> int:
