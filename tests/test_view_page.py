@@ -95,14 +95,11 @@ def page(browser: Any, url: str) -> Iterator[Page]:
 
 
 def value_of(page: Page) -> tuple[str, tuple[int, ...], int, float]:
-    element = page.get("value")
-    index = tuple(int(i) for i in (element.get_attribute("data-index") or "").split(",") if i)
-    return (
-        element.get_attribute("data-tensor"),
-        index,
-        int(element.get_attribute("data-frame")),
-        float(element.get_attribute("data-value")),
-    )
+    data = page.get("value").evaluate(
+        "element => ({ ...element.dataset })"
+    )  # at once: a playing page changes in between
+    index = tuple(int(i) for i in data["index"].split(",") if i)
+    return data["tensor"], index, int(data["frame"]), float(data["value"])
 
 
 def test_it_opens_with_its_fixed_points(page: Page, url: str, run: Any) -> None:

@@ -2,15 +2,17 @@
 
 import { Archive, type Finding } from "./archive";
 import { h, themeChanged } from "./dom";
-import type { Source as PanelSource } from "./panel";
+import { Follower } from "./live";
 import { Player } from "./player";
 import { Probe } from "./probe";
 import { cellOf, planeSize } from "./scene/plane";
 import type { Theme } from "./scene/colour";
 import { nearestFrame } from "./scene/time";
+import { pairSources, sourcesOf } from "./sets";
 import { pieceAt, type Manifest, type Run, type Source, type Tensor } from "./source";
 import { orderKey, Stage, type Place } from "./stage";
 import { readAddress, Store, writeAddress, type View } from "./state";
+import { rememberedTheme, rememberTheme } from "./theme";
 import { Inspector } from "./ui/inspector";
 import { Legend } from "./ui/legend";
 import { Film, savePicture } from "./ui/save";
@@ -19,7 +21,6 @@ import { Toolbar } from "./ui/toolbar";
 import { Tree } from "./ui/tree";
 import { unitsOf } from "./units";
 
-const POLL_MS = 1000;
 const EXAMINED_BYTES = 150e6;
 
 export interface Options { page: boolean } // a page of its own: it then has the address and the body to itself
@@ -41,8 +42,7 @@ export class App {
   private manifest!: Manifest;
   private scrubbing = false;
   private addressTimer = 0;
-  private pollTimer = 0;
-  private disposed = false;
+  private follower: Follower | null = null;
   private theme: Theme = "light";
 
   constructor(private root: HTMLElement, source: Source, private options: Options) {
@@ -59,7 +59,7 @@ export class App {
   private tensor(name: string): Tensor | undefined { return this.run.tensors.find((t) => t.name === name); }
 
   async start(): Promise<void> {
-    this.setTheme(this.rememberedTheme());
+    this.setTheme(rememberedTheme());
     try {
       this.manifest = await this.archive.manifest();
     } catch (error) {
@@ -81,7 +81,8 @@ export class App {
     void this.inspector.loadCurve();
     void this.loadFindings();
     if (this.manifest.runs.length > 1) void this.loadPair();
-    this.live();
+    this.follower = new Follower(this.archive, this.manifest.runs, { live: (on) => this.showLive(on), grown: (was) => this.grown(was),
+      trouble: (text) => this.complain(text) });
   }
 
   private build(): void {
@@ -159,7 +160,7 @@ export class App {
     const keys = this.options.page ? document : this.root;
     keys.addEventListener("keydown", (e) => this.key(e as KeyboardEvent));
     if (this.options.page) addEventListener("hashchange", () => { if (location.hash !== writeAddress(store.view)) this.readAddress(location.hash, false); });
-    matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => this.setTheme(this.rememberedTheme()));
+    matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => this.setTheme(rememberedTheme()));
   }
 
   private get shown(): number { return this.stage.panels[0]?.drawn?.frame ?? this.store.view.frame; }
@@ -209,10 +210,10 @@ export class App {
 
   private async setPanels(): Promise<void> {
     const { tensor, also, show } = this.store.view;
-    const own = this.sourcesOf(show === "all" ? this.run.tensors.map((t) => t.name) : [tensor, ...also]);
+    const own = sourcesOf(this.run, show === "all" ? this.run.tensors.map((t) => t.name) : [tensor, ...also]);
     const first = own.findIndex((s) => s.tensor.name === tensor);
     if (show === "all" && first > 0) own.unshift(...own.splice(first, 1)); // the chosen tensor is the one the attributes speak of
-    this.stage.setPanels(show === "pair" ? this.pairSources(tensor) : own);
+    this.stage.setPanels(show === "pair" ? pairSources(this.manifest.runs, tensor) : own);
     this.sizes = "";
     this.reshaped();
     try {
@@ -223,26 +224,6 @@ export class App {
     this.stage.refresh();
     this.describe();
     if (this.store.view.order) void this.loadOrders();
-  }
-
-  private sourcesOf(names: string[]): PanelSource[] {
-    return names.flatMap((name) => {
-      const tensor = this.tensor(name);
-      return tensor ? [{ run: 0, of: this.run, tensor, ref: "", title: name, frameOf: (f: number) => f }] : [];
-    });
-  }
-
-  /** Two runs: each by itself, the second as it is and, where it could be aligned, aligned; and the difference. */
-  private pairSources(name: string): PanelSource[] {
-    const [a, b, aligned] = this.manifest.runs;
-    const sources: PanelSource[] = this.sourcesOf([name]).map((s) => ({ ...s, title: a.name }));
-    for (const [number, run, title] of [[1, b, b?.name], [2, aligned, `${b?.name}, aligned`]] as [number, Run | undefined, string][]) {
-      const tensor = run?.tensors.find((t) => t.name === name);
-      if (run && tensor) sources.push({ run: number, of: run, tensor, ref: "", title, frameOf: (f) => nearestFrame(run.steps, this.run.steps[f]) });
-    }
-    const last = sources[sources.length - 1];
-    if (last && last.run > 0) sources.push({ ...sources[0], ref: `run:${last.run}`, title: last.run === 2 ? "difference, aligned" : "difference" });
-    return sources;
   }
 
   private async loadLimits(): Promise<void> {
@@ -378,60 +359,29 @@ export class App {
 
   // -- live ---------------------------------------------------------------------------------------------------------------
 
-  private live(): void {
-    const live = !this.run.closed;
+  private showLive(live: boolean): void {
     if (this.options.page) { if (live) document.body.dataset.wlLive = "1"; else delete document.body.dataset.wlLive; }
     this.root.classList.toggle("is-live", live);
-    if (live && !this.disposed) this.pollTimer = window.setTimeout(() => void this.poll(), POLL_MS);
   }
 
-  private async poll(): Promise<void> {
-    try {
-      for (const [number, run] of this.manifest.runs.entries()) {
-        if (run.closed) continue;
-        const answer = await this.archive.live(number, run.frames, run.epochs.length);
-        const was = run.frames, following = number === 0 && this.store.view.frame === was - 1 && !this.player.playing && !this.scrubbing;
-        if ("manifest" in answer) Object.assign(run, answer.manifest);
-        else {
-          run.steps.push(...answer.steps);
-          for (const [name, values] of Object.entries(answer.scalars)) {
-            const before = run.scalars[name] ?? Array.from({ length: was }, () => null);
-            run.scalars[name] = [...before, ...values];
-          }
-          Object.assign(run, { frames: answer.frames, events: answer.events, gaps: answer.gaps, closed: answer.closed });
-          for (const tensor of run.tensors) { const piece = tensor.pieces[tensor.pieces.length - 1]; if (piece.stop === was) piece.stop = run.frames; }
-        }
-        if (number === 0 && (run.frames !== was || run.closed)) {
-          this.archive.forget();
-          this.timeline.fill(run);
-          this.inspector.fill(this.manifest.runs);
-          if (following) this.store.set({ frame: run.frames - 1 });
-          if (run.frames >> 6 !== was >> 6 || run.closed) { this.tree.refresh(true); void this.inspector.follow(); }
-        }
-      }
-      this.complain(null);
-    } catch (error) {
-      this.complain((error as Error).message);
-    }
-    this.live();
+  /** New frames of the first run have come in; whoever stood on the last frame is taken along. */
+  private grown(was: number): void {
+    const run = this.run, following = this.store.view.frame === was - 1 && !this.player.playing && !this.scrubbing;
+    this.archive.forget();
+    this.timeline.fill(run);
+    this.inspector.fill(this.manifest.runs);
+    if (following) this.store.set({ frame: run.frames - 1 });
+    if (run.frames >> 6 !== was >> 6 || run.closed) { this.tree.refresh(true); void this.inspector.follow(); }
   }
 
   // -- looks and troubles -------------------------------------------------------------------------------------------------
-
-  private rememberedTheme(): Theme {
-    try {
-      const kept = localStorage.getItem("weightlapse-theme");
-      if (kept === "light" || kept === "dark") return kept;
-    } catch { /* a page from a file, or in a frame, may have no storage: the system decides */ }
-    return matchMedia("(prefers-color-scheme: dark)").matches ? "dark" : "light";
-  }
 
   private setTheme(theme: Theme, remember = false): void {
     this.theme = theme;
     this.root.dataset.theme = theme;
     if (this.options.page) document.body.dataset.theme = theme;
     themeChanged();
-    if (remember) try { localStorage.setItem("weightlapse-theme", theme); } catch { /* see above */ }
+    if (remember) rememberTheme(theme);
     this.stage.setTheme(theme);
     this.stage.refresh();
     if (!this.manifest) return;
@@ -463,8 +413,7 @@ export class App {
   }
 
   dispose(): void {
-    this.disposed = true;
-    clearTimeout(this.pollTimer);
+    this.follower?.stop();
     this.player.stop();
     for (const panel of this.stage.panels) panel.dispose();
   }
