@@ -11,7 +11,7 @@ import pytest
 
 import weightlapse as wl
 from weightlapse.film.frames import all_shapes
-from weightlapse.film.grown import Lineage, growth_events, stages_of
+from weightlapse.film.grown import Lineage, events_of, stages_of
 from weightlapse.film.scene import Order, compose
 from weightlapse.film.surface import Surface
 
@@ -84,7 +84,7 @@ def test_the_recordings_own_lineage_comes_first() -> None:
 
 
 def test_what_happened_is_said(run: Any) -> None:
-    assert [words for _, words in growth_events(run)] == ["fc1 4 → 6", "new fc3", run.epochs[3].note]
+    assert [words for _, words in events_of(run)] == ["fc1 4 → 6", "new fc3", run.epochs[3].note]
 
 
 def test_stages_change_only_when_a_layer_vanishes(run: Any) -> None:
@@ -121,3 +121,34 @@ def test_the_film_and_stills_of_every_epoch(run: Any, tmp_path: Path) -> None:
 
 def test_films_hold_where_the_network_grew(run: Any, tmp_path: Path) -> None:
     assert wl.make_film(run, tmp_path / "film.gif", size=SIZE, fps=10, hold=1).frames == len(run.steps) + 3 * 10
+
+
+def test_a_recorder_that_knows_the_lineage(tmp_path: Path) -> None:
+    """The way users grow: `wl.widen`, then `rec.grow`; bias, next layer's columns and all follow the recorded parents."""
+    torch = pytest.importorskip("torch")
+    torch.manual_seed(0)
+    model = torch.nn.Sequential(torch.nn.Linear(6, 4), torch.nn.Tanh(), torch.nn.Linear(4, 2))
+    example = torch.randn(8, 6)
+    optimizer = torch.optim.SGD(model.parameters(), 0.1)
+
+    def train(model: Any, optimizer: Any) -> None:
+        for _ in range(3):
+            optimizer.zero_grad()
+            model(example).square().mean().backward()
+            optimizer.step()
+
+    with wl.watch(model, tmp_path / "run", optimizer=optimizer, example=example) as rec:
+        train(model, optimizer)
+        growth = wl.widen(model, {"0": 6}, example, optimizer=optimizer, seed=0)
+        rec.grow(growth)
+        train(growth.model, growth.optimizer)
+    run = wl.load(tmp_path / "run")
+    parents = np.asarray(growth.lineage["0"])
+    order = np.lexsort((np.arange(6), np.arange(6) >= 4, parents))
+    lineage = Lineage(run)
+    last = len(run.steps) - 1
+    for name, axis in (("0.weight", 0), ("0.bias", 0), ("2.weight", 1)):
+        value = np.asarray(run.epochs[1][name][-1])
+        assert np.array_equal(lineage.arranged(name, value, last), np.take(value, order, axis=axis))
+    assert [words for _, words in events_of(run)] == ["0 4 → 6"]  # once, though the recorder marked it too
+    assert wl.make_film(run, tmp_path / "film.gif", size=SIZE).frames == len(run.steps)

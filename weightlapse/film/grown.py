@@ -51,15 +51,18 @@ class Lineage:
         return axes[0][1] if 0 in axes else None
 
 
-def growth_events(run: Any) -> list[tuple[int, str]]:
-    """(step, words) for every moment at which the layout changed."""
+def events_of(run: Any) -> list[tuple[int, str]]:
+    """(step, words) of everything that happened: what the user marked, and every change of the layout in a few words.
+
+    A recorder writes its own, longer event for such a change; that one is left out.
+    """
     steps = np.asarray(run.steps)
-    pairs = itertools.pairwise(list(getattr(run, "epochs", ())))
-    return [
-        (int(steps[after.start]), _words(before, after))
-        for before, after in pairs
-        if after.start < min(after.stop, len(steps))
+    epochs = list(getattr(run, "epochs", ()))
+    changes = [
+        (int(steps[b.start]), _words(a, b)) for a, b in itertools.pairwise(epochs) if b.start < min(b.stop, len(steps))
     ]
+    notes = {str(epoch.note) for epoch in epochs[1:]}
+    return sorted([*((int(step), str(words)) for step, words in run.events if str(words) not in notes), *changes])
 
 
 def stages_of(run: Any, frames: NDArray[np.int64]) -> list[tuple[int, NDArray[np.int64]]]:

@@ -18,7 +18,7 @@ from weightlapse.errors import InvalidArgument
 from weightlapse.film.encode import PALETTE, PRESETS, STILL, VIDEO, Reel, surface_for, whole_file, writer_for
 from weightlapse.film.film import Film
 from weightlapse.film.frames import check_frames, chosen
-from weightlapse.film.grown import growth_events
+from weightlapse.film.grown import events_of
 from weightlapse.film.pace import first_at, timeline
 from weightlapse.film.panels import Moment
 from weightlapse.film.scene import Order, Scene, compose
@@ -182,13 +182,11 @@ def moments(
 def _events(run: Any) -> dict[int, str]:
     """frame -> what happened there."""
     steps = np.asarray(run.steps)
-    grown = growth_events(run)
-    marked = [(step, words) for step, words in run.events if not str(words).startswith("layout changed")]
     words_at: dict[int, str] = {}
-    for step, words in [*grown, *(marked if grown else run.events)]:
+    for step, words in events_of(run):
         frame = int(np.searchsorted(steps, step))
         if frame < len(steps):
-            words_at[frame] = f"{words_at[frame]}, {words}" if frame in words_at else str(words)
+            words_at[frame] = f"{words_at[frame]}, {words}" if frame in words_at else words
     return words_at
 
 

@@ -18,7 +18,7 @@ from weightlapse.film.colours import SERIES_COUNT
 from weightlapse.film.curves import Curves, Line, stacked
 from weightlapse.film.frames import all_shapes, epoch_at, sample, values_over
 from weightlapse.film.grids import Values
-from weightlapse.film.grown import Lineage, growth_events, stages_of
+from weightlapse.film.grown import Lineage, events_of, stages_of
 from weightlapse.film.layout import place
 from weightlapse.film.moving import Mass, Ridges, Words, density
 from weightlapse.film.numbers import grouped
@@ -118,7 +118,7 @@ def compose(run: Any, order: Order) -> Scene:
     count = f"{len(shapes)} tensor{'s' if len(shapes) != 1 else ''} · {_weights(run, order)}"
     subtitle = " · ".join(filter(None, [count, order.note]))
     shown = order.frames
-    events = [*run.events, *growth_events(run)]
+    events = events_of(run)
     marks = [
         charts.place_in_film(steps[shown], step)
         for step, _ in events
