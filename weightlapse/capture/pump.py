@@ -102,8 +102,11 @@ class Pump:
         notes, logged = len(self._notes), len(self._logged)  # counted first: their frames are published by now
         while (ready := ring.ready()) is not None:
             steps, rows = ready
-            self.writer.append(steps, rows)
-            ring.release(len(steps))
+            before = self.writer.frames
+            try:
+                self.writer.append(steps, rows)
+            finally:
+                ring.release(self.writer.frames - before)  # what was written must not be written again by a last attempt
         if logged:
             entries = [self._logged.popleft() for _ in range(logged)]
             frames, names, values = zip(*entries)

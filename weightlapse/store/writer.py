@@ -173,21 +173,29 @@ class Writer:
     # ---- what happens during training ------------------------------------------------------------------------------
 
     def append(self, steps: NDArray[np.int64], rows: NDArray[np.uint8]) -> None:
-        """Add frames: ``steps`` (K,) and ``rows`` (K, layout.row_nbytes) uint8."""
+        """Add frames: ``steps`` (K,) and ``rows`` (K, layout.row_nbytes) uint8.
+
+        When the disk takes no more, as many frames as it does take are there (``frames`` counts them) when the error is raised.
+        """
         done = 0
         while done < len(steps):
             if self._segment_room == 0:
                 self._begin_segment()
             assert self._segment is not None
             count = min(self._segment_room, len(steps) - done)
-            parts: list[Any] = []
-            for k in range(done, done + count):
-                parts += frame_parts(int(steps[k]), rows[k])
-            self._segment.write(parts)
-            self._segment_room -= count
-            self._last_step = int(steps[done + count - 1])
-            self.frames += count
-            done += count
+            records = [frame_parts(int(steps[k]), rows[k]) for k in range(done, done + count)]
+            try:
+                self._segment.write([part for record in records for part in record])
+                written = count
+            except OSError:
+                if count == 1:
+                    raise
+                self._segment.write(records[0])  # one by one, up to the frame that fails by itself
+                written = 1
+            self._segment_room -= written
+            self._last_step = int(steps[done + written - 1])
+            self.frames += written
+            done += written
 
     def _begin_segment(self) -> None:
         self._end_segment()
