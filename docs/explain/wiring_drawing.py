@@ -59,7 +59,7 @@ def main() -> None:
         parts.append(f'<text x="{x}" y="34" class="name">{name}</text>')
         parts += cells(x, 46, grid, COLOURS[member.role])
         parts.append(f'<text x="{x}" y="{46 + grid.shape[0] * CELL + 18}" class="note">{text}</text>')
-        x += max(grid.shape[1] * CELL, 7 * len(name)) + 30
+        x += max(grid.shape[1] * CELL, 8 * len(name), 6 * len(text)) + 26
     style = (
         "text{font-family:system-ui,sans-serif;fill:#3a4450}.name{font-size:12px;font-weight:600}.note{font-size:11px}"
     )

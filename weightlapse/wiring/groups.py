@@ -168,7 +168,7 @@ class GroupBuilder:
             self.dims.fix(atom, _REDUCES)
             return False
         for s in self.spots[atom]:
-            if np.unique(s.index).size != s.index.size:
+            if not _distinct(s.index):
                 self.dims.fix(atom, _OUTER)
                 return False
         return any(s.tensor in self.inf.seen for s in self.spots[atom])
@@ -235,7 +235,7 @@ class GroupBuilder:
         out = []
         for same in merged.values():
             index = np.concatenate([s.index for s in same], axis=1)
-            if np.unique(index).size != index.size:
+            if not _distinct(index):
                 self.dims.fix(atom, _OUTER)
                 return ()
             out.append(Member(same[0].tensor, same[0].axis, index, self._role(same[0], atom), same[0].where))
@@ -319,6 +319,12 @@ def within(spots: list[Spot], outer: list[Spot], unit: int) -> list[Spot]:
                 if part is not None:
                     out.append(part)
     return out
+
+
+def _distinct(index: Positions) -> bool:
+    seen = np.zeros(int(index.max(initial=0)) + 1, dtype=bool)
+    seen[index] = True
+    return int(seen.sum()) == index.size
 
 
 def _overlap(a: Positions, b: Positions) -> bool:
