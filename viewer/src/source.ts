@@ -10,7 +10,7 @@ export interface Source {
 /** `every` and `whole`: a page in a file may hold only every n-th position of an axis of the whole shape. */
 export interface Piece { start: number; stop: number; shape: number[]; every?: number[]; whole?: number[] }
 export interface Tensor { name: string; dtype: string; stream: string; aliases: string[]; pieces: Piece[] }
-export interface Epoch { start: number; stop: number; note: string }
+export interface Epoch { start: number; stop: number }
 
 export interface Additions {
   since: number;

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from weightlapse.film.grown import growth_events
+from weightlapse.film.grown import events_of
 from weightlapse.view.subject import Subject
 
 
@@ -21,7 +21,7 @@ def manifest(subject: Subject) -> dict[str, Any]:
     """The whole description of one recording; no weight is read."""
     run = subject.run
     with subject.lock:
-        wiring, grown = run.wiring, dict(growth_events(run))
+        wiring = run.wiring
         tensors, streams = [], run.streams
         for name in subject.names():
             pieces = [{"start": p.start, "stop": p.stop, "shape": list(p.shape)} for p in subject.pieces(name)]
@@ -39,14 +39,7 @@ def manifest(subject: Subject) -> dict[str, Any]:
             "tensors": tensors,
             "tolerance": run.tolerance if isinstance(run.tolerance, float | int) else None,
             "exact": run.tolerance is None,
-            "epochs": [
-                {
-                    "start": e.start,
-                    "stop": e.stop,
-                    "note": grown.get(int(run.steps[e.start]), str(e.note or "")) if e.start < e.stop else "",
-                }
-                for e in run.epochs
-            ],
+            "epochs": [{"start": e.start, "stop": e.stop} for e in run.epochs],
             "groups": [_group(g) for g in wiring.groups] if wiring is not None else [],
             "nbytes": int(run.nbytes),
             "storedNbytes": int(run.stored_nbytes),
@@ -63,7 +56,7 @@ def additions(subject: Subject, since: int) -> dict[str, Any]:
             "frames": subject.frames,
             "steps": [int(s) for s in run.steps[since:]],
             "scalars": {str(k): numbers(np.asarray(v)[since:]) for k, v in run.scalars.items()},
-            "events": [[int(step), str(text)] for step, text in run.events],
+            "events": [[int(step), str(text)] for step, text in events_of(run)],
             "gaps": [_gap(g) for g in run.gaps],
             "closed": bool(run.closed),
         }

@@ -66,9 +66,8 @@ export class Inspector {
     const weights = run.tensors.reduce((n, t) => n + count(t), 0);
     this.facts.textContent = [`${grouped(run.frames)} frames`, `${grouped(weights)} values each`,
       `${bytes(run.nbytes)} raw, ${bytes(run.storedNbytes)} stored`, run.exact ? "bit-exact" : `tolerance ${run.tolerance ?? "set"}`].join("  ·  ");
-    const grown = new Set(run.epochs.slice(1).map((e) => run.steps[e.start]));
-    const items = [...run.events.filter(([step, text]) => !(grown.has(step) && text.startsWith("layout changed"))).map(([step, text]) => ({ step, text })), ...run.epochs.slice(1).map((e) => ({ step: run.steps[e.start],
-      text: e.note || "the layout changes" })), ...run.gaps.map(([a, b, why]) => ({ step: a, text: `steps ${a} to ${b} not recorded: ${why}` }))];
+    const items = [...run.events.map(([step, text]) => ({ step, text })),
+      ...run.gaps.map(([a, b, why]) => ({ step: a, text: `steps ${a} to ${b} not recorded: ${why}` }))];
     this.events.hidden = items.length === 0;
     this.events.replaceChildren(h("h2", {}, "Events"), h("ul", { class: "jumps" }, ...items.slice(0, 200).map(({ step, text }) =>
       h("li", {}, h("button", { click: () => this.onStep(step) }, h("b", {}, `step ${step}`), ` ${text}`)))));
