@@ -10,12 +10,13 @@ import os
 import threading
 from collections import deque
 from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
 
 from weightlapse.errors import DamagedRecording
 from weightlapse.progress import bar
 from weightlapse.store.compact import replace_segment
-from weightlapse.store.segment import RawSegment
+from weightlapse.store.segment import RawSegment, segment_name
 
 _LOWEST = 19
 _ENOUGH_TO_SHOW = 256 << 20  # bytes left at the end above which a terminal gets a progress bar
@@ -117,8 +118,14 @@ class Compactor:
     def finish(self) -> None:
         """Compress everything that was added, in this thread."""
         self.stop()
-        left = sum((self._folder / f"log/{number:06d}.seg").stat().st_size for number, _ in self._waiting)
-        with bar("compressing the recording", len(self._waiting) if left > _ENOUGH_TO_SHOW else 0) as advance:
+        left = sum(_nbytes(self._folder / segment_name(number)) for number, _ in self._waiting)
+        shown = bar("compressing the recording", len(self._waiting)) if left > _ENOUGH_TO_SHOW else nullcontext(None)
+        with shown as advance:
             while self._waiting:
                 self._next()
-                advance(1)
+                if advance is not None:
+                    advance(1)
+
+
+def _nbytes(path: Path) -> int:
+    return path.stat().st_size if path.exists() else 0
