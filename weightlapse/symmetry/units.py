@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -30,7 +31,7 @@ class Part:
         m = self.member
         if m.where is not None:
             values = values.take(m.where[1], axis=m.where[0])
-        moved = values if m.axis == 0 else np.moveaxis(values, m.axis, 0)
+        moved = values if m.axis == 0 else values.T if values.ndim == 2 else np.moveaxis(values, m.axis, 0)
         if not (self.ordered and m.index.size == moved.shape[0]):
             moved = moved[m.index.ravel()]
         return moved.reshape(m.index.shape[0], -1)
@@ -86,11 +87,11 @@ class Units:
     def size(self) -> int:
         return self.group.size
 
-    @property
+    @cached_property
     def voters(self) -> tuple[Part, ...]:
         return tuple(p for p in self.parts if p.votes)
 
-    @property
+    @cached_property
     def twice(self) -> frozenset[str]:
         """Tensors that hold the group on more than one axis: there the cost is not linear in the permutation."""
         seen: dict[str, int] = {}
