@@ -134,7 +134,7 @@ def measured(contenders: dict[str, Callable[[Path], int]], rounds: int, folder: 
 
 def large(folder: Path, frames: int, rounds: int) -> list[str]:
     run = record(folder / "large", frames, {"w": (128, 128)})
-    short = min(frames, 120)
+    short = min(frames, 240)
     settings = {
         "4:4:4, veryfast": {"faithful": True, "crf": 18, "preset": "veryfast"},
         "4:2:0, veryfast": {"crf": 18, "preset": "veryfast"},
@@ -181,7 +181,7 @@ def classic(folder: Path, rounds: int) -> list[str]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--frames", type=int, default=120)
+    parser.add_argument("--frames", type=int, default=240)
     parser.add_argument("--rounds", type=int, default=3)
     arguments = parser.parse_args()
     cores = len(os.sched_getaffinity(0))

@@ -43,14 +43,19 @@ def linear_ticks(low: float, high: float, count: int) -> list[float]:
 
     >>> linear_ticks(0, 1, 3)
     [0.0, 0.5, 1.0]
+    >>> linear_ticks(0.65, 0.99, 3)
+    [0.7, 0.8, 0.9]
     """
     if not high > low:
         return [low]
     rough = (high - low) / max(count - 1, 1)
     base = 10.0 ** math.floor(math.log10(rough))
-    step = next(base * m for m in (1, 2, 2.5, 5, 10) if base * m >= rough * 0.999)
-    first = math.ceil(low / step - 1e-9)
-    return [round(i * step, 12) for i in range(first, math.floor(high / step + 1e-9) + 1)]
+    for factor in (10, 5, 2.5, 2, 1, 0.5, 0.25, 0.2, 0.1):
+        step = base * factor
+        ticks = [round(i * step, 12) for i in range(math.ceil(low / step - 1e-9), math.floor(high / step + 1e-9) + 1)]
+        if len(ticks) >= max(min(count, 3), 2):  # one number alone says nothing about a scale
+            return ticks
+    return ticks
 
 
 def log_ticks(low: float, high: float, count: int) -> list[float]:
