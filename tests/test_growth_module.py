@@ -327,3 +327,23 @@ def test_an_averaged_copy_is_grown_like_any_module() -> None:
     g = wl.widen(model, {"module.0": 9}, nets.vectors())
     assert type(g.model) is torch.optim.swa_utils.AveragedModel
     assert g.model.module[0].out_features == 9
+
+
+def test_a_network_that_cannot_run_in_float64_is_compared_in_float32() -> None:
+    class Single(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.fc1, self.fc2 = nn.Linear(4, 6), nn.Linear(6, 2)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            if x.dtype != torch.float32:
+                raise RuntimeError("expected Float32")
+            return self.fc2(torch.relu(self.fc1(x)))
+
+    model = nets.trained_a_little(Single())
+    g = wl.widen(model, {"fc1": 9}, nets.vectors())
+    assert g.certificate.tolerance == 1e-5
+    assert g.error <= 1e-5
+    assert any("does not run in float64" in note for note in g.certificate.notes)
+    with pytest.raises(CannotGrow, match="does not run on the examples"):
+        wl.deepen(model, torch.randn(3, 5), after="fc1")

@@ -13,10 +13,10 @@ from weightlapse.errors import CannotGrow, VacuousComparison
 from weightlapse.growth.module import tensors_of
 from weightlapse.growth.running import (
     Precision,
-    as_float64,
     call,
-    in_float64,
+    in_precision,
     outputs,
+    prepared,
     random_like,
     randomised,
     same_draws,
@@ -80,6 +80,7 @@ class Trial:
     tolerance: float
     notes: list[str]
     doubles: dict[str, nn.Module]
+    precision: torch.dtype = torch.float64
 
     @classmethod
     def of(cls, old: nn.Module, examples: Sequence[Any], *, train: bool = True) -> Trial:
@@ -87,18 +88,28 @@ class Trial:
 
         Raises VacuousComparison when its output never changes, CannotGrow when it does not run on the examples.
         """
-        given = [as_float64(e) for e in examples]
+        precision = torch.float64
+        own, given = prepared(old, precision), [in_precision(e, precision) for e in examples]
+        notes = []
+        with Precision() as seen:
+            first = _try(own, given)
+        if isinstance(first, Exception):
+            # Some fused operators exist in single precision only.
+            precision = torch.float32
+            own, given = prepared(old, precision), [in_precision(e, precision) for e in examples]
+            again = _try(own, given)
+            if isinstance(again, Exception):
+                raise CannotGrow(f"the network does not run on the examples ({_short(first)})") from first
+            notes.append(f"the network does not run in float64 ({_short(first)}); it was compared in float32")
+            first = again
+        elif seen.low:
+            notes.append("the network computes partly in less than float64 whatever its dtype; rounding is larger")
+        if not all(first):
+            raise CannotGrow("the network returns no tensor, so nothing can be compared")
         generator = torch.Generator().manual_seed(_SEED)
         drawn = [random_like(e, generator) for e in given]
-        own = in_float64(old)
-        trial = cls(given, [], TOLERANCE, [], {"own": own, "randomised": randomised(own)})
-        with Precision() as precision:
-            first = [_run(own, e, "the examples") for e in given]
-        if precision.low:
-            trial.tolerance = LOW_TOLERANCE
-            trial.notes.append(
-                "the network computes partly in less than float64 whatever its dtype; rounding is larger"
-            )
+        tolerance = LOW_TOLERANCE if notes else TOLERANCE
+        trial = cls(given, [], tolerance, notes, {"own": own, "randomised": randomised(own)}, precision)
         for weights, model in trial.doubles.items():
             for inputs, batch in (("examples", given), ("random inputs", drawn)):
                 for mode in ("eval", "train") if train else ("eval",):
@@ -137,7 +148,7 @@ class Trial:
 
         Raises CannotGrow when it does not run, or puts out other shapes.
         """
-        models = {"own": in_float64(new)}
+        models = {"own": prepared(new, self.precision)}
         if not own_only:
             models["randomised"] = grow(self.doubles["randomised"])
         found: dict[tuple[str, str, str], float] = {}
@@ -155,14 +166,11 @@ class Trial:
         return [Check(i, m, w, error, binding(i, m)) for (i, m, w), error in found.items()]
 
 
-def _run(model: nn.Module, example: Any, what: str) -> list[torch.Tensor]:
+def _try(model: nn.Module, examples: Sequence[Any]) -> list[list[torch.Tensor]] | Exception:
     try:
-        found = outputs(model, example)
-    except Exception as error:
-        raise CannotGrow(f"the network does not run on {what} in float64 ({_short(error)})") from error
-    if not found:
-        raise CannotGrow("the network returns no tensor, so nothing can be compared")
-    return found
+        return [outputs(model, e) for e in examples]
+    except Exception as error:  # noqa: BLE001 - the user's own forward
+        return error
 
 
 def _outputs(model: nn.Module, example: Any, mode: str, seed: int) -> list[torch.Tensor]:

@@ -254,7 +254,7 @@ def _with_block(model: nn.Module, after: str, examples: Sequence[Any]) -> Deeper
         at = int(leaf) + 1
         parent.insert(at, block)
         new_path = f"{parent_path}.{at}".lstrip(".")
-        said += _renumbered(grown, parent, parent_path)
+        said += _renumbered(grown, parent, parent_path, at)
     else:
         parent._modules[leaf] = Chain(grown.get_submodule(after), block)
         new_path = f"{after}.second"
@@ -268,7 +268,7 @@ def _with_block(model: nn.Module, after: str, examples: Sequence[Any]) -> Deeper
     return Deeper(grown, [new_path], origin, host, said)
 
 
-def _renumbered(model: nn.Module, blocks: Any, path: str) -> list[str]:
+def _renumbered(model: nn.Module, blocks: Any, path: str, at: int) -> list[str]:
     """Layer counts in configs and owners, and the positions that blocks remember, after one was inserted."""
     said = []
     count = len(blocks)
@@ -281,6 +281,14 @@ def _renumbered(model: nn.Module, blocks: Any, path: str) -> list[str]:
             if held.get(name) == count - 1:
                 held[name] = count
                 said.append(f"set {name}: {count - 1} -> {count}")
+        for name, value in held.items():
+            if "layer" in name and isinstance(value, list) and len(value) == count - 1:
+                held[name] = [
+                    *value[:at],
+                    value[at - 1],
+                    *value[at:],
+                ]  # one entry per block: the new one is as its source
+                said.append(f"set {name}: the entry of block {at - 1} twice")
     for position, block in enumerate(blocks):
         for module in block.modules():
             for name in _POSITIONS:

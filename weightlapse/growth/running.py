@@ -20,12 +20,13 @@ _DROPOUTS = {
 } | {torch.dropout, torch.dropout_, torch.alpha_dropout, torch.feature_dropout}
 
 
-def in_float64(model: nn.Module) -> nn.Module:
-    """A copy in double precision whose dropout modules do nothing."""
-    twin = copied(model).double()
+def prepared(model: nn.Module, precision: torch.dtype) -> nn.Module:
+    """A copy in ``precision`` (float64 or float32) whose dropout modules do nothing."""
+    twin = copied(model)
+    twin = twin.double() if precision == torch.float64 else twin.float()
     for tensor, _ in tensors_of(twin).values():
         if tensor.is_complex():
-            tensor.data = tensor.data.to(torch.complex128)
+            tensor.data = tensor.data.to(precision.to_complex())
     for module in twin.modules():
         if isinstance(module, nn.modules.dropout._DropoutNd):
             module.p = 0.0
@@ -63,14 +64,14 @@ def tensors_in(value: Any) -> list[torch.Tensor]:
     return []
 
 
-def as_float64(example: Any) -> Any:
-    """``example`` in double precision, whole numbers as they are."""
+def in_precision(example: Any, precision: torch.dtype) -> Any:
+    """``example`` in ``precision``, whole numbers as they are."""
 
-    def widest(t: torch.Tensor) -> torch.Tensor:
+    def changed(t: torch.Tensor) -> torch.Tensor:
         t = t.detach()
-        return t.double() if t.is_floating_point() else t.to(torch.complex128) if t.is_complex() else t
+        return t.to(precision) if t.is_floating_point() else t.to(precision.to_complex()) if t.is_complex() else t
 
-    return map_tensors(example, widest)
+    return map_tensors(example, changed)
 
 
 def random_like(example: Any, generator: torch.Generator) -> Any:
