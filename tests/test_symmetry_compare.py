@@ -207,6 +207,13 @@ def test_states_without_code() -> None:
     assert "not run" in res.explain()
 
 
+def test_the_same_numbers_in_another_precision() -> None:
+    a = trained(nn.Tanh, 0)
+    res = wl.compare(a, copy.deepcopy(a).double(), TANH, data=data()[0])
+    assert res.verdict == "same up to symmetry"
+    assert "but for rounding" in res.explain()
+
+
 def test_running_statistics_count() -> None:
     torch.manual_seed(0)
     a = nn.Sequential(nn.Linear(6, 8), nn.BatchNorm1d(8), nn.ReLU(), nn.Linear(8, 2)).eval()

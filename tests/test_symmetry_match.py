@@ -309,6 +309,11 @@ def test_low_precision_and_complex_tensors() -> None:
         assert al.distance_after == 0.0
         assert al.state["fc1.weight"].dtype == dtype
         assert torch.equal(al.state["fc1.weight"], x["fc1.weight"])
+    scaled = mlp_wiring([6, 12, 3], "scale")
+    half = {n: torch.tensor(v).bfloat16() for n, v in a.items()}
+    al = wl.align(half, {n: torch.tensor(v).bfloat16() for n, v in b.items()}, scaled)
+    assert al.distance_after == 0.0
+    assert "bfloat16" in al.notes[0]
     x, y = ({n: v + 1j * v[::-1] for n, v in s.items()} for s in (a, a))
     y = wl.permute(y, w, "fc1", rng.permutation(12))
     assert wl.align(x, y, w).distance_after == 0.0

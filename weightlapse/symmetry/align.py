@@ -17,6 +17,7 @@ from weightlapse.symmetry.run import Runner, data_of
 from weightlapse.symmetry.search import NEAR, Found, Search
 from weightlapse.symmetry.states import (
     as_array,
+    bare,
     check_same_shapes,
     check_wiring_fits,
     distance,
@@ -24,6 +25,7 @@ from weightlapse.symmetry.states import (
     is_module,
     own_state,
     parameter_names,
+    short_floats,
     wired_arrays,
 )
 from weightlapse.symmetry.units import allowed_symmetries
@@ -70,6 +72,12 @@ def align(
     if differ_in_width(state_a, state_b):
         return across_widths(a, b, state_a, state_b, w, wiring_b, allowed, data, restarts, seed, merge)
     check_same_shapes(state_a, state_b)
+    notes: tuple[str, ...] = ()
+    if any(g.symmetries & allowed >= {"scale"} for g in w.groups) and (short := short_floats(state_b)):
+        allowed -= {"scale"}
+        notes = (
+            f"scales were left as they are: in {short} a rescaled unit would be rounded, and the function with it",
+        )
     search = Search(*wired_arrays(state_a, state_b, w), w, allowed)
     found = search.by_weights(restarts, seed)
     tried, candidates = {found.method: found.distance}, [found]
@@ -82,7 +90,7 @@ def align(
         found = candidates[int(np.argmin(rises))]
     moved = found.elements.on_state(state_b, w)
     error = _check_function(b, state_b, moved, found.elements, w, data)
-    return _alignment(state_a, state_b, moved, found, w, error, tried, tuple(candidates))
+    return _alignment(state_a, state_b, moved, found, w, error, tried, tuple(candidates), notes)
 
 
 def traced(a: Any, b: Any, data: Any) -> Wiring:
@@ -96,8 +104,8 @@ def traced(a: Any, b: Any, data: Any) -> Wiring:
     from weightlapse.wiring.trace import trace
 
     few = data_of(data).head(3)
-    example = few.with_inputs(x.clone() for x in few.inputs).example
-    return trace(module, example)
+    device = next((p.device for p in bare(module).parameters()), None)
+    return trace(module, few.with_inputs(x.clone().to(device) for x in few.inputs).example)
 
 
 def by_activations(
@@ -163,6 +171,7 @@ def _alignment(
     error: float | None,
     tried: dict[str, float],
     candidates: tuple[Found, ...],
+    notes: tuple[str, ...],
 ) -> Alignment:
     names = parameter_names(state_a, w)
     a = float_arrays(state_a, names)
@@ -180,4 +189,5 @@ def _alignment(
         found.elements,
         tried,
         candidates,
+        notes,
     )

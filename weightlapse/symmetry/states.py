@@ -60,6 +60,12 @@ def as_array(value: Any) -> NDArray[Any]:
     return out
 
 
+def short_floats(state: Mapping[str, Any]) -> str | None:
+    """The name of a float type of less than 32 bits, if the state has any."""
+    names = (str(getattr(v, "dtype", "")).rpartition(".")[2] for v in state.values())
+    return next((n for n in names if n.startswith(("bfloat", "float16", "float8"))), None)
+
+
 def float_arrays(state: Mapping[str, Any], names: Iterable[str] | None = None) -> Arrays:
     """The floating-point tensors of a state as float32 or float64 arrays; complex ones get a last axis (real, imaginary)."""
     out: Arrays = {}

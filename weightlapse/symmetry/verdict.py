@@ -9,7 +9,7 @@ if TYPE_CHECKING:
 
 _HEAD = {
     "identical": "Identical: every number of both networks is the same.",
-    "same up to symmetry": "The same network up to symmetry: b is a with its hidden units in another order{how}.",
+    "same up to symmetry": "The same network up to symmetry: b is a {how}.",
     "same function on the data": "The same function on the data, with other weights.",
     "different": "Different networks.",
 }
@@ -29,16 +29,14 @@ def explanation(c: Comparison) -> str:
 def _how(c: Comparison) -> str:
     al = c.alignment
     if al is None:
-        return ""
-    extra = [
-        word
-        for word, used in (
-            ("signs flipped", any((s < 0).any() for s in al.signs.values())),
-            ("units rescaled", any(abs(s - 1).max(initial=0) > 1e-9 for s in al.scales.values())),
-        )
-        if used
-    ]
-    return f", {' and '.join(extra)}" if extra else ""
+        return "but for rounding and counters"
+    ways = (
+        ("with its hidden units in another order", any((p != range(len(p))).any() for p in al.permutations.values())),
+        ("signs flipped", any((s < 0).any() for s in al.signs.values())),
+        ("units rescaled", any(abs(s - 1).max(initial=0) > 1e-9 for s in al.scales.values())),
+    )
+    used = [words for words, is_so in ways if is_so]
+    return ", ".join(used) if used else "but for rounding and counters"
 
 
 def _functions(c: Comparison) -> list[str]:
