@@ -179,7 +179,10 @@ class Wiring:
         hits = [
             g
             for g in self.groups
-            if any(m.tensor == canonical or m.tensor.rpartition(".")[0] == name for m in g.producers)
+            if any(
+                m.tensor == canonical or name in (m.tensor.rpartition(".")[0], m.tensor.rpartition("/")[0])
+                for m in g.producers
+            )
         ]
         top = [g for g in hits if g.parent is None]
         return top[0] if len(top) == 1 else hits[0] if len(hits) == 1 else None

@@ -258,7 +258,7 @@ class GroupBuilder:
         first = self.first.get(atom) or self.first.get(self.generic.get(atom, -1)) or members[0].tensor
         if first not in {m.tensor for m in members}:
             first = members[0].tensor
-        module = first.rpartition(".")[0] or first
+        module = first.rpartition("." if "." in first else "/")[0] or first
         if parent is not None:
             inner = module[len(parent[0]) :].strip(".") if module.startswith(parent[0]) else module.rpartition(".")[2]
             candidates = [f"{parent[0]}[{parent[1]}]" + (f".{inner}" if inner else "")]

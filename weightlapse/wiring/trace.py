@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import time
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -142,7 +143,7 @@ def state_tensors(model: torch.nn.Module) -> tuple[dict[str, Tensor], dict[str, 
     named: dict[str, Tensor] = {}
     aliases: dict[str, list[str]] = {}
     first: dict[Any, str] = {}
-    for name, t in model.state_dict(keep_vars=True).items():
+    for name, t in _entries(model):
         if not isinstance(t, Tensor) or not (t.is_floating_point() or t.is_complex()):
             continue
         if isinstance(t, torch.nn.parameter.UninitializedTensorMixin):
@@ -155,6 +156,14 @@ def state_tensors(model: torch.nn.Module) -> tuple[dict[str, Tensor], dict[str, 
             first[key] = name
             named[name] = t
     return named, aliases
+
+
+def _entries(model: torch.nn.Module) -> list[tuple[str, Any]]:
+    """Names and tensors: the state dict's, or the paths of the variables of a Keras model on the torch backend."""
+    keras = sys.modules.get("keras")
+    if keras is not None and isinstance(model, keras.Model):
+        return [(v.path, v.value) for v in model.variables]
+    return list(model.state_dict(keep_vars=True).items())
 
 
 def rule_of(call: Call) -> Rule:

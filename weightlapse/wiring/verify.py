@@ -63,7 +63,9 @@ class Bench:
         self.model = _copy_of(model)
         self.tensors = {n: t for n, t in self.model.state_dict(keep_vars=True).items() if isinstance(t, Tensor)}
         self.tensors = {n.replace("_orig_mod.", ""): t for n, t in self.tensors.items()}
-        self.names = [n for n in names if n in self.tensors]
+        if missing := [n for n in names if n not in self.tensors]:
+            raise RuntimeError(f"a copy of the model has no {missing[0]!r}")  # it rebuilds itself, as Keras models do
+        self.names = list(names)
         self.calls = [as_call(e) for e in examples]
         self.calls += [c for e in self.calls if (c := _halved(e)) is not None]
         self._prepare()

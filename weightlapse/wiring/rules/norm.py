@@ -170,3 +170,20 @@ def _pool(inf: Inference, call: Call) -> Axes:
     for a in axes[:-spatial]:
         inf.label(a, call.name.removesuffix("_with_indices").lstrip("_"))
     return [[*axes[:-spatial], *(inf.fixed(n, "space") for n in t.shape[-spatial:])] for t in call.outs]
+
+
+@rule("_thnn_fused_lstm_cell", "_thnn_fused_gru_cell")
+def _fused_cell(inf: Inference, call: Call) -> Axes:
+    """One step of an LSTM or GRU on a GPU: the gates lie one after the other, each with the units of the state."""
+    state = call["cx"] if "lstm" in call.name else call["hx"]
+    axes, units = inf.axes(state), state.shape[-1]
+    gates = [t for t in call.inputs if t is not state]
+    for t in gates:
+        edges = [units * i for i in range(1, t.shape[-1] // units)]
+        for piece in inf.dims.cut(inf.axes(t)[-1], edges):
+            inf.dims.unify(axes[-1], piece)
+        if t.ndim == 2:
+            inf.dims.unify(axes[0], inf.axes(t)[0])
+        inf.role(t, t.ndim - 1, "add")
+    inf.label(axes[-1], "recurrent cell")
+    return [axes if t.shape[-1] == units else [axes[0], inf.fixed(t.shape[-1], "workspace")] for t in call.outs]

@@ -1,0 +1,163 @@
+"""Rules that no model of the zoo reaches on this machine, operators by themselves, and what probing may conclude."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+
+import pytest
+import torch
+from torch import nn
+
+import weightlapse as wl
+from tests.framework_presence import require
+from weightlapse.wiring.dims import Dims
+from weightlapse.wiring.infer import Inference
+from weightlapse.wiring.record import Call
+from weightlapse.wiring.trace import rule_of
+
+
+@pytest.mark.parametrize("gates, name", [(4, "_thnn_fused_lstm_cell"), (3, "_thnn_fused_gru_cell")])
+def test_fused_recurrent_cells_of_a_gpu(gates: int, name: str) -> None:
+    into, hidden = torch.randn(2, gates * 5), torch.randn(2, gates * 5)
+    state, b1, b2 = torch.randn(2, 5), torch.randn(gates * 5), torch.randn(gates * 5)
+    inf = Inference({"i": into, "h": hidden, "s": state, "b1": b1, "b2": b2}, {"i", "h", "s", "b1", "b2"})
+    outs = (
+        [torch.randn(2, 5), torch.randn(2, 5), torch.randn(2, 20)]
+        if gates == 4
+        else [torch.randn(2, 5), torch.randn(10, 5)]
+    )
+    args = (into, hidden, state, b1, b2)
+    call = Call(getattr(torch.ops.aten, name).default, args, {}, list(args), outs, [])
+    result = rule_of(call)(inf, call)
+    unit = inf.dims.find(result[0][1])
+    for t in (into, hidden, b1, b2):
+        assert [inf.dims.find(p) for p in inf.dims.leaves(inf.axes(t)[-1])] == [unit] * gates
+    assert inf.dims.is_free(unit)
+
+
+def test_products_and_sums_unify() -> None:
+    d = Dims()
+    whole, channels, space = d.fresh(24), d.fresh(6), d.fresh(4, "space")
+    d.unify(whole, d.product([channels, space]))
+    a, b = d.cut(whole, [8])  # two channels and four
+    assert [d.sizes[x] for x in d.leaves(a)] == [2, 4]
+    assert [d.sizes[x] for x in d.leaves(channels)] == [2, 4]
+    assert d.reason(b) == "space"
+    heads, dims = d.split(d.fresh(12), [3, 4])
+    other = d.product([d.fresh(3), d.fresh(4)])
+    d.unify(d.product([heads, dims]), other)
+    assert [d.find(x) for x in d.factors(other)] == [d.find(heads), d.find(dims)]
+    assert d.conflicts == []
+
+
+def test_what_does_not_factor_is_fixed_on_both_sides() -> None:
+    d = Dims()
+    a, b = d.product([d.fresh(4), d.fresh(3)]), d.product([d.fresh(3), d.fresh(4)])
+    d.unify(a, b)
+    assert d.conflicts
+    assert not d.any_free(a)
+    assert not d.any_free(b)
+    c = d.product([d.fresh(4), d.fresh(3)])
+    d.cut(c, [5])
+    assert not d.any_free(c)
+
+
+def test_cases_of_an_atom_are_joined_when_it_is_used_as_a_whole() -> None:
+    d = Dims()
+    which, heads = d.fresh(3), d.fresh(4)
+    d.occur([which, heads], weight=True)
+    q, k = d.at(heads, which, 0), d.at(heads, which, 1)
+    assert d.find(q) != d.find(k)
+    d.occur([q])
+    d.occur([heads])  # now it stands without the selector: one arrangement for all
+    assert d.find(q) == d.find(k) == d.find(heads)
+
+
+class Around(nn.Module):
+    def __init__(self, act) -> None:
+        super().__init__()
+        self.a, self.b, self.act = nn.Linear(4, 8), nn.Linear(8, 2), act
+
+    def forward(self, x):
+        return self.b(self.act(self.a(x)))
+
+
+HARMLESS = {
+    "celu": torch.celu,
+    "square": torch.square,
+    "softmax": lambda h: h.softmax(-1),
+    "normalize": lambda h: nn.functional.normalize(h, dim=-1),
+    "standardise": lambda h: (h - h.mean(-1, keepdim=True)) / h.std(-1, keepdim=True),
+    "logsumexp": lambda h: h - h.logsumexp(-1, keepdim=True),
+    "cdist": lambda h: h * torch.cdist(h, h).mean(),
+    "cov_of_rows": lambda h: h * torch.cov(h).mean(),
+    "vmap": lambda h: torch.vmap(torch.tanh)(h),
+    "einsum_gate": lambda h: torch.einsum("bi,bi->bi", h, h.sigmoid()),
+    "clamp_where": lambda h: torch.where(h > 0, h.clamp(max=1.0), 0.1 * h),
+    "nan_to_num": torch.nan_to_num,
+    "cat_split": lambda h: torch.cat([h, h], -1).chunk(2, -1)[1],
+    "twice_transposed": lambda h: h.mT.contiguous().mT,
+    "as_strided": lambda h: h.as_strided(h.shape, h.stride()),
+    "dropout": lambda h: nn.functional.dropout(h, 0.5, training=False),
+    "inplace": lambda h: h.mul_(2).add_(1).clamp_(min=0),
+    "lerp": lambda h: torch.lerp(h, h.tanh(), 0.3),
+    "max_over_units": lambda h: h - h.max(-1, keepdim=True).values,
+    "branch_on_a_sum": lambda h: h if h.sum() > -1e9 else -h,
+}
+ORDERED = {
+    "first_unit_gates": lambda h: h * h[:, :1],
+    "branch_on_a_unit": lambda h: h if h[0, 3] > 1e9 else -h,
+    "neighbours": lambda h: h + nn.functional.pad(h[:, 1:], (0, 1)),
+    "unfold": lambda h: h.unfold(-1, 1, 1)[..., 0] * torch.arange(1, 9),
+    "reshaped_mean": lambda h: h.view(-1, 2, 4).mean(1).repeat(1, 2),
+    "cummax": lambda h: h.cummax(-1).values,
+    "diff": lambda h: torch.diff(h, dim=-1, append=h[:, :1]),
+    "strided_halves": lambda h: torch.cat([h[:, ::2], h[:, 1::2]], -1) * torch.linspace(0, 1, 8),
+    "searchsorted": lambda h: h * torch.searchsorted(torch.linspace(-1, 1, 8), h).argsort(-1),
+    "masked_prefix": lambda h: h.masked_fill(torch.arange(8) < 3, 0.0),
+    "matrix_exp": lambda h: h @ torch.matrix_exp(torch.ones(8, 8).tril()),
+    "index_map": lambda h: h[:, [1, 0, 3, 2, 5, 4, 7, 6]] + h,
+}
+
+
+@pytest.mark.parametrize("name", HARMLESS)
+def test_operators_that_treat_units_alike(name: str) -> None:
+    w = wl.trace(Around(HARMLESS[name]), torch.randn(5, 4), verify=True)
+    assert [(g.name, g.size) for g in w.groups] == [("a", 8)], w.explain("a.weight", 0)
+    assert w.dropped == ()
+
+
+@pytest.mark.parametrize("name", ORDERED)
+def test_operators_that_tell_units_apart(name: str) -> None:
+    w = wl.trace(Around(ORDERED[name]), torch.randn(5, 4), verify=False)
+    assert all(g.size < 8 for g in w.groups), str(w)
+    checked = wl.trace(Around(ORDERED[name]), torch.randn(5, 4), verify=True)
+    assert checked.dropped == ()  # inference alone was right: the verifier had nothing to take away
+    assert "fixed" in w.explain("a.weight", 0) or w.groups
+
+
+KERAS = """
+import json, sys, keras, torch, weightlapse as wl
+m = keras.Sequential([keras.Input((4,)), keras.layers.Dense(8, activation="relu", name="hidden"), keras.layers.Dense(3)])
+w = wl.trace(m, torch.randn(5, 4))
+g, = w.groups
+print(json.dumps([g.name, g.size, sorted(g.symmetries), [[m.tensor, m.axis, m.role] for m in g.members], sorted(v.path for v in m.variables)]))
+"""
+
+
+@pytest.mark.slow
+def test_a_keras_model_on_the_torch_backend_is_a_torch_module() -> None:
+    require("keras")
+    env = os.environ | {"KERAS_BACKEND": "torch", "TF_CPP_MIN_LOG_LEVEL": "3"}
+    done = subprocess.run(
+        [sys.executable, "-c", KERAS], capture_output=True, text=True, env=env, timeout=200, check=False
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    name, size, symmetries, members, paths = json.loads(done.stdout.splitlines()[-1])
+    assert name.endswith("hidden")
+    assert (size, symmetries) == (8, ["permutation", "scale"])
+    assert [m[1:] for m in members] == [[1, "out"], [0, "add"], [0, "in"]]
+    assert all(m[0] in paths for m in members)
