@@ -472,3 +472,40 @@ def test_a_network_that_grows_changes_its_shape_at_its_step(browser: Any, tmp_pa
         page.point(1, 1)
         page.until("value", data_index="4,1")
         page.quiet()
+
+
+@pytest.mark.parametrize("painter", ["webgl", "canvas"])
+def test_the_colours_are_those_of_the_scale(browser: Any, url: str, run: Any, painter: str) -> None:
+    """Drawn cells against the palette, through WebGL2 and through the plain canvas that stands in for it."""
+    from io import BytesIO
+
+    from PIL import Image
+
+    from weightlapse.view.pyramid import codes, scale_limit
+    from weightlapse.view.subject import Subject
+    from weightlapse.view.thumbnail import palette
+
+    with browser.new_context(viewport={"width": 1300, "height": 850}, color_scheme="light") as context:
+        page = Page(context.new_page())
+        if painter == "canvas":
+            page.page.add_init_script(
+                "const get = HTMLCanvasElement.prototype.getContext;"
+                "HTMLCanvasElement.prototype.getContext = function (kind, ...rest) {"
+                " return kind === 'webgl2' ? null : get.call(this, kind, ...rest); };"
+            )
+        page.open(url + "#tensor=half&frame=10")
+        page.at_frame(10)
+        page.page.mouse.move(2, 2)
+        page.page.wait_for_timeout(300)
+        limit = scale_limit(np.concatenate([v.ravel() for _, v in Subject(run, "a").sample("half")]))
+        colours = palette()[codes(run["half"][10].astype(np.float32), limit)]
+        with Image.open(BytesIO(page.pixels())) as image:
+            pixels = np.asarray(image.convert("RGB")).astype(int)
+        x, y, dx, dy = map(float, page.attribute("heatmap", "data-cells").split())
+        for row in range(3):
+            for col in range(3):
+                if np.isinf(run["half"][10, row, col]):
+                    continue  # hatched
+                seen = pixels[round(y + (row + 0.35) * dy), round(x + (col + 0.85) * dx)]
+                assert np.abs(seen - colours[row, col]).max() <= 2, (row, col)
+        page.quiet()

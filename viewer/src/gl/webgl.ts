@@ -1,19 +1,26 @@
 import vertex from "./picture.vert";
+import light from "./codes.frag";
 import fragment from "./picture.frag";
 import type { Painter, Texture } from "./painter";
 
 interface GlTexture extends Texture { handle: WebGLTexture; fold: number; texW: number; texH: number }
 
+const MARKED = 7; // device pixels from which cells have room for marks
 const MODES = { extreme: 0, mean: 1, min: 2, max: 3 } as const;
 
 /** Draws with WebGL2, or returns null where there is none. */
 export function webglPainter(canvas: HTMLCanvasElement): Painter | null {
   const gl = canvas.getContext("webgl2", { alpha: false, antialias: false, depth: false, preserveDrawingBuffer: true });
   if (!gl) return null;
-  const program = link(gl);
+  const program = link(gl, fragment), lightProgram = link(gl, light);
   const at = (name: string) => gl.getUniformLocation(program, name);
   const u = { box: at("box"), screen: at("screen"), values: at("values"), palette: at("palette"), cells: at("cells"), fold: at("fold"),
     coded: at("coded"), limit: at("limit"), mode: at("mode"), pixels: at("pixels") };
+  const v = { box: gl.getUniformLocation(lightProgram, "box"), screen: gl.getUniformLocation(lightProgram, "screen"),
+    size: gl.getUniformLocation(lightProgram, "size") };
+  gl.useProgram(lightProgram);
+  gl.uniform1i(gl.getUniformLocation(lightProgram, "values"), 0);
+  gl.uniform1i(gl.getUniformLocation(lightProgram, "palette"), 1);
   const most = gl.getParameter(gl.MAX_TEXTURE_SIZE) as number;
   gl.useProgram(program);
   gl.bindVertexArray(gl.createVertexArray());
@@ -64,10 +71,19 @@ export function webglPainter(canvas: HTMLCanvasElement): Painter | null {
         gl.activeTexture(gl.TEXTURE0);
         shown = lookup;
       }
-      gl.uniform2f(u.screen, canvas.width, canvas.height);
       for (const item of items) {
         const texture = item.texture as GlTexture;
         gl.bindTexture(gl.TEXTURE_2D, texture.handle);
+        if (texture.bytes && !texture.fold && Math.min(item.w / item.cols, item.h / item.rows) < MARKED) {
+          gl.useProgram(lightProgram);
+          gl.uniform2f(v.screen, canvas.width, canvas.height);
+          gl.uniform4f(v.box, item.x, item.y, item.w, item.h);
+          gl.uniform2f(v.size, texture.width, texture.height);
+          gl.drawArrays(gl.TRIANGLE_STRIP, 0, 4);
+          continue;
+        }
+        gl.useProgram(program);
+        gl.uniform2f(u.screen, canvas.width, canvas.height);
         gl.uniform4f(u.box, item.x, item.y, item.w, item.h);
         gl.uniform2i(u.cells, texture.width, texture.height);
         gl.uniform1i(u.fold, texture.fold);
@@ -81,7 +97,7 @@ export function webglPainter(canvas: HTMLCanvasElement): Painter | null {
   };
 }
 
-function link(gl: WebGL2RenderingContext): WebGLProgram {
+function link(gl: WebGL2RenderingContext, fragment: string): WebGLProgram {
   const program = gl.createProgram()!;
   for (const [kind, source] of [[gl.VERTEX_SHADER, vertex], [gl.FRAGMENT_SHADER, fragment]] as [number, string][]) {
     const shader = gl.createShader(kind)!;
