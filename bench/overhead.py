@@ -1,7 +1,8 @@
 """What does recording every weight at every step cost the training loop?
 
-Each recorder and "none" train the same network, round after round in one run, so that a busy machine hurts all alike. Reported: the median
-time of a step against the median without recording, and the median time of the record call itself.
+Each recorder and "none" train the same network in turns of a few dozen steps, round after round, so that a busy machine hurts all alike. Reported:
+the median time of a step against that of the turn without recording beside it, the same in CPU time of the training thread (which a busy machine
+disturbs less), and the record call itself.
 
     python bench/overhead.py [--steps N] [--rounds N]
 """
@@ -9,6 +10,7 @@ time of a step against the median without recording, and the median time of the 
 from __future__ import annotations
 
 import argparse
+import os
 import platform
 import shutil
 import statistics
@@ -88,71 +90,84 @@ RECORDERS = {
 }
 
 
-def one_round(make: Callable[[], nn.Module], recorder: str, steps: int) -> tuple[list[float], list[float], float]:
-    """Seconds of each step and of each record call, and the CPU seconds of all threads per step."""
-    torch.manual_seed(0)
-    model = make()
-    optimizer = torch.optim.Adam(model.parameters(), 1e-3)
-    x, y = torch.randn(64, 64), torch.randint(0, 10, (64,))
-    folder = Path(tempfile.mkdtemp())
-    whole, calls = [], []
-    cpu = time.process_time()
-    with RECORDERS[recorder](model, optimizer, folder) as record:
-        for step in range(steps):
-            start = time.perf_counter()
-            optimizer.zero_grad()
-            nn.functional.cross_entropy(model(x), y).backward()
-            optimizer.step()
-            before = time.perf_counter()
-            if record is not None:
-                record(model, optimizer, step)
+class Loop:
+    """One training loop with one recorder, run in turns with the others."""
+
+    def __init__(self, make: Callable[[], nn.Module], recorder: str) -> None:
+        torch.manual_seed(0)
+        self.model = make()
+        self.optimizer = torch.optim.Adam(self.model.parameters(), 1e-3)
+        self.x, self.y = torch.randn(64, 64), torch.randint(0, 10, (64,))
+        self.folder = Path(tempfile.mkdtemp())
+        self.context = RECORDERS[recorder](self.model, self.optimizer, self.folder)
+        self.record = self.context.__enter__()
+        self.step = 0
+
+    def turn(self, steps: int) -> tuple[float, float, float, float]:
+        """Medians of a step's wall time, a record call's wall time, and the training thread's CPU time for both; in seconds."""
+        walls, calls, cpus, call_cpus = [], [], [], []
+        for _ in range(steps):
+            cpu, start = time.thread_time(), time.perf_counter()
+            self.optimizer.zero_grad()
+            nn.functional.cross_entropy(self.model(self.x), self.y).backward()
+            self.optimizer.step()
+            before, cpu_before = time.perf_counter(), time.thread_time()
+            if self.record is not None:
+                self.record(self.model, self.optimizer, self.step)
+            call_cpus.append(time.thread_time() - cpu_before)
+            cpus.append(time.thread_time() - cpu)
             end = time.perf_counter()
-            whole.append(end - start)
+            walls.append(end - start)
             calls.append(end - before)
-    cpu = (time.process_time() - cpu) / steps
-    shutil.rmtree(folder)
-    return whole[steps // 10 :], calls[steps // 10 :], cpu
+            self.step += 1
+        return statistics.median(walls), statistics.median(calls), statistics.median(cpus), statistics.median(call_cpus)
+
+    def close(self) -> None:
+        self.context.__exit__(None, None, None)
+        shutil.rmtree(self.folder)
 
 
 def table(title: str, make: Callable[[], nn.Module], steps: int, rounds: int) -> list[str]:
-    seconds: dict[str, list[float]] = {name: [] for name in RECORDERS}
-    calls: dict[str, list[float]] = {name: [] for name in RECORDERS}
-    cpus: dict[str, list[float]] = {name: [] for name in RECORDERS}
-    for _ in range(rounds):
-        for name in RECORDERS:
-            short = steps if name in ("none", "weightlapse") else max(20, steps // 8)
-            whole, call, cpu = one_round(make, name, short)
-            seconds[name].append(statistics.median(whole))
-            calls[name].append(statistics.median(call))
-            cpus[name].append(cpu)
+    loops = {name: Loop(make, name) for name in RECORDERS}
+    turns: dict[str, list[tuple[float, float, float, float]]] = {name: [] for name in RECORDERS}
+    for round_ in range(rounds + 1):
+        for name, loop in loops.items():
+            found = loop.turn(steps if name in ("none", "weightlapse") else max(5, steps // 8))
+            if round_ > 0:  # the first turn warms up
+                turns[name].append(found)
+    for loop in loops.values():
+        loop.close()
     count = sum(p.numel() for p in make().parameters())
-    base = statistics.median(seconds["none"])
-    base_cpu = statistics.median(cpus["none"])
-    lines = [f"**{title}**, {count:,} weights, a step takes {base * 1e3:.2f} ms without recording", ""]
-    lines += ["| recorder | step is slower by | record call | CPU of all threads |", "|---|---|---|---|"]
+    base = [statistics.median(turn[i] for turn in turns["none"]) for i in range(4)]
+    lines = [
+        f"**{title}**, {count:,} weights, a step takes {base[0] * 1e3:.2f} ms ({base[2] * 1e3:.2f} ms of CPU) without recording",
+        "",
+    ]
+    lines += [
+        "| recorder | step is slower by | CPU of the training thread | record call | of it CPU |",
+        "|---|---|---|---|---|",
+    ]
     for name in RECORDERS:
-        slower = statistics.median(a / b for a, b in zip(seconds[name], seconds["none"])) - 1
-        call = statistics.median(calls[name]) * 1e6
-        cpu = statistics.median(cpus[name]) / base_cpu - 1
-        lines.append(
-            f"| {name} | {slower:+.1%} | {call:,.1f} µs | {cpu:+.0%} |" if name != "none" else "| none | | | |"
-        )
+        if name == "none":
+            continue
+        pairs = list(zip(turns[name], turns["none"]))
+        slower, more = (statistics.median(a[i] / b[i] for a, b in pairs) - 1 for i in (0, 2))
+        call, cpu = (statistics.median(turn[i] for turn in turns[name]) * 1e6 for i in (1, 3))
+        lines.append(f"| {name} | {slower:+.1%} | {more:+.1%} | {call:,.1f} µs | {cpu:,.1f} µs |")
     return [*lines, ""]
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--steps", type=int, default=1600)
-    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--steps", type=int, default=60, help="steps of one turn")
+    parser.add_argument("--rounds", type=int, default=25)
     arguments = parser.parse_args()
     torch.set_num_threads(1)
-    facts = (
-        f"{len(__import__('os').sched_getaffinity(0))} cores, one torch thread, Python {platform.python_version()}, "
-    )
+    facts = f"{len(os.sched_getaffinity(0))} cores, one torch thread, Python {platform.python_version()}, "
     facts += f"torch {torch.__version__}, NumPy {np.__version__}, weightlapse {wl.__version__}"
     lines = ["# What recording every weight at every step costs the training loop", "", facts, ""]
     lines += table("Digits MLP 64-128-64-10, batch 64, Adam", mlp, arguments.steps, arguments.rounds)
-    lines += table("CNN (conv + batch norm), batch 64, Adam", cnn, max(60, arguments.steps // 10), arguments.rounds)
+    lines += table("CNN (conv + batch norm), batch 64, Adam", cnn, max(5, arguments.steps // 6), arguments.rounds)
     lines += [
         "Medians over rounds; each recorder is compared with 'none' of its own round. torch.save, safetensors and weightlapse keep"
     ]
