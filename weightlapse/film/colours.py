@@ -90,11 +90,14 @@ def encode(values: NDArray[np.generic], scale: float) -> Codes:
     if array.dtype.kind != "f" or array.dtype.itemsize < 4:
         array = array.astype(np.float32)
     limit = scale if scale > 0 and np.isfinite(scale) else 1.0
+    if not array.size:
+        return np.zeros(array.shape, dtype=np.uint16)
+    edge = limit * 1.000001
     with np.errstate(invalid="ignore", over="ignore"):
         ratio = array / array.dtype.type(limit)
+        if -edge <= array.min() and array.max() <= edge:  # false for NaN too: the common case needs no masks
+            return np.minimum((ratio * 128 + 128).astype(np.uint16), 255)
         codes = np.clip(np.nan_to_num((ratio + 1.0) * 128.0, nan=0.0), 0, 255).astype(np.uint16)
-        if np.all(np.abs(ratio) <= 1.000001):  # false for NaN too: the common case costs one pass
-            return codes
         codes[ratio > 1.000001] = OVER
         codes[ratio < -1.000001] = UNDER
     codes[np.isnan(array)] = NAN

@@ -76,9 +76,16 @@ class Surface:
             )
 
     def fill(self, x: int, y: int, width: int, height: int, code: int) -> None:
-        """One colour in a rectangle."""
-        if width > 0 and height > 0:
-            self.paint(x, y, np.full((height, width), code, dtype=np.uint16))
+        """One colour in a rectangle; what lies outside the picture is cut off."""
+        left, top, right, bottom = max(x, 0), max(y, 0), min(x + width, self.width), min(y + height, self.height)
+        if right <= left or bottom <= top:
+            return
+        self._touch(left, top, right - left, bottom - top)
+        for index, (plane, lut) in enumerate(zip(self.planes, self._luts)):
+            if index in self.halved:
+                plane[top // 2 : (bottom + 1) // 2, left // 2 : (right + 1) // 2] = lut[code]
+            else:
+                plane[top:bottom, left:right] = lut[code]
 
     def take_touched(self) -> Box | None:
         """The smallest box around everything painted since the last call; None when nothing was."""
