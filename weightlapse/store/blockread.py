@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+import weightlapse.store.block as block
 from weightlapse.errors import DamagedRecording
-from weightlapse.store import block
 from weightlapse.store.block import Index, Opening, lanes, pieces_of, read_chunk_head
 from weightlapse.store.cache import Cache
 from weightlapse.store.codecs.decode import Chunk, Decoded, Selection, advance_together

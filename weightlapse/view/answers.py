@@ -14,8 +14,8 @@ from typing import Any
 
 import numpy as np
 
+import weightlapse.view.extras as extras
 from weightlapse.errors import InvalidArgument, UnknownTensor
-from weightlapse.view import extras
 from weightlapse.view.aligned import pair
 from weightlapse.view.manifest import additions, manifest, numbers
 from weightlapse.view.pictures import Pictures

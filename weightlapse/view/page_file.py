@@ -11,9 +11,9 @@ from typing import Any
 
 import numpy as np
 
+import weightlapse.view.extras as extras
 from weightlapse.errors import InvalidArgument
 from weightlapse.progress import track
-from weightlapse.view import extras
 from weightlapse.view.aligned import pair
 from weightlapse.view.app import asset
 from weightlapse.view.manifest import manifest, numbers

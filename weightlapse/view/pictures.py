@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+import weightlapse.view.extras as extras
 from weightlapse.errors import InvalidArgument
-from weightlapse.view import extras
 from weightlapse.view.plane import Plane
 from weightlapse.view.previews import Previews
 from weightlapse.view.pyramid import MODES, codes, pool, reduce_to, scale_limit
