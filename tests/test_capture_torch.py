@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -11,55 +10,13 @@ import torch
 from torch import nn
 
 import weightlapse as wl
+from tests.nets_capture import bits, check, clone, mlp, train
 
 
 @pytest.fixture(autouse=True)
 def strict(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("WEIGHTLAPSE_STRICT", "1")
     torch.manual_seed(0)
-
-
-def mlp() -> nn.Sequential:
-    return nn.Sequential(nn.Linear(6, 8), nn.Tanh(), nn.Linear(8, 3))
-
-
-def bits(tensor: torch.Tensor) -> np.ndarray:
-    """The bit patterns of a tensor, so that NaN equals NaN and -0.0 differs from 0.0."""
-    tensor = tensor.detach().clone()
-    return tensor.view(torch.int16).numpy().view(np.uint16) if tensor.dtype == torch.bfloat16 else tensor.numpy()
-
-
-def clone(model: nn.Module) -> dict[str, np.ndarray]:
-    return {name: bits(p) for name, p in model.named_parameters()}
-
-
-def check(path: Path, by_hand: list[dict[str, np.ndarray]], steps: list[int] | None = None) -> wl.Recording:
-    run = wl.load(path)
-    assert run.steps.tolist() == (steps or list(range(len(by_hand))))
-    assert set(run.names) == set(by_hand[0])
-    for name in by_hand[0]:
-        read, expected = run[name].raw(), np.stack([state[name] for state in by_hand])
-        assert read.dtype == expected.dtype
-        assert read.tobytes() == expected.tobytes(), name
-    assert run.closed
-    return run
-
-
-def train(
-    model: nn.Module,
-    optimizers: list[torch.optim.Optimizer],
-    each: Callable[[int], None],
-    steps: int = 12,
-    batches: int = 1,
-) -> None:
-    dtype = next(model.parameters()).dtype
-    for k in range(steps):
-        for optimizer in optimizers:
-            for _ in range(batches):
-                model(torch.randn(5, 6, dtype=dtype)).pow(2).mean().backward()
-            optimizer.step()
-            optimizer.zero_grad()
-            each(k)
 
 
 OPTIMIZERS = {
@@ -276,64 +233,6 @@ def test_scaled_steps_that_were_skipped_are_no_frames(tmp_path: Path) -> None:
         check(tmp_path / f"run{fused}", by_hand)
 
 
-@pytest.mark.filterwarnings("ignore:The .grad attribute:UserWarning")  # said by the compiler about its own tensors
-def test_names_have_no_wrappers(tmp_path: Path) -> None:
-    compiled = torch.compile(mlp(), backend="eager")
-    inner = nn.Sequential(nn.Linear(6, 6), torch.compile(nn.Linear(6, 3), backend="eager"))
-    parallel = nn.DataParallel(mlp())
-    for k, model in enumerate((compiled, inner, parallel)):
-        optimizer = torch.optim.SGD(model.parameters(), 0.1)
-        with wl.watch(model, tmp_path / f"run{k}", optimizer=optimizer):
-            train(model, [optimizer], lambda k: None, steps=3)
-        plain = {n.replace("_orig_mod.", "").replace("module.", ""): bits(p) for n, p in model.named_parameters()}
-        run = wl.load(tmp_path / f"run{k}")
-        assert run.names == list(plain)
-        assert all(np.array_equal(run[n][-1], values) for n, values in plain.items())
-
-
-def test_an_average_of_the_weights_is_watched_like_a_model(tmp_path: Path) -> None:
-    model = mlp()
-    average = torch.optim.swa_utils.AveragedModel(model, multi_avg_fn=torch.optim.swa_utils.get_ema_multi_avg_fn(0.9))
-    optimizer = torch.optim.SGD(model.parameters(), 0.1)
-    by_hand, averages = [clone(model)], [clone(average.module)]
-    with wl.watch(model, tmp_path / "run", optimizer=optimizer), wl.watch(average, tmp_path / "ema") as rec:
-
-        def each(k: int) -> None:
-            by_hand.append(clone(model))
-            average.update_parameters(model)
-            rec.step()
-            averages.append(clone(average.module))
-
-        train(model, [optimizer], each)
-    check(tmp_path / "run", by_hand)
-    check(tmp_path / "ema", averages)
-
-
-def test_frozen_parameters_and_ones_added_to_the_optimizer_later(tmp_path: Path) -> None:
-    model = mlp()
-    model[2].requires_grad_(False)
-    optimizer = torch.optim.Adam(model[0].parameters(), 1e-2)
-    by_hand = [clone(model)]
-    with wl.watch(model, tmp_path / "run", optimizer=optimizer, streams=("weights", "optimizer")):
-
-        def thaw(k: int) -> None:
-            by_hand.append(clone(model))
-            if k == 5:
-                model[2].requires_grad_(True)
-                optimizer.add_param_group({"params": list(model[2].parameters())})
-
-        train(model, [optimizer], thaw)
-    run = wl.load(tmp_path / "run")
-    for name in by_hand[0]:
-        assert np.array_equal(run[name][:], np.stack([state[name] for state in by_hand]))
-    first, second = run.epochs
-    assert (first.stop, second.start) == (7, 7)
-    assert "optimizer:2.weight.exp_avg" in second.note
-    assert second["optimizer:2.bias.step"][:].tolist() == list(range(1, 7))
-    assert (run["2.weight"][:7] == run["2.weight"][0]).all()
-    assert not np.array_equal(run["2.weight"][6], run["2.weight"][7])
-
-
 SCHEDULES = [
     (3, [0, 3, 6, 9, 12]),
     (wl.every(5), [0, 5, 10]),
@@ -375,74 +274,6 @@ def test_without_an_optimizer_each_step_is_said(tmp_path: Path) -> None:
             by_hand.append(clone(model))
     run = check(tmp_path / "run", by_hand, [0, 10, 20, 30, 40, 50])
     assert run.scalars["loss"][1:].tolist() == [0, 1, 2, 3, 4]
-
-
-def test_replaced_storage_and_layers_are_never_recorded_stale(tmp_path: Path) -> None:
-    model = mlp()
-    optimizer = torch.optim.SGD(model.parameters(), 0.1)
-    by_hand = [clone(model)]
-    with wl.watch(model, tmp_path / "run", optimizer=optimizer) as rec:
-
-        def swap(k: int) -> None:
-            by_hand.append(clone(model))
-            if k == 3:
-                model[0].weight.data = model[0].weight.data.clone() * 2
-            if k == 6:
-                model[2] = nn.Linear(8, 3)  # the optimizer keeps the old one: the network is what is recorded
-                model[2].weight.requires_grad_(False)
-
-        train(model, [optimizer], swap)
-        rec.step()
-        by_hand.append(clone(model))
-    check(tmp_path / "run", by_hand)
-
-
-def test_a_layer_that_grows_begins_an_epoch(tmp_path: Path) -> None:
-    model = mlp()
-    optimizer = torch.optim.SGD(model.parameters(), 0.1)
-    before, after = [clone(model)], []
-    with wl.watch(model, tmp_path / "run", optimizer=optimizer) as rec:
-        train(model, [optimizer], lambda k: before.append(clone(model)), steps=4)
-        model[0], model[2] = nn.Linear(6, 11), nn.Linear(11, 3)
-        model.append(nn.Linear(3, 3))
-        optimizer.param_groups.clear()
-        optimizer.add_param_group({"params": list(model.parameters())})
-        train(model, [optimizer], lambda k: after.append(clone(model)), steps=3)
-        assert rec.frames == 8
-    run = wl.load(tmp_path / "run")
-    assert run.steps.tolist() == list(range(8))
-    first, second = run.epochs
-    assert (first.start, first.stop, second.start, second.stop) == (0, 5, 5, 8)
-    assert "3.weight" in second.note
-    assert "0.weight float32[8, 6] -> float32[11, 6]" in second.note
-    assert run.events == [(5, second.note)]
-    for name in before[0]:
-        assert np.array_equal(first[name][:], np.stack([s[name] for s in before]))
-    for name in after[0]:
-        assert np.array_equal(second[name][:], np.stack([s[name] for s in after]))
-    assert run["2.bias"].shape == (8, 3)
-    with pytest.raises(wl.InvalidArgument, match=r"frames 0 to 4: float32\[8, 6\]; frames 5 to 7: float32\[11, 6\]"):
-        run["0.weight"]
-    with pytest.raises(wl.InvalidArgument, match="absent"):
-        run["3.weight"]
-    assert run.state(frame=4)["0.weight"].shape == (8, 6)
-    assert run.state(step=5)["0.weight"].shape == (11, 6)
-
-
-def test_many_tensors_and_odd_memory(tmp_path: Path) -> None:
-    """More tensors than are copied one by one, some of them not contiguous: the other way of copying."""
-    model = nn.ModuleList([nn.Linear(6, 6) for _ in range(60)])
-    conv = nn.Conv2d(3, 4, 3).to(memory_format=torch.channels_last)
-    model.append(conv)
-    optimizer = torch.optim.SGD(model.parameters(), 0.1)
-    by_hand = [clone(model)]
-    with wl.watch(model, tmp_path / "run", optimizer=optimizer):
-        for _ in range(300):  # more steps than the ring has rows
-            for p in model.parameters():
-                p.grad = torch.randn_like(p)
-            optimizer.step()
-            by_hand.append(clone(model))
-    check(tmp_path / "run", by_hand)
 
 
 def test_training_is_the_same_with_and_without_a_recorder(tmp_path: Path) -> None:

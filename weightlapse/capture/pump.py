@@ -106,7 +106,9 @@ class Pump:
             try:
                 self.writer.append(steps, rows)
             finally:
-                ring.release(self.writer.frames - before)  # what was written must not be written again by a last attempt
+                ring.release(
+                    self.writer.frames - before
+                )  # what was written must not be written again by a last attempt
         if logged:
             entries = [self._logged.popleft() for _ in range(logged)]
             frames, names, values = zip(*entries)

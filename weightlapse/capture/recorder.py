@@ -6,26 +6,24 @@ says so in the recording, and stops recording. With ``WEIGHTLAPSE_STRICT=1`` it 
 
 from __future__ import annotations
 
-import math
 import os
 import warnings
 import weakref
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Literal, Self
 
-import numpy as np
 from numpy.typing import NDArray
 
-from weightlapse.adapters.source import ArrayInfo, Source
+from weightlapse.adapters.source import Source
+from weightlapse.capture.layouts import difference, layout_of
 from weightlapse.capture.mirroring import Mirroring
 from weightlapse.capture.pump import Pump
 from weightlapse.capture.ring import Ring
 from weightlapse.capture.schedule import Schedule
 from weightlapse.errors import CannotRecord, InvalidArgument, WeightlapseError
-from weightlapse.store.layout import Layout, TensorSpec
 from weightlapse.store.mirror import Mirror
 from weightlapse.store.writer import Writer
 
@@ -34,10 +32,6 @@ Backpressure = Literal["block", "stretch"]
 
 class RecordingStopped(UserWarning):
     """A recorder had to stop; training goes on without it. The message says why."""
-
-
-def layout_of(arrays: Sequence[ArrayInfo]) -> Layout:
-    return Layout(TensorSpec(a.name, a.dtype, a.shape, a.stream, a.aliases) for a in arrays)
 
 
 class Recorder:
@@ -246,7 +240,7 @@ class Recorder:
             raise CannotRecord("a sharded model changed its tensors, which cannot be recorded on many processes")
         before = {t.name: t for t in self._layout.tensors}
         layout = layout_of(self._source.arrays(params))
-        note = note or _difference(before, {t.name: t for t in layout.tensors})
+        note = note or difference(before, {t.name: t for t in layout.tensors})
         ring = Ring(layout.row_nbytes, self._memory, getattr(self._source, "allocate", None))
         self._base = self.frames
 
@@ -363,89 +357,8 @@ class Recorder:
             )
 
 
-class NullRecorder:
-    """The recorder of ``WEIGHTLAPSE_MODE=off``: the same face, and nothing behind it."""
-
-    failed: str | None = None
-    active = False
-    frames = last_step = 0
-
-    def __init__(self, path: str | os.PathLike[str]) -> None:
-        self.path = Path(path)
-
-    def step(self, params: Any = None, *, step: int | None = None, **scalars: float) -> None: ...
-    def log(self, **scalars: float) -> None: ...
-    def mark(self, text: str) -> None: ...
-    def gap(self, first: int, last: int, reason: str) -> None: ...
-    def grow(self, growth: Any, optimizer: Any = None) -> None: ...
-    def flush(self) -> None: ...
-    def close(self) -> None: ...
-
-    @contextmanager
-    def guard(self) -> Iterator[None]:
-        yield
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None: ...
-
-    def __repr__(self) -> str:
-        return f"<Recorder {self.path}: off (WEIGHTLAPSE_MODE=off)>"
-
-
 def _number(value: Any) -> float:
     """A Python number, or the one number in an array of any framework, without a gradient."""
     if hasattr(value, "detach"):
         value = value.detach()
     return float(value.item() if hasattr(value, "item") else value)
-
-
-def _difference(before: dict[str, TensorSpec], after: dict[str, TensorSpec]) -> str:
-    """What changed between two layouts, in words."""
-    new = [n for n in after if n not in before]
-    gone = [n for n in before if n not in after]
-    changed = [
-        f"{n} {before[n].dtype}{list(before[n].shape)} -> {after[n].dtype}{list(after[n].shape)}"
-        for n in after
-        if n in before and (before[n].shape, before[n].dtype) != (after[n].shape, after[n].dtype)
-    ]
-    parts = [("appeared", new), ("disappeared", gone), ("changed", changed)]
-    said = [f"{verb}: {', '.join(names[:8])}{', ...' if len(names) > 8 else ''}" for verb, names in parts if names]
-    return "layout changed (" + ("; ".join(said) or "order or names of tied tensors") + ")"
-
-
-def check_tolerance(tolerance: Any) -> float | None:
-    """The ``tolerance=`` argument as a number: None is exact, "film" is 1e-2."""
-    if tolerance is None:
-        return None
-    if tolerance == "film":
-        return 1e-2
-    if isinstance(tolerance, bool) or not isinstance(tolerance, (int, float)) or not 0 < tolerance < math.inf:
-        raise InvalidArgument(
-            f"tolerance={tolerance!r}: give None for bit-exact storage, 'film' (= 1e-2), or a positive number: the largest error "
-            "allowed, as a fraction of a tensor's standard deviation"
-        )
-    return float(tolerance)
-
-
-def check_memory(memory: Any) -> int:
-    """The ``memory=`` argument in bytes: a number, or text such as "256MB" or "1.5GiB"."""
-    if isinstance(memory, str):
-        text = memory.strip().lower().removesuffix("b")
-        binary = text.endswith("i")
-        text = text.removesuffix("i")
-        power = "kmgt".find(text[-1:]) + 1 if text[-1:] else 0
-        try:
-            number = float(text[:-1] if power else text) * (1024 if binary else 1000) ** power
-        except ValueError:
-            number = math.nan
-    else:
-        number = (
-            float(memory) if isinstance(memory, (int, float, np.integer)) and not isinstance(memory, bool) else math.nan
-        )
-    if not 1 <= number < 1 << 62:
-        raise InvalidArgument(f"memory={memory!r}: give bytes as a number, or text such as '256MB' or '2GiB'")
-    return int(number)

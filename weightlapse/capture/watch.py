@@ -10,15 +10,11 @@ from typing import Any
 
 from weightlapse.adapters.find import find_source
 from weightlapse.adapters.source import Selection
+from weightlapse.capture.arguments import check_memory, check_tolerance
+from weightlapse.capture.layouts import layout_of
+from weightlapse.capture.null import NullRecorder
 from weightlapse.capture.ranks import model_is_sharded, process_group, record_together
-from weightlapse.capture.recorder import (
-    Backpressure,
-    NullRecorder,
-    Recorder,
-    check_memory,
-    check_tolerance,
-    layout_of,
-)
+from weightlapse.capture.recorder import Backpressure, Recorder
 from weightlapse.capture.ring import Ring
 from weightlapse.capture.schedule import Schedule, schedule
 from weightlapse.errors import CannotRecord, InvalidArgument
