@@ -48,7 +48,7 @@ def chunk_limit(height: int, memory: int) -> int:
 def chunk_shape(tolerance: float | None, height: int) -> Shape:
     """Pages of about two thousand residuals where they are long, and of many more where each takes a bit or less."""
     return (
-        Shape(strip=1024, tile=32 if height > 64 else 8)
+        Shape(strip=2048, tile=32 if height > 64 else 8)
         if tolerance is None
         else Shape(strip=4096, tile=32 if height > 64 else 8)
     )

@@ -172,6 +172,8 @@ class Chunk:
         """Residuals of rows ``start`` and later of these groups, side by side, into ``out`` (rows, their widths); whole tiles only."""
         at, stop, strip, key = 0, start + len(out), -1, None
         count = self.layout.classes
+        data, offsets, crcs, cells = self._data, self._offsets, self._crcs, self._cells
+        spans = [(i, top, bottom) for i, (top, bottom) in enumerate(self.spans) if start <= top < stop]
         for g in groups:
             k, c = divmod(g, count)
             width = self.layout.widths[g]
@@ -183,11 +185,13 @@ class Chunk:
                 within = self.layout.starts[g] - self.layout.starts[k * count]
                 out[0, at : at + width] = key[within : within + width]
             number = self._first[k] + self._rank[g]
-            for i, (top, bottom) in enumerate(self.spans):
-                if start <= top < stop:
-                    page = self._page(number + i * self._present[k])
-                    values = self._reader(1 + self._cells[i][c]).read(page, (bottom - top) * width)
-                    out[top - start : bottom - start, at : at + width] = values.reshape(bottom - top, width)
+            for i, top, bottom in spans:
+                n = number + i * self._present[k]
+                page = bytes(data[offsets[n] : offsets[n + 1]])
+                if zlib.crc32(page) != crcs[n]:
+                    raise DamagedRecording("a page of a chunk fails its checksum")
+                values = self._reader(1 + cells[i][c]).read(page, (bottom - top) * width)
+                out[top - start : bottom - start, at : at + width] = values.reshape(bottom - top, width)
             at += width
 
     def plain(self, strip: int) -> NDArray[np.unsignedinteger]:
