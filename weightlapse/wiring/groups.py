@@ -15,6 +15,7 @@ from weightlapse.wiring.infer import Inference
 Positions = NDArray[np.int64]
 _REDUCES = "nothing reads these units"
 _OUTER = "it meets itself in one flattened axis (outer product)"
+_SLABS = "its places need slabs on two axes at once"
 _MOST_GROUPS = 20_000
 
 
@@ -87,8 +88,9 @@ class GroupBuilder:
                     continue
                 if len(instances) < self.dims.sizes[selector]:
                     self.fixed[spot.tensor, spot.axis] = "some of its slices are never used by the traced run"
+                parts = divided([spot], by, self.dims.sizes[selector]) or {}
                 for position, instance in instances.items():
-                    for part in within([spot], by, position):
+                    for part in parts.get(position, ()):
                         for leaf, rows in walk(self.dims, instance, part.index):
                             self.generic[leaf] = atom
                             cell = (leaf, Spot(part.tensor, part.axis, rows, part.where))
@@ -215,17 +217,23 @@ class GroupBuilder:
             yield from ((None, spots) for spots in self._slabs(self.spots[atom], others))
             return
         for group, outer in done.get(parent, []):
-            for unit in range(group.size):
-                inside = within(self.spots[atom], outer, unit)
+            parts = divided(self.spots[atom], outer, group.size)
+            if parts is None:
+                self.dims.fix(atom, _SLABS)
+                return
+            for unit, inside in sorted(parts.items()):
                 yield from (((group.name, unit), spots) for spots in self._slabs(inside, others))
 
     def _slabs(self, spots: list[Spot], others: list[int]) -> Iterator[list[Spot]]:
         if not others:
-            if spots:
-                yield spots
+            yield spots
             return
-        for unit in range(self.dims.sizes[others[0]]):
-            yield from self._slabs(within(spots, self.spots[others[0]], unit), others[1:])
+        parts = divided(spots, self.spots[others[0]], self.dims.sizes[others[0]])
+        if parts is None:  # one arrangement for all of its positions is right too
+            yield from self._slabs(spots, others[1:])
+            return
+        for _, inside in sorted(parts.items()):
+            yield from self._slabs(inside, others[1:])
 
     def _members(self, atom: int, spots: list[Spot]) -> tuple[Member, ...]:
         merged: dict[tuple[str, int, bytes | None], list[Spot]] = {}
@@ -292,32 +300,35 @@ class GroupBuilder:
                     self.fixed[name, axis] = "the traced run never used this tensor"
 
 
-def restricted(spot: Spot, axis: int, positions: Positions) -> Spot | None:
-    """The part of a spot that lies at ``positions`` of an axis: some of its slots, or a slab of the tensor."""
-    if axis == spot.axis:
-        wanted = np.zeros(int(max(spot.index[0].max(), positions.max())) + 1, dtype=bool)
-        wanted[positions] = True
-        keep = wanted[spot.index[0]]
-        return Spot(spot.tensor, spot.axis, spot.index[:, keep], spot.where) if keep.any() else None
-    if spot.where is None:
-        return Spot(spot.tensor, spot.axis, spot.index, (axis, np.sort(positions.ravel())))
-    if spot.where[0] != axis:
-        return None
-    both = np.intersect1d(spot.where[1], positions)
-    return Spot(spot.tensor, spot.axis, spot.index, (axis, both)) if both.size else None
+def divided(spots: list[Spot], outer: list[Spot], size: int) -> dict[int, list[Spot]] | None:
+    """``spots`` by the unit of the atom whose places are ``outer``: some of their slots, or a slab of the tensor.
 
-
-def within(spots: list[Spot], outer: list[Spot], unit: int) -> list[Spot]:
-    """The parts of ``spots`` that belong to one unit of the atom whose places are ``outer``."""
-    out = []
+    None when a spot would need slabs on two axes.
+    """
+    out: dict[int, list[Spot]] = {}
+    at: dict[str, list[Spot]] = {}
+    for o in outer:
+        at.setdefault(o.tensor, []).append(o)
     for s in spots:
-        here = [o for o in outer if o.tensor == s.tensor]
+        here = at.get(s.tensor, [])
         # Flattened together with it on its own axis: then that is the one it belongs to.
         for o in [o for o in here if o.axis == s.axis and _overlap(o.index, s.index)] or here:
-            if o.where is None or s.where is None or o.where[0] != s.axis:
-                part = restricted(s, o.axis, o.index[unit])
-                if part is not None:
-                    out.append(part)
+            if o.axis == s.axis:
+                owner = np.full(int(max(o.index.max(), s.index.max())) + 1, -1, dtype=np.int64)
+                owner[o.index] = np.arange(size)[:, None]
+                units = owner[s.index[0]]
+                for unit in np.unique(units[units >= 0]):
+                    out.setdefault(int(unit), []).append(replace(s, index=s.index[:, units == unit]))
+            elif s.where is None:
+                for unit in range(size):
+                    out.setdefault(unit, []).append(replace(s, where=(o.axis, np.sort(o.index[unit]))))
+            elif s.where[0] == o.axis:
+                for unit in range(size):
+                    both = np.intersect1d(s.where[1], o.index[unit])
+                    if both.size:
+                        out.setdefault(unit, []).append(replace(s, where=(o.axis, both)))
+            elif o.where is None or o.where[0] != s.axis:
+                return None
     return out
 
 
