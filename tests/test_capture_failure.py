@@ -243,3 +243,42 @@ def test_the_program_may_change_its_folder(tmp_path: Path, monkeypatch: pytest.M
     rec.close()
     assert wl.load(tmp_path / "run").frames == 3
     assert list((tmp_path / "elsewhere").iterdir()) == []
+
+
+FULL_DISK = """
+import resource, sys, warnings
+import numpy as np, weightlapse as wl
+draw = np.random.default_rng(0)
+frames = draw.normal(size=(400, 1000))
+warnings.simplefilter("error")
+rec = wl.watch({"w": frames[0]}, sys.argv[1], compact="after")
+rec.flush()
+resource.setrlimit(resource.RLIMIT_FSIZE, (1_000_000, 1_000_000))  # as a full disk: no file grows beyond this
+warned = 0
+for k in range(1, 400):
+    try:
+        rec.step({"w": frames[k]}, loss=k)
+    except UserWarning:
+        warned += 1
+rec.close()
+print(warned)
+"""
+
+
+def test_a_full_disk(tmp_path: Path) -> None:
+    """What fits is kept, the missing steps are named, the warning comes once, and the program goes on."""
+    environment = {**os.environ, "WEIGHTLAPSE_STRICT": "0"}
+    command = [sys.executable, "-c", FULL_DISK, str(tmp_path / "run")]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, env=environment)
+    assert done.stdout.split() == ["1"], done.stderr
+    run = wl.load(tmp_path / "run")
+    frames = np.random.default_rng(0).normal(size=(400, 1000))
+    assert run.frames == (1_000_000 - 56) // 8032
+    assert np.array_equal(run["w"][:], frames[: run.frames])
+    assert run.scalars["loss"][1:].tolist() == list(range(1, run.frames))
+    assert "File too large" in str(run.stopped)
+    (first, last, reason) = run.gaps[0]
+    assert first == run.frames
+    assert last >= first
+    assert "File too large" in reason
+    assert not run.closed

@@ -98,30 +98,40 @@ class Pump:
             self._give_up(error)
 
     def _drain(self) -> None:
-        ring = self.ring
         notes, logged = len(self._notes), len(self._logged)  # counted first: their frames are published by now
-        while (ready := ring.ready()) is not None:
-            steps, rows = ready
+        self._write_frames()
+        self._write_logged(logged)
+        self._write_notes(notes)
+
+    def _write_frames(self) -> None:
+        while (ready := self.ring.ready()) is not None:
             before = self.writer.frames
             try:
-                self.writer.append(steps, rows)
-            finally:
-                ring.release(
-                    self.writer.frames - before
-                )  # what was written must not be written again by a last attempt
-        if logged:
-            entries = [self._logged.popleft() for _ in range(logged)]
-            frames, names, values = zip(*entries)
+                self.writer.append(*ready)
+            finally:  # what was written must not be written again by a last attempt
+                self.ring.release(self.writer.frames - before)
+
+    def _write_logged(self, count: int) -> None:
+        if count:
+            frames, names, values = zip(*(self._logged.popleft() for _ in range(count)))
             self.writer.scalars(np.array(frames, np.int64), list(names), np.array(values, np.float64))
-        for _ in range(notes):
+
+    def _write_notes(self, count: int) -> None:
+        for _ in range(count):
             self._notes.popleft()(self.writer)
 
     def _give_up(self, error: BaseException) -> None:
-        """Save what still can be saved, and say in the recording why it ends."""
-        step = int(self.ring.steps[(self.ring.filled - 1) % self.ring.capacity])
+        """Save what still can be saved, and say in the recording why it ends and what is missing."""
+        ring, reason = self.ring, str(error) or type(error).__name__
+        last = int(ring.steps[(ring.filled - 1) % ring.capacity])
         attempts: list[Callable[[], Any]] = [
-            self._drain,
-            lambda: self.writer.stopped(step, str(error)),
+            self._write_frames,
+            lambda: self._write_logged(len(self._logged)),
+            lambda: self._write_notes(len(self._notes)),
+            lambda: (
+                ring.filled > ring.taken and self.writer.gap(int(ring.steps[ring.taken % ring.capacity]), last, reason)
+            ),
+            lambda: self.writer.stopped(last, reason),
             lambda: self.writer.close(in_order=False),
         ]
         for attempt in attempts:
