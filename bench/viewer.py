@@ -73,9 +73,9 @@ def some_move(weights: np.ndarray[Any, Any], frame: int) -> None:
 
 
 def resident(pid: int) -> float:
-    """Memory of a process in MB."""
+    """Memory that a process has to itself, in MB; pages of mapped files can be dropped at any time and do not count."""
     status = Path(f"/proc/{pid}/status").read_text()
-    return int(next(line.split()[1] for line in status.splitlines() if line.startswith("VmRSS"))) / 1000
+    return int(next(line.split()[1] for line in status.splitlines() if line.startswith("RssAnon"))) / 1000
 
 
 def measure(browser: Any, path: Path, frames: int) -> dict[str, float]:

@@ -215,7 +215,7 @@ def test_it_plays_and_pauses(page: Page, url: str) -> None:
 
 
 def test_playing_stops_at_the_end_and_starts_over(page: Page, url: str) -> None:
-    page.open(url + f"#frame={FRAMES - 3}&fps=60")
+    page.open(url + f"#frame={FRAMES - 3}&fps=5")
     page.get("play").click()
     page.until("play", aria_pressed="false")
     page.at_frame(FRAMES - 1)

@@ -1,5 +1,6 @@
 // The page: one view, one stage, one clock; the parts know each other only through what is wired up here.
 
+import { resolve } from "./address";
 import { Archive, type Finding } from "./archive";
 import { h, themeChanged } from "./dom";
 import { Follower } from "./live";
@@ -11,7 +12,7 @@ import { nearestFrame } from "./scene/time";
 import { pairSources, sourcesOf } from "./sets";
 import { pieceAt, type Manifest, type Run, type Source, type Tensor } from "./source";
 import { orderKey, Stage, type Place } from "./stage";
-import { readAddress, Store, writeAddress, type View } from "./state";
+import { Store, writeAddress, type View } from "./state";
 import { rememberedTheme, rememberTheme } from "./theme";
 import { Inspector } from "./ui/inspector";
 import { Legend } from "./ui/legend";
@@ -107,24 +108,8 @@ export class App {
   // -- address ------------------------------------------------------------------------------------------------------------
 
   private readAddress(hash: string, first: boolean): void {
-    const { view, step, complaints } = readAddress(hash);
-    const run = this.run;
-    if (view.tensor !== undefined) {
-      const wanted = view.tensor;
-      const real = run.tensors.find((t) => t.name === wanted || t.aliases.includes(wanted));
-      if (!real) { complaints.push(`there is no tensor ${wanted}`); delete view.tensor; } else view.tensor = real.name;
-    }
-    if (first && view.tensor === undefined)
-      view.tensor = (run.tensors.find((t) => t.pieces[0].shape.length > 1) ?? run.tensors[0]).name;
-    if (view.also) view.also = view.also.filter((n) => this.tensor(n));
-    if (step !== null) view.frame = nearestFrame(run.steps, step);
-    if (view.frame !== undefined) {
-      const asked = view.frame < 0 ? run.frames + view.frame : view.frame;
-      view.frame = Math.min(run.frames - 1, Math.max(0, asked));
-      if (view.frame !== asked) complaints.push(`there is no frame ${asked}; frames go from 0 to ${run.frames - 1}`);
-    } else if (first && !run.closed) view.frame = run.frames - 1;
-    if (first && view.show === undefined && this.manifest.runs.length > 1) view.show = "pair";
-    this.store.set(view as Partial<View>);
+    const { view, complaints } = resolve(hash, this.manifest.runs, first);
+    this.store.set(view);
     this.complain(complaints.length ? `Address: ${complaints.join("; ")}.` : null);
   }
 

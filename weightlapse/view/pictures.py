@@ -160,6 +160,31 @@ class Pictures:
         key = (id(subject), name, frame, rows.start, rows.stop, cols.start, cols.stop, fr, fc, reference, order)
         return self.cache.get(key, make)
 
+    def _reduced(
+        self,
+        subject: Subject,
+        name: str,
+        frame: int,
+        rows: slice,
+        cols: slice,
+        factors: tuple[int, int],
+        mode: str,
+        reference: str,
+        order: str,
+        cancel: Cancel,
+    ) -> NDArray[np.float32]:
+        """One number per tile, read in bands of rows so that memory stays bounded."""
+        height = max(1, BAND_CELLS // max(1, (cols.stop - cols.start) * factors[0])) * factors[0]
+        if order:
+            height = rows.stop - rows.start  # an order needs the whole tensor at once; it is refused for large ones
+        bands = []
+        for top in range(rows.start, rows.stop, height):
+            if cancel.is_set():
+                raise Cancelled
+            band = slice(top, min(top + height, rows.stop))
+            bands.append(reduce_to(self._cells(subject, name, frame, band, cols, reference, order), *factors, mode))
+        return bands[0] if len(bands) == 1 else np.concatenate(bands)
+
     def clip(self, query: Query, cancel: Cancel) -> tuple[str, bytes]:
         """Consecutive frames in eight bits at display resolution: what a playing page needs.
 
@@ -191,17 +216,8 @@ class Pictures:
         pictures: list[bytes] = []
         frames: list[int] = []
         limits: list[float] = []
-        large = (rows.stop - rows.start) * (cols.stop - cols.start) > BAND_CELLS
         for frame in range(start, stop, step):
-            if cancel.is_set():
-                raise Cancelled
-            if large and fr * fc > 1:
-                low, mean, high = self._tiles(subject, name, frame, rows, cols, fr, fc, reference, order, cancel)
-                with np.errstate(invalid="ignore"):
-                    reduced = {"mean": mean, "min": low, "max": high}.get(mode, np.where(high >= -low, high, low))
-            else:
-                cells = self._cells(subject, name, frame, rows, cols, reference, order)
-                reduced = reduce_to(cells, fr, fc, mode)
+            reduced = self._reduced(subject, name, frame, rows, cols, (fr, fc), mode, reference, order, cancel)
             end = scale_limit(reduced) if limit == "step" else scale_end(limit)
             picture = codes(reduced, end)
             pictures.append(picture.tobytes())
@@ -234,13 +250,8 @@ class Pictures:
                 if at.shape != piece.shape:
                     return b""
                 plane = Plane(at.shape)
-                rows, cols = slice(0, plane.rows), slice(0, plane.cols)
-                if plane.rows * plane.cols <= BAND_CELLS:
-                    return codes(reduce_to(own.picture(name, number), fr, fc, mode), limit).tobytes()
-                low, mean, high = self._tiles(own, name, number, rows, cols, fr, fc, "", "", never)
-                with np.errstate(invalid="ignore"):
-                    chosen = {"mean": mean, "min": low, "max": high}.get(mode, np.where(high >= -low, high, low))
-                return codes(chosen, limit).tobytes()
+                whole = (slice(0, plane.rows), slice(0, plane.cols))
+                return codes(self._reduced(own, name, number, *whole, (fr, fc), mode, "", "", never), limit).tobytes()
 
             return picture
 

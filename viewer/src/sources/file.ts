@@ -165,7 +165,7 @@ export class FileSource implements Source {
   }
 
   private async order(run: number, name: string, frame: number, kind: string): Promise<{ rows: number[]; cols: number[] }> {
-    if (kind !== "norm") throw new ViewerError("This page holds no canonical order; open the recording with weightlapse view.");
+    if (kind !== "norm") throw new ViewerError("This page holds no such order; open the recording with weightlapse view.");
     const piece = this.piece(run, name, frame), { rows, cols } = planeSize(piece.shape);
     const { values } = await this.frame(run, name, piece.stop - 1);
     const down = new Float64Array(rows), across = new Float64Array(cols);
