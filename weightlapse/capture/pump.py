@@ -120,6 +120,10 @@ class Pump:
         for _ in range(count):
             self._notes.popleft()(self.writer)
 
+    def _note_missing(self, last: int, reason: str) -> None:
+        if self.ring.filled > self.ring.taken:
+            self.writer.gap(int(self.ring.steps[self.ring.taken % self.ring.capacity]), last, reason)
+
     def _give_up(self, error: BaseException) -> None:
         """Save what still can be saved, and say in the recording why it ends and what is missing."""
         ring, reason = self.ring, str(error) or type(error).__name__
@@ -128,9 +132,7 @@ class Pump:
             self._write_frames,
             lambda: self._write_logged(len(self._logged)),
             lambda: self._write_notes(len(self._notes)),
-            lambda: (
-                ring.filled > ring.taken and self.writer.gap(int(ring.steps[ring.taken % ring.capacity]), last, reason)
-            ),
+            lambda: self._note_missing(last, reason),
             lambda: self.writer.stopped(last, reason),
             lambda: self.writer.close(in_order=False),
         ]
