@@ -34,8 +34,8 @@ def canonical(net: Any, wiring: Wiring, *, symmetries: Literal["auto"] | Iterabl
     ...   a.weight[0]: out
     ...   b.weight[1]: in
     ... ''')
-    >>> wl.canonical({"a.weight": np.array([[1.0], [-2.0]]), "b.weight": np.array([[3.0, 4.0]])}, w)["a.weight"].tolist()
-    [[2.0], [1.0]]
+    >>> wl.canonical({"a.weight": np.array([[1.0], [-5.0]]), "b.weight": np.array([[3.0, 4.0]])}, w)["a.weight"].tolist()
+    [[5.0], [1.0]]
     """
     state = state_of(net)
     return canonical_elements(state, wiring, symmetries=symmetries).on_state(state, wiring)
