@@ -41,7 +41,7 @@ from weightlapse.wiring.outputs import chooser
 from weightlapse.wiring.trace import state_tensors, trace
 from weightlapse.wiring.verify import Bench, works
 
-RIGHT, MISSES, WRONG, FAILS = "right", "misses some", "WRONG", "fails"
+RIGHT, MISSES, WRONG, FAILS, OTHER = "right", "misses some", "WRONG", "fails", "not comparable"
 
 
 # ---- weightlapse
@@ -112,7 +112,8 @@ def torch_pruning(case: Case) -> dict[str, Any]:
     ignored = []
     w = trace(model, *subject.examples, verify=False)  # it must be told which layers make the output; we tell it
     for name, module in model.named_modules():
-        reason = w.fixed.get((f"{name}.weight", 0), "")
+        axis = 1 if isinstance(module, (nn.ConvTranspose1d, nn.ConvTranspose2d)) else 0
+        reason = w.fixed.get((f"{name}.weight", axis), "")
         if "output" in reason or "vocabulary" in reason:
             ignored.append(module)
     graph = tp.DependencyGraph().build_dependency(model, example, ignored_params=[])
@@ -128,6 +129,10 @@ def torch_pruning(case: Case) -> dict[str, Any]:
         for tensor, axis in units[0]:
             if tensor in state:
                 index = np.array([u[tensor, axis] for u in units])
+                if (
+                    index.max() >= state[tensor].shape[axis]
+                ):  # a grouped conv, pruned at one position of every block alike
+                    return {"verdict": OTHER}
                 whole = np.arange(state[tensor].shape[axis])
                 whole[index] = index[order]
                 state[tensor] = state[tensor].index_select(axis, torch.from_numpy(whole))
@@ -252,7 +257,9 @@ def table(mine: dict[str, dict[str, Any]], theirs: dict[str, dict[str, dict[str,
     for title, results in {"weightlapse": mine, **theirs}.items():
         count = Counter(r["verdict"] for r in results.values())
         yield (
-            f"- {title}: " + ", ".join(f"{v} {count[v]}" for v in (RIGHT, MISSES, WRONG, FAILS)) + f" of {len(results)}"
+            f"- {title}: "
+            + ", ".join(f"{v} {count[v]}" for v in (RIGHT, MISSES, WRONG, FAILS, OTHER) if count[v])
+            + f" of {len(results)}"
         )
     budgets = sorted(r["budget"] for r in mine.values())
     yield ""
@@ -296,7 +303,8 @@ def main() -> None:
     lines = ["# Which units are interchangeable?", "", facts, "", *table(mine, theirs), ""]
     lines.append(
         "right: what it finds holds and no expected group is missed. misses some: what it finds holds. WRONG: permuting units that it "
-        "calls coupled changes what the network computes. rebasin is right when it undoes a planted permutation."
+        "calls coupled changes what the network computes. rebasin is right when it undoes a planted permutation. "
+        "Torch-Pruning is told which layers make the output; it prunes a grouped conv at one position of every block, which is no permutation."
     )
     text = "\n".join(lines) + "\n"
     (HERE / "results").mkdir(exist_ok=True)
