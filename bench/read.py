@@ -1,8 +1,9 @@
 """How fast is a recording read, beside other stores of the same values?
 
 The digits MLP (mlp_adam of ``trajectories.py``, 2000 steps of 17 226 weights), one process, files in the page cache, handles open. Our decoded
-blocks are dropped before each timed read ("cold"), and kept as they are in use ("kept", a cache of 512 MB); the peers keep no decoded
-chunks. Medians of CPU time, all threads counted, because the machine is shared; all stores take turns in one run.
+values are dropped before each timed read ("cold"), with them the heads of the compressed chunks ("colder"), or nothing is ("kept": all of them
+lie in the cache of 512 MB already); the peers keep their handles and no decoded chunks. Medians of CPU time, all threads counted, because
+the machine is shared; all stores take turns in one run.
 
     python bench/read.py
 """
@@ -27,13 +28,14 @@ from stores import (
 )
 from trajectories import CACHE, Trajectory, trajectory
 
+from weightlapse.store.codecs.decode import Decoded
 from weightlapse.store.reader import Store
 
 HERE = Path(__file__).parent
 Reads = dict[str, Callable[[], object]]
 
 
-def ours(run: Trajectory, path: Path, rng: np.random.Generator) -> tuple[Reads, Callable[[], None]]:
+def ours(run: Trajectory, path: Path, rng: np.random.Generator) -> tuple[Reads, dict[str, Callable[[], None]]]:
     store = Store.open(path)
     name, shape, *_ = run.columns()[0]
 
@@ -51,7 +53,16 @@ def ours(run: Trajectory, path: Path, rng: np.random.Generator) -> tuple[Reads, 
         "random frame": lambda: store.read_frame(int(rng.integers(len(run.values)))),
         "open": lambda: Store.open(path),
     }
-    return reads, store.cache.clear
+
+    def drop_values() -> None:
+        for key in [key for key, held in store.cache._held.items() if isinstance(held, Decoded)]:
+            store.cache.nbytes -= store.cache._held.pop(key).nbytes
+
+    def keep_all() -> None:
+        for k in range(len(run.values)):
+            store.read_frame(k)
+
+    return reads, {"cold": drop_values, "colder": store.cache.clear, "kept": keep_all}
 
 
 def flat(values: object, run: Trajectory, rng: np.random.Generator, reopen: Callable[[], object]) -> Reads:
@@ -142,16 +153,17 @@ def main() -> None:
     folder = CACHE / "read"
     path = fresh(folder / "weightlapse")
     write_weightlapse(run, path)
-    mine, clear = ours(run, path, rng)
+    mine, states = ours(run, path, rng)
     others = peers(run, folder, rng)
     times: dict[str, dict[str, list[float]]] = {}
-    for _ in range(5):  # all take turns
+    for _ in range(3):  # all take turns
         for what in mine:
             slow = what.startswith("one")
-            for label, before in (("weightlapse, cold", clear), ("weightlapse, kept", lambda: None)):
-                times.setdefault(label, {}).setdefault(what, []).append(
-                    median_ms(mine[what], 9 if slow else 25, before)
-                )
+            for state, prepare in states.items():
+                prepare()
+                before = prepare if state != "kept" else lambda: None
+                taken = median_ms(mine[what], 9 if slow else 25, before)
+                times.setdefault(f"weightlapse, {state}", {}).setdefault(what, []).append(taken)
             for label, reads in others.items():
                 rounds = (1 if label.startswith("torch") else 3) if slow else 15
                 times.setdefault(label, {}).setdefault(what, []).append(median_ms(reads[what], rounds))
