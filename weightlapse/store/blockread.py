@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import zlib
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -82,26 +82,40 @@ class BlockSegment:
     # ---- values ----------------------------------------------------------------------------------------------------
 
     def read(self, tensor: int, frames: Frames, region: Region) -> NDArray[Any]:
+        with self._cache.lock:
+            return self.begin(tensor, frames, region)[1]()
+
+    def begin(
+        self, tensor: int, frames: Frames, region: Region
+    ) -> tuple[list[tuple[Decoded, int]], Callable[[], NDArray[Any]]]:
+        """The first half of a read: narrow parts that may be advanced together with those of other segments, and the second half.
+
+        The lock of the cache must be held from here to the end of the second half.
+        """
         spec = self.layout.tensors[tensor]
         numbers = np.arange(self.count)[frames]
         shape = (len(numbers), *region_shape(spec.shape, region))
         count = lanes(spec)[1]
         wanted = flat_elements(spec.shape, region, count)
         if not len(wanted) or not len(numbers):
-            return np.empty(shape, spec.storage)
-        with self._cache.lock:
-            if tensor not in self._pieces:
-                self._pieces[tensor] = pieces_of(self._index.chunks, tensor, spec)
-            out = np.empty((len(numbers), len(wanted)), f"<u{spec.storage.itemsize // count}")
-            todo: list[tuple[Decoded, NDArray[np.int64], Any, Any]] = []
-            for b in np.unique(numbers // self.opening.height).tolist():
-                here = numbers // self.opening.height == b
-                rows = numbers[here] - b * self.opening.height
-                where = slice(None) if here.all() else here
-                for c, columns, target in _selections(self._pieces[tensor], wanted):
-                    todo.append((self._decoded(b, c, columns, spec), rows, where, target))
+            return [], lambda: np.empty(shape, spec.storage)
+        if tensor not in self._pieces:
+            self._pieces[tensor] = pieces_of(self._index.chunks, tensor, spec)
+        out = np.empty((len(numbers), len(wanted)), f"<u{spec.storage.itemsize // count}")
+        todo: list[tuple[Decoded, NDArray[np.int64], Any, Any]] = []
+        for b in np.unique(numbers // self.opening.height).tolist():
+            here = numbers // self.opening.height == b
+            rows = numbers[here] - b * self.opening.height
+            where = slice(None) if here.all() else here
+            for c, columns, target in _selections(self._pieces[tensor], wanted):
+                todo.append((self._decoded(b, c, columns, spec), rows, where, target))
+        fresh = [(part, int(rows.max()) + 1) for part, rows, _, _ in todo if part.width < _NARROW and part.fresh]
+
+        def finish() -> NDArray[Any]:
             self._fill(todo, out, spec)
-        return out.view(spec.storage).reshape(shape)
+            return out.view(spec.storage).reshape(shape)
+
+        return fresh, finish
 
     def read_frame(self, tensors: Sequence[int], frame: int) -> list[NDArray[Any]]:
         """Whole tensors at one frame. A chunk that is wanted as a whole, or nearly, is decoded as a whole: once for all its tensors."""

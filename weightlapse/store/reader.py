@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import bisect
+import contextlib
 import os
 from typing import Any
 
@@ -12,7 +13,9 @@ from numpy.typing import NDArray
 import weightlapse.store.journal as journal
 import weightlapse.store.manifest as manifest
 from weightlapse.errors import DamagedRecording, InvalidArgument, NotARecording, UnknownTensor, closest
+from weightlapse.store.blockread import BlockSegment
 from weightlapse.store.cache import Cache
+from weightlapse.store.codecs.decode import advance_together
 from weightlapse.store.folder import Folder, LocalFolder
 from weightlapse.store.journal import Journal, LayoutEpoch
 from weightlapse.store.layout import Layout
@@ -131,14 +134,20 @@ class Store:
             numbers = np.asarray(frames, np.int64)
             if len(numbers) and (numbers.min() < 0 or numbers.max() >= total):
                 raise InvalidArgument(f"frame {numbers.max()} is not among the {total} frames of {self.location}")
-        parts = []
-        for segment in self.segments:
-            inside = (numbers >= segment.first) & (numbers < segment.first + segment.count)
-            if inside.any():
-                tensor = self._tensor(name, segment.layout)
-                where = region if region is not None else (slice(None),) * len(segment.layout.tensors[tensor].shape)
-                local = numbers[inside] - segment.first
-                parts.append((inside, segment.read(tensor, _as_slice(local), where)))
+        with self.cache.lock:
+            begun = []
+            for segment in self.segments:
+                inside = (numbers >= segment.first) & (numbers < segment.first + segment.count)
+                if inside.any():
+                    tensor = self._tensor(name, segment.layout)
+                    where = region if region is not None else (slice(None),) * len(segment.layout.tensors[tensor].shape)
+                    local = _as_slice(numbers[inside] - segment.first)
+                    begun.append((inside, _begin(segment, tensor, local, where)))
+            fresh = [part for _, (narrow, _) in begun for part in narrow]
+            if len(fresh) > 1:
+                with contextlib.suppress(DamagedRecording):  # found again below, where it is known what it means
+                    advance_together(fresh)
+            parts = [(inside, finish()) for inside, (_, finish) in begun]
         if not parts:
             layout = self.journal.epochs[-1].layout
             spec = layout.tensors[self._tensor(name, layout)]
@@ -198,6 +207,13 @@ class Store:
         if tail and self.closed:
             found.append(Damage(journal.NAME, f"{tail} bytes after the last whole record"))
         return found
+
+
+def _begin(segment: Segment, tensor: int, frames: Frames, region: Region) -> Any:
+    """See :meth:`BlockSegment.begin`; other segments have nothing to share."""
+    if isinstance(segment, BlockSegment):
+        return segment.begin(tensor, frames, region)
+    return [], lambda: segment.read(tensor, frames, region)
 
 
 def _as_slice(numbers: NDArray[np.int64]) -> Frames:
