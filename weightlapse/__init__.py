@@ -93,7 +93,9 @@ def __getattr__(name: str) -> Any:
         value = getattr(importlib.import_module(f"weightlapse.{_HOME[name]}"), name)
     globals()[name] = value
     if name in ("load", "Recording") and "IPython" in sys.modules:
-        importlib.import_module("weightlapse.view.notebook").register()  # so that a recording shows itself in a notebook
+        importlib.import_module(
+            "weightlapse.view.notebook"
+        ).register()  # so that a recording shows itself in a notebook
     return value
 
 
