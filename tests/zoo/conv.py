@@ -318,6 +318,20 @@ def super_resolution() -> nn.Module:
     )
 
 
+@add("folded_patches", image(), sizes=(4, 5))
+class FoldedPatches(nn.Module):
+    """Convolution by hand: patches as columns, a linear layer on them, and overlapping patches summed again."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem, self.mix, self.out = nn.Conv2d(3, 4, 1), nn.Linear(4 * 9, 5 * 9), nn.Conv2d(5, 2, 1)
+
+    def forward(self, x):
+        columns = F.unfold(F.relu(self.stem(x)), 3, padding=1)
+        columns = self.mix(columns.transpose(1, 2)).transpose(1, 2)
+        return self.out(F.relu(F.fold(columns, x.shape[2:], 3, padding=1)))
+
+
 @add("tcn", lambda: (torch.randn(2, 3, 20),), sizes=(6, 5))
 class TCN(nn.Module):
     def __init__(self) -> None:

@@ -22,7 +22,7 @@ from weightlapse.wiring.rules.table import RULES, is_pointwise
 from weightlapse.wiring.scaling import Scaling
 
 _MOVES = frozenset(
-    "as_strided view _unsafe_view reshape _reshape_alias squeeze unsqueeze permute t transpose expand slice narrow select split split_with_sizes chunk "
+    "as_strided im2col col2im view _unsafe_view reshape _reshape_alias squeeze unsqueeze permute t transpose expand slice narrow select split split_with_sizes chunk "
     "unsafe_split unsafe_chunk tensor_split unbind cat stack constant_pad_nd embedding index index_select gather pixel_shuffle pixel_unshuffle "
     "channel_shuffle native_channel_shuffle repeat index_add index_put _index_put_impl _unsafe_index_put scatter scatter_add _pack_padded_sequence "
     "_pad_packed_sequence movedim roll flip".split()

@@ -17,7 +17,7 @@ from weightlapse.wiring.groups import GroupBuilder
 from weightlapse.wiring.infer import Inference
 from weightlapse.wiring.outputs import chooser
 from weightlapse.wiring.record import Call, place_of, record, untouched
-from weightlapse.wiring.rules import linear, norm, opaque, shape  # noqa: F401  (fill the table)
+from weightlapse.wiring.rules import indexing, linear, norm, opaque, shape  # noqa: F401  (fill the table)
 from weightlapse.wiring.rules.table import RULES, Rule, is_pointwise, pointwise
 from weightlapse.wiring.symmetries import with_symmetries
 from weightlapse.wiring.verify import Bench, verified

@@ -1,10 +1,9 @@
-"""Operators that move values about: reshapes, slices, concatenations, padding, indexing."""
+"""Operators that move values about: reshapes, slices, concatenations, padding."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
-import torch
 from torch import Tensor
 
 from weightlapse.wiring.infer import Inference
@@ -246,175 +245,26 @@ def _pixel(inf: Inference, call: Call) -> Axes:
     return [[*axes[:-3], channels, *space]]
 
 
+@rule("im2col", "col2im")
+def _patches(inf: Inference, call: Call) -> Axes:
+    """Patches of an image laid out as channels × kernel, and back."""
+    x, out = call.inputs[0], call.outs[0]
+    axes = inf.axes(x)
+    if call.name == "im2col":
+        for a in axes[2:]:
+            inf.dims.fix(a, "space")
+        kernel = out.shape[1] // x.shape[1]
+        channels = inf.dims.product([axes[1], inf.fixed(kernel, "patch" if kernel > 1 else "size 1")])
+    else:
+        inf.dims.fix(axes[2], "space")
+        channels, spots = inf.dims.split(axes[1], [out.shape[1], x.shape[1] // out.shape[1]])
+        inf.dims.fix(spots, "patch")
+    return [[axes[0], channels, *(inf.fixed(n, "space") for n in out.shape[2:])]]
+
+
 @rule("channel_shuffle", "native_channel_shuffle")
 def _channel_shuffle(inf: Inference, call: Call) -> Axes:
     axes, g = inf.axes(call.inputs[0]), call["groups"]
     outer, inner = inf.dims.split(axes[1], [g, inf.dims.sizes[axes[1]] // g])
     axes[1] = inf.dims.product([inner, outer])
     return [axes]
-
-
-@rule("embedding", "_embedding_bag", "_embedding_bag_forward_only")
-def _embedding(inf: Inference, call: Call) -> Axes:
-    weight, index = call["weight"], call["indices"]
-    w = inf.axes(weight)
-    inf.dims.fix(w[0], "vocabulary")
-    inf.role(weight, 1, "out")
-    if call.name == "embedding":
-        return [[*inf.axes(index), w[1]]]
-    if (mode := call["mode"]) != 0:
-        inf.label(w[1], ("sum", "mean", "max")[mode])
-    bag = [inf.fixed(call.outs[0].shape[0], "bags"), w[1]]
-    return [bag, *([inf.fixed(n, "bags") for n in t.shape] for t in call.outs[1:])]
-
-
-@rule("index", "_unsafe_index")
-def _index(inf: Inference, call: Call) -> Axes:
-    x, indices = call.inputs[0], list(call["indices"])
-    axes = inf.axes(x)
-    run = _constant_run(call, indices)
-    if run is not None:
-        dim, start, n = run
-        if n < x.shape[dim]:
-            axes[dim] = inf.dims.cut(axes[dim], sorted({start, start + n}))[1 if start else 0]
-        return [axes]
-    spots: list[int] = []  # axes of x that are indexed; a boolean mask covers several
-    masks, d = False, 0
-    for index in indices:
-        width = index.ndim if index is not None and index.dtype in (torch.bool, torch.uint8) else 1
-        if index is not None:
-            spots += range(d, d + width)
-            masks = masks or index.dtype in (torch.bool, torch.uint8)
-        d += width
-    for s in spots:
-        inf.dims.fix(axes[s], "indexed by a tensor")
-    for index in (i for i in indices if i is not None):
-        for a in inf.axes(index):
-            inf.dims.fix(a, "used as an index")
-    picked = call.outs[0].ndim - (x.ndim - len(spots))
-    shape = call.outs[0].shape
-    adjacent = spots == list(range(spots[0], spots[0] + len(spots))) and not any(
-        i is None for i in indices[next(k for k, i in enumerate(indices) if i is not None) : _last(indices) + 1]
-    )
-    at = spots[0] if adjacent else 0
-    rest = [a for i, a in enumerate(axes) if i not in spots]
-    chosen = [inf.fixed(n, "indexed") for n in shape[at : at + picked]]
-    for d in range(x.ndim):
-        if d not in spots:
-            inf.role(x, d, "out")
-    return [[*rest[:at], *chosen, *rest[at:]]]
-
-
-def _constant_run(call: Call, indices: Sequence[Tensor | None]) -> tuple[int, int, int] | None:
-    """``x[:, [2, 3, 4]]`` is a slice: (axis, start, length) of a constant index that counts up by one."""
-    given = [(d, i) for d, i in enumerate(indices) if i is not None]
-    if len(given) != 1 or id(given[0][1]) not in call.flat or given[0][1].ndim != 1 or given[0][1].dtype == torch.bool:
-        return None
-    dim, index = given[0]
-    size = call.inputs[0].shape[dim]
-    positions = [int(p) % size for p in index]
-    if not positions or positions != list(range(positions[0], positions[0] + len(positions))):
-        return None
-    return dim, positions[0], len(positions)
-
-
-def _last(indices: Sequence[Tensor | None]) -> int:
-    return max(k for k, i in enumerate(indices) if i is not None)
-
-
-@rule("index_put", "_index_put_impl", "_unsafe_index_put")
-def _index_put(inf: Inference, call: Call) -> Axes:
-    x, values = call["self"], call["values"]
-    axes, indices = inf.axes(x), list(call["indices"])
-    spots: list[int] = []
-    d = 0
-    for index in indices:
-        width = index.ndim if index is not None and index.dtype in (torch.bool, torch.uint8) else 1
-        if index is not None:
-            spots += range(d, d + width)
-        d += width
-    for s in spots:
-        inf.dims.fix(axes[s], "indexed by a tensor")
-    rest = [i for i in range(x.ndim) if i not in spots]
-    plain = spots == list(range(len(spots)))  # then the other axes of the values come last, in order
-    v = inf.axes(values)
-    for back, i in enumerate(reversed(rest), 1):
-        if plain and back <= len(v) and values.shape[-back] == x.shape[i]:
-            inf.dims.unify(axes[i], v[-back])
-        elif not plain:
-            inf.dims.fix(axes[i], "written through an index")
-    for a in v if not plain else v[: len(v) - len(rest)]:
-        inf.dims.fix(a, "written through an index")
-    return [axes]
-
-
-@rule("index_select")
-def _index_select(inf: Inference, call: Call) -> Axes:
-    x, index = call.inputs[0], call["index"]
-    dim = call["dim"] % max(x.ndim, 1)
-    axes = inf.axes(x)
-    n, m = x.shape[dim], index.shape[0]
-    if id(index) in call.flat and m % n == 0:
-        each = torch.arange(n, device=index.device).repeat_interleave(m // n)
-        if torch.equal(index.long(), each):  # every position m/n times in a row
-            copies = inf.dims.fresh(m // n, None if m > n else "size 1")
-            axes[dim] = inf.dims.product([axes[dim], copies])
-            return [axes]
-    inf.dims.fix(axes[dim], "indexed by a tensor")
-    axes[dim] = inf.fixed(m, "indexed")
-    for d in range(x.ndim):
-        if d != dim:
-            inf.role(x, d, "out")
-    return [axes]
-
-
-@rule("index_add", "index_copy", "index_reduce")
-def _index_add(inf: Inference, call: Call) -> Axes:
-    x, source = call["self"], call["source"]
-    dim = call["dim"] % x.ndim
-    axes, s = inf.axes(x), inf.axes(source)
-    for d in range(x.ndim):
-        if d == dim:
-            inf.dims.fix(axes[d], "written through an index")
-            inf.dims.fix(s[d], "written through an index")
-        else:
-            inf.dims.unify(axes[d], s[d])
-    return [axes]
-
-
-@rule("gather", "scatter", "scatter_add", "scatter_reduce")
-def _gather(inf: Inference, call: Call) -> Axes:
-    x, index = call["self"], call["index"]
-    dim = call["dim"] % max(x.ndim, 1)
-    axes, ix = inf.axes(x), inf.axes(index)
-    others = [index] + ([call["src"]] if call.name != "gather" and isinstance(call.args[3], Tensor) else [])
-    inf.dims.fix(axes[dim], "indexed by a tensor")
-    for d in range(x.ndim):
-        for t in others:
-            a = inf.axes(t)[d]
-            if d == dim or t.shape[d] != x.shape[d]:
-                inf.dims.fix(a, "used as an index" if d == dim else call.name)
-                if d != dim:
-                    inf.dims.fix(axes[d], call.name)
-            else:
-                inf.dims.unify(axes[d], a)
-    if call.name == "gather":
-        return [[inf.fixed(index.shape[d], "indexed") if d == dim else ix[d] for d in range(x.ndim)]]
-    return [axes]
-
-
-@rule("_pack_padded_sequence")
-def _pack(inf: Inference, call: Call) -> Axes:
-    x, out = call.inputs[0], call.outs[0]
-    axes = inf.axes(x)
-    for a in axes[:2]:
-        inf.dims.fix(a, "time")
-    return [[inf.fixed(out.shape[0], "time"), *axes[2:]], [inf.fixed(call.outs[1].shape[0], "time")]]
-
-
-@rule("_pad_packed_sequence")
-def _unpack(inf: Inference, call: Call) -> Axes:
-    axes = inf.axes(call.inputs[0])
-    inf.dims.fix(axes[0], "time")
-    out = call.outs[0]
-    return [[inf.fixed(n, "time") for n in out.shape[:2]] + axes[1:], [inf.fixed(call.outs[1].shape[0], "time")]]
