@@ -120,7 +120,8 @@ export class Panel {
     const { run, tensor } = this.source;
     let at = this.source.frameOf(frame), asked = 0;
     const last = this.source.of.frames;
-    while (asked < count && at < last && this.asking.size < 2) {
+    const parallel = (span.r[1] - span.r[0]) * (span.c[1] - span.c[0]) > EXACT_CELLS ? 1 : 2; // the store unpacks forwards: one reader at a time
+    while (asked < count && at < last && this.asking.size < parallel) {
       if (this.clips.has(this.clipKey(at, about))) { at += step; asked++; continue; }
       const key = this.clipKey(at, about);
       const piece = pieceAt(tensor, at);

@@ -71,22 +71,24 @@ class Plane:
         return cells.reshape([self.shape[a] for a in axes]).transpose(np.argsort(axes)) if axes else cells.reshape(())
 
     def read(self, source: Any, frame: int, rows: slice, cols: slice) -> NDArray[Any]:
-        """The cells ``rows`` x ``cols`` of one frame of ``source`` (anything sliced as ``[frame, axis 0, axis 1, ...]``).
+        """The cells ``rows`` x ``cols`` of one frame of ``source`` (anything sliced as ``[frames, axis 0, axis 1, ...]``)."""
+        return self.read_many(source, slice(frame, frame + 1, 1), rows, cols)[0]
 
-        Only the slab of the tensor that holds those cells is read.
-        """
+    def read_many(self, source: Any, frames: slice, rows: slice, cols: slice) -> NDArray[Any]:
+        """The same of several frames, in one read: (frames, rows, columns). Only the slab that holds those cells is read."""
         ndim = len(self.shape)
         if ndim == 0:
-            return np.asarray(source[frame]).reshape(1, 1)[rows, cols]
+            return np.asarray(source[frames]).reshape(-1, 1, 1)[:, rows, cols]
         if ndim == 1:
-            return np.asarray(source[frame, cols]).reshape(1, -1)[rows]
+            return np.asarray(source[frames, cols])[:, None, :][:, rows]
         down, across = plane_axes(ndim)
         tile_h = math.prod(self.shape[a] for a in down[1:])
         tile_w = math.prod(self.shape[a] for a in across[1:])
         first = slice(rows.start // max(tile_h, 1), -(-rows.stop // max(tile_h, 1)))
         second = slice(cols.start // max(tile_w, 1), -(-cols.stop // max(tile_w, 1)))
-        slab = np.asarray(source[frame, first, second])
+        slab = np.asarray(source[frames, first, second])
         if ndim > 2:
-            slab = slab.transpose(*down, *across).reshape(slab.shape[0] * tile_h, slab.shape[1] * tile_w)
+            axes = [0, *(a + 1 for a in (*down, *across))]
+            slab = slab.transpose(axes).reshape(slab.shape[0], slab.shape[1] * tile_h, slab.shape[2] * tile_w)
         top, left = first.start * tile_h, second.start * tile_w
-        return slab[rows.start - top : rows.stop - top, cols.start - left : cols.stop - left]
+        return slab[:, rows.start - top : rows.stop - top, cols.start - left : cols.stop - left]

@@ -131,6 +131,16 @@ class Subject:
                 self.track(name, piece), frame - piece.start, rows or slice(0, plane.rows), cols or slice(0, plane.cols)
             )
 
+    def pictures(self, name: str, frames: range, rows: slice, cols: slice) -> NDArray[Any]:
+        """The cells of several frames of one piece, (frames, rows, columns), in one read.
+
+        The store unpacks forwards in time: whoever takes frames one by one, in turn with another reader, makes it begin anew each time.
+        """
+        piece = self.piece(name, frames.start)
+        at = slice(frames.start - piece.start, frames[-1] + 1 - piece.start, frames.step)
+        with self.lock:
+            return Plane(piece.shape).read_many(self.track(name, piece), at, rows, cols)
+
     def trajectory(self, name: str, index: Sequence[int], start: int, stop: int, step: int = 1) -> NDArray[Any]:
         """One weight at the frames ``start:stop:step``, all within one piece."""
         piece = self.piece(name, start)
