@@ -198,6 +198,19 @@ class GroupedResidual(nn.Module):
         return self.out(x + torch.tanh(self.dense(x)))
 
 
+@add("square_residual", image(), sizes=(5,))
+class SquareResidual(nn.Module):
+    """A convolution from a stream into itself: the same channels on two axes of its weight."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem, self.conv, self.out = nn.Conv2d(3, 5, 1), nn.Conv2d(5, 5, 3, padding=1), nn.Conv2d(5, 2, 1)
+
+    def forward(self, x):
+        x = torch.tanh(self.stem(x))
+        return self.out(x + torch.tanh(self.conv(x)))
+
+
 @add("densenet", image(), sizes=(6, 4, 4, 4))
 class DenseNet(nn.Module):
     def __init__(self) -> None:

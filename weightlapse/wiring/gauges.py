@@ -17,6 +17,7 @@ from weightlapse.wiring.data import Member
 from weightlapse.wiring.equations import Equations
 from weightlapse.wiring.groups import Positions, walk
 from weightlapse.wiring.infer import Inference, Typed
+from weightlapse.wiring.plans import BIASED, conv_plan, matrix_plan
 from weightlapse.wiring.record import Call
 from weightlapse.wiring.rules.table import RULES, is_pointwise
 from weightlapse.wiring.scaling import Scaling
@@ -37,7 +38,6 @@ _PEAKS = frozenset(
 _PRODUCTS = frozenset(
     "mm mv dot vdot inner bmm _sparse_mm _sparse_addmm addmm addmv baddbmm linear convolution _convolution _trilinear addr".split()
 )
-_BIASED = ("addmm", "addmv", "baddbmm", "_sparse_addmm")
 _ATTENTION = "scaled_dot_product"
 
 Variable = tuple[int, int, int]  # (tensor, axis, which occurrence of the atom on that axis)
@@ -193,67 +193,36 @@ class Gauges:
                         else:
                             self._equal(atom, v, w)
 
-    def _axes_of_product(self, call: Call) -> list[tuple[dict[int, int], int | None]] | None:
-        """Iteration axes of a matrix product: {input: its axis}, and the axis of the result (None when summed)."""
-        first = 1 if call.name in _BIASED else 0
-        a, b = call.inputs[first], call.inputs[first + 1]
-        if call.name == "linear":
-            rows: list[tuple[dict[int, int], int | None]] = [({0: d}, d) for d in range(a.ndim - 1)]
-            return [*rows, ({0: a.ndim - 1, 1: b.ndim - 1}, None), ({1: 0}, a.ndim - 1)]
-        if call.name in ("convolution", "_convolution", "_trilinear", "addr") or call.name.startswith(
-            ("_" + _ATTENTION, _ATTENTION)
-        ):
-            return None
-        batch = 1 if call.name in ("bmm", "baddbmm") else 0
-        out = 0
-        plan: list[tuple[dict[int, int], int | None]] = []
-        for d in range(batch):
-            plan.append(({first: d, first + 1: d}, out))
-            out += 1
-        for d in range(batch, a.ndim - 1):
-            plan.append(({first: d}, out))
-            out += 1
-        plan.append(({first: a.ndim - 1, first + 1: batch}, None))
-        if b.ndim > batch + 1:
-            plan.append(({first + 1: batch + 1}, out))
-        return plan
-
     def _products(self, call: Call, atom: int, ins: Sequence[Typed | None], outs: Sequence[Typed]) -> None:
         out = outs[0] if outs else None
-        plan = self._axes_of_product(call)
-        every = [v for t in [*ins, *outs] if t is not None for v in self._variables(t, atom)]
-        if plan is None:
+        conv = call.name in ("convolution", "_convolution")
+        plan = matrix_plan(call)
+        if conv and out is not None and any(len(self._variables(t, atom)) > 1 for t in [*ins, out] if t is not None):
+            held = [[bool(self._count(n)[atom]) for n in t.axes] if t is not None else [] for t in (*ins[:2], out)]
+            plan = conv_plan(call, held)
+        if plan is None or out is None:
             self._presence(call, atom, ins, outs)
             return
         # a zero state (or a zero constant) multiplies to zero whatever the exponents
         zeros = {i for i, x in enumerate(call.inputs) if id(x) in call.zeros}
         for spec, to in plan:
-            places = [(ins[i], axis, 1) for i, axis in spec.items()]
-            if any(i in zeros for i in spec):
+            if not any(i in zeros for i in spec):
+                places: list[tuple[Typed | None, int, int]] = [(ins[i], axis, 1) for i, axis in spec.items()]
+                self._aligned(atom, places if to is None else [*places, (out, to, -1)])
+        bias = (call.inputs[0] if call["beta"] else None) if call.name in BIASED else None
+        if conv or call.name == "linear":
+            bias = call["bias"]
+        if bias is None or id(bias) in call.zeros:
+            return
+        b = self.inf.types.get(id(bias))
+        for axis, node in enumerate(out.axes):
+            own = (0 if axis == 1 else -1) if conv else len(bias.shape) + axis - len(out.axes)
+            if not self._count(node)[atom]:
                 continue
-            if to is not None and out is not None:
-                places.append((out, to, -1))
-            self._aligned(atom, places)
-        bias = (
-            (call.inputs[0] if call["beta"] else None)
-            if call.name in _BIASED
-            else call["bias"]
-            if call.name == "linear"
-            else None
-        )
-        if bias is not None and out is not None and id(bias) not in call.zeros:
-            b = self.inf.types.get(id(bias))
-            for axis, node in enumerate(out.axes):
-                if self._count(node)[atom]:
-                    back = axis - len(out.axes)
-                    if (
-                        b is not None
-                        and len(b.axes) >= -back
-                        and self.dims.sizes[b.axes[back]] == self.dims.sizes[node]
-                    ):
-                        self._aligned(atom, [(b, len(b.axes) + back, 1), (out, axis, -1)])
-                    else:
-                        self._zero(atom, [v for v in every if v[0] == id(out) and v[1] == axis])
+            if b is not None and own >= 0 and bias.shape[own] == self.dims.sizes[node]:
+                self._aligned(atom, [(b, own, 1), (out, axis, -1)])
+            else:  # the same bias is added to every unit
+                self._zero(atom, [(id(out), axis, k) for k in range(self._count(node)[atom])])
 
     def _aligned(self, atom: int, places: Sequence[tuple[Typed | None, int, int]]) -> None:
         """Along one axis the signed sum of all exponents is zero, occurrence by occurrence."""
