@@ -116,6 +116,9 @@ def _markdown(results: Results) -> str:
         lines += ["", f"![{results.captions[role]}]({name})", "", results.captions[role]]
     lines += ["", f"The film: [{results.files['film']}]({results.files['film']})", ""]
     lines += ["| what | document | median | range | seeds | unit |", "|---|---|---|---|---|---|"]
-    lines += [f"| `{n}`: {meaning} | {d} | {m} | {r} | {s} | {u} |" for n, meaning, d, m, r, s, u in _rows(results)]
+    lines += [
+        f"| `{n}`: {meaning.replace('|', chr(92) + '|')} | {d} | {m} | {r} | {s} | {u} |"
+        for n, meaning, d, m, r, s, u in _rows(results)
+    ]
     lines += ["", "For your own network:", "", "```python no-run", results.recipe, "```", ""]
     return "\n".join(lines)
