@@ -201,11 +201,15 @@ export class App {
     this.stage.setPanels(show === "pair" ? pairSources(this.manifest.runs, tensor) : own);
     this.sizes = "";
     this.reshaped();
+    const panels = this.stage.panels;
+    this.stage.waiting = true;
     try {
       await this.loadLimits();
     } catch (error) {
       this.trouble((error as Error).message);
     }
+    if (panels !== this.stage.panels) return; // others were chosen meanwhile
+    this.stage.waiting = false;
     this.stage.refresh();
     this.describe();
     if (this.store.view.order) void this.loadOrders();

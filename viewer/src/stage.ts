@@ -47,6 +47,7 @@ export class Stage {
   private pointers = new Map<number, { x: number; y: number }>();
   private moved = 0;
   playing = false;
+  waiting = true; // for the scales of new panels: a picture made without them would be made twice
 
   constructor(private store: Store, private archive: Archive) {
     this.canvas = h("canvas", { "data-testid": "heatmap", tabindex: 0, role: "img", "aria-label": "Heat map of the chosen tensor" });
@@ -176,7 +177,7 @@ export class Stage {
 
   /** Fetches what is on the screen for the current frame, exactly; in eight bits while a hand is scrubbing. */
   refresh(hurry = false): void {
-    if (this.playing) return;
+    if (this.playing || this.waiting) return;
     const { frame, cells } = this.store.view;
     for (const panel of this.panels) {
       const want = panel.shapeAt(frame) && this.region(panel, frame, false);

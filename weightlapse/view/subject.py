@@ -17,8 +17,8 @@ from weightlapse.recording.recording import Recording, load
 from weightlapse.view.plane import Plane
 from weightlapse.view.pyramid import scale_limit
 
-SAMPLED_CELLS = 32_768  # cells of a tensor that stand for all of them in scales and sparklines
-SAMPLED_BANDS = 8
+SAMPLED_CELLS = 24_576  # cells of a tensor that stand for all of them in scales and sparklines
+SAMPLED_BANDS = 4
 SAMPLED_FRAMES = 48
 
 
