@@ -29,6 +29,7 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 from tests.browser import chromium  # noqa: E402
 
+QUIET_MS = 40_000  # the viewer prepares small pictures of all frames while nobody asks for anything
 WATCH = """() => {
   const map = document.querySelector('[data-testid=heatmap]');
   window.frames_drawn = new Set();
@@ -93,6 +94,8 @@ def measure(browser: Any, path: Path, frames: int) -> dict[str, float]:
         page.wait_for_timeout(1500)
         numbers = np.random.default_rng(1).integers(0, frames, 15).tolist()
         jumps = [page.evaluate(JUMP, frame) for frame in numbers]
+        page.wait_for_timeout(QUIET_MS)
+        later = [page.evaluate(JUMP, frame) for frame in numbers]
         page.evaluate(JUMP, 0)
         page.evaluate(WATCH)
         page.get_by_test_id("play").click()
@@ -110,6 +113,7 @@ def measure(browser: Any, path: Path, frames: int) -> dict[str, float]:
         "different frames drawn per second at 60 chosen": rate,
         "jump until the frame shows, median ms": statistics.median(j[0] for j in jumps),
         "jump until the frame shows, largest ms": max(j[0] for j in jumps),
+        "the same after 40 s of looking, median ms": statistics.median(j[0] for j in later),
         "jump until it is exact, median ms": statistics.median(j[1] for j in jumps),
         "page memory (JavaScript), MB": heap,
         "server memory, MB": memory,
@@ -121,7 +125,7 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true")
     quick = parser.parse_args().quick
     sizes = (300, 40) if quick else (1000, 200)
-    goals = ["< 2", "≥ 30", "< 150", "", "", "bounded", "bounded"]
+    goals = ["< 2", "≥ 30", "< 150", "< 150", "< 150", "", "bounded", "bounded"]
     columns: dict[str, dict[str, float]] = {}
     with tempfile.TemporaryDirectory() as folder, chromium() as browser:
         for title, shape, frames, change in (
@@ -140,7 +144,8 @@ def main() -> None:
         lines.append(f"| {row} | {cells} | {goal} |")
     lines += [
         "",
-        f"{os.cpu_count()} cores, Python {platform.python_version()}, weightlapse {wl.__version__}, headless Chromium with software rendering.",
+        f"{os.cpu_count()} cores (load {os.getloadavg()[0]:.0f} beside it), Python {platform.python_version()}, weightlapse {wl.__version__}, "
+        "headless Chromium with software rendering.",
     ]
     text = "\n".join(lines) + "\n"
     print(text)

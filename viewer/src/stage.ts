@@ -54,6 +54,7 @@ export class Stage {
     this.overlay = h("canvas", { class: "overlay", "aria-hidden": "true" });
     this.element = h("div", { class: "stage" }, this.canvas, this.overlay);
     this.painter = webglPainter(this.canvas) ?? canvasPainter(this.canvas);
+    this.canvas.dataset.painter = this.painter.kind;
     this.table = lookup(this.theme);
     this.listen();
     new ResizeObserver(() => this.resized()).observe(this.element);

@@ -56,7 +56,11 @@ class Previews:
             if frame in self._kept[key]:
                 continue
             picture = picture or open_pictures()
+            begun = time.monotonic()
             made = picture(frame)
+            time.sleep(
+                min(0.2, time.monotonic() - begun)
+            )  # half of one processor at most: the page may be playing what it has
             with self._lock:
                 if self._key != key:
                     return

@@ -3,7 +3,7 @@ import type { Item, Painter, Texture } from "./painter";
 
 interface Held extends Texture { data: Uint8Array | Float32Array }
 
-/** The same pictures without WebGL2: every pixel looked up here. */
+/** The same pictures without a graphics processor: every pixel looked up here. */
 export function canvasPainter(canvas: HTMLCanvasElement): Painter {
   const g = canvas.getContext("2d", { alpha: false })!;
   return {
@@ -19,6 +19,8 @@ export function canvasPainter(canvas: HTMLCanvasElement): Painter {
   };
 }
 
+const MARKED = 7; // device pixels from which a cell has room for a mark
+
 function paint(g: CanvasRenderingContext2D, canvas: HTMLCanvasElement, item: Item, colours: Uint32Array): void {
   const x0 = Math.max(0, Math.round(item.x)), y0 = Math.max(0, Math.round(item.y));
   const x1 = Math.min(canvas.width, Math.round(item.x + item.w)), y1 = Math.min(canvas.height, Math.round(item.y + item.h));
@@ -26,16 +28,41 @@ function paint(g: CanvasRenderingContext2D, canvas: HTMLCanvasElement, item: Ite
   const { data, bytes, width, height } = item.texture as Held;
   const image = g.createImageData(x1 - x0, y1 - y0);
   const out = new Uint32Array(image.data.buffer);
-  const spanX = Math.min(8, Math.max(1, Math.ceil(width / item.w - 0.01))), spanY = Math.min(8, Math.max(1, Math.ceil(height / item.h - 0.01)));
+  const px = item.w / width, py = item.h / height;
+  const spanX = Math.min(8, Math.max(1, Math.ceil(1 / px - 0.01))), spanY = Math.min(8, Math.max(1, Math.ceil(1 / py - 0.01)));
+  const marked = Math.min(px, py) >= MARKED;
+  const cell = (at: number, start: number, size: number, count: number) => Math.min(count - 1, Math.max(0, Math.floor((at + 0.5 - start) / size)));
+  const columns = Int32Array.from({ length: x1 - x0 }, (_, i) => cell(x0 + i, item.x, px, width));
+  let before = -1;
   for (let y = y0, at = 0; y < y1; y++) {
-    const row = Math.min(height - 1, Math.max(0, Math.floor(((y + 0.5 - item.y) / item.h) * height)));
-    for (let x = x0; x < x1; x++) {
-      const col = Math.min(width - 1, Math.max(0, Math.floor(((x + 0.5 - item.x) / item.w) * width)));
-      const code = bytes ? data[row * width + col] : codeOf(reduced(item, data, row, col, spanX, spanY), item.limit);
-      out[at++] = colours[code];
+    const row = cell(y, item.y, py, height), first = row * width, w = columns.length;
+    if (row === before && !marked) { out.copyWithin(at, at - w, at); at += w; continue; } // the same cells as one pixel above
+    before = row;
+    let last = -1, colour = 0, code = 0;
+    for (let i = 0; i < w; i++, at++) {
+      const col = columns[i];
+      if (col !== last) {
+        code = bytes ? data[first + col] : codeOf(spanX * spanY === 1 ? data[first + col] : reduced(item, data, row, col, spanX, spanY), item.limit);
+        colour = colours[code];
+        last = col;
+      }
+      out[at] = marked && (code < 3 || code > 253) && mark(code, (x0 + i + 0.5 - item.x) / px - col, (y + 0.5 - item.y) / py - row, px, py)
+        ? contrast(colour) : colour;
     }
   }
   g.putImageData(image, x0, y0);
+}
+
+/** The same marks as in picture.frag: a cross for NaN, hatching for infinities, a dot beyond the scale. `u`, `v`: the place in the cell. */
+function mark(code: number, u: number, v: number, px: number, py: number): boolean {
+  if (code === 0) return Math.abs(u - v) < 0.09 || Math.abs(u + v - 1) < 0.09;
+  if (code === 1 || code === 255) return (u * px + v * py) % 6 < 2;
+  return Math.hypot(u - 0.5, v - 0.5) < 0.16;
+}
+
+function contrast(colour: number): number {
+  const light = 0.3 * (colour & 255) + 0.6 * ((colour >> 8) & 255) + 0.1 * ((colour >> 16) & 255);
+  return light > 127 ? 0xff000000 : 0xffffffff;
 }
 
 function reduced(item: Item, data: Uint8Array | Float32Array, row: number, col: number, spanX: number, spanY: number): number {

@@ -8,8 +8,18 @@ interface GlTexture extends Texture { handle: WebGLTexture; fold: number; texW: 
 const MARKED = 7; // device pixels from which cells have room for marks
 const MODES = { extreme: 0, mean: 1, min: 2, max: 3 } as const;
 
-/** Draws with WebGL2, or returns null where there is none. */
+/** Whether WebGL2 would be drawn by the processor: a browser that only imitates it draws faster on a plain canvas. */
+function imitated(): boolean {
+  const gl = document.createElement("canvas").getContext("webgl2");
+  const about = gl?.getExtension("WEBGL_debug_renderer_info");
+  const renderer = gl && about ? String(gl.getParameter(about.UNMASKED_RENDERER_WEBGL)) : "";
+  gl?.getExtension("WEBGL_lose_context")?.loseContext();
+  return /swiftshader|llvmpipe|software|basic render/i.test(renderer);
+}
+
+/** Draws with WebGL2, or returns null where there is none, or none worth it. */
 export function webglPainter(canvas: HTMLCanvasElement): Painter | null {
+  if (imitated()) return null;
   const gl = canvas.getContext("webgl2", { alpha: false, antialias: false, depth: false, preserveDrawingBuffer: true });
   if (!gl) return null;
   const program = link(gl, fragment), lightProgram = link(gl, light);
