@@ -10,6 +10,7 @@ import { pieceAt, type Run, type Tensor, type Values } from "./source";
 const PREVIEW_CELLS = 150_000; // larger pictures come in eight bits first, exactly a moment later
 const EXACT_CELLS = 4_000_000; // whole pictures up to this size are fetched whole and kept
 const CLIP_BYTES = 3_000_000;
+const CLIP_CELLS = 24_000_000; // cells that the answer to one question is made from: it should not take long
 const KEPT_BYTES = 160e6;
 
 export interface Source { run: number; of: Run; tensor: Tensor; ref: string; title: string; frameOf(frame: number): number }
@@ -116,11 +117,12 @@ export class Panel {
   prefetch(frame: number, count: number, step: number, span: Span, f: [number, number], look: Look, mode: Mode, limit: number | null,
     about: string, arrived: () => void): void {
     const bytes = Math.ceil((span.r[1] - span.r[0]) / f[0]) * Math.ceil((span.c[1] - span.c[0]) / f[1]);
-    const chunk = Math.max(1, Math.min(64, Math.floor(CLIP_BYTES / bytes)));
+    const cells = (span.r[1] - span.r[0]) * (span.c[1] - span.c[0]);
+    const chunk = Math.max(1, Math.min(64, Math.floor(CLIP_BYTES / bytes), Math.floor(CLIP_CELLS / cells)));
     const { run, tensor } = this.source;
     let at = this.source.frameOf(frame), asked = 0;
     const last = this.source.of.frames;
-    const parallel = (span.r[1] - span.r[0]) * (span.c[1] - span.c[0]) > EXACT_CELLS ? 1 : 2; // the store unpacks forwards: one reader at a time
+    const parallel = cells > EXACT_CELLS ? 1 : 2; // the store unpacks forwards: one reader at a time
     while (asked < count && at < last && this.asking.size < parallel) {
       if (this.clips.has(this.clipKey(at, about))) { at += step; asked++; continue; }
       const key = this.clipKey(at, about);
