@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -289,3 +290,20 @@ def test_training_is_the_same_with_and_without_a_recorder(tmp_path: Path) -> Non
         train(model, [optimizer], lambda k: None)
         ends.append(clone(model))
     assert all(np.array_equal(ends[0][n], ends[1][n]) for n in ends[0])
+
+
+def test_an_optimizer_that_calls_its_parent_is_one_step(tmp_path: Path) -> None:
+    class Loud(torch.optim.SGD):
+        def step(self, closure: Any = None) -> Any:
+            return super().step(closure)
+
+    torch.optim.SGD(
+        [torch.nn.Parameter(torch.zeros(1))], lr=1.0
+    )  # PyTorch wraps the parent's step when its first instance is made
+    model = torch.nn.Linear(3, 2)
+    optimizer = Loud(model.parameters(), lr=0.1)
+    with wl.watch(model, tmp_path / "run", optimizer=optimizer):
+        for _ in range(4):
+            model(torch.ones(2, 3)).sum().backward()
+            optimizer.step()
+    assert wl.load(tmp_path / "run").steps.tolist() == [0, 1, 2, 3, 4]

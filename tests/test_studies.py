@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -55,7 +56,7 @@ def test_study_keeps_its_promises(ran, name):
     page = (out / results["files"]["report"]).read_text()
     assert results["verdict"].split(".")[0].replace("'", "&#x27;") in page
     assert all(f"<code>{value}</code>" in page for value in VALUES[name].split())
-    assert "http" not in page.replace("http-equiv", "")
+    assert "http" not in re.sub(r"base64,[A-Za-z0-9+/=]+", "", page)
 
 
 @pytest.mark.slow

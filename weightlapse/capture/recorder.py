@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from weightlapse.adapters.source import Source
 from weightlapse.capture.layouts import difference, layout_of
 from weightlapse.capture.mirroring import Mirroring
+from weightlapse.capture.nesting import inside_another_step, may_nest
 from weightlapse.capture.pump import Pump
 from weightlapse.capture.ring import Ring
 from weightlapse.capture.schedule import Schedule
@@ -67,6 +68,7 @@ class Recorder:
         self._base = writer.frames - ring.filled  # frames of the recording before this ring's first
         self._pump = Pump(writer, ring)
         self._closed = False
+        self._nesting: set[int] = set()  # optimizers whose step may call another step of theirs
         self._handles: list[Any] = []
         self._finalizer = weakref.finalize(
             self, Pump.close, self._pump
@@ -132,6 +134,8 @@ class Recorder:
     def after_optimizer_step(self, optimizer: Any, *_: Any) -> None:
         """The hook of ``torch.optim.Optimizer.register_step_post_hook``."""
         try:
+            if id(optimizer) in self._nesting and inside_another_step(optimizer):
+                return
             skipped = getattr(
                 optimizer, "found_inf", None
             )  # set while a gradient scaler drives an optimizer that skips by itself
@@ -314,6 +318,8 @@ class Recorder:
     def attach(self, optimizers: Iterable[Any], *, gradients: bool) -> None:
         """Record after every step of these torch optimizers. Hooks hold the recorder, so it lives as long as they do."""
         for optimizer in optimizers:
+            if may_nest(optimizer):
+                self._nesting.add(id(optimizer))
             self._handles.append(optimizer.register_step_post_hook(self.after_optimizer_step))
             if self._device is not None:
                 self._handles.append(optimizer.register_step_pre_hook(self._before_update))

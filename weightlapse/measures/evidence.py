@@ -73,11 +73,11 @@ def collect(run: Any, names: list[str], frames: range) -> Evidence:
     updates: dict[str, Array] = {}
     values: dict[str, Array] = {}
     with np.errstate(invalid="ignore", over="ignore"):
-        for m in moments(run, names, frames, label="examining"):
+        for m in moments(run, names, frames, together=True, label="examining"):
             series = evidence.tensors[m.name]
             series.norm.append(m.norm)
             series.update.append(m.update_norm)
-            series.largest.append(float(np.abs(m.now).max(initial=0.0)))
+            series.largest.append(float(max(m.raw.max(initial=0.0), -m.raw.min(initial=0.0))))
             if series.nonfinite is None and not np.isfinite(m.norm) and not np.isfinite(m.now).all():
                 series.nonfinite = (m.frame, np.argwhere(~np.isfinite(m.now)))
             if m.update is not None:

@@ -12,7 +12,7 @@ from weightlapse.errors import InvalidArgument, closest
 from weightlapse.measures.gradients import gradient_noise
 from weightlapse.measures.outputs import function_drift
 from weightlapse.measures.quantities import NEEDS_END, QUANTITIES, shares
-from weightlapse.measures.stream import Array, Groups, Moment, frame_range, moments, select
+from weightlapse.measures.stream import Array, Groups, Moment, Values, frame_range, moments, select
 from weightlapse.measures.trajectory import trajectory
 from weightlapse.measures.units import duplicate_units, quiet_units
 
@@ -168,9 +168,12 @@ def _one_pass(
 
 def _by_unit(function: Callable[[Moment], Any], m: Moment) -> Array:
     """The quantity of each row of the first axis; a tensor without axes is one row."""
-    now = np.atleast_1d(m.now)
+    now = np.atleast_1d(m.raw)
     rows = range(now.shape[0])
-    pick: Callable[[Array | None, int], Array | None] = lambda x, i: None if x is None else np.atleast_1d(x)[i : i + 1]  # noqa: E731
+
+    def pick(x: Values | None, i: int) -> Values | None:
+        return None if x is None else np.atleast_1d(x)[i : i + 1]
+
     start = np.atleast_1d(m.start)
     return np.asarray(
         [

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from weightlapse.measures.spectra import effective_rank, power_law_alpha, singular_values, stable_rank
-from weightlapse.measures.stream import Array, Moment, length
+from weightlapse.measures.stream import Array, Moment, Values, length
 
 Quantity = Callable[[Moment], Any]
 QUANTITIES: dict[str, Quantity] = {}
@@ -24,9 +24,9 @@ def quantity(function: Quantity) -> Quantity:
     return function
 
 
-def angle(a: Array, b: Array) -> float:
+def angle(a: Values, b: Values) -> float:
     """Angle in radians between two weight vectors; NaN when one of them is zero. Accurate for tiny angles (Kahan's formula)."""
-    a, b = a.reshape(-1), b.reshape(-1)
+    a, b = a.reshape(-1).astype(np.float64), b.reshape(-1).astype(np.float64)
     na, nb = length(a), length(b)
     if na == 0 or nb == 0:
         return NAN
@@ -55,7 +55,7 @@ def std(m: Moment) -> float:
 @quantity
 def max_abs(m: Moment) -> float:
     """Largest absolute weight."""
-    return float(np.abs(m.now).max())
+    return float(max(m.raw.max(), -m.raw.min())) if m.raw.size else 0.0
 
 
 @quantity
@@ -76,14 +76,14 @@ def update_ratio(m: Moment) -> float:
 @quantity
 def distance(m: Moment) -> float:
     """Euclidean distance to the first frame."""
-    return length(m.now - m.start)
+    return length(m.raw, m.start)
 
 
 @quantity
 def distance_to_end(m: Moment) -> float:
     """Euclidean distance to the last frame."""
     assert m.end is not None
-    return length(m.now - m.end)
+    return length(m.raw, m.end)
 
 
 @quantity
@@ -108,13 +108,13 @@ def angle_to_previous(m: Moment) -> float:
 @quantity
 def sparsity(m: Moment) -> float:
     """Fraction of weights that are exactly zero."""
-    return float(np.mean(m.now == 0))
+    return float(np.mean(m.raw == 0))
 
 
 @quantity
 def sign_changes(m: Moment) -> float:
     """Fraction of weights whose sign differs from the frame before (zero counts as a sign of its own); 0 at the first frame."""
-    return 0.0 if m.before is None else float(np.mean(np.sign(m.now) != np.sign(m.before)))
+    return 0.0 if m.before is None else float(np.mean(np.sign(m.raw) != np.sign(m.before)))
 
 
 @quantity
@@ -176,8 +176,8 @@ for _name in ("effective_rank", "stable_rank"):
     QUANTITIES[_name] = QUANTITIES.pop(_name + "_")
 
 
-def shares(x: Array) -> Array:
+def shares(x: Values) -> Array:
     """Mass shares |w| / sum|w|, flat; NaN where the whole tensor is zero."""
-    size = np.abs(x).reshape(-1)
+    size = np.abs(x.reshape(-1).astype(np.float64))
     total = size.sum()
     return size / total if total else np.full(size.shape, NAN)

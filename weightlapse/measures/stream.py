@@ -19,41 +19,58 @@ from weightlapse.errors import InvalidArgument, UnknownTensor, closest
 from weightlapse.progress import track
 
 Array = NDArray[np.float64]
+Values = NDArray[np.floating[Any]]
 Groups = Mapping[str, Any]
 
-CHUNK_BYTES = 32 << 20  # raw bytes of one tensor read at a time
+CHUNK_BYTES = 32 << 20  # bytes of one tensor read at a time
+BLOCK = 1 << 15  # entries summed at a time: they stay in the processor's cache
 
 
 @dataclass
 class Moment:
-    """One tensor (or group of weights) at one frame, as float64: ``now``, ``before`` (None at the first frame), ``start``."""
+    """One tensor (or group of weights) at one frame: its values ``raw``, those of the frame ``before`` (None at the first), of the
+    ``start`` and, where a measure asks for it, of the ``end``, all as they were read.
+
+    ``now`` and ``update`` are float64 copies, made when first asked for. The lengths are summed in float64 block by block, so that no
+    copy of a large tensor is made for them.
+    """
 
     name: str
     frame: int
     step: int
-    now: Array
-    before: Array | None
-    start: Array
-    end: Array | None
+    raw: Values
+    before: Values | None
+    start: Values
+    end: Values | None
+
+    @cached_property
+    def now(self) -> Array:
+        return np.asarray(self.raw, dtype=np.float64)
 
     @cached_property
     def update(self) -> Array | None:
-        """``now - before``, None at the first frame."""
+        """``now - before`` in float64, None at the first frame."""
         return None if self.before is None else self.now - self.before
 
     @cached_property
     def norm(self) -> float:
-        return length(self.now)
+        return length(self.raw)
 
     @cached_property
     def update_norm(self) -> float:
-        return float("nan") if self.update is None else length(self.update)
+        return float("nan") if self.before is None else length(self.raw, self.before)
 
 
-def length(x: Array) -> float:
-    """Euclidean length of all entries of ``x``."""
-    flat = x.reshape(-1)
-    return float(np.sqrt(np.dot(flat, flat)))
+def length(x: Values, origin: Values | None = None) -> float:
+    """Euclidean length of all entries of ``x``, or of ``x - origin``, summed in float64."""
+    flat, base = x.reshape(-1), None if origin is None else origin.reshape(-1)
+    total = 0.0
+    for first in range(0, flat.size, BLOCK):
+        part = flat[first : first + BLOCK].astype(np.float64)
+        if base is not None:
+            part -= base[first : first + BLOCK]
+        total += float(np.dot(part, part))
+    return float(np.sqrt(total))
 
 
 def select(run: Any, tensors: str | Sequence[str] = "*") -> list[str]:
@@ -122,12 +139,25 @@ def moments(
     groups: Groups | None = None,
     *,
     need_end: bool = False,
+    together: bool = False,
     label: str = "measuring",
 ) -> Iterator[Moment]:
-    """Every selected tensor (or group) at every selected frame, time outermost within a chunk of frames.
+    """Every selected tensor (or group) at every selected frame.
 
-    Values are float64. At most ``CHUNK_BYTES`` of one tensor are in memory besides three frames of it.
+    Tensor after tensor, each through all its frames, so that every block of the recording is unpacked once; where groups span
+    tensors, or ``together`` is asked for, frame after frame with all tensors of a frame. At most ``CHUNK_BYTES`` of one tensor are
+    read at a time, besides three frames of it.
     """
+    if groups or together:
+        yield from _frame_by_frame(run, names, frames, groups, need_end, label)
+        return
+    for name in track(names, label):
+        yield from _frame_by_frame(run, [name], frames, None, need_end, "")
+
+
+def _frame_by_frame(
+    run: Any, names: list[str], frames: range, groups: Groups | None, need_end: bool, label: str
+) -> Iterator[Moment]:
     shapes = {n: tuple(run.shapes[n]) for n in names}
     members = [Members(g, m, names, shapes) for g, m in groups.items()] if groups else []
     if members:
@@ -135,25 +165,23 @@ def moments(
     widest = max(8 * int(np.prod(shapes[n], dtype=np.int64)) for n in names)
     per_chunk = max(1, min(len(frames), CHUNK_BYTES // max(widest, 1)))
 
-    def read(name: str, index: slice) -> Array:
-        return np.asarray(run[name][index], dtype=np.float64)
+    def state(frame: int) -> dict[str, Values]:
+        return gather({n: np.asarray(run[n][frame : frame + 1])[0] for n in names})
 
-    def state(frame: int) -> dict[str, Array]:
-        return gather({n: read(n, slice(frame, frame + 1))[0] for n in names})
-
-    def gather(values: dict[str, Array]) -> dict[str, Array]:
+    def gather(values: dict[str, Values]) -> dict[str, Values]:
         if not members:
             return values
         return {m.name: np.concatenate([values[t].reshape(-1)[at] for t, at in m.at.items()]) for m in members}
 
     start = state(frames[0])
     end = state(frames[-1]) if need_end else {}
-    before: dict[str, Array] = {}
-    for chunk in track(range(0, len(frames), per_chunk), label):
+    before: dict[str, Values] = {}
+    chunks = range(0, len(frames), per_chunk)
+    for chunk in track(chunks, label) if label else chunks:
         part = frames[chunk : chunk + per_chunk]
         block = {n: run[n][slice(part.start, part.stop, part.step)] for n in names}
         for i, frame in enumerate(part):
-            now = gather({n: np.asarray(block[n][i], dtype=np.float64) for n in names})
+            now = gather({n: np.asarray(block[n][i]) for n in names})
             step = int(run.steps[frame])
             for key, value in now.items():
                 yield Moment(key, frame, step, value, before.get(key), start[key], end.get(key))

@@ -138,7 +138,7 @@ def _by_frame(run: Any, layers: list[Layer], frames: range, what: str) -> Any:
     """The tensors of ``layers`` (or their updates, None at first) frame by frame."""
     names = sorted(set().union(*(layer.tensors for layer in layers))) if layers else []
     values: dict[str, Array] = {}
-    for m in moments(run, names, frames) if names else ():
+    for m in moments(run, names, frames, together=True) if names else ():
         values[m.name] = getattr(m, what)
         if len(values) == len(names):
             yield None if m.before is None and what == "update" else values
