@@ -251,3 +251,36 @@ def test_the_command(tmp_path):
     assert [f["kind"] for f in report["findings"]] == ["never_updated"]
     spoken = CliRunner().invoke(program, ["doctor", str(run.path)], standalone_mode=False)
     assert "fc1.weight is the same at every one of 121 frames" in spoken.output
+
+
+def test_a_grown_network_is_examined_epoch_by_epoch(tmp_path):
+    model = mlp()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.05)
+    x, y = digits()
+
+    def steps(net, own, count):
+        for _ in range(count):
+            loss = nn.functional.cross_entropy(net(x), y)
+            own.zero_grad()
+            loss.backward()
+            own.step()
+
+    recorder = wl.watch(model, tmp_path / "r", optimizer=optimizer, example=x[:4])
+    steps(model, optimizer, 30)
+    grown = wl.widen(model, {"fc1": 40}, x[:64], optimizer=optimizer, seed=0)
+    recorder.grow(grown)
+    steps(grown.model, grown.optimizer, 5)
+    with torch.no_grad():
+        grown.model.fc2.weight[1, 2] = float("nan")
+    steps(grown.model, grown.optimizer, 5)
+    recorder.close()
+    findings = found(wl.load(tmp_path / "r"), "nonfinite")
+    assert min(f.first_step for f in findings) == 36
+    assert "fc2.weight" in {f.tensor for f in findings}
+
+
+def test_empty_tensors_are_no_fault(tmp_path):
+    with wl.watch({"a.weight": np.ones((3, 2)), "empty": np.zeros((0, 4))}, tmp_path / "r") as rec:
+        for t in range(5):
+            rec.step({"a.weight": np.arange(6.0).reshape(3, 2) + t, "empty": np.zeros((0, 4))})
+    assert [f.tensor for f in wl.diagnose(wl.load(tmp_path / "r")) if f.tensor == "empty"] == []

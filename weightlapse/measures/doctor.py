@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
+
 from weightlapse.measures.evidence import collect
 from weightlapse.measures.finding import Finding
 from weightlapse.measures.rules_network import NETWORK_RULES
@@ -24,6 +26,8 @@ def diagnose(run: Any, *, tensors: str | Sequence[str] = "*", frames: slice | No
     ``lr_low``, ``loss_spike``, ``replicas``, ``collapse``, ``runaway_statistics``, ``speed_limit``. Thresholds and their sources
     stand beside each rule in `rules_units` and `rules_network`.
 
+    A recording whose layout changed (a grown network) is examined epoch by epoch.
+
     Raises UnknownTensor or InvalidArgument when nothing is selected; a recording of a single frame has no findings about change.
 
     >>> import numpy as np, tempfile, weightlapse as wl
@@ -35,7 +39,34 @@ def diagnose(run: Any, *, tensors: str | Sequence[str] = "*", frames: slice | No
     >>> [(f.kind, f.first_step) for f in wl.diagnose(wl.load(rec.path)) if f.severity == "error"]
     [('nonfinite', 4)]
     """
-    names, span = select(run, tensors), frame_range(run, frames)
-    evidence = collect(run, names, span)
-    findings = [finding for rule in (*NETWORK_RULES, *UNIT_RULES) for finding in rule(evidence)]
+    epochs = list(run.epochs)
+    if len(epochs) > 1 and frames is None:
+        findings = [
+            finding for epoch in epochs if len(epoch) for finding in _examined(_Part(run, epoch), tensors, None)
+        ]
+    else:
+        findings = _examined(run, tensors, frames)
     return sorted(findings, key=lambda f: (_ORDER[f.severity], f.first_step, f.kind, f.tensor))
+
+
+def _examined(run: Any, tensors: str | Sequence[str], frames: slice | None) -> list[Finding]:
+    names = [name for name in select(run, tensors) if np.prod(run.shapes[name]) > 0]
+    evidence = collect(run, names, frame_range(run, frames))
+    return [finding for rule in (*NETWORK_RULES, *UNIT_RULES) for finding in rule(evidence)]
+
+
+class _Part:
+    """One layout epoch of a recording, with the face of a recording; its wiring is known only where the shapes still fit."""
+
+    def __init__(self, run: Any, epoch: Any) -> None:
+        self._epoch = epoch
+        self.steps, self.names, self.shapes, self.dtypes = epoch.steps, epoch.names, epoch.shapes, epoch.dtypes
+        self.frames = len(epoch)
+        self.scalars = {name: values[epoch.start : epoch.stop] for name, values in run.scalars.items()}
+        fits = run.wiring is not None and all(
+            tuple(epoch.shapes.get(n, s)) == tuple(s) for n, s in run.wiring.shapes.items()
+        )
+        self.wiring = run.wiring if fits else None
+
+    def __getitem__(self, name: str) -> Any:
+        return self._epoch[name]
