@@ -39,7 +39,9 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Any:
 @pytest.fixture(autouse=True)
 def _no_figures_left() -> Any:
     yield
-    matplotlib.pyplot.close("all")
+    import matplotlib.pyplot as plt  # here, because the first test in a process may have drawn nothing yet
+
+    plt.close("all")
 
 
 def test_lines_are_the_weights(run: Any) -> None:
