@@ -65,10 +65,12 @@ class Snapshots:
 
 
 def network(*hidden: int) -> Any:
+    """Makes a dense tanh network from 10 inputs to 1 output, 8 and 8 hidden units unless said otherwise."""
     return glorot(SIZES[0], *(hidden or SIZES[1:-1]), SIZES[-1], output=nn.Tanh)
 
 
 def flat(stack: Stack) -> Array:
+    """(members, parameters) in float64."""
     return np.asarray(stack.theta.detach().double().numpy())
 
 
@@ -112,8 +114,8 @@ def study(out: Path, quick: bool) -> Results:
     wiring = trace(teachers.member(0), torch.rand(8, SIZES[0]))
     path = Snapshots()
     students = _document_part(results, teachers, plan, path)
-    polished = _to_the_end(results, teachers[: plan.students], students[: plan.students], wiring, plan, path)
-    recorded = _record(results, teachers, path, wiring, polished.losses)
+    losses = _to_the_end(results, teachers[: plan.students], students[: plan.students], wiring, plan, path)
+    recorded = _record(results, teachers, path, wiring, losses)
     _other_sizes(results, teachers, wiring, plan)
     draw(results, *recorded)
     _judge(results)
@@ -132,12 +134,6 @@ def _document_part(results: Results, teachers: Stack, plan: Plan, path: Snapshot
     value("raw_distance_before", distances(teachers, start), "relative", "Distance of the weights before the 50 steps")
     value("raw_distance_after", distances(teachers, done.stack), "relative", "Distance of the weights after them")
     return done.stack
-
-
-@dataclass
-class Polished:
-    stack: Stack
-    losses: Array
 
 
 def _finish(
@@ -164,8 +160,8 @@ def _finish(
 
 def _to_the_end(
     results: Results, teachers: Stack, students: Stack, wiring: Wiring, plan: Plan, path: Snapshots
-) -> Polished:
-    """The same students trained until their weights stand still; distances raw and aligned."""
+) -> Array:
+    """The same students trained until their weights stand still: (students,) errors at the end; distances raw and aligned are entered."""
     path.states = [{k: v[: plan.students] for k, v in s.items()} for s in path.states]
     path.offset = STEPS
     stack = _finish(teachers, students, plan.adam, plan.polish, 3, path, plan.moments)
@@ -209,7 +205,7 @@ def _to_the_end(
         "students": plan.students, "teachers": plan.students, "zero_loss": int(zero.sum()), "zero_loss_fraction": float(zero.mean()),
         "all_zero_loss_aligned": bool(zero.any() and (near[zero] < 1e-3).all()), "parameters": stack.parameters, "zero_means": f"error below {ZERO:g}",
     }  # fmt: skip
-    return Polished(stack, losses)
+    return losses
 
 
 def _record(

@@ -63,6 +63,7 @@ class Data:
 
 
 def answer(x: Rows) -> Rows:
+    """x^2 + 2yz of rows (N, 3), as (N, 1)."""
     return (x[:, 0] ** 2 + 2 * x[:, 1] * x[:, 2])[:, None]
 
 
@@ -101,11 +102,13 @@ def dense(*sizes: int) -> nn.Sequential:
 
 
 def new_lift(seed: int) -> Lift:
+    """The document's Lift: 3-10-26 writes the weights of 3-5-1; float64."""
     torch.manual_seed(seed)
     return Lift(dense(*SIZES["task"]), (10,)).double()
 
 
 def error(net: nn.Module, x: Rows, y: Rows) -> float:
+    """Mean squared error of ``net`` on rows x (N, 3), y (N, 1)."""
     with torch.no_grad():
         return float(((net(torch.from_numpy(x)).numpy() - y) ** 2).mean())
 

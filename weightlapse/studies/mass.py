@@ -57,10 +57,12 @@ class Run:
 
 
 def linear(x: Array) -> NDArray[np.bool_]:
+    """(rows,) class of each row: the first input decides."""
     return np.asarray(x[:, 0] >= 0)
 
 
 def nonlinear(x: Array) -> NDArray[np.bool_]:
+    """(rows,) class of each row on either side of x1 + 4.2 sin(x2) = 0."""
     return np.asarray(x[:, 0] + 4.2 * np.sin(x[:, 1]) >= 0)
 
 
@@ -85,6 +87,7 @@ def make_data(seeds: int, boundary: Any, rows: int, parts: tuple[float, ...] = (
 
 
 def data_of(seeds: int, boundary: Any, rows: int) -> Data:
+    """Training and test rows, four to one, for every seed."""
     (x, y), (x_test, y_test) = make_data(seeds, boundary, rows)
     return Data(x, y, x_test, y_test)
 
@@ -135,6 +138,7 @@ def by_rule(data: Data, rule: str, start: Run, steps: int) -> Run:
 
 
 def logits(x: Tensor, w: Array, b: Array) -> Array:
+    """(seeds, rows) of the neurons w (seeds, 15), b (seeds,) on x (seeds, rows, 15)."""
     return np.asarray(np.matmul(x.double().numpy(), w[..., None])[..., 0] + b[:, None])
 
 
