@@ -195,7 +195,7 @@ def test_consecutive_and_random_frames_come_from_the_cache_and_it_is_bounded(tmp
 def test_a_bounded_recording_keeps_its_bound_and_states_it(tmp_path: Path, tolerance: float) -> None:
     rows = record(tmp_path / "run", 300, tolerance=tolerance)
     store = Store.open(tmp_path / "run")
-    height = compact.block_height(300, tolerance)
+    height = compact.block_height(300, tolerance, LAYOUT.row_nbytes)
     for i, spec in enumerate(LAYOUT.tensors):
         truth = np.array(LAYOUT.view(rows, i))
         values = store.read(spec.name, slice(None))

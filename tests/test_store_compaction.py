@@ -19,6 +19,7 @@ import pytest
 
 import weightlapse as wl
 from tests.test_store_blocks import LAYOUT, holds, is_compact, moving_rows, record, same
+from tests.test_store_log import frames_at
 from weightlapse.cli import main
 from weightlapse.errors import CannotRecord, DamagedRecording, NotARecording
 from weightlapse.store import compact
@@ -27,8 +28,9 @@ from weightlapse.store.blockread import BlockSegment
 from weightlapse.store.layout import Layout, TensorSpec
 from weightlapse.store.log import AppendFile
 from weightlapse.store.offline import compact_recording
+from weightlapse.store.raw import RawSegment
 from weightlapse.store.reader import Store
-from weightlapse.store.segment import RawSegment
+from weightlapse.store.segments import TwoCopies
 from weightlapse.store.writer import Writer, segment_frames
 
 # ---- while it is being written -----------------------------------------------------------------------------------------
@@ -149,6 +151,7 @@ def test_layout_epochs_keep_their_layouts(tmp_path: Path) -> None:
 CRASH = """
 import sys, numpy as np
 sys.path.insert(0, sys.argv[2])
+from tests.test_store_log import frames_at
 from tests.test_store_blocks import LAYOUT, moving_rows
 import weightlapse.store.writer as w
 w.segment_frames = lambda row, tolerance: 16
@@ -217,7 +220,7 @@ def test_a_damaged_frame_keeps_its_segment_a_log(tmp_path: Path) -> None:
     rows = record(tmp_path / "run", 20, compact="never")
     log = tmp_path / "run/log/000000.seg"
     bad = bytearray(log.read_bytes())
-    bad[64 + 5 * (32 + LAYOUT.row_nbytes) + 40] ^= 1
+    bad[frames_at(log) + 5 * (32 + LAYOUT.row_nbytes) + 40] ^= 1
     log.write_bytes(bad)
     done = compact_recording(tmp_path / "run")
     assert done.frames == 0
@@ -247,7 +250,8 @@ def test_where_block_and_log_exist_the_block_counts(tmp_path: Path) -> None:
     compact.write_block(tmp_path / "run", raw.number, raw, None)
     assert (tmp_path / "run/log/000000.seg").exists()
     store = Store.open(tmp_path / "run")
-    assert [type(s) for s in store.segments] == [BlockSegment]
+    assert [type(s) for s in store.segments] == [TwoCopies]
+    assert isinstance(store.doubled[0].copy, BlockSegment)
     holds(store, rows)
 
 
@@ -271,7 +275,8 @@ def test_segments_hold_whole_time_blocks() -> None:
     for row in (8, 70_000, 1_700_000, 43_000_000, 10**9, 10**12):
         for tolerance, height in ((None, compact.LOSSLESS_HEIGHT), (1e-2, compact.BOUNDED_HEIGHT)):
             frames = segment_frames(row, tolerance)
-            assert 16 <= frames <= 4096
+            height = max(height, min(1024, (1 << 19) // row))
+            assert 16 <= frames <= 65536
             assert frames % height == 0 or frames < height
 
 
@@ -279,7 +284,9 @@ def test_a_compactor_that_is_stopped_drops_only_its_unfinished_block(tmp_path: P
     rows = record(tmp_path / "run", 50, compact="never")
     raw = Store.open(tmp_path / "run").segments[0]
     assert isinstance(raw, RawSegment)
-    compactor = Compactor(tmp_path / "run", None, "after", sync=False, memory=1 << 28)
+    compactor = Compactor(
+        tmp_path / "run", Store.open(tmp_path / "run").ours, None, "after", sync=False, memory=1 << 28
+    )
     compactor.add(0, lambda: raw)
     compactor._ending = True
     compactor._next(pause=compactor._check_ending)

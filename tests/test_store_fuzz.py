@@ -22,8 +22,8 @@ from weightlapse.store.blockread import BlockSegment
 from weightlapse.store.codecs.decode import Chunk
 from weightlapse.store.codecs.encode import encode
 from weightlapse.store.codecs.form import HEAD, Shape
+from weightlapse.store.log import BLOCK, record_nbytes, records
 from weightlapse.store.log import encode as encode_record
-from weightlapse.store.log import records
 from weightlapse.store.reader import Store
 from weightlapse.store.writer import Writer
 
@@ -163,12 +163,12 @@ def test_every_byte_of_a_block_file_counts(whole: Path, tmp_path: Path) -> None:
 
 def test_a_lost_index_is_rebuilt_by_a_scan(whole: Path, tmp_path: Path) -> None:
     target = tmp_path / "run"
-    for lost in (block.INDEX, block.BLOCK, block.STEPS):
+    for lost in (block.INDEX, BLOCK, block.STEPS):
         shutil.copytree(whole, target)
         file = target / "blocks/000000.blk"
-        data = np.fromfile(file, np.uint8)
-        record = next(r for r in records(data) if r.kind == lost)
-        bad = bytearray(data.tobytes())
+        data = file.read_bytes()
+        record = next(r for r in records(data, seal=Store.open(whole).ours.seal) if r.kind == lost)
+        bad = bytearray(data)
         bad[record.start + 40] ^= 1
         file.write_bytes(bad)
         store = Store.open(target)
@@ -183,7 +183,10 @@ def test_a_lost_index_is_rebuilt_by_a_scan(whole: Path, tmp_path: Path) -> None:
         shutil.rmtree(target)
 
 
-def test_one_damaged_page_costs_only_its_tensors_and_time_block(tmp_path: Path) -> None:
+def test_one_damaged_page_costs_only_its_tensors_and_time_block(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("weightlapse.store.compact._WORTH_A_BLOCK", 0)
     rows = moving_rows(LAYOUT, 200)
     writer = Writer.create(tmp_path / "run", LAYOUT)
     writer.append(np.arange(200), rows)
@@ -321,29 +324,30 @@ def test_hostile_block_files_cost_no_memory(whole: Path, tmp_path: Path, what: s
     target = tmp_path / "run"
     shutil.copytree(whole, target)
     file = target / "blocks/000000.blk"
-    data = np.fromfile(file, np.uint8)
-    found = list(records(data))
-    opening = list(block.OPENING.unpack_from(found[0].payload.tobytes()))
-    parts = {r.kind: r.payload.tobytes() for r in found if r.kind != block.CHUNK}
-    rest = b"".join(data[r.start : r.end].tobytes() for r in found if r.kind == block.CHUNK)
+    key = Store.open(whole).ours.seal
+    found = list(records(file.read_bytes(), seal=key))
+    own = found[0].payload[56:]
+    opening = list(struct.unpack("<7Q", found[0].payload[:56]))
+    parts = {r.kind: r.payload for r in found}
     if what in ("count", "height", "offset", "epoch"):
         opening[{"count": 4, "height": 5, "offset": 6, "epoch": 1}[what]] = (1 << 63) + 5
         if what == "count":
             opening[4] = 1 << 23
     elif what == "pieces":
-        inside = bytearray(zlib.decompress(parts[block.INDEX]))
+        inside = bytearray(zlib.decompress(parts[block.INDEX][16:]))
         struct.pack_into("<4Q", inside, 0, 1 << 40, 1 << 40, 1 << 40, 1 << 40)
-        parts[block.INDEX] = zlib.compress(bytes(inside))
+        parts[block.INDEX] = own + zlib.compress(bytes(inside))
     elif what == "steps":
-        parts[block.STEPS] = parts[block.STEPS][:56] + zlib.compress(bytes(64 << 20))
+        parts[block.STEPS] = parts[block.STEPS][:72] + zlib.compress(bytes(64 << 20))
     else:
-        parts[block.INDEX] = zlib.compress(bytes(2 << 30), 1)
-    first = encode_record(block.BLOCK, block.OPENING.pack(*opening), 0)
-    listed = encode_record(block.STEPS, parts[block.STEPS], 0)
-    if what not in ("offset",):
-        opening[6] = len(first) + len(listed) + len(rest)
-        first = encode_record(block.BLOCK, block.OPENING.pack(*opening), 0)
-    file.write_bytes(first + listed + rest + encode_record(block.INDEX, parts[block.INDEX], 0))
+        parts[block.INDEX] = own + zlib.compress(bytes(2 << 30), 1)
+    made = b""
+    for kind, payload in [(r.kind, parts[r.kind] if r.kind != block.CHUNK else r.payload) for r in found]:
+        if kind == block.INDEX and what != "offset":
+            opening[6] = len(made)
+        made += encode_record(kind, payload, 0, key.at(kind, len(made)))
+    first = encode_record(BLOCK, struct.pack("<7Q", *opening) + own, 0)
+    file.write_bytes(first + made[record_nbytes(72) :])
     root = Path(__file__).parent.parent
     run = subprocess.run(
         [sys.executable, "-c", HOSTILE_RUN, str(target)],

@@ -6,7 +6,6 @@ while training; only :func:`weightlapse.watch` itself talks to the others, so th
 
 from __future__ import annotations
 
-import shutil
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -15,6 +14,7 @@ from typing import Any
 from weightlapse.capture.recorder import Recorder
 from weightlapse.errors import CannotRecord, WeightlapseError
 from weightlapse.store.ranks import rank_folder
+from weightlapse.store.repair import withdraw
 
 
 def process_group() -> tuple[int, int]:
@@ -48,7 +48,7 @@ def record_together(path: Path, rank: int, count: int, record: Callable[[Path], 
         if recorder is not None:
             recorder.close()
             if rank == 0 and not keep:
-                shutil.rmtree(path)
+                withdraw(path)
         raise CannotRecord(problem)
     assert recorder is not None
     return recorder

@@ -5,7 +5,6 @@ from __future__ import annotations
 import importlib
 import json
 import os
-import shutil
 import struct
 import zipfile
 from collections.abc import Callable
@@ -18,6 +17,7 @@ from weightlapse.errors import InvalidArgument, missing_extra
 from weightlapse.progress import track
 from weightlapse.recording.pieces import Piece, file_name, pieces
 from weightlapse.store.layout import TensorSpec
+from weightlapse.store.remove import remove_building
 
 if TYPE_CHECKING:
     from weightlapse.recording.recording import Recording
@@ -38,8 +38,7 @@ def export(run: Recording, kind: str, dest: str | os.PathLike[str]) -> None:
         _WRITERS[kind](run, building)
         building.rename(target)
     except BaseException:
-        shutil.rmtree(building, ignore_errors=True)
-        building.unlink(missing_ok=True)
+        remove_building(building)
         raise
 
 

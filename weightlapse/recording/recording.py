@@ -18,6 +18,7 @@ from weightlapse.recording.track import Track
 from weightlapse.store.layout import Layout, widen
 from weightlapse.store.ranks import RankedStore, open_store
 from weightlapse.store.reader import Store
+from weightlapse.store.scalars import Scalars
 
 
 def load(path: str | os.PathLike[str]) -> Recording:
@@ -40,7 +41,7 @@ class Recording:
     def __init__(self, store: Store | RankedStore, path: str | os.PathLike[str]) -> None:
         self._store = store
         self.path = path if isinstance(path, str) and "://" in path else Path(path)
-        self._scalars: dict[str, NDArray[np.float64]] | None = None
+        self._scalars: Scalars | None = None
 
     # ---- what there is ---------------------------------------------------------------------------------------------
 
@@ -86,10 +87,16 @@ class Recording:
         return {t.name: list(t.aliases) for _, layout in self._store.layouts for t in layout.tensors if t.aliases}
 
     @property
-    def scalars(self) -> dict[str, NDArray[np.float64]]:
+    def scalars(self) -> Scalars:
+        """By name float64 (T,), NaN where nothing was logged; each look gives a new array."""
         if self._scalars is None:
             self._scalars = self._store.scalars
-        return {name: column.copy() for name, column in self._scalars.items()}
+        return self._scalars
+
+    @property
+    def branches(self) -> dict[str, Recording]:
+        """What was trained after step N before the recording was rewound to N: recordings of those frames alone, by name ("after-N")."""
+        return {name: Recording(self._store.on_branch(name), self.path) for name in self._store.branches}
 
     @property
     def events(self) -> list[tuple[int, str]]:
@@ -187,11 +194,11 @@ class Recording:
     def state(
         self, step: int | None = None, *, frame: int | None = None, streams: Iterable[str] = ("weights", "buffers")
     ) -> dict[str, NDArray[Any]]:
-        """All tensors of one frame by name, tied ones under each of their names (the same array).
+        """All tensors of one frame (the last where none is named) by name, tied ones under each of their names (the same array).
 
         Raises :class:`MissingStep` (a KeyError) that names the nearest recorded steps.
         """
-        number = self._frame(step, frame)
+        number = self._frame(step, -1 if step is None and frame is None else frame)
         wanted = set(streams)
         specs = [t for t in self._store.layout_at(number).tensors if t.stream in wanted]
         stored = self._store.read_frame(number, [t.name for t in specs])
@@ -208,8 +215,6 @@ class Recording:
 
     def load_into(self, model: Any, step: int | None = None, *, frame: int | None = None) -> None:
         """Put the weights (and buffers) of one frame back into a model, in place; the last frame when neither is given."""
-        if step is None and frame is None:
-            frame = -1
         importlib.import_module("weightlapse.adapters.find").load_into(model, self.state(step, frame=frame))
 
     def neuron(self, group: str, unit: int) -> dict[str, NDArray[Any]]:

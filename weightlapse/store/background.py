@@ -5,7 +5,6 @@ The training thread is never held: it only ever fills its ring. When a core is n
 
 from __future__ import annotations
 
-import contextlib
 import os
 import threading
 from collections import deque
@@ -15,10 +14,12 @@ from pathlib import Path
 
 from weightlapse.errors import DamagedRecording
 from weightlapse.progress import bar
-from weightlapse.store.compact import replace_segment
-from weightlapse.store.segment import RawSegment, segment_name
+from weightlapse.store.belonging import Belonging
+from weightlapse.store.files import regular_size
+from weightlapse.store.portable import lower_priority
+from weightlapse.store.proof import compress
+from weightlapse.store.raw import RawSegment, segment_name
 
-_LOWEST = 19
 _ENOUGH_TO_SHOW = 256 << 20  # bytes left at the end above which a terminal gets a progress bar
 
 
@@ -52,9 +53,12 @@ class Compactor:
     A failure costs nothing but space: the log stays. It is kept in ``failure`` and ends compaction.
     """
 
-    def __init__(self, folder: Path, tolerance: float | None, mode: str, *, sync: bool, memory: int) -> None:
+    def __init__(
+        self, folder: Path, ours: Belonging, tolerance: float | None, mode: str, *, sync: bool, memory: int
+    ) -> None:
         self.failure: BaseException | None = None
         self._folder = folder
+        self._ours = ours
         self._tolerance = tolerance
         self._sync = sync
         self._memory = memory
@@ -77,8 +81,7 @@ class Compactor:
         self._wake.set()
 
     def _run(self) -> None:
-        with contextlib.suppress(AttributeError, OSError):  # without thread priorities, looking at the load has to do
-            os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), _LOWEST)
+        lower_priority()  # where there are no priorities of threads, looking at the load has to do
         while not self._ending:
             if self._waiting and self._is_free():
                 self._next(pause=self._check_ending)
@@ -91,12 +94,11 @@ class Compactor:
             raise Stopped
 
     def _next(self, pause: Callable[[], None] | None = None) -> None:
-        number, open_segment = self._waiting[0]
+        _, open_segment = self._waiting[0]
         try:
             segment = open_segment()
-            replace_segment(
-                self._folder, segment, number, self._tolerance, sync=self._sync, pause=pause, memory=self._memory
-            )
+            settings = {"sync": self._sync, "pause": pause, "memory": self._memory}
+            compress(self._folder, segment, self._ours, self._tolerance, **settings)
         except Stopped:
             return
         except DamagedRecording:
@@ -118,14 +120,10 @@ class Compactor:
     def finish(self) -> None:
         """Compress everything that was added, in this thread."""
         self.stop()
-        left = sum(_nbytes(self._folder / segment_name(number)) for number, _ in self._waiting)
+        left = sum(regular_size(self._folder / segment_name(number)) for number, _ in self._waiting)
         shown = bar("compressing the recording", len(self._waiting)) if left > _ENOUGH_TO_SHOW else nullcontext(None)
         with shown as advance:
             while self._waiting:
                 self._next()
                 if advance is not None:
                     advance(1)
-
-
-def _nbytes(path: Path) -> int:
-    return path.stat().st_size if path.exists() else 0

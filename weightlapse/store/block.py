@@ -4,14 +4,17 @@
 shorter). The values of a time block lie in chunks (``codecs/form.py``), each of which holds whole *pieces* (neighbouring elements) of tensors
 of one dtype. It is a sequence of records (``log.py``):
 
-    BLCK  first frame         seven uint64: number, epoch, bytes of a frame, CRC of the layout's record, frames, height, offset of INDX
+    BLCK  first frame         seven uint64: number, epoch, bytes of a frame, CRC of the layout's payload, frames, height, offset of INDX;
+                              16 bytes: the id of the recording
     STEP  first frame         the same, then the steps, zlib-compressed int64
-    CHNK  0                   three uint32: first frame within the segment, frames, P; P pieces (tensor u32, start u64, stop u64);
-                              padding up to a multiple of eight bytes; the chunk
-    INDX  first frame         zlib-compressed: see ``Index``
+    LAYT, FORK ...            as in the log segment
+    CHNK  0                   four uint32: first frame within the segment, frames, P, check; P pieces (tensor u32, start u64, stop u64);
+                              padding up to a multiple of eight bytes; the chunk. ``check`` binds the head of the chunk to the recording
+    INDX  first frame         the id, then zlib-compressed: see ``Index``
 
 It is written beside its place and renamed into it, so that it is always whole. The record CRC of a CHNK covers all of it; a reader that wants
-a part of a chunk relies on the checksums within.
+a part of a chunk relies on the checksums within, and on the copy of the head's checksum in the index. In version 1 there are no ids, no
+copies, no checks.
 """
 
 from __future__ import annotations
@@ -27,11 +30,15 @@ from numpy.typing import NDArray
 from weightlapse.errors import DamagedRecording
 from weightlapse.store.codecs.plan import CHUNK as CHUNK_VALUES
 from weightlapse.store.codecs.plan import Piece, plan
+from weightlapse.store.files import Part
 from weightlapse.store.layout import Layout, TensorSpec
+from weightlapse.store.log import Seal
 
-BLOCK, STEPS, CHUNK, INDEX = b"BLCK", b"STEP", b"CHNK", b"INDX"
-OPENING = struct.Struct("<7Q")
-CHUNK_HEAD = struct.Struct("<3I")
+STEPS, CHUNK, INDEX = b"STEP", b"CHNK", b"INDX"
+_OPENING_V1 = struct.Struct("<7Q")
+_OPENING = struct.Struct("<7Q16s")
+_CHUNK_HEAD_V1 = struct.Struct("<3I")
+_CHUNK_HEAD = struct.Struct("<4I")
 PIECE = np.dtype([("tensor", "<u4"), ("start", "<u8"), ("stop", "<u8")])
 _INDEX_HEAD = struct.Struct("<4Q")
 _MAX_INDEX = 1 << 28  # bytes of an index when decompressed
@@ -68,20 +75,25 @@ class Opening:
     count: int
     height: int
     index: int = 0
+    id: bytes | None = None  # of the recording; None in version 1
 
     def pack(self) -> bytes:
-        return OPENING.pack(
-            self.number, self.epoch, self.row_nbytes, self.layout_crc, self.count, self.height, self.index
-        )
+        fields = (self.number, self.epoch, self.row_nbytes, self.layout_crc, self.count, self.height, self.index)
+        return _OPENING_V1.pack(*fields) if self.id is None else _OPENING.pack(*fields, self.id)
 
     @classmethod
     def unpack(cls, payload: bytes) -> Opening:
-        if len(payload) < OPENING.size:
+        if len(payload) < _OPENING_V1.size:
             raise DamagedRecording("the opening record of a block file is too short")
-        opening = cls(*OPENING.unpack_from(payload))
+        own = len(payload) >= _OPENING.size
+        opening = cls(*(_OPENING.unpack_from(payload) if own else _OPENING_V1.unpack_from(payload)))
         if not 0 < opening.count < 1 << 24 or not 0 < opening.height < 1 << 24:
             raise DamagedRecording(f"a block file claims {opening.count} frames in blocks of {opening.height}")
         return opening
+
+    @property
+    def nbytes(self) -> int:
+        return _OPENING_V1.size if self.id is None else _OPENING.size
 
     @property
     def blocks(self) -> int:
@@ -94,6 +106,7 @@ class Index:
 
     - per chunk the number of its pieces (uint32), then all pieces (tensor u32, start u64, stop u64),
     - per time block and chunk: offset and length of the chunk's bytes in the file (two uint64),
+    - per time block and chunk: the checksum of the chunk's head (uint32); not in version 1,
     - per time block and tensor: the absolute error bound (float64); nothing in exact recordings,
     - the steps (int64).
     """
@@ -102,37 +115,45 @@ class Index:
     places: NDArray[np.uint64]  # (time blocks, chunks, 2)
     bounds: NDArray[np.float64]  # (time blocks, tensors or 0)
     steps: NDArray[np.int64]
+    heads: NDArray[np.uint32] | None = None  # (time blocks, chunks)
 
     def pack(self) -> bytes:
         pieces = np.array([(p.tensor, p.start, p.stop) for chunk in self.chunks for p in chunk], PIECE)
         head = _INDEX_HEAD.pack(len(self.chunks), len(pieces), self.bounds.shape[1], len(self.steps))
         counts = np.array([len(chunk) for chunk in self.chunks], "<u4")
-        parts = (head, counts, pieces, self.places.astype("<u8"), self.bounds.astype("<f8"), self.steps.astype("<i8"))
+        heads = b"" if self.heads is None else self.heads.astype("<u4").tobytes()
+        parts = (
+            *(head, counts, pieces, self.places.astype("<u8"), heads),
+            *(self.bounds.astype("<f8"), self.steps.astype("<i8")),
+        )
         return zlib.compress(b"".join(p if isinstance(p, bytes) else p.tobytes() for p in parts), 6)
 
     @classmethod
-    def unpack(cls, payload: bytes, blocks: int) -> Index:
+    def unpack(cls, payload: bytes, blocks: int, *, with_heads: bool) -> Index:
         data = inflate(payload)
         if len(data) < _INDEX_HEAD.size:
             raise DamagedRecording("the index of a block file is too short")
         count, pieces, tensors, frames = _INDEX_HEAD.unpack_from(data)
-        sizes = (4 * count, PIECE.itemsize * pieces, 16 * blocks * count, 8 * blocks * tensors, 8 * frames)
+        heads = 4 * blocks * count if with_heads else 0
+        sizes = (4 * count, PIECE.itemsize * pieces, 16 * blocks * count, heads, 8 * blocks * tensors, 8 * frames)
         if _INDEX_HEAD.size + sum(sizes) != len(data):
             raise DamagedRecording("the index of a block file does not have the length that it claims")
         ends = np.cumsum([_INDEX_HEAD.size, *sizes]).tolist()
         parts = [data[a:b] for a, b in pairwise(ends)]
         counts, table = np.frombuffer(parts[0], "<u4"), np.frombuffer(parts[1], PIECE)
-        places, bounds = np.frombuffer(parts[2], "<u8"), np.frombuffer(parts[3], "<f8")
-        steps = np.frombuffer(parts[4], "<i8")
+        places, bounds = np.frombuffer(parts[2], "<u8"), np.frombuffer(parts[4], "<f8")
+        steps = np.frombuffer(parts[5], "<i8")
         if int(counts.sum(dtype=np.uint64)) != pieces:
             raise DamagedRecording("the index of a block file has pieces that belong to no chunk")
-        every = [Piece(int(p["tensor"]), int(p["start"]), int(p["stop"])) for p in table]
+        columns = zip(*(table[name].tolist() for name in ("tensor", "start", "stop")))
+        every = [Piece(*numbers) for numbers in columns]
         edges = np.cumsum([0, *counts]).tolist()
         return cls(
             tuple(tuple(every[a:b]) for a, b in pairwise(edges)),
             places.reshape(blocks, count, 2),
             bounds.reshape(blocks, tensors),
             steps.astype(np.int64),
+            np.frombuffer(parts[3], "<u4").reshape(blocks, count) if with_heads else None,
         )
 
 
@@ -148,42 +169,65 @@ def inflate(payload: bytes) -> bytes:
     return data
 
 
-def chunk_payload(first: int, rows: int, pieces: tuple[Piece, ...], chunk: bytes) -> tuple[bytes, int]:
+def head_crc(chunk: bytes) -> int:
+    """The checksum that a chunk's head carries; it covers those of all its pages."""
+    return int.from_bytes(chunk[4:8], "little")
+
+
+def _check(first: int, rows: int, table: bytes, head: int, seal: Seal) -> int:
+    return zlib.crc32(struct.pack("<3I", first, rows, head) + table, seal.at(CHUNK, 0))
+
+
+def chunk_payload(first: int, rows: int, pieces: tuple[Piece, ...], chunk: bytes, seal: Seal) -> tuple[bytes, int]:
     """The payload of a CHNK record, and where in it the chunk begins."""
     table = np.array([(p.tensor, p.start, p.stop) for p in pieces], PIECE).tobytes()
-    head = CHUNK_HEAD.pack(first, rows, len(pieces)) + table
+    if seal.key is None:
+        head = _CHUNK_HEAD_V1.pack(first, rows, len(pieces)) + table
+    else:
+        head = _CHUNK_HEAD.pack(first, rows, len(pieces), _check(first, rows, table, head_crc(chunk), seal)) + table
     head += bytes(-len(head) % 8)
     return head + chunk, len(head)
 
 
-def read_chunk_head(payload: NDArray[np.uint8]) -> tuple[int, int, tuple[Piece, ...], int] | None:
-    """(first frame, frames, pieces, where the chunk begins) of a CHNK payload; None when it cannot be meant."""
-    if len(payload) < CHUNK_HEAD.size:
+def read_chunk_head(part: Part, seal: Seal) -> tuple[int, int, tuple[Piece, ...], int] | None:
+    """(first frame, frames, pieces, where the chunk begins) of a CHNK payload; None when it cannot be meant, or is of another recording."""
+    form = _CHUNK_HEAD_V1 if seal.key is None else _CHUNK_HEAD
+    if part.size < form.size:
         return None
-    first, rows, count = CHUNK_HEAD.unpack_from(payload[: CHUNK_HEAD.size].tobytes())
-    end = CHUNK_HEAD.size + count * PIECE.itemsize
-    if end > len(payload):
+    first, rows, count, *check = form.unpack(part.read(0, form.size))
+    end = form.size + count * PIECE.itemsize
+    at = -(-end // 8) * 8
+    if at + 8 > part.size:
         return None
-    table = np.frombuffer(payload[CHUNK_HEAD.size : end].tobytes(), PIECE)
-    pieces = tuple(Piece(int(p["tensor"]), int(p["start"]), int(p["stop"])) for p in table)
-    return first, rows, pieces, -(-end // 8) * 8
+    table = part.read(form.size, end)
+    if check and check[0] != _check(first, rows, table, head_crc(part.read(at, at + 8)), seal):
+        return None
+    columns = zip(*(np.frombuffer(table, PIECE)[name].tolist() for name in ("tensor", "start", "stop")))
+    return first, rows, tuple(Piece(*numbers) for numbers in columns), at
 
 
-def pieces_of(chunks: tuple[tuple[Piece, ...], ...], tensor: int, spec: TensorSpec) -> list[tuple[int, int, Piece]]:
-    """(chunk, where in it, piece) for each piece of a tensor, rising. Raises unless they cover every value exactly once."""
-    found: list[tuple[int, int, Piece]] = []
+Placed = list[tuple[int, int, Piece]]
+
+
+def pieces_by_tensor(chunks: tuple[tuple[Piece, ...], ...]) -> dict[int, Placed]:
+    """For each tensor its (chunk, where in it, piece), rising: one pass over all chunks."""
+    found: dict[int, Placed] = {}
     for c, chunk in enumerate(chunks):
         at = 0
         for piece in chunk:
-            if piece.tensor == tensor:
-                found.append((c, at, piece))
+            found.setdefault(piece.tensor, []).append((c, at, piece))
             at += piece.stop - piece.start
-    found.sort(key=lambda entry: entry[2].start)
+    for placed in found.values():
+        placed.sort(key=lambda entry: entry[2].start)
+    return found
+
+
+def check_pieces(placed: Placed, spec: TensorSpec) -> None:
+    """Raise unless the pieces cover every value of the tensor exactly once."""
     end = 0
-    for _, _, piece in found:
+    for _, _, piece in placed:
         if piece.start != end or piece.stop <= end:
             break
         end = piece.stop
     if end != spec.size * lanes(spec)[1]:
         raise DamagedRecording(f"the chunks of a block file do not hold all of {spec.name}")
-    return found

@@ -6,6 +6,7 @@ import zlib
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from itertools import count
 from typing import Any
 
 import numpy as np
@@ -13,34 +14,44 @@ from numpy.typing import NDArray
 
 import weightlapse.store.block as block
 from weightlapse.errors import DamagedRecording
-from weightlapse.store.block import Index, Opening, lanes, pieces_of, read_chunk_head
+from weightlapse.store.belonging import Belonging, read_copies
+from weightlapse.store.block import Index, Opening, Placed, check_pieces, lanes, pieces_by_tensor, read_chunk_head
 from weightlapse.store.cache import Cache
 from weightlapse.store.codecs.decode import Chunk, Decoded, Selection, advance_together
 from weightlapse.store.codecs.plan import Piece
-from weightlapse.store.journal import LayoutEpoch
+from weightlapse.store.files import File, Part
 from weightlapse.store.layout import TensorSpec
-from weightlapse.store.log import HEADER_NBYTES, decode_header, record_starts, records
+from weightlapse.store.log import BLOCK, UNSEALED, Place, Seal, read_record, scan
 from weightlapse.store.region import Region, flat_elements, region_shape
-from weightlapse.store.segment import Damage, Frames, find_layout
+from weightlapse.store.segment import Damage, Frames
 
+_WINDOW = 1 << 20  # bytes read at once for checking
 _NARROW = 64  # columns: below, blocks are decoded together, because the steps through time cost more than the values
+_INSTANCE = count()  # tells the cached chunks of a file from those of one that was opened later under its name
 
 
 class BlockSegment:
-    """A block file over its bytes. ``rebuilt`` says so when its index was lost and found again by a scan."""
+    """A block file. ``rebuilt`` says so when its index was lost and found again by a scan."""
 
-    def __init__(self, file: str, data: NDArray[np.uint8], epochs: Sequence[LayoutEpoch], cache: Cache) -> None:
-        self.file = file
-        self._data = np.asarray(data)  # a plain array: slices of a memmap are slow to make
+    def __init__(self, number: int, file: File, ours: Belonging, cache: Cache) -> None:
+        self.file, self.number = file.name, number
+        self._file = file
+        self._key = next(_INSTANCE)
         self._cache = cache
-        self._pieces: dict[int, list[tuple[int, int, Piece]]] = {}
         self.rebuilt: str | None = None
-        opening, first = _find_opening(data)
-        if opening is None:
-            raise DamagedRecording(f"{file} does not begin with the record of a block file, nor can one be found in it")
-        layout = find_layout(epochs, opening.epoch, opening.row_nbytes, opening.layout_crc)
+        found = _find_opening(file, ours.seal)
+        if found is None:
+            raise DamagedRecording(
+                f"{file.name} does not begin with the record of a block file, nor can one be found in it"
+            )
+        opening, first, after = found
+        self._seal = ours.check(file.name, number, opening.number, opening.id)
+        layout = ours.layout(opening.epoch, opening.row_nbytes, opening.layout_crc)
+        if opening.id is not None:
+            ours.take_copies(read_copies(file, after, self._seal)[0], layout=layout is None)
+            layout = ours.layout(opening.epoch, opening.row_nbytes, opening.layout_crc)
         if layout is None or first < 0:
-            raise DamagedRecording(f"{file} does not fit any layout of the recording")
+            raise DamagedRecording(f"{file.name} does not fit any layout of the recording")
         self.layout = layout
         self.opening, self.first, self.count = opening, first, opening.count
         try:
@@ -49,12 +60,17 @@ class BlockSegment:
             self.rebuilt = str(error)
             self._index = self._rebuild()
         self.steps = self._index.steps
+        self._placed: dict[int, Placed] | None = None
+        self._checked: set[int] = set()
 
     def _read_index(self, opening: Opening) -> Index:
-        record = next(records(self._data, opening.index), None) if opening.index else None
+        record = read_record(self._file, opening.index, self._seal) if opening.index else None
         if record is None or record.kind != block.INDEX:
             raise DamagedRecording("the index fails its checksum")
-        index = Index.unpack(record.payload.tobytes(), opening.blocks)
+        own = b"" if opening.id is None else opening.id
+        if not record.payload.startswith(own):
+            raise DamagedRecording("the index is of another recording")
+        index = Index.unpack(record.payload[len(own) :], opening.blocks, with_heads=opening.id is not None)
         if len(index.steps) != self.count or index.bounds.shape[1] not in (0, len(self.layout.tensors)):
             raise DamagedRecording("the index does not fit the layout")
         return index
@@ -62,22 +78,43 @@ class BlockSegment:
     def _rebuild(self) -> Index:
         """The index from the chunks themselves; a chunk that is lost has no place, a lost list of steps only -1."""
         height = self.opening.height
-        steps = np.full(self.count, -1, np.int64)
+        steps: NDArray[np.int64] = np.full(self.count, -1, np.int64)
         chunks: dict[tuple[Piece, ...], int] = {}
         found: dict[tuple[int, int], tuple[int, int]] = {}
-        for kind, start, payload in _scan(self._data):
-            if kind == block.STEPS:
-                listed = _steps(payload)
+        for place in scan(self._file):
+            if place.kind == block.STEPS:
+                listed = self._steps(place)
                 steps = listed if len(listed) == self.count else steps
-            elif kind == block.CHUNK and (head := read_chunk_head(payload)) is not None:
+            elif place.kind == block.CHUNK and (head := self._chunk_head(place)) is not None:
                 chunk = chunks.setdefault(head[2], len(chunks))
-                found[head[0] // height, chunk] = (start + HEADER_NBYTES + head[3], len(payload) - head[3])
+                found[head[0] // height, chunk] = (place.payload + head[3], place.nbytes - head[3])
         places = np.zeros((self.opening.blocks, len(chunks), 2), np.uint64)
-        for (b, chunk), place in found.items():
+        for (b, chunk), where in found.items():
             if b < len(places):
-                places[b, chunk] = place
+                places[b, chunk] = where
         # bounds were only in the index: they are in the chunks too, and read from there
         return Index(tuple(chunks), places, np.empty((len(places), 0)), steps)
+
+    def _chunk_head(self, place: Place) -> tuple[int, int, tuple[Piece, ...], int] | None:
+        return read_chunk_head(Part(self._file, place.payload, place.nbytes), self._seal)
+
+    def _steps(self, place: Place) -> NDArray[np.int64]:
+        record = read_record(self._file, place.start, self._seal)
+        try:
+            data = b"" if record is None else block.inflate(record.payload[self.opening.nbytes :])
+        except DamagedRecording:
+            data = b""
+        return np.frombuffer(data[: len(data) // 8 * 8], "<i8").astype(np.int64)
+
+    def _pieces(self, tensor: int) -> Placed:
+        """Where the values of a tensor are."""
+        if self._placed is None:
+            self._placed = pieces_by_tensor(self._index.chunks)
+        placed = self._placed.get(tensor, [])
+        if tensor not in self._checked:
+            check_pieces(placed, self.layout.tensors[tensor])
+            self._checked.add(tensor)
+        return placed
 
     # ---- values ----------------------------------------------------------------------------------------------------
 
@@ -95,19 +132,18 @@ class BlockSegment:
         spec = self.layout.tensors[tensor]
         numbers = np.arange(self.count)[frames]
         shape = (len(numbers), *region_shape(spec.shape, region))
-        count = lanes(spec)[1]
-        wanted = flat_elements(spec.shape, region, count)
+        each = lanes(spec)[1]
+        wanted = flat_elements(spec.shape, region, each)
         if not len(wanted) or not len(numbers):
             return [], lambda: np.empty(shape, spec.storage)
-        if tensor not in self._pieces:
-            self._pieces[tensor] = pieces_of(self._index.chunks, tensor, spec)
-        out = np.empty((len(numbers), len(wanted)), f"<u{spec.storage.itemsize // count}")
+        placed = self._pieces(tensor)
+        out = np.empty((len(numbers), len(wanted)), f"<u{spec.storage.itemsize // each}")
         todo: list[tuple[Decoded, NDArray[np.int64], Any, Any]] = []
         for b in np.unique(numbers // self.opening.height).tolist():
             here = numbers // self.opening.height == b
             rows = numbers[here] - b * self.opening.height
             where = slice(None) if here.all() else here
-            for c, columns, target in _selections(self._pieces[tensor], wanted):
+            for c, columns, target in _selections(placed, wanted):
                 todo.append((self._decoded(b, c, columns, spec), rows, where, target))
         fresh = [(part, int(rows.max()) + 1) for part, rows, _, _ in todo if part.width < _NARROW and part.fresh]
 
@@ -135,9 +171,7 @@ class BlockSegment:
         spec = self.layout.tensors[tensor]
         if spec.size == 0:
             return np.empty(spec.shape, spec.storage)
-        if tensor not in self._pieces:
-            self._pieces[tensor] = pieces_of(self._index.chunks, tensor, spec)
-        pieces = self._pieces[tensor]
+        pieces = self._pieces(tensor)
         if len(pieces) == 1 and pieces[0][0] in whole:
             c, at, piece = pieces[0]
             values = np.array(whole[c][at : at + piece.stop])
@@ -175,7 +209,7 @@ class BlockSegment:
             )
         if columns is not None and len(columns) == chunk.columns:
             columns = None
-        key = (self.file, b, c, None if columns is None else columns.tobytes())
+        key = (self._key, b, c, None if columns is None else columns.tobytes())
         window = self._frame_nbytes(b) > self._cache.limit // 2
         return self._cache.get(key, lambda: Decoded(chunk, columns, window=window))
 
@@ -186,9 +220,11 @@ class BlockSegment:
     def _chunk(self, b: int, c: int) -> Chunk:
         def opened() -> Chunk:
             start, length = (int(n) for n in self._index.places[b, c])
-            if length == 0 or start + length > len(self._data):
+            if length == 0 or start + length > self._file.size:
                 raise DamagedRecording(f"a chunk of {self.file} is lost")
-            chunk = Chunk(self._data[start : start + length])
+            chunk = Chunk(Part(self._file, start, length))
+            if self._index.heads is not None and chunk.head_crc != self._index.heads[b, c]:
+                raise DamagedRecording(f"a chunk of {self.file} is not the one that its index names")
             rows = min(self.opening.height, self.count - b * self.opening.height)
             columns = sum(piece.stop - piece.start for piece in self._index.chunks[c])
             if (chunk.rows, chunk.columns) != (rows, columns):
@@ -197,7 +233,7 @@ class BlockSegment:
                 )
             return chunk
 
-        return self._cache.get((self.file, b, c), opened)
+        return self._cache.get((self._key, b, c), opened)
 
     def bound(self, tensor: int, frame: int) -> float:
         b = frame // self.opening.height
@@ -207,7 +243,7 @@ class BlockSegment:
             return 0.0
         with self._cache.lock:
             bounds = [0.0]
-            for c, _, piece in pieces_of(self._index.chunks, tensor, self.layout.tensors[tensor]):
+            for c, _, piece in self._pieces(tensor):
                 held = self._chunk(b, c).bounds
                 bounds.append(held[self._index.chunks[c].index(piece)] if held else 0.0)
             return max(bounds)
@@ -224,7 +260,9 @@ class BlockSegment:
             found.append(Damage(self.file, f"{self.rebuilt}; its contents were found by a scan of the file"))
         if (self.steps < 0).any():
             found.append(Damage(self.file, "the step numbers are lost", self.first, self.first + self.count))
-        if self.rebuilt is None and not any(kind == block.STEPS for kind, _, _ in _scan(self._data)):
+        records = {place.start: self._record_is_right(place) for place in scan(self._file)}
+        kinds = [place for place in scan(self._file) if place.kind == block.STEPS and records[place.start]]
+        if self.rebuilt is None and not kinds:
             found.append(Damage(self.file, "the second copy of the step numbers fails its checksum"))
         held = Counter[int]()
         for piece in (p for pieces in self._index.chunks for p in pieces):
@@ -233,7 +271,15 @@ class BlockSegment:
         if absent:
             what = f"no chunk holds all of {', '.join(absent[:8])}{', ...' if len(absent) > 8 else ''}"
             found.append(Damage(self.file, what, self.first, self.first + self.count))
-        intact = dict(_chunk_records(self._data))
+        intact = {}
+        for place in scan(self._file):
+            head = self._chunk_head(place) if place.kind == block.CHUNK else None
+            if head is not None:
+                intact[place.payload + head[3]] = records[place.start]
+            elif place.kind not in (BLOCK, block.CHUNK, block.STEPS) and not records[place.start]:
+                found.append(
+                    Damage(self.file, f"the record {place.kind.decode('ascii', 'replace')} fails its checksum")
+                )
         for b in range(self.opening.blocks):
             first = b * self.opening.height
             last = min(first + self.opening.height, self.count)
@@ -248,7 +294,26 @@ class BlockSegment:
                     found.append(
                         Damage(self.file, f"the record around {names} fails its checksum; its values are whole")
                     )
+        if not found and not self.records_are_right():
+            found.append(Damage(self.file, "a record that is there twice fails its checksum; every value is whole"))
         return found
+
+    def records_are_right(self) -> bool:
+        """Whether the file is whole records with right checksums, one after the other."""
+        end = 0
+        for place in scan(self._file):
+            padding = self._file.read(place.payload + place.nbytes, min(place.end, self._file.size))
+            if place.start != end or any(padding) or not self._record_is_right(place):
+                return False
+            end = place.end
+        return end == self._file.size
+
+    def _record_is_right(self, place: Place) -> bool:
+        crc, at = self._seal.at(place.kind, place.start), place.payload
+        while at < place.payload + place.nbytes:
+            stop = min(at + _WINDOW, place.payload + place.nbytes)
+            crc, at = zlib.crc32(self._file.read(at, stop), crc), stop
+        return crc == place.crc
 
     def _name(self, tensor: int) -> str:
         return self.layout.tensors[tensor].name if tensor < len(self.layout.tensors) else f"tensor {tensor}"
@@ -278,56 +343,30 @@ def _selections(
                 yield c, wanted[mine] - piece.start + at, mine
 
 
-def _find_opening(data: NDArray[np.uint8]) -> tuple[Opening | None, int]:
-    """The opening of a block file and its first frame: from its first record, else from any that repeats it."""
-    for kind, _, payload, number in _opening_records(data):
-        if kind in (block.BLOCK, block.STEPS):
+def _find_opening(file: File, seal: Seal) -> tuple[Opening, int, int] | None:
+    """The opening of a block file, its first frame and the end of its list of steps: from its first record, else from the copy with the steps."""
+    opening, first, after = None, -1, 0
+    for place in _first_records(file):
+        if place.kind not in (BLOCK, block.STEPS):
+            continue
+        record = read_record(file, place.start, UNSEALED if place.kind == BLOCK else seal)
+        record = record or read_record(file, place.start, UNSEALED)  # of version 1
+        if record is None:
+            continue
+        after = record.end
+        if opening is None:
             try:
-                return Opening.unpack(payload.tobytes()[: block.OPENING.size]), number
+                opening, first = Opening.unpack(record.payload), record.number
             except DamagedRecording:
                 continue
-    return None, -1
+        if place.kind == block.STEPS:
+            break
+    return None if opening is None else (opening, first, after)
 
 
-def _opening_records(data: NDArray[np.uint8]) -> Iterator[tuple[bytes, int, NDArray[np.uint8], int]]:
-    record = next(records(data), None)
-    if record is not None:
-        yield record.kind, record.start, record.payload, record.number
-    if record is None or record.kind != block.BLOCK:
-        for start in record_starts(data):
-            record = next(records(data, start), None)
-            if record is not None:
-                yield record.kind, record.start, record.payload, record.number
-
-
-def _scan(data: NDArray[np.uint8]) -> Iterator[tuple[bytes, int, NDArray[np.uint8]]]:
-    """Every record with a right header, whatever lies between; the payload's own checksum is left to its user for chunks."""
-    end = 0
-    for start in record_starts(data):
-        if start < end:
-            continue
-        header = decode_header(data[start : start + HEADER_NBYTES].tobytes())
-        if header is None or header[1] > len(data) - start - HEADER_NBYTES:
-            continue
-        payload = data[start + HEADER_NBYTES : start + HEADER_NBYTES + header[1]]
-        if header[0] != block.CHUNK and zlib.crc32(payload.tobytes()) != header[3]:
-            continue
-        end = start + HEADER_NBYTES + header[1]
-        yield header[0], start, payload
-
-
-def _steps(payload: NDArray[np.uint8]) -> NDArray[np.int64]:
-    try:
-        data = block.inflate(payload.tobytes()[block.OPENING.size :])
-    except DamagedRecording:
-        return np.empty(0, np.int64)
-    return np.frombuffer(data[: len(data) // 8 * 8], "<i8").astype(np.int64)
-
-
-def _chunk_records(data: NDArray[np.uint8]) -> Iterator[tuple[int, bool]]:
-    """(where the chunk begins, whether the record's checksum is right) for every CHNK record."""
-    for kind, start, payload in _scan(data):
-        head = read_chunk_head(payload) if kind == block.CHUNK else None
-        if head is not None:
-            crc = decode_header(data[start : start + HEADER_NBYTES].tobytes())
-            yield start + HEADER_NBYTES + head[3], crc is not None and zlib.crc32(payload.tobytes()) == crc[3]
+def _first_records(file: File) -> Iterator[Place]:
+    """The records before the first chunk; all that can be found where none of them is a chunk."""
+    for place in scan(file):
+        if place.kind == block.CHUNK:
+            return
+        yield place

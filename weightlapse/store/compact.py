@@ -7,37 +7,53 @@ import zlib
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 import weightlapse.store.block as block
+from weightlapse.errors import DamagedRecording
 from weightlapse.store.block import Index, Opening, block_name, chunk_payload, chunks_of, lanes
 from weightlapse.store.codecs import grid
+from weightlapse.store.codecs.decode import Chunk
 from weightlapse.store.codecs.encode import encode, encode_bounded
 from weightlapse.store.codecs.form import Shape
 from weightlapse.store.codecs.patterns import PATTERNS
 from weightlapse.store.codecs.plan import CHUNK, MIN_CHUNK, Piece
-from weightlapse.store.log import AppendFile, record_nbytes
+from weightlapse.store.log import BLOCK, HEADER_NBYTES, RecordFile, Seal
 from weightlapse.store.log import encode as encode_record
-from weightlapse.store.segment import RawSegment
+from weightlapse.store.portable import replace as rename
+from weightlapse.store.portable import sync as sync_fd
+from weightlapse.store.raw import RawSegment
+from weightlapse.store.remove import remove_own
 
 LOSSLESS_HEIGHT, BOUNDED_HEIGHT = (
     96,
     256,
 )  # frames of a time block, at most: longer ones are smaller, shorter ones faster to enter
+TALLEST = 1024
+_WORTH_A_BLOCK = 1 << 19  # bytes of a time block below which it is not worth a head of its own
 _STRICTER = 1 - 1e-9  # bounds are kept this much tighter than asked, so that another way to sum a variance agrees
 
 
-def block_frames(tolerance: float | None) -> int:
-    """Frames of a time block, at most."""
-    return LOSSLESS_HEIGHT if tolerance is None else BOUNDED_HEIGHT
+class NotTheSame(DamagedRecording):
+    """What was compressed does not decode to what the log holds: the log stays."""
+
+    def __init__(self, what: str) -> None:
+        super().__init__(
+            f"{what} would not be the same when read from a block; the log is kept (a fault of this machine or of weightlapse)"
+        )
 
 
-def block_height(count: int, tolerance: float | None) -> int:
+def block_frames(tolerance: float | None, row_nbytes: int = 1 << 20) -> int:
+    """Frames of a time block, at most: more of small frames, because every block costs a call and a head of its own."""
+    usual = LOSSLESS_HEIGHT if tolerance is None else BOUNDED_HEIGHT
+    return max(usual, min(TALLEST, _WORTH_A_BLOCK // max(row_nbytes, 1)))
+
+
+def block_height(count: int, tolerance: float | None, row_nbytes: int = 1 << 20) -> int:
     """Frames per time block for a segment of ``count`` frames: as equal as can be."""
-    return -(-count // -(-count // block_frames(tolerance)))
+    return -(-count // -(-count // block_frames(tolerance, row_nbytes)))
 
 
 def chunk_limit(height: int, memory: int) -> int:
@@ -45,13 +61,10 @@ def chunk_limit(height: int, memory: int) -> int:
     return max(MIN_CHUNK, min(CHUNK, memory // 4 // (height * 5 * 4)))
 
 
-def chunk_shape(tolerance: float | None, height: int) -> Shape:
-    """Pages of about two thousand residuals where they are long, and of many more where each takes a bit or less."""
-    return (
-        Shape(strip=2048, tile=32 if height > 64 else 8)
-        if tolerance is None
-        else Shape(strip=4096, tile=32 if height > 64 else 8)
-    )
+def chunk_shape(tolerance: float | None, height: int, columns: int = 1 << 20) -> Shape:
+    """Pages of about two thousand residuals where they are long, and of many more where each takes a bit or less; no shorter in narrow chunks."""
+    strip, tile = 2048 if tolerance is None else 4096, 32 if height > 64 else 8
+    return Shape(strip=strip, tile=max(tile, min(height, 32 * 1024 // max(columns, 1))))
 
 
 def write_block(
@@ -69,21 +82,30 @@ def write_block(
     Holds one chunk at a time in memory, whatever the size of the model. Raises :class:`DamagedRecording` when a frame of the segment fails
     its checksum: such a segment stays a log.
     """
-    segment.check_all()
     layout, count = segment.layout, segment.count
-    height = block_height(count, tolerance)
-    opening = Opening(number, segment.epoch, layout.row_nbytes, segment.layout_crc, count, height)
+    if not layout.value_nbytes:
+        segment.check_all()  # otherwise every byte of it is checked when it is read below
+    height = block_height(count, tolerance, layout.row_nbytes)
+    raw = segment.opening
+    opening = Opening(number, raw.epoch, layout.row_nbytes, raw.layout_crc, count, height, id=raw.id)
+    own = raw.id or b""
+    seal = Seal(None) if raw.id is None else segment.seal
     chunks = chunks_of(layout, chunk_limit(height, memory))
     places = np.zeros((opening.blocks, len(chunks), 2), np.uint64)
+    heads = None if raw.id is None else np.zeros((opening.blocks, len(chunks)), np.uint32)
     bounds = np.zeros((opening.blocks, len(layout.tensors) if tolerance is not None else 0))
     target = folder / block_name(number)
     target.parent.mkdir(exist_ok=True)
     building = target.with_suffix(".tmp")
-    building.unlink(missing_ok=True)
-    file = AppendFile(building)
+    remove_own(building)
+    file = RecordFile(building, seal)
     try:
-        steps = encode_record(block.STEPS, opening.pack() + _deflate(segment.steps), segment.first)
-        file.write([encode_record(block.BLOCK, opening.pack(), segment.first), steps])
+        file.put(
+            (BLOCK, opening.pack(), segment.first),
+            (block.STEPS, opening.pack() + _deflate(segment.steps), segment.first),
+        )
+        if segment.copies:
+            file.put(*((kind, payload, first) for kind, first, payload in segment.copies))
         for b in range(opening.blocks):
             rows = slice(b * height, min((b + 1) * height, count))
             if tolerance is not None:
@@ -92,30 +114,25 @@ def write_block(
                 if pause is not None:
                     pause()
                 data = _encode(segment, pieces, rows, bounds[b], tolerance)
-                payload, start = chunk_payload(rows.start, rows.stop - rows.start, pieces, data)
-                places[b, c] = file.nbytes + record_nbytes(0) + start, len(data)
-                file.write([encode_record(block.CHUNK, payload)])
+                payload, start = chunk_payload(rows.start, rows.stop - rows.start, pieces, data, seal)
+                (at,) = file.put((block.CHUNK, payload, 0))
+                places[b, c] = at + HEADER_NBYTES + start, len(data)
+                if heads is not None:
+                    heads[b, c] = block.head_crc(data)
         at = file.nbytes
-        file.write(
-            [encode_record(block.INDEX, Index(tuple(chunks), places, bounds, segment.steps).pack(), segment.first)]
-        )
-        file.rewrite(0, encode_record(block.BLOCK, replace(opening, index=at).pack(), segment.first))
+        index = Index(tuple(chunks), places, bounds, segment.steps, heads)
+        file.put((block.INDEX, own + index.pack(), segment.first))
+        file.rewrite(0, encode_record(BLOCK, replace(opening, index=at).pack(), segment.first))
         if sync:
             file.sync()
     except BaseException:
         file.close()
-        building.unlink(missing_ok=True)
+        remove_own(building)
         raise
     file.close()
-    building.replace(target)
+    rename(building, target)
     if sync:
         sync_path(target.parent)
-
-
-def replace_segment(folder: Path, segment: RawSegment, number: int, tolerance: float | None, **options: Any) -> None:
-    """Write the block, then delete the log: readers prefer the block while both are there."""
-    write_block(folder, number, segment, tolerance, **options)
-    (folder / segment.file).unlink()
 
 
 def _deflate(steps: NDArray[np.int64]) -> bytes:
@@ -131,7 +148,7 @@ def _gather(segment: RawSegment, pieces: tuple[Piece, ...], rows: slice) -> NDAr
     for piece in pieces:
         start = layout.offsets[piece.tensor] + piece.start * dtype.nbytes
         width = piece.stop - piece.start
-        out[:, at : at + width] = segment.columns(start, width, dtype.unsigned)[rows]
+        out[:, at : at + width] = segment.columns(start, width, dtype.unsigned, rows)
         at += width
     return out
 
@@ -139,15 +156,40 @@ def _gather(segment: RawSegment, pieces: tuple[Piece, ...], rows: slice) -> NDAr
 def _encode(
     segment: RawSegment, pieces: tuple[Piece, ...], rows: slice, bounds: NDArray[np.float64], tolerance: float | None
 ) -> bytes:
+    """A chunk, decoded again and held against the log: what is not the same (or not within its bound) is never written."""
     dtype = lanes(segment.layout.tensors[pieces[0].tensor])[0]
     u = _gather(segment, pieces, rows)
-    shape = chunk_shape(tolerance, len(u))
+    shape = chunk_shape(tolerance, len(u), u.shape[1])
+    data = None
+    widths = [p.stop - p.start for p in pieces]
+    own = [float(bounds[p.tensor]) if tolerance is not None else 0.0 for p in pieces]
     if tolerance is not None:
-        own = [float(bounds[p.tensor]) for p in pieces]
-        data = encode_bounded(u, dtype, [p.stop - p.start for p in pieces], own, shape)
-        if data is not None:
-            return data
-    return encode(u, dtype, shape)
+        data = encode_bounded(u, dtype, widths, own, shape)
+    exact = data is None
+    data = encode(u, dtype, shape) if data is None else data
+    again = Chunk(data).read()
+    if not (again.tobytes() == u.tobytes() if exact else within_bounds(again, u, dtype, widths, own)):
+        raise NotTheSame(f"frames {segment.first + rows.start} to {segment.first + rows.stop - 1} of {segment.file}")
+    return data
+
+
+def within_bounds(
+    stored: NDArray[np.unsignedinteger],
+    true: NDArray[np.unsignedinteger],
+    dtype: str,
+    widths: list[int],
+    bounds: list[float],
+) -> bool:
+    """Whether every pattern stands for a value within the bound of its tensor; the same bits always do."""
+    at, pattern = 0, PATTERNS[dtype]
+    for width, bound in zip(widths, bounds):
+        mine = slice(at, at + width)
+        for top in range(0, len(true), 32):  # float64 copies of a few rows at a time
+            a, b = (np.ascontiguousarray(x[top : top + 32, mine]) for x in (stored, true))
+            if a.tobytes() != b.tobytes() and not grid.within_bound(b, a, bound, pattern):
+                return False
+        at += width
+    return True
 
 
 def _bound(segment: RawSegment, tensor: int, rows: slice, tolerance: float) -> float:
@@ -159,11 +201,12 @@ def _bound(segment: RawSegment, tensor: int, rows: slice, tolerance: float) -> f
     pattern = PATTERNS[lanes(spec)[0]]
     if not pattern.is_float or spec.size == 0:
         return 0.0
-    columns = segment.columns(segment.layout.offsets[tensor], spec.size * lanes(spec)[1], pattern.unsigned)
+    start = segment.layout.offsets[tensor]
     count, mean, spread = 0, 0.0, 0.0
     with np.errstate(all="ignore"):
         for k in range(rows.start, rows.stop):
-            values = pattern.numbers(np.ascontiguousarray(columns[k]))
+            row = segment.columns(start, spec.size * lanes(spec)[1], pattern.unsigned, slice(k, k + 1))[0]
+            values = pattern.numbers(row)
             if not np.isfinite(values.sum()):
                 values = values[np.isfinite(values)]
             if len(values):
@@ -184,7 +227,7 @@ def sync_path(path: Path) -> None:
     except OSError:
         return
     try:
-        os.fsync(fd)
+        sync_fd(fd)
     except OSError:
         return
     finally:

@@ -1,4 +1,4 @@
-"""Where the bytes of a recording are read from: a folder, as named byte arrays."""
+"""Where the bytes of a recording are read from: a folder, as named files."""
 
 from __future__ import annotations
 
@@ -6,34 +6,33 @@ import os
 from pathlib import Path
 from typing import Protocol
 
-import numpy as np
-from numpy.typing import NDArray
-
-from weightlapse.errors import NotARecording
+from weightlapse.errors import DamagedRecording, NotARecording
+from weightlapse.store.files import File, LocalFile
 
 
 class Folder(Protocol):
     """A place that holds a recording. Names use "/"; a missing file is a FileNotFoundError."""
 
     @property
-    def location(self) -> str: ...
+    def location(self) -> str:
+        """The path or address, for messages."""
 
     def names(self, below: str) -> list[str]:
         """The sorted file names in the sub-folder ``below``; empty when there is no such folder."""
 
-    def size(self, name: str) -> int: ...
-
-    def data(self, name: str) -> NDArray[np.uint8]:
-        """The bytes of a file as they are now, mapped where possible."""
+    def open(self, name: str) -> File:
+        """A file as it is now."""
 
 
 class LocalFolder:
-    """A folder of this machine; files are memory-mapped, so only the pages that are looked at are read."""
+    """A folder of this machine."""
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
         self._path = Path(path)
         if not self._path.is_dir():
-            kind = "is a file, not a folder" if self._path.exists() else "does not exist"
+            kind = "is a file, not a folder" if os.path.lexists(self._path) else "does not exist"
+            if self._path.is_symlink() and not self._path.exists():
+                kind = "is a link to nothing"
             raise NotARecording(f"{self._path} {kind}: a recording is a folder that weightlapse.watch has written")
 
     @property
@@ -43,14 +42,10 @@ class LocalFolder:
     def names(self, below: str) -> list[str]:
         try:
             return sorted(os.listdir(self._path / below))
-        except FileNotFoundError:
+        except (FileNotFoundError, NotADirectoryError):
             return []
+        except OSError as error:
+            raise DamagedRecording(f"{self._path / below} cannot be listed ({error.strerror})") from None
 
-    def size(self, name: str) -> int:
-        return (self._path / name).stat().st_size
-
-    def data(self, name: str) -> NDArray[np.uint8]:
-        path = self._path / name
-        if path.stat().st_size == 0:
-            return np.empty(0, np.uint8)
-        return np.memmap(path, np.uint8, mode="r")
+    def open(self, name: str) -> File:
+        return LocalFile(self._path / name, name)

@@ -1,6 +1,7 @@
 """The journal: everything of a recording that is not a frame, in the order in which it happened.
 
 kind  number              payload
+HEAD  0                   the manifest
 LAYT  first frame         JSON {"tensors": [...], "note": text, "lineage": any}: a layout epoch begins
 NAME  id                  UTF-8: the scalar name that this id stands for
 SCAL  0                   array of (frame int64, id int64, value float64)
@@ -8,6 +9,7 @@ EVNT  step                UTF-8 text
 GAP_  first missing step  JSON {"last": step, "reason": text}
 WIRE  0                   UTF-8 text spec of the wiring
 STOP  step                UTF-8: the reason why the recorder had to stop
+FORK  first frame         JSON {"keep": frames, "step": step, "name": text}: the recording was rewound (see ``lines.py``)
 OPEN  frames so far       JSON, a writer takes up the recording (again)
 CLOS  frames              empty: the writer closed the recording in order
 """
@@ -23,13 +25,18 @@ import numpy as np
 from numpy.typing import NDArray
 
 from weightlapse.errors import DamagedRecording
+from weightlapse.store.files import File
 from weightlapse.store.layout import Layout
-from weightlapse.store.log import Record, encode, next_record, records
+from weightlapse.store.lines import Fork, Ranges, lines_of, positions
+from weightlapse.store.log import HEAD, HEADER_NBYTES, UNSEALED, Record, Seal, decode_header, next_record, records
+from weightlapse.store.scalars import Scalars, columns
 
-NAME = "journal.log"
 SCALAR = np.dtype([("frame", "<i8"), ("id", "<i8"), ("value", "<f8")])
 LAYOUT, SCALAR_NAME, SCALARS, EVENT = b"LAYT", b"NAME", b"SCAL", b"EVNT"
-GAP, WIRING, STOP, OPEN, CLOSE = b"GAP_", b"WIRE", b"STOP", b"OPEN", b"CLOS"
+GAP, WIRING, STOP, FORK, OPEN, CLOSE = b"GAP_", b"WIRE", b"STOP", b"FORK", b"OPEN", b"CLOS"
+
+Event = tuple[int, str]
+Gap = tuple[int, int, str]
 
 
 @dataclass(frozen=True)
@@ -42,47 +49,66 @@ class LayoutEpoch:
     lineage: Any = None
     crc: int = 0  # of the record's payload: segments name the layout that they were written in by it
 
+    @classmethod
+    def from_payload(cls, start: int, payload: bytes) -> LayoutEpoch:
+        entry = _json(payload)
+        layout = Layout.from_json(entry.get("tensors"))
+        return cls(start, layout, str(entry.get("note", "")), entry.get("lineage"), zlib.crc32(payload))
+
 
 @dataclass
 class Journal:
     """What the journal says up to byte ``end``; :meth:`read_on` takes up what was appended since."""
 
+    seal: Seal = UNSEALED  # of files of version 2; a journal that begins with HEAD is one
     epochs: list[LayoutEpoch] = field(default_factory=list)
-    events: list[tuple[int, str]] = field(default_factory=list)
-    gaps: list[tuple[int, int, str]] = field(default_factory=list)
+    events: list[Event] = field(default_factory=list)  # of the main line
+    gaps: list[Gap] = field(default_factory=list)
+    told: dict[str, tuple[list[Event], list[Gap]]] = field(default_factory=dict)  # events and gaps of each branch
     wiring_spec: str | None = None
     stopped: str | None = None
     closed_at: int | None = None  # frames at the last orderly close, None while open
     damaged: list[tuple[int, int]] = field(
         default_factory=list
-    )  # byte ranges that hold no whole record though some follow
+    )  # byte ranges without a whole record though some follow
+    cut_short: bool = True  # whether what follows ``end`` can be a write that was cut short (else it is damage)
     end: int = 0
+    head: bytes | None = None  # the manifest's copy
     scalar_ids: dict[str, int] = field(default_factory=dict)
+    forks: dict[int, Fork] = field(default_factory=dict)
     _scalars: list[NDArray[Any]] = field(default_factory=list)
+    sealed: Seal = UNSEALED  # what its own records are sealed with: not at all in a journal of version 1
 
-    def read_on(self, data: NDArray[np.uint8]) -> None:
+    def read_on(self, file: File) -> None:
+        base = self.end
+        data = file.read(base, file.size)
+        if base == 0:
+            begun = next(records(data), None)
+            self.sealed = self.seal if begun is None or begun.kind == HEAD else UNSEALED
+            if begun is None and data[4:8] == LAYOUT:  # a journal of version 1 whose first record is damaged
+                self.sealed = UNSEALED
         while True:
-            for record in records(data, self.end):
+            for record in records(data, self.end, self.sealed, base):
                 self._take(record)
                 self.end = record.end
-            after = next_record(data, self.end)
+            after = next_record(data, self.end, self.sealed, base)
             if after is None:
-                return
+                break
             self.damaged.append((self.end, after))
             self.end = after
+        self.cut_short = _is_cut_short(data[self.end - base :])
 
     def _take(self, record: Record) -> None:
         kind, payload = record.kind, record.payload
         self.closed_at = None
         if kind == SCALARS:
-            usable = payload[: len(payload) // SCALAR.itemsize * SCALAR.itemsize]
-            self._scalars.append(usable.view(SCALAR))
+            self._scalars.append(np.frombuffer(payload[: len(payload) // SCALAR.itemsize * SCALAR.itemsize], SCALAR))
         elif kind == SCALAR_NAME:
             self.scalar_ids[_text(payload)] = record.number
         elif kind == EVENT:
             self.events.append((record.number, _text(payload)))
         elif kind == LAYOUT:
-            self._begin_epoch(record.number, _json(payload), zlib.crc32(payload.tobytes()))
+            self.add_epoch(LayoutEpoch.from_payload(record.number, payload))
         elif kind == GAP:
             gap = _json(payload)
             self.gaps.append((record.number, int(gap["last"]), str(gap["reason"])))
@@ -91,58 +117,82 @@ class Journal:
         elif kind == STOP:
             self.stopped = _text(payload)
             self.events.append((record.number, f"recorder stopped: {self.stopped}"))
+        elif kind == FORK:
+            self.add_fork(record.number, payload)
         elif kind == OPEN:
             self.stopped = None
             self._forget_scalars_from(record.number)
         elif kind == CLOSE:
             self.closed_at = record.number
+        elif kind == HEAD:
+            self.head = payload
         # a kind from a newer minor version is skipped: its record is framed like all others
 
-    def _begin_epoch(self, start: int, description: dict[str, Any], crc: int) -> None:
-        epoch = LayoutEpoch(
-            start,
-            Layout.from_json(description.get("tensors")),
-            str(description.get("note", "")),
-            description.get("lineage"),
-            crc,
-        )
-        if self.epochs and start <= self.epochs[-1].start:
-            if start < self.epochs[-1].start:
+    def add_epoch(self, epoch: LayoutEpoch) -> None:
+        if self.epochs and epoch.start <= self.epochs[-1].start:
+            if epoch.start < self.epochs[-1].start:
                 raise DamagedRecording(
-                    f"the journal lets frame {start} begin a layout after frame {self.epochs[-1].start} did"
+                    f"the journal lets frame {epoch.start} begin a layout after frame {self.epochs[-1].start} did"
                 )
             self.epochs.pop()  # no frame was written in between
         self.epochs.append(epoch)
+
+    def restore_epoch(self, epoch: LayoutEpoch) -> None:
+        """Take up an epoch whose record here is damaged, from the copy in a segment."""
+        if all(known.crc != epoch.crc for known in self.epochs):
+            self.epochs = sorted([*(e for e in self.epochs if e.start != epoch.start), epoch], key=lambda e: e.start)
+
+    def add_fork(self, first: int, payload: bytes) -> None:
+        """The main line was cut: what is told of later steps goes with the branch. A copy in a segment says the same once more."""
+        if first in self.forks:
+            return
+        try:
+            fork = Fork.from_json(first, _json(payload))
+        except (KeyError, TypeError, ValueError) as error:
+            raise DamagedRecording(f"a rewind in the journal cannot be meant ({error})") from None
+        self.forks[first] = fork
+        self.told[fork.name] = (
+            [e for e in self.events if e[0] > fork.step],
+            [g for g in self.gaps if g[1] > fork.step],
+        )
+        self.events = [e for e in self.events if e[0] <= fork.step]
+        self.gaps = [g for g in self.gaps if g[1] <= fork.step]
+
+    def lines(self) -> tuple[Ranges, dict[str, Ranges]]:
+        return lines_of([self.forks[first] for first in sorted(self.forks)])
 
     def _forget_scalars_from(self, frame: int) -> None:
         """A writer resumed at ``frame``: what the one before it logged for frames that never reached the disk is void."""
         self._scalars = [batch[batch["frame"] < frame] for batch in self._scalars]
 
-    def scalars(self, frames: int) -> dict[str, NDArray[np.float64]]:
-        """Columns of length ``frames``, NaN where nothing was logged; the last value logged for a frame counts."""
+    def scalars(self, frames: int, line: Ranges | None = None) -> Scalars:
+        """Columns over the first ``frames`` frames of a line (of all that was written where it is None)."""
         rows = np.concatenate(self._scalars) if self._scalars else np.empty(0, SCALAR)
-        rows = rows[(rows["frame"] >= 0) & (rows["frame"] < frames)]
-        columns = {}
-        for name, number in self.scalar_ids.items():
-            mine = rows[rows["id"] == number]
-            column = np.full(frames, np.nan)
-            column[mine["frame"]] = mine["value"]
-            columns[name] = column
-        return columns
+        numbers = rows["frame"].astype(np.int64)
+        where = numbers if line is None else positions(line, numbers)
+        return columns(self.scalar_ids, rows["id"].astype(np.int64), where, rows["value"].astype(np.float64), frames)
 
 
-def layout_record(start: int, layout: Layout, note: str, lineage: Any) -> bytes:
+def layout_payload(layout: Layout, note: str, lineage: Any) -> bytes:
     description = {"tensors": layout.to_json(), "note": note, "lineage": lineage}
-    return encode(LAYOUT, json.dumps(description, ensure_ascii=False).encode(), start)
+    return json.dumps(description, ensure_ascii=False).encode()
 
 
-def _text(payload: NDArray[np.uint8]) -> str:
-    return payload.tobytes().decode("utf-8", "replace")
+def _is_cut_short(tail: bytes) -> bool:
+    """Whether these bytes can be the beginning of a record: a write that was cut short leaves no wrong byte, only fewer."""
+    if len(tail) < HEADER_NBYTES:
+        return True
+    header = decode_header(tail[:HEADER_NBYTES])
+    return header is not None and header[1] > len(tail) - HEADER_NBYTES
 
 
-def _json(payload: NDArray[np.uint8]) -> dict[str, Any]:
+def _text(payload: bytes) -> str:
+    return payload.decode("utf-8", "replace")
+
+
+def _json(payload: bytes) -> dict[str, Any]:
     try:
-        value = json.loads(payload.tobytes())
+        value = json.loads(payload)
     except (ValueError, RecursionError) as error:
         raise DamagedRecording(f"a record of the journal is not JSON ({error})") from None
     if not isinstance(value, dict):

@@ -3,43 +3,53 @@
 from __future__ import annotations
 
 import os
+import weakref
 from pathlib import Path
 
 from weightlapse.errors import CannotRecord
+from weightlapse.store.portable import OPEN_FLAGS, read_at, try_lock, unlock, write_at
 
-try:
-    import fcntl
-except ImportError:  # no flock on this system: two writers are then the user's own care
-    fcntl = None  # type: ignore[assignment]
+_HELD: weakref.WeakSet[Lock] = weakref.WeakSet()
 
 
 class Lock:
-    """Holds ``folder/lock`` from construction to :meth:`release`; raises :class:`CannotRecord` when another writer has it."""
+    """Holds ``folder/lock`` from construction to :meth:`release`; raises :class:`CannotRecord` when another writer has it.
+
+    A forked child has no part in it: its copy of the descriptor is closed at birth, so that a worker that outlives its parent (or the
+    parent's recorder) holds nothing.
+    """
 
     def __init__(self, folder: Path) -> None:
-        self._fd = os.open(folder / "lock", os.O_RDWR | os.O_CREAT | getattr(os, "O_CLOEXEC", 0), 0o666)
-        if not self._taken():
-            owner = os.pread(self._fd, 64, 0).decode("ascii", "replace").strip()
+        self._fd = os.open(folder / "lock", os.O_RDWR | os.O_CREAT | OPEN_FLAGS, 0o666)
+        if try_lock(self._fd) is False:
+            owner = read_at(self._fd, 0, 64).decode("ascii", "replace").strip()
             os.close(self._fd)
-            raise CannotRecord(
-                f"{folder} is being recorded to by process {owner or 'unknown'}: two writers would mix their frames; "
-                "choose another path or end that process"
-            )
+            self._fd = -1
+            mine = owner == str(os.getpid())
+            who = f"this process ({owner})" if mine else f"process {owner or 'unknown'}"
+            out = "close the recorder that writes there first" if mine else "choose another path or end that process"
+            raise CannotRecord(f"{folder} is being recorded to by {who}: two writers would mix their frames; {out}")
         os.ftruncate(self._fd, 0)
-        os.pwrite(self._fd, f"{os.getpid()}\n".encode(), 0)
-
-    def _taken(self) -> bool:
-        if fcntl is None:
-            return True
-        try:
-            fcntl.flock(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            return False
-        return True
+        write_at(self._fd, 0, f"{os.getpid()}\n".encode())
+        _HELD.add(self)
 
     def release(self) -> None:
         """Let the next writer in. The file stays: removing it would let two writers lock two different files."""
         if self._fd >= 0:
             os.ftruncate(self._fd, 0)
+            unlock(self._fd)  # explicitly: a descriptor that some child still has would go on holding it
             os.close(self._fd)
             self._fd = -1
+        _HELD.discard(self)
+
+
+def _forget_in_child() -> None:
+    for lock in list(_HELD):
+        if lock._fd >= 0:
+            os.close(lock._fd)
+            lock._fd = -1
+    _HELD.clear()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_forget_in_child)

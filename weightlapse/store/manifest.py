@@ -1,23 +1,29 @@
-"""The manifest: what makes a folder a recording. Written once, before the first frame, by a rename."""
+"""The manifest: what makes a folder a recording. Written before the first frame, by a rename; its bytes are also the journal's first record."""
 
 from __future__ import annotations
 
+import contextlib
 import json
-import os
 import platform
+import re
 import time
 import uuid
+import zlib
 from pathlib import Path
 from typing import Any
 
 from weightlapse import __version__
-from weightlapse.errors import InvalidArgument, NotARecording
+from weightlapse.errors import DamagedRecording, InvalidArgument, NotARecording
 from weightlapse.store.folder import Folder
+from weightlapse.store.log import HEAD, UNSEALED, Seal, read_record
+from weightlapse.store.portable import replace, sync
 
 NAME = "manifest.json"
+JOURNAL = "journal.log"
 FORMAT = "weightlapse recording"
-VERSION = 1
-_MAX_NBYTES = 16 << 20
+VERSION = 2
+MAX_NBYTES = 16 << 20
+_JOURNAL_NAME = re.compile(r"journal(-[0-9a-f]{8})?\.log")
 
 
 def make(meta: dict[str, Any], tolerance: float | None) -> dict[str, Any]:
@@ -34,6 +40,24 @@ def make(meta: dict[str, Any], tolerance: float | None) -> dict[str, Any]:
     }
 
 
+def seal_of(manifest: dict[str, Any]) -> Seal:
+    """Where the checksums of this recording's files begin."""
+    return Seal(zlib.crc32(bytes.fromhex(manifest["id"])))
+
+
+def identity(manifest: dict[str, Any]) -> bytes:
+    """The 16 bytes that name the recording in its files."""
+    return bytes.fromhex(manifest["id"])
+
+
+def id_in(data: bytes) -> str | None:
+    """The id in the bytes of a manifest, None where they are none."""
+    try:
+        return str(json.loads(data)["id"])
+    except (ValueError, KeyError, TypeError, RecursionError):
+        return None
+
+
 def encode(manifest: dict[str, Any]) -> bytes:
     try:
         data = json.dumps(manifest, indent=1, ensure_ascii=False, allow_nan=True).encode()
@@ -41,8 +65,8 @@ def encode(manifest: dict[str, Any]) -> bytes:
         raise InvalidArgument(
             f"meta cannot be written as JSON ({error}); use numbers, strings, lists and dicts"
         ) from error
-    if len(data) > _MAX_NBYTES:
-        raise InvalidArgument(f"meta takes {len(data)} bytes as JSON; at most {_MAX_NBYTES} are kept in a recording")
+    if len(data) > MAX_NBYTES:
+        raise InvalidArgument(f"meta takes {len(data)} bytes as JSON; at most {MAX_NBYTES} are kept in a recording")
     return data
 
 
@@ -52,23 +76,64 @@ def write(folder: Path, data: bytes) -> None:
     with open(temporary, "wb") as file:
         file.write(data)
         file.flush()
-        os.fsync(file.fileno())
-    temporary.replace(folder / NAME)
+        sync(file.fileno())
+    replace(temporary, folder / NAME)
 
 
-def read(folder: Folder) -> dict[str, Any]:
-    """The checked manifest of a folder; :class:`NotARecording` says what is wrong with it otherwise."""
+def read(folder: Folder) -> tuple[dict[str, Any], str | None]:
+    """The checked manifest of a folder, and what is wrong with its file where the copy in the journal had to serve.
+
+    Raises :class:`NotARecording` when there is no manifest, or neither the file nor the copy can be used.
+    """
     where = folder.location
     try:
-        nbytes = folder.size(NAME)
+        file = folder.open(NAME)
     except (FileNotFoundError, NotADirectoryError):
-        raise NotARecording(
-            f"{where} is not a recording: it has no {NAME}; give the folder that weightlapse.watch was told to write"
-        ) from None
-    if nbytes > _MAX_NBYTES:
-        raise NotARecording(f"the {NAME} in {where} has {nbytes} bytes, more than any recording's: it was not read")
+        raise NotARecording(_absent(where)) from None
+    except DamagedRecording as error:
+        raise NotARecording(str(error)) from None
+    if file.size > MAX_NBYTES:
+        raise NotARecording(f"the {NAME} in {where} has {file.size} bytes, more than any recording's: it was not read")
     try:
-        manifest = json.loads(folder.data(NAME).tobytes())
+        data = file.read(0, file.size)
+    except (DamagedRecording, FileNotFoundError) as error:
+        raise NotARecording(str(error)) from None
+    for copy in _copies(folder):
+        if data != copy and _is_damaged(data, copy):
+            return _checked(copy, where), "is damaged; its copy in the journal was used"
+    return _checked(data, where), None
+
+
+def _is_damaged(data: bytes, copy: bytes) -> bool:
+    """Whether ``data`` is the copy with some bytes changed, lost or zeroed, rather than something else that was put in its place."""
+    if len(data) != len(copy):
+        return not data or (len(data) >= 64 and copy.startswith(data))
+    return not any(data) or sum(a != b for a, b in zip(data, copy)) <= max(8, len(copy) // 100)
+
+
+def _absent(where: str) -> str:
+    path = Path(where)
+    left = sorted(path.parent.glob(f".{path.name}.*.old/{NAME}")) if "://" not in where and path.name else []
+    if left:  # an overwrite by version 1 that was killed between its two renames
+        return f"{where} is not a recording: it was being overwritten when its writer died; the old recording lies in {left[0].parent}: move it back"
+    return f"{where} is not a recording: it has no {NAME}; give the folder that weightlapse.watch was told to write"
+
+
+def _copies(folder: Folder) -> list[bytes]:
+    """The manifests that journals of this folder hold."""
+    found = []
+    for name in folder.names(""):
+        if _JOURNAL_NAME.fullmatch(name):
+            with contextlib.suppress(DamagedRecording, OSError):
+                record = read_record(folder.open(name), 0, UNSEALED, MAX_NBYTES)
+                if record is not None and record.kind == HEAD:
+                    found.append(record.payload)
+    return found
+
+
+def _checked(data: bytes, where: str) -> dict[str, Any]:
+    try:
+        manifest = json.loads(data)
     except (ValueError, RecursionError) as error:
         raise NotARecording(
             f"the {NAME} in {where} is not JSON ({error}): the folder cannot be read as a recording"
@@ -87,4 +152,10 @@ def read(folder: Folder) -> dict[str, Any]:
         raise NotARecording(
             f"the {NAME} in {where} has no usable meta or tolerance: it was changed after it was written"
         )
+    manifest.setdefault("tolerance", None)
+    number = manifest.get("id")
+    if not isinstance(number, str) or not re.fullmatch(r"[0-9a-f]{32}", number):
+        raise NotARecording(f"the {NAME} in {where} has no usable id: it was changed after it was written")
+    if not _JOURNAL_NAME.fullmatch(str(manifest.get("journal", JOURNAL))):
+        raise NotARecording(f"the {NAME} in {where} names no usable journal: it was changed after it was written")
     return manifest

@@ -10,9 +10,10 @@ import importlib
 from pathlib import Path
 from typing import Any
 
-import weightlapse.store.journal as journal_file
 import weightlapse.store.manifest as manifest
 from weightlapse.errors import InvalidArgument, missing_extra
+from weightlapse.store.folder import LocalFolder
+from weightlapse.store.remove import remove_copy
 
 _ATTEMPTS = 10  # compaction may remove a file between listing and reading it
 
@@ -49,18 +50,20 @@ class Mirror:
                     raise
 
     def _push(self, folder: Path, *, all_of_it: bool) -> None:
-        journal = (folder / journal_file.NAME).read_bytes()
+        head = manifest.read(LocalFolder(folder))[0]
+        name_of_journal = head.get("journal", manifest.JOURNAL)
+        journal = (folder / name_of_journal).read_bytes()
         below = ("blocks", "log") if all_of_it else ("blocks",)
         files = [path for name in below for path in sorted((folder / name).glob("[!.]*")) if path.suffix != ".tmp"]
         for path in [*files, folder / manifest.NAME]:
             name, size = path.relative_to(folder).as_posix(), path.stat().st_size
             if self._copied.get(name) != size:
                 self._put(name, path.read_bytes())
-        self._put(journal_file.NAME, journal)
+        self._put(name_of_journal, journal)
         if all_of_it:
             present = {path.relative_to(folder).as_posix() for path in files}
             for name in [n for n in self._copied if n.startswith(("log/", "blocks/")) and n not in present]:
-                self._files.rm_file(f"{self._root}/{name}")
+                remove_copy(self._files, f"{self._root}/{name}")
                 del self._copied[name]
 
     def _put(self, name: str, data: bytes) -> None:

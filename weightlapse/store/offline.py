@@ -9,12 +9,11 @@ from pathlib import Path
 from typing import Any
 
 from weightlapse.errors import DamagedRecording
-from weightlapse.store.compact import replace_segment
 from weightlapse.store.folder import LocalFolder
 from weightlapse.store.lock import Lock
+from weightlapse.store.proof import compress
 from weightlapse.store.reader import Store
-from weightlapse.store.segment import RawSegment
-from weightlapse.store.writer import tidy
+from weightlapse.store.repair import tidy
 
 
 @dataclass(frozen=True)
@@ -54,12 +53,16 @@ def _compact_one(path: str | os.PathLike[str], track: Callable[[Iterable[Any], s
     folder = Path(LocalFolder(path).location)
     lock = Lock(folder)
     try:
+        before = Store.open(folder).stored_nbytes
         tidy(folder)
         store = Store.open(folder)
-        before, frames, kept = store.stored_nbytes, 0, []
-        for segment in track([s for s in store.segments if isinstance(s, RawSegment)], "compressing"):
+        frames, kept = (
+            0,
+            [f"{c.copy.file}: neither the log nor the block is whole; both are kept" for c in store.doubled],
+        )
+        for segment in track(store.raw_segments, "compressing"):
             try:
-                replace_segment(folder, segment, segment.number, store.tolerance)
+                compress(folder, segment, store.ours, store.tolerance)
                 frames += segment.count
             except DamagedRecording as error:
                 kept.append(str(error))

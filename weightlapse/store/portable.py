@@ -102,6 +102,10 @@ def read_at(fd: int, offset: int, nbytes: int) -> bytes:
 
     ``nbytes`` are allocated at once: hold a length that a file claims against the file's size first.
     """
+    if hasattr(os, "pread") and nbytes <= NBYTES_PER_CALL:
+        data = os.pread(fd, nbytes, offset)
+        if len(data) == nbytes:  # nearly always: no buffer to fill and copy
+            return data
     buffer = bytearray(nbytes)
     got = read_into(fd, offset, buffer)
     return bytes(memoryview(buffer)[:got])

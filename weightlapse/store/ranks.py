@@ -22,6 +22,7 @@ from weightlapse.store.journal import LayoutEpoch
 from weightlapse.store.layout import Layout, TensorSpec
 from weightlapse.store.reader import Store
 from weightlapse.store.remote import RemoteFolder, is_url
+from weightlapse.store.scalars import Scalars
 from weightlapse.store.segment import Damage, Frames, Region
 
 _MAX_RANKS = 1 << 16
@@ -106,6 +107,14 @@ class RankedStore:
                 )
         self._layout = Layout(specs.values())
 
+    @property
+    def branches(self) -> list[str]:
+        """None: many processes are not rewound together."""
+        return []
+
+    def on_branch(self, name: str) -> RankedStore:
+        raise InvalidArgument(f"{self.location} was recorded by many processes and has no branches")
+
     def refresh(self) -> int:
         before = len(self.steps)
         for store in self._stores:
@@ -127,9 +136,9 @@ class RankedStore:
         return self._layout
 
     @property
-    def scalars(self) -> dict[str, NDArray[np.float64]]:
-        frames = np.searchsorted(self._main.steps, self.steps)
-        return {name: column[frames] for name, column in self._main.scalars.items()}
+    def scalars(self) -> Scalars:
+        frames, every = np.searchsorted(self._main.steps, self.steps), self._main.scalars
+        return Scalars(list(every), lambda name: every[name][frames])
 
     @property
     def events(self) -> list[tuple[int, str]]:

@@ -5,73 +5,153 @@ from __future__ import annotations
 import bisect
 import contextlib
 import os
+from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-import weightlapse.store.journal as journal
 import weightlapse.store.manifest as manifest
 from weightlapse.errors import DamagedRecording, InvalidArgument, NotARecording, UnknownTensor, closest
-from weightlapse.store.blockread import BlockSegment
+from weightlapse.store.belonging import Belonging
 from weightlapse.store.cache import Cache
 from weightlapse.store.codecs.decode import advance_together
 from weightlapse.store.folder import Folder, LocalFolder
 from weightlapse.store.journal import Journal, LayoutEpoch
 from weightlapse.store.layout import Layout
-from weightlapse.store.segment import Damage, Frames, Region, Segment
-from weightlapse.store.segments import SegmentList
+from weightlapse.store.lines import OPEN_END
+from weightlapse.store.log import UNSEALED
+from weightlapse.store.raw import RawSegment
+from weightlapse.store.scalars import Scalars
+from weightlapse.store.segment import Damage, Frames, Region, Segment, as_slice
+from weightlapse.store.segments import SegmentList, TwoCopies, on_line
+
+_TRIES = 4
 
 
 class Store:
-    """A recording as it is on disk: frames in segments, the rest in the journal. Open one with :meth:`open`."""
+    """A recording as it is on disk: frames in segments, the rest in the journal. Open one with :meth:`open`.
 
-    def __init__(self, folder: Folder) -> None:
+    It shows one line of it: the main one, or a ``branch`` that was left when the recording was rewound.
+    """
+
+    def __init__(self, folder: Folder, branch: str | None = None) -> None:
         self._folder = folder
-        self._manifest = manifest.read(folder)
+        self.branch = branch
+        self._manifest, self._manifest_fault = manifest.read(folder)
+        self.id: str = self._manifest["id"]
+        self.version: int = self._manifest["version"]
         self.location = folder.location
         self.meta: dict[str, Any] = self._manifest["meta"]
         self.tolerance: float | None = self._manifest["tolerance"]
-        self.journal = Journal()
+        self.journal_name: str = self._manifest.get("journal", manifest.JOURNAL)
+        self.ours = self._belonging()
+        self._journal_fault: str | None = None
         self.segments: list[Segment] = []
+        self.steps: NDArray[np.int64] = np.empty(0, np.int64)
         self.cache = Cache()
-        self._list = SegmentList(folder, self.cache)
-        self.refresh()
+        self._list = SegmentList(folder, self.cache, self.ours)
+        self._take_up()
+
+    def _belonging(self) -> Belonging:
+        head = self._manifest
+        sealed = head["version"] > 1
+        replaced = head.get("replaced") if isinstance(head.get("replaced"), str) else None
+        first = head.get("first_segment", 0)
+        return Belonging(
+            manifest.identity(head),
+            manifest.seal_of(head) if sealed else UNSEALED,
+            Journal(manifest.seal_of(head) if sealed else UNSEALED),
+            unsealed=not sealed or head.get("born") == 1,
+            replaced=replaced,
+            first_number=first if type(first) is int else 0,
+        )
 
     @classmethod
-    def open(cls, path: str | os.PathLike[str] | Folder) -> Store:
-        return cls(LocalFolder(path) if isinstance(path, (str, os.PathLike)) else path)
+    def open(cls, path: str | os.PathLike[str] | Folder, branch: str | None = None) -> Store:
+        return cls(LocalFolder(path) if isinstance(path, (str, os.PathLike)) else path, branch)
+
+    def on_branch(self, name: str) -> Store:
+        """The same recording, seen along one of its branches."""
+        return Store(self._folder, name)
 
     # ---- what there is ---------------------------------------------------------------------------------------------
 
+    @property
+    def journal(self) -> Journal:
+        return self.ours.journal
+
     def refresh(self) -> int:
-        """Take up what was written since; returns the number of new frames."""
-        before = len(self.steps) if self.segments else 0
-        self._read_journal()
-        closed_at = self.journal.closed_at or 0  # all frames before a close are on disk by now
-        if not self.journal.epochs:
+        """Take up what was written since; returns the number of new frames.
+
+        Raises :class:`DamagedRecording` when another recording has taken its place.
+        """
+        if manifest.read(self._folder)[0]["id"] != self.id:
             raise DamagedRecording(
-                f"the {journal.NAME} of {self.location} does not begin with a layout: nothing can be read"
+                f"{self.location} was replaced by another recording since it was opened: what was read so far is of the old one; open it again"
             )
-        segments = self._list.find(self.journal.epochs, closed_at)
+        return self._take_up()
+
+    def _take_up(self) -> int:
+        before = len(self.steps)
+        self._read_journal()
+        found = self._list.find(self.journal.closed_at or 0)  # all frames before a close are on disk by now
         if self._list.damages:  # perhaps only a layout that was written after the journal was read
             self._read_journal()
-            segments = self._list.find(self.journal.epochs, closed_at)
-        self.segments = segments
-        self._firsts = [segment.first for segment in segments]
-        self.steps: NDArray[np.int64] = np.concatenate([np.empty(0, np.int64), *(s.steps for s in self.segments)])
+            found = self._list.find(self.journal.closed_at or 0)
+        if not self.journal.epochs:
+            raise DamagedRecording(
+                f"neither {self.journal_name} nor any segment of {self.location} says what its tensors are: nothing can be read"
+            )
+        main, branches = self.journal.lines()
+        self.line = main if self.branch is None else branches.get(self.branch, ())
+        self.branches = list(branches)
+        self._found = found
+        self.segments = on_line(found, self.line)
+        self._firsts = [segment.first for segment in self.segments]
+        self.steps = np.concatenate([np.empty(0, np.int64), *(s.steps for s in self.segments)])
+        self._epochs = self._epochs_on_line()
         return len(self.steps) - before
 
     def _read_journal(self) -> None:
+        self._journal_fault = None
         try:
-            self.journal.read_on(self._folder.data(journal.NAME))
+            file = self._folder.open(self.journal_name)
+            if file.size < self.journal.end:
+                raise DamagedRecording(f"{self.journal_name} is shorter than it was")
+            self.journal.read_on(file)
         except FileNotFoundError:
-            raise NotARecording(f"{self.location} has no {journal.NAME}: it is not a whole recording") from None
+            if not self._folder.names("log") and not self._folder.names("blocks"):
+                raise NotARecording(
+                    f"{self.location} has no {self.journal_name}: it is not a whole recording"
+                ) from None
+            self._journal_fault = "is missing: scalars and events are lost"
+        whose = manifest.id_in(self.journal.head) if self.journal.head is not None else self.id
+        if whose != self.id:
+            self._journal_fault = (
+                f"belongs to the recording {whose}, not to this one ({self.id}): scalars and events are lost"
+            )
+
+    def _epochs_on_line(self) -> list[LayoutEpoch]:
+        """The layout epochs, their starts counted along this line; where it comes back to the same layout nothing begins."""
+        every = self.journal.epochs
+        found: list[LayoutEpoch] = []
+        at = 0
+        for first, stop in self.line:
+            for epoch, following in zip(every, [*(e.start for e in every[1:]), OPEN_END]):
+                a, b = max(first, epoch.start), min(stop, following)
+                if a >= b:
+                    continue
+                if not found or found[-1].layout != epoch.layout or epoch.lineage is not None:
+                    found.append(replace(epoch, start=at + a - first))
+            at += stop - first
+        return found or [replace(every[0], start=0)]
 
     @property
     def epochs(self) -> list[LayoutEpoch]:
-        """The layout epochs, in order."""
-        return self.journal.epochs
+        """The layout epochs, in order, along this line."""
+        return self._epochs
 
     @property
     def stopped(self) -> str | None:
@@ -81,19 +161,24 @@ class Store:
     @property
     def layouts(self) -> list[tuple[int, Layout]]:
         """(first frame, layout) of every epoch."""
-        return [(epoch.start, epoch.layout) for epoch in self.journal.epochs]
+        return [(epoch.start, epoch.layout) for epoch in self._epochs]
 
     @property
-    def scalars(self) -> dict[str, NDArray[np.float64]]:
-        return self.journal.scalars(len(self.steps))
+    def written(self) -> int:
+        """Frames that were ever written, on all lines."""
+        return self._list.written
+
+    @property
+    def scalars(self) -> Scalars:
+        return self.journal.scalars(len(self.steps), self.line)
 
     @property
     def events(self) -> list[tuple[int, str]]:
-        return list(self.journal.events)
+        return list(self.journal.events if self.branch is None else self.journal.told.get(self.branch, ([], []))[0])
 
     @property
     def gaps(self) -> list[tuple[int, int, str]]:
-        return list(self.journal.gaps)
+        return list(self.journal.gaps if self.branch is None else self.journal.told.get(self.branch, ([], []))[1])
 
     @property
     def wiring_spec(self) -> str | None:
@@ -111,13 +196,36 @@ class Store:
     @property
     def stored_nbytes(self) -> int:
         """Bytes that the recording takes on disk."""
-        inside = [f"{below}/{name}" for below in ("log", "blocks") for name in self._folder.names(below)]
-        names = [name for name in self._folder.names("") if name not in ("log", "blocks", "ranks")]
-        return sum(self._folder.size(name) for name in (*names, *inside))
+        names = (f"{below}/{name}" for below in ("log", "blocks") for name in self._folder.names(below))
+        total = 0
+        for name in (manifest.NAME, self.journal_name, *names):
+            with contextlib.suppress(FileNotFoundError, DamagedRecording):  # compacted away since, or a link to nothing
+                total += self._folder.open(name).size
+        return total
 
     @property
     def last_segment_number(self) -> int:
         return self._list.last_number
+
+    @property
+    def raw_segments(self) -> list[RawSegment]:
+        """The segments, of all lines, that are a log only."""
+        return [segment for segment in self._found if isinstance(segment, RawSegment) and segment.count]
+
+    @property
+    def doubled(self) -> list[TwoCopies]:
+        """The segments, of all lines, that are there as a log and as a block."""
+        return [segment for segment in self._found if isinstance(segment, TwoCopies)]
+
+    @property
+    def leftovers(self) -> list[str]:
+        """Files of a recording that this one has replaced: the next writer removes them."""
+        return self._list.leftovers
+
+    @property
+    def stubs(self) -> list[str]:
+        """Segments that were never begun: their writer was killed, or begins one in this instant."""
+        return self._list.stubs
 
     # ---- values ----------------------------------------------------------------------------------------------------
 
@@ -134,22 +242,9 @@ class Store:
             numbers = np.asarray(frames, np.int64)
             if len(numbers) and (numbers.min() < 0 or numbers.max() >= total):
                 raise InvalidArgument(f"frame {numbers.max()} is not among the {total} frames of {self.location}")
-        with self.cache.lock:
-            begun = []
-            for segment in self.segments:
-                inside = (numbers >= segment.first) & (numbers < segment.first + segment.count)
-                if inside.any():
-                    tensor = self._tensor(name, segment.layout)
-                    where = region if region is not None else (slice(None),) * len(segment.layout.tensors[tensor].shape)
-                    local = _as_slice(numbers[inside] - segment.first)
-                    begun.append((inside, _begin(segment, tensor, local, where)))
-            fresh = [part for _, (narrow, _) in begun for part in narrow]
-            if len(fresh) > 1:
-                with contextlib.suppress(DamagedRecording):  # found again below, where it is known what it means
-                    advance_together(fresh)
-            parts = [(inside, finish()) for inside, (_, finish) in begun]
+        parts = self._again(lambda: self._parts(name, numbers, region))
         if not parts:
-            layout = self.journal.epochs[-1].layout
+            layout = self._epochs[-1].layout
             spec = layout.tensors[self._tensor(name, layout)]
             return np.empty((0, *spec.shape), spec.storage)[(slice(None), *(region or ()))]
         if len(parts) == 1:
@@ -164,6 +259,39 @@ class Store:
             out[inside] = values
         return out
 
+    def _again(self, read: Callable[[], Any]) -> Any:
+        """Read, and once more where a log became a block (or another recording took the place) since this one was opened."""
+        for attempt in range(_TRIES):
+            try:
+                return read()
+            except FileNotFoundError:
+                if attempt == _TRIES - 1:
+                    raise DamagedRecording(f"files of {self.location} come and go while they are read") from None
+                seen = self.steps
+                self.refresh()
+                if not np.array_equal(seen, self.steps[: len(seen)]):
+                    raise DamagedRecording(
+                        f"{self.location} was rewound while it was being read: refresh and read again"
+                    ) from None
+        raise AssertionError
+
+    def _parts(self, name: str, numbers: NDArray[np.int64], region: Region | None) -> list[tuple[Any, NDArray[Any]]]:
+        """(which of the frame numbers, their values) from each segment that holds some."""
+        with self.cache.lock:
+            begun = []
+            for segment in self.segments:
+                inside = (numbers >= segment.first) & (numbers < segment.first + segment.count)
+                if inside.any():
+                    tensor = self._tensor(name, segment.layout)
+                    where = region if region is not None else (slice(None),) * len(segment.layout.tensors[tensor].shape)
+                    local = as_slice(numbers[inside] - segment.first)
+                    begun.append((inside, segment.begin(tensor, local, where)))
+            fresh = [part for _, (narrow, _) in begun for part in narrow]
+            if len(fresh) > 1:
+                with contextlib.suppress(DamagedRecording):  # found again below, where it is known what it means
+                    advance_together(fresh)
+            return [(inside, finish()) for inside, (_, finish) in begun]
+
     def _tensor(self, name: str, layout: Layout) -> int:
         if name not in layout.index:
             raise UnknownTensor(
@@ -172,14 +300,22 @@ class Store:
         return layout.index[name]
 
     def layout_at(self, frame: int) -> Layout:
-        return next(e.layout for e in reversed(self.journal.epochs) if e.start <= frame)
+        """The layout of a frame: of the segment that holds it, whatever the journal has lost."""
+        if 0 <= frame < len(self.steps):
+            return self._segment_at(frame).layout
+        return next((e.layout for e in reversed(self._epochs) if e.start <= frame), self._epochs[0].layout)
 
     def read_frame(self, frame: int, names: list[str] | None = None) -> dict[str, NDArray[Any]]:
         """One frame as stored arrays by name (without aliases)."""
-        segment = self._segment_at(frame)
-        wanted = names if names is not None else [t.name for t in segment.layout.tensors]
-        tensors = [self._tensor(name, segment.layout) for name in wanted]
-        return dict(zip(wanted, segment.read_frame(tensors, frame - segment.first)))
+
+        def read() -> dict[str, NDArray[Any]]:
+            segment = self._segment_at(frame)
+            wanted = names if names is not None else [t.name for t in segment.layout.tensors]
+            tensors = [self._tensor(name, segment.layout) for name in wanted]
+            return dict(zip(wanted, segment.read_frame(tensors, frame - segment.first)))
+
+        values: dict[str, NDArray[Any]] = self._again(read)
+        return values
 
     def _segment_at(self, frame: int) -> Segment:
         i = bisect.bisect_right(self._firsts, frame) - 1
@@ -197,30 +333,25 @@ class Store:
 
     def verify(self) -> list[Damage]:
         """Check every checksum; an empty list means that all is well."""
-        found = list(self._list.damages)
+        if self._manifest_fault is not None:
+            found = [Damage(manifest.NAME, self._manifest_fault)]
+        else:
+            found = []
+        if self._journal_fault is not None:
+            found.append(Damage(self.journal_name, self._journal_fault))
+        found += self._list.damages
         found += [damage for segment in self.segments for damage in segment.verify()]
         found += [
-            Damage(journal.NAME, f"bytes {a} to {b - 1} are no record that can be read")
+            Damage(self.journal_name, f"bytes {a} to {b - 1} are no record that can be read")
             for a, b in self.journal.damaged
         ]
-        tail = self._folder.size(journal.NAME) - self.journal.end
-        if tail and self.closed:
-            found.append(Damage(journal.NAME, f"{tail} bytes after the last whole record"))
+        tail = self._folder.open(self.journal_name).size - self.journal.end if self._journal_fault is None else 0
+        if tail > 0 and (self.closed or not self.journal.cut_short):
+            found.append(Damage(self.journal_name, f"the last {tail} bytes are no record that can be read"))
+        known = self.steps[self.steps >= 0]
+        if (np.diff(known) <= 0).any():
+            at = int(np.flatnonzero(np.diff(known) <= 0)[0])
+            found.append(
+                Damage("log", f"step {known[at + 1]} follows step {known[at]}: frames of several trainings are mixed")
+            )
         return found
-
-
-def _begin(segment: Segment, tensor: int, frames: Frames, region: Region) -> Any:
-    """See :meth:`BlockSegment.begin`; other segments have nothing to share."""
-    if isinstance(segment, BlockSegment):
-        return segment.begin(tensor, frames, region)
-    return [], lambda: segment.read(tensor, frames, region)
-
-
-def _as_slice(numbers: NDArray[np.int64]) -> Frames:
-    """Evenly rising numbers as a slice, which reads without an index array; others as they are."""
-    if len(numbers) == 1:
-        return slice(int(numbers[0]), int(numbers[0]) + 1)
-    stride = int(numbers[1] - numbers[0])
-    if stride > 0 and bool((np.diff(numbers) == stride).all()):
-        return slice(int(numbers[0]), int(numbers[-1]) + 1, stride)
-    return numbers

@@ -3,16 +3,33 @@
 from __future__ import annotations
 
 import importlib
+from collections.abc import Hashable
 from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
-
-from weightlapse.errors import NotARecording, missing_extra
+from weightlapse.errors import DamagedRecording, NotARecording, missing_extra
+from weightlapse.store.files import File
 
 
 def is_url(path: object) -> bool:
     return isinstance(path, str) and "://" in path
+
+
+class RemoteFile:
+    """A file of an fsspec file system; its bytes are fetched when the first of them are read."""
+
+    def __init__(self, folder: RemoteFolder, name: str, size: int) -> None:
+        self._folder = folder
+        self.name = name
+        self.size = size
+        self.key: Hashable = (folder.location, name)
+
+    def read(self, start: int, stop: int) -> bytes:
+        if start >= stop:
+            return b""
+        data = self._folder.fetched(self.name, self.size)[start:stop] if stop <= self.size else b""
+        if len(data) != stop - start:
+            raise DamagedRecording(f"{self.name} of {self._folder.location} has no bytes {start} to {stop - 1}")
+        return data
 
 
 class RemoteFolder:
@@ -30,8 +47,12 @@ class RemoteFolder:
             self._files, self._root = fsspec.url_to_fs(url)
         except (ImportError, ValueError) as error:
             raise NotARecording(f"{url} cannot be opened: {error}") from None
-        self.location = url
-        self._kept: dict[str, NDArray[np.uint8]] = {}
+        self._url = url
+        self._kept: dict[str, bytes] = {}
+
+    @property
+    def location(self) -> str:
+        return self._url
 
     def _path(self, name: str) -> str:
         return f"{self._root.rstrip('/')}/{name}" if name else str(self._root)
@@ -44,16 +65,13 @@ class RemoteFolder:
             return []
         return sorted(entry.rstrip("/").rsplit("/", 1)[-1] for entry in entries)
 
-    def size(self, name: str) -> int:
-        return int(self._files.size(self._path(name)))
+    def open(self, name: str) -> File:
+        return RemoteFile(self, name, int(self._files.size(self._path(name))))
 
-    def data(self, name: str) -> NDArray[np.uint8]:
-        size = self.size(name)
-        kept = self._kept.get(name)
-        if kept is None or len(kept) > size:  # cut by a writer that resumed
-            kept = np.empty(0, np.uint8)
+    def fetched(self, name: str, size: int) -> bytes:
+        """The first ``size`` bytes of a file at least."""
+        kept = self._kept.get(name, b"")
         if len(kept) < size:
-            grown = np.frombuffer(self._files.cat_file(self._path(name), start=len(kept), end=size), np.uint8)
-            kept = np.concatenate([kept, grown]) if len(kept) else grown
+            kept += self._files.cat_file(self._path(name), start=len(kept), end=size)
             self._kept[name] = kept
         return kept

@@ -2,111 +2,263 @@
 
 from __future__ import annotations
 
-import numpy as np
+from collections.abc import Callable, Hashable, Sequence
+from typing import Any
+
 from numpy.typing import NDArray
 
 from weightlapse.errors import DamagedRecording
+from weightlapse.store.belonging import Belonging, Leftover
 from weightlapse.store.block import block_name
 from weightlapse.store.blockread import BlockSegment
 from weightlapse.store.cache import Cache
+from weightlapse.store.files import File
 from weightlapse.store.folder import Folder
-from weightlapse.store.journal import LayoutEpoch
-from weightlapse.store.segment import Damage, LostSegment, RawSegment, Segment, segment_name
+from weightlapse.store.layout import Layout
+from weightlapse.store.lines import OPEN_END, Ranges
+from weightlapse.store.raw import RawSegment, segment_name
+from weightlapse.store.segment import Begun, Damage, Frames, LostSegment, Region, Segment, SegmentPart
 
-_JUST_BEGUN = 4096  # a last log file shorter than this may be one whose first record is still being written
+STUB_NBYTES = 96  # a shorter log file holds no frame, whatever else it holds
 _TRIES = 8  # a compaction may finish between listing and opening; eight in a row will not
-_MOST_LOST = 1 << 24
+_MOST_LOST = 1 << 20
+
+
+class TwoCopies:
+    """A segment whose log and block are both there: what the first of them has lost is read from the other."""
+
+    def __init__(self, first: BlockSegment | RawSegment, open_other: Callable[[], BlockSegment | RawSegment]) -> None:
+        self.copy = first
+        self.open_other = open_other
+        self._other: BlockSegment | RawSegment | None = None
+        self._looked = False
+        self.first, self.count, self.layout, self.steps = first.first, first.count, first.layout, first.steps
+
+    @property
+    def other(self) -> BlockSegment | RawSegment | None:
+        """The second copy, where it holds the same frames."""
+        if not self._looked:
+            self._looked = True
+            try:
+                other = self.open_other()
+            except (DamagedRecording, FileNotFoundError):
+                return None
+            if (other.first, other.count, other.layout) == (self.first, self.count, self.layout):
+                self._other = other
+        return self._other
+
+    def _either(self, read: Callable[[Any], Any]) -> Any:
+        try:
+            return read(self.copy)
+        except DamagedRecording:
+            if self.other is None:
+                raise
+            return read(self.other)
+
+    def read(self, tensor: int, frames: Frames, region: Region) -> NDArray[Any]:
+        values: NDArray[Any] = self._either(lambda segment: segment.read(tensor, frames, region))
+        return values
+
+    def begin(self, tensor: int, frames: Frames, region: Region) -> Begun:
+        try:
+            fresh, finish = self.copy.begin(tensor, frames, region)
+        except DamagedRecording:
+            return [], lambda: self.read(tensor, frames, region)
+
+        def finish_either() -> NDArray[Any]:
+            try:
+                return finish()
+            except DamagedRecording:
+                return self.read(tensor, frames, region)
+
+        return fresh, finish_either
+
+    def read_frame(self, tensors: Sequence[int], frame: int) -> list[NDArray[Any]]:
+        values: list[NDArray[Any]] = self._either(lambda segment: segment.read_frame(tensors, frame))
+        return values
+
+    def bound(self, tensor: int, frame: int) -> float:
+        other = self._other  # where values may have come from it
+        return max(self.copy.bound(tensor, frame), 0.0 if other is None else other.bound(tensor, frame))
+
+    def bound_changes(self) -> range:
+        changes = [c.bound_changes() for c in (self.copy, self._other) if c is not None]
+        return max(changes, key=len)
+
+    def verify(self) -> list[Damage]:
+        found = self.copy.verify()
+        if not found or self.other is None:
+            return found
+        lost = {k for d in self.other.verify() for k in range(d.first, d.stop)}
+        told = []
+        for damage in found:
+            whole = not lost.intersection(range(damage.first, damage.stop))
+            what = f"{damage.what}; {self.other.file} still holds it" if whole else damage.what
+            told.append(Damage(damage.file, what, *((0, 0) if whole else (damage.first, damage.stop))))
+        return told
 
 
 class SegmentList:
     """Finds segments again and again while a recording grows; files that have not changed are not opened anew."""
 
-    def __init__(self, folder: Folder, cache: Cache) -> None:
+    def __init__(self, folder: Folder, cache: Cache, ours: Belonging) -> None:
         self._folder = folder
         self._cache = cache
-        self._open: dict[str, tuple[int, Segment]] = {}
+        self._ours = ours
+        self._open: dict[str, tuple[Hashable, int, Any]] = {}
         self.damages: list[Damage] = []  # of whole files
+        self.leftovers: list[str] = []  # files of the recording that this one replaced
+        self.stubs: list[str] = []  # segments that were never begun
         self.last_number = -1
+        self.written = 0  # frames that were ever written, on all lines
 
-    def find(self, epochs: list[LayoutEpoch], frames: int) -> list[Segment]:
+    def find(self, frames: int) -> list[Segment]:
         """All segments by first frame; a :class:`LostSegment` stands for each run of frames (of ``frames`` at least) without a file."""
         for attempt in range(_TRIES):
             try:
-                return self._in_order(self._found(epochs), epochs, frames)
+                return self._in_order(self._found(), frames)
             except FileNotFoundError:  # a log became a block after it was listed
                 if attempt == _TRIES - 1:
-                    raise
+                    raise DamagedRecording(
+                        f"files of {self._folder.location} come and go while they are read"
+                    ) from None
         raise AssertionError
 
-    def _found(self, epochs: list[LayoutEpoch]) -> list[Segment]:
+    def _found(self) -> list[tuple[int, Segment]]:
         # the log is listed first: what has left it by then is in blocks
         logs = _numbered(self._folder.names("log"), ".seg")
         blocks = _numbered(self._folder.names("blocks"), ".blk")
+        self.damages, self.leftovers, self.stubs = [], [], []
         self.last_number = max((*logs, *blocks), default=-1)
-        self.damages = []
-        found: list[Segment] = []
+        found: list[tuple[int, Segment]] = []
         for number in sorted({*logs, *blocks}):
-            segment = self._block(number, epochs) if number in blocks else None
-            if segment is None and number in logs:
-                segment = self._raw(number, epochs, is_last=number == self.last_number)
+            is_last = number == self.last_number
+            block = self._block(number) if number in blocks else None
+            if block is not None and number in logs:
+                found.append((number, self._both(number, block, is_last=is_last)))
+                continue
+            segment = block if block is not None else self._raw(number, is_last=is_last) if number in logs else None
             if segment is not None:
-                found.append(segment)
+                found.append((number, segment))
         return found
 
-    def _block(self, number: int, epochs: list[LayoutEpoch]) -> Segment | None:
-        file = block_name(number)
-        size = self._folder.size(file)
-        known = self._open.get(file)
-        if known is not None and known[0] == size:
-            return known[1]
-        try:
-            segment = BlockSegment(file, self._folder.data(file), epochs, self._cache)
-        except DamagedRecording as error:
-            self.damages.append(Damage(file, str(error)))
-            return None
-        self._open[file] = (size, segment)
-        return segment
+    def _known(self, file: File, *more: Any) -> Any:
+        known = self._open.get(file.name)
+        return known[2] if known is not None and known[:2] == ((file.key, *more), file.size) else None
 
-    def _raw(self, number: int, epochs: list[LayoutEpoch], *, is_last: bool) -> Segment | None:
-        file = segment_name(number)
-        data: NDArray[np.uint8] = self._folder.data(file)
-        known = self._open.get(file)
-        if known is not None and known[0] == len(data) and getattr(known[1], "is_last", None) == is_last:
-            return known[1]
+    def _block(self, number: int) -> BlockSegment | None:
+        name = block_name(number)
         try:
-            segment = RawSegment(file, data, epochs, is_last=is_last)
+            file = self._folder.open(name)
+            known = self._known(file)
+            if known is None:
+                known = BlockSegment(number, file, self._ours, self._cache)
+                self._open[name] = ((file.key,), file.size, known)
+            return known  # type: ignore[no-any-return]
         except DamagedRecording as error:
-            if not (is_last and len(data) < _JUST_BEGUN):
-                self.damages.append(Damage(file, str(error)))
+            self._note(name, error)
             return None
-        self._open[file] = (len(data), segment)
-        return segment
 
-    def _in_order(self, found: list[Segment], epochs: list[LayoutEpoch], frames: int) -> list[Segment]:
+    def _open_raw(self, number: int, *, is_last: bool) -> RawSegment:
+        file = self._folder.open(segment_name(number))
+        known = self._known(file, is_last)
+        if known is None:
+            known = RawSegment(number, file, self._ours, is_last=is_last)
+            self._open[file.name] = ((file.key, is_last), file.size, known)
+        return known  # type: ignore[no-any-return]
+
+    def _both(self, number: int, block: BlockSegment, *, is_last: bool) -> Segment:
+        """The block counts, unless it had to be searched for what it holds."""
+        if block.rebuilt is not None:
+            try:
+                return TwoCopies(self._open_raw(number, is_last=is_last), lambda: block)
+            except DamagedRecording:
+                return block
+        return TwoCopies(block, lambda: self._open_raw(number, is_last=is_last))
+
+    def _raw(self, number: int, *, is_last: bool) -> RawSegment | None:
+        try:
+            return self._open_raw(number, is_last=is_last)
+        except DamagedRecording as error:
+            if self._size(segment_name(number)) < STUB_NBYTES:  # its writer was killed, or begins it now
+                self.stubs.append(segment_name(number))
+            else:
+                self._note(segment_name(number), error)
+            return None
+
+    def _size(self, name: str) -> int:
+        try:
+            return self._folder.open(name).size
+        except (DamagedRecording, FileNotFoundError):
+            return 1 << 62
+
+    def _note(self, name: str, error: DamagedRecording) -> None:
+        if isinstance(error, Leftover):
+            self.leftovers.append(name)
+        else:
+            self.damages.append(Damage(name, str(error)))
+
+    def _in_order(self, found: list[tuple[int, Segment]], frames: int) -> list[Segment]:
+        """Frames that two files hold count where they were written last: a writer that could not take a write back went on in the next file."""
         ordered: list[Segment] = []
         expected = 0
-        for segment in sorted(found, key=lambda s: s.first):
-            if segment.first < expected:
-                raise DamagedRecording(
-                    f"two files of {self._folder.location} hold frame {segment.first}: which one is right is unknown"
-                )
+        pairs = sorted(found, key=lambda entry: (entry[1].first, entry[0]))
+        for i, (_, segment) in enumerate(pairs):
+            following = min((s.first for n, s in pairs[i + 1 :] if n > pairs[i][0]), default=1 << 62)
+            count = min(segment.count, max(following - segment.first, 0))
+            if isinstance(segment, RawSegment) and count < segment.count:
+                segment.cut_to(count)
+            skipped = max(expected - segment.first, 0)
+            if count <= skipped:
+                expected = max(expected, segment.first)
+                continue
             if segment.first > expected:
-                ordered.append(self._lost(expected, segment.first, epochs))
-            if segment.count:
-                ordered.append(segment)
-            expected = segment.first + segment.count
-        if frames > expected:
-            ordered.append(self._lost(expected, frames, epochs))
+                if segment.first - expected > _MOST_LOST:
+                    self.damages.append(
+                        Damage(
+                            "log", f"a file claims frame {segment.first}, {segment.first - expected} behind all others"
+                        )
+                    )
+                    continue
+                ordered.append(self._lost(expected, segment.first))
+            whole = (skipped, count) == (0, segment.count)
+            ordered.append(
+                segment if whole else SegmentPart(segment, skipped, count - skipped, segment.first + skipped)
+            )
+            expected = segment.first + count
+        if frames - expected > _MOST_LOST:  # the claim of a hostile number: not worth an array
+            self.damages.append(Damage("log", f"{frames} frames are claimed, and no file holds more than {expected}"))
+        elif frames > expected:
+            ordered.append(self._lost(expected, frames))
+            expected = frames
+        self.written = expected
         return ordered
 
-    def _lost(self, first: int, stop: int, epochs: list[LayoutEpoch]) -> LostSegment:
-        where = self._folder.location
-        if stop - first > _MOST_LOST:  # the claim of a damaged number: not worth an array
-            raise DamagedRecording(f"{where} claims {stop} frames, which no recording can have")
-        layout = next((e.layout for e in reversed(epochs) if e.start <= first), epochs[0].layout)
+    def _lost(self, first: int, stop: int) -> LostSegment:
+        epochs = self._ours.journal.epochs
+        layout = next(
+            (e.layout for e in reversed(epochs) if e.start <= first), epochs[0].layout if epochs else Layout([])
+        )
         reasons = "; ".join(f"{d.file}: {d.what}" for d in self.damages) or "deleted or cut short?"
-        return LostSegment(first, stop - first, layout, f"no file of {where} holds them ({reasons})")
+        return LostSegment(first, stop - first, layout, f"no file of {self._folder.location} holds them ({reasons})")
+
+
+def on_line(segments: list[Segment], line: Ranges) -> list[Segment]:
+    """The segments of a line, or the parts of them that are on it, numbered along it."""
+    if line == ((0, OPEN_END),):
+        return segments
+    found: list[Segment] = []
+    at = 0
+    for first, stop in line:
+        for segment in segments:
+            a, b = max(first, segment.first), min(stop, segment.first + segment.count)
+            if a < b:
+                found.append(SegmentPart(segment, a - segment.first, b - a, at))
+                at += b - a
+    return found
 
 
 def _numbered(names: list[str], suffix: str) -> set[int]:
-    return {int(n[: -len(suffix)]) for n in names if n.endswith(suffix) and n[: -len(suffix)].isdigit()}
+    """The numbers of the files that bear the name of a segment: six digits, more only where six are not enough."""
+    stems = (n[: -len(suffix)] for n in names if n.endswith(suffix))
+    return {int(s) for s in stems if s.isascii() and s.isdigit() and f"{int(s):06d}" == s}

@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
-import tempfile
 import warnings
+import zlib
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -20,23 +20,27 @@ from numpy.typing import NDArray
 
 import weightlapse.store.journal as journal
 import weightlapse.store.manifest as manifest
-from weightlapse.errors import CannotRecord, InvalidArgument, NotARecording
+import weightlapse.store.place as place
+from weightlapse.errors import DamagedRecording, InvalidArgument
 from weightlapse.store.background import Compactor
+from weightlapse.store.belonging import Belonging
 from weightlapse.store.compact import block_frames, sync_path
 from weightlapse.store.folder import LocalFolder
-from weightlapse.store.journal import Journal, LayoutEpoch, layout_record
+from weightlapse.store.journal import Journal, LayoutEpoch, layout_payload
 from weightlapse.store.layout import Layout
+from weightlapse.store.lines import Fork, take
 from weightlapse.store.lock import Lock
-from weightlapse.store.log import AppendFile, encode, payload_crc
+from weightlapse.store.log import AppendFile, RecordFile
+from weightlapse.store.raw import Opening, RawSegment, frame_parts, opening_records, page_of, segment_name
 from weightlapse.store.reader import Store
-from weightlapse.store.segment import RawSegment, frame_parts, opening, segment_name
+from weightlapse.store.repair import tidy
 
 Compact = Literal["auto", "live", "after", "never"]
 Fsync = Literal["close", "flush", "never"]
 
 _SEGMENT_NBYTES = 64 << 20
 _LARGEST_NBYTES = 2 << 30  # a segment may grow so far to hold a whole time block of a large model
-_SEGMENT_FRAMES = (16, 4096)  # fewest and most frames of a segment
+_SEGMENT_FRAMES = (16, 1 << 16)  # fewest and most frames of a segment
 
 
 class Writer:
@@ -44,33 +48,38 @@ class Writer:
 
     def __init__(
         self,
-        path: Path,
-        layout: Layout,
+        store: Store,
         *,
         lock: Lock,
-        log: AppendFile,
-        state: Journal,
+        log: RecordFile,
         fsync: Fsync,
-        tolerance: float | None,
         compact: Compact,
         memory: int,
     ) -> None:
-        self.path = path
-        self.layout = layout
-        self.frames = 0
+        self.path = Path(store.location)
+        self.frames = store.written  # that were ever written, on all lines
+        self.branched = store.written - len(store.steps)  # of them those that lie on branches
+        self.last_step = int(store.steps.max(initial=-1))
         self._lock = lock
         self._journal = log
         self._fsync = fsync
-        self._epoch = len(state.epochs) - 1
-        self._epoch_start = state.epochs[-1].start
-        self._scalar_ids = dict(state.scalar_ids)
+        self._ours = store.ours
+        self._id = store.ours.id if store.version > 1 else None  # a recording of version 1 goes on as one
+        last = store.journal.epochs[-1]
+        self.layout = last.layout
+        self._epoch, self._epoch_start, self._layout_crc = len(store.journal.epochs) - 1, last.start, last.crc
+        self._layout_payload = layout_payload(last.layout, last.note, last.lineage)
+        self._forks = [store.journal.forks[first] for first in sorted(store.journal.forks)]
+        self._scalar_ids = dict(store.journal.scalar_ids)
         self._segment: AppendFile | None = None
-        self._segment_number = -1
+        self._segment_number = store.last_segment_number
+        self._segment_first = 0
         self._segment_room = 0
-        self._last_step = 0
-        self._layout_crc = state.epochs[-1].crc
-        self._tolerance = tolerance
-        self._compactor = Compactor(path, tolerance, compact, sync=fsync != "never", memory=memory)
+        self._page = 0
+        self._tolerance = store.tolerance
+        self._compactor = Compactor(
+            self.path, store.ours, store.tolerance, compact, sync=fsync != "never", memory=memory
+        )
 
     @classmethod
     def create(
@@ -85,42 +94,23 @@ class Writer:
         overwrite: bool = False,
         fsync: Fsync = "close",
     ) -> Writer:
-        """A new recording at ``path``. Raises :class:`InvalidArgument` when something is there that must not be replaced."""
+        """A new recording at ``path``. Raises :class:`InvalidArgument` when something is there that must not be replaced.
+
+        With ``overwrite`` it takes the place of the recording there, in one step, and of nothing else in that folder.
+        """
         target = Path(path)
-        head = manifest.encode(manifest.make(dict(meta or {}), tolerance))
-        _check_target(target, overwrite=overwrite)
-        made = _make_parents(target.parent)
+        head = manifest.make(dict(meta or {}), tolerance)
+        first = (journal.LAYOUT, layout_payload(layout, "", None), 0)
+        lock, log, told = place.found(target, head, first, overwrite=overwrite)
         try:
-            # built beside its place and renamed into it: a recording is never half there
-            building = Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=target.parent))
-            try:
-                building.chmod(0o777 & ~_umask())
-                (building / "log").mkdir()
-                manifest.write(building, head)
-                log = AppendFile(building / journal.NAME)
-                log.write([layout_record(0, layout, "", None)])
-                lock = Lock(building)
-                _move_into_place(building, target)
-            except BaseException:
-                shutil.rmtree(building, ignore_errors=True)
-                raise
+            writer = cls(Store.open(target), lock=lock, log=log, fsync=fsync, compact=compact, memory=memory)
+            for text in told:
+                writer.event(0, text)
         except BaseException:
-            for folder in made:
-                folder.rmdir()
+            log.close()
+            lock.release()
             raise
-        state = Journal()
-        state.read_on(LocalFolder(target).data(journal.NAME))
-        return cls(
-            target,
-            layout,
-            lock=lock,
-            log=log,
-            state=state,
-            fsync=fsync,
-            tolerance=tolerance,
-            compact=compact,
-            memory=memory,
-        )
+        return writer
 
     @classmethod
     def resume(
@@ -128,134 +118,186 @@ class Writer:
         path: str | os.PathLike[str],
         layout: Layout,
         *,
+        rewind_to: int | None = None,
         note: str = "resumed",
         memory: int = 256 << 20,
         compact: Compact = "auto",
         fsync: Fsync = "close",
     ) -> Writer:
-        """Go on with the recording at ``path`` after its last whole frame; another layout begins a new epoch."""
+        """Go on with the recording at ``path`` after its last whole frame; another layout begins a new epoch.
+
+        ``rewind_to`` goes on after that step instead: the frames of later steps, with their scalars and events, become a branch that stays
+        readable. Raises :class:`InvalidArgument` when no frame is that early.
+        """
         target = Path(path)
-        lock = Lock(Path(LocalFolder(target).location)) if manifest.read(LocalFolder(target)) else None
-        assert lock is not None
+        manifest.read(LocalFolder(target))  # says what is wrong when this is no recording, before a lock is made in it
+        lock = Lock(Path(LocalFolder(target).location))
+        log = None
         try:
-            tidy(target)
+            told = tidy(target)
             store = Store.open(target)
-            tail = store.segments[-1] if store.segments else None
-            if isinstance(
-                tail, RawSegment
-            ):  # cut off a write that was cut short, so that the file ends after a whole frame
-                AppendFile(target / tail.file, keep=tail.end).close()
-            log = AppendFile(target / journal.NAME, keep=store.journal.end)
-            writer = cls(
-                target,
-                store.layouts[-1][1],
-                lock=lock,
-                log=log,
-                state=store.journal,
-                fsync=fsync,
-                tolerance=store.tolerance,
-                compact=compact,
-                memory=memory,
-            )
-            for segment in store.segments:
-                if isinstance(segment, RawSegment) and segment.count:
-                    writer._give_to_compactor(segment.number, segment.file)
-            writer.frames = len(store.steps)
-            writer._segment_number = store.last_segment_number
-            log.write([encode(journal.OPEN, json.dumps({"note": note}).encode(), writer.frames)])
+            keep = int((store.steps <= rewind_to).sum()) if rewind_to is not None else len(store.steps)
+            if rewind_to is not None and keep == 0 and len(store.steps):
+                raise InvalidArgument(
+                    f"{target} holds no frame of step {rewind_to} or before (its first is step {store.steps[0]}): there is nothing to go on from"
+                )
+            if keep < len(store.steps) and store.version == 1:  # its readers know no branches
+                place.upgrade(target)
+                store = Store.open(target)
+            log = RecordFile(target / store.journal_name, store.journal.sealed, keep=store.journal.end)
+            writer = cls(store, lock=lock, log=log, fsync=fsync, compact=compact, memory=memory)
+            for raw in store.raw_segments:
+                writer._compactor.add(raw.number, partial(_itself, raw))
+            log.put((journal.OPEN, json.dumps({"note": note}).encode(), writer.frames))
+            for text in told:
+                writer.event(max(writer.last_step, 0), text)
+            if keep < len(store.steps):
+                assert rewind_to is not None
+                writer._rewind(store, keep, rewind_to)
             if layout != writer.layout:
                 writer.relayout(layout, note)
         except BaseException:
+            if log is not None:
+                log.close()
             lock.release()
             raise
         return writer
+
+    def _rewind(self, store: Store, keep: int, step: int) -> None:
+        """Cut the line after its first ``keep`` frames; what follows them becomes a branch."""
+        names = {fork.name for fork in self._forks}
+        name = next(n for n in (f"after-{step}", *(f"after-{step}-{k}" for k in range(2, 1 << 20))) if n not in names)
+        fork = Fork(self.frames, keep, step, name)
+        self._journal.put((journal.FORK, json.dumps(fork.to_json()).encode(), fork.first))
+        self._forks.append(fork)
+        self.branched = self.frames - keep
+        self.last_step = int(store.steps[keep - 1]) if keep else -1
+        kept = take(store.line, keep)[-1][1] - 1  # the frame that training goes on from
+        epoch = next(e for e in reversed(store.journal.epochs) if e.start <= kept)
+        if epoch.layout != self.layout:
+            self.relayout(epoch.layout, f"rewound to step {step}", None)
 
     # ---- what happens during training ------------------------------------------------------------------------------
 
     def append(self, steps: NDArray[np.int64], rows: NDArray[np.uint8]) -> None:
         """Add frames: ``steps`` (K,) and ``rows`` (K, layout.row_nbytes) uint8.
 
-        When the disk takes no more, as many frames as it does take are there (``frames`` counts them) when the error is raised.
+        When the disk takes no more, as many frames as it does take are there (``frames`` counts them) when the error is raised; the call may
+        be made again with the others.
         """
         done = 0
         while done < len(steps):
             if self._segment_room == 0:
                 self._begin_segment()
-            assert self._segment is not None
             count = min(self._segment_room, len(steps) - done)
-            records = [frame_parts(int(steps[k]), rows[k]) for k in range(done, done + count)]
             try:
-                self._segment.write([part for record in records for part in record])
+                self._write_frames(steps[done : done + count], rows[done : done + count])
                 written = count
             except OSError:
-                if count == 1:
+                if count == 1 or self._segment is None:
                     raise
-                self._segment.write(records[0])  # one by one, up to the frame that fails by itself
+                self._write_frames(
+                    steps[done : done + 1], rows[done : done + 1]
+                )  # one by one, up to the one that fails by itself
                 written = 1
             self._segment_room -= written
-            self._last_step = int(steps[done + written - 1])
+            self.last_step = int(steps[done + written - 1])
             self.frames += written
             done += written
 
+    def _write_frames(self, steps: NDArray[np.int64], rows: NDArray[np.uint8]) -> None:
+        assert self._segment is not None
+        seal, first = self._ours.seal, self.frames
+        parts = [
+            part
+            for k, step in enumerate(steps.tolist())
+            for part in frame_parts(step, rows[k], self._page, seal.at(b"FRAM", first + k))
+        ]
+        try:
+            self._segment.write(parts)
+        except OSError:
+            if (
+                self._segment.torn
+            ):  # what was written of it cannot be taken back: the file is left, and the next one begins
+                self._end_segment(torn=True)
+            raise
+
     def _begin_segment(self) -> None:
         self._end_segment()
-        row = self.layout.row_nbytes
-        number = self._segment_number + 1
+        row, number = self.layout.row_nbytes, self._segment_number + 1
+        self._page = page_of(row) if self._id is not None else 0
+        opening = Opening(number, self._epoch, row, self._layout_crc, page=self._page, id=self._id)
+        copies = [(journal.LAYOUT, self._epoch_start, self._layout_payload)]
+        copies += [(journal.FORK, fork.first, json.dumps(fork.to_json()).encode()) for fork in self._forks]
+        self._segment_number = number  # also when it fails: a file of this number may be there
         segment = AppendFile(self.path / segment_name(number))
-        segment.write([opening(number, self.frames, self._epoch, row, self._layout_crc)])
-        self._segment, self._segment_number = segment, number
+        try:
+            segment.write([opening_records(opening, self.frames, copies, self._ours.seal)])
+        except OSError:
+            segment.close()
+            raise
+        self._segment, self._segment_first = segment, self.frames
         self._segment_room = segment_frames(row, self._tolerance)
 
-    def _end_segment(self) -> None:
+    def _end_segment(self, *, torn: bool = False) -> None:
+        """Close the segment and have it compressed; a torn one stays as it is."""
         if self._segment is not None:
-            if self._fsync == "flush":
+            if self._fsync == "flush" and not torn:
                 self._segment.sync()
             self._segment.close()
-            self._give_to_compactor(self._segment_number, segment_name(self._segment_number))
+            if not torn:
+                self._give_to_compactor(self._segment_number, self.frames - self._segment_first)
         self._segment, self._segment_room = None, 0
 
-    def _give_to_compactor(self, number: int, file: str) -> None:
-        folder = LocalFolder(self.path)
-        epoch = LayoutEpoch(0, self.layout, crc=self._layout_crc)
-        self._compactor.add(number, lambda: RawSegment(file, folder.data(file), [epoch], is_last=True))
+    def _give_to_compactor(self, number: int, frames: int) -> None:
+        folder, name = LocalFolder(self.path), segment_name(number)
+        known = Journal(self._ours.seal, epochs=[LayoutEpoch(0, self.layout, crc=self._layout_crc)])
+        ours = Belonging(self._ours.id, self._ours.seal, known, unsealed=self._ours.unsealed)
+
+        def opened() -> RawSegment:
+            segment = RawSegment(number, folder.open(name), ours, is_last=True)
+            if segment.count != frames:
+                raise DamagedRecording(f"{name} holds {segment.count} whole frames, not the {frames} that were written")
+            return segment
+
+        self._compactor.add(number, opened)
 
     def scalars(self, frames: NDArray[np.int64], names: list[str], values: NDArray[np.float64]) -> None:
         """Log numbers: entry k says that scalar ``names[k]`` has ``values[k]`` at frame ``frames[k]``."""
-        parts = []
-        for name in names:
-            if name not in self._scalar_ids:
-                number = max(self._scalar_ids.values(), default=-1) + 1
-                parts.append(encode(journal.SCALAR_NAME, name.encode(), number))
-                self._scalar_ids[name] = number
+        new = {name: 0 for name in names if name not in self._scalar_ids}
+        following = max(self._scalar_ids.values(), default=-1) + 1
+        ids = self._scalar_ids | {name: following + k for k, name in enumerate(new)}
+        entries = [(journal.SCALAR_NAME, name.encode(), ids[name]) for name in new]
         batch = np.empty(len(names), journal.SCALAR)
         batch["frame"], batch["value"] = frames, values
-        batch["id"] = [self._scalar_ids[name] for name in names]
-        self._journal.write([*parts, encode(journal.SCALARS, batch.tobytes())])
+        batch["id"] = [ids[name] for name in names]
+        self._journal.put(*entries, (journal.SCALARS, batch.tobytes(), 0))
+        self._scalar_ids = ids  # only now: a name that did not reach the disk must be written again
 
     def event(self, step: int, text: str) -> None:
-        self._journal.write([encode(journal.EVENT, text.encode("utf-8", "replace"), step)])
+        self._journal.put((journal.EVENT, text.encode("utf-8", "replace"), step))
 
     def gap(self, first_step: int, last_step: int, reason: str) -> None:
         """Say that the steps from ``first_step`` to ``last_step`` are missing although they should be here, and why."""
         payload = json.dumps({"last": last_step, "reason": reason}, ensure_ascii=False).encode()
-        self._journal.write([encode(journal.GAP, payload, first_step)])
+        self._journal.put((journal.GAP, payload, first_step))
 
     def relayout(self, layout: Layout, note: str, lineage: Any = None) -> None:
         """From the next frame on, frames have another layout."""
         self._end_segment()
-        record = layout_record(self.frames, layout, note, lineage)
-        self._journal.write([record])
+        payload = layout_payload(layout, note, lineage)
+        self._journal.put((journal.LAYOUT, payload, self.frames))
         self.layout = layout
-        self._layout_crc = payload_crc(record)
+        self._layout_crc, self._layout_payload = zlib.crc32(payload), payload
         if self.frames != self._epoch_start:  # an epoch without a frame is replaced, not followed, by the next
             self._epoch, self._epoch_start = self._epoch + 1, self.frames
 
     def set_wiring(self, spec: str) -> None:
-        self._journal.write([encode(journal.WIRING, spec.encode())])
+        self._journal.put((journal.WIRING, spec.encode(), 0))
 
     def stopped(self, step: int, reason: str) -> None:
         """Say that recording ended before training did, and why."""
-        self._journal.write([encode(journal.STOP, reason.encode("utf-8", "replace"), step)])
+        self._journal.put((journal.STOP, reason.encode("utf-8", "replace"), step))
 
     def flush(self) -> None:
         if self._fsync == "flush":
@@ -270,7 +312,7 @@ class Writer:
         """End the recording; ``in_order=False`` leaves it marked as open, as a crash would."""
         try:
             if in_order:
-                self._journal.write([encode(journal.CLOSE, b"", self.frames)])
+                self._journal.put((journal.CLOSE, b"", self.frames))
                 self._end_segment()
                 self._compactor.finish()
                 if self._compactor.failure is not None:
@@ -290,74 +332,19 @@ class Writer:
         """Say in the recording that it is larger than it need be: every frame is there all the same."""
         reason = f"not all frames could be compressed ({error}); `weightlapse compact` does it later"
         warnings.warn(f"{self.path}: {reason}", stacklevel=2)
-        step = int(self._last_step)
-        self._journal.write([encode(journal.EVENT, reason.encode(), step), encode(journal.CLOSE, b"", self.frames)])
+        self._journal.put((journal.EVENT, reason.encode(), max(self.last_step, 0)), (journal.CLOSE, b"", self.frames))
+
+
+def _itself(segment: RawSegment) -> RawSegment:
+    return segment
 
 
 def segment_frames(row_nbytes: int, tolerance: float | None) -> int:
     """Frames of a log segment: 64 MiB of them in whole time blocks, or one time block of a large model as far as 2 GiB hold it."""
     fewest, most = _SEGMENT_FRAMES
-    height = block_frames(tolerance)
+    height = block_frames(tolerance, row_nbytes)
     row = max(row_nbytes, 1)
     if _SEGMENT_NBYTES // row < height:
         return max(fewest, min(height, _LARGEST_NBYTES // row))
     frames = min(most, _SEGMENT_NBYTES // row)
     return max(frames // height * height, fewest)
-
-
-def tidy(folder: Path) -> None:
-    """Remove what a compaction that was killed left behind: unfinished blocks, and logs whose block is complete."""
-    for unfinished in folder.glob("blocks/*.tmp"):
-        unfinished.unlink()
-    for block in folder.glob("blocks/*.blk"):
-        (folder / segment_name(int(block.stem))).unlink(missing_ok=True)
-
-
-def _check_target(target: Path, *, overwrite: bool) -> None:
-    if not os.path.lexists(target):
-        return
-    if target.is_dir() and not target.is_symlink() and not any(target.iterdir()):
-        return  # an empty folder is nobody's data
-    try:
-        manifest.read(LocalFolder(target))
-    except NotARecording:
-        raise InvalidArgument(
-            f"{target} exists and is not a recording: it is left alone (overwrite=True replaces only recordings); choose another path"
-        ) from None
-    if not overwrite:
-        raise InvalidArgument(
-            f"{target} already holds a recording; choose another path, or pass overwrite=True to replace it, or resume=True to go on with it"
-        )
-
-
-def _make_parents(folder: Path) -> list[Path]:
-    """Create ``folder`` and return what was created, innermost first."""
-    missing = []
-    while not folder.exists():
-        missing.append(folder)
-        folder = folder.parent
-    if not folder.is_dir():
-        raise CannotRecord(f"{folder} is a file: no recording can be put below it; choose another path")
-    for path in reversed(missing):
-        path.mkdir()
-    return missing
-
-
-def _move_into_place(building: Path, target: Path) -> None:
-    if not target.exists() or not any(target.iterdir()):
-        building.rename(target)
-        return
-    old = Lock(target)  # refuses when a live process still writes there
-    aside = building.with_name(building.name + ".old")
-    try:
-        target.rename(aside)
-        building.rename(target)
-    finally:
-        old.release()
-    shutil.rmtree(aside)
-
-
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask

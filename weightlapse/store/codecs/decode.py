@@ -5,7 +5,7 @@ from __future__ import annotations
 import zlib
 from collections.abc import Iterable
 from itertools import accumulate, groupby
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -29,16 +29,30 @@ from weightlapse.store.codecs.form import (
 )
 from weightlapse.store.codecs.patterns import BY_CODE, PATTERNS
 from weightlapse.store.codecs.predict import SLOPE, Predictor, restore
+from weightlapse.store.files import Part
 
 Selection = NDArray[np.int64] | None  # column numbers, rising or not; None is all of them
 _HISTORY = 3  # rows that a predictor looks back
 
 
-class Chunk:
-    """A chunk's bytes, opened: the head is verified at once, each page when it is read."""
+_FIRST_LOOK = 4096  # bytes read for the head at first: nearly always enough
 
-    def __init__(self, data: bytes | memoryview | NDArray[np.uint8]) -> None:
-        self._data = memoryview(data).cast("B")  # type: ignore[arg-type]
+
+class Bytes(Protocol):
+    """Where a chunk lies, counted from its first byte."""
+
+    size: int
+
+    def read(self, start: int, stop: int) -> bytes: ...
+
+
+class Chunk:
+    """A chunk, opened: the head is read and verified at once, each page when it is wanted."""
+
+    def __init__(self, source: Bytes | bytes) -> None:
+        self._source: Bytes = Part(source) if isinstance(source, bytes) else source
+        source = self._source
+        self._data = memoryview(source.read(0, min(_FIRST_LOOK, source.size)))  # the head
         self._at = HEAD.size
         fields = self._checked_head()
         self._end, self.rows, self.columns, strip, tile, code, self.form, rule, count = fields[2:11]
@@ -76,22 +90,23 @@ class Chunk:
 
     @property
     def nbytes(self) -> int:
-        """About what an opened chunk takes in memory, its bytes on disk left out."""
-        return 16 * self.columns + 100 * len(self._crcs) + 4096
+        """About what an opened chunk takes in memory, its pages left out."""
+        return 16 * self.columns + 100 * len(self._crcs) + len(self._data) + 4096
 
     # ---- the head --------------------------------------------------------------------------------------------------
 
     def _checked_head(self) -> tuple[Any, ...]:
-        data = self._data
-        if len(data) < HEAD.size:
+        if len(self._data) < HEAD.size:
             raise DamagedRecording("a chunk is shorter than its head")
-        fields = HEAD.unpack_from(data)
-        if (
-            fields[0] != MAGIC
-            or not HEAD.size <= fields[2] <= len(data)
-            or zlib.crc32(data[8 : fields[2]]) != fields[1]
-        ):
+        fields = HEAD.unpack_from(self._data)
+        if fields[0] != MAGIC or not HEAD.size <= fields[2] <= self._source.size:
             raise DamagedRecording("the head of a chunk fails its checksum")
+        if fields[2] > len(self._data):
+            self._data = memoryview(self._source.read(0, fields[2]))
+        if zlib.crc32(self._data[8 : fields[2]]) != fields[1]:
+            raise DamagedRecording("the head of a chunk fails its checksum")
+        self._data = self._data[: fields[2]]
+        self.head_crc: int = fields[1]
         return fields
 
     def _take(self, nbytes: int) -> memoryview:
@@ -149,18 +164,27 @@ class Chunk:
             per_strip = [1 + present * len(self.spans) for present in self._present]
         self._first = [0, *accumulate(per_strip)]
         offsets = np.cumsum(pages["nbytes"], dtype=np.int64)
-        if len(pages) != self._first[-1] or self._end + int(offsets[-1]) != len(self._data):
+        if len(pages) != self._first[-1] or self._end + int(offsets[-1]) != self._source.size:
             raise DamagedRecording("the pages of a chunk do not fit its head")
         self._offsets: list[int] = [self._end, *(offsets + self._end).tolist()]
         self._crcs: list[int] = pages["crc"].tolist()
 
     # ---- pages -----------------------------------------------------------------------------------------------------
 
-    def _page(self, number: int) -> bytes:
-        page = bytes(self._data[self._offsets[number] : self._offsets[number + 1]])
+    def _page(self, number: int, run: tuple[int, memoryview] | None = None) -> bytes:
+        start, stop = self._offsets[number], self._offsets[number + 1]
+        page = self._source.read(start, stop) if run is None else bytes(run[1][start - run[0] : stop - run[0]])
         if zlib.crc32(page) != self._crcs[number]:
             raise DamagedRecording("a page of a chunk fails its checksum")
         return page
+
+    def _run(self, strip: int, spans: list[tuple[int, int, int]]) -> tuple[int, memoryview] | None:
+        """The bytes of these tiles of a strip, read at once, and where they begin."""
+        number = self._first[strip] + 1
+        first = number + spans[0][0] * self._present[strip] if spans and spans[0][0] else number - 1
+        last = number + (spans[-1][0] + 1) * self._present[strip] if spans else number
+        start = self._offsets[first]
+        return start, memoryview(self._source.read(start, self._offsets[last]))
 
     def _reader(self, stream: int) -> PageReader:
         reader = self._readers[stream]
@@ -171,25 +195,27 @@ class Chunk:
     def fill(self, groups: Iterable[int], start: int, out: NDArray[np.unsignedinteger]) -> None:
         """Residuals of rows ``start`` and later of these groups, side by side, into ``out`` (rows, their widths); whole tiles only."""
         at, stop, strip, key = 0, start + len(out), -1, None
-        count = self.layout.classes
-        data, offsets, crcs, cells = self._data, self._offsets, self._crcs, self._cells
+        count, cells = self.layout.classes, self._cells
         spans = [(i, top, bottom) for i, (top, bottom) in enumerate(self.spans) if start <= top < stop]
+        groups = list(groups)
+        narrow = len(groups) <= 2  # a few pages of each strip, or most: then each strip is read at once
+        run: tuple[int, memoryview] | None = None
         for g in groups:
             k, c = divmod(g, count)
             width = self.layout.widths[g]
-            if start == 0:
-                if k != strip:
+            if k != strip:
+                strip = k
+                run = None if narrow else self._run(k, spans)
+                if start == 0:
                     first, last = self.layout.strips[k]
-                    strip, key = k, self._reader(0).read(self._page(self._first[k]), last - first)
+                    key = self._reader(0).read(self._page(self._first[k], run), last - first)
+            if start == 0:
                 assert key is not None
                 within = self.layout.starts[g] - self.layout.starts[k * count]
                 out[0, at : at + width] = key[within : within + width]
             number = self._first[k] + self._rank[g]
             for i, top, bottom in spans:
-                n = number + i * self._present[k]
-                page = bytes(data[offsets[n] : offsets[n + 1]])
-                if zlib.crc32(page) != crcs[n]:
-                    raise DamagedRecording("a page of a chunk fails its checksum")
+                page = self._page(number + i * self._present[k], run)
                 values = self._reader(1 + cells[i][c]).read(page, (bottom - top) * width)
                 out[top - start : bottom - start, at : at + width] = values.reshape(bottom - top, width)
             at += width

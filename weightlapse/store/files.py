@@ -1,0 +1,159 @@
+"""Bytes of files, read by position: nothing is mapped, so that a file cut short under a reader is an error and never a signal.
+
+All readers of a process share a bounded pool of descriptors: a recording may have more files than a process may hold open.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import stat
+import threading
+from collections import OrderedDict
+from collections.abc import Hashable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+from weightlapse.errors import DamagedRecording
+from weightlapse.store.portable import read_at
+
+MOST_OPEN = 64  # descriptors: far below the 256 of the stingiest system
+
+
+class File(Protocol):
+    """A file as it was when it was opened; what was appended since is seen by opening it again."""
+
+    name: str
+    size: int
+
+    @property
+    def key(self) -> Hashable:
+        """Which file it is: another one under the same name has another key."""
+
+    def read(self, start: int, stop: int) -> bytes:
+        """Exactly the bytes ``[start, stop)``. Raises :class:`DamagedRecording` when they are not there (any more)."""
+
+
+@dataclass
+class _Handle:
+    fd: int
+    users: int = 0
+
+
+class _Pool:
+    """Descriptors by (path, which file it was): the least recently used idle ones are closed when there are too many."""
+
+    def __init__(self, limit: int) -> None:
+        self._limit = limit
+        self._lock = threading.Lock()
+        self._open: OrderedDict[Hashable, _Handle] = OrderedDict()
+
+    def read(self, path: str, key: Hashable, start: int, nbytes: int) -> bytes:
+        handle = self._take(path, key)
+        try:
+            return read_at(handle.fd, start, nbytes)
+        finally:
+            with self._lock:
+                handle.users -= 1
+
+    def _take(self, path: str, key: Hashable) -> _Handle:
+        with self._lock:
+            handle = self._open.get((path, key))
+            if handle is None:
+                self._close_idle(self._limit - 1)
+                handle = _Handle(self._opened(path, key))
+                self._open[path, key] = handle
+            else:
+                self._open.move_to_end((path, key))
+            handle.users += 1
+            return handle
+
+    def _opened(self, path: str, key: Hashable) -> int:
+        flags = os.O_RDONLY | getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_BINARY", 0)
+        try:
+            fd = os.open(path, flags)
+        except OSError as error:
+            if error.errno not in (errno.EMFILE, errno.ENFILE):
+                raise
+            self._close_idle(0)  # others of this process need descriptors too
+            fd = os.open(path, flags)
+        if _key(os.fstat(fd)) != key:
+            os.close(fd)
+            raise FileNotFoundError(errno.ENOENT, "another file has taken its place", path)
+        return fd
+
+    def _close_idle(self, keep: int) -> None:
+        for key in [k for k, handle in self._open.items() if handle.users == 0][: max(len(self._open) - keep, 0)]:
+            os.close(self._open.pop(key).fd)
+
+    def forget(self, below: str) -> None:
+        """Close what is open below a folder, where a system would not let it be replaced otherwise."""
+        with self._lock:
+            for key in [k for k, h in self._open.items() if h.users == 0 and str(k[0]).startswith(below)]:  # type: ignore[index]
+                os.close(self._open.pop(key).fd)
+
+
+POOL = _Pool(MOST_OPEN)
+
+
+def _key(info: os.stat_result) -> Hashable:
+    return info.st_dev, info.st_ino
+
+
+class LocalFile:
+    """A regular file of this machine. Its absence, now or at a later read, is a FileNotFoundError."""
+
+    def __init__(self, path: Path, name: str) -> None:
+        self._path = str(path)
+        self.name = name
+        try:
+            info = path.stat()
+        except FileNotFoundError:
+            raise
+        except OSError as error:
+            raise DamagedRecording(f"{path} cannot be looked at ({error.strerror})") from None
+        if not stat.S_ISREG(info.st_mode):
+            raise DamagedRecording(f"{path} is not a regular file")
+        self.size = info.st_size
+        self._key = _key(info)
+
+    @property
+    def key(self) -> Hashable:
+        return self._key
+
+    def read(self, start: int, stop: int) -> bytes:
+        if start >= stop:
+            return b""
+        try:
+            data = POOL.read(self._path, self._key, start, stop - start) if stop <= self.size else b""
+        except FileNotFoundError:
+            raise
+        except OSError as error:
+            raise DamagedRecording(f"{self._path} cannot be read ({error.strerror})") from None
+        if len(data) != stop - start:
+            raise DamagedRecording(
+                f"{self.name} has no bytes {start} to {stop - 1}: it is shorter than it says, or was cut while it was being read"
+            )
+        return data
+
+
+class Part:
+    """The bytes ``[start, start + size)`` of a file, counted from 0; or bytes in memory."""
+
+    def __init__(self, file: File | bytes, start: int = 0, size: int | None = None) -> None:
+        self._file, self._start = file, start
+        self.size = (len(file) if isinstance(file, bytes) else file.size) - start if size is None else size
+
+    def read(self, start: int, stop: int) -> bytes:
+        if isinstance(self._file, bytes):
+            return self._file[self._start + start : self._start + stop]
+        return self._file.read(self._start + start, self._start + stop)
+
+
+def regular_size(path: Path) -> int:
+    """Bytes of a file, 0 where there is none."""
+    with contextlib.suppress(OSError):
+        return path.stat().st_size
+    return 0
