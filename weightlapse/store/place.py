@@ -94,7 +94,12 @@ def _take_over(target: Path, head: dict[str, Any], first: Entry) -> tuple[Lock, 
     except BaseException:
         lock.release()
         raise
-    removed, kept = remove_replaced(target)
+    try:
+        removed, kept = remove_replaced(target)
+    except BaseException:
+        log.close()
+        lock.release()
+        raise
     told = [f"this recording replaced another ({removed} files removed)"]
     told += [f"{len(kept)} of its files could not be removed: {kept[0]}, ..."] if kept else []
     return lock, log, told

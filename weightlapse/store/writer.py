@@ -230,6 +230,7 @@ class Writer:
         copies = [(journal.LAYOUT, self._epoch_start, self._layout_payload)]
         copies += [(journal.FORK, fork.first, json.dumps(fork.to_json()).encode()) for fork in self._forks]
         self._segment_number = number  # also when it fails: a file of this number may be there
+        (self.path / "log").mkdir(exist_ok=True)  # copies of a recording without empty folders lack it
         segment = AppendFile(self.path / segment_name(number))
         try:
             segment.write([opening_records(opening, self.frames, copies, self._ours.seal)])
