@@ -9,7 +9,7 @@ from weightlapse.errors import DamagedRecording
 from weightlapse.store.files import File
 from weightlapse.store.journal import FORK, LAYOUT, Journal, LayoutEpoch
 from weightlapse.store.layout import Layout
-from weightlapse.store.log import Seal, read_record
+from weightlapse.store.log import Seal, read_place, read_record
 
 _MOST_COPIES = 4096  # records before the first frame: a layout, and as many rewinds as anybody makes
 
@@ -68,8 +68,9 @@ def read_copies(file: File, start: int, seal: Seal) -> tuple[list[tuple[bytes, i
     """The LAYT and FORK records from ``start`` on, and where they end."""
     found: list[tuple[bytes, int, bytes]] = []
     while len(found) < _MOST_COPIES:
-        record = read_record(file, start, seal)
-        if record is None or record.kind not in (LAYOUT, FORK):
+        place = read_place(file, start)
+        record = read_record(file, start, seal) if place is not None and place.kind in (LAYOUT, FORK) else None
+        if record is None:
             break
         found.append((record.kind, record.number, record.payload))
         start = record.end

@@ -19,7 +19,7 @@ from weightlapse.store.block import Index, Opening, Placed, check_pieces, lanes,
 from weightlapse.store.cache import Cache
 from weightlapse.store.codecs.decode import Chunk, Decoded, Selection, advance_together
 from weightlapse.store.codecs.plan import Piece
-from weightlapse.store.files import File, Part
+from weightlapse.store.files import Ahead, File, Part
 from weightlapse.store.layout import TensorSpec
 from weightlapse.store.log import BLOCK, UNSEALED, Place, Seal, read_record, scan
 from weightlapse.store.region import Region, flat_elements, region_shape
@@ -39,6 +39,7 @@ class BlockSegment:
         self._key = next(_INSTANCE)
         self._cache = cache
         self.rebuilt: str | None = None
+        file = Ahead(file)
         found = _find_opening(file, ours.seal)
         if found is None:
             raise DamagedRecording(

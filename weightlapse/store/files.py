@@ -51,14 +51,6 @@ class _Pool:
         self._open: OrderedDict[Hashable, _Handle] = OrderedDict()
 
     def read(self, path: str, key: Hashable, start: int, nbytes: int) -> bytes:
-        handle = self._take(path, key)
-        try:
-            return read_at(handle.fd, start, nbytes)
-        finally:
-            with self._lock:
-                handle.users -= 1
-
-    def _take(self, path: str, key: Hashable) -> _Handle:
         with self._lock:
             handle = self._open.get((path, key))
             if handle is None:
@@ -68,7 +60,11 @@ class _Pool:
             else:
                 self._open.move_to_end((path, key))
             handle.users += 1
-            return handle
+        try:
+            return read_at(handle.fd, start, nbytes)
+        finally:
+            with self._lock:
+                handle.users -= 1
 
     def _opened(self, path: str, key: Hashable) -> int:
         flags = os.O_RDONLY | getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_BINARY", 0)
@@ -137,6 +133,21 @@ class LocalFile:
                 f"{self.name} has no bytes {start} to {stop - 1}: it is shorter than it says, or was cut while it was being read"
             )
         return data
+
+
+class Ahead:
+    """A file whose beginning is read at once: what lies there costs no further calls."""
+
+    def __init__(self, file: File, nbytes: int = 4096) -> None:
+        self.name, self.size, self._file = file.name, file.size, file
+        self._held = file.read(0, min(nbytes, file.size))
+
+    @property
+    def key(self) -> Hashable:
+        return self._file.key
+
+    def read(self, start: int, stop: int) -> bytes:
+        return self._held[start:stop] if stop <= len(self._held) else self._file.read(start, stop)
 
 
 class Part:

@@ -34,6 +34,7 @@ HEADER = struct.Struct("<4s4sQqI")
 HEADER_NBYTES = 32
 _CRC = struct.Struct("<I")
 _PADDING = bytes(8)
+_SMALL = 2048  # bytes
 _WINDOW = 1 << 20  # bytes looked at together when a record is searched for
 
 HEAD, SEGMENT, BLOCK = b"HEAD", b"SEGM", b"BLCK"
@@ -152,10 +153,16 @@ def read_place(file: File, start: int) -> Place | None:
 
 def read_record(file: File, start: int, seal: Seal, most: int = 1 << 30) -> Record | None:
     """The record at ``start`` when it is whole and right, and its payload at most ``most`` bytes."""
-    place = read_place(file, start)
-    if place is None or place.nbytes > most:
+    if start < 0 or start + HEADER_NBYTES > file.size:
         return None
-    payload = file.read(place.payload, place.payload + place.nbytes)
+    begun = file.read(start, min(start + _SMALL, file.size))  # most records are small: one call
+    header = decode_header(begun[:HEADER_NBYTES])
+    if header is None or header[1] > min(file.size - start - HEADER_NBYTES, most):
+        return None
+    place = Place(header[0], header[2], start, header[1], header[3])
+    payload = begun[HEADER_NBYTES : HEADER_NBYTES + place.nbytes]
+    if len(payload) < place.nbytes:
+        payload = file.read(place.payload, place.payload + place.nbytes)
     right = zlib.crc32(payload, seal.at(place.kind, start)) == place.crc
     return Record(place.kind, place.number, start, payload) if right else None
 
@@ -211,7 +218,7 @@ class AppendFile:
         if self.torn:
             self._cut()
         try:
-            written = write_all(self._fd, [memoryview(p).cast("B") for p in parts if len(p)])
+            written = write_all(self._fd, parts)
         except BaseException:
             self.torn = True
             with contextlib.suppress(

@@ -28,7 +28,7 @@ from numpy.typing import NDArray
 
 from weightlapse.errors import DamagedRecording
 from weightlapse.store.belonging import Belonging, read_copies
-from weightlapse.store.files import File
+from weightlapse.store.files import Ahead, File
 from weightlapse.store.log import (
     HEADER_NBYTES,
     MAGIC,
@@ -125,6 +125,7 @@ class RawSegment(Whole):
     """A raw log segment. ``is_last``: nothing follows, so an invalid tail is a write that was cut short."""
 
     def __init__(self, number: int, file: File, ours: Belonging, *, is_last: bool) -> None:
+        file = Ahead(file)
         found = find_opening(file)
         if found is None:
             raise DamagedRecording(f"{file.name} does not begin with the record of a segment")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -43,8 +44,7 @@ class PageReader:
         self.dtype = dtype
         self._wide = np.dtype(np.uint16) if dtype.itemsize == 1 else np.dtype(f"u{dtype.itemsize}")
         try:
-            decompressor, _ = FileDecompressor.new(file_header)
-            self._chunk, used = decompressor.chunk_decompressor(meta, _TYPES[f"u{self._wide.itemsize}"])
+            self._chunk, used = _decompressor(file_header).chunk_decompressor(meta, _TYPES[f"u{self._wide.itemsize}"])
         except BaseException as error:
             raise _damaged(error) from error
         if used != len(meta):
@@ -60,6 +60,12 @@ class PageReader:
         if progress.n_processed != count:
             raise DamagedRecording(f"a page of {count} numbers holds {progress.n_processed}")
         return out if self._wide is self.dtype else out.astype(self.dtype, copy=False)
+
+
+@lru_cache(maxsize=8)
+def _decompressor(file_header: bytes) -> FileDecompressor:
+    """Nearly all chunks are of one version of pcodec."""
+    return FileDecompressor.new(file_header)[0]
 
 
 def _damaged(error: BaseException) -> BaseException:
