@@ -213,33 +213,28 @@ def test_refresh_after_an_overwrite_says_that_the_recording_was_replaced(tmp_pat
     made(tmp_path / "run", seed=3, overwrite=True)
     with pytest.raises(DamagedRecording, match="replaced by another recording"):
         run.refresh()
+    told: list[str] = []
     for k in range(0, N, 50):  # what the old handle gives is of the old recording, or nothing
         try:
             value = store.read("w", slice(k, k + 1))
         except DamagedRecording as error:
-            assert "replaced" in str(error)
+            told.append(str(error))
             continue
         assert value.tobytes() == np.array(LAYOUT.view(a[k : k + 1], 0)).tobytes()
+    assert all("replaced" in text for text in told)
     assert np.array_equal(wl.load(tmp_path / "run").scalars["loss"], np.arange(N) + 3000.0)
     shutil.rmtree(tmp_path / "run")
-    with pytest.raises(WeightlapseError):
-        wl.load(tmp_path / "run")
-    fresh = wl.load(tmp_path / "other") if (tmp_path / "other").exists() else None
-    assert fresh is None
+    made(tmp_path / "run", seed=4)  # not overwritten: deleted and made anew
+    with pytest.raises(DamagedRecording, match="replaced by another recording"):
+        store.refresh()
 
 
 def test_a_manifest_of_another_recording_mixes_nothing(tmp_path: Path) -> None:
     made(tmp_path / "a", compact="after")
     made(tmp_path / "b", seed=5, compact="after")
     shutil.copy(tmp_path / "b/manifest.json", tmp_path / "a/manifest.json")
-    try:
-        store = Store.open(tmp_path / "a")
-    except WeightlapseError as error:
-        assert Store.open(tmp_path / "b").id in str(error) or "nothing can be read" in str(error)
-    else:
-        assert store.verify() != []
-        with pytest.raises(DamagedRecording):
-            store.read("w", slice(0, 1))
+    with pytest.raises(DamagedRecording):
+        Store.open(tmp_path / "a").read("w", slice(0, 1))
 
 
 def test_a_damaged_manifest_is_read_from_its_copy(tmp_path: Path) -> None:

@@ -6,7 +6,7 @@ import zlib
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from itertools import count
+from itertools import count, pairwise
 from typing import Any
 
 import numpy as np
@@ -140,10 +140,7 @@ class BlockSegment:
         placed = self._pieces(tensor)
         out = np.empty((len(numbers), len(wanted)), f"<u{spec.storage.itemsize // each}")
         todo: list[tuple[Decoded, NDArray[np.int64], Any, Any]] = []
-        for b in np.unique(numbers // self.opening.height).tolist():
-            here = numbers // self.opening.height == b
-            rows = numbers[here] - b * self.opening.height
-            where = slice(None) if here.all() else here
+        for b, rows, where in self._by_block(numbers):
             for c, columns, target in _selections(placed, wanted):
                 todo.append((self._decoded(b, c, columns, spec), rows, where, target))
         fresh = [(part, int(rows.max()) + 1) for part, rows, _, _ in todo if part.width < _NARROW and part.fresh]
@@ -153,6 +150,19 @@ class BlockSegment:
             return out.view(spec.storage).reshape(shape)
 
         return fresh, finish
+
+    def _by_block(self, numbers: NDArray[np.int64]) -> Iterator[tuple[int, NDArray[np.int64], Any]]:
+        """(time block, rows in it, where they are among the frame numbers) for frames of the segment."""
+        height = self.opening.height
+        blocks = numbers // height
+        if (np.diff(blocks) >= 0).all():  # nearly always: each block's frames lie together
+            edges = [0, *(np.flatnonzero(np.diff(blocks)) + 1).tolist(), len(numbers)]
+            for a, b in pairwise(edges):
+                yield int(blocks[a]), numbers[a:b] - int(blocks[a]) * height, slice(a, b)
+            return
+        for b in np.unique(blocks).tolist():
+            here = blocks == b
+            yield b, numbers[here] - b * height, here
 
     def read_frame(self, tensors: Sequence[int], frame: int) -> list[NDArray[Any]]:
         """Whole tensors at one frame. A chunk that is wanted as a whole, or nearly, is decoded as a whole: once for all its tensors."""

@@ -17,9 +17,9 @@ from pathlib import Path
 from typing import Protocol
 
 from weightlapse.errors import DamagedRecording
-from weightlapse.store.portable import read_at
+from weightlapse.store.portable import OPEN_FLAGS, read_at
 
-MOST_OPEN = 64  # descriptors: far below the 256 of the stingiest system
+MOST_OPEN = 32  # descriptors: far below the 256 of the stingiest system
 
 
 class File(Protocol):
@@ -48,7 +48,7 @@ class _Pool:
     def __init__(self, limit: int) -> None:
         self._limit = limit
         self._lock = threading.Lock()
-        self._open: OrderedDict[Hashable, _Handle] = OrderedDict()
+        self._open: OrderedDict[tuple[str, Hashable], _Handle] = OrderedDict()
 
     def read(self, path: str, key: Hashable, start: int, nbytes: int) -> bytes:
         with self._lock:
@@ -67,13 +67,13 @@ class _Pool:
                 handle.users -= 1
 
     def _opened(self, path: str, key: Hashable) -> int:
-        flags = os.O_RDONLY | getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_BINARY", 0)
+        flags = os.O_RDONLY | OPEN_FLAGS
         try:
             fd = os.open(path, flags)
         except OSError as error:
             if error.errno not in (errno.EMFILE, errno.ENFILE):
                 raise
-            self._close_idle(0)  # others of this process need descriptors too
+            self._close_idle(0)
             fd = os.open(path, flags)
         if _key(os.fstat(fd)) != key:
             os.close(fd)
@@ -84,14 +84,30 @@ class _Pool:
         for key in [k for k, handle in self._open.items() if handle.users == 0][: max(len(self._open) - keep, 0)]:
             os.close(self._open.pop(key).fd)
 
-    def forget(self, below: str) -> None:
-        """Close what is open below a folder, where a system would not let it be replaced otherwise."""
+    def forget(self, path: str) -> None:
+        """Close a file that is to be removed: its bytes would go on taking room, and some systems would not let it go."""
         with self._lock:
-            for key in [k for k, h in self._open.items() if h.users == 0 and str(k[0]).startswith(below)]:  # type: ignore[index]
+            for key in [k for k, handle in self._open.items() if handle.users == 0 and k[0] == path]:
                 os.close(self._open.pop(key).fd)
+
+    def make_room(self) -> None:
+        """Close whatever is idle: somebody else of this process needs descriptors."""
+        with self._lock:
+            self._close_idle(0)
 
 
 POOL = _Pool(MOST_OPEN)
+
+
+def open_descriptor(path: str | os.PathLike[str], flags: int) -> int:
+    """``os.open``, once more after making room where this process has no descriptor left."""
+    try:
+        return os.open(path, flags | OPEN_FLAGS, 0o666)
+    except OSError as error:
+        if error.errno not in (errno.EMFILE, errno.ENFILE):
+            raise
+        POOL.make_room()
+        return os.open(path, flags | OPEN_FLAGS, 0o666)
 
 
 def _key(info: os.stat_result) -> Hashable:

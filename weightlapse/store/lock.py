@@ -7,7 +7,8 @@ import weakref
 from pathlib import Path
 
 from weightlapse.errors import CannotRecord
-from weightlapse.store.portable import OPEN_FLAGS, read_at, try_lock, unlock, write_at
+from weightlapse.store.files import open_descriptor
+from weightlapse.store.portable import read_at, try_lock, unlock, write_at
 
 _HELD: weakref.WeakSet[Lock] = weakref.WeakSet()
 
@@ -20,7 +21,7 @@ class Lock:
     """
 
     def __init__(self, folder: Path) -> None:
-        self._fd = os.open(folder / "lock", os.O_RDWR | os.O_CREAT | OPEN_FLAGS, 0o666)
+        self._fd = open_descriptor(folder / "lock", os.O_RDWR | os.O_CREAT)
         if try_lock(self._fd) is False:
             owner = read_at(self._fd, 0, 64).decode("ascii", "replace").strip()
             os.close(self._fd)

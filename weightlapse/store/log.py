@@ -26,7 +26,7 @@ from typing import Any
 
 import numpy as np
 
-from weightlapse.store.files import File
+from weightlapse.store.files import File, open_descriptor
 from weightlapse.store.portable import replace, sync, write_all
 
 MAGIC = b"WLPS"
@@ -201,10 +201,9 @@ class AppendFile:
 
     def __init__(self, path: Path, *, keep: int | None = None) -> None:
         """Open ``path``, new when ``keep`` is None; otherwise cut it to its first ``keep`` bytes and append there."""
-        flags = os.O_RDWR | os.O_CREAT | getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_BINARY", 0)
         self.path = path
         self.torn = False
-        self._fd = os.open(path, flags | (os.O_EXCL if keep is None else 0), 0o666)
+        self._fd = open_descriptor(path, os.O_RDWR | os.O_CREAT | (os.O_EXCL if keep is None else 0))
         self.nbytes = keep or 0
         if keep is not None:
             try:

@@ -24,6 +24,7 @@ from pathlib import Path
 from typing import Any
 
 from weightlapse.errors import InvalidArgument
+from weightlapse.store.files import POOL
 from weightlapse.store.portable import unlink
 
 UNFINISHED = (".tmp", ".part")
@@ -56,6 +57,7 @@ def remove_empty(folder: Path) -> None:
 
 def remove_proved(path: Path) -> None:
     """A file of a recording that the caller has proved to be needed no more, by one of the rules above."""
+    POOL.forget(str(path))
     with contextlib.suppress(FileNotFoundError):
         unlink(path)
 

@@ -105,7 +105,7 @@ class Chunk:
             self._data = memoryview(self._source.read(0, fields[2]))
         if zlib.crc32(self._data[8 : fields[2]]) != fields[1]:
             raise DamagedRecording("the head of a chunk fails its checksum")
-        self._data = self._data[: fields[2]]
+        self._data = memoryview(bytes(self._data[: fields[2]]))  # without what was read behind it
         self.head_crc: int = fields[1]
         return fields
 
@@ -191,6 +191,10 @@ class Chunk:
         if reader is None:
             reader = self._readers[stream] = PageReader(bytes(self._metas[stream]), self.number.unsigned, self._codec)
         return reader
+
+    def forget_tables(self) -> None:
+        """Free the decoders of the histograms; they are made again when they are needed."""
+        self._readers = [None] * len(self._readers)
 
     def fill(self, groups: Iterable[int], start: int, out: NDArray[np.unsignedinteger]) -> None:
         """Residuals of rows ``start`` and later of these groups, side by side, into ``out`` (rows, their widths); whole tiles only."""
@@ -305,6 +309,7 @@ class Decoded:
         self.chunk.fill(self._groups, self.done, fresh)
         if self.narrow:
             fresh = np.take(fresh, self._place, axis=1)
+            self.chunk.forget_tables()  # far larger than the few columns: of many chunks they would fill the memory
         if lead == 0:
             return fresh, 0
         return np.concatenate([self._held[len(self._held) - lead :], fresh]), lead
