@@ -13,7 +13,7 @@ import pytest
 
 import weightlapse as wl
 from tests.test_store_blocks import LAYOUT, holds, moving_rows
-from weightlapse.errors import DamagedRecording, WeightlapseError
+from weightlapse.errors import DamagedRecording
 from weightlapse.store.offline import compact_recording
 from weightlapse.store.reader import Store
 from weightlapse.store.writer import Writer

@@ -6,7 +6,7 @@
     8       8     length of the payload in bytes            (unsigned, little-endian, like every number here)
     16      8     a number whose meaning depends on the kind (signed)
     24      4     CRC-32 of the payload, begun with the seal
-    28      4     CRC-32 of bytes 0 to 27
+    28      4     CRC-32 of bytes 0 to 27; of frames begun with the seal
     32      ...   payload, then zeros up to a multiple of eight bytes
 
 A file may end in the middle of a record (the process was killed): everything before it is whole. The :class:`Seal` makes a checksum hold in
@@ -92,9 +92,9 @@ def record_nbytes(payload_nbytes: int) -> int:
     return HEADER_NBYTES + -(-payload_nbytes // 8) * 8
 
 
-def encode_header(kind: bytes, payload_nbytes: int, number: int, payload_crc: int) -> bytes:
+def encode_header(kind: bytes, payload_nbytes: int, number: int, payload_crc: int, seed: int = 0) -> bytes:
     head = HEADER.pack(MAGIC, kind, payload_nbytes, number, payload_crc)
-    return head + _CRC.pack(zlib.crc32(head))
+    return head + _CRC.pack(zlib.crc32(head, seed))
 
 
 def decode_header(head: bytes) -> tuple[bytes, int, int, int] | None:

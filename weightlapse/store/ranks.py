@@ -91,7 +91,7 @@ class RankedStore:
                     f"{store.location} has several layouts, which a rank of a sharded recording cannot have"
                 )
             places = store.meta["distributed"].get("shards", {})
-            frames = np.searchsorted(store.steps, self.steps)
+            frames = _frames_of(store, self.steps)
             for spec in store.layouts[0][1].tensors:
                 place = places.get(spec.name, {"shape": list(spec.shape), "offset": [0] * len(spec.shape)})
                 shape, offset = tuple(place["shape"]), tuple(place["offset"])
@@ -137,7 +137,7 @@ class RankedStore:
 
     @property
     def scalars(self) -> Scalars:
-        frames, every = np.searchsorted(self._main.steps, self.steps), self._main.scalars
+        frames, every = _frames_of(self._main, self.steps), self._main.scalars
         return Scalars(list(every), lambda name: every[name][frames])
 
     @property
@@ -220,6 +220,13 @@ class RankedStore:
             prefix = "" if rank == 0 else f"{rank_folder(rank)}/"
             found += [Damage(prefix + d.file, d.what, d.first, d.stop) for d in store.verify()]
         return found
+
+
+def _frames_of(store: Store, steps: NDArray[np.int64]) -> NDArray[np.int64]:
+    """The frame numbers at which a rank holds these steps, which it does; lost frames (step -1) are none of them."""
+    known = np.flatnonzero(store.steps >= 0)
+    known = known[np.argsort(store.steps[known], kind="stable")]
+    return known[np.searchsorted(store.steps[known], steps)]
 
 
 def _overlap(axis: range, start: int, length: int) -> tuple[slice, slice]:

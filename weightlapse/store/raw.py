@@ -100,9 +100,9 @@ def table_nbytes(row_nbytes: int, page: int) -> int:
 def frame_parts(step: int, row: NDArray[np.uint8], page: int, seed: int) -> list[Any]:
     """The record of one frame as buffers; rows are multiples of eight bytes long."""
     if not page:
-        return [encode_header(FRAME, len(row), step, zlib.crc32(row.data, seed)), row]
+        return [encode_header(FRAME, len(row), step, zlib.crc32(row.data, seed), seed), row]
     crcs = np.array([zlib.crc32(row[a : a + page].data) for a in range(0, len(row), page)], "<u4").tobytes()
-    head = encode_header(PAGED, len(row) + len(crcs), step, zlib.crc32(crcs, seed))
+    head = encode_header(PAGED, len(row) + len(crcs), step, zlib.crc32(crcs, seed), seed)
     return [head, row, crcs + bytes(-len(crcs) % 8)]
 
 
@@ -191,7 +191,7 @@ class RawSegment(Whole):
         odd = (heads["magic"] != MAGIC) | (heads["kind"] != kind) | (heads["nbytes"] != length)
         raw, own = heads.tobytes(), heads["own"].tolist()
         wrong = [
-            k for k in range(self.count) if zlib.crc32(raw[32 * k : 32 * k + 28]) != own[k] or odd[k]
+            k for k in range(self.count) if zlib.crc32(raw[32 * k : 32 * k + 28], self._seed(k)) != own[k] or odd[k]
         ]  # the header itself is damaged
         self.steps[wrong] = self._crc[wrong] = -1
 

@@ -20,7 +20,7 @@ from weightlapse.store.codecs.decode import advance_together
 from weightlapse.store.folder import Folder, LocalFolder
 from weightlapse.store.journal import Journal, LayoutEpoch
 from weightlapse.store.layout import Layout
-from weightlapse.store.lines import OPEN_END
+from weightlapse.store.lines import OPEN_END, positions
 from weightlapse.store.log import UNSEALED
 from weightlapse.store.raw import RawSegment
 from weightlapse.store.scalars import Scalars
@@ -331,6 +331,20 @@ class Store:
         segment = self._segment_at(frame)
         return segment.bound(self._tensor(name, segment.layout), frame - segment.first)
 
+    def _on_lines(self, damage: Damage) -> list[Damage]:
+        """Damage of frames in the order of writing, told with the numbers that they have on this line, or on a branch."""
+        if damage.stop <= damage.first or self.line == ((0, OPEN_END),):
+            return [damage]
+        main, branches = self.journal.lines()
+        told = []
+        for name, line in ((None, main), *branches.items()):
+            where = positions(line, np.arange(damage.first, damage.stop))
+            where = where[where >= 0]
+            if len(where):
+                prefix = "" if name == self.branch else f"branch {name}: " if name is not None else "main line: "
+                told.append(Damage(damage.file, prefix + damage.what, int(where[0]), int(where[-1]) + 1))
+        return told
+
     def verify(self) -> list[Damage]:
         """Check every checksum; an empty list means that all is well."""
         if self._manifest_fault is not None:
@@ -340,7 +354,7 @@ class Store:
         if self._journal_fault is not None:
             found.append(Damage(self.journal_name, self._journal_fault))
         found += self._list.damages
-        found += [damage for segment in self.segments for damage in segment.verify()]
+        found += [told for segment in self._found for damage in segment.verify() for told in self._on_lines(damage)]
         found += [
             Damage(self.journal_name, f"bytes {a} to {b - 1} are no record that can be read")
             for a, b in self.journal.damaged
