@@ -349,7 +349,7 @@ def test_tiles_cover_all_rows_but_the_first_once(rows: int, height: int) -> None
 def test_the_plan_holds_every_value_once(tensors: list[tuple[str, int, int]]) -> None:
     tensors = [(dtype, rows * row, row) for dtype, rows, row in tensors]
     seen: dict[int, list[tuple[int, int]]] = {}
-    for chunk in plan(tensors, 1000):
+    for chunk in plan(tensors, lambda _: 1000):
         assert len({tensors[p.tensor][0] for p in chunk}) == 1, "one dtype per chunk"
         assert 0 < sum(p.stop - p.start for p in chunk) <= 1000
         for p in chunk:

@@ -81,7 +81,7 @@ def test_an_overwrite_that_dies_leaves_the_old_recording_or_the_new_one(
     if stop == STOPS[0]:
         monkeypatch.setattr("weightlapse.store.manifest.write", die)
     elif stop == STOPS[1]:
-        monkeypatch.setattr(place, "remove_replaced", die)
+        monkeypatch.setattr(place.Takeover, "finish", die)
     else:
         real, count = repair.remove_proved, [0]
 
@@ -92,8 +92,12 @@ def test_an_overwrite_that_dies_leaves_the_old_recording_or_the_new_one(
             real(path)
 
         monkeypatch.setattr(repair, "remove_proved", some)
+    dying = None
     with pytest.raises(Died):
-        Writer.create(run, LAYOUT, overwrite=True)
+        dying = Writer.create(run, LAYOUT, overwrite=True)
+        dying.append(np.array([0]), old[:1])
+    if dying is not None:
+        dying._lock.release()
     monkeypatch.undo()
     users_files_are_there(run)
     store = Store.open(run)
@@ -104,16 +108,16 @@ def test_an_overwrite_that_dies_leaves_the_old_recording_or_the_new_one(
         holds(Store.open(run), old)
         assert not list(run.glob("journal-*"))
     else:
-        assert len(store.steps) == 0
+        assert len(store.steps) == 1
         assert store.verify() == [], "what is left of the old recording is no damage"
         assert store.leftovers
         writer = Writer.resume(run, LAYOUT)
-        writer.append(np.arange(20), old[:20])
+        writer.append(np.arange(1, 20), old[1:20])
         writer.close()
         store = Store.open(run)
         holds(store, old[:20])
         assert store.leftovers == []
-        assert "interrupted overwrite was completed" in store.events[0][1]
+        assert "interrupted overwrite was completed" in store.events[1][1]
         assert sorted(p.name for p in run.glob("journal*.log")) == [store.journal_name]
     users_files_are_there(run)
 
@@ -152,6 +156,42 @@ def test_a_refused_overwrite_changes_nothing(tmp_path: Path) -> None:
         Writer.create(run, LAYOUT, overwrite=True)
     live.close()
     holds(Store.open(run), rows)
+
+
+def test_an_overwrite_without_a_frame_gives_the_place_back(tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    rows = made(run)
+    put_users_files(run)
+    before = {p: p.read_bytes() for p in run.rglob("*") if p.is_file() and p.name != "lock"}
+    writer = Writer.create(run, LAYOUT, overwrite=True)
+    assert len(Store.open(run).steps) == 0
+    writer.close()
+    assert {p: p.read_bytes() for p in run.rglob("*") if p.is_file() and p.name != "lock"} == before
+    holds(Store.open(run), rows)
+
+
+@pytest.mark.parametrize("below", ["log", "blocks"])
+def test_nothing_is_written_through_a_link_or_onto_a_file(tmp_path: Path, below: str) -> None:
+    run, other = tmp_path / "run", tmp_path / "other"
+    made(run, count=5)
+    made(other, count=5)
+    (other / below).mkdir(exist_ok=True)
+    for put in (lambda p: p.symlink_to(other / below), lambda p: p.write_bytes(b"mine")):
+        if (run / below).is_dir() and not (run / below).is_symlink():
+            for file in (run / below).iterdir():
+                file.unlink()
+            (run / below).rmdir()
+        elif (run / below).exists():
+            (run / below).unlink()
+        put(run / below)
+        for act in (
+            lambda: Writer.resume(run, LAYOUT),
+            lambda: compact_recording(run),
+            lambda: Writer.create(run, LAYOUT, overwrite=True),
+        ):
+            with pytest.raises(CannotRecord, match="not a folder of this recording"):
+                act()
+    holds(Store.open(other), moving_rows(LAYOUT, 5))
 
 
 KILLED = """

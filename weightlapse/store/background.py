@@ -19,19 +19,13 @@ from weightlapse.store.files import regular_size
 from weightlapse.store.portable import lower_priority
 from weightlapse.store.proof import compress
 from weightlapse.store.raw import RawSegment, segment_name
+from weightlapse.store.threads import threads, usable_cores
 
 _ENOUGH_TO_SHOW = 256 << 20  # bytes left at the end above which a terminal gets a progress bar
 
 
 class Stopped(Exception):
     """The thread was asked to leave a block unfinished; its log is still there."""
-
-
-def usable_cores() -> int:
-    try:
-        return len(os.sched_getaffinity(0))
-    except AttributeError:  # not on this system
-        return os.cpu_count() or 1
 
 
 def a_core_is_free() -> bool:
@@ -97,7 +91,9 @@ class Compactor:
         _, open_segment = self._waiting[0]
         try:
             segment = open_segment()
-            settings = {"sync": self._sync, "pause": pause, "memory": self._memory}
+            # beside training one thread, of the lowest priority; at the end all there are
+            count = 1 if pause is not None else threads()
+            settings = {"sync": self._sync, "pause": pause, "memory": self._memory, "count": count}
             compress(self._folder, segment, self._ours, self._tolerance, **settings)
         except Stopped:
             return

@@ -21,6 +21,7 @@ from __future__ import annotations
 
 import struct
 import zlib
+from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import pairwise
 
@@ -54,8 +55,8 @@ def lanes(spec: TensorSpec) -> tuple[str, int]:
     return _LANES.get(spec.dtype, (spec.dtype, 1))
 
 
-def chunks_of(layout: Layout, limit: int = CHUNK_VALUES) -> list[tuple[Piece, ...]]:
-    """Which elements (of the codec's dtype) share a chunk."""
+def chunks_of(layout: Layout, limit: Callable[[int], int] = lambda _: CHUNK_VALUES) -> list[tuple[Piece, ...]]:
+    """Which elements (of the codec's dtype) share a chunk; ``limit`` says how many at most, for a tensor of so many values."""
     wanted = []
     for spec in layout.tensors:
         dtype, count = lanes(spec)

@@ -6,6 +6,7 @@ import zlib
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from itertools import count, pairwise
 from typing import Any
 
@@ -17,13 +18,14 @@ from weightlapse.errors import DamagedRecording
 from weightlapse.store.belonging import Belonging, read_copies
 from weightlapse.store.block import Index, Opening, Placed, check_pieces, lanes, pieces_by_tensor, read_chunk_head
 from weightlapse.store.cache import Cache
-from weightlapse.store.codecs.decode import Chunk, Decoded, Selection, advance_together
+from weightlapse.store.codecs.decode import WORTH_THREADS, Chunk, Decoded, Selection, advance_together
 from weightlapse.store.codecs.plan import Piece
 from weightlapse.store.files import Ahead, File, Part
 from weightlapse.store.layout import TensorSpec
 from weightlapse.store.log import BLOCK, UNSEALED, Place, Seal, read_record, scan
 from weightlapse.store.region import Region, flat_elements, region_shape
 from weightlapse.store.segment import Damage, Frames
+from weightlapse.store.threads import in_order, threads
 
 _WINDOW = 1 << 20  # bytes read at once for checking
 _NARROW = 64  # columns: below, blocks are decoded together, because the steps through time cost more than the values
@@ -139,11 +141,11 @@ class BlockSegment:
             return [], lambda: np.empty(shape, spec.storage)
         placed = self._pieces(tensor)
         out = np.empty((len(numbers), len(wanted)), f"<u{spec.storage.itemsize // each}")
-        todo: list[tuple[Decoded, NDArray[np.int64], Any, Any]] = []
+        todo: list[tuple[Decoded | Passing, NDArray[np.int64], Any, Any]] = []
         for b, rows, where in self._by_block(numbers):
             for c, columns, target in _selections(placed, wanted):
                 todo.append((self._decoded(b, c, columns, spec), rows, where, target))
-        fresh = [(part, int(rows.max()) + 1) for part, rows, _, _ in todo if part.width < _NARROW and part.fresh]
+        fresh = _narrow(todo)
 
         def finish() -> NDArray[Any]:
             self._fill(todo, out, spec)
@@ -191,11 +193,15 @@ class BlockSegment:
 
     def _fill(self, todo: list[Any], out: NDArray[Any], spec: TensorSpec) -> None:
         with self._told(spec):
-            fresh = [(part, int(rows.max()) + 1) for part, rows, _, _ in todo if part.width < _NARROW and part.fresh]
+            fresh = _narrow(todo)
             if len(fresh) > 1:
                 advance_together(fresh)
-            for part, rows, where, target in todo:
-                values = _take_rows(part, rows)
+            values_of = [
+                (partial(_take_rows, part, rows), part.width * (int(rows.max()) + 1)) for part, rows, _, _ in todo
+            ]
+            count = threads() if sum(size for _, size in values_of) >= WORTH_THREADS else 1
+            results = in_order((take for take, _ in values_of), count)
+            for (_, _, where, target), values in zip(todo, results):
                 if isinstance(where, slice) or isinstance(target, slice):
                     out[where, target] = values
                 else:
@@ -212,39 +218,54 @@ class BlockSegment:
                 "not returned; other values can still be read, and `weightlapse verify` lists what is damaged"
             ) from error
 
-    def _decoded(self, b: int, c: int, columns: Selection, spec: TensorSpec) -> Decoded:
+    def _decoded(self, b: int, c: int, columns: Selection, spec: TensorSpec) -> Decoded | Passing:
+        wide = columns is None or len(columns) >= _NARROW
+        if wide and self._held_nbytes(b) > self._cache.limit // 2:  # too much to keep any of it for the next read
+            return Passing(partial(self._decoded_from, partial(self._open_chunk, b, c), columns, spec))
         chunk = self._chunk(b, c)
-        if chunk.pattern.name != lanes(spec)[0]:
-            raise DamagedRecording(
-                f"a chunk of {self.file} holds {chunk.pattern.name} where {spec.name} is {spec.dtype}"
-            )
+        self._check_dtype(chunk, spec)
         if columns is not None and len(columns) == chunk.columns:
             columns = None
         key = (self._key, b, c, None if columns is None else columns.tobytes())
         window = self._frame_nbytes(b) > self._cache.limit // 2
         return self._cache.get(key, lambda: Decoded(chunk, columns, window=window))
 
+    def _decoded_from(self, opened: Callable[[], Chunk], columns: Selection, spec: TensorSpec) -> Decoded:
+        chunk = opened()
+        self._check_dtype(chunk, spec)
+        return Decoded(chunk, None if columns is not None and len(columns) == chunk.columns else columns)
+
+    def _check_dtype(self, chunk: Chunk, spec: TensorSpec) -> None:
+        if chunk.pattern.name != lanes(spec)[0]:
+            raise DamagedRecording(
+                f"a chunk of {self.file} holds {chunk.pattern.name} where {spec.name} is {spec.dtype}"
+            )
+
     def _frame_nbytes(self, b: int) -> int:
         """Bytes of a whole time block when decoded."""
         return self.layout.row_nbytes * min(self.opening.height, self.count - b * self.opening.height)
 
-    def _chunk(self, b: int, c: int) -> Chunk:
-        def opened() -> Chunk:
-            start, length = (int(n) for n in self._index.places[b, c])
-            if length == 0 or start + length > self._file.size:
-                raise DamagedRecording(f"a chunk of {self.file} is lost")
-            chunk = Chunk(Part(self._file, start, length))
-            if self._index.heads is not None and chunk.head_crc != self._index.heads[b, c]:
-                raise DamagedRecording(f"a chunk of {self.file} is not the one that its index names")
-            rows = min(self.opening.height, self.count - b * self.opening.height)
-            columns = sum(piece.stop - piece.start for piece in self._index.chunks[c])
-            if (chunk.rows, chunk.columns) != (rows, columns):
-                raise DamagedRecording(
-                    f"a chunk of {self.file} holds {chunk.rows} x {chunk.columns} values, not {rows} x {columns}"
-                )
-            return chunk
+    def _held_nbytes(self, b: int) -> int:
+        """Bytes of a time block when of each chunk only what consecutive frames need is held."""
+        return min(self._frame_nbytes(b), 20 * self.layout.row_nbytes)
 
-        return self._cache.get((self._key, b, c), opened)
+    def _chunk(self, b: int, c: int) -> Chunk:
+        return self._cache.get((self._key, b, c), lambda: self._open_chunk(b, c))
+
+    def _open_chunk(self, b: int, c: int) -> Chunk:
+        start, length = (int(n) for n in self._index.places[b, c])
+        if length == 0 or start + length > self._file.size:
+            raise DamagedRecording(f"a chunk of {self.file} is lost")
+        chunk = Chunk(Part(self._file, start, length))
+        if self._index.heads is not None and chunk.head_crc != self._index.heads[b, c]:
+            raise DamagedRecording(f"a chunk of {self.file} is not the one that its index names")
+        rows = min(self.opening.height, self.count - b * self.opening.height)
+        columns = sum(piece.stop - piece.start for piece in self._index.chunks[c])
+        if (chunk.rows, chunk.columns) != (rows, columns):
+            raise DamagedRecording(
+                f"a chunk of {self.file} holds {chunk.rows} x {chunk.columns} values, not {rows} x {columns}"
+            )
+        return chunk
 
     def bound(self, tensor: int, frame: int) -> float:
         b = frame // self.opening.height
@@ -330,7 +351,26 @@ class BlockSegment:
         return self.layout.tensors[tensor].name if tensor < len(self.layout.tensors) else f"tensor {tensor}"
 
 
-def _take_rows(part: Decoded, rows: NDArray[np.int64]) -> NDArray[np.unsignedinteger]:
+class Passing:
+    """Columns of a chunk that is opened, decoded and dropped when it is read: where too many are wanted to hold them all."""
+
+    width = 1 << 30
+    fresh = False
+
+    def __init__(self, opened: Callable[[], Decoded]) -> None:
+        self._opened = opened
+
+    def rows(self, start: int, stop: int, step: int = 1) -> NDArray[np.unsignedinteger]:
+        return self._opened().rows(start, stop, step)
+
+
+def _narrow(todo: list[tuple[Decoded | Passing, NDArray[np.int64], Any, Any]]) -> list[tuple[Decoded, int]]:
+    """The parts of few columns that have not been decoded yet, and up to which row they are wanted."""
+    parts = [(part, int(rows.max()) + 1) for part, rows, _, _ in todo if isinstance(part, Decoded)]
+    return [(part, stop) for part, stop in parts if part.width < _NARROW and part.fresh]
+
+
+def _take_rows(part: Decoded | Passing, rows: NDArray[np.int64]) -> NDArray[np.unsignedinteger]:
     start, stop = int(rows.min()), int(rows.max()) + 1
     step = int(rows[1] - rows[0]) if len(rows) > 1 else 1
     if step > 0 and (len(rows) < 3 or (np.diff(rows) == step).all()):

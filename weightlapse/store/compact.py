@@ -6,6 +6,7 @@ import os
 import zlib
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -26,12 +27,15 @@ from weightlapse.store.portable import replace as rename
 from weightlapse.store.portable import sync as sync_fd
 from weightlapse.store.raw import RawSegment
 from weightlapse.store.remove import remove_own
+from weightlapse.store.threads import in_order
 
 LOSSLESS_HEIGHT, BOUNDED_HEIGHT = (
     96,
     256,
 )  # frames of a time block, at most: longer ones are smaller, shorter ones faster to enter
 TALLEST = 1024
+LARGE = 1 << 20  # values of a tensor from which on its chunks are large
+LARGE_CHUNK, LARGE_STRIP = 1 << 16, 1 << 14
 _WORTH_A_BLOCK = 1 << 19  # bytes of a time block below which it is not worth a head of its own
 _STRICTER = 1 - 1e-9  # bounds are kept this much tighter than asked, so that another way to sum a variance agrees
 
@@ -56,14 +60,20 @@ def block_height(count: int, tolerance: float | None, row_nbytes: int = 1 << 20)
     return -(-count // -(-count // block_frames(tolerance, row_nbytes)))
 
 
-def chunk_limit(height: int, memory: int) -> int:
-    """Values of one step in a chunk so that encoding it takes about a quarter of ``memory``: five copies of eight bytes at most."""
-    return max(MIN_CHUNK, min(CHUNK, memory // 4 // (height * 5 * 4)))
+def chunk_limit(height: int, memory: int, size: int = 0) -> int:
+    """Values of one step in a chunk of a tensor of ``size`` values, so that encoding it takes about a quarter of ``memory``.
+
+    Five copies of eight bytes at most. Large tensors have large chunks: there a call costs more than the values behind it.
+    """
+    most = LARGE_CHUNK if size >= LARGE else CHUNK
+    return max(MIN_CHUNK, min(most, memory // 4 // (height * 5 * 4)))
 
 
 def chunk_shape(tolerance: float | None, height: int, columns: int = 1 << 20) -> Shape:
     """Pages of about two thousand residuals where they are long, and of many more where each takes a bit or less; no shorter in narrow chunks."""
     strip, tile = 2048 if tolerance is None else 4096, 32 if height > 64 else 8
+    if columns > CHUNK:
+        strip, tile = LARGE_STRIP, 16 if height > 32 else 4
     return Shape(strip=strip, tile=max(tile, min(height, 32 * 1024 // max(columns, 1))))
 
 
@@ -76,21 +86,22 @@ def write_block(
     sync: bool = True,
     pause: Callable[[], None] | None = None,
     memory: int = 256 << 20,
+    count: int = 1,
 ) -> None:
     """Compress a raw segment into ``blocks/NNNNNN.blk``, complete or not at all. ``pause`` is called between chunks and may raise.
 
-    Holds one chunk at a time in memory, whatever the size of the model. Raises :class:`DamagedRecording` when a frame of the segment fails
-    its checksum: such a segment stays a log.
+    Works on ``count`` chunks at a time and holds about as many in memory, whatever the size of the model. Raises
+    :class:`DamagedRecording` when a frame of the segment fails its checksum: such a segment stays a log.
     """
-    layout, count = segment.layout, segment.count
+    layout = segment.layout
     if not layout.value_nbytes:
         segment.check_all()  # otherwise every byte of it is checked when it is read below
-    height = block_height(count, tolerance, layout.row_nbytes)
+    height = block_height(segment.count, tolerance, layout.row_nbytes)
     raw = segment.opening
-    opening = Opening(number, raw.epoch, layout.row_nbytes, raw.layout_crc, count, height, id=raw.id)
+    opening = Opening(number, raw.epoch, layout.row_nbytes, raw.layout_crc, segment.count, height, id=raw.id)
     own = raw.id or b""
     seal = Seal(None) if raw.id is None else segment.seal
-    chunks = chunks_of(layout, chunk_limit(height, memory))
+    chunks = chunks_of(layout, partial(chunk_limit, height, memory // count))
     places = np.zeros((opening.blocks, len(chunks), 2), np.uint64)
     heads = None if raw.id is None else np.zeros((opening.blocks, len(chunks)), np.uint32)
     bounds = np.zeros((opening.blocks, len(layout.tensors) if tolerance is not None else 0))
@@ -107,13 +118,13 @@ def write_block(
         if segment.copies:
             file.put(*((kind, payload, first) for kind, first, payload in segment.copies))
         for b in range(opening.blocks):
-            rows = slice(b * height, min((b + 1) * height, count))
+            rows = slice(b * height, min((b + 1) * height, segment.count))
             if tolerance is not None:
                 bounds[b] = [_bound(segment, i, rows, tolerance) for i in range(len(layout.tensors))]
-            for c, pieces in enumerate(chunks):
+            tasks = (partial(_encode, segment, pieces, rows, bounds[b], tolerance) for pieces in chunks)
+            for c, (pieces, data) in enumerate(zip(chunks, in_order(tasks, count))):
                 if pause is not None:
                     pause()
-                data = _encode(segment, pieces, rows, bounds[b], tolerance)
                 payload, start = chunk_payload(rows.start, rows.stop - rows.start, pieces, data, seal)
                 (at,) = file.put((block.CHUNK, payload, 0))
                 places[b, c] = at + HEADER_NBYTES + start, len(data)

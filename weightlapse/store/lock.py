@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import weakref
 from pathlib import Path
@@ -30,17 +31,20 @@ class Lock:
             who = f"this process ({owner})" if mine else f"process {owner or 'unknown'}"
             out = "close the recorder that writes there first" if mine else "choose another path or end that process"
             raise CannotRecord(f"{folder} is being recorded to by {who}: two writers would mix their frames; {out}")
-        os.ftruncate(self._fd, 0)
-        write_at(self._fd, 0, f"{os.getpid()}\n".encode())
+        with contextlib.suppress(OSError):  # the number is for people: the lock is held without it
+            os.ftruncate(self._fd, 0)
+            write_at(self._fd, 0, f"{os.getpid()}\n".encode())
         _HELD.add(self)
 
     def release(self) -> None:
         """Let the next writer in. The file stays: removing it would let two writers lock two different files."""
         if self._fd >= 0:
-            os.ftruncate(self._fd, 0)
-            unlock(self._fd)  # explicitly: a descriptor that some child still has would go on holding it
-            os.close(self._fd)
-            self._fd = -1
+            fd, self._fd = self._fd, -1
+            with contextlib.suppress(OSError):  # only for those who look into the file
+                os.ftruncate(fd, 0)
+            unlock(fd)  # explicitly: a descriptor that some child still has would go on holding it
+            with contextlib.suppress(OSError):
+                os.close(fd)
         _HELD.discard(self)
 
 

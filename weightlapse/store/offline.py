@@ -11,9 +11,11 @@ from typing import Any
 from weightlapse.errors import DamagedRecording
 from weightlapse.store.folder import LocalFolder
 from weightlapse.store.lock import Lock
+from weightlapse.store.place import check_folders
 from weightlapse.store.proof import compress
 from weightlapse.store.reader import Store
 from weightlapse.store.repair import tidy
+from weightlapse.store.threads import threads
 
 
 @dataclass(frozen=True)
@@ -53,6 +55,7 @@ def _compact_one(path: str | os.PathLike[str], track: Callable[[Iterable[Any], s
     folder = Path(LocalFolder(path).location)
     lock = Lock(folder)
     try:
+        check_folders(folder)
         before = Store.open(folder).stored_nbytes
         tidy(folder)
         store = Store.open(folder)
@@ -62,7 +65,7 @@ def _compact_one(path: str | os.PathLike[str], track: Callable[[Iterable[Any], s
         )
         for segment in track(store.raw_segments, "compressing"):
             try:
-                compress(folder, segment, store.ours, store.tolerance)
+                compress(folder, segment, store.ours, store.tolerance, count=threads())
                 frames += segment.count
             except DamagedRecording as error:
                 kept.append(str(error))

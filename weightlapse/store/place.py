@@ -8,25 +8,57 @@ by the next writer. Whatever else the user has put there stays.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import tempfile
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import weightlapse.store.manifest as manifest
-from weightlapse.errors import CannotRecord, InvalidArgument, NotARecording
+from weightlapse.errors import CannotRecord, InvalidArgument, NotARecording, WeightlapseError
 from weightlapse.store.folder import LocalFolder
+from weightlapse.store.journal import EVENT
 from weightlapse.store.lock import Lock
 from weightlapse.store.log import HEAD, RecordFile
 from weightlapse.store.reader import Store
-from weightlapse.store.remove import remove_building, remove_empty, remove_own
+from weightlapse.store.remove import remove_building, remove_empty, remove_own, remove_proved
 from weightlapse.store.repair import remove_replaced
 
 Entry = tuple[bytes, bytes, int]
 
 
-def found(target: Path, head: dict[str, Any], first: Entry, *, overwrite: bool) -> tuple[Lock, RecordFile, list[str]]:
-    """Make a recording of this manifest at ``target``: its lock, its journal with the entry ``first``, and what is to be told in it."""
+@dataclass
+class Place:
+    """What a new recording has from the start: the lock, its open journal, the number of its first segment, what it may have replaced."""
+
+    lock: Lock
+    log: RecordFile
+    first_segment: int = 0
+    takeover: Takeover | None = None
+
+
+@dataclass(frozen=True)
+class Takeover:
+    """A recording that has been replaced and whose files are still there."""
+
+    target: Path
+    old_manifest: bytes
+    new_journal: Path
+
+    def finish(self) -> None:
+        """Remove the old one's files. What will not go counts for nothing, and the next writer tries again."""
+        with contextlib.suppress(OSError, WeightlapseError):
+            remove_replaced(self.target)
+
+    def undo(self) -> None:
+        """Let the old recording be the one here again."""
+        manifest.write(self.target, self.old_manifest)
+        remove_proved(self.new_journal)
+
+
+def found(target: Path, head: dict[str, Any], first: Entry, *, overwrite: bool) -> Place:
+    """Make a recording of this manifest at ``target``, whose journal begins with the entry ``first``. ``head`` gets what the place adds to it."""
     data = manifest.encode(head)
     if _check(target, overwrite=overwrite):
         return _take_over(target, head, first)
@@ -37,13 +69,16 @@ def found(target: Path, head: dict[str, Any], first: Entry, *, overwrite: bool) 
             building.chmod(0o777 & ~_umask())
             (building / "log").mkdir()
             manifest.write(building, data)
-            log = _journal(building / manifest.JOURNAL, head, data, first)
-            lock = Lock(building)
+            log = _journal(building / manifest.JOURNAL, head, data, [first])
             try:
-                _move(building, target)
+                lock = Lock(building)
+                try:
+                    _move(building, target)
+                except BaseException:
+                    lock.release()
+                    raise
             except BaseException:
                 log.close()
-                lock.release()
                 raise
         except BaseException:
             remove_building(building)
@@ -53,13 +88,23 @@ def found(target: Path, head: dict[str, Any], first: Entry, *, overwrite: bool) 
             remove_empty(folder)
         raise
     log.path = target / manifest.JOURNAL
-    return lock, log, []
+    return Place(lock, log)
 
 
-def _journal(path: Path, head: dict[str, Any], data: bytes, first: Entry) -> RecordFile:
+def check_folders(target: Path) -> None:
+    """Raise :class:`CannotRecord` unless what is written to below ``target`` are folders of its own."""
+    for below in ("log", "blocks"):
+        path = target / below
+        if path.is_symlink() or (os.path.lexists(path) and not path.is_dir()):
+            raise CannotRecord(
+                f"{path} is {'a link' if path.is_symlink() else 'a file'}, not a folder of this recording: nothing is written there; put it away first"
+            )
+
+
+def _journal(path: Path, head: dict[str, Any], data: bytes, entries: list[Entry]) -> RecordFile:
     log = RecordFile(path, manifest.seal_of(head))
     try:
-        log.put((HEAD, data, 0), first)
+        log.put((HEAD, data, 0), *entries)
     except BaseException:
         log.close()
         raise
@@ -72,37 +117,29 @@ def _move(building: Path, target: Path) -> None:
     building.rename(target)
 
 
-def _take_over(target: Path, head: dict[str, Any], first: Entry) -> tuple[Lock, RecordFile, list[str]]:
+def _take_over(target: Path, head: dict[str, Any], first: Entry) -> Place:
+    """Everything that can fail comes first, the rename of the manifest last."""
     lock = Lock(target)  # refuses when a live process still writes there
+    log = None
+    name = f"journal-{head['id'][:8]}.log"
     try:
+        check_folders(target)
         old = Store.open(target)
-        name = f"journal-{head['id'][:8]}.log"
-        head = head | {
-            "journal": name,
-            "first_segment": old.last_segment_number + 1,
-            "replaced": old.id if old.version > 1 else "",
-        }
+        before = manifest.encode(manifest.read(LocalFolder(target))[0])
+        number = old.last_segment_number + 1
+        head |= {"journal": name, "first_segment": number, "replaced": old.id if old.version > 1 else ""}
         data = manifest.encode(head)
-        log = _journal(target / f"{name}.tmp", head, data, first)
-        try:
-            log.rename(target / name)
-            manifest.write(target, data)
-        except BaseException:
+        told = (EVENT, b"this recording replaced another one here", 0)
+        log = _journal(target / f"{name}.tmp", head, data, [first, told])
+        log.rename(target / name)
+        manifest.write(target, data)
+    except BaseException:
+        if log is not None:
             log.close()
-            remove_own(target / f"{name}.tmp")
-            raise
-    except BaseException:
+        remove_own(target / f"{name}.tmp")
         lock.release()
         raise
-    try:
-        removed, kept = remove_replaced(target)
-    except BaseException:
-        log.close()
-        lock.release()
-        raise
-    told = [f"this recording replaced another ({removed} files removed)"]
-    told += [f"{len(kept)} of its files could not be removed: {kept[0]}, ..."] if kept else []
-    return lock, log, told
+    return Place(lock, log, number, Takeover(target, before, target / name))
 
 
 def upgrade(target: Path) -> None:

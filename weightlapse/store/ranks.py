@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from weightlapse.errors import DamagedRecording, InvalidArgument, NotARecording
 from weightlapse.store.folder import LocalFolder
 from weightlapse.store.journal import LayoutEpoch
-from weightlapse.store.layout import Layout, TensorSpec
+from weightlapse.store.layout import MAX_ROW, Layout, TensorSpec
 from weightlapse.store.reader import Store
 from weightlapse.store.remote import RemoteFolder, is_url
 from weightlapse.store.scalars import Scalars
@@ -90,11 +90,9 @@ class RankedStore:
                 raise DamagedRecording(
                     f"{store.location} has several layouts, which a rank of a sharded recording cannot have"
                 )
-            places = store.meta["distributed"].get("shards", {})
             frames = _frames_of(store, self.steps)
             for spec in store.layouts[0][1].tensors:
-                place = places.get(spec.name, {"shape": list(spec.shape), "offset": [0] * len(spec.shape)})
-                shape, offset = tuple(place["shape"]), tuple(place["offset"])
+                shape, offset = _place_of(store, spec)
                 specs.setdefault(spec.name, TensorSpec(spec.name, spec.dtype, shape, spec.stream, spec.aliases))
                 self._shards.setdefault(spec.name, []).append(_Shard(store, frames, offset, spec.shape))
                 if specs[spec.name].shape != shape or len(offset) != len(shape) or len(spec.shape) != len(shape):
@@ -220,6 +218,34 @@ class RankedStore:
             prefix = "" if rank == 0 else f"{rank_folder(rank)}/"
             found += [Damage(prefix + d.file, d.what, d.first, d.stop) for d in store.verify()]
         return found
+
+
+def _place_of(store: Store, spec: TensorSpec) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """(shape of the whole tensor, where this rank's part begins in it), from a manifest that may say anything."""
+    distributed = store.meta.get("distributed")
+    places = distributed.get("shards", {}) if isinstance(distributed, dict) else None
+    place = (
+        places.get(spec.name, {"shape": list(spec.shape), "offset": [0] * len(spec.shape)})
+        if isinstance(places, dict)
+        else None
+    )
+    numbers = [place.get(key) for key in ("shape", "offset")] if isinstance(place, dict) else [None, None]
+    if not all(
+        isinstance(n, list) and len(n) <= 64 and all(type(i) is int and 0 <= i <= MAX_ROW for i in n) for n in numbers
+    ):
+        raise DamagedRecording(
+            f"meta.distributed of {store.location} does not say where {spec.name} belongs: {str(place)[:80]}"
+        )
+    shape, offset = (tuple(n or ()) for n in numbers)
+    if (
+        len(shape) != len(offset)
+        or len(shape) != len(spec.shape)
+        or any(o + n > s for o, n, s in zip(offset, spec.shape, shape))
+    ):
+        raise DamagedRecording(
+            f"meta.distributed of {store.location} puts {spec.name} {spec.shape} at {offset} of {shape}, outside of it"
+        )
+    return shape, offset
 
 
 def _frames_of(store: Store, steps: NDArray[np.int64]) -> NDArray[np.int64]:

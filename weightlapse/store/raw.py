@@ -360,7 +360,8 @@ class RawSegment(Whole):
         found = [Damage(self.file, "a frame fails its checksum", self.first + k, self.first + k + 1) for k in bad]
         if self._file.size - self.end >= self._stride:  # less than a frame is only a write that was cut short
             what = "whole frames at its end fail their checksums"
-            found.append(Damage(self.file, what, self.first + self.count, self.first + self.count + 1))
+            behind = (self._file.size - self.end) // self._stride
+            found.append(Damage(self.file, what, self.first + self.count, self.first + self.count + behind))
         if self.count and not self._beginning_is_right():
             found.append(Damage(self.file, "a record before the first frame fails its checksum; every frame is whole"))
         return found

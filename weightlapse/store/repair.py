@@ -10,7 +10,7 @@ from weightlapse.errors import DamagedRecording, NotARecording
 from weightlapse.store.block import block_name
 from weightlapse.store.blockread import BlockSegment
 from weightlapse.store.folder import LocalFolder
-from weightlapse.store.journal import LAYOUT
+from weightlapse.store.journal import EVENT, LAYOUT
 from weightlapse.store.log import HEAD, UNSEALED, read_record, scan
 from weightlapse.store.portable import replace
 from weightlapse.store.proof import holds_the_same
@@ -76,7 +76,7 @@ def _never_begun(folder: Path) -> list[Path]:
         kinds = [place.kind for place in scan(where.open(path.name))]
         begun = read_record(where.open(path.name), 0, UNSEALED, manifest.MAX_NBYTES)
         named = begun is not None and (manifest.id_in(begun.payload) or "").startswith(path.name[8:16])
-        if named and kinds == [HEAD, LAYOUT]:
+        if named and kinds == [HEAD, LAYOUT, EVENT]:
             found.append(path)
     return found
 

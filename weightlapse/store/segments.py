@@ -210,7 +210,6 @@ class SegmentList:
                 segment.cut_to(count)
             skipped = max(expected - segment.first, 0)
             if count <= skipped:
-                expected = max(expected, segment.first)
                 continue
             if segment.first > expected:
                 if segment.first - expected > _MOST_LOST:

@@ -11,6 +11,7 @@ import os
 import warnings
 import zlib
 from collections.abc import Mapping
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal
@@ -33,6 +34,7 @@ from weightlapse.store.lock import Lock
 from weightlapse.store.log import AppendFile, RecordFile
 from weightlapse.store.raw import Opening, RawSegment, frame_parts, opening_records, page_of, segment_name
 from weightlapse.store.reader import Store
+from weightlapse.store.remove import remove_proved
 from weightlapse.store.repair import tidy
 
 Compact = Literal["auto", "live", "after", "never"]
@@ -43,12 +45,32 @@ _LARGEST_NBYTES = 2 << 30  # a segment may grow so far to hold a whole time bloc
 _SEGMENT_FRAMES = (16, 1 << 16)  # fewest and most frames of a segment
 
 
+@dataclass(frozen=True)
+class Start:
+    """What a writer goes on from."""
+
+    ours: Belonging
+    tolerance: float | None
+    version: int = manifest.VERSION
+    written: int = 0
+    branched: int = 0
+    last_step: int = -1
+    last_segment: int = -1
+
+    @classmethod
+    def of(cls, store: Store) -> Start:
+        branched, last = store.written - len(store.steps), int(store.steps.max(initial=-1))
+        numbers = (store.written, branched, last, store.last_segment_number)
+        return cls(store.ours, store.tolerance, store.version, *numbers)
+
+
 class Writer:
     """Appends to one recording, from one thread. Make one with :meth:`create` or :meth:`resume`."""
 
     def __init__(
         self,
-        store: Store,
+        path: Path,
+        start: Start,
         *,
         lock: Lock,
         log: RecordFile,
@@ -56,30 +78,29 @@ class Writer:
         compact: Compact,
         memory: int,
     ) -> None:
-        self.path = Path(store.location)
-        self.frames = store.written  # that were ever written, on all lines
-        self.branched = store.written - len(store.steps)  # of them those that lie on branches
-        self.last_step = int(store.steps.max(initial=-1))
+        self.path = path
+        self.frames = start.written  # that were ever written, on all lines
+        self.branched = start.branched  # of them those that lie on branches
+        self.last_step = start.last_step
         self._lock = lock
         self._journal = log
         self._fsync = fsync
-        self._ours = store.ours
-        self._id = store.ours.id if store.version > 1 else None  # a recording of version 1 goes on as one
-        last = store.journal.epochs[-1]
+        self._ours = ours = start.ours
+        self._id = ours.id if start.version > 1 else None  # a recording of version 1 goes on as one
+        last = ours.journal.epochs[-1]
         self.layout = last.layout
-        self._epoch, self._epoch_start, self._layout_crc = len(store.journal.epochs) - 1, last.start, last.crc
+        self._epoch, self._epoch_start, self._layout_crc = len(ours.journal.epochs) - 1, last.start, last.crc
         self._layout_payload = layout_payload(last.layout, last.note, last.lineage)
-        self._forks = [store.journal.forks[first] for first in sorted(store.journal.forks)]
-        self._scalar_ids = dict(store.journal.scalar_ids)
+        self._forks = [ours.journal.forks[first] for first in sorted(ours.journal.forks)]
+        self._scalar_ids = dict(ours.journal.scalar_ids)
         self._segment: AppendFile | None = None
-        self._segment_number = store.last_segment_number
+        self._segment_number = start.last_segment
         self._segment_first = 0
         self._segment_room = 0
         self._page = 0
-        self._tolerance = store.tolerance
-        self._compactor = Compactor(
-            self.path, store.ours, store.tolerance, compact, sync=fsync != "never", memory=memory
-        )
+        self._tolerance = start.tolerance
+        self._takeover: place.Takeover | None = None
+        self._compactor = Compactor(path, ours, start.tolerance, compact, sync=fsync != "never", memory=memory)
 
     @classmethod
     def create(
@@ -96,20 +117,19 @@ class Writer:
     ) -> Writer:
         """A new recording at ``path``. Raises :class:`InvalidArgument` when something is there that must not be replaced.
 
-        With ``overwrite`` it takes the place of the recording there, in one step, and of nothing else in that folder.
+        With ``overwrite`` it takes the place of the recording there, in one step, and of nothing else in that folder. The old one's files are
+        removed when the first frame of the new one is written; a recording that ends without any gives the place back.
         """
         target = Path(path)
         head = manifest.make(dict(meta or {}), tolerance)
-        first = (journal.LAYOUT, layout_payload(layout, "", None), 0)
-        lock, log, told = place.found(target, head, first, overwrite=overwrite)
-        try:
-            writer = cls(Store.open(target), lock=lock, log=log, fsync=fsync, compact=compact, memory=memory)
-            for text in told:
-                writer.event(0, text)
-        except BaseException:
-            log.close()
-            lock.release()
-            raise
+        payload = layout_payload(layout, "", None)
+        place_of = place.found(target, head, (journal.LAYOUT, payload, 0), overwrite=overwrite)
+        seal = manifest.seal_of(head)
+        begun = Journal(seal, epochs=[LayoutEpoch.from_payload(0, payload)])
+        ours = Belonging(manifest.identity(head), seal, begun, unsealed=False)
+        start = Start(ours, tolerance, last_segment=place_of.first_segment - 1)
+        writer = cls(target, start, lock=place_of.lock, log=place_of.log, fsync=fsync, compact=compact, memory=memory)
+        writer._takeover = place_of.takeover
         return writer
 
     @classmethod
@@ -134,9 +154,17 @@ class Writer:
         lock = Lock(Path(LocalFolder(target).location))
         log = None
         try:
+            place.check_folders(target)
             told = tidy(target)
             store = Store.open(target)
-            keep = int((store.steps <= rewind_to).sum()) if rewind_to is not None else len(store.steps)
+            keep = len(store.steps)
+            if rewind_to is not None and (store.steps > rewind_to).any():
+                keep = int(np.argmax(store.steps > rewind_to))
+            if keep and store.steps[keep - 1] < 0:
+                raise DamagedRecording(
+                    f"{target}: the frames that recording would go on from cannot be read, so their steps are unknown; try again when the "
+                    "disk answers, see `weightlapse verify`, or rewind to a step before them"
+                )
             if rewind_to is not None and keep == 0 and len(store.steps):
                 raise InvalidArgument(
                     f"{target} holds no frame of step {rewind_to} or before (its first is step {store.steps[0]}): there is nothing to go on from"
@@ -145,7 +173,7 @@ class Writer:
                 place.upgrade(target)
                 store = Store.open(target)
             log = RecordFile(target / store.journal_name, store.journal.sealed, keep=store.journal.end)
-            writer = cls(store, lock=lock, log=log, fsync=fsync, compact=compact, memory=memory)
+            writer = cls(target, Start.of(store), lock=lock, log=log, fsync=fsync, compact=compact, memory=memory)
             for raw in store.raw_segments:
                 writer._compactor.add(raw.number, partial(_itself, raw))
             log.put((journal.OPEN, json.dumps({"note": note}).encode(), writer.frames))
@@ -204,6 +232,9 @@ class Writer:
             self.last_step = int(steps[done + written - 1])
             self.frames += written
             done += written
+            if self._takeover is not None:
+                takeover, self._takeover = self._takeover, None
+                takeover.finish()
 
     def _write_frames(self, steps: NDArray[np.int64], rows: NDArray[np.uint8]) -> None:
         assert self._segment is not None
@@ -312,6 +343,9 @@ class Writer:
     def close(self, *, in_order: bool = True) -> None:
         """End the recording; ``in_order=False`` leaves it marked as open, as a crash would."""
         try:
+            if self._takeover is not None:  # not one frame: the old recording is worth more than an empty one
+                self._give_back(self._takeover)
+                return
             if in_order:
                 self._journal.put((journal.CLOSE, b"", self.frames))
                 self._end_segment()
@@ -328,6 +362,11 @@ class Writer:
                 self._segment.close()
             self._journal.close()
             self._lock.release()
+
+    def _give_back(self, takeover: place.Takeover) -> None:
+        if self._segment is not None:  # begun, and without a frame
+            remove_proved(self._segment.path)
+        takeover.undo()
 
     def _tell_uncompacted(self, error: BaseException) -> None:
         """Say in the recording that it is larger than it need be: every frame is there all the same."""

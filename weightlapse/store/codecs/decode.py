@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import zlib
 from collections.abc import Iterable
+from functools import partial
 from itertools import accumulate, groupby
 from typing import Any, Protocol
 
@@ -30,8 +31,10 @@ from weightlapse.store.codecs.form import (
 from weightlapse.store.codecs.patterns import BY_CODE, PATTERNS
 from weightlapse.store.codecs.predict import SLOPE, Predictor, restore
 from weightlapse.store.files import Part
+from weightlapse.store.threads import in_order, threads
 
 Selection = NDArray[np.int64] | None  # column numbers, rising or not; None is all of them
+WORTH_THREADS = 1 << 20  # values to decode below which threads cost more than they save
 _HISTORY = 3  # rows that a predictor looks back
 
 
@@ -91,7 +94,7 @@ class Chunk:
     @property
     def nbytes(self) -> int:
         """About what an opened chunk takes in memory, its pages left out."""
-        return 16 * self.columns + 100 * len(self._crcs) + len(self._data) + 4096
+        return 2 * self.columns + 100 * len(self._crcs) + len(self._data) + 4096
 
     # ---- the head --------------------------------------------------------------------------------------------------
 
@@ -276,6 +279,11 @@ class Decoded:
         return rows * self.width * self._held.itemsize + 8 * len(self._place)
 
     @property
+    def decoded(self) -> int:
+        """Values of a row that must be decoded to find the wanted ones."""
+        return self._wide
+
+    @property
     def fresh(self) -> bool:
         """True while nothing has been decoded of what needs steps through time."""
         return self.done == 0 and self.chunk.form != PLAIN
@@ -346,7 +354,9 @@ def advance_together(parts: list[tuple[Decoded, int]]) -> None:
     for _, members in groupby(sorted(parts, key=kind), key=kind):
         group = list(members)
         some = [part for part, _ in group]
-        rows = [part.prepare(stop)[0] for part, stop in group]
+        work = sum(part.decoded * stop for part, stop in group)
+        tasks = (partial(part.prepare, stop) for part, stop in group)
+        rows = [fresh for fresh, _ in in_order(tasks, threads() if work >= WORTH_THREADS else 1)]
         chunk = some[0].chunk
         # shorter ones end in zeros, whose predictions nobody reads
         together = np.zeros((max(map(len, rows)), sum(own.shape[1] for own in rows)), rows[0].dtype)

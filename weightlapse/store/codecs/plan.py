@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 CHUNK = 16384  # values of one step in a chunk, at most
@@ -18,7 +18,9 @@ class Piece:
     stop: int
 
 
-def plan(tensors: Sequence[tuple[str, int, int]], limit: int = CHUNK) -> list[tuple[Piece, ...]]:
+def plan(
+    tensors: Sequence[tuple[str, int, int]], limit: Callable[[int], int] = lambda _: CHUNK
+) -> list[tuple[Piece, ...]]:
     """Chunks for tensors given as (dtype, values, values in a row); every value is in exactly one piece.
 
     A tensor of more than half a chunk has chunks of its own, of equal length up to whole rows where a row fits; the smaller ones follow each
@@ -29,11 +31,12 @@ def plan(tensors: Sequence[tuple[str, int, int]], limit: int = CHUNK) -> list[tu
     for i, (dtype, size, row) in enumerate(tensors):
         if size == 0:
             continue
-        if size > limit // 2:
-            chunks.extend((Piece(i, a, b),) for a, b in _cut(size, row, limit))
+        most = limit(size)
+        if size > most // 2:
+            chunks.extend((Piece(i, a, b),) for a, b in _cut(size, row, most))
             continue
         mine = open_chunks.setdefault(dtype, [])
-        if sum(p.stop - p.start for p in mine) + size > limit:
+        if sum(p.stop - p.start for p in mine) + size > most:
             chunks.append(tuple(mine))
             mine.clear()
         mine.append(Piece(i, 0, size))
