@@ -10,7 +10,8 @@ import torch
 from torch import Tensor
 
 from weightlapse.wiring.dims import Dims
-from weightlapse.wiring.record import Call, Tape, place_of, storage_of
+from weightlapse.wiring.operators import place_of, storage_of
+from weightlapse.wiring.record import Call, Tape
 
 Source = frozenset[tuple[str, int]]  # (parameter, axis) that an axis of a weight comes from
 
@@ -54,6 +55,17 @@ class Inference:
             self._storages.setdefault(storage_of(t), []).append(name)
             self.dims.occur(typed.axes, weight=True)
             self._keep.append(t)
+        self.notes: list[str] = []  # what went wrong with something optional
+        self._constants: dict[int, str] = {}  # memory of a buffer that is no weight -> its name
+
+    def bind(self, named: dict[str, Tensor], constants: dict[str, Tensor]) -> None:
+        """The same weights as other tensors: those of the twin that runs next."""
+        for name, t in named.items():
+            self.types[id(t)] = self.places[place_of(t)] = self.params[name]
+            self._storages.setdefault(storage_of(t), []).append(name)
+            self._keep.append(t)
+        self._constants = {storage_of(t): name for name, t in constants.items()}
+        self._keep += constants.values()
 
     # ---- what rules use
 
@@ -98,6 +110,8 @@ class Inference:
             self.types[id(t)] = self.places[place_of(t)] = typed
             self._keep.append((i, t))
         self._tape = tape
+        for t in tape.buffers:
+            self._grown(t)
         for call in tape.calls:
             if call.live:
                 self._step(call, rule_of)
@@ -107,19 +121,11 @@ class Inference:
                     self.dims.fix(a, "output")
 
     def _step(self, call: Call, rule_of: Any) -> None:
-        tape = self._tape
-        if not call.flat and not any(self._is_known(t) for t in call.inputs):
-            for t in call.outs:  # a constant: of interest only when it is written to later
-                if id(t) in tape.grown:
-                    flat = tape.grown[id(t)]
-                    axes = [
-                        self.dims.fresh(n, None if f and n > 1 else "constant tensor")
-                        for n, f in zip(t.shape, flat, strict=True)
-                    ]
-                    self.types[id(t)] = self.places[place_of(t)] = Typed(axes, None)
+        constant = not call.flat and not any(self._is_known(t) for t in call.inputs)
+        if constant or call.name.endswith("_like") or call.name.startswith("new_"):
+            for t in call.outs:
+                self._grown(t)
             return
-        if call.name.endswith("_like") or call.name.startswith("new_"):
-            return self._factory(call)
         self._call_types = {}
         for t in call.inputs:
             if not self._is_known(t):
@@ -127,30 +133,42 @@ class Inference:
             typed = self.typed(t)
             if typed.source is not None:
                 self.seen.update(name for s in typed.source for name, _ in s)
-        results = rule_of(call)(self, call)
-        for t, axes in zip(call.outs, results, strict=True):
+        for t, axes in zip(call.outs, self._results(call, rule_of), strict=True):
             self._set(call, t, axes)
         self._call_types = {}
 
-    def _factory(self, call: Call) -> None:
-        for t in call.outs:
-            if id(t) in self._tape.grown:
-                flat = self._tape.grown[id(t)]
-                axes = [
-                    self.dims.fresh(n, None if f and n > 1 else "constant tensor")
-                    for n, f in zip(t.shape, flat, strict=True)
-                ]
-                self.types[id(t)] = self.places[place_of(t)] = Typed(axes, None)
+    def _results(self, call: Call, rule_of: Any) -> list[list[int]]:
+        try:
+            found: list[list[int]] = rule_of(call)(self, call)
+            if [len(axes) for axes in found] == [t.ndim for t in call.outs]:
+                return found
+            problem = "its rule does not fit this use of it"
+        except Exception as error:  # noqa: BLE001  a form of the operator that its rule does not know: no symmetry is claimed
+            problem = f"its rule fails on this use of it ({type(error).__name__}: {error})"
+        self.notes.append(f"{call.name}: {problem}; the axes of its tensors are taken as fixed")
+        self.opaque[call.name] = self.opaque.get(call.name, 0) + 1
+        for t in call.inputs:
+            for a in self.axes(t):
+                self.dims.fix(a, f"opaque op {call.name}")
+        return [[self.fixed(n, f"opaque op {call.name}") for n in t.shape] for t in call.outs]
+
+    def _grown(self, t: Tensor) -> None:
+        """A constant is of interest only when something is written into it later."""
+        if id(t) in self._tape.grown:
+            axes = self._constant_axes(t, self._tape.grown[id(t)])
+            self.types[id(t)] = self.places[place_of(t)] = Typed(axes, None)
+
+    def _constant_axes(self, t: Tensor, flat: Sequence[bool]) -> list[int]:
+        name = self._constants.get(storage_of(t))
+        why = "constant tensor" if name is None else f"constant tensor {name} (a buffer that no wiring moves)"
+        return [self.dims.fresh(n, None if f and n > 1 else why) for n, f in zip(t.shape, flat, strict=True)]
 
     def _is_known(self, t: Tensor) -> bool:
         return id(t) in self.types or place_of(t) in self.places or storage_of(t) in self._tape.tracked
 
     def _constant(self, call: Call, t: Tensor) -> Typed:
         # Where its values do not vary a constant constrains nothing, so every use gets atoms of its own.
-        flat = call.flat.get(id(t), (False,) * t.ndim)
-        axes = [
-            self.dims.fresh(n, None if f and n > 1 else "constant tensor") for n, f in zip(t.shape, flat, strict=True)
-        ]
+        axes = self._constant_axes(t, call.flat.get(id(t), (False,) * t.ndim))
         return Typed(axes, [frozenset()] * t.ndim)
 
     def _unknown(self, t: Tensor) -> Typed:

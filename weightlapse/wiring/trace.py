@@ -15,11 +15,13 @@ from weightlapse.wiring.data import Wiring
 from weightlapse.wiring.gauges import Gauges
 from weightlapse.wiring.groups import GroupBuilder
 from weightlapse.wiring.infer import Inference
+from weightlapse.wiring.operators import place_of
 from weightlapse.wiring.outputs import chooser
-from weightlapse.wiring.record import Call, place_of, record, untouched
+from weightlapse.wiring.record import Call, quietly, record
 from weightlapse.wiring.rules import indexing, linear, norm, opaque, shape  # noqa: F401  (fill the table)
 from weightlapse.wiring.rules.table import RULES, Rule, is_pointwise, pointwise
 from weightlapse.wiring.symmetries import with_symmetries
+from weightlapse.wiring.twin import at_rest
 from weightlapse.wiring.verify import Bench, verified
 
 # "auto" checks the groups when that takes at most about this long.
@@ -71,12 +73,17 @@ def trace(
         raise CannotTrace(f"{type(model).__name__} has no weights, so there is nothing to find")
     choose = chooser(outputs)
     inf = Inference(named, set(named))
-    everything = [t for t in [*model.parameters(), *model.buffers()] if isinstance(t, Tensor)]
     calls, forward = 0, 0.0
     for example in examples:
-        with untouched(model):
+        with quietly(operators=True):
+            subject = at_rest(model)
+            mine, _ = state_tensors(subject)
+            ids = {id(t) for t in mine.values()}
+            others = {n: t for n, t in [*subject.named_parameters(), *subject.named_buffers()] if id(t) not in ids}
+            buffers = {n: t for n, t in others.items() if not isinstance(t, torch.nn.Parameter)}
+            inf.bind(mine, others)
             begun = time.perf_counter()
-            tape = record(model, example, everything, choose)
+            tape = record(subject, example, list(mine.values()), list(buffers.values()), choose)
             forward += time.perf_counter() - begun
             calls += len(tape.calls)
             inf.run(tape, rule_of)
@@ -95,6 +102,7 @@ def trace(
         "opaque": dict(inf.opaque),
         "probed": dict(inf.probed),
         "conflicts": list(inf.dims.conflicts),
+        "notes": tuple(dict.fromkeys(inf.notes)),
         "verified": False,
     }
     wiring = Wiring(tuple(groups), aliases, unseen, shapes, builder.fixed, (), report)

@@ -7,7 +7,7 @@ nothing), in float64, and the network is run at two batch sizes. A group that fa
 from __future__ import annotations
 
 import contextlib
-import copy
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -20,9 +20,11 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_flatten, tree_map
 
+from weightlapse.errors import CannotTrace
 from weightlapse.wiring.apply import permute_state, scale_state
 from weightlapse.wiring.data import Gauge, Group, Wiring
-from weightlapse.wiring.record import as_call, untouched
+from weightlapse.wiring.record import as_call, quietly
+from weightlapse.wiring.twin import at_rest
 
 # Largest relative change that summing in another order may make.
 TOLERANCE = {torch.float64: 1e-9, torch.float32: 1e-4, torch.bfloat16: 5e-2, torch.float16: 1e-2}
@@ -60,7 +62,7 @@ class Bench:
         self.choose = choose
         self.generator = torch.Generator().manual_seed(20)
         self.dtype = torch.float64
-        self.model = _copy_of(model)
+        self.model = at_rest(model, own_weights=True)
         self.tensors = {n: t for n, t in self.model.state_dict(keep_vars=True).items() if isinstance(t, Tensor)}
         self.tensors = {n.replace("_orig_mod.", ""): t for n, t in self.tensors.items()}
         if missing := [n for n in names if n not in self.tensors]:
@@ -81,7 +83,7 @@ class Bench:
         """The bench, or None when the model cannot be copied or its copy does not run."""
         try:
             bench = cls(model, examples, choose, names)
-        except (RuntimeError, TypeError, AttributeError, NotImplementedError, copy.Error):
+        except (RuntimeError, TypeError, AttributeError, NotImplementedError, CannotTrace):
             return None
         return bench if bench.calls else None
 
@@ -149,7 +151,8 @@ class Bench:
         return out if out and all(t.isfinite().all() for t in out if t.is_floating_point()) else None
 
     def run(self, call: tuple[Any, Any]) -> list[Tensor]:
-        with untouched(self.model):
+        with quietly(), warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # the model said it when it was run the first time
             torch.manual_seed(0)
             args, kwargs = tree_map(lambda v: v.clone() if isinstance(v, Tensor) else v, call)
             return [t.detach().clone() for t in self.choose(self.model(*args, **kwargs))]
@@ -188,13 +191,6 @@ def _change(a: Tensor, b: Tensor) -> float:
         return 0.0
     scale = float(b.abs().max())
     return float((a - b).abs().max()) / scale if scale > 0 else float((a - b).abs().max())
-
-
-def _copy_of(model: torch.nn.Module) -> torch.nn.Module:
-    # Tensors left over from a training step (a cached activation) have a history, which deepcopy refuses.
-    kept = [v for m in model.modules() for v in tree_flatten(list(m.__dict__.values()))[0]]
-    memo = {id(t): t.detach().clone() for t in kept if isinstance(t, Tensor) and not t.is_leaf}
-    return copy.deepcopy(model, memo)
 
 
 def _convert(model: torch.nn.Module, dtype: torch.dtype) -> None:
