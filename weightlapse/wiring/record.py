@@ -193,10 +193,10 @@ def as_call(example: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
 
 
 @contextlib.contextmanager
-def quietly(*, operators: bool = False) -> Iterator[None]:
+def quietly(*, unfused: bool = False) -> Iterator[None]:
     """Nothing that is global stays changed: random states, gradient and inference mode, backends.
 
-    ``operators`` asks for plain operators: no fused kernel hides what it is made of.
+    ``unfused`` takes plain kernels, which hide no operators (a whole recurrent layer, say), and are slower.
     """
     numpy_state, python_state = np.random.get_state(), random.getstate()  # noqa: NPY002
     mha, mkldnn = torch.backends.mha.get_fastpath_enabled(), torch._C._get_mkldnn_enabled()
@@ -205,7 +205,7 @@ def quietly(*, operators: bool = False) -> Iterator[None]:
     try:
         with torch.random.fork_rng(devices=devices), torch.inference_mode(False), torch.no_grad():
             torch.backends.mha.set_fastpath_enabled(False)
-            if operators:
+            if unfused:
                 torch._C._set_mkldnn_enabled(False)
                 torch._C._set_cudnn_enabled(False)
             yield
@@ -249,6 +249,11 @@ def record(
     tape = Tape(recorder.calls, inputs, outputs, buffers, recorder.grown, recorder.tracked)
     _mark_live(tape)
     return tape
+
+
+def hides_operators(tape: Tape) -> bool:
+    """Whether a fused kernel ran that hides what it is made of."""
+    return any("_rnn" in call.name for call in tape.calls)
 
 
 def _advice(recorder: _Recorder) -> str:

@@ -105,6 +105,8 @@ class _Copier:
         return self.memo[key]
 
     def _made(self, value: Any) -> Any:
+        if type(value) in _CONTAINERS:  # the most frequent first
+            return self._container(value)
         if isinstance(value, torch.jit.ScriptModule):
             return copy.deepcopy(value)
         if isinstance(value, nn.Module):
