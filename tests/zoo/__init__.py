@@ -51,4 +51,4 @@ def add(
     return register
 
 
-from tests.zoo import attention, conv, dense, language, odd, recurrent  # noqa: E402, F401  (they fill ZOO)
+from tests.zoo import attention, conv, dense, graph, language, odd, recurrent  # noqa: E402, F401  (they fill ZOO)

@@ -33,6 +33,7 @@ class Dims:
         ] = []  # one set for each tensor that an atom occurred in: its companions are in all
         self.cases: dict[int, tuple[int, dict[int, int]]] = {}  # atom -> (selector, {its position: the atom there})
         self.generic: dict[int, int] = {}  # atom made by ``at`` -> the atom that it is a case of
+        self.copied: set[int] = set()  # atoms along which all values are equal, until they meet others
         self._activations: list[tuple[int, ...]] = []
         self.conflicts: list[str] = []
 
@@ -46,6 +47,23 @@ class Dims:
         self._reason.append(reason)
         self._near.append([])
         return len(self._parent) - 1
+
+    def copies(self, size: int) -> int:
+        """An axis along which all values are equal: expanded, repeated, a constant that does not vary."""
+        node = self.fresh(size, "size 1" if size == 1 else None)
+        if size > 1:
+            self.copied.add(node)
+        return node
+
+    def renewed(self, node: int) -> int:
+        """The type for one more use: equal values constrain nothing, so two uses need not be the same units."""
+        root = self.find(node)
+        if self._kind[root] == ATOM:
+            return self.copies(self.sizes[root]) if root in self.copied and self._reason[root] is None else node
+        parts = [self.renewed(p) for p in self._parts[root]]
+        if all(a == b for a, b in zip(parts, self._parts[root], strict=True)):
+            return node
+        return self._compound(self._kind[root], parts, self.sizes[root])
 
     def _compound(self, kind: int, parts: Sequence[int], size: int) -> int:
         node = self.fresh(size)
@@ -229,6 +247,8 @@ class Dims:
     def _union(self, a: int, b: int) -> None:
         cases = [self.cases.pop(x) for x in (a, b) if x in self.cases]
         self._parent[b] = a
+        if b not in self.copied:
+            self.copied.discard(a)
         reason = self._reason[a] if self._reason[a] is not None else self._reason[b]
         self._near[a] = self._near[a] + self._near[b]  # not yet intersected: they may still turn out to be the same
         if reason is not None:
@@ -249,6 +269,8 @@ class Dims:
         """An atom turns out to be a product or a sum."""
         reason, near, cases = self._reason[atom], self._near[atom], self.cases.pop(atom, None)
         self._parent[atom] = compound
+        if atom not in self.copied:
+            self.copied.difference_update(self.leaves(compound))
         for leaf, own in self._walk(compound, set()):
             if self._reason[leaf] is None:
                 self._near[leaf] = self._near[leaf] + [(n | own) - {leaf} for n in near]
@@ -257,6 +279,12 @@ class Dims:
         if cases is not None:
             for position, instance in cases[1].items():
                 self.unify(instance, self.at(compound, cases[0], position))
+
+    def _piece(self, atom: int, size: int, reason: str | None) -> int:
+        node = self.fresh(size, reason)
+        if atom in self.copied:
+            self.copied.add(node)
+        return node
 
     def split(self, node: int, sizes: Sequence[int]) -> list[int]:
         """The factors of ``node`` grouped into types of the given sizes (their product is the node's size)."""
@@ -273,7 +301,7 @@ class Dims:
                     have *= self.sizes[f]
                 elif size % have == 0 and self.sizes[f] % need == 0:
                     reason = self._reason[f] if self._kind[f] == ATOM else None
-                    head, tail = self.fresh(need, reason), self.fresh(self.sizes[f] // need, reason)
+                    head, tail = self._piece(f, need, reason), self._piece(f, self.sizes[f] // need, reason)
                     self.unify(f, self.product([head, tail]))
                     queue[:0] = [*self.factors(head), *self.factors(tail)]
                 else:
@@ -335,7 +363,7 @@ class Dims:
         if len(spans) == 1:
             return [root]
         if self._kind[root] == ATOM:
-            pieces = [self.fresh(hi - lo, self._reason[root]) for lo, hi in spans]
+            pieces = [self._piece(root, hi - lo, self._reason[root]) for lo, hi in spans]
             self._bind(root, self.sum(pieces))
             return pieces
         if self._kind[root] == SUM:

@@ -18,7 +18,7 @@ from weightlapse.wiring.equations import Equations
 from weightlapse.wiring.groups import Positions, walk
 from weightlapse.wiring.infer import Inference, Typed
 from weightlapse.wiring.plans import BIASED, conv_plan, matrix_plan
-from weightlapse.wiring.record import Call
+from weightlapse.wiring.record import Call, Tape
 from weightlapse.wiring.rules.table import RULES, is_pointwise
 from weightlapse.wiring.scaling import Scaling
 
@@ -26,7 +26,7 @@ _MOVES = frozenset(
     "as_strided im2col col2im view _unsafe_view reshape _reshape_alias squeeze unsqueeze permute t transpose expand slice narrow select split split_with_sizes chunk "
     "unsafe_split unsafe_chunk tensor_split unbind cat stack constant_pad_nd embedding index index_select gather pixel_shuffle pixel_unshuffle "
     "channel_shuffle native_channel_shuffle repeat index_add index_put _index_put_impl _unsafe_index_put scatter scatter_add _pack_padded_sequence "
-    "_pad_packed_sequence movedim roll flip".split()
+    "_pad_packed_sequence movedim roll flip cumsum".split()
 )
 _LINEAR = frozenset(
     "sum mean nansum avg_pool1d avg_pool2d avg_pool3d _adaptive_avg_pool2d _adaptive_avg_pool3d adaptive_avg_pool1d".split()
@@ -107,8 +107,12 @@ class Gauges:
         if a != b:
             self._both(atom, (a, 1), (b, -1))
 
-    def read(self, calls: Iterable[Call]) -> None:
-        for call in calls:
+    def read(self, tape: Tape) -> None:
+        for t in tape.written:  # ones that something is added to stay ones, whatever the units are multiplied by
+            if id(t) in tape.steady and (typed := self.inf.types.get(id(t))) is not None:
+                for atom in self.atoms & {a for node in typed.axes for a in self._count(node)}:
+                    self._zero(atom, self._variables(typed, atom))
+        for call in tape.calls:
             if not call.live:
                 continue
             ins = [t for x in call.inputs if (t := self.inf.types.get(id(x))) is not None]
@@ -123,7 +127,9 @@ class Gauges:
             return  # constants, to be written to later
         ins = [self.inf.types.get(id(x)) for x in call.inputs]
         outs = [t for x in call.outs if (t := self.inf.types.get(id(x))) is not None]
-        if name in _MOVES:
+        if name == "scatter_reduce" or name == "index_reduce":
+            self._scattered(call, atom, ins, outs)
+        elif name in _MOVES:
             self._moves(call, atom, [t for t in ins if t is not None], outs)
         elif (
             name in _LINEAR
@@ -163,6 +169,18 @@ class Gauges:
                     self._singles(atom, out, axis, n, [t for t in ins if t not in [s for s, _ in same]])
                 else:
                     self._singles(atom, out, axis, n, ins)
+
+    def _scattered(self, call: Call, atom: int, ins: Sequence[Typed | None], outs: Sequence[Typed]) -> None:
+        """Sums and means are linear, the largest follows a positive factor, and nothing is said about products."""
+        present = [t for t in ins if t is not None]
+        every = [v for t in [*present, *outs] for v in self._variables(t, atom)]
+        if call["reduce"] == "prod":
+            self._zero(atom, every)
+            return
+        self._moves(call, atom, present, outs)
+        if call["reduce"] not in ("sum", "mean"):
+            for v in every:
+                self.sign[atom].add([(v, 1)])
 
     def _singles(self, atom: int, out: Typed, axis: int, n: int, ins: Sequence[Typed]) -> None:
         """Without an axis of the same number: unambiguous when there is one occurrence on each side, else tied to one exponent."""

@@ -70,8 +70,11 @@ class Inference:
     # ---- what rules use
 
     def typed(self, t: Tensor) -> Typed:
-        found = self._call_types.get(id(t)) or self.types.get(id(t)) or self.places.get(place_of(t))
+        found = self._call_types.get(id(t)) or self.types.get(id(t)) or self._at_place(t)
         return found if found is not None else self._unknown(t)
+
+    def _at_place(self, t: Tensor) -> Typed | None:
+        return None if _is_expanded(t) else self.places.get(place_of(t))
 
     def axes(self, t: Tensor) -> list[int]:
         return list(self.typed(t).axes)
@@ -127,15 +130,24 @@ class Inference:
                 self._grown(t)
             return
         self._call_types = {}
+        memory = {storage_of(t) for t in call.outs}
         for t in call.inputs:
             if not self._is_known(t):
                 self._call_types[id(t)] = self._constant(call, t)
+            elif self.dims.copied and (storage_of(t) not in memory or any(t is w for w in call.writes)):
+                self._renew(t)  # not for views: what is written into one shows in the other
             typed = self.typed(t)
             if typed.source is not None:
                 self.seen.update(name for s in typed.source for name, _ in s)
         for t, axes in zip(call.outs, self._results(call, rule_of), strict=True):
             self._set(call, t, axes)
         self._call_types = {}
+
+    def _renew(self, t: Tensor) -> None:
+        typed = self.typed(t)
+        axes = [self.dims.renewed(a) for a in typed.axes]
+        if axes != typed.axes:
+            self._call_types[id(t)] = Typed(axes, typed.source)
 
     def _results(self, call: Call, rule_of: Any) -> list[list[int]]:
         try:
@@ -161,7 +173,7 @@ class Inference:
     def _constant_axes(self, t: Tensor, flat: Sequence[bool]) -> list[int]:
         name = self._constants.get(storage_of(t))
         why = "constant tensor" if name is None else f"constant tensor {name} (a buffer that no wiring moves)"
-        return [self.dims.fresh(n, None if f and n > 1 else why) for n, f in zip(t.shape, flat, strict=True)]
+        return [self.dims.copies(n) if f else self.dims.fresh(n, why) for n, f in zip(t.shape, flat, strict=True)]
 
     def _is_known(self, t: Tensor) -> bool:
         return id(t) in self.types or place_of(t) in self.places or storage_of(t) in self._tape.tracked
@@ -187,7 +199,7 @@ class Inference:
         return typed
 
     def _set(self, call: Call, t: Tensor, axes: list[int]) -> None:
-        known = self.types.get(id(t)) or self.places.get(place_of(t))
+        known = self.types.get(id(t)) or self._at_place(t)
         if known is not None and torch.Tag.inplace_view not in call.func.tags:
             for a, b in zip(known.axes, axes, strict=True):
                 self.dims.unify(a, b)
@@ -200,7 +212,7 @@ class Inference:
         typed = Typed(list(axes), self._source(call, axes))
         self.made_by[id(t)] = call.name
         self.types[id(t)] = typed
-        if torch.Tag.inplace_view not in call.func.tags:
+        if torch.Tag.inplace_view not in call.func.tags and not _is_expanded(t):
             self.places[place_of(t)] = typed
         self.dims.occur(typed.axes, weight=typed.source is not None)
 
@@ -229,3 +241,8 @@ class Inference:
         for part in self.dims.parts(node):
             leaves |= self._origins(part)
         return leaves
+
+
+def _is_expanded(t: Tensor) -> bool:
+    """Two such views of one place may be spread over different units: their place does not say what they are."""
+    return t.layout is torch.strided and any(s == 0 and n > 1 for s, n in zip(t.stride(), t.shape, strict=True))

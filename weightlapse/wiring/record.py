@@ -68,6 +68,8 @@ class Tape:
     inputs: list[Tensor]
     outputs: list[Tensor]
     buffers: list[Tensor]
+    written: list[Tensor]  # constants that something was written into later
+    steady: set[int]  # ids of those of them that were not zero (nor empty) before
     grown: dict[int, tuple[bool, ...]]  # constants that were written to later: id of the first tensor -> constant axes
     tracked: set[int]  # storages that hold data of the model or its inputs
 
@@ -84,6 +86,8 @@ class _Recorder(TorchDispatchMode):
         # storage -> its first tensor, whether its content is arbitrary
         self.first: dict[int, tuple[Tensor, bool]] = {storage_of(t): (t, False) for t in buffers}
         self.grown: dict[int, tuple[bool, ...]] = {}
+        self.steady: set[int] = set()
+        self.written: list[Tensor] = []
         self.hollow = Hollow() if any(t.is_meta for t in [*weights, *buffers, *inputs]) else None
         self._flat_cache: dict[tuple[int, int], tuple[bool, ...]] = {}
 
@@ -133,6 +137,9 @@ class _Recorder(TorchDispatchMode):
         if tracked_source and s not in self.tracked:
             first, arbitrary = self.first.get(s, (t, False))
             self.grown[id(first)] = (True,) * first.ndim if arbitrary else self._flat(first)
+            self.written.append(first)
+            if not arbitrary and not (all(self.grown[id(first)]) and self._is_zero(first)):
+                self.steady.add(id(first))
             self.tracked.add(s)
 
     def _keep_old_geometry(self, t: Tensor) -> Tensor:
@@ -246,7 +253,7 @@ def record(
         raise CannotTrace(
             f"{type(model).__name__} returned no tensor, so nothing says what its weights must preserve; choose with outputs=..."
         )
-    tape = Tape(recorder.calls, inputs, outputs, buffers, recorder.grown, recorder.tracked)
+    tape = Tape(recorder.calls, inputs, outputs, buffers, recorder.written, recorder.steady, recorder.grown, recorder.tracked)
     _mark_live(tape)
     return tape
 

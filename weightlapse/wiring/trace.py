@@ -78,7 +78,7 @@ def trace(
     groups = builder.build()
     gauges = Gauges(inf, builder.atom_of.values())
     for tape in inf.tapes:
-        gauges.read(tape.calls)
+        gauges.read(tape)
     groups = with_symmetries(groups, gauges, builder.atom_of)
     parameters = {id(p) for p in model.parameters()}
     unseen = tuple(n for n, t in named.items() if n not in inf.seen and id(t) in parameters)

@@ -115,7 +115,7 @@ def _index_select(inf: Inference, call: Call) -> Axes:
     if id(index) in call.flat and m % n == 0:
         each = torch.arange(n, device=index.device).repeat_interleave(m // n)
         if torch.equal(index.long(), each):  # every position m/n times in a row
-            copies = inf.dims.fresh(m // n, None if m > n else "size 1")
+            copies = inf.dims.copies(m // n)
             axes[dim] = inf.dims.product([axes[dim], copies])
             return [axes]
     inf.dims.fix(axes[dim], "indexed by a tensor")

@@ -91,7 +91,7 @@ def _expand(inf: Inference, call: Call) -> Axes:
     axes, lead = inf.axes(x), len(shape) - x.ndim
     # Along an expanded axis all values are equal: an atom of its own, as for constants.
     return [
-        [axes[d - lead] if d >= lead and x.shape[d - lead] == n else inf.dims.fresh(n) for d, n in enumerate(shape)]
+        [axes[d - lead] if d >= lead and x.shape[d - lead] == n else inf.dims.copies(n) for d, n in enumerate(shape)]
     ]
 
 
@@ -103,7 +103,7 @@ def _repeat(inf: Inference, call: Call) -> Axes:
     axes, lead = inf.axes(x), len(times) - x.ndim
     out = []
     for d, r in enumerate(times):
-        copies = inf.dims.fresh(r, "size 1" if r == 1 else None)
+        copies = inf.dims.copies(r)
         out.append(inf.dims.product([copies, axes[d - lead]]) if d >= lead else copies)
     return [out]
 
@@ -223,7 +223,7 @@ def _pad(inf: Inference, call: Call) -> Axes:
             axes[d] = inf.fixed(call.outs[0].shape[d], "padding")
             continue
         # The padding is the same everywhere, so it constrains nothing but where it lies.
-        axes[d] = inf.dims.sum([inf.dims.fresh(lo), axes[d], inf.dims.fresh(hi)])
+        axes[d] = inf.dims.sum([inf.dims.copies(lo), axes[d], inf.dims.copies(hi)])
         inf.block(axes[d], "pad: the width of the padding is a constant in the code")
         inf.label(axes[d], "pad")
     return [axes]
