@@ -7,7 +7,8 @@ the inference errs towards fewer symmetries, never towards false ones.
 
 *Companions* of an atom are the atoms that stand beside it in every tensor seen: the dims of a head never occur without the
 heads. A companion may hold a different arrangement for each position of the other: this gives nested groups, and separate
-query, key and value atoms when one fused axis is taken apart by ``select`` (*cases*).
+query, key and value atoms when one fused axis is taken apart by ``select`` (*cases*). Where every row picks its own position
+(an expert), one case stands for all of them (a *route*), as long as it stays beside these rows.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ import math
 from collections.abc import Iterable, Iterator, Sequence
 
 ATOM, PROD, SUM = 0, 1, 2
+Position = int | bytes  # one position, or which position each row takes
 
 
 class Dims:
@@ -31,9 +33,10 @@ class Dims:
         self._near: list[
             list[set[int]]
         ] = []  # one set for each tensor that an atom occurred in: its companions are in all
-        self.cases: dict[int, tuple[int, dict[int, int]]] = {}  # atom -> (selector, {its position: the atom there})
+        self.cases: dict[int, tuple[int, dict[Position, int]]] = {}  # atom -> (selector, {its position: the atom there})
         self.generic: dict[int, int] = {}  # atom made by ``at`` -> the atom that it is a case of
         self.copied: set[int] = set()  # atoms along which all values are equal, until they meet others
+        self._rows: dict[bytes, set[int]] = {}  # the axes whose rows take a route
         self._activations: list[tuple[int, ...]] = []
         self.conflicts: list[str] = []
 
@@ -192,11 +195,14 @@ class Dims:
         for instance in self.cases.pop(leaf)[1].values():
             self.unify(instance, leaf)
 
-    def at(self, node: int, selector: int, position: int) -> int:
-        """The type ``node`` has where ``selector`` is at ``position``: companions of it become atoms of their own."""
+    def at(self, node: int, selector: int, position: Position, rows: int | None = None) -> int:
+        """The type ``node`` has where ``selector`` is at ``position``: companions of it become atoms of their own.
+
+        A position in bytes says where each of ``rows`` is.
+        """
         root = self.find(node)
         if self._kind[root] != ATOM:
-            parts = [self.at(p, selector, position) for p in self._parts[root]]
+            parts = [self.at(p, selector, position, rows) for p in self._parts[root]]
             if all(a == b for a, b in zip(parts, self._parts[root], strict=True)):
                 return node
             return self.product(parts) if self._kind[root] == PROD else self.sum(parts)
@@ -204,13 +210,46 @@ class Dims:
         if not self.is_free(root) or self._kind[selector] != ATOM or selector not in self.companions(root):
             return node
         by, instances = self.cases.setdefault(root, (selector, {}))
-        if self.find(by) != selector:
+        if self.find(by) != selector or any(type(p) is not type(position) for p in instances):
             return node
         if position not in instances:
             instances[position] = new = self.fresh(self.sizes[root])
             self.generic[new] = root
-            self._near[new] = [{self.at(c, selector, position) for c in self.companions(root) - {selector}}]
+            beside = {self.at(c, selector, position, rows) for c in self.companions(root) - {selector}}
+            self._near[new] = [beside | ({rows} if rows is not None else set())]
+        if isinstance(position, bytes) and rows is not None:
+            self._rows.setdefault(position, set()).add(rows)
         return instances[position]
+
+    def settle(self, weights: Iterable[Sequence[int]]) -> None:
+        """Routes keep an arrangement for each position only where that can be: the others become ordinary axes.
+
+        An instance may live nowhere but beside the rows of one route, and in no axis of ``weights`` itself.
+        """
+        while (wrong := self._wrong_route(weights)) is not None:
+            self._collapse(wrong)
+        for _, instances in list(self.cases.values()):
+            routes = [p for p in instances if isinstance(p, bytes)]
+            for other in routes[1:]:  # what several examples say about the same experts
+                self.unify(instances[routes[0]], instances.pop(other))
+
+    def _wrong_route(self, weights: Iterable[Sequence[int]]) -> int | None:
+        direct = {leaf for axes in weights for a in axes for leaf in self.leaves(a)}
+        taken: dict[int, bytes] = {}
+        for atom, (_, instances) in self.cases.items():
+            for position, instance in instances.items():
+                if isinstance(position, int):
+                    continue
+                for leaf in self.leaves(instance):
+                    if leaf in direct or taken.setdefault(leaf, position) != position or not self._beside(leaf, position):
+                        return atom
+        return None
+
+    def _beside(self, leaf: int, route: bytes) -> bool:
+        if self._reason[leaf] is not None:
+            return True
+        near = self.companions(leaf)
+        return any((own := self._plain(rows)) and near.issuperset(own) for rows in self._rows[route])
 
     def unify(self, a: int, b: int) -> None:
         """The two types are the same axis from now on."""
@@ -257,7 +296,9 @@ class Dims:
             if reason is None and (a not in self.cases or self.find(self.cases[a][0]) == self.find(selector)):
                 kept = self.cases.setdefault(a, (selector, {}))[1]
                 for position, instance in instances.items():
-                    if position in kept:
+                    if any(type(p) is not type(position) for p in kept):
+                        self.unify(instance, a)
+                    elif position in kept:
                         self.unify(kept[position], instance)
                     else:
                         kept[position] = instance

@@ -17,7 +17,7 @@ from weightlapse.wiring.data import Member
 from weightlapse.wiring.equations import Equations
 from weightlapse.wiring.groups import Positions, walk
 from weightlapse.wiring.infer import Inference, Typed
-from weightlapse.wiring.plans import BIASED, conv_plan, matrix_plan
+from weightlapse.wiring.plans import BIASED, GROUPED, conv_plan, matrix_plan
 from weightlapse.wiring.record import Call, Tape
 from weightlapse.wiring.rules.table import RULES, is_pointwise
 from weightlapse.wiring.scaling import Scaling
@@ -138,7 +138,7 @@ class Gauges:
             or name.startswith(("upsample", "_upsample"))
         ):
             self._reduces(call, atom, [t for t in ins if t is not None], outs)
-        elif name in _PRODUCTS or name.startswith(("_" + _ATTENTION, _ATTENTION)):
+        elif name in _PRODUCTS or name in GROUPED or name.startswith(("_" + _ATTENTION, _ATTENTION)):
             self._products(call, atom, ins, outs)
         elif name in ("native_batch_norm", "_native_batch_norm_legit", "_native_batch_norm_legit_no_training", "native_layer_norm", "_fused_rms_norm",
                       "native_group_norm", "rms_norm", "_weight_norm_interface"):  # fmt: skip
@@ -228,7 +228,7 @@ class Gauges:
                 places: list[tuple[Typed | None, int, int]] = [(ins[i], axis, 1) for i, axis in spec.items()]
                 self._aligned(atom, places if to is None else [*places, (out, to, -1)])
         bias = (call.inputs[0] if call["beta"] else None) if call.name in BIASED else None
-        if conv or call.name == "linear":
+        if conv or call.name == "linear" or call.name == "_grouped_mm":
             bias = call["bias"]
         if bias is None or id(bias) in call.zeros:
             return
