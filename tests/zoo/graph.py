@@ -119,7 +119,9 @@ class _Edge(nn.Module):
         src, dst = edges
         m = self.b(torch.relu(self.a(torch.cat([x[dst], x[src] - x[dst]], -1))))
         index = dst[:, None].expand(-1, m.shape[1])
-        return torch.zeros(x.shape[0], m.shape[1], dtype=m.dtype).scatter_reduce(0, index, m, "amax", include_self=False)
+        return torch.zeros(x.shape[0], m.shape[1], dtype=m.dtype).scatter_reduce(
+            0, index, m, "amax", include_self=False
+        )
 
 
 class _Gated(nn.Module):
@@ -156,7 +158,10 @@ class _Gat(nn.Module):
     def __init__(self, i, o, heads=4) -> None:
         super().__init__()
         self.heads, self.lin = heads, nn.Linear(i, o, bias=False)
-        self.src, self.dst = nn.Parameter(torch.randn(1, heads, o // heads)), nn.Parameter(torch.randn(1, heads, o // heads))
+        self.src, self.dst = (
+            nn.Parameter(torch.randn(1, heads, o // heads)),
+            nn.Parameter(torch.randn(1, heads, o // heads)),
+        )
         self.bias = nn.Parameter(torch.randn(o))
 
     def forward(self, x, edges):
@@ -164,7 +169,9 @@ class _Gat(nn.Module):
         h = self.lin(x).view(x.shape[0], self.heads, -1)
         score = F.leaky_relu((h * self.src).sum(-1)[src] + (h * self.dst).sum(-1)[dst], 0.2)
         index = dst[:, None].expand(-1, self.heads)
-        top = torch.zeros(x.shape[0], self.heads, dtype=x.dtype).scatter_reduce(0, index, score, "amax", include_self=False)
+        top = torch.zeros(x.shape[0], self.heads, dtype=x.dtype).scatter_reduce(
+            0, index, score, "amax", include_self=False
+        )
         weight = (score - top[dst]).exp()
         total = scatter_sum(weight, dst, x.shape[0])
         weight = weight / total[dst]
@@ -175,7 +182,11 @@ class _Gat(nn.Module):
 add("graph_attention", graph, sizes=(4, 4), nested=8)(lambda: _TwoLayers(_Gat))
 
 
-@add("graph_pooled", lambda: ((torch.randn(7, 4), EDGES.clone(), torch.tensor([0, 0, 0, 1, 1, 1, 1])),), sizes=(16, 12, 8))
+@add(
+    "graph_pooled",
+    lambda: ((torch.randn(7, 4), EDGES.clone(), torch.tensor([0, 0, 0, 1, 1, 1, 1])),),
+    sizes=(16, 12, 8),
+)
 class Pooled(nn.Module):
     """Two layers of other widths, then the nodes of each graph are averaged."""
 

@@ -33,7 +33,9 @@ class Dims:
         self._near: list[
             list[set[int]]
         ] = []  # one set for each tensor that an atom occurred in: its companions are in all
-        self.cases: dict[int, tuple[int, dict[Position, int]]] = {}  # atom -> (selector, {its position: the atom there})
+        self.cases: dict[
+            int, tuple[int, dict[Position, int]]
+        ] = {}  # atom -> (selector, {its position: the atom there})
         self.generic: dict[int, int] = {}  # atom made by ``at`` -> the atom that it is a case of
         self.copied: set[int] = set()  # atoms along which all values are equal, until they meet others
         self._rows: dict[bytes, set[int]] = {}  # the axes whose rows take a route
@@ -241,7 +243,11 @@ class Dims:
                 if isinstance(position, int):
                     continue
                 for leaf in self.leaves(instance):
-                    if leaf in direct or taken.setdefault(leaf, position) != position or not self._beside(leaf, position):
+                    if (
+                        leaf in direct
+                        or taken.setdefault(leaf, position) != position
+                        or not self._beside(leaf, position)
+                    ):
                         return atom
         return None
 
@@ -332,6 +338,8 @@ class Dims:
         queue = self.factors(node)
         out: list[int] = []
         for size in sizes:
+            if queue and self._kind[self.find(queue[0])] == SUM and 1 < size < self.sizes[queue[0]]:
+                self._turn(queue.pop(0), size, queue)
             taken: list[int] = []
             have = 1
             while have < size and queue:
@@ -351,6 +359,33 @@ class Dims:
                     return [self.fresh(s, text) for s in sizes]
             out.append(self.product(taken))
         return out
+
+    def _turn(self, total: int, count: int, queue: list[int]) -> None:
+        """A concatenation of ``count`` pieces of one size becomes count × piece, the piece another one at each position."""
+        size, inside, at = self.sizes[total] // count, set(), 0
+        for p in self._summands(total):
+            if self.find(p) not in self.copied:  # equal values may be cut anywhere
+                inside.update(range(at + 1, at + self.sizes[p]))
+            at += self.sizes[p]
+        edges = [size * i for i in range(1, count)]
+        if self.sizes[total] % count or inside.intersection(edges):
+            queue.insert(0, total)
+            return
+        pieces = self.cut(total, edges)
+        which = self.fresh(count, "concatenated parts")
+        piece = self.piled(which, pieces)
+        self._parent[self.find(total)] = self._compound(PROD, [which, piece], self.sizes[total])
+        queue[:0] = [which, piece]
+
+    def piled(self, which: int, nodes: Sequence[int]) -> int:
+        """The axis that is ``nodes[i]`` where ``which`` is at i: one axis as soon as it stands without ``which``."""
+        first = self.find(nodes[0])
+        if all(self.find(n) == first for n in nodes) or self.sizes[first] < 2:
+            return first
+        node = self.fresh(self.sizes[first])
+        self._near[node] = [{which}]
+        self.cases[node] = (which, dict(enumerate(nodes)))
+        return node
 
     def _match_factors(self, a: int, b: int) -> None:
         fa, fb = self.factors(a), self.factors(b)

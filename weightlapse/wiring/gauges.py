@@ -81,17 +81,29 @@ class Gauges:
         """For each position of an axis: the number of the occurrence of ``atom`` that it lies in, or -1."""
         out = np.full(self.dims.sizes[node], -1, dtype=np.int64)
         count = 0
-        waiting = list(walk(self.dims, node, np.arange(self.dims.sizes[node], dtype=np.int64)[:, None]))
+        cells = list(walk(self.dims, node, np.arange(self.dims.sizes[node], dtype=np.int64)[:, None]))
+        waiting = list(cells)
         while waiting:
             leaf, index = waiting.pop(0)
             if leaf == atom:
                 out[index] = count
                 count += 1
             if leaf in self.dims.cases:
-                waiting = [
-                    cell for i in self.dims.cases[leaf][1].values() for cell in walk(self.dims, i, index)
-                ] + waiting
+                waiting = self._cases(leaf, index, cells) + waiting
         return out
+
+    def _cases(
+        self, leaf: int, index: Positions, cells: Sequence[tuple[int, Positions]]
+    ) -> list[tuple[int, Positions]]:
+        """The cases of an atom; each in its own positions when the axis that tells them apart is flattened together with it."""
+        selector, instances = self.dims.cases[leaf]
+        by = next((i for a, i in cells if a == self.dims.find(selector)), None)
+        found: list[tuple[int, Positions]] = []
+        for position, instance in instances.items():
+            rows = index if by is None or isinstance(position, bytes) else index[:, np.isin(index[0], by[position])]
+            if rows.size:
+                found += walk(self.dims, instance, rows)
+        return found
 
     # ---- equations
 
@@ -127,7 +139,9 @@ class Gauges:
             return  # constants, to be written to later
         ins = [self.inf.types.get(id(x)) for x in call.inputs]
         outs = [t for x in call.outs if (t := self.inf.types.get(id(x))) is not None]
-        if name == "scatter_reduce" or name == "index_reduce":
+        if name in ("cat", "concat", "concatenate"):
+            self._joined(call, atom, outs[0] if outs else None)
+        elif name == "scatter_reduce" or name == "index_reduce":
             self._scattered(call, atom, ins, outs)
         elif name in _MOVES:
             self._moves(call, atom, [t for t in ins if t is not None], outs)
@@ -169,6 +183,37 @@ class Gauges:
                     self._singles(atom, out, axis, n, [t for t in ins if t not in [s for s, _ in same]])
                 else:
                     self._singles(atom, out, axis, n, ins)
+
+    def _joined(self, call: Call, atom: int, out: Typed | None) -> None:
+        """Each part of a concatenation carries its own values over; a part of zeros is zero whatever the exponents."""
+        if out is None:
+            return
+        parts = [t for t in call["tensors"] if not (t.ndim == 1 and t.shape[0] == 0)]
+        dim, at = call["dim"] % len(out.axes), 0
+        whole = self._which(out.axes[dim], atom) if self._count(out.axes[dim])[atom] else None
+        for x in parts:
+            here = slice(at, at + x.shape[dim])
+            at = here.stop
+            if id(x) in call.zeros:
+                continue
+            t = self.inf.types.get(id(x))
+            for axis, node in enumerate(out.axes):
+                for k in range(self._count(node)[atom]) if axis != dim else ():
+                    self._match(atom, (id(out), axis, k), t, axis)
+            if whole is None:
+                continue
+            own = np.full(x.shape[dim], -1) if t is None else self._which(t.axes[dim], atom)
+            for k, j in np.unique(np.stack([whole[here], own]), axis=1).T:
+                if k >= 0 and t is not None and j >= 0:
+                    self._equal(atom, (id(out), dim, int(k)), (id(t), dim, int(j)))
+                elif k >= 0:  # a constant part
+                    self._zero(atom, [(id(out), dim, int(k))])
+
+    def _match(self, atom: int, v: Variable, t: Typed | None, axis: int) -> None:
+        if t is None or not self._count(t.axes[axis])[atom]:
+            self._zero(atom, [v])
+        elif v[2] < self._count(t.axes[axis])[atom]:
+            self._equal(atom, v, (id(t), axis, v[2]))
 
     def _scattered(self, call: Call, atom: int, ins: Sequence[Typed | None], outs: Sequence[Typed]) -> None:
         """Sums and means are linear, the largest follows a positive factor, and nothing is said about products."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -11,7 +12,7 @@ from torch import Tensor
 
 from weightlapse.wiring.dims import Dims
 from weightlapse.wiring.operators import place_of, storage_of
-from weightlapse.wiring.record import Call, Tape
+from weightlapse.wiring.record import Call, Runs, Tape
 
 Source = frozenset[tuple[str, int]]  # (parameter, axis) that an axis of a weight comes from
 
@@ -170,17 +171,23 @@ class Inference:
             axes = self._constant_axes(t, self._tape.grown[id(t)])
             self.types[id(t)] = self.places[place_of(t)] = Typed(axes, None)
 
-    def _constant_axes(self, t: Tensor, flat: Sequence[bool]) -> list[int]:
+    def _constant_axes(self, t: Tensor, runs: Runs) -> list[int]:
         name = self._constants.get(storage_of(t))
         why = "constant tensor" if name is None else f"constant tensor {name} (a buffer that no wiring moves)"
-        return [self.dims.copies(n) if f else self.dims.fresh(n, why) for n, f in zip(t.shape, flat, strict=True)]
+        axes = []
+        for n, cuts in zip(t.shape, runs, strict=True):
+            if cuts is None:
+                axes.append(self.dims.fresh(n, why))
+            else:  # where its values do not vary a constant constrains nothing
+                axes.append(self.dims.sum([self.dims.copies(b - a) for a, b in itertools.pairwise((0, *cuts, n))]))
+        return axes
 
     def _is_known(self, t: Tensor) -> bool:
         return id(t) in self.types or place_of(t) in self.places or storage_of(t) in self._tape.tracked
 
     def _constant(self, call: Call, t: Tensor) -> Typed:
-        # Where its values do not vary a constant constrains nothing, so every use gets atoms of its own.
-        axes = self._constant_axes(t, call.flat.get(id(t), (False,) * t.ndim))
+        # Every use gets atoms of its own.
+        axes = self._constant_axes(t, call.flat.get(id(t), (None,) * t.ndim))
         return Typed(axes, [frozenset()] * t.ndim)
 
     def _unknown(self, t: Tensor) -> Typed:

@@ -25,9 +25,14 @@ from weightlapse.wiring.hollow import Hollow
 from weightlapse.wiring.operators import FACTORIES, READS_VALUE, base_name, storage_of, tensors_among, written
 
 
+# For each axis of a constant tensor: where its values change along it, () for nowhere and None for (nearly) everywhere.
+Runs = tuple[tuple[int, ...] | None, ...]
+_MOST_RUNS = 16
+
+
 @dataclass
 class Call:
-    """One operator call: what went in, what came out, and along which axes its constant inputs were constant."""
+    """One operator call: what went in, what came out, and how its constant inputs vary along their axes (``flat``)."""
 
     func: Any
     args: tuple[Any, ...]
@@ -35,7 +40,7 @@ class Call:
     inputs: list[Tensor]
     outs: list[Tensor]
     writes: list[Tensor]
-    flat: dict[int, tuple[bool, ...]] = field(default_factory=dict)
+    flat: dict[int, Runs] = field(default_factory=dict)
     zeros: frozenset[int] = frozenset()  # ids of constant inputs that are zero throughout
     live: bool = False
     hollow: Hollow | None = None
@@ -70,7 +75,7 @@ class Tape:
     buffers: list[Tensor]
     written: list[Tensor]  # constants that something was written into later
     steady: set[int]  # ids of those of them that were not zero (nor empty) before
-    grown: dict[int, tuple[bool, ...]]  # constants that were written to later: id of the first tensor -> constant axes
+    grown: dict[int, Runs]  # constants that were written to later: id of the first tensor -> its runs
     tracked: set[int]  # storages that hold data of the model or its inputs
 
 
@@ -85,11 +90,11 @@ class _Recorder(TorchDispatchMode):
         self.saved: dict[int, tuple[Tensor, Tensor]] = {}
         # storage -> its first tensor, whether its content is arbitrary
         self.first: dict[int, tuple[Tensor, bool]] = {storage_of(t): (t, False) for t in buffers}
-        self.grown: dict[int, tuple[bool, ...]] = {}
+        self.grown: dict[int, Runs] = {}
         self.steady: set[int] = set()
         self.written: list[Tensor] = []
         self.hollow = Hollow() if any(t.is_meta for t in [*weights, *buffers, *inputs]) else None
-        self._flat_cache: dict[tuple[int, int], tuple[bool, ...]] = {}
+        self._flat_cache: dict[tuple[int, int], Runs] = {}
 
     @classmethod
     def _should_skip_dynamo(cls) -> bool:
@@ -113,7 +118,7 @@ class _Recorder(TorchDispatchMode):
             constants = [t for t in call.inputs if storage_of(t) not in self.tracked]
             if constants:
                 call.flat = {id(t): self._flat(t) for t in constants}
-                call.zeros = frozenset(id(t) for t in constants if all(call.flat[id(t)]) and self._is_zero(t))
+                call.zeros = frozenset(id(t) for t in constants if _uniform(call.flat[id(t)]) and self._is_zero(t))
         out = func(*args, **kwargs) if self.hollow is None else self.hollow.run(func, args, kwargs)
         call.outs = tensors_among((out,))
         for t in call.outs:
@@ -136,9 +141,9 @@ class _Recorder(TorchDispatchMode):
             self.saved[s] = (whole, whole.detach().clone())
         if tracked_source and s not in self.tracked:
             first, arbitrary = self.first.get(s, (t, False))
-            self.grown[id(first)] = (True,) * first.ndim if arbitrary else self._flat(first)
+            self.grown[id(first)] = ((),) * first.ndim if arbitrary else self._flat(first)
             self.written.append(first)
-            if not arbitrary and not (all(self.grown[id(first)]) and self._is_zero(first)):
+            if not arbitrary and not (_uniform(self.grown[id(first)]) and self._is_zero(first)):
                 self.steady.add(id(first))
             self.tracked.add(s)
 
@@ -159,15 +164,14 @@ class _Recorder(TorchDispatchMode):
                     call.flat[id(alias)] = call.flat[id(t)]
         return alias
 
-    def _flat(self, t: Tensor) -> tuple[bool, ...]:
-        """Along which axes a constant tensor does not vary."""
+    def _flat(self, t: Tensor) -> Runs:
         key = (id(t), t._version if not t.is_inference() else -1)
         if key not in self._flat_cache:
             value = t if self.hollow is None else self.hollow.value(t)
             if value is None or t.layout is not torch.strided or t.is_quantized:
-                self._flat_cache[key] = tuple(n < 2 for n in t.shape)
+                self._flat_cache[key] = tuple(() if n < 2 else None for n in t.shape)
             else:
-                self._flat_cache[key] = _alike(value)
+                self._flat_cache[key] = _runs(value)
         return self._flat_cache[key]
 
     def restore(self) -> None:
@@ -175,13 +179,24 @@ class _Recorder(TorchDispatchMode):
             whole.detach().copy_(copy)
 
 
-def _alike(t: Tensor) -> tuple[bool, ...]:
+def _uniform(runs: Runs) -> bool:
+    return all(r == () for r in runs)
+
+
+def _runs(t: Tensor) -> Runs:
     still = [n < 2 or s == 0 for n, s in zip(t.shape, t.stride(), strict=True)]
     if t.numel() and not all(still):
         core = t[tuple(slice(0, 1) if f else slice(None) for f in still)]
         if bool((core == core.flatten()[0]).all()):
-            return (True,) * t.ndim
-    return tuple(f or bool((t == t.narrow(d, 0, 1)).all()) for d, f in enumerate(still))
+            return ((),) * t.ndim
+    return tuple(() if f else _runs_along(t, d) for d, f in enumerate(still))
+
+
+def _runs_along(t: Tensor, axis: int) -> tuple[int, ...] | None:
+    n = t.shape[axis]
+    steps = (t.narrow(axis, 1, n - 1) != t.narrow(axis, 0, n - 1)).transpose(0, axis).reshape(n - 1, -1).any(1)
+    found = steps.nonzero().flatten().tolist()
+    return tuple(i + 1 for i in found) if len(found) < min(_MOST_RUNS, n // 2) else None
 
 
 def as_call(example: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
@@ -253,7 +268,9 @@ def record(
         raise CannotTrace(
             f"{type(model).__name__} returned no tensor, so nothing says what its weights must preserve; choose with outputs=..."
         )
-    tape = Tape(recorder.calls, inputs, outputs, buffers, recorder.written, recorder.steady, recorder.grown, recorder.tracked)
+    tape = Tape(
+        recorder.calls, inputs, outputs, buffers, recorder.written, recorder.steady, recorder.grown, recorder.tracked
+    )
     _mark_live(tape)
     return tape
 

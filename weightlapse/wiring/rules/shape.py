@@ -184,11 +184,15 @@ def joined(inf: Inference, tensors: Sequence[Tensor], dim: int) -> list[int]:
         for d, (a, b) in enumerate(zip(rows[0], row, strict=True)):
             if d != dim:
                 inf.dims.unify(a, b)
+    _produced(inf, tensors)
+    return rows[0]
+
+
+def _produced(inf: Inference, tensors: Sequence[Tensor]) -> None:
     if not all(inf.is_weight(t) for t in tensors):
         for t in tensors:  # a learned token among activations produces the units it is made of
             for d in range(t.ndim):
                 inf.role(t, d, "out")
-    return rows[0]
 
 
 @rule("cat", "concat", "concatenate")
@@ -205,8 +209,11 @@ def _cat(inf: Inference, call: Call) -> Axes:
 def _stack(inf: Inference, call: Call) -> Axes:
     tensors = tensors_of(call["tensors"])
     dim = call["dim"] % call.outs[0].ndim
-    axes = joined(inf, tensors, -1)
-    axes.insert(dim, inf.fixed(len(tensors), "stack") if len(tensors) > 1 else inf.fixed(1, "size 1"))
+    rows = [inf.axes(t) for t in tensors]
+    which = inf.fixed(len(tensors), "stack" if len(tensors) > 1 else "size 1")
+    axes = [inf.dims.piled(which, nodes) if len(nodes) > 1 else nodes[0] for nodes in zip(*rows, strict=True)]
+    _produced(inf, tensors)
+    axes.insert(dim, which)
     return [axes]
 
 
