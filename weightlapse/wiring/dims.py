@@ -362,7 +362,8 @@ class Dims:
 
     def _turn(self, total: int, count: int, queue: list[int]) -> None:
         """A concatenation of ``count`` pieces of one size becomes count × piece, the piece another one at each position."""
-        size, inside, at = self.sizes[total] // count, set(), 0
+        size, at = self.sizes[total] // count, 0
+        inside: set[int] = set()  # where no piece may begin
         for p in self._summands(total):
             if self.find(p) not in self.copied:  # equal values may be cut anywhere
                 inside.update(range(at + 1, at + self.sizes[p]))

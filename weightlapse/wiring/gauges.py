@@ -53,6 +53,7 @@ class Gauges:
         self.sign = {a: Equations(2) for a in self.atoms}
         self._has: dict[int, Counter[int]] = {}
         self._known: dict[tuple[int, int], list[Variable]] = {}
+        self.failed: dict[int, str] = {}  # atoms whose sign and scale could not be worked out, and why
         self._scaling = Scaling()
 
     # ---- where an atom stands in a tensor
@@ -130,8 +131,11 @@ class Gauges:
             ins = [t for x in call.inputs if (t := self.inf.types.get(id(x))) is not None]
             outs = [t for x in call.outs if (t := self.inf.types.get(id(x))) is not None]
             present = {a for t in [*ins, *outs] for node in t.axes for a in self._count(node) if a in self.atoms}
-            for atom in present:
-                self._call(call, atom)
+            for atom in present - self.failed.keys():
+                try:
+                    self._call(call, atom)
+                except Exception as error:  # noqa: BLE001  sign and scale are extras: without them the units may still be permuted
+                    self.failed[atom] = f"{call.name}: {type(error).__name__}: {error}"
 
     def _call(self, call: Call, atom: int) -> None:
         name = call.name
@@ -294,6 +298,9 @@ class Gauges:
             return
         if all(self._count(t.axes[axis])[atom] == 1 for t, axis, _ in held):
             self._both(atom, *(((id(t), axis, 0), sign) for t, axis, sign in held))
+            return
+        if len({self.dims.sizes[t.axes[axis]] for t, axis, _ in held}) > 1:  # blocks on one side, all channels on the other
+            self._zero(atom, [v for t, axis, _ in held for v in self._variables(t, atom) if v[1] == axis])
             return
         table = np.stack([self._which(t.axes[axis], atom) for t, axis, _ in held])
         for column in np.unique(table, axis=1).T:

@@ -24,7 +24,6 @@ from weightlapse.errors import CannotTrace
 from weightlapse.wiring.hollow import Hollow
 from weightlapse.wiring.operators import FACTORIES, READS_VALUE, base_name, storage_of, tensors_among, written
 
-
 # For each axis of a constant tensor: where its values change along it, () for nowhere and None for (nearly) everywhere.
 Runs = tuple[tuple[int, ...] | None, ...]
 _MOST_RUNS = 16

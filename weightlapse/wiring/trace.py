@@ -80,6 +80,11 @@ def trace(
     for tape in inf.tapes:
         gauges.read(tape)
     groups = with_symmetries(groups, gauges, builder.atom_of)
+    inf.notes += [
+        f"sign and scale of {name!r} are not known ({gauges.failed[atom]}); its units may be permuted"
+        for name, atom in builder.atom_of.items()
+        if atom in gauges.failed
+    ]
     parameters = {id(p) for p in model.parameters()}
     unseen = tuple(n for n, t in named.items() if n not in inf.seen and id(t) in parameters)
     shapes = {n: tuple(t.shape) for n, t in named.items()}
