@@ -9,7 +9,7 @@ symmetries. What an activation allows is not looked up by its name: the operator
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 import numpy as np
 
@@ -98,10 +98,12 @@ class Gauges:
     ) -> list[tuple[int, Positions]]:
         """The cases of an atom; each in its own positions when the axis that tells them apart is flattened together with it."""
         selector, instances = self.dims.cases[leaf]
-        by = next((i for a, i in cells if a == self.dims.find(selector)), None)
+        by = [i for a, i in cells if a == self.dims.find(selector)]
         found: list[tuple[int, Positions]] = []
         for position, instance in instances.items():
-            rows = index if by is None or isinstance(position, bytes) else index[:, np.isin(index[0], by[position])]
+            rows = index
+            if by and isinstance(position, int):
+                rows = index[:, np.isin(index[0], np.concatenate([b[position] for b in by]))]
             if rows.size:
                 found += walk(self.dims, instance, rows)
         return found
@@ -270,6 +272,10 @@ class Gauges:
         if plan is None or out is None:
             self._presence(call, atom, ins, outs)
             return
+        if any(len(self._lengths(atom, ins, spec, out, to)) > 1 for spec, to in plan):
+            # blocks on one side and all channels on the other, several of them this atom's: not worked out
+            self._zero(atom, [v for t in [*ins, *outs] if t is not None for v in self._variables(t, atom)])
+            return
         # a zero state (or a zero constant) multiplies to zero whatever the exponents
         zeros = {i for i, x in enumerate(call.inputs) if id(x) in call.zeros}
         for spec, to in plan:
@@ -291,6 +297,14 @@ class Gauges:
             else:  # the same bias is added to every unit
                 self._zero(atom, [(id(out), axis, k) for k in range(self._count(node)[atom])])
 
+    def _lengths(
+        self, atom: int, ins: Sequence[Typed | None], spec: Mapping[int, int], out: Typed, to: int | None
+    ) -> set[int]:
+        places = [(ins[i], axis) for i, axis in spec.items()] + ([] if to is None else [(out, to)])
+        nodes = [t.axes[axis] for t, axis in places if t is not None]
+        held = [n for n in nodes if self._count(n)[atom]]
+        return {self.dims.sizes[n] for n in held} if any(self._count(n)[atom] > 1 for n in held) else set()
+
     def _aligned(self, atom: int, places: Sequence[tuple[Typed | None, int, int]]) -> None:
         """Along one axis the signed sum of all exponents is zero, occurrence by occurrence."""
         held = [(t, axis, sign) for t, axis, sign in places if t is not None and self._count(t.axes[axis])[atom]]
@@ -298,9 +312,6 @@ class Gauges:
             return
         if all(self._count(t.axes[axis])[atom] == 1 for t, axis, _ in held):
             self._both(atom, *(((id(t), axis, 0), sign) for t, axis, sign in held))
-            return
-        if len({self.dims.sizes[t.axes[axis]] for t, axis, _ in held}) > 1:  # blocks on one side, all channels on the other
-            self._zero(atom, [v for t, axis, _ in held for v in self._variables(t, atom) if v[1] == axis])
             return
         table = np.stack([self._which(t.axes[axis], atom) for t, axis, _ in held])
         for column in np.unique(table, axis=1).T:
