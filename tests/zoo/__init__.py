@@ -1,7 +1,8 @@
 """Networks of many kinds, each with what its wiring must be: importable by any test.
 
 ``ZOO[name].make()`` builds the module (seeded, small, in eval mode), ``ZOO[name].examples`` are inputs for it, ``sizes`` the
-expected sizes of all groups that are nested in no other, ``nested`` how many nested groups there are.
+expected sizes of all groups that are nested in no other, ``nested`` how many nested groups there are. ``limits`` names what is
+known to be missed: a group whose sign or scale is not found, or the reason why a free axis is not.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ class Case:
     inputs: Callable[[], tuple[Any, ...]]
     sizes: tuple[int, ...]
     nested: int = 0
+    limits: tuple[str, ...] = ()
 
     def make(self) -> nn.Module:
         with torch.random.fork_rng(devices=[]), warnings.catch_warnings():
@@ -39,16 +41,21 @@ ZOO: dict[str, Case] = {}
 
 
 def add(
-    name: str, inputs: Callable[[], tuple[Any, ...]], *, sizes: tuple[int, ...], nested: int = 0
+    name: str,
+    inputs: Callable[[], tuple[Any, ...]],
+    *,
+    sizes: tuple[int, ...],
+    nested: int = 0,
+    limits: tuple[str, ...] = (),
 ) -> Callable[[Any], Any]:
     """Registers a module class or a factory without arguments."""
 
     def register(build: Any) -> Any:
         assert name not in ZOO, name
-        ZOO[name] = Case(build, inputs, tuple(sorted(sizes)), nested)
+        ZOO[name] = Case(build, inputs, tuple(sorted(sizes)), nested, limits)
         return build
 
     return register
 
 
-from tests.zoo import attention, conv, dense, language, odd, recurrent  # noqa: E402, F401  (they fill ZOO)
+from tests.zoo import attention, conv, dense, fused, graph, language, odd, recurrent, vision  # noqa: E402, F401  (they fill ZOO)

@@ -47,7 +47,7 @@ def across_widths(
         folded = fold(state_b, wiring_b, tolerance=merge)
         small, small_wiring, what = folded.state, folded.wiring, folded.groups
     else:
-        small, small_wiring, what = float_arrays(state_b), wiring_b, {}
+        small, small_wiring, what = dict(float_arrays(state_b)), wiring_b, {}
     both = common(w, small_wiring)
     x = laid_out(float_arrays(state_a), w, both)
     y = laid_out({n: small[n] for n in x}, small_wiring, both)

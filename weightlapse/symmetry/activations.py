@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from weightlapse.symmetry.assign import assign
 from weightlapse.symmetry.elements import Elements
 from weightlapse.symmetry.match import Matcher, Move
-from weightlapse.symmetry.states import Arrays
+from weightlapse.symmetry.states import Weights
 from weightlapse.symmetry.units import Units
 from weightlapse.wiring.data import Wiring
 
@@ -18,7 +18,7 @@ Activations = Mapping[str, NDArray[np.float64]]
 
 
 def match_activations(
-    a: Arrays, b: Arrays, wiring: Wiring, allowed: frozenset[str], units_a: Activations, units_b: Activations
+    a: Weights, b: Weights, wiring: Wiring, allowed: frozenset[str], units_a: Activations, units_b: Activations
 ) -> Elements:
     """The element that pairs units by the correlation of what they say (rows of ``units_a``, ``units_b``).
 

@@ -19,13 +19,14 @@ from weightlapse.symmetry.states import (
     as_array,
     bare,
     check_same_shapes,
+    check_values,
     check_wiring_fits,
     distance,
     float_arrays,
     is_module,
-    own_state,
     parameter_names,
     short_floats,
+    state_of,
     wired_arrays,
 )
 from weightlapse.symmetry.units import allowed_symmetries
@@ -66,7 +67,9 @@ def align(
     """
     allowed = allowed_symmetries(symmetries)
     data = None if data is None else data_of(data, *(n for n in (a, b) if is_module(n)))
-    state_a, state_b = own_state(a), own_state(b)
+    state_a, state_b = state_of(a), state_of(b)
+    check_values(state_a, "first")
+    check_values(state_b, "second")
     w = wiring if wiring is not None else traced(a, b, data)
     check_wiring_fits(state_a, w)
     if differ_in_width(state_a, state_b):
@@ -90,6 +93,8 @@ def align(
         found = candidates[int(np.argmin(rises))]
     moved = found.elements.on_state(state_b, w)
     error = _check_function(b, state_b, moved, found.elements, w, data)
+    if is_module(b):  # what did not move is the module's own, which later training would change
+        moved = {n: v.detach().clone() if v is state_b[n] else v for n, v in moved.items()}
     return _alignment(state_a, state_b, moved, found, w, error, tried, tuple(candidates), notes)
 
 
@@ -130,15 +135,13 @@ def _module_of(a: Any, b: Any) -> Any:
 def _check_function(
     b: Any, state: Mapping[str, Any], moved: Mapping[str, Any], elements: Elements, w: Wiring, data: Any
 ) -> float | None:
-    back = elements.off_state(moved, w)
-    exact = all(np.all(np.abs(f) == 1) for f in elements.factor.values())
-    for n in state:
-        x, y = as_array(state[n]), as_array(back[n])
-        if not (
-            np.array_equal(x, y, equal_nan=x.dtype.kind == "f")
-            if exact
-            else np.allclose(x, y, rtol=1e-5, atol=0, equal_nan=True)
-        ):
+    there, back = elements.placements(state, w), elements.placements(state, w, inverse=True)
+    for n, placement in there.items():
+        undone = back[n].undoes(placement)
+        if undone is None:  # slabs of a tensor moved apart: only its numbers tell
+            x, y = as_array(state[n]), as_array(back[n](moved[n]))
+            undone = np.allclose(x, y, rtol=1e-5 if placement.rescales else 0, atol=0, equal_nan=x.dtype.kind == "f")
+        if not undone:
             raise CannotAlign(
                 f"the moves that bring the networks together cannot be undone on {n!r}: the wiring gives it to units twice; "
                 "trace the network anew, or mend the spec"

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from weightlapse.symmetry.elements import Elements, depth
 from weightlapse.symmetry.match import Matcher, Move
 from weightlapse.symmetry.scale import balance, rescaled
-from weightlapse.symmetry.states import Arrays, check_wiring_fits, float_arrays, state_of
+from weightlapse.symmetry.states import Weights, check_wiring_fits, float_arrays, state_of
 from weightlapse.symmetry.units import Units, allowed_symmetries
 from weightlapse.wiring.data import Wiring
 
@@ -61,7 +61,7 @@ def canonical_elements(
     return matcher.at
 
 
-def _weight(b: Arrays, u: Units) -> NDArray[np.float64]:
+def _weight(b: Weights, u: Units) -> NDArray[np.float64]:
     """The squared size of each unit; summed in sorted order, so that no reordering elsewhere changes a single bit."""
     squares = [np.square(p.rows(b[p.tensor]), dtype=np.float64) for p in u.voters]
     total: NDArray[np.float64] = np.sort(np.concatenate(squares, axis=1), axis=1).sum(axis=1)

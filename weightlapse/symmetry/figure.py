@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from weightlapse.errors import missing_extra
 from weightlapse.symmetry.compare import Comparison
 from weightlapse.symmetry.runs import AlignedRuns
-from weightlapse.symmetry.states import Arrays, distance, float_arrays, parameter_names
+from weightlapse.symmetry.states import Weights, distance, float_arrays, parameter_names
 
 MOST = 256  # rows and columns that a heat map shows; more would be thinner than a pixel
 _RAW, _ALIGNED, _REPAIRED = "#b35806", "#2166ac", "#1b7837"  # told apart by colour-blind readers
@@ -53,7 +53,7 @@ def draw(
     return figure
 
 
-def _distances(axes: Any, a: Arrays, b: Arrays, moved: Arrays) -> None:
+def _distances(axes: Any, a: Weights, b: Weights, moved: Weights) -> None:
     names = [n for n in a if a[n].shape == b[n].shape == moved[n].shape][-24:]
     at = np.arange(len(names))
     raw, aligned = ([distance({n: a[n]}, {n: other[n]}) for n in names] for other in (b, moved))

@@ -15,6 +15,7 @@ from weightlapse.symmetry.elements import Elements, identity
 from weightlapse.symmetry.search import Search, automatic_restarts
 from weightlapse.symmetry.states import (
     Arrays,
+    Weights,
     check_same_shapes,
     check_wiring_fits,
     float_arrays,
@@ -75,7 +76,7 @@ def align_all(
     rng = np.random.default_rng(seed)
     searches = [Search(first, b, wiring, allowed) for b in wired[1:]]
     elements = [identity(wiring), *(s.run(count, rng).elements for s in track(searches, "aligning"))]
-    moved = [first, *(e.on_arrays(b, s.units) for e, b, s in zip(elements[1:], wired[1:], searches))]
+    moved = [dict(first), *(dict(e.on_arrays(b, s.units)) for e, b, s in zip(elements[1:], wired[1:], searches))]
     for _ in range(rounds):
         if not _round(moved, wired, elements, wiring, allowed):
             break
@@ -85,7 +86,7 @@ def align_all(
 
 
 def _round(
-    moved: list[Arrays], wired: list[Arrays], elements: list[Elements], wiring: Wiring, allowed: frozenset[str]
+    moved: list[Arrays], wired: Sequence[Weights], elements: list[Elements], wiring: Wiring, allowed: frozenset[str]
 ) -> bool:
     """Align every network but the first to the mean of the others, in turn; whether anything moved."""
     n = len(moved)
@@ -99,7 +100,7 @@ def _round(
         if search.best.distance < before * (1 - 1e-6):
             better = True
         elements[i] = search.best.elements
-        new = elements[i].on_arrays(wired[i], search.units)
+        new = dict(elements[i].on_arrays(wired[i], search.units))
         total = {t: v + new[t] - moved[i][t] for t, v in total.items()}
         moved[i] = new
     return better and n > 2

@@ -15,6 +15,7 @@ order it is tight, and the assignment is exact at once, where plain descent is l
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -24,12 +25,14 @@ from numpy.typing import NDArray
 
 from weightlapse.symmetry.assign import assign, assign_blocks
 from weightlapse.symmetry.elements import Elements, identity
+from weightlapse.symmetry.moved import Moved, shape_of
 from weightlapse.symmetry.nesting import Nesting
-from weightlapse.symmetry.states import Arrays
+from weightlapse.symmetry.states import Weights
 from weightlapse.symmetry.units import Part, Units, units_of
 from weightlapse.wiring.data import Wiring
 
 Matrix = NDArray[Any]
+_COSTS_AT_LEAST = 64 * 2**20  # bytes of cost matrices that are held even for small networks
 
 
 @dataclass
@@ -92,7 +95,7 @@ class Matcher:
     ``a`` and ``b`` map tensor names to float arrays; neither is changed. ``self.b`` is b as moved so far.
     """
 
-    def __init__(self, a: Arrays, b: Arrays, wiring: Wiring, allowed: frozenset[str]) -> None:
+    def __init__(self, a: Weights, b: Weights, wiring: Wiring, allowed: frozenset[str]) -> None:
         self.wiring = wiring
         self.units = {g.name: units_of(g, allowed) for g in wiring.groups}
         self.nesting = Nesting(a, wiring, self.units)
@@ -102,20 +105,24 @@ class Matcher:
         self.a = a
         self._axes = _groups_on_axes(self.units)
         self.steps = [u for u in movable if u.name not in inside or u.name in self.nesting.overlaps]
-        self._rows_a: dict[tuple[str, int], Matrix] = {}
-        self._norm = {t: float(np.vdot(v, v)) for t, v in a.items()}
-        self._epsilon = 1e-6 if any(v.dtype == np.float32 for v in a.values()) else 1e-13
+        self._norm: dict[str, float] = {}
+        self._epsilon = 1e-13
+        for t, v in a.items():
+            self._norm[t] = float(np.vdot(v, v))
+            self._epsilon = 1e-6 if v.dtype == np.float32 else self._epsilon
+        self._costs_at_most = max(_COSTS_AT_LEAST, sum(v.nbytes for v in a.values()) // 8)
         self.begin(b)
 
     # ---- state ---------------------------------------------------------------------------------------------------
 
-    def begin(self, b: Arrays, at: Elements | None = None) -> None:
+    def begin(self, b: Weights, at: Elements | None = None) -> None:
         """Start from ``b``; ``at`` is the element by which it has already been moved."""
-        self.b = dict(b)
+        self.b = Moved(b)
         self.at = at.copy() if at else identity(self.wiring)
         self._version = dict.fromkeys(self.b, 0)
         self._cost_cache: dict[tuple[str, int], tuple[int, Matrix]] = {}
         self._visited: dict[str, tuple[int, ...]] = {}
+        self._vague: set[str] = set()
 
     def apply(self, move: Move) -> None:
         """Move b's units, nested ones after the unit that holds them."""
@@ -131,13 +138,14 @@ class Matcher:
             for i, part in enumerate(u.parts):
                 if part.tensor not in self.b:
                     continue
-                self.b[part.tensor] = part.moved(self.b[part.tensor], None if still else order, signs)
+                turn = signs if part.exponent % 2 else None
+                self.b.move(part.member, None if still else order, turn)
                 cost = held.get(i)
                 if cost is not None:  # the group's own move only reorders the columns of its costs
                     cost = cost[:, order]
-                    if signs is not None and part.exponent % 2:
-                        cost = cost * signs.astype(cost.dtype)
-                    self._cost_cache[name, i] = (self._version[part.tensor], cost)
+                    if turn is not None:
+                        cost = cost * turn.astype(cost.dtype)
+                    self._keep(u, i, part, cost)
             self.at.order[name] = self.at.order[name][order]
             self.at.factor[name] = self.at.factor[name][order] * (1.0 if signs is None else signs)
             self._carry_children(name, order)
@@ -225,11 +233,13 @@ class Matcher:
 
     def _try(self, move: Move, tensors: set[str], least: float) -> bool:
         """Make the move, and take it back unless the true objective rises."""
-        before, version, cost, at = dict(self.b), dict(self._version), dict(self._cost_cache), self.at.copy()
+        before, version, cost, at = dict(self.b.placements), dict(self._version), dict(self._cost_cache), self.at.copy()
         self.apply(move)
-        if sum(float(np.vdot(self.a[t], self.b[t] - before[t])) for t in tensors) > least:
+        old = Moved(self.b.arrays, before)
+        if sum(float(np.vdot(self.a[t], self.b[t] - old[t])) for t in tensors) > least:
             return True
-        self.b, self._version, self._cost_cache, self.at = before, version, cost, at
+        self.b.restore(before)
+        self._version, self._cost_cache, self.at = version, cost, at
         return False
 
     # ---- costs ---------------------------------------------------------------------------------------------------
@@ -274,18 +284,25 @@ class Matcher:
     def _cost(self, u: Units, i: int, part: Part) -> Matrix:
         cost = self._cached(u, i, part)
         if cost is None:
-            if (u.name, i) not in self._rows_a:
-                self._rows_a[u.name, i] = part.rows(self.a[part.tensor])
-            cost = self._rows_a[u.name, i] @ part.rows(self.b[part.tensor]).T
-            self._cost_cache[u.name, i] = (self._version[part.tensor], cost)
+            cost = part.rows(self.a[part.tensor]) @ part.rows(self.b[part.tensor]).T
+            self._keep(u, i, part, cost)
         return cost
+
+    def _keep(self, u: Units, i: int, part: Part, cost: Matrix) -> None:
+        """Hold a cost for the next look: the newest ones, as many as an eighth of the weights' memory allows."""
+        self._cost_cache.pop((u.name, i), None)
+        room = self._costs_at_most - cost.nbytes
+        while self._cost_cache and sum(c.nbytes for _, c in self._cost_cache.values()) > room:
+            self._cost_cache.pop(next(iter(self._cost_cache)))
+        if room >= 0:
+            self._cost_cache[u.name, i] = (self._version[part.tensor], cost)
 
     def _cached(self, u: Units, i: int, part: Part) -> Matrix | None:
         version, cost = self._cost_cache.get((u.name, i), (-1, None))
         return cost if cost is not None and version == self._version[part.tensor] else None
 
     def _partial_cost(
-        self, parts: list[Part], u: Units, known: set[str] | None, signatures: bool, source: Arrays
+        self, parts: list[Part], u: Units, known: set[str] | None, signatures: bool, source: Weights
     ) -> tuple[Matrix, bool] | None:
         """Cost from one member, by sorted values along axes of unsolved groups; and whether it is blind to signs."""
         tensor = parts[0].tensor
@@ -307,7 +324,7 @@ class Matcher:
             return []
         return [
             (axis, g)
-            for axis in range(self.a[part.tensor].ndim)
+            for axis in range(len(shape_of(self.a, part.tensor)))
             if axis != part.member.axis
             for g in self._axes.get((part.tensor, axis), ())
             if g.name not in known
@@ -321,7 +338,7 @@ class Matcher:
         """The share of a unit's weights whose other ends are known."""
         total = seen = 0
         for part in u.voters:
-            n = self.a[part.tensor].size
+            n = math.prod(shape_of(self.a, part.tensor))
             total += n
             seen += 0 if self._unsolved(part, known) else n
         return seen / max(total, 1)

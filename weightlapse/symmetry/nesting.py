@@ -2,14 +2,42 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from weightlapse.symmetry.states import Arrays
+from weightlapse.symmetry.moved import shape_of
+from weightlapse.symmetry.states import Weights
 from weightlapse.symmetry.units import Units
 from weightlapse.wiring.data import Group, Wiring
+
+
+class Masked(Mapping[str, NDArray[Any]]):
+    """Arrays with some of their numbers zero; one byte is held for each number of such an array."""
+
+    def __init__(self, arrays: Weights, names: set[str] | None = None) -> None:
+        self._arrays = arrays
+        self.names = set(arrays) if names is None else names
+        self._hidden: dict[str, NDArray[np.bool_]] = {}
+
+    def hide(self, name: str, mask: NDArray[np.bool_]) -> None:
+        """Zero where ``mask`` is set, too."""
+        if mask.any():
+            self._hidden[name] = mask | self._hidden[name] if name in self._hidden else mask
+
+    def __getitem__(self, name: str) -> NDArray[Any]:
+        if name not in self.names:
+            raise KeyError(name)
+        value, mask = self._arrays[name], self._hidden.get(name)
+        return value if mask is None else np.where(mask, np.zeros((), value.dtype), value)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.names)
+
+    def __len__(self) -> int:
+        return len(self.names)
 
 
 class Nesting:
@@ -19,18 +47,18 @@ class Nesting:
     families of the same parent share is nobody's, and ``overlaps`` names the groups that must therefore be improved alone afterwards.
     """
 
-    def __init__(self, a: Arrays, wiring: Wiring, units: dict[str, Units]) -> None:
+    def __init__(self, a: Weights, wiring: Wiring, units: dict[str, Units]) -> None:
         self._a, self._units = a, units
         self.family = {n: _families(wiring, u, units) for n, u in units.items()}
         self.nested = {c.name for fs in self.family.values() for f in fs for c in f}
         self.overlaps: set[str] = set()
-        self._own: dict[str, Arrays] = {}
-        self._shared = dict(a)
+        self._own: dict[str, Weights] = {}
+        self._shared = Masked(a)
         for name in units:
             if self.family[name]:
                 self._claim(name)
 
-    def weights_of(self, name: str) -> Arrays:
+    def weights_of(self, name: str) -> Weights:
         """a's tensors as they count for a group: weights that other groups answer for are zero."""
         return self._own.get(name, self._shared)
 
@@ -54,14 +82,15 @@ class Nesting:
     def _claim(self, name: str) -> None:
         count = self.cells(name)
         for tensor, n in count.items():
-            if (n > 1).any():
-                self._shared[tensor] = np.where(n > 1, 0, self._shared[tensor]).astype(self._shared[tensor].dtype)
-        own: Arrays = {}
-        for p in self._units[name].voters:
-            a = self._a[p.tensor]
-            free = np.where(count[p.tensor] > 0, 0, a) if p.tensor in count else a
-            if p.tensor not in count or free.any():
-                own[p.tensor] = free
+            self._shared.hide(tensor, n > 1)
+        own = Masked(self._a, {p.tensor for p in self._units[name].voters})
+        for tensor in list(own):
+            if tensor in count:
+                mask = count[tensor] > 0
+                if np.where(mask, 0, self._a[tensor]).any():
+                    own.hide(tensor, mask)
+                else:
+                    own.names.discard(tensor)
         self._own[name] = own
         if any((n > 1).any() for n in count.values()) or any(c.twice for f in self.family[name] for c in f):
             self.overlaps |= {c.name for f in self.family[name] for c in f}
@@ -70,7 +99,7 @@ class Nesting:
         out: dict[str, NDArray[np.bool_]] = {}
         for c in family:
             for p in c.voters:
-                m, shape = p.member, self._a[p.tensor].shape
+                m, shape = p.member, shape_of(self._a, p.tensor)
                 mask = np.ones(shape, dtype=bool)
                 for axis, positions in ((m.axis, m.index.ravel()), *((m.where,) if m.where else ())):
                     along = np.zeros(shape[axis], dtype=bool)

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from weightlapse.symmetry.activations import correlation
 from weightlapse.symmetry.run import Runner
-from weightlapse.symmetry.states import Arrays
+from weightlapse.symmetry.states import Weights
 from weightlapse.symmetry.units import Units, units_of
 from weightlapse.wiring.data import Wiring
 
@@ -48,7 +48,7 @@ class Health:
     reducible: list[Reducible]
 
 
-def inspect(network: str, arrays: Arrays, wiring: Wiring, runner: Runner | None, state: Mapping[str, Any]) -> Health:
+def inspect(network: str, arrays: Weights, wiring: Wiring, runner: Runner | None, state: Mapping[str, Any]) -> Health:
     """Looks at every group that is not nested: by what its units say on the data where that can be seen, else by weights."""
     groups = [g for g in wiring.groups if g.parent is None]
     names = [g.name for g in groups if not wiring.children(g.name)]
@@ -97,7 +97,7 @@ def _kinds(
     return out
 
 
-def _silent_side(arrays: Arrays, units: Units, role: str) -> NDArray[np.bool_]:
+def _silent_side(arrays: Weights, units: Units, role: str) -> NDArray[np.bool_]:
     """Units whose weights of that role are all zero (none where the group has no such weights)."""
     total = np.zeros(units.size)
     any_ = False

@@ -12,7 +12,8 @@ from collections.abc import Iterable
 import numpy as np
 from numpy.typing import NDArray
 
-from weightlapse.symmetry.states import Arrays
+from weightlapse.symmetry.moved import Moved, shape_of
+from weightlapse.symmetry.states import Arrays, Weights
 from weightlapse.symmetry.units import Units
 
 Factors = dict[str, NDArray[np.float64]]
@@ -23,7 +24,7 @@ def scalable(units: Iterable[Units]) -> list[Units]:
     return [u for u in units if u.scale and all(p.exponent in (-1, 0, 1) for p in u.parts)]
 
 
-def balance(state: Arrays, units: Iterable[Units], *, sweeps: int = 200, tolerance: float = 1e-10) -> Factors:
+def balance(state: Weights, units: Iterable[Units], *, sweeps: int = 200, tolerance: float = 1e-10) -> Factors:
     """Factors that balance every scalable group: incoming and outgoing weights get the same norm.
 
     Units without any incoming or outgoing weight keep factor 1: no scale would balance them.
@@ -51,7 +52,7 @@ def balance(state: Arrays, units: Iterable[Units], *, sweeps: int = 200, toleran
     return factors
 
 
-def _energies(state: Arrays, groups: list[Units]) -> Arrays:
+def _energies(state: Weights, groups: list[Units]) -> Arrays:
     """Squares of the tensors that are rescaled, summed over the axes that are not."""
     axes: dict[str, set[int]] = {}
     for u in groups:
@@ -62,25 +63,25 @@ def _energies(state: Arrays, groups: list[Units]) -> Arrays:
     out: Arrays = {}
     for t, kept in axes.items():
         if t in state:
-            rest = tuple(i for i in range(state[t].ndim) if i not in kept)
+            rest = tuple(i for i in range(len(shape_of(state, t))) if i not in kept)
             out[t] = np.square(state[t], dtype=np.float64).sum(axis=rest, keepdims=True)
     return out
 
 
-def rescaled(state: Arrays, units: Iterable[Units], factors: Factors) -> Arrays:
-    """A state with every unit multiplied by its factor, in the arrays' own precision."""
-    out = dict(state)
+def rescaled(state: Weights, units: Iterable[Units], factors: Factors) -> Weights:
+    """A state with every unit multiplied by its factor, in the arrays' own precision; each array is made when looked at."""
+    out = Moved(state)
     for u in units:
         f = factors.get(u.name)
         if f is None or np.all(f == 1):
             continue
         for p in u.parts:
-            if p.exponent and p.tensor in out:
-                out[p.tensor] = p.moved(out[p.tensor], None, f)
+            if p.exponent:
+                out.move(p.member, None, f**p.exponent)
     return out
 
 
-def fit_scales(a: Arrays, b: Arrays, units: Iterable[Units], *, sweeps: int = 20, tolerance: float = 1e-9) -> Factors:
+def fit_scales(a: Weights, b: Weights, units: Iterable[Units], *, sweeps: int = 20, tolerance: float = 1e-9) -> Factors:
     """Factors for the units of b, in their present order, that bring b as near to a as scale can from here.
 
     Coordinate descent; each unit's best factor t minimises ``P t^2 - 2 Q t + R / t^2 - 2 S / t`` (P, R: squared norms of
@@ -88,25 +89,27 @@ def fit_scales(a: Arrays, b: Arrays, units: Iterable[Units], *, sweeps: int = 20
     """
     groups = scalable(units)
     factors = {u.name: np.ones(u.size) for u in groups}
-    b = dict(b)
+    b = Moved(b)
     for _ in range(sweeps):
         worst = 0.0
         for u in groups:
             t = _best_factor(a, b, u)
-            moved = {p.tensor: b[p.tensor] for p in u.parts if p.exponent and p.tensor in b}
+            names = {p.tensor for p in u.parts if p.exponent and p.tensor in b}
+            before, gap = dict(b.placements), _gap(a, b, names)
             for p in u.parts:
-                if p.tensor in moved:
-                    moved[p.tensor] = p.moved(moved[p.tensor], None, t)
-            if _gap(a, moved) < _gap(a, {n: b[n] for n in moved}):
-                b |= moved
+                if p.exponent:
+                    b.move(p.member, None, t**p.exponent)
+            if _gap(a, b, names) < gap:
                 factors[u.name] *= t
                 worst = max(worst, float(np.abs(np.log(t)).max(initial=0.0)))
+            else:
+                b.restore(before)
         if worst < tolerance:
             break
     return factors
 
 
-def _best_factor(a: Arrays, b: Arrays, u: Units) -> NDArray[np.float64]:
+def _best_factor(a: Weights, b: Weights, u: Units) -> NDArray[np.float64]:
     norm = {1: np.zeros(u.size), -1: np.zeros(u.size)}
     inner = {1: np.zeros(u.size), -1: np.zeros(u.size)}
     for p in u.voters:
@@ -140,5 +143,5 @@ def _best_factor(a: Arrays, b: Arrays, u: Units) -> NDArray[np.float64]:
     return np.exp(x)
 
 
-def _gap(a: Arrays, b: Arrays) -> float:
-    return sum(float(np.sum(np.square(a[n] - v), dtype=np.float64)) for n, v in b.items())
+def _gap(a: Weights, b: Weights, names: Iterable[str]) -> float:
+    return sum(float(np.sum(np.square(a[n] - b[n]), dtype=np.float64)) for n in sorted(names))

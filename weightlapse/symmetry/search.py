@@ -7,6 +7,7 @@ early when a result is so near that it must be the one.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
@@ -15,8 +16,9 @@ import numpy as np
 
 from weightlapse.symmetry.elements import Elements, identity
 from weightlapse.symmetry.match import Matcher
+from weightlapse.symmetry.moved import shape_of
 from weightlapse.symmetry.scale import balance, fit_scales, rescaled, scalable
-from weightlapse.symmetry.states import Arrays, distance
+from weightlapse.symmetry.states import Weights, distance
 from weightlapse.symmetry.units import units_of
 from weightlapse.wiring.data import Wiring
 
@@ -36,7 +38,7 @@ class Found:
 class Search:
     """Looks for the element that brings b's wired tensors onto a's; see `search`."""
 
-    def __init__(self, a: Arrays, b: Arrays, wiring: Wiring, allowed: frozenset[str]) -> None:
+    def __init__(self, a: Weights, b: Weights, wiring: Wiring, allowed: frozenset[str]) -> None:
         self.a, self.b, self.wiring, self.allowed = a, b, wiring, allowed
         self.units = {g.name: units_of(g, allowed) for g in wiring.groups}
         groups = list(self.units.values())
@@ -122,9 +124,10 @@ class Search:
         return self._judge(elements.times(fit_scales(self.a, moved, self.units.values())), method)
 
     def _descend(self, method: str, rng: np.random.Generator | None = None) -> None:
-        if distance(self._flat_a, self._matcher.b) > 1e-6:
-            self._matcher.descend(rng=rng)
         flat = distance(self._flat_a, self._matcher.b)
+        if flat > 1e-6:
+            self._matcher.descend(rng=rng)
+            flat = distance(self._flat_a, self._matcher.b)
         if flat >= self._flat_best:
             return
         self._flat_best = flat
@@ -148,7 +151,7 @@ class Search:
         return Found(elements, distance(self.a, elements.on_arrays(self.b, self.units)), method)
 
 
-def automatic_restarts(a: Arrays) -> int:
+def automatic_restarts(a: Weights) -> int:
     """As many as take a moment: small networks have more local optima for their size, and are cheap."""
-    size = sum(v.size for v in a.values())
+    size = sum(math.prod(shape_of(a, n)) for n in a)
     return 9 if size < 300_000 else 0

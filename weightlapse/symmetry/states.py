@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -12,6 +12,7 @@ from weightlapse.errors import CannotAlign, InvalidArgument
 from weightlapse.wiring.data import Wiring
 
 Arrays = dict[str, NDArray[Any]]
+Weights = Mapping[str, NDArray[Any]]  # for readers: possibly made when looked at
 
 _WRAPPERS = ("_orig_mod.", "module.")
 
@@ -66,16 +67,63 @@ def short_floats(state: Mapping[str, Any]) -> str | None:
     return next((n for n in names if n.startswith(("bfloat", "float16", "float8"))), None)
 
 
-def float_arrays(state: Mapping[str, Any], names: Iterable[str] | None = None) -> Arrays:
-    """The floating-point tensors of a state as float32 or float64 arrays; complex ones get a last axis (real, imaginary)."""
-    out: Arrays = {}
-    for name in state if names is None else names:
-        value = as_array(state[name])
+class FloatArrays(Mapping[str, NDArray[Any]]):
+    """The floating-point tensors of a state as float32 or float64 arrays, each read when it is looked at.
+
+    Complex ones get a last axis (real, imaginary). ``shapes``: what they have then. Tensors that NumPy can share are not
+    copied; the names in ``double`` are read as float64.
+    """
+
+    def __init__(self, state: Mapping[str, Any], names: Iterable[str] | None = None) -> None:
+        self.state = state
+        self.shapes: dict[str, tuple[int, ...]] = {}
+        self.double: frozenset[str] = frozenset()
+        for name in state if names is None else names:
+            value = state[name]
+            kind = _kind(value)
+            if kind:
+                self.shapes[name] = (*value.shape, 2) if kind == "c" else tuple(value.shape)
+
+    def __getitem__(self, name: str) -> NDArray[Any]:
+        if name not in self.shapes:
+            raise KeyError(name)
+        value = as_array(self.state[name])
         if value.dtype.kind == "c":
             value = np.stack([value.real, value.imag], axis=-1)
-        if value.dtype.kind == "f":
-            out[name] = value
-    return out
+        return value.astype(np.float64) if name in self.double else value
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.shapes)
+
+    def __len__(self) -> int:
+        return len(self.shapes)
+
+    def __contains__(self, name: object) -> bool:
+        return name in self.shapes
+
+
+def _kind(value: Any) -> str:
+    """ "f" for floating-point numbers, "c" for complex ones, else nothing."""
+    dtype: Any = getattr(value, "dtype", None)
+    if dtype is None:
+        dtype = np.asarray(value).dtype
+    floating = getattr(dtype, "is_floating_point", None)  # torch says it itself
+    if floating is not None:
+        return "f" if floating else "c" if dtype.is_complex else ""
+    kind = np.dtype(dtype).kind
+    return "f" if kind in "fV" else "c" if kind == "c" else ""
+
+
+def float_arrays(state: Mapping[str, Any], names: Iterable[str] | None = None) -> FloatArrays:
+    """`FloatArrays` of a state, of all its names or of ``names``."""
+    return FloatArrays(state, names)
+
+
+def place_in_memory(value: Any) -> Any:
+    """Equal for two values that are one array; valid while both are held."""
+    if hasattr(value, "data_ptr") and getattr(value.device, "type", "") != "meta" and value.numel():
+        return value.data_ptr(), tuple(value.shape), value.stride(), value.dtype
+    return id(value)
 
 
 def parameter_names(state: Mapping[str, Any], wiring: Wiring | None) -> list[str]:
@@ -119,26 +167,56 @@ def _some(names: list[str]) -> str:
     return ", ".join(repr(n) for n in names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
 
 
-def distance(a: Mapping[str, NDArray[Any]], b: Mapping[str, NDArray[Any]], names: Iterable[str] | None = None) -> float:
-    """``||A - B|| / ||A||`` over the named arrays together, in float64 (0 for two zero networks, inf against a zero one)."""
+def distance(a: Weights, b: Weights, names: Iterable[str] | None = None) -> float:
+    """``||A - B|| / ||A||`` over the named arrays together, in float64 (0 for two zero networks, inf against a zero one).
+
+    Places where both hold the same infinity, or NaN, count as equal.
+    """
     gap = norm = 0.0
     for n in a if names is None else names:
-        x, y = a[n], b[n]
-        d = (x - y).ravel()
-        gap += float(np.dot(d, d)) if d.dtype == np.float64 else float(np.sum(np.square(d), dtype=np.float64))
-        flat = x.ravel()
-        norm += (
-            float(np.dot(flat, flat)) if flat.dtype == np.float64 else float(np.sum(np.square(flat), dtype=np.float64))
-        )
+        d, s = _squares(a[n], b[n])
+        gap, norm = gap + d, norm + s
     if norm == 0.0:
         return 0.0 if gap == 0.0 else float("inf")
     return float(np.sqrt(gap / norm))
+
+
+_CHUNK = 1 << 16  # numbers at a time: both fit the cache, and no copy of the tensor is made
+
+
+def _squares(x: NDArray[Any], y: NDArray[Any]) -> tuple[float, float]:
+    """``||x - y||^2`` and ``||x||^2`` in float64."""
+    x, y = x.reshape(-1), y.reshape(-1)
+    gap = norm = 0.0
+    for start in range(0, x.size, _CHUNK):
+        u = x[start : start + _CHUNK].astype(np.float64)
+        with np.errstate(invalid="ignore", over="ignore"):
+            d = u - y[start : start + _CHUNK]
+        here, own = float(np.dot(d, d)), float(np.dot(u, u))
+        if not np.isfinite(here + own):
+            v = y[start : start + _CHUNK]
+            same = (u == v) | (np.isnan(u) & np.isnan(v))
+            d, u = np.where(same, 0.0, d), np.where(np.isfinite(u), u, 0.0)
+            here, own = float(np.dot(d, d)), float(np.dot(u, u))
+        gap, norm = gap + here, norm + own
+    return gap, norm
 
 
 def own_state(net: Any) -> dict[str, Any]:
     """A state that later training of the module cannot change."""
     state = state_of(net)
     return {n: v.detach().clone() for n, v in state.items()} if is_module(net) else state
+
+
+def check_values(state: Mapping[str, Any], which: str) -> None:
+    """Raises CannotAlign for a tensor on the meta device: it has a shape, but no numbers."""
+    for name, value in state.items():
+        if getattr(getattr(value, "device", None), "type", "") == "meta":
+            raise CannotAlign(
+                f"{name!r} of the {which} network is on the meta device: it has a shape but no values, so there is nothing to align; "
+                "pass its weights as a mapping (safetensors.torch.load_file reads them from disk piece by piece), "
+                "and keep the meta module for wl.trace"
+            )
 
 
 def check_wiring_fits(state: Mapping[str, Any], w: Wiring) -> None:
@@ -158,15 +236,30 @@ def check_wiring_fits(state: Mapping[str, Any], w: Wiring) -> None:
                 )
 
 
-def wired_arrays(state_a: Mapping[str, Any], state_b: Mapping[str, Any], w: Wiring) -> tuple[Arrays, Arrays]:
+def wired_arrays(state_a: Mapping[str, Any], state_b: Mapping[str, Any], w: Wiring) -> tuple[FloatArrays, FloatArrays]:
     """The tensors that units live in, both networks in one precision."""
     names = dict.fromkeys(m.tensor for g in w.groups for m in g.members if m.roles != {"stat"})
     a, b = float_arrays(state_a, names), float_arrays(state_b, names)
-    for which, arrays in (("first", a), ("second", b)):
-        bad = next((n for n, v in arrays.items() if not np.isfinite(v).all()), None)
-        if bad is not None:
-            raise CannotAlign(f"{bad!r} of the {which} network holds NaN or Inf, which has no distance to anything")
+    mixed = set()
     for n in a:
-        if a[n].dtype != b[n].dtype:
-            a[n], b[n] = a[n].astype(np.float64), b[n].astype(np.float64)
+        x, y = a[n], b[n]
+        check_finite(n, x, "first")
+        check_finite(n, y, "second")
+        if x.dtype != y.dtype:
+            mixed.add(n)
+    a.double = b.double = frozenset(mixed)
     return a, b
+
+
+def check_finite(name: str, values: NDArray[Any], which: str) -> None:
+    """Raises CannotAlign, naming the tensor, when it holds NaN or Inf."""
+    with np.errstate(over="ignore", invalid="ignore"):
+        if np.isfinite(values.sum()) or np.isfinite(values).all():
+            return
+    bad = ~np.isfinite(values)
+    kind = "NaN" if np.isnan(values).any() else "Inf"
+    where = tuple(int(i) for i in np.argwhere(bad)[0])
+    raise CannotAlign(
+        f"{name!r} of the {which} network holds {kind} ({int(bad.sum())} of {values.size} values, the first at {list(where)}), "
+        "which has no distance to anything; look at an earlier step of its training"
+    )

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from weightlapse.errors import CannotAlign
 from weightlapse.symmetry.fold import FoldedGroup
-from weightlapse.symmetry.states import Arrays
+from weightlapse.symmetry.states import Arrays, Weights
 from weightlapse.wiring.data import Group, Member, Wiring
 
 
@@ -123,7 +123,7 @@ def _mixing(g: Group) -> bool:
     return any(word in op for op in g.ops for word in ("norm", "softmax", "mean", "sum")) and "batch_norm" not in g.ops
 
 
-def laid_out(arrays: Arrays, source: Wiring, target: Wiring) -> Arrays:
+def laid_out(arrays: Weights, source: Wiring, target: Wiring) -> Arrays:
     """Arrays of one wiring in the positions of another that has at least as many units; absent units are zero."""
     out = dict(arrays)
     moves: dict[tuple[str, int], tuple[list[NDArray[np.int64]], list[NDArray[np.int64]]]] = {}

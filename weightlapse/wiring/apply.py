@@ -24,14 +24,14 @@ def permute_state(state: Mapping[str, Any], wiring: Wiring, group: str, perm: Ar
     ``perm`` or wrong shapes, UnknownTensor for an unknown group or a state without one of the group's tensors.
     """
     g = wiring.group(group)
-    order = _permutation(g, perm)
+    order = checked_order(g, perm)
     out = dict(state)
     for m in g.members:
-        for name in _present(out, wiring, g, m):
-            _check_shape(out[name], wiring, name, m)
+        for name in names_in(out, wiring, g, m):
+            check_shape(out[name], wiring, name, m)
             positions = np.arange(out[name].shape[m.axis])
             positions[m.index] = m.index[order]
-            out[name] = _gather(out[name], m, positions)
+            out[name] = gathered(out[name], m, positions)
     return out
 
 
@@ -45,28 +45,33 @@ def scale_state(
     symmetries are not checked.
     """
     g = wiring.group(group)
+    f = checked_factors(g, factors, own=exponents is None)
+    exponents = g.exponents if exponents is None else exponents
+    out = dict(state)
+    for m, e in zip(g.members, exponents, strict=True):
+        if e == 0:
+            continue
+        for name in names_in(out, wiring, g, m):
+            check_shape(out[name], wiring, name, m)
+            out[name] = multiplied(out[name], m, f**e)
+    return out
+
+
+def checked_factors(g: Group, factors: ArrayLike, *, own: bool = True) -> NDArray[np.float64]:
+    """``factors`` as an array; InvalidArgument when they are no rescaling of the group (with ``own``: one of its symmetries)."""
     f = np.asarray(factors, dtype=np.float64)
     if f.shape != (g.size,) or not np.isfinite(f).all() or (f == 0).any():
         raise InvalidArgument(
             f"group {g.name!r} needs {g.size} finite factors other than zero, got an array of shape {f.shape}"
         )
-    if exponents is None:
-        exponents = g.exponents
-        if (f < 0).any() and "sign" not in g.symmetries:
-            raise InvalidArgument(f"group {g.name!r} has no sign symmetry: flipping a unit would change the function")
-        if (np.abs(f) != 1).any() and "scale" not in g.symmetries:
-            raise InvalidArgument(f"group {g.name!r} has no scale symmetry: rescaling a unit would change the function")
-    out = dict(state)
-    for m, e in zip(g.members, exponents, strict=True):
-        if e == 0:
-            continue
-        for name in _present(out, wiring, g, m):
-            _check_shape(out[name], wiring, name, m)
-            out[name] = _multiply(out[name], m, f**e)
-    return out
+    if own and (f < 0).any() and "sign" not in g.symmetries:
+        raise InvalidArgument(f"group {g.name!r} has no sign symmetry: flipping a unit would change the function")
+    if own and (np.abs(f) != 1).any() and "scale" not in g.symmetries:
+        raise InvalidArgument(f"group {g.name!r} has no scale symmetry: rescaling a unit would change the function")
+    return f
 
 
-def _permutation(g: Group, perm: ArrayLike) -> NDArray[np.int64]:
+def checked_order(g: Group, perm: ArrayLike) -> NDArray[np.int64]:
     order = np.asarray(perm)
     if order.shape != (g.size,) or not np.array_equal(np.sort(order), np.arange(g.size)):
         raise InvalidArgument(
@@ -75,7 +80,7 @@ def _permutation(g: Group, perm: ArrayLike) -> NDArray[np.int64]:
     return order.astype(np.int64)
 
 
-def _present(state: Mapping[str, Any], wiring: Wiring, g: Group, m: Member) -> list[str]:
+def names_in(state: Mapping[str, Any], wiring: Wiring, g: Group, m: Member) -> list[str]:
     names = [n for n in wiring.names_of(m.tensor) if n in state]
     # Running statistics are buffers: a state of weights alone may well be without them.
     if not names and "stat" not in m.roles:
@@ -86,7 +91,7 @@ def _present(state: Mapping[str, Any], wiring: Wiring, g: Group, m: Member) -> l
     return names
 
 
-def _check_shape(value: Any, wiring: Wiring, name: str, m: Member) -> None:
+def check_shape(value: Any, wiring: Wiring, name: str, m: Member) -> None:
     expected = wiring.shapes.get(m.tensor)
     if expected is not None and tuple(value.shape) != tuple(expected):
         raise InvalidArgument(
@@ -94,7 +99,7 @@ def _check_shape(value: Any, wiring: Wiring, name: str, m: Member) -> None:
         )
 
 
-def _gather(value: Any, m: Member, positions: NDArray[np.int64]) -> Any:
+def gathered(value: Any, m: Member, positions: NDArray[np.int64]) -> Any:
     if m.where is None:
         return value[(slice(None),) * m.axis + (positions,)]
     other, slab = m.where
@@ -107,7 +112,7 @@ def _gather(value: Any, m: Member, positions: NDArray[np.int64]) -> Any:
     return out
 
 
-def _multiply(value: Any, m: Member, factors: NDArray[np.float64]) -> Any:
+def multiplied(value: Any, m: Member, factors: NDArray[np.float64]) -> Any:
     table = np.ones([n if a == m.axis or (m.where and a == m.where[0]) else 1 for a, n in enumerate(value.shape)])
     along = np.ones(value.shape[m.axis])
     along[m.index] = factors[:, None]

@@ -7,7 +7,8 @@ the inference errs towards fewer symmetries, never towards false ones.
 
 *Companions* of an atom are the atoms that stand beside it in every tensor seen: the dims of a head never occur without the
 heads. A companion may hold a different arrangement for each position of the other: this gives nested groups, and separate
-query, key and value atoms when one fused axis is taken apart by ``select`` (*cases*).
+query, key and value atoms when one fused axis is taken apart by ``select`` (*cases*). Where every row picks its own position
+(an expert), one case stands for all of them (a *route*), as long as it stays beside these rows.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ import math
 from collections.abc import Iterable, Iterator, Sequence
 
 ATOM, PROD, SUM = 0, 1, 2
+Position = int | bytes  # one position, or which position each row takes
 
 
 class Dims:
@@ -31,8 +33,12 @@ class Dims:
         self._near: list[
             list[set[int]]
         ] = []  # one set for each tensor that an atom occurred in: its companions are in all
-        self.cases: dict[int, tuple[int, dict[int, int]]] = {}  # atom -> (selector, {its position: the atom there})
+        self.cases: dict[
+            int, tuple[int, dict[Position, int]]
+        ] = {}  # atom -> (selector, {its position: the atom there})
         self.generic: dict[int, int] = {}  # atom made by ``at`` -> the atom that it is a case of
+        self.copied: set[int] = set()  # atoms along which all values are equal, until they meet others
+        self._rows: dict[bytes, set[int]] = {}  # the axes whose rows take a route
         self._activations: list[tuple[int, ...]] = []
         self.conflicts: list[str] = []
 
@@ -46,6 +52,23 @@ class Dims:
         self._reason.append(reason)
         self._near.append([])
         return len(self._parent) - 1
+
+    def copies(self, size: int) -> int:
+        """An axis along which all values are equal: expanded, repeated, a constant that does not vary."""
+        node = self.fresh(size, "size 1" if size == 1 else None)
+        if size > 1:
+            self.copied.add(node)
+        return node
+
+    def renewed(self, node: int) -> int:
+        """The type for one more use: equal values constrain nothing, so two uses need not be the same units."""
+        root = self.find(node)
+        if self._kind[root] == ATOM:
+            return self.copies(self.sizes[root]) if root in self.copied and self._reason[root] is None else node
+        parts = [self.renewed(p) for p in self._parts[root]]
+        if all(a == b for a, b in zip(parts, self._parts[root], strict=True)):
+            return node
+        return self._compound(self._kind[root], parts, self.sizes[root])
 
     def _compound(self, kind: int, parts: Sequence[int], size: int) -> int:
         node = self.fresh(size)
@@ -174,11 +197,14 @@ class Dims:
         for instance in self.cases.pop(leaf)[1].values():
             self.unify(instance, leaf)
 
-    def at(self, node: int, selector: int, position: int) -> int:
-        """The type ``node`` has where ``selector`` is at ``position``: companions of it become atoms of their own."""
+    def at(self, node: int, selector: int, position: Position, rows: int | None = None) -> int:
+        """The type ``node`` has where ``selector`` is at ``position``: companions of it become atoms of their own.
+
+        A position in bytes says where each of ``rows`` is.
+        """
         root = self.find(node)
         if self._kind[root] != ATOM:
-            parts = [self.at(p, selector, position) for p in self._parts[root]]
+            parts = [self.at(p, selector, position, rows) for p in self._parts[root]]
             if all(a == b for a, b in zip(parts, self._parts[root], strict=True)):
                 return node
             return self.product(parts) if self._kind[root] == PROD else self.sum(parts)
@@ -186,13 +212,50 @@ class Dims:
         if not self.is_free(root) or self._kind[selector] != ATOM or selector not in self.companions(root):
             return node
         by, instances = self.cases.setdefault(root, (selector, {}))
-        if self.find(by) != selector:
+        if self.find(by) != selector or any(type(p) is not type(position) for p in instances):
             return node
         if position not in instances:
             instances[position] = new = self.fresh(self.sizes[root])
             self.generic[new] = root
-            self._near[new] = [{self.at(c, selector, position) for c in self.companions(root) - {selector}}]
+            beside = {self.at(c, selector, position, rows) for c in self.companions(root) - {selector}}
+            self._near[new] = [beside | ({rows} if rows is not None else set())]
+        if isinstance(position, bytes) and rows is not None:
+            self._rows.setdefault(position, set()).add(rows)
         return instances[position]
+
+    def settle(self, weights: Iterable[Sequence[int]]) -> None:
+        """Routes keep an arrangement for each position only where that can be: the others become ordinary axes.
+
+        An instance may live nowhere but beside the rows of one route, and in no axis of ``weights`` itself.
+        """
+        while (wrong := self._wrong_route(weights)) is not None:
+            self._collapse(wrong)
+        for _, instances in list(self.cases.values()):
+            routes = [p for p in instances if isinstance(p, bytes)]
+            for other in routes[1:]:  # what several examples say about the same experts
+                self.unify(instances[routes[0]], instances.pop(other))
+
+    def _wrong_route(self, weights: Iterable[Sequence[int]]) -> int | None:
+        direct = {leaf for axes in weights for a in axes for leaf in self.leaves(a)}
+        taken: dict[int, bytes] = {}
+        for atom, (_, instances) in self.cases.items():
+            for position, instance in instances.items():
+                if isinstance(position, int):
+                    continue
+                for leaf in self.leaves(instance):
+                    if (
+                        leaf in direct
+                        or taken.setdefault(leaf, position) != position
+                        or not self._beside(leaf, position)
+                    ):
+                        return atom
+        return None
+
+    def _beside(self, leaf: int, route: bytes) -> bool:
+        if self._reason[leaf] is not None:
+            return True
+        near = self.companions(leaf)
+        return any((own := self._plain(rows)) and near.issuperset(own) for rows in self._rows[route])
 
     def unify(self, a: int, b: int) -> None:
         """The two types are the same axis from now on."""
@@ -229,6 +292,8 @@ class Dims:
     def _union(self, a: int, b: int) -> None:
         cases = [self.cases.pop(x) for x in (a, b) if x in self.cases]
         self._parent[b] = a
+        if b not in self.copied:
+            self.copied.discard(a)
         reason = self._reason[a] if self._reason[a] is not None else self._reason[b]
         self._near[a] = self._near[a] + self._near[b]  # not yet intersected: they may still turn out to be the same
         if reason is not None:
@@ -237,7 +302,9 @@ class Dims:
             if reason is None and (a not in self.cases or self.find(self.cases[a][0]) == self.find(selector)):
                 kept = self.cases.setdefault(a, (selector, {}))[1]
                 for position, instance in instances.items():
-                    if position in kept:
+                    if any(type(p) is not type(position) for p in kept):
+                        self.unify(instance, a)
+                    elif position in kept:
                         self.unify(kept[position], instance)
                     else:
                         kept[position] = instance
@@ -249,6 +316,8 @@ class Dims:
         """An atom turns out to be a product or a sum."""
         reason, near, cases = self._reason[atom], self._near[atom], self.cases.pop(atom, None)
         self._parent[atom] = compound
+        if atom not in self.copied:
+            self.copied.difference_update(self.leaves(compound))
         for leaf, own in self._walk(compound, set()):
             if self._reason[leaf] is None:
                 self._near[leaf] = self._near[leaf] + [(n | own) - {leaf} for n in near]
@@ -258,11 +327,19 @@ class Dims:
             for position, instance in cases[1].items():
                 self.unify(instance, self.at(compound, cases[0], position))
 
+    def _piece(self, atom: int, size: int, reason: str | None) -> int:
+        node = self.fresh(size, reason)
+        if atom in self.copied:
+            self.copied.add(node)
+        return node
+
     def split(self, node: int, sizes: Sequence[int]) -> list[int]:
         """The factors of ``node`` grouped into types of the given sizes (their product is the node's size)."""
         queue = self.factors(node)
         out: list[int] = []
         for size in sizes:
+            if queue and self._kind[self.find(queue[0])] == SUM and 1 < size < self.sizes[queue[0]]:
+                self._turn(queue.pop(0), size, queue)
             taken: list[int] = []
             have = 1
             while have < size and queue:
@@ -273,7 +350,7 @@ class Dims:
                     have *= self.sizes[f]
                 elif size % have == 0 and self.sizes[f] % need == 0:
                     reason = self._reason[f] if self._kind[f] == ATOM else None
-                    head, tail = self.fresh(need, reason), self.fresh(self.sizes[f] // need, reason)
+                    head, tail = self._piece(f, need, reason), self._piece(f, self.sizes[f] // need, reason)
                     self.unify(f, self.product([head, tail]))
                     queue[:0] = [*self.factors(head), *self.factors(tail)]
                 else:
@@ -282,6 +359,34 @@ class Dims:
                     return [self.fresh(s, text) for s in sizes]
             out.append(self.product(taken))
         return out
+
+    def _turn(self, total: int, count: int, queue: list[int]) -> None:
+        """A concatenation of ``count`` pieces of one size becomes count × piece, the piece another one at each position."""
+        size, at = self.sizes[total] // count, 0
+        inside: set[int] = set()  # where no piece may begin
+        for p in self._summands(total):
+            if self.find(p) not in self.copied:  # equal values may be cut anywhere
+                inside.update(range(at + 1, at + self.sizes[p]))
+            at += self.sizes[p]
+        edges = [size * i for i in range(1, count)]
+        if self.sizes[total] % count or inside.intersection(edges):
+            queue.insert(0, total)
+            return
+        pieces = self.cut(total, edges)
+        which = self.fresh(count, "concatenated parts")
+        piece = self.piled(which, pieces)
+        self._parent[self.find(total)] = self._compound(PROD, [which, piece], self.sizes[total])
+        queue[:0] = [which, piece]
+
+    def piled(self, which: int, nodes: Sequence[int]) -> int:
+        """The axis that is ``nodes[i]`` where ``which`` is at i: one axis as soon as it stands without ``which``."""
+        first = self.find(nodes[0])
+        if all(self.find(n) == first for n in nodes) or self.sizes[first] < 2:
+            return first
+        node = self.fresh(self.sizes[first])
+        self._near[node] = [{which}]
+        self.cases[node] = (which, dict(enumerate(nodes)))
+        return node
 
     def _match_factors(self, a: int, b: int) -> None:
         fa, fb = self.factors(a), self.factors(b)
@@ -335,7 +440,7 @@ class Dims:
         if len(spans) == 1:
             return [root]
         if self._kind[root] == ATOM:
-            pieces = [self.fresh(hi - lo, self._reason[root]) for lo, hi in spans]
+            pieces = [self._piece(root, hi - lo, self._reason[root]) for lo, hi in spans]
             self._bind(root, self.sum(pieces))
             return pieces
         if self._kind[root] == SUM:

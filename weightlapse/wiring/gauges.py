@@ -9,7 +9,7 @@ symmetries. What an activation allows is not looked up by its name: the operator
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 import numpy as np
 
@@ -17,8 +17,8 @@ from weightlapse.wiring.data import Member
 from weightlapse.wiring.equations import Equations
 from weightlapse.wiring.groups import Positions, walk
 from weightlapse.wiring.infer import Inference, Typed
-from weightlapse.wiring.plans import BIASED, conv_plan, matrix_plan
-from weightlapse.wiring.record import Call
+from weightlapse.wiring.plans import BIASED, GROUPED, conv_plan, matrix_plan
+from weightlapse.wiring.record import Call, Tape
 from weightlapse.wiring.rules.table import RULES, is_pointwise
 from weightlapse.wiring.scaling import Scaling
 
@@ -26,7 +26,7 @@ _MOVES = frozenset(
     "as_strided im2col col2im view _unsafe_view reshape _reshape_alias squeeze unsqueeze permute t transpose expand slice narrow select split split_with_sizes chunk "
     "unsafe_split unsafe_chunk tensor_split unbind cat stack constant_pad_nd embedding index index_select gather pixel_shuffle pixel_unshuffle "
     "channel_shuffle native_channel_shuffle repeat index_add index_put _index_put_impl _unsafe_index_put scatter scatter_add _pack_padded_sequence "
-    "_pad_packed_sequence movedim roll flip".split()
+    "_pad_packed_sequence movedim roll flip cumsum".split()
 )
 _LINEAR = frozenset(
     "sum mean nansum avg_pool1d avg_pool2d avg_pool3d _adaptive_avg_pool2d _adaptive_avg_pool3d adaptive_avg_pool1d".split()
@@ -53,6 +53,7 @@ class Gauges:
         self.sign = {a: Equations(2) for a in self.atoms}
         self._has: dict[int, Counter[int]] = {}
         self._known: dict[tuple[int, int], list[Variable]] = {}
+        self.failed: dict[int, str] = {}  # atoms whose sign and scale could not be worked out, and why
         self._scaling = Scaling()
 
     # ---- where an atom stands in a tensor
@@ -81,17 +82,31 @@ class Gauges:
         """For each position of an axis: the number of the occurrence of ``atom`` that it lies in, or -1."""
         out = np.full(self.dims.sizes[node], -1, dtype=np.int64)
         count = 0
-        waiting = list(walk(self.dims, node, np.arange(self.dims.sizes[node], dtype=np.int64)[:, None]))
+        cells = list(walk(self.dims, node, np.arange(self.dims.sizes[node], dtype=np.int64)[:, None]))
+        waiting = list(cells)
         while waiting:
             leaf, index = waiting.pop(0)
             if leaf == atom:
                 out[index] = count
                 count += 1
             if leaf in self.dims.cases:
-                waiting = [
-                    cell for i in self.dims.cases[leaf][1].values() for cell in walk(self.dims, i, index)
-                ] + waiting
+                waiting = self._cases(leaf, index, cells) + waiting
         return out
+
+    def _cases(
+        self, leaf: int, index: Positions, cells: Sequence[tuple[int, Positions]]
+    ) -> list[tuple[int, Positions]]:
+        """The cases of an atom; each in its own positions when the axis that tells them apart is flattened together with it."""
+        selector, instances = self.dims.cases[leaf]
+        by = [i for a, i in cells if a == self.dims.find(selector)]
+        found: list[tuple[int, Positions]] = []
+        for position, instance in instances.items():
+            rows = index
+            if by and isinstance(position, int):
+                rows = index[:, np.isin(index[0], np.concatenate([b[position] for b in by]))]
+            if rows.size:
+                found += walk(self.dims, instance, rows)
+        return found
 
     # ---- equations
 
@@ -107,15 +122,22 @@ class Gauges:
         if a != b:
             self._both(atom, (a, 1), (b, -1))
 
-    def read(self, calls: Iterable[Call]) -> None:
-        for call in calls:
+    def read(self, tape: Tape) -> None:
+        for t in tape.written:  # ones that something is added to stay ones, whatever the units are multiplied by
+            if id(t) in tape.steady and (typed := self.inf.types.get(id(t))) is not None:
+                for atom in self.atoms & {a for node in typed.axes for a in self._count(node)}:
+                    self._zero(atom, self._variables(typed, atom))
+        for call in tape.calls:
             if not call.live:
                 continue
             ins = [t for x in call.inputs if (t := self.inf.types.get(id(x))) is not None]
             outs = [t for x in call.outs if (t := self.inf.types.get(id(x))) is not None]
             present = {a for t in [*ins, *outs] for node in t.axes for a in self._count(node) if a in self.atoms}
-            for atom in present:
-                self._call(call, atom)
+            for atom in present - self.failed.keys():
+                try:
+                    self._call(call, atom)
+                except Exception as error:  # noqa: BLE001  sign and scale are extras: without them the units may still be permuted
+                    self.failed[atom] = f"{call.name}: {type(error).__name__}: {error}"
 
     def _call(self, call: Call, atom: int) -> None:
         name = call.name
@@ -123,7 +145,11 @@ class Gauges:
             return  # constants, to be written to later
         ins = [self.inf.types.get(id(x)) for x in call.inputs]
         outs = [t for x in call.outs if (t := self.inf.types.get(id(x))) is not None]
-        if name in _MOVES:
+        if name in ("cat", "concat", "concatenate"):
+            self._joined(call, atom, outs[0] if outs else None)
+        elif name == "scatter_reduce" or name == "index_reduce":
+            self._scattered(call, atom, ins, outs)
+        elif name in _MOVES:
             self._moves(call, atom, [t for t in ins if t is not None], outs)
         elif (
             name in _LINEAR
@@ -132,7 +158,7 @@ class Gauges:
             or name.startswith(("upsample", "_upsample"))
         ):
             self._reduces(call, atom, [t for t in ins if t is not None], outs)
-        elif name in _PRODUCTS or name.startswith(("_" + _ATTENTION, _ATTENTION)):
+        elif name in _PRODUCTS or name in GROUPED or name.startswith(("_" + _ATTENTION, _ATTENTION)):
             self._products(call, atom, ins, outs)
         elif name in ("native_batch_norm", "_native_batch_norm_legit", "_native_batch_norm_legit_no_training", "native_layer_norm", "_fused_rms_norm",
                       "native_group_norm", "rms_norm", "_weight_norm_interface"):  # fmt: skip
@@ -163,6 +189,49 @@ class Gauges:
                     self._singles(atom, out, axis, n, [t for t in ins if t not in [s for s, _ in same]])
                 else:
                     self._singles(atom, out, axis, n, ins)
+
+    def _joined(self, call: Call, atom: int, out: Typed | None) -> None:
+        """Each part of a concatenation carries its own values over; a part of zeros is zero whatever the exponents."""
+        if out is None:
+            return
+        parts = [t for t in call["tensors"] if not (t.ndim == 1 and t.shape[0] == 0)]
+        dim, at = call["dim"] % len(out.axes), 0
+        whole = self._which(out.axes[dim], atom) if self._count(out.axes[dim])[atom] else None
+        for x in parts:
+            here = slice(at, at + x.shape[dim])
+            at = here.stop
+            if id(x) in call.zeros:
+                continue
+            t = self.inf.types.get(id(x))
+            for axis, node in enumerate(out.axes):
+                for k in range(self._count(node)[atom]) if axis != dim else ():
+                    self._match(atom, (id(out), axis, k), t, axis)
+            if whole is None:
+                continue
+            own = np.full(x.shape[dim], -1) if t is None else self._which(t.axes[dim], atom)
+            for k, j in np.unique(np.stack([whole[here], own]), axis=1).T:
+                if k >= 0 and t is not None and j >= 0:
+                    self._equal(atom, (id(out), dim, int(k)), (id(t), dim, int(j)))
+                elif k >= 0:  # a constant part
+                    self._zero(atom, [(id(out), dim, int(k))])
+
+    def _match(self, atom: int, v: Variable, t: Typed | None, axis: int) -> None:
+        if t is None or not self._count(t.axes[axis])[atom]:
+            self._zero(atom, [v])
+        elif v[2] < self._count(t.axes[axis])[atom]:
+            self._equal(atom, v, (id(t), axis, v[2]))
+
+    def _scattered(self, call: Call, atom: int, ins: Sequence[Typed | None], outs: Sequence[Typed]) -> None:
+        """Sums and means are linear, the largest follows a positive factor, and nothing is said about products."""
+        present = [t for t in ins if t is not None]
+        every = [v for t in [*present, *outs] for v in self._variables(t, atom)]
+        if call["reduce"] == "prod":
+            self._zero(atom, every)
+            return
+        self._moves(call, atom, present, outs)
+        if call["reduce"] not in ("sum", "mean"):
+            for v in every:
+                self.sign[atom].add([(v, 1)])
 
     def _singles(self, atom: int, out: Typed, axis: int, n: int, ins: Sequence[Typed]) -> None:
         """Without an axis of the same number: unambiguous when there is one occurrence on each side, else tied to one exponent."""
@@ -203,6 +272,10 @@ class Gauges:
         if plan is None or out is None:
             self._presence(call, atom, ins, outs)
             return
+        if any(len(self._lengths(atom, ins, spec, out, to)) > 1 for spec, to in plan):
+            # blocks on one side and all channels on the other, several of them this atom's: not worked out
+            self._zero(atom, [v for t in [*ins, *outs] if t is not None for v in self._variables(t, atom)])
+            return
         # a zero state (or a zero constant) multiplies to zero whatever the exponents
         zeros = {i for i, x in enumerate(call.inputs) if id(x) in call.zeros}
         for spec, to in plan:
@@ -210,7 +283,7 @@ class Gauges:
                 places: list[tuple[Typed | None, int, int]] = [(ins[i], axis, 1) for i, axis in spec.items()]
                 self._aligned(atom, places if to is None else [*places, (out, to, -1)])
         bias = (call.inputs[0] if call["beta"] else None) if call.name in BIASED else None
-        if conv or call.name == "linear":
+        if conv or call.name == "linear" or call.name == "_grouped_mm":
             bias = call["bias"]
         if bias is None or id(bias) in call.zeros:
             return
@@ -223,6 +296,14 @@ class Gauges:
                 self._aligned(atom, [(b, own, 1), (out, axis, -1)])
             else:  # the same bias is added to every unit
                 self._zero(atom, [(id(out), axis, k) for k in range(self._count(node)[atom])])
+
+    def _lengths(
+        self, atom: int, ins: Sequence[Typed | None], spec: Mapping[int, int], out: Typed, to: int | None
+    ) -> set[int]:
+        places = [(ins[i], axis) for i, axis in spec.items()] + ([] if to is None else [(out, to)])
+        nodes = [t.axes[axis] for t, axis in places if t is not None]
+        held = [n for n in nodes if self._count(n)[atom]]
+        return {self.dims.sizes[n] for n in held} if any(self._count(n)[atom] > 1 for n in held) else set()
 
     def _aligned(self, atom: int, places: Sequence[tuple[Typed | None, int, int]]) -> None:
         """Along one axis the signed sum of all exponents is zero, occurrence by occurrence."""

@@ -50,10 +50,13 @@ class Spot:
 class GroupBuilder:
     def __init__(self, inf: Inference, order: list[str]) -> None:
         self.inf, self.dims = inf, inf.dims
+        self.dims.settle([t.axes for t in inf.params.values()])
+        self.clones: dict[tuple[int, int], int] = {}  # (atom of a route, position) -> the atom there
+        self.template: dict[int, int] = {}  # and back
         self.order = {name: i for i, name in enumerate(order)}
         self.fixed: dict[tuple[str, int], str] = {}
         self.spots: dict[int, list[Spot]] = {}
-        self.generic: dict[int, int] = {}  # the atom that an instance is a case of
+        self.generic: dict[int, set[int]] = {}  # the atoms that an instance is a case of
         self.doubled = self.dims.doubled()
         self._all_spots()
         self.roles, self.first = self._roles()
@@ -86,13 +89,18 @@ class GroupBuilder:
                 if not by:
                     later.append((atom, spot))
                     continue
-                if len(instances) < self.dims.sizes[selector]:
+                size = self.dims.sizes[selector]
+                at = {p: i for p, i in instances.items() if isinstance(p, int)}
+                routed = next((i for p, i in instances.items() if isinstance(p, bytes)), None)
+                if routed is None and len(at) < size:
                     self.fixed[spot.tensor, spot.axis] = "some of its slices are never used by the traced run"
-                parts = divided([spot], by, self.dims.sizes[selector]) or {}
-                for position, instance in instances.items():
+                parts = divided([spot], by, size) or {}
+                for position, instance in at.items() if routed is None else dict.fromkeys(range(size), routed).items():
                     for part in parts.get(position, ()):
                         for leaf, rows in walk(self.dims, instance, part.index):
-                            self.generic[leaf] = atom
+                            self.generic.setdefault(leaf, set()).add(atom)
+                            if routed is not None:
+                                leaf = self._clone(leaf, position)
                             cell = (leaf, Spot(part.tensor, part.axis, rows, part.where))
                             (later if leaf in self.dims.cases else done).append(cell)
             if len(later) == len(waiting) and all(x in waiting for x in later):
@@ -101,6 +109,15 @@ class GroupBuilder:
                 return done
             waiting = later
         return done
+
+    def _clone(self, leaf: int, position: int) -> int:
+        """The atom that every row with this position meets: like all of its route, but with an arrangement of its own."""
+        if (leaf, position) not in self.clones:
+            new = self.dims.fresh(self.dims.sizes[leaf], self.dims.reason(leaf))
+            self.clones[leaf, position] = new
+            self.template[new] = leaf
+            self.generic[new] = {leaf}
+        return self.clones[leaf, position]
 
     # ---- what is known about atoms
 
@@ -125,10 +142,14 @@ class GroupBuilder:
         return {leaf for node, _ in self.inf.blocks for leaf in self.dims.leaves(node)}
 
     def notes(self, table: dict[int, dict[str, None]], atom: int) -> list[str]:
-        found = dict(table.get(atom, {}))
-        if atom in self.generic:
-            found.update(table.get(self.generic[atom], {}))
-        return list(found)
+        return list({text: None for a in self.kinds(atom) for text in table.get(a, ())})
+
+    def kinds(self, atom: int) -> list[int]:
+        """The atom and all that it is a case of."""
+        found = [atom]
+        for a in found:
+            found += sorted(self.generic.get(a, set()) - set(found))
+        return found
 
     # ---- groups
 
@@ -146,7 +167,7 @@ class GroupBuilder:
                     continue
                 name = self._name(atom, members, parent, taken)
                 taken.add(name)
-                self.atom_of[name] = atom
+                self.atom_of[name] = self.template.get(atom, atom)
                 blockers = tuple(self.notes(self.blocks, atom)) + _tied(members)
                 g = Group(
                     name,
@@ -166,7 +187,7 @@ class GroupBuilder:
         return (min(self.order.get(n, 1 << 30) for n in names), min(int(s.index.min()) for s in self.spots[atom]))
 
     def _usable(self, atom: int) -> bool:
-        if atom not in self.read and self.generic.get(atom) not in self.read:
+        if not self.read.intersection(self.kinds(atom)):
             self.dims.fix(atom, _REDUCES)
             return False
         for s in self.spots[atom]:
@@ -257,17 +278,18 @@ class GroupBuilder:
         return tuple(sorted(out, key=lambda m: (rank[m.role.split("+")[0]], self.order.get(m.tensor, 1 << 30))))
 
     def _role(self, spot: Spot, atom: int) -> str:
-        found = set(self.roles.get((spot.tensor, spot.axis, atom), ()))
-        if atom in self.generic:
-            found |= self.roles.get((spot.tensor, spot.axis, self.generic[atom]), set())
+        found = {role for a in self.kinds(atom) for role in self.roles.get((spot.tensor, spot.axis, a), ())}
         return "+".join(r for r in ROLES if r in found) or "add"
 
     def _name(self, atom: int, members: tuple[Member, ...], parent: tuple[str, int] | None, taken: set[str]) -> str:
-        first = self.first.get(atom) or self.first.get(self.generic.get(atom, -1)) or members[0].tensor
+        first = next((self.first[a] for a in self.kinds(atom) if a in self.first), members[0].tensor)
         if first not in {m.tensor for m in members}:
             first = members[0].tensor
         module = first.rpartition("." if "." in first else "/")[0] or first
-        if parent is not None:
+        if atom in self.template:
+            position = next(p for (_, p), clone in self.clones.items() if clone == atom)
+            candidates = [f"{module}[{position}]", f"{first}[{position}]"]
+        elif parent is not None:
             inner = module[len(parent[0]) :].strip(".") if module.startswith(parent[0]) else module.rpartition(".")[2]
             candidates = [f"{parent[0]}[{parent[1]}]" + (f".{inner}" if inner else "")]
         else:

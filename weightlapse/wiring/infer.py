@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -10,7 +11,8 @@ import torch
 from torch import Tensor
 
 from weightlapse.wiring.dims import Dims
-from weightlapse.wiring.record import Call, Tape, place_of, storage_of
+from weightlapse.wiring.operators import place_of, storage_of
+from weightlapse.wiring.record import Call, Runs, Tape
 
 Source = frozenset[tuple[str, int]]  # (parameter, axis) that an axis of a weight comes from
 
@@ -54,12 +56,26 @@ class Inference:
             self._storages.setdefault(storage_of(t), []).append(name)
             self.dims.occur(typed.axes, weight=True)
             self._keep.append(t)
+        self.notes: list[str] = []  # what went wrong with something optional
+        self._constants: dict[int, str] = {}  # memory of a buffer that is no weight -> its name
+
+    def bind(self, named: dict[str, Tensor], constants: dict[str, Tensor]) -> None:
+        """The same weights as other tensors: those of the twin that runs next."""
+        for name, t in named.items():
+            self.types[id(t)] = self.places[place_of(t)] = self.params[name]
+            self._storages.setdefault(storage_of(t), []).append(name)
+            self._keep.append(t)
+        self._constants = {storage_of(t): name for name, t in constants.items()}
+        self._keep += constants.values()
 
     # ---- what rules use
 
     def typed(self, t: Tensor) -> Typed:
-        found = self._call_types.get(id(t)) or self.types.get(id(t)) or self.places.get(place_of(t))
+        found = self._call_types.get(id(t)) or self.types.get(id(t)) or self._at_place(t)
         return found if found is not None else self._unknown(t)
+
+    def _at_place(self, t: Tensor) -> Typed | None:
+        return None if _is_expanded(t) else self.places.get(place_of(t))
 
     def axes(self, t: Tensor) -> list[int]:
         return list(self.typed(t).axes)
@@ -98,6 +114,8 @@ class Inference:
             self.types[id(t)] = self.places[place_of(t)] = typed
             self._keep.append((i, t))
         self._tape = tape
+        for t in tape.buffers:
+            self._grown(t)
         for call in tape.calls:
             if call.live:
                 self._step(call, rule_of)
@@ -107,50 +125,69 @@ class Inference:
                     self.dims.fix(a, "output")
 
     def _step(self, call: Call, rule_of: Any) -> None:
-        tape = self._tape
-        if not call.flat and not any(self._is_known(t) for t in call.inputs):
-            for t in call.outs:  # a constant: of interest only when it is written to later
-                if id(t) in tape.grown:
-                    flat = tape.grown[id(t)]
-                    axes = [
-                        self.dims.fresh(n, None if f and n > 1 else "constant tensor")
-                        for n, f in zip(t.shape, flat, strict=True)
-                    ]
-                    self.types[id(t)] = self.places[place_of(t)] = Typed(axes, None)
+        constant = not call.flat and not any(self._is_known(t) for t in call.inputs)
+        if constant or call.name.endswith("_like") or call.name.startswith("new_"):
+            for t in call.outs:
+                self._grown(t)
             return
-        if call.name.endswith("_like") or call.name.startswith("new_"):
-            return self._factory(call)
         self._call_types = {}
+        memory = {storage_of(t) for t in call.outs}
         for t in call.inputs:
             if not self._is_known(t):
                 self._call_types[id(t)] = self._constant(call, t)
+            elif self.dims.copied and (storage_of(t) not in memory or any(t is w for w in call.writes)):
+                self._renew(t)  # not for views: what is written into one shows in the other
             typed = self.typed(t)
             if typed.source is not None:
                 self.seen.update(name for s in typed.source for name, _ in s)
-        results = rule_of(call)(self, call)
-        for t, axes in zip(call.outs, results, strict=True):
+        for t, axes in zip(call.outs, self._results(call, rule_of), strict=True):
             self._set(call, t, axes)
         self._call_types = {}
 
-    def _factory(self, call: Call) -> None:
-        for t in call.outs:
-            if id(t) in self._tape.grown:
-                flat = self._tape.grown[id(t)]
-                axes = [
-                    self.dims.fresh(n, None if f and n > 1 else "constant tensor")
-                    for n, f in zip(t.shape, flat, strict=True)
-                ]
-                self.types[id(t)] = self.places[place_of(t)] = Typed(axes, None)
+    def _renew(self, t: Tensor) -> None:
+        typed = self.typed(t)
+        axes = [self.dims.renewed(a) for a in typed.axes]
+        if axes != typed.axes:
+            self._call_types[id(t)] = Typed(axes, typed.source)
+
+    def _results(self, call: Call, rule_of: Any) -> list[list[int]]:
+        try:
+            found: list[list[int]] = rule_of(call)(self, call)
+            if [len(axes) for axes in found] == [t.ndim for t in call.outs]:
+                return found
+            problem = "its rule does not fit this use of it"
+        except Exception as error:  # noqa: BLE001  a form of the operator that its rule does not know: no symmetry is claimed
+            problem = f"its rule fails on this use of it ({type(error).__name__}: {error})"
+        self.notes.append(f"{call.name}: {problem}; the axes of its tensors are taken as fixed")
+        self.opaque[call.name] = self.opaque.get(call.name, 0) + 1
+        for t in call.inputs:
+            for a in self.axes(t):
+                self.dims.fix(a, f"opaque op {call.name}")
+        return [[self.fixed(n, f"opaque op {call.name}") for n in t.shape] for t in call.outs]
+
+    def _grown(self, t: Tensor) -> None:
+        """A constant is of interest only when something is written into it later."""
+        if id(t) in self._tape.grown:
+            axes = self._constant_axes(t, self._tape.grown[id(t)])
+            self.types[id(t)] = self.places[place_of(t)] = Typed(axes, None)
+
+    def _constant_axes(self, t: Tensor, runs: Runs) -> list[int]:
+        name = self._constants.get(storage_of(t))
+        why = "constant tensor" if name is None else f"constant tensor {name} (a buffer that no wiring moves)"
+        axes = []
+        for n, cuts in zip(t.shape, runs, strict=True):
+            if cuts is None:
+                axes.append(self.dims.fresh(n, why))
+            else:  # where its values do not vary a constant constrains nothing
+                axes.append(self.dims.sum([self.dims.copies(b - a) for a, b in itertools.pairwise((0, *cuts, n))]))
+        return axes
 
     def _is_known(self, t: Tensor) -> bool:
         return id(t) in self.types or place_of(t) in self.places or storage_of(t) in self._tape.tracked
 
     def _constant(self, call: Call, t: Tensor) -> Typed:
-        # Where its values do not vary a constant constrains nothing, so every use gets atoms of its own.
-        flat = call.flat.get(id(t), (False,) * t.ndim)
-        axes = [
-            self.dims.fresh(n, None if f and n > 1 else "constant tensor") for n, f in zip(t.shape, flat, strict=True)
-        ]
+        # Every use gets atoms of its own.
+        axes = self._constant_axes(t, call.flat.get(id(t), (None,) * t.ndim))
         return Typed(axes, [frozenset()] * t.ndim)
 
     def _unknown(self, t: Tensor) -> Typed:
@@ -169,7 +206,7 @@ class Inference:
         return typed
 
     def _set(self, call: Call, t: Tensor, axes: list[int]) -> None:
-        known = self.types.get(id(t)) or self.places.get(place_of(t))
+        known = self.types.get(id(t)) or self._at_place(t)
         if known is not None and torch.Tag.inplace_view not in call.func.tags:
             for a, b in zip(known.axes, axes, strict=True):
                 self.dims.unify(a, b)
@@ -182,7 +219,7 @@ class Inference:
         typed = Typed(list(axes), self._source(call, axes))
         self.made_by[id(t)] = call.name
         self.types[id(t)] = typed
-        if torch.Tag.inplace_view not in call.func.tags:
+        if torch.Tag.inplace_view not in call.func.tags and not _is_expanded(t):
             self.places[place_of(t)] = typed
         self.dims.occur(typed.axes, weight=typed.source is not None)
 
@@ -211,3 +248,8 @@ class Inference:
         for part in self.dims.parts(node):
             leaves |= self._origins(part)
         return leaves
+
+
+def _is_expanded(t: Tensor) -> bool:
+    """Two such views of one place may be spread over different units: their place does not say what they are."""
+    return t.layout is torch.strided and any(s == 0 and n > 1 for s, n in zip(t.stride(), t.shape, strict=True))

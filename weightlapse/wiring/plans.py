@@ -5,11 +5,16 @@ from __future__ import annotations
 from weightlapse.wiring.record import Call
 
 BIASED = ("addmm", "addmv", "baddbmm", "_sparse_addmm")  # their first input is added to the product of the next two
+GROUPED = ("_grouped_mm", "_scaled_grouped_mm", "transformers::grouped_mm_fallback")
 Plan = list[tuple[dict[int, int], int | None]]  # ({input: its axis}, axis of the result, or None when summed)
 
 
 def matrix_plan(call: Call) -> Plan | None:
     """The plan of a matrix product; None for other products."""
+    if call.name in GROUPED:
+        if call.inputs[0].ndim != 2 or call.inputs[1].ndim != 3:
+            return None
+        return [({0: 0}, 0), ({1: 0}, None), ({0: 1, 1: 1}, None), ({1: 2}, 1)]
     if call.name not in ("mm", "mv", "dot", "vdot", "inner", "bmm", "_sparse_mm", "linear", *BIASED):
         return None
     first = 1 if call.name in BIASED else 0

@@ -1,8 +1,8 @@
-"""Runs a module once and writes down every operator it calls; the module is left exactly as it was.
+"""Runs a module once and writes down every operator it calls.
 
 The forward runs eagerly under a ``TorchDispatchMode`` in eval mode without gradients, so control flow, in-place writes,
-scripted modules and custom operators all appear as what they really do. Whatever a forward might change (mode, buffers,
-attributes, random state) is put back.
+scripted modules and custom operators all appear as what they really do. It runs on a twin (``twin.py``); what it writes into
+the weights themselves, which the twin shares, is put back.
 """
 
 from __future__ import annotations
@@ -21,32 +21,17 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_flatten, tree_map
 
 from weightlapse.errors import CannotTrace
+from weightlapse.wiring.hollow import Hollow
+from weightlapse.wiring.operators import FACTORIES, READS_VALUE, base_name, storage_of, tensors_among, written
 
-# Results that hold no data of their inputs, only their shape: constants.
-_FACTORIES = frozenset(
-    "zeros_like ones_like full_like empty_like rand_like randn_like randint_like new_zeros new_ones new_full new_empty new_empty_strided".split()
-)
-# Python reads a value out of a tensor here: a branch may depend on it.
-READS_VALUE = frozenset({"_local_scalar_dense", "nonzero", "equal", "is_nonzero", "nonzero_numpy", "item"})
-
-
-def storage_of(t: Tensor) -> int:
-    """Which memory a tensor lies in; tensors without plain storage (sparse) count as memory of their own."""
-    if t.layout is not torch.strided:
-        return id(t)
-    return int(t.untyped_storage()._cdata)
-
-
-def place_of(t: Tensor) -> tuple[Any, ...]:
-    """Where exactly a tensor lies: two tensors of one place are one array."""
-    if t.layout is not torch.strided:
-        return (id(t),)
-    return (storage_of(t), t.storage_offset(), tuple(t.shape), t.stride())
+# For each axis of a constant tensor: where its values change along it, () for nowhere and None for (nearly) everywhere.
+Runs = tuple[tuple[int, ...] | None, ...]
+_MOST_RUNS = 16
 
 
 @dataclass
 class Call:
-    """One operator call: what went in, what came out, and along which axes its constant inputs were constant."""
+    """One operator call: what went in, what came out, and how its constant inputs vary along their axes (``flat``)."""
 
     func: Any
     args: tuple[Any, ...]
@@ -54,9 +39,10 @@ class Call:
     inputs: list[Tensor]
     outs: list[Tensor]
     writes: list[Tensor]
-    flat: dict[int, tuple[bool, ...]] = field(default_factory=dict)
+    flat: dict[int, Runs] = field(default_factory=dict)
     zeros: frozenset[int] = frozenset()  # ids of constant inputs that are zero throughout
     live: bool = False
+    hollow: Hollow | None = None
     _bound: dict[str, Any] | None = None
 
     @functools.cached_property
@@ -75,28 +61,39 @@ class Call:
             self._bound = bound
         return self._bound[argument]
 
+    def value(self, t: Tensor) -> Tensor | None:
+        """The values of an input, where there are any: weights on the meta device have none, nor has what is made of them."""
+        return t if self.hollow is None else self.hollow.value(t)
+
 
 @dataclass
 class Tape:
     calls: list[Call]
     inputs: list[Tensor]
     outputs: list[Tensor]
-    grown: dict[int, tuple[bool, ...]]  # constants that were written to later: id of the first tensor -> constant axes
-    grown_storages: set[int]
+    buffers: list[Tensor]
+    written: list[Tensor]  # constants that something was written into later
+    steady: set[int]  # ids of those of them that were not zero (nor empty) before
+    grown: dict[int, Runs]  # constants that were written to later: id of the first tensor -> its runs
     tracked: set[int]  # storages that hold data of the model or its inputs
 
 
 class _Recorder(TorchDispatchMode):
-    def __init__(self, model_tensors: list[Tensor], inputs: list[Tensor]) -> None:
+    """``weights`` and ``inputs`` are what the wiring is about; ``buffers`` are constants that may be written to."""
+
+    def __init__(self, weights: list[Tensor], buffers: list[Tensor], inputs: list[Tensor]) -> None:
         super().__init__()
         self.calls: list[Call] = []
-        self.tracked = {storage_of(t) for t in [*model_tensors, *inputs]}
-        self.protected = {storage_of(t): t for t in model_tensors}
+        self.tracked = {storage_of(t) for t in [*weights, *inputs]}
+        self.protected = {storage_of(t): t for t in weights if isinstance(t, torch.nn.Parameter)}
         self.saved: dict[int, tuple[Tensor, Tensor]] = {}
-        self.first: dict[int, tuple[Tensor, bool]] = {}  # storage -> its first tensor, whether its content is arbitrary
-        self.grown: dict[int, tuple[bool, ...]] = {}
-        self.grown_storages: set[int] = set()
-        self._flat_cache: dict[tuple[int, int], tuple[bool, ...]] = {}
+        # storage -> its first tensor, whether its content is arbitrary
+        self.first: dict[int, tuple[Tensor, bool]] = {storage_of(t): (t, False) for t in buffers}
+        self.grown: dict[int, Runs] = {}
+        self.steady: set[int] = set()
+        self.written: list[Tensor] = []
+        self.hollow = Hollow() if any(t.is_meta for t in [*weights, *buffers, *inputs]) else None
+        self._flat_cache: dict[tuple[int, int], Runs] = {}
 
     @classmethod
     def _should_skip_dynamo(cls) -> bool:
@@ -104,32 +101,37 @@ class _Recorder(TorchDispatchMode):
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
-        inputs = [t for t in tree_flatten((args, kwargs))[0] if isinstance(t, Tensor)]
-        writes = _written(func, args, kwargs)
-        base = func._schema.name.partition("::")[2] if hasattr(func, "_schema") else str(func)
-        known = [t for t in inputs if storage_of(t) in self.tracked]
+        if not hasattr(func, "_schema"):
+            raise CannotTrace(f"the operator {func} runs a whole program of its own, which cannot be followed")
+        inputs = tensors_among((*args, *kwargs.values()))
+        writes = written(func, args, kwargs)
+        base = base_name(func)
+        known = base not in FACTORIES and any(storage_of(t) in self.tracked for t in inputs)
         for t in writes:
-            self._before_write(t, bool(known))
-        call = Call(func, args, kwargs, inputs, [], writes)
+            self._before_write(t, known or any(storage_of(i) in self.tracked for i in inputs))
+        call = Call(func, args, kwargs, inputs, [], writes, hollow=self.hollow)
         if torch.Tag.inplace_view in getattr(func, "tags", ()):
             alias = self._keep_old_geometry(inputs[0])
-            call = Call(func, (alias, *args[1:]), kwargs, [alias, *inputs[1:]], [], writes)
-        if known and base not in _FACTORIES:
+            call = Call(func, (alias, *args[1:]), kwargs, [alias, *inputs[1:]], [], writes, hollow=self.hollow)
+        if known:
             constants = [t for t in call.inputs if storage_of(t) not in self.tracked]
-            call.flat = {id(t): self._flat(t) for t in constants}
-            call.zeros = frozenset(
-                id(t) for t in constants if all(call.flat[id(t)]) and t.numel() and not bool(t.flatten()[0])
-            )
-        out = func(*args, **kwargs)
-        call.outs = [t for t in tree_flatten(out)[0] if isinstance(t, Tensor)]
+            if constants:
+                call.flat = {id(t): self._flat(t) for t in constants}
+                call.zeros = frozenset(id(t) for t in constants if _uniform(call.flat[id(t)]) and self._is_zero(t))
+        out = func(*args, **kwargs) if self.hollow is None else self.hollow.run(func, args, kwargs)
+        call.outs = tensors_among((out,))
         for t in call.outs:
             s = storage_of(t)
-            if known and base not in _FACTORIES:
+            if known:
                 self.tracked.add(s)
             else:
                 self.first.setdefault(s, (t, "empty" in base))
         self.calls.append(call)
         return out
+
+    def _is_zero(self, t: Tensor) -> bool:
+        value = t if self.hollow is None else self.hollow.value(t)
+        return value is not None and t.numel() > 0 and not bool(value.flatten()[0])
 
     def _before_write(self, t: Tensor, tracked_source: bool) -> None:
         s = storage_of(t)
@@ -138,8 +140,10 @@ class _Recorder(TorchDispatchMode):
             self.saved[s] = (whole, whole.detach().clone())
         if tracked_source and s not in self.tracked:
             first, arbitrary = self.first.get(s, (t, False))
-            self.grown[id(first)] = (True,) * first.ndim if arbitrary else self._flat(first)
-            self.grown_storages.add(s)
+            self.grown[id(first)] = ((),) * first.ndim if arbitrary else self._flat(first)
+            self.written.append(first)
+            if not arbitrary and not (_uniform(self.grown[id(first)]) and self._is_zero(first)):
+                self.steady.add(id(first))
             self.tracked.add(s)
 
     def _keep_old_geometry(self, t: Tensor) -> Tensor:
@@ -159,18 +163,14 @@ class _Recorder(TorchDispatchMode):
                     call.flat[id(alias)] = call.flat[id(t)]
         return alias
 
-    def _flat(self, t: Tensor) -> tuple[bool, ...]:
-        """Along which axes a constant tensor does not vary."""
+    def _flat(self, t: Tensor) -> Runs:
         key = (id(t), t._version if not t.is_inference() else -1)
         if key not in self._flat_cache:
-            if t.layout is not torch.strided or t.is_quantized:
-                self._flat_cache[key] = (False,) * t.ndim
+            value = t if self.hollow is None else self.hollow.value(t)
+            if value is None or t.layout is not torch.strided or t.is_quantized:
+                self._flat_cache[key] = tuple(() if n < 2 else None for n in t.shape)
             else:
-                same = (lambda a: (a == a.flatten()[:1].view([1] * a.ndim)).all()) if t.numel() else None
-                whole = same is not None and bool(same(t))
-                self._flat_cache[key] = tuple(
-                    whole or n < 2 or bool((t == t.narrow(d, 0, 1)).all()) for d, n in enumerate(t.shape)
-                )
+                self._flat_cache[key] = _runs(value)
         return self._flat_cache[key]
 
     def restore(self) -> None:
@@ -178,16 +178,24 @@ class _Recorder(TorchDispatchMode):
             whole.detach().copy_(copy)
 
 
-def _written(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> list[Tensor]:
-    schema = getattr(func, "_schema", None)
-    if schema is None or not schema.is_mutable:
-        return []
-    found: list[Tensor] = []
-    for i, a in enumerate(schema.arguments):
-        if a.alias_info is not None and a.alias_info.is_write:
-            value = args[i] if i < len(args) else kwargs.get(a.name)
-            found += [t for t in tree_flatten(value)[0] if isinstance(t, Tensor)]
-    return found
+def _uniform(runs: Runs) -> bool:
+    return all(r == () for r in runs)
+
+
+def _runs(t: Tensor) -> Runs:
+    still = [n < 2 or s == 0 for n, s in zip(t.shape, t.stride(), strict=True)]
+    if t.numel() and not all(still):
+        core = t[tuple(slice(0, 1) if f else slice(None) for f in still)]
+        if bool((core == core.flatten()[0]).all()):
+            return ((),) * t.ndim
+    return tuple(() if f else _runs_along(t, d) for d, f in enumerate(still))
+
+
+def _runs_along(t: Tensor, axis: int) -> tuple[int, ...] | None:
+    n = t.shape[axis]
+    steps = (t.narrow(axis, 1, n - 1) != t.narrow(axis, 0, n - 1)).transpose(0, axis).reshape(n - 1, -1).any(1)
+    found = steps.nonzero().flatten().tolist()
+    return tuple(i + 1 for i in found) if len(found) < min(_MOST_RUNS, n // 2) else None
 
 
 def as_call(example: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
@@ -206,49 +214,41 @@ def as_call(example: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
 
 
 @contextlib.contextmanager
-def untouched(model: torch.nn.Module) -> Iterator[None]:
-    """Inside, the model is in eval mode and no fused kernels hide operators; afterwards everything is as before."""
-    modules = list(model.modules())
-    training = [m.training for m in modules]
-    attributes = [(m, dict(m.__dict__), dict(m._buffers)) for m in modules if not isinstance(m, torch.jit.ScriptModule)]
+def quietly(*, unfused: bool = False) -> Iterator[None]:
+    """Nothing that is global stays changed: random states, gradient and inference mode, backends.
+
+    ``unfused`` takes plain kernels, which hide no operators (a whole recurrent layer, say), and are slower.
+    """
     numpy_state, python_state = np.random.get_state(), random.getstate()  # noqa: NPY002
     mha, mkldnn = torch.backends.mha.get_fastpath_enabled(), torch._C._get_mkldnn_enabled()
     cudnn = torch._C._get_cudnn_enabled()
     devices = list(range(torch.cuda.device_count())) if torch.cuda.is_initialized() else []
     try:
-        with torch.random.fork_rng(devices=devices), torch.no_grad():
+        with torch.random.fork_rng(devices=devices), torch.inference_mode(False), torch.no_grad():
             torch.backends.mha.set_fastpath_enabled(False)
-            torch._C._set_mkldnn_enabled(False)
-            torch._C._set_cudnn_enabled(False)
-            for m in modules:
-                m.training = False
+            if unfused:
+                torch._C._set_mkldnn_enabled(False)
+                torch._C._set_cudnn_enabled(False)
             yield
     finally:
         torch.backends.mha.set_fastpath_enabled(mha)
         torch._C._set_mkldnn_enabled(mkldnn)
         torch._C._set_cudnn_enabled(cudnn)
-        for m, saved, buffers in attributes:
-            if m.__dict__ != saved if _comparable(m.__dict__, saved) else True:
-                m.__dict__.clear()
-                m.__dict__.update(saved)
-            m._buffers.clear()
-            m._buffers.update(buffers)
-        for m, flag in zip(modules, training, strict=True):
-            m.training = flag
         np.random.set_state(numpy_state)  # noqa: NPY002
         random.setstate(python_state)
 
 
-def _comparable(now: dict[str, Any], saved: dict[str, Any]) -> bool:
-    # Identity is what counts, and == on tensors is no truth value: same keys and objects mean nothing to restore.
-    return False if now.keys() != saved.keys() else all(now[k] is saved[k] for k in saved)
-
-
-def record(model: torch.nn.Module, example: Any, tensors: list[Tensor], choose: Callable[[Any], list[Tensor]]) -> Tape:
-    """The tape of one forward; ``tensors`` are the model's parameters and buffers, ``choose`` picks the outputs that count."""
+def record(
+    model: torch.nn.Module,
+    example: Any,
+    weights: list[Tensor],
+    buffers: list[Tensor],
+    choose: Callable[[Any], list[Tensor]],
+) -> Tape:
+    """The tape of one forward of ``model`` (a twin, in eval mode); ``choose`` picks the outputs that count."""
     args, kwargs = as_call(example)
     inputs = [t for t in tree_flatten((args, kwargs))[0] if isinstance(t, Tensor)]
-    recorder = _Recorder(tensors, inputs)
+    recorder = _Recorder(weights, buffers, inputs)
     try:
         with recorder:
             result = model(*args, **kwargs)
@@ -258,7 +258,7 @@ def record(model: torch.nn.Module, example: Any, tensors: list[Tensor], choose: 
         shapes = ", ".join(str(tuple(t.shape)) for t in inputs)
         raise CannotTrace(
             f"{type(model).__name__} does not run on the example (tensors of shape {shapes or 'none'}): {type(err).__name__}: {err}; "
-            "pass an example that the model accepts in eval mode, as a tuple when it takes several arguments"
+            + _advice(recorder)
         ) from err
     finally:
         recorder.restore()
@@ -267,16 +267,51 @@ def record(model: torch.nn.Module, example: Any, tensors: list[Tensor], choose: 
         raise CannotTrace(
             f"{type(model).__name__} returned no tensor, so nothing says what its weights must preserve; choose with outputs=..."
         )
-    tape = Tape(recorder.calls, inputs, outputs, recorder.grown, recorder.grown_storages, recorder.tracked)
+    tape = Tape(
+        recorder.calls, inputs, outputs, buffers, recorder.written, recorder.steady, recorder.grown, recorder.tracked
+    )
     _mark_live(tape)
     return tape
 
 
+def hides_operators(tape: Tape) -> bool:
+    """Whether a fused kernel ran that hides what it is made of."""
+    return any("_rnn" in call.name for call in tape.calls)
+
+
+def _advice(recorder: _Recorder) -> str:
+    if recorder.hollow is not None:
+        return (
+            "weights on the meta device have no values, and the program may need some there: give the weights memory first "
+            "(model.to_empty(device='cpu'), any values will do), or pass an example that the model accepts"
+        )
+    return "pass an example that the model accepts in eval mode, as a tuple when it takes several arguments"
+
+
 def _mark_live(tape: Tape) -> None:
-    """Only what reaches an output constrains the weights: nn.LSTM stacks final states that nobody may use."""
-    live = {storage_of(t) for t in tape.outputs}
+    """Only what reaches an output constrains the weights.
+
+    nn.LSTM stacks final states that nobody may use, and a slice may be taken for its shape alone. A call is live when one of
+    its very results is read by a live call, or when it writes into memory that one reads later.
+    """
+    made = {id(t) for call in tape.calls for t in call.outs}
+    wanted: set[int] = set()  # tensors that a later live call reads
+    hidden: set[int] = set()  # memory read through a view that no operator made: anything there may be meant
+    read: set[int] = set()  # memory that a later live call reads
+
+    def need(tensors: list[Tensor]) -> None:
+        for t in tensors:
+            wanted.add(id(t))
+            read.add(storage_of(t))
+            if id(t) not in made:
+                hidden.add(storage_of(t))
+
+    need(tape.outputs)
     for call in reversed(tape.calls):
-        touched = {storage_of(t) for t in [*call.outs, *call.writes]}
-        if touched & live or call.name in READS_VALUE:
-            call.live = True
-            live.update(storage_of(t) for t in call.inputs)
+        call.live = (
+            any(id(t) in wanted or storage_of(t) in hidden for t in call.outs)
+            or any(storage_of(t) in read for t in call.writes)
+            or call.name in READS_VALUE
+        )
+        if call.live:
+            need(call.inputs)

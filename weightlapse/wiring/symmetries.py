@@ -21,10 +21,20 @@ def with_symmetries(groups: Sequence[Group], gauges: Gauges, atom_of: Mapping[st
     for g in groups:
         key = (atom_of[g.name], tuple((m.tensor, m.axis, m.role) for m in g.members))
         if key not in known:
-            known[key] = _solved(g, gauges, atom_of[g.name])
+            known[key] = _of(g, gauges, atom_of[g.name])
         like = known[key]
         out.append(replace(g, symmetries=like.symmetries, exponents=like.exponents, gauges=like.gauges))
     return out
+
+
+def _of(group: Group, gauges: Gauges, atom: int) -> Group:
+    """As far as sign and scale can be worked out; permutations do not depend on it."""
+    if atom not in gauges.failed:
+        try:
+            return _solved(group, gauges, atom)
+        except Exception as error:  # noqa: BLE001
+            gauges.failed[atom] = f"{type(error).__name__}: {error}"
+    return replace(group, symmetries=frozenset({"permutation"}), exponents=(0,) * len(group.members), gauges=())
 
 
 def _solved(group: Group, gauges: Gauges, atom: int) -> Group:

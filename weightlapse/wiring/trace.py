@@ -5,26 +5,27 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from weightlapse.errors import CannotTrace, InvalidArgument
+from weightlapse.wiring.contents import contents
+from weightlapse.wiring.cost import affordable
 from weightlapse.wiring.data import Wiring
 from weightlapse.wiring.gauges import Gauges
 from weightlapse.wiring.groups import GroupBuilder
 from weightlapse.wiring.infer import Inference
+from weightlapse.wiring.operators import place_of
 from weightlapse.wiring.outputs import chooser
-from weightlapse.wiring.record import Call, place_of, record, untouched
+from weightlapse.wiring.record import Call, hides_operators, quietly, record
 from weightlapse.wiring.rules import indexing, linear, norm, opaque, shape  # noqa: F401  (fill the table)
 from weightlapse.wiring.rules.table import RULES, Rule, is_pointwise, pointwise
 from weightlapse.wiring.symmetries import with_symmetries
+from weightlapse.wiring.twin import at_rest
 from weightlapse.wiring.verify import Bench, verified
-
-# "auto" checks the groups when that takes at most about this long.
-AUTO_SECONDS = 5.0
-AUTO_WEIGHTS = 200_000_000  # a copy in float64 is made
 
 
 def trace(
@@ -71,38 +72,62 @@ def trace(
         raise CannotTrace(f"{type(model).__name__} has no weights, so there is nothing to find")
     choose = chooser(outputs)
     inf = Inference(named, set(named))
-    everything = [t for t in [*model.parameters(), *model.buffers()] if isinstance(t, Tensor)]
-    calls, forward = 0, 0.0
-    for example in examples:
-        with untouched(model):
-            begun = time.perf_counter()
-            tape = record(model, example, everything, choose)
-            forward += time.perf_counter() - begun
-            calls += len(tape.calls)
-            inf.run(tape, rule_of)
+    runs = [_recorded(model, example, inf, choose) for example in examples]
+    subject = runs[-1].subject if all(run.still for run in runs) else None
     builder = GroupBuilder(inf, list(named))
     groups = builder.build()
     gauges = Gauges(inf, builder.atom_of.values())
     for tape in inf.tapes:
-        gauges.read(tape.calls)
+        gauges.read(tape)
     groups = with_symmetries(groups, gauges, builder.atom_of)
+    inf.notes += [
+        f"sign and scale of {name!r} are not known ({gauges.failed[atom]}); its units may be permuted"
+        for name, atom in builder.atom_of.items()
+        if atom in gauges.failed
+    ]
     parameters = {id(p) for p in model.parameters()}
     unseen = tuple(n for n, t in named.items() if n not in inf.seen and id(t) in parameters)
     shapes = {n: tuple(t.shape) for n, t in named.items()}
     report: dict[str, Any] = {
-        "operators": calls,
+        "operators": sum(len(tape.calls) for tape in inf.tapes),
         "seconds": time.perf_counter() - started,
         "opaque": dict(inf.opaque),
         "probed": dict(inf.probed),
         "conflicts": list(inf.dims.conflicts),
+        "notes": tuple(dict.fromkeys(inf.notes)),
         "verified": False,
     }
     wiring = Wiring(tuple(groups), aliases, unseen, shapes, builder.fixed, (), report)
-    weights = sum(t.numel() for t in named.values())
-    if verify is True or (verify == "auto" and 20 * forward < AUTO_SECONDS and weights < AUTO_WEIGHTS):
-        wiring = _verify(wiring, model, examples, choose, named, insist=verify is True)
+    if verify is True or (verify == "auto" and affordable(inf.tapes, sum(t.numel() for t in named.values()))):
+        wiring = _verify(wiring, model, examples, choose, named, subject, insist=verify is True)
         report["verify_seconds"] = time.perf_counter() - started - report["seconds"]
     return wiring
+
+
+@dataclass(frozen=True)
+class _Run:
+    subject: torch.nn.Module  # the twin that ran
+    still: bool  # running it changed nothing
+
+
+def _recorded(model: torch.nn.Module, example: Any, inf: Inference, choose: Callable[[Any], list[Tensor]]) -> _Run:
+    """One example run on a twin of its own, and read by the inference."""
+    recurrent = any(isinstance(m, torch.nn.RNNBase) for m in model.modules())
+    for unfused in (True,) if recurrent else (False, True):
+        with quietly(unfused=unfused):
+            subject = at_rest(model)
+            mine, _ = state_tensors(subject)
+            ids = {id(t) for t in mine.values()}
+            others = {n: t for n, t in [*subject.named_parameters(), *subject.named_buffers()] if id(t) not in ids}
+            buffers = [t for t in others.values() if not isinstance(t, torch.nn.Parameter)]
+            before = contents(subject)
+            tape = record(subject, example, list(mine.values()), buffers, choose)
+            if unfused or not hides_operators(tape):
+                break
+    with quietly():
+        inf.bind(mine, others)
+        inf.run(tape, rule_of)
+    return _Run(subject, contents(subject) == before)
 
 
 def _verify(
@@ -111,10 +136,11 @@ def _verify(
     examples: Sequence[Any],
     choose: Callable[[Any], list[Tensor]],
     named: dict[str, Tensor],
+    subject: torch.nn.Module | None,
     *,
     insist: bool,
 ) -> Wiring:
-    bench = Bench.of(model, examples, choose, named)
+    bench = Bench.of(model, examples, choose, named, batches=2 if insist else 1, subject=subject)
     if bench is None:
         if insist:
             raise CannotTrace(

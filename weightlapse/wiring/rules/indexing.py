@@ -44,8 +44,7 @@ def _index(inf: Inference, call: Call) -> Axes:
             spots += range(d, d + width)
             masks = masks or index.dtype in (torch.bool, torch.uint8)
         d += width
-    for s in spots:
-        inf.dims.fix(axes[s], "indexed by a tensor")
+    routed = _route(inf, call, x, indices)
     for index in (i for i in indices if i is not None):
         for a in inf.axes(index):
             inf.dims.fix(a, "used as an index")
@@ -57,10 +56,29 @@ def _index(inf: Inference, call: Call) -> Axes:
     at = spots[0] if adjacent else 0
     rest = [a for i, a in enumerate(axes) if i not in spots]
     chosen = [inf.fixed(n, "indexed") for n in shape[at : at + picked]]
+    if routed:
+        rest = [inf.dims.at(a, axes[spots[0]], routed, inf.dims.product(chosen)) for a in rest]
+    for s in spots:
+        inf.dims.fix(axes[s], "indexed by a tensor")
     for d in range(x.ndim):
         if d not in spots:
             inf.role(x, d, "out")
     return [[*rest[:at], *chosen, *rest[at:]]]
+
+
+def _route(inf: Inference, call: Call, x: Tensor, indices: Sequence[Tensor | None]) -> bytes:
+    """Which position of a weight each row takes, when one tensor of whole numbers says so (an expert for each token)."""
+    given = [i for i in indices if i is not None]
+    if len(given) != 1 or not inf.is_weight(x) or given[0].dtype in (torch.bool, torch.uint8):
+        return b""
+    return route(call, given[0])
+
+
+def route(call: Call, positions: Tensor) -> bytes:
+    value = call.value(positions)
+    if value is None:  # without values, the tensor itself has to be the same one
+        return b"at %d" % id(positions)
+    return value.detach().to(device="cpu", dtype=torch.int64).contiguous().numpy().tobytes()
 
 
 def _constant_run(call: Call, indices: Sequence[Tensor | None]) -> tuple[int, int, int] | None:
@@ -115,7 +133,7 @@ def _index_select(inf: Inference, call: Call) -> Axes:
     if id(index) in call.flat and m % n == 0:
         each = torch.arange(n, device=index.device).repeat_interleave(m // n)
         if torch.equal(index.long(), each):  # every position m/n times in a row
-            copies = inf.dims.fresh(m // n, None if m > n else "size 1")
+            copies = inf.dims.copies(m // n)
             axes[dim] = inf.dims.product([axes[dim], copies])
             return [axes]
     inf.dims.fix(axes[dim], "indexed by a tensor")

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from weightlapse.wiring.infer import Inference
 from weightlapse.wiring.record import Call
+from weightlapse.wiring.rules.indexing import route
 from weightlapse.wiring.rules.table import Axes, rule
 
 CONTRACTION = (
@@ -56,6 +58,48 @@ def _matmul(inf: Inference, a: Tensor, b: Tensor, batch: int) -> list[int]:
 def _mm(inf: Inference, call: Call) -> Axes:
     a, b = call.inputs[:2]
     return [_matmul(inf, a, b, 1 if call.name == "bmm" else 0)]
+
+
+@rule("_grouped_mm", "_scaled_grouped_mm", "transformers::grouped_mm_fallback")
+def _grouped_mm(inf: Inference, call: Call) -> Axes:
+    """Rows in runs, each run with a matrix of its own: (rows, k) and (experts, k, n), the runs' ends in ``offs``."""
+    x, w = call.inputs[:2]
+    names = [a.name for a in call.func._schema.arguments]
+    offs = call["offs"]
+    if offs is None and x.ndim == w.ndim == 3:
+        return [_matmul(inf, x, w, 1)]
+    if x.ndim != 2 or w.ndim != 3 or offs is None:
+        from weightlapse.wiring.rules.opaque import give_up
+
+        return give_up(inf, call, f"opaque op {call.name} (rows in runs on both sides)")
+    rows, k = inf.axes(x)
+    experts, inner, outer = inf.axes(w)
+    inf.dims.fix(rows, "rows in runs, one for each matrix")
+    which = route(call, _run_of(call, offs, x.shape[0]))
+    inner, outer = (inf.dims.at(a, experts, which, rows) for a in (inner, outer))
+    inf.dims.fix(experts, "which matrix a row meets is computed")
+    inf.dims.unify(k, inner)
+    if inf.is_weight(w):
+        inf.role(w, 1, "in")
+        inf.role(w, 2, "out")
+    else:
+        inf.block(k, CONTRACTION)
+    if inf.is_weight(x):
+        inf.role(x, 1, "out")
+    out = [rows, outer]
+    if "bias" in names and call["bias"] is not None:
+        _, b = inf.axes(call["bias"])
+        inf.dims.unify(inf.dims.at(b, experts, which, rows), outer)
+        inf.role(call["bias"], 1, "add")
+    return [out]
+
+
+def _run_of(call: Call, ends: Tensor, rows: int) -> Tensor:
+    """The number of the run that each row lies in; the tensor of ends itself when it has no values."""
+    value = call.value(ends)
+    if value is None:
+        return ends
+    return torch.searchsorted(value.detach().cpu().to(torch.int64), torch.arange(rows), right=True)
 
 
 @rule("addmm", "_sparse_addmm", "addmv", "baddbmm", "_addmm_activation", "addbmm", "addr")

@@ -7,7 +7,8 @@ from collections.abc import Iterable
 from torch import Tensor
 
 from weightlapse.wiring.infer import Inference
-from weightlapse.wiring.record import Call, storage_of
+from weightlapse.wiring.operators import storage_of
+from weightlapse.wiring.record import Call
 from weightlapse.wiring.rules.table import Axes, rule
 
 _UNEVEN = "a statistic over the units, which changes unless every unit is replicated equally often"

@@ -14,7 +14,8 @@ from torch import Tensor
 from torch.utils._pytree import tree_flatten, tree_unflatten
 
 from weightlapse.wiring.infer import Inference
-from weightlapse.wiring.record import READS_VALUE, Call
+from weightlapse.wiring.operators import READS_VALUE
+from weightlapse.wiring.record import Call
 from weightlapse.wiring.rules.table import Axes, rule
 
 _ORDERED = (

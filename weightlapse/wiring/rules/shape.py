@@ -91,7 +91,7 @@ def _expand(inf: Inference, call: Call) -> Axes:
     axes, lead = inf.axes(x), len(shape) - x.ndim
     # Along an expanded axis all values are equal: an atom of its own, as for constants.
     return [
-        [axes[d - lead] if d >= lead and x.shape[d - lead] == n else inf.dims.fresh(n) for d, n in enumerate(shape)]
+        [axes[d - lead] if d >= lead and x.shape[d - lead] == n else inf.dims.copies(n) for d, n in enumerate(shape)]
     ]
 
 
@@ -103,7 +103,7 @@ def _repeat(inf: Inference, call: Call) -> Axes:
     axes, lead = inf.axes(x), len(times) - x.ndim
     out = []
     for d, r in enumerate(times):
-        copies = inf.dims.fresh(r, "size 1" if r == 1 else None)
+        copies = inf.dims.copies(r)
         out.append(inf.dims.product([copies, axes[d - lead]]) if d >= lead else copies)
     return [out]
 
@@ -184,11 +184,15 @@ def joined(inf: Inference, tensors: Sequence[Tensor], dim: int) -> list[int]:
         for d, (a, b) in enumerate(zip(rows[0], row, strict=True)):
             if d != dim:
                 inf.dims.unify(a, b)
+    _produced(inf, tensors)
+    return rows[0]
+
+
+def _produced(inf: Inference, tensors: Sequence[Tensor]) -> None:
     if not all(inf.is_weight(t) for t in tensors):
         for t in tensors:  # a learned token among activations produces the units it is made of
             for d in range(t.ndim):
                 inf.role(t, d, "out")
-    return rows[0]
 
 
 @rule("cat", "concat", "concatenate")
@@ -205,8 +209,11 @@ def _cat(inf: Inference, call: Call) -> Axes:
 def _stack(inf: Inference, call: Call) -> Axes:
     tensors = tensors_of(call["tensors"])
     dim = call["dim"] % call.outs[0].ndim
-    axes = joined(inf, tensors, -1)
-    axes.insert(dim, inf.fixed(len(tensors), "stack") if len(tensors) > 1 else inf.fixed(1, "size 1"))
+    rows = [inf.axes(t) for t in tensors]
+    which = inf.fixed(len(tensors), "stack" if len(tensors) > 1 else "size 1")
+    axes = [inf.dims.piled(which, nodes) if len(nodes) > 1 else nodes[0] for nodes in zip(*rows, strict=True)]
+    _produced(inf, tensors)
+    axes.insert(dim, which)
     return [axes]
 
 
@@ -223,7 +230,7 @@ def _pad(inf: Inference, call: Call) -> Axes:
             axes[d] = inf.fixed(call.outs[0].shape[d], "padding")
             continue
         # The padding is the same everywhere, so it constrains nothing but where it lies.
-        axes[d] = inf.dims.sum([inf.dims.fresh(lo), axes[d], inf.dims.fresh(hi)])
+        axes[d] = inf.dims.sum([inf.dims.copies(lo), axes[d], inf.dims.copies(hi)])
         inf.block(axes[d], "pad: the width of the padding is a constant in the code")
         inf.label(axes[d], "pad")
     return [axes]

@@ -1,0 +1,69 @@
+"""Slow, obvious twins of the wiring: what a model holds, compared piece by piece."""
+
+from __future__ import annotations
+
+import types
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+
+def belongings(model: nn.Module) -> list[Any]:
+    """Everything a model holds, in a form that can be compared: bytes, versions and identities, however deep.
+
+    Python identities are part of it: a list replaced by an equal list is a change.
+    """
+    found: list[Any] = []
+    seen: set[int] = set()
+    waiting: list[tuple[str, Any]] = [("", model)]
+    while waiting:
+        path, value = waiting.pop()
+        if isinstance(value, (int, float, complex, str, bytes, type(None), type, types.ModuleType)):
+            found.append((path, repr(value)))
+            continue
+        found.append((path, id(value), type(value).__name__))
+        if id(value) in seen:
+            continue
+        seen.add(id(value))
+        if isinstance(value, torch.Tensor):
+            found.append((path, _tensor(value)))
+        elif isinstance(value, np.ndarray):
+            found.append((path, value.tobytes()))
+        elif isinstance(value, torch.Generator):
+            found.append((path, value.get_state().numpy().tobytes()))
+        elif hasattr(value, "getstate"):  # random.Random
+            found.append((path, repr(value.getstate())))
+        elif isinstance(value, np.random.Generator):
+            found.append((path, repr(value.bit_generator.state)))
+        elif isinstance(value, dict):
+            found.append((path, len(value)))
+            waiting += [(f"{path}[{k!r:.50}]", v) for k, v in value.items()]
+        elif isinstance(value, (list, tuple, set, frozenset)) or type(value).__name__ == "deque":
+            found.append((path, len(value)))
+            waiting += [(f"{path}[{i}]", v) for i, v in enumerate(value)]
+        elif isinstance(value, types.FunctionType):
+            for i, cell in enumerate(value.__closure__ or ()):
+                try:
+                    waiting.append((f"{path}<{i}>", cell.cell_contents))
+                except ValueError:
+                    found.append((path, i, "empty"))
+        elif isinstance(value, types.MethodType):
+            waiting.append((f"{path}.__self__", value.__self__))
+        if hasattr(value, "__dict__") and not isinstance(value, (types.FunctionType, type)) and not _is_foreign(value):
+            waiting += [(f"{path}.{k}", v) for k, v in vars(value).items()]
+    return found
+
+
+def _is_foreign(value: Any) -> bool:
+    return type(value).__module__.startswith(("torch._C", "threading", "logging"))
+
+
+def _tensor(t: torch.Tensor) -> Any:
+    flags = (tuple(t.shape), str(t.dtype), str(t.device), t.requires_grad, t._version if not t.is_inference() else -1)
+    grad = None if not t.is_leaf or t.grad is None else _tensor(t.grad)
+    if t.is_meta or t.layout is not torch.strided or t.is_quantized:
+        return flags, grad
+    plain = t.detach().resolve_conj().contiguous()
+    return flags, grad, plain.reshape(-1).view(torch.uint8).numpy().tobytes() if t.numel() else b""
