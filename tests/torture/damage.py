@@ -73,7 +73,9 @@ def one(samples: Samples, seed: int, number: int, where: Path) -> tuple[str, str
         with contextlib.suppress(Exception):  # a change that does not fit what an earlier one left
             told.append(f"{change.__name__} {change(run, twin, draw)}")
     case = f"{kind}; {', '.join(told)}; {then}"
-    if len(changes) > 1 and "manifest.json" in case:  # with another manifest it is another recording: files of that one are right
+    if (
+        len(changes) > 1 and "manifest.json" in case
+    ):  # with another manifest it is another recording: files of that one are right
         lies = True
     try:
         if reader is not None:

@@ -149,7 +149,18 @@ REAL = {name: getattr(os, name) for names in OPERATIONS.values() for name in nam
 
 def plan(draw: random.Random) -> tuple[list[tuple[str, int, int, int]], bool, float, str]:
     """What fails, whether half of each write is done first, for how long, and all of that in words."""
-    how = draw.choice(["one call", "some calls", "for ever", "a full disk", "a full disk for a while", "no descriptors for a while", "and the rollback", "anything at any time"])
+    how = draw.choice(
+        [
+            "one call",
+            "some calls",
+            "for ever",
+            "a full disk",
+            "a full disk for a while",
+            "no descriptors for a while",
+            "and the rollback",
+            "anything at any time",
+        ]
+    )
     half, seconds = draw.random() < 0.3, 1e9
     first = draw.choice([1, 2, 3, 5, 8, 13, 21, 34, 55])
     if how.startswith("a full disk"):
@@ -165,9 +176,20 @@ def plan(draw: random.Random) -> tuple[list[tuple[str, int, int, int]], bool, fl
     else:
         kinds = draw.sample(list(OPERATIONS), 4 if how.startswith("anything") else 1)
         count = {"one call": 1, "for ever": 10**9}.get(how, draw.randrange(2, 8))
-        plans = [(kind, getattr(errno, draw.choice(ERRORS[kind])), draw.choice([1, 2, 3, 5, 8, 13, 21, 34, 55]), count) for kind in kinds]
-    words = ", ".join(f"{kind} {errno.errorcode[number]} from {first} x{count if count < 10**9 else 'all'}" for kind, number, first, count in plans)
-    return plans, half, seconds, f"{how}: {words}{' half' if half else ''}{f' for {seconds} s' if seconds < 1e9 else ''}"
+        plans = [
+            (kind, getattr(errno, draw.choice(ERRORS[kind])), draw.choice([1, 2, 3, 5, 8, 13, 21, 34, 55]), count)
+            for kind in kinds
+        ]
+    words = ", ".join(
+        f"{kind} {errno.errorcode[number]} from {first} x{count if count < 10**9 else 'all'}"
+        for kind, number, first, count in plans
+    )
+    return (
+        plans,
+        half,
+        seconds,
+        f"{how}: {words}{' half' if half else ''}{f' for {seconds} s' if seconds < 1e9 else ''}",
+    )
 
 
 def values(seed: int, step: int, grown: bool) -> dict[str, np.ndarray]:
@@ -191,7 +213,11 @@ def one(seed: int, number: int, where: Path) -> Result:
     before = draw.choice(["nothing", "nothing", "overwrite", "resume"])
     truth = Truth(Line())
     old: Truth | None = None
-    options = {"compact": draw.choice(["auto", "live", "after", "never"]), "fsync": draw.choice(["close", "flush", "never"]), "backpressure": draw.choice(["block", "stretch"])}
+    options = {
+        "compact": draw.choice(["auto", "live", "after", "never"]),
+        "fsync": draw.choice(["close", "flush", "never"]),
+        "backpressure": draw.choice(["block", "stretch"]),
+    }
     writing.segment_frames = lambda row, tolerance: segment
     segment = draw.choice([8, 20, 64])
     if before != "nothing":
@@ -232,8 +258,8 @@ def one(seed: int, number: int, where: Path) -> Result:
                 if seconds < 1e9 and draw.random() < 0.5:
                     time.sleep(min(seconds, 0.3))
                 rec.close()
-                if rec.failed is None and not rec.path == Path():
-                    flushed = list(written) if "stretch" != options["backpressure"] else flushed
+                if rec.failed is None and options["backpressure"] != "stretch":
+                    flushed = list(written)
                 result.stopped = rec.failed is not None
         result.failed = faults.failed
         if rec is None:
@@ -253,7 +279,9 @@ def one(seed: int, number: int, where: Path) -> Result:
     except (Exception, Hang) as error:
         told = [f for f in traceback.extract_tb(error.__traceback__) if "weightlapse" in f.filename]
         place = " < ".join(f"{Path(f.filename).name}:{f.lineno} {f.name}" for f in reversed(told[-3:]))
-        result.wrong = f"{'HANG' if isinstance(error, Hang) else 'RAW'} {type(error).__name__}: {str(error)[:200]}: {place}"
+        result.wrong = (
+            f"{'HANG' if isinstance(error, Hang) else 'RAW'} {type(error).__name__}: {str(error)[:200]}: {place}"
+        )
     return result
 
 
@@ -273,6 +301,11 @@ def _go_on(run: Path, truth: Truth, kept: list[int], draw: random.Random) -> Non
         compact_recording(run)
         if here - look(run, truth).good:
             raise Wrong("a compaction afterwards lost frames")
+    if load(run).frames == 0:  # a resumption would begin with the network as it is then
+        damages = Store.open(run).verify()
+        if damages:
+            raise Wrong(f"verify finds damage in a recording without frames: {damages[0]}")
+        return
     shapes = load(run).shapes
     grown = bool(shapes) and shapes["w"][0] == 9
     after = 10_000
@@ -300,7 +333,12 @@ def main(seed: int, first: int, count: int, seconds: float = 1e9) -> None:
     warnings.simplefilter("ignore")
     os.environ.pop("WEIGHTLAPSE_STRICT", None)
     signal.signal(signal.SIGALRM, _alarm)
-    threading.excepthook = lambda args: print(json.dumps({"number": -1, "case": "a thread", "wrong": f"RAW in a thread: {args.exc_type.__name__}: {args.exc_value}"}), flush=True)
+    threading.excepthook = lambda args: print(
+        json.dumps(
+            {"number": -1, "case": "a thread", "wrong": f"RAW in a thread: {args.exc_type.__name__}: {args.exc_value}"}
+        ),
+        flush=True,
+    )
     start = time.monotonic()
     done = failed = stopped = passing = 0
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as place:
@@ -317,11 +355,16 @@ def main(seed: int, first: int, count: int, seconds: float = 1e9) -> None:
             stopped += result.stopped and result.passing
             passing += result.passing
             if result.wrong:
-                print(json.dumps({"seed": seed, "number": number, "case": result.case, "wrong": result.wrong}), flush=True)
+                print(
+                    json.dumps({"seed": seed, "number": number, "case": result.case, "wrong": result.wrong}), flush=True
+                )
             if result.wrong.startswith("HANG"):
                 break
             shutil.rmtree(where, ignore_errors=True)
-    print(json.dumps({"done": done, "faults": failed, "passing": passing, "stopped_though_it_passed": stopped}), flush=True)
+    print(
+        json.dumps({"done": done, "faults": failed, "passing": passing, "stopped_though_it_passed": stopped}),
+        flush=True,
+    )
 
 
 if __name__ == "__main__":
