@@ -4,7 +4,7 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 PIP    := $(BIN)/python -m pip --disable-pip-version-check install --quiet -c constraints.txt
 
-.PHONY: help setup demo test check bench docs viewer clean
+.PHONY: help setup demo test check torture bench docs viewer clean
 help:            ## this list
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*##/\t/' | expand -t 12
 
@@ -34,6 +34,10 @@ check: $(VENV)/.dev  ## format, lint, types, layers: all that needs no running
 	$(BIN)/ruff check .
 	$(BIN)/mypy weightlapse
 	$(BIN)/python -m pytest -q tests/test_layers.py
+
+MINUTES ?= 20
+torture: $(VENV)/.dev ## damage, faults and kills for MINUTES=20; writes bench/results/torture.md
+	$(BIN)/python -m tests.torture $(MINUTES)
 
 bench: $(VENV)/.dev  ## measure beside the peers; writes bench/RESULTS.md
 	$(BIN)/python bench/run_all.py

@@ -40,6 +40,8 @@ def import_checkpoints(
     if steps is not None and len(steps) != len(files):
         raise InvalidArgument(f"{len(steps)} steps were given for {len(files)} files: each file needs one")
     numbers = [int(step) for step in steps] if steps is not None else [step_of(Path(file)) for file in files]
+    if any(abs(number) >= 1 << 62 for number in numbers):
+        raise InvalidArgument(f"{max(numbers, key=abs)} is no step number: they are kept as 64-bit integers")
     ordered = sorted(zip(numbers, map(Path, files)))
     for (step, file), (after, other) in itertools.pairwise(ordered):
         if step == after:

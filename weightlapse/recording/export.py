@@ -15,7 +15,8 @@ import numpy as np
 
 from weightlapse.errors import InvalidArgument, missing_extra
 from weightlapse.progress import track
-from weightlapse.recording.pieces import Piece, file_name, pieces
+from weightlapse.recording.names import apart, file_names, member_name
+from weightlapse.recording.pieces import Piece, pieces
 from weightlapse.store.layout import TensorSpec
 from weightlapse.store.remove import remove_building
 
@@ -69,7 +70,10 @@ def _described(run: Recording, piece: Piece) -> dict[str, Any]:
 
 
 def to_zarr(run: Recording, dest: Path) -> None:
-    """Zarr v3: an array (T, \\*S) per tensor, "step" (T,), and the scalars in a group "scalars"; time in chunks of 64 frames."""
+    """Zarr v3: arrays (T, \\*S) "tensors/NAME", "step" (T,) and "scalars/NAME"; time in chunks of 64 frames.
+
+    Names are file names here (see ``names.py``); the attributes "tensor" and "scalar" of an array hold the true one.
+    """
     zarr = _needs("zarr", "exporting to Zarr")
     codec = zarr.codecs.BloscCodec(cname="zstd", clevel=5, shuffle="shuffle")
     root = zarr.create_group(store=str(dest), zarr_format=3, attributes=_facts(run))
@@ -88,25 +92,32 @@ def to_zarr(run: Recording, dest: Path) -> None:
 
     write(root, "step", run.steps, {}, ["frame"])[:] = run.steps
     scalars = root.create_group("scalars")
+    files = file_names(run.scalars)
     for name, column in run.scalars.items():
-        write(scalars, file_name(name), column, {"scalar": name}, ["frame"])[:] = column
+        write(scalars, files[name], column, {"scalar": name}, ["frame"])[:] = column
     tensors = root.create_group("tensors")
+    files = file_names(run.names)
     for piece in track(pieces(run), "exporting"):
+        file = files[piece.track.name] + ("" if piece.whole else f"@{piece.start}")
         dims = [
             "frame" if piece.start == 0 else f"frame from {piece.start}",
             *(f"axis{i}" for i in range(piece.track.ndim - 1)),
         ]
-        array = write(tensors, file_name(piece.name), piece.track, _described(run, piece), dims)
+        array = write(tensors, file, piece.track, _described(run, piece), dims)
         for part, values in piece.chunks():
             array[part] = values
 
 
 def to_npz(run: Recording, dest: Path) -> None:
-    """One ``.npz``: an array (T, \\*S) per tensor under its name, "step", and "scalar:NAME"."""
+    """One ``.npz``: an array (T, \\*S) per tensor under its name, "step", and "scalar:NAME"; see ``names.py`` for names that cannot be."""
+
+    def is_taken(name: str) -> bool:
+        return name == "step" or name.startswith("scalar:")
+
     with zipfile.ZipFile(dest, "w", zipfile.ZIP_STORED) as archive:
 
         def write(name: str, array: Any, parts: Any) -> None:
-            with archive.open(f"{name}.npy", "w", force_zip64=True) as file:
+            with archive.open(f"{member_name(name)}.npy", "w", force_zip64=True) as file:
                 header = {
                     "descr": np.lib.format.dtype_to_descr(array.dtype),
                     "fortran_order": False,
@@ -118,9 +129,9 @@ def to_npz(run: Recording, dest: Path) -> None:
 
         write("step", run.steps, [run.steps])
         for name, column in run.scalars.items():
-            write(f"scalar:{name}", column, [column])
+            write("scalar:" + name.replace("%", "%25"), column, [column])
         for piece in track(pieces(run), "exporting"):
-            write(piece.name, piece.track, (values for _, values in piece.chunks()))
+            write(apart(piece.name, "tensor", is_taken), piece.track, (values for _, values in piece.chunks()))
 
 
 _SAFETENSORS = {
@@ -130,7 +141,10 @@ _SAFETENSORS = {
 
 
 def to_safetensors(run: Recording, dest: Path) -> None:
-    """A folder with one ``step-NNNNNNNN.safetensors`` per frame, bfloat16 as it is. Of tied tensors the first name is written."""
+    """A folder with one ``step-NNNNNNNN.safetensors`` per frame, bfloat16 as it is. Of tied tensors the first name is written.
+
+    The format has "__metadata__" for itself: a tensor of that name becomes "tensor:__metadata__" (see ``names.py``).
+    """
     dest.mkdir()
     for frame in track(range(run.frames), "exporting"):
         layout = run.layout_at(frame)
@@ -147,7 +161,7 @@ def _write_safetensors(path: Path, run: Recording, frame: int, specs: tuple[Tens
     header: dict[str, Any] = {"__metadata__": {"step": str(run.steps[frame]), "format": "pt"}}
     end = 0
     for spec in specs:
-        header[spec.name] = {
+        header[apart(spec.name, "tensor", "__metadata__".__eq__)] = {
             "dtype": _SAFETENSORS[spec.dtype],
             "shape": list(spec.shape),
             "data_offsets": [end, end + spec.nbytes],
@@ -162,17 +176,26 @@ def _write_safetensors(path: Path, run: Recording, frame: int, specs: tuple[Tens
 
 
 def to_parquet(run: Recording, dest: Path) -> None:
-    """One Parquet file, a row per frame: "frame", "step", "scalar:NAME", and a fixed-size list per tensor (shape in the field's metadata)."""
+    """One Parquet file, a row per frame: "frame", "step", "scalar:NAME", and a fixed-size list per tensor (shape in the field's metadata).
+
+    A tensor called like one of those becomes "tensor:NAME"; its true name is in the field's metadata too.
+    """
+
+    def is_taken(name: str) -> bool:
+        return name in ("frame", "step") or name.startswith("scalar:")
+
     pa, parquet = _needs("pyarrow", "exporting to Parquet"), _needs("pyarrow.parquet", "exporting to Parquet")
     found = pieces(run)
     fields = [pa.field("frame", pa.int64()), pa.field("step", pa.int64())]
     fields += [pa.field(f"scalar:{name}", pa.float64()) for name in run.scalars]
+    others = len(fields)
     for piece in found:
         if piece.track.dtype.kind == "c":
             raise InvalidArgument(f"{piece.name} is complex, which Parquet cannot hold: export to zarr or npz")
         size = int(np.prod(piece.track.shape[1:]))
         about = {"shape": json.dumps(piece.track.shape[1:]), **{k: str(v) for k, v in _described(run, piece).items()}}
-        fields.append(pa.field(piece.name, pa.list_(pa.from_numpy_dtype(piece.track.dtype), size), metadata=about))
+        name = apart(piece.name, "tensor", is_taken)
+        fields.append(pa.field(name, pa.list_(pa.from_numpy_dtype(piece.track.dtype), size), metadata=about))
     schema = pa.schema(fields, metadata={"weightlapse": json.dumps(_facts(run)["weightlapse"])})
     row = sum(piece.track[0:1].nbytes for piece in found)
     stride = max(1, min(1024, (32 << 20) // max(row, 1)))
@@ -181,7 +204,7 @@ def to_parquet(run: Recording, dest: Path) -> None:
             last = min(first + stride, run.frames)
             columns = [pa.array(np.arange(first, last)), pa.array(run.steps[first:last])]
             columns += [pa.array(column[first:last]) for column in run.scalars.values()]
-            columns += [_lists(pa, schema.field(piece.name).type, piece, first, last) for piece in found]
+            columns += [_lists(pa, schema.field(i).type, piece, first, last) for i, piece in enumerate(found, others)]
             writer.write_table(pa.Table.from_arrays(columns, schema=schema))
 
 
@@ -199,22 +222,38 @@ def _lists(pa: Any, kind: Any, piece: Piece, first: int, last: int) -> Any:
 
 
 def to_xarray(run: Recording) -> Any:
-    """An ``xarray.Dataset`` in memory: tensors over ("step", ...), scalars under their names ("scalar:NAME" where a tensor has it)."""
+    """An ``xarray.Dataset`` in memory: tensors over ("step", ...), scalars under their names ("scalar:NAME" where a tensor has it).
+
+    A tensor called "step" becomes "tensor:step" (see ``names.py``). Its further dimensions are "NAME.0", "NAME.1", ...
+    """
     xarray = _needs("xarray", "Recording.to_xarray")
+    found = {apart(piece.name, "tensor", _is_taken_in_xarray): piece for piece in pieces(run)}
+    scalars = {
+        apart(name, "scalar", lambda n: n in found or _is_coordinate(n)): column for name, column in run.scalars.items()
+    }
     data: dict[str, Any] = {}
     coords: dict[str, Any] = {"step": run.steps}
-    for piece in pieces(run):
+    for name, piece in found.items():
         time = "step"
         if len(piece.track) != run.frames:
             time = f"step@{piece.start}"
             coords[time] = piece.track.steps
-        dims = (time, *(f"{piece.name}.{i}" for i in range(piece.track.ndim - 1)))
-        data[piece.name] = xarray.Variable(dims, piece.track[:], _described(run, piece))
-    for name, column in run.scalars.items():
-        data[name if name not in data else f"scalar:{name}"] = xarray.Variable(("step",), column)
+        dims = [f"{name}.{i}" for i in range(piece.track.ndim - 1)]
+        # a variable that is called like a dimension would become its coordinate
+        dims = [apart(dim, "axis", lambda n: n in found or n in scalars) for dim in dims]
+        data[name] = xarray.Variable((time, *dims), piece.track[:], _described(run, piece))
+    data |= {name: xarray.Variable(("step",), column) for name, column in scalars.items()}
     return xarray.Dataset(
         data, coords, {"events": [f"{step}: {text}" for step, text in run.events], "path": str(run.path)}
     )
+
+
+def _is_coordinate(name: str) -> bool:
+    return name.split("@")[0] == "step"
+
+
+def _is_taken_in_xarray(name: str) -> bool:
+    return _is_coordinate(name) or name.startswith(("scalar:", "axis:"))
 
 
 def _to_tensorboard(run: Recording, dest: Path) -> None:

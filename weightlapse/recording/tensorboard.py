@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from weightlapse.errors import missing_extra
 from weightlapse.progress import track
+from weightlapse.recording.names import apart
 from weightlapse.recording.pieces import pieces
 
 if TYPE_CHECKING:
@@ -23,6 +24,7 @@ def to_tensorboard(run: Recording, dest: Path) -> None:
     """An event file in the folder ``dest`` for ``tensorboard --logdir``. TensorBoard keeps float32 scalars and histograms of 30 bins.
 
     NaN and Inf cannot be in a histogram: how many there are becomes a scalar "NAME/not finite". The wall time of a frame is its step.
+    A scalar that was logged under such a name becomes "scalar:NAME" (see ``names.py``).
     """
     try:
         event_pb2 = importlib.import_module("tensorboard.compat.proto.event_pb2")
@@ -37,10 +39,13 @@ def to_tensorboard(run: Recording, dest: Path) -> None:
         step = int(run.steps[frame])
         writer.add_event(event_pb2.Event(step=step, wall_time=float(step), summary=summary))
 
+    found = pieces(run)
+    counts = {f"{piece.name}/not finite" for piece in found}
     for name, column in run.scalars.items():
+        tag = apart(name, "scalar", counts.__contains__)
         for logged in np.flatnonzero(~np.isnan(column)):
-            add(int(logged), tag=name, simple_value=float(column[logged]))
-    for piece in track(pieces(run), "exporting"):
+            add(int(logged), tag=tag, simple_value=float(column[logged]))
+    for piece in track(found, "exporting"):
         for part, values in piece.chunks():
             for frame, one in enumerate(values, int(piece.start + part.start)):
                 numbers = np.abs(one).ravel() if one.dtype.kind == "c" else one.ravel()

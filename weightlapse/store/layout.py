@@ -7,6 +7,7 @@ as the uint16 patterns of its bits.
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any
@@ -18,6 +19,7 @@ from weightlapse.errors import CannotRecord, DamagedRecording
 
 ALIGNMENT = 8
 MAX_NAME = 4096  # characters; a longer name is a mistake or an attack
+_NO_NAME = re.compile("[\0\ud800-\udfff]")  # halves of surrogate pairs are no characters: no file could hold them
 MAX_TENSORS = 2_000_000
 MAX_ROW = 1 << 46  # 64 TiB: far above any model, far below an overflow
 STREAMS = ("weights", "buffers", "gradients", "optimizer")
@@ -94,6 +96,10 @@ class Layout:
         index: dict[str, int] = {}
         for i, spec in enumerate(self.tensors):
             for name in (spec.name, *spec.aliases):
+                if not _is_name(name):
+                    raise CannotRecord(
+                        f"{str(name)[:80]!r} cannot be the name of a tensor: names have 1 to {MAX_NAME} characters, all of them Unicode and none NUL"
+                    )
                 if index.setdefault(name, i) != i:
                     raise CannotRecord(f"two tensors have the name {name!r}: a recording could not tell them apart")
         object.__setattr__(self, "index", index)
@@ -151,4 +157,4 @@ def _spec_from_json(entry: Any) -> TensorSpec:
 
 
 def _is_name(name: Any) -> bool:
-    return isinstance(name, str) and 0 < len(name) <= MAX_NAME and "\0" not in name
+    return isinstance(name, str) and 0 < len(name) <= MAX_NAME and _NO_NAME.search(name) is None

@@ -59,13 +59,9 @@ def _write_some(fd: int, waiting: list[memoryview]) -> int:
     writev = getattr(os, "writev", None)
     if writev is None or len(waiting) == 1 or len(waiting[-1]) > NBYTES_PER_CALL:
         return os.write(fd, waiting[-1][:NBYTES_PER_CALL])
-    batch: list[memoryview] = []
-    room = NBYTES_PER_CALL
-    for part in reversed(waiting[-PARTS_PER_WRITE:]):
-        room -= len(part)
-        if room < 0:
-            break
-        batch.append(part)
+    batch = waiting[: -PARTS_PER_WRITE - 1 : -1]
+    while sum(map(len, batch)) > NBYTES_PER_CALL:
+        batch = batch[: len(batch) // 2]
     return int(writev(fd, batch))
 
 
