@@ -251,6 +251,37 @@ def test_a_damaged_manifest_is_read_from_its_copy(tmp_path: Path) -> None:
         holds(Store.open(tmp_path / "run"), rows)
 
 
+def test_an_edited_manifest_does_not_decide(tmp_path: Path) -> None:
+    """What it said when the recording was made counts: with another tolerance the log would be compressed with loss."""
+    rows = made(tmp_path / "run")
+    path = tmp_path / "run/manifest.json"
+    for old, new in (
+        ('"tolerance": null', '"tolerance": 1e308'),
+        ('"meta": {}', '"meta": {"who": "somebody"}'),
+        ('"byte_order"', '"journal": "journal-00000000.log", "byte_order"'),
+    ):
+        good = path.read_text()
+        assert old in good
+        path.write_text(good.replace(old, new))
+        store = Store.open(tmp_path / "run")
+        assert store.tolerance is None
+        assert store.meta == {}
+        assert str(store.verify()[0]).startswith("manifest.json")
+        path.write_text(good)
+    path.write_text(good.replace('"tolerance": null', '"tolerance": 1e308'))
+    compact_recording(tmp_path / "run")
+    holds(Store.open(tmp_path / "run"), rows)
+
+
+@pytest.mark.parametrize("put", [b"", b"hello", b"x" * 4000])
+def test_a_journal_that_lost_everything_is_damage(tmp_path: Path, put: bytes) -> None:
+    rows = made(tmp_path / "run", compact="after")
+    (tmp_path / "run/journal.log").write_bytes(put)
+    store = Store.open(tmp_path / "run")
+    holds(store, rows)
+    assert any(d.file == "journal.log" for d in store.verify())
+
+
 def test_a_lost_layout_record_is_restored_from_the_segments(tmp_path: Path) -> None:
     """One bit in the only place of the journal that says what the tensors are, for each of two layouts, raw and compressed."""
     from weightlapse.store.layout import Layout, TensorSpec

@@ -92,12 +92,16 @@ def test_an_overwrite_that_dies_leaves_the_old_recording_or_the_new_one(
             real(path)
 
         monkeypatch.setattr(repair, "remove_proved", some)
-    dying = None
+    dying: list[Writer] = []
+
+    def overwrite() -> None:
+        dying.append(Writer.create(run, LAYOUT, overwrite=True))
+        dying[0].append(np.array([0]), old[:1])
+
     with pytest.raises(Died):
-        dying = Writer.create(run, LAYOUT, overwrite=True)
-        dying.append(np.array([0]), old[:1])
-    if dying is not None:
-        dying._lock.release()
+        overwrite()
+    for writer in dying:
+        writer._lock.release()
     monkeypatch.undo()
     users_files_are_there(run)
     store = Store.open(run)

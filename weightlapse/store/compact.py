@@ -37,6 +37,7 @@ TALLEST = 1024
 LARGE = 1 << 20  # values of a tensor from which on its chunks are large
 LARGE_CHUNK, LARGE_STRIP = 1 << 16, 1 << 14
 _WORTH_A_BLOCK = 1 << 19  # bytes of a time block below which it is not worth a head of its own
+_WORTH_COMPILING = 48 << 20  # bytes of a segment from which on loading the compiler pays
 _STRICTER = 1 - 1e-9  # bounds are kept this much tighter than asked, so that another way to sum a variance agrees
 
 
@@ -100,6 +101,7 @@ def write_block(
     raw = segment.opening
     opening = Opening(number, raw.epoch, layout.row_nbytes, raw.layout_crc, segment.count, height, id=raw.id)
     own = raw.id or b""
+    compiled = segment.count * layout.row_nbytes >= _WORTH_COMPILING
     seal = Seal(None) if raw.id is None else segment.seal
     chunks = chunks_of(layout, partial(chunk_limit, height, memory // count))
     places = np.zeros((opening.blocks, len(chunks), 2), np.uint64)
@@ -121,7 +123,7 @@ def write_block(
             rows = slice(b * height, min((b + 1) * height, segment.count))
             if tolerance is not None:
                 bounds[b] = [_bound(segment, i, rows, tolerance) for i in range(len(layout.tensors))]
-            tasks = (partial(_encode, segment, pieces, rows, bounds[b], tolerance) for pieces in chunks)
+            tasks = (partial(_encode, segment, pieces, rows, bounds[b], tolerance, compiled) for pieces in chunks)
             for c, (pieces, data) in enumerate(zip(chunks, in_order(tasks, count))):
                 if pause is not None:
                     pause()
@@ -165,7 +167,12 @@ def _gather(segment: RawSegment, pieces: tuple[Piece, ...], rows: slice) -> NDAr
 
 
 def _encode(
-    segment: RawSegment, pieces: tuple[Piece, ...], rows: slice, bounds: NDArray[np.float64], tolerance: float | None
+    segment: RawSegment,
+    pieces: tuple[Piece, ...],
+    rows: slice,
+    bounds: NDArray[np.float64],
+    tolerance: float | None,
+    compiled: bool,
 ) -> bytes:
     """A chunk, decoded again and held against the log: what is not the same (or not within its bound) is never written."""
     dtype = lanes(segment.layout.tensors[pieces[0].tensor])[0]
@@ -175,9 +182,9 @@ def _encode(
     widths = [p.stop - p.start for p in pieces]
     own = [float(bounds[p.tensor]) if tolerance is not None else 0.0 for p in pieces]
     if tolerance is not None:
-        data = encode_bounded(u, dtype, widths, own, shape)
+        data = encode_bounded(u, dtype, widths, own, shape, compiled=compiled)
     exact = data is None
-    data = encode(u, dtype, shape) if data is None else data
+    data = encode(u, dtype, shape, compiled=compiled) if data is None else data
     again = Chunk(data).read()
     if not (again.tobytes() == u.tobytes() if exact else within_bounds(again, u, dtype, widths, own)):
         raise NotTheSame(f"frames {segment.first + rows.start} to {segment.first + rows.stop - 1} of {segment.file}")

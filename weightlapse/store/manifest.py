@@ -99,8 +99,8 @@ def read(folder: Folder) -> tuple[dict[str, Any], str | None]:
     except (DamagedRecording, FileNotFoundError) as error:
         raise NotARecording(str(error)) from None
     for copy in _copies(folder):
-        if data != copy and _is_damaged(data, copy):
-            return _checked(copy, where), "is damaged; its copy in the journal was used"
+        if data != copy and (_is_damaged(data, copy) or id_in(data) == id_in(copy)):
+            return _checked(copy, where), "was changed or damaged; its copy in the journal counts"
     return _checked(data, where), None
 
 

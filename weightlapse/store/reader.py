@@ -127,6 +127,10 @@ class Store:
                     f"{self.location} has no {self.journal_name}: it is not a whole recording"
                 ) from None
             self._journal_fault = "is missing: scalars and events are lost"
+        if self._journal_fault is None and (
+            self.journal.end == 0 or (self.journal.head is None and not self.ours.unsealed)
+        ):
+            self._journal_fault = "has lost its beginning, or all of it: scalars and events may be lost"
         whose = manifest.id_in(self.journal.head) if self.journal.head is not None else self.id
         if whose != self.id:
             self._journal_fault = (

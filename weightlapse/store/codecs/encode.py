@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import importlib
+import importlib.util
 import struct
 import zlib
 from collections.abc import Sequence
@@ -28,14 +30,19 @@ from weightlapse.store.codecs.predict import (
 _SLAB = 32  # rows
 
 
-def encode(u: NDArray[np.unsignedinteger], dtype: str, shape: Shape = Shape()) -> bytes:  # noqa: B008 (frozen)
-    """Patterns ``u`` (T, n) as the bytes of a lossless chunk; never more than the patterns and a small header."""
+def encode(u: NDArray[np.unsignedinteger], dtype: str, shape: Shape = Shape(), *, compiled: bool = False) -> bytes:  # noqa: B008 (frozen)
+    """Patterns ``u`` (T, n) as the bytes of a lossless chunk; never more than the patterns and a small header.
+
+    ``compiled``: by the kernels of numba where it is installed, the same bytes.
+    """
     pattern = PATTERNS[dtype]
     u = np.ascontiguousarray(u)
     choices: tuple[Predictor, ...] = LOSSLESS_CHOICES
     if not within_momentum_range(u, pattern):
         choices = tuple(c for c in choices if c.rule != MOMENTUM)
-    packed = _pack(u, pattern, PACKED, choose(u, pattern, choices), shape, np.empty(0, ENTRY)) if u.size else b""
+    packed = b""
+    if u.size:
+        packed = _pack(u, pattern, PACKED, choose(u, pattern, choices), shape, np.empty(0, ENTRY), compiled)
     plain_nbytes = HEAD.size + u.nbytes + PAGE.itemsize * -(-u.shape[1] // shape.strip)
     return packed if packed and len(packed) < plain_nbytes else _plain(u, pattern, shape)
 
@@ -46,6 +53,8 @@ def encode_bounded(
     columns: list[int],
     bounds: list[float],
     shape: Shape = Shape(),  # noqa: B008
+    *,
+    compiled: bool = False,
 ) -> bytes | None:
     """Patterns ``u`` (T, n) as a chunk of grid codes, or None when all of it must be exact.
 
@@ -64,7 +73,7 @@ def encode_bounded(
     if not any(steps) or (pattern.bits > 32 and not all(step for step, count in zip(steps, columns) if count)):
         return None
     table = np.array(list(zip(columns, steps, bounds)), ENTRY)
-    return _pack(codes, pattern, GRID, choose(codes, PATTERNS["int32"], GRID_CHOICES), shape, table)
+    return _pack(codes, pattern, GRID, choose(codes, PATTERNS["int32"], GRID_CHOICES), shape, table, compiled)
 
 
 def _to_grid(u: NDArray[np.unsignedinteger], codes: NDArray[np.uint32], bound: float, pattern: Pattern) -> float:
@@ -86,20 +95,28 @@ def _to_grid(u: NDArray[np.unsignedinteger], codes: NDArray[np.uint32], bound: f
 
 
 def _pack(
-    u: NDArray[np.unsignedinteger], pattern: Pattern, form: int, predictor: Predictor, shape: Shape, table: NDArray[Any]
+    u: NDArray[np.unsignedinteger],
+    pattern: Pattern,
+    form: int,
+    predictor: Predictor,
+    shape: Shape,
+    table: NDArray[Any],
+    compiled: bool,
 ) -> bytes:
     rows, n = u.shape
-    r = residuals(u, PATTERNS["int32"] if form == GRID else pattern, predictor)
+    number = PATTERNS["int32"] if form == GRID else pattern
     spans = tiles(rows, shape.tile)
-    size = classes.magnitudes(r, spans)
+    passes = _passes(u, number, predictor, spans) if compiled else None
+    r = residuals(u, number, predictor) if passes is None else u[:0]
+    size = classes.magnitudes(r, spans) if passes is None else passes.sizes()
     label = classes.assign(size, max(16, n // 24))
     count = int(label.max()) + 1
     columns = Columns(n, shape.strip, label, count)
-    r = np.take(r, columns.order(), axis=1)
-    key = PageWriter(r[0], [stop - start for start, stop in columns.strips])
     heights = np.array([bottom - top for top, bottom in spans], np.int64)
     cells = classes.streams(size, label, heights) if spans else np.empty((0, count), np.uint8)
-    streams = [_stream(r, columns, spans, cells == s) for s in range(int(cells.max()) + 1 if spans else 0)]
+    first, numbers, sizes = _gathered(r, columns, spans, cells) if passes is None else passes.pages(columns, cells)
+    key = PageWriter(first, [stop - start for start, stop in columns.strips])
+    streams = [PageWriter(values, own) for values, own in zip(numbers, sizes)]
     taken = [iter(stream.pages) for stream in streams]
     pages: list[bytes] = []
     for k in range(len(columns.strips)):
@@ -116,19 +133,33 @@ def _pack(
     return _assemble(head, table, class_map, histograms, pages)
 
 
-def _stream(
-    r: NDArray[np.unsignedinteger], columns: Columns, spans: list[tuple[int, int]], mine: NDArray[np.bool_]
-) -> PageWriter:
-    """The residuals of the cells ``mine`` (tiles, classes) under one histogram, in page order."""
-    parts = []
-    count, chosen = columns.classes, [np.flatnonzero(row).tolist() for row in mine]
-    for k in range(len(columns.strips)):
-        for (top, bottom), present in zip(spans, chosen):
-            for c in present:
-                g = k * count + c
-                if columns.widths[g]:
-                    parts.append(r[top:bottom, columns.starts[g] : columns.starts[g + 1]].reshape(-1))
-    return PageWriter(np.concatenate(parts), [len(p) for p in parts])
+def _passes(
+    u: NDArray[np.unsignedinteger], pattern: Pattern, predictor: Predictor, spans: list[tuple[int, int]]
+) -> Any:
+    """The compiled passes over a chunk, None where numba is not installed or they are not for it."""
+    if importlib.util.find_spec("numba") is None:
+        return None
+    kernels = importlib.import_module("weightlapse.store.codecs.kernels")
+    return kernels.Passes(u, pattern, predictor, spans) if kernels.Passes.know(u, pattern, predictor) else None
+
+
+def _gathered(
+    r: NDArray[np.unsignedinteger], columns: Columns, spans: list[tuple[int, int]], cells: NDArray[np.uint8]
+) -> tuple[NDArray[Any], list[NDArray[Any]], list[list[int]]]:
+    """Row 0 in the order of the columns; for each histogram the residuals of its cells (tiles, classes) in page order, and how many a page has."""
+    r = np.take(r, columns.order(), axis=1)
+    numbers, sizes = [], []
+    for s in range(int(cells.max()) + 1 if spans else 0):
+        parts, chosen = [], [np.flatnonzero(row == s).tolist() for row in cells]
+        for k in range(len(columns.strips)):
+            for (top, bottom), present in zip(spans, chosen):
+                for c in present:
+                    g = k * columns.classes + c
+                    if columns.widths[g]:
+                        parts.append(r[top:bottom, columns.starts[g] : columns.starts[g + 1]].reshape(-1))
+        numbers.append(np.concatenate(parts))
+        sizes.append([len(p) for p in parts])
+    return r[0], numbers, sizes
 
 
 def _plain(u: NDArray[np.unsignedinteger], pattern: Pattern, shape: Shape) -> bytes:
