@@ -26,9 +26,6 @@ def to_tensorboard(run: Recording, dest: Path) -> None:
     NaN and Inf cannot be in a histogram: how many there are becomes a scalar "NAME/not finite". The wall time of a frame is its step.
     A scalar that was logged under such a name becomes "scalar:NAME" (see ``names.py``).
     """
-    os.environ.setdefault(
-        "TF_CPP_MIN_LOG_LEVEL", "2"
-    )  # where TensorFlow is installed it is imported too, with a lot to say
     try:
         event_pb2 = importlib.import_module("tensorboard.compat.proto.event_pb2")
         summary_pb2 = importlib.import_module("tensorboard.compat.proto.summary_pb2")
