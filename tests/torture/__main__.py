@@ -85,7 +85,11 @@ def run(minutes: float, workers: int) -> Tally:
             with lock:
                 spent[what] += time.monotonic() - begun
                 tally.take(what, seed, out, ended, err)
-            print(f"{time.strftime('%H:%M:%S')} {what} {seed}: {len(tally.found)} faults so far", file=sys.stderr, flush=True)
+            print(
+                f"{time.strftime('%H:%M:%S')} {what} {seed}: {len(tally.found)} faults so far",
+                file=sys.stderr,
+                flush=True,
+            )
 
     threads = [threading.Thread(target=work) for _ in range(workers)]
     for thread in threads:
@@ -95,7 +99,16 @@ def run(minutes: float, workers: int) -> Tally:
     return tally
 
 
-ROWS = ["wrong values", "lost frames", "unreported losses", "killed trainings", "raw exceptions", "hangs", "crashes", "other faults"]
+ROWS = [
+    "wrong values",
+    "lost frames",
+    "unreported losses",
+    "killed trainings",
+    "raw exceptions",
+    "hangs",
+    "crashes",
+    "other faults",
+]
 
 
 def table(tally: Tally, minutes: float) -> str:
@@ -117,7 +130,12 @@ def table(tally: Tally, minutes: float) -> str:
         "",
     ]
     if tally.found:
-        lines += ["Found (each line begins with what repeats it: `python -m tests.torture.WHAT SEED NUMBER 1`):", "", *(f"- {line}" for line in tally.found[:200]), ""]
+        lines += [
+            "Found (each line begins with what repeats it: `python -m tests.torture.WHAT SEED NUMBER 1`):",
+            "",
+            *(f"- {line}" for line in tally.found[:200]),
+            "",
+        ]
     return "\n".join(lines)
 
 

@@ -94,6 +94,15 @@ def one(samples: Samples, seed: int, number: int, where: Path) -> tuple[str, str
         undetectable |= not truth.closed and before.only_the_end  # as if it had been killed a little earlier
         if before.opened and before.clean and before.lost and not undetectable:
             return case, f"{before.lost} values are lost ({before.lost_main} on the main line) and verify finds nothing"
+        if (
+            before.opened
+            and before.clean
+            and before.lost_scalars
+            and truth.closed
+            and truth.sealed
+            and not undetectable
+        ):
+            return case, f"{before.lost_scalars} scalars are lost and verify finds nothing"
         if before.opened and before.clean and before.closed and before.lost and changes == [cut]:
             return (
                 case,

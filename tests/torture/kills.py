@@ -77,9 +77,9 @@ def child(act: str, run: Path, life: int, first: int, rewind: int, seed: int, pi
         return
     options = {"compact": draw.choice(["live", "after", "never"]), "fsync": draw.choice(["never", "close", "flush"])}
     if act == "rewind":  # through the store: what a recorder does with resume_at
-        from weightlapse.capture.layouts import layout_of
         from weightlapse.adapters.arrays import ArraySource
         from weightlapse.adapters.source import Selection
+        from weightlapse.capture.layouts import layout_of
 
         source = ArraySource(Selection("*", ("weights",)))
         layout = layout_of(source.arrays(values(life, first)))

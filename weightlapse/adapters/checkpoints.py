@@ -38,7 +38,7 @@ def read_checkpoint(path: str | Path) -> Checkpoint:
     holds far more than a file of its size can; :class:`InvalidArgument` when there is no such file, or none of a known kind.
     """
     path = Path(path)
-    if _kind(path) == "folder":
+    if file_or_folder(path) == "folder":
         return _folder(path)
     for suffix, reader in READERS.items():
         if path.name.endswith(suffix):
@@ -52,8 +52,8 @@ def read_checkpoint(path: str | Path) -> Checkpoint:
     raise InvalidArgument(f"{path} is no checkpoint that can be imported; known endings: {', '.join(READERS)}")
 
 
-def _kind(path: Path) -> str:
-    """ "file" or "folder"; anything else is refused: a pipe or a device would be read for ever."""
+def file_or_folder(path: Path) -> str:
+    """What a path leads to; anything but those two is refused with :class:`InvalidArgument`: a pipe or a device would be read for ever."""
     try:
         mode = path.stat().st_mode
     except FileNotFoundError:
@@ -109,6 +109,6 @@ def _shards(index: Path) -> list[str]:
     if outside:
         raise CannotRecord(f"{index} names files outside of its folder")
     for file in files:  # a folder could hold this index again, without end
-        if _kind(index.parent / file) != "file":
+        if file_or_folder(index.parent / file) != "file":
             raise CannotRecord(f"{index} names {file}, which is no file")
     return sorted(files)

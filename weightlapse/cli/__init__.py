@@ -83,6 +83,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
         # the reader of our output went away (`| head`): point stdout at nothing so that Python's exit is silent
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(1)
+    except MemoryError:
+        click.echo("weightlapse: there is not enough memory for this; nothing that exists was changed", err=True)
+        sys.exit(1)
+    except RecursionError:
+        click.echo("weightlapse: this is nested too deeply to be read", err=True)
+        sys.exit(1)
     except OSError as error:
         click.echo(f"weightlapse: {error.strerror or error}: {error.filename or ''}".rstrip(": "), err=True)
         sys.exit(1)

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 import numpy as np
 
+from weightlapse.cli.wiring_file import read_wiring
 from weightlapse.errors import InvalidArgument
 
 if TYPE_CHECKING:
@@ -76,14 +77,9 @@ def _read(path: Path, step: int | None) -> tuple[dict[str, Any], Recording | Non
 
 
 def _wiring(spec: Path | None, *runs: Recording | None) -> Wiring | None:
-    from weightlapse.wiring.data import Wiring
-
     if spec is None:
         return next((r.wiring for r in runs if r is not None and r.wiring is not None), None)
-    try:
-        return Wiring.from_spec(spec.read_text(encoding="utf-8"))
-    except UnicodeDecodeError:
-        raise InvalidArgument(f"{spec} is not a text file; give the text of wl.trace(model, x).to_spec()") from None
+    return read_wiring(spec)
 
 
 def _over_time(a: Recording, b: Recording, wiring: Wiring) -> AlignedRuns | None:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 
 import click
 
-from weightlapse.errors import InvalidArgument
+from weightlapse.cli.wiring_file import read_wiring
 
 
 @click.command("grow")
@@ -53,21 +54,17 @@ def command(
 ) -> None:
     """Widen CHECKPOINT (.safetensors or .pt) without changing its function."""
     from weightlapse.growth.checkpoint import read_checkpoint, widen_state, write_checkpoint
-    from weightlapse.wiring.data import Wiring
 
     wanted = dict(_size(text) for text in sizes)
     if len(wanted) < len(sizes):
         raise click.UsageError("--widen names a group twice")
     if out.suffix != ".safetensors":
         raise click.UsageError(f"-o must end in .safetensors, got {out}")
-    if out.exists() and not overwrite:
+    if os.path.lexists(out) and not overwrite:
         raise click.UsageError(f"{out} exists; choose another name or give --overwrite")
-    try:
-        text = spec.read_text(encoding="utf-8")
-    except UnicodeDecodeError:
-        raise InvalidArgument(f"{spec} is not a text file; give the text of wl.trace(model, x).to_spec()") from None
+    wiring = read_wiring(spec)
     state, metadata = read_checkpoint(checkpoint)
-    grown, plan = widen_state(state, Wiring.from_spec(text), wanted, split=split, seed=seed)
+    grown, plan = widen_state(state, wiring, wanted, split=split, seed=seed)
     write_checkpoint(out, grown, metadata)
     before, after = (sum(t.numel() for t in s.values()) for s in (state, grown))
     if as_json:

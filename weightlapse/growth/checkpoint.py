@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
 import torch
 
+from weightlapse.adapters.checkpoints import file_or_folder
 from weightlapse.errors import CannotGrow, InvalidArgument, UnknownTensor, closest, missing_extra
 from weightlapse.growth.arrays import Array, grown_value
 from weightlapse.growth.families import chosen_families
 from weightlapse.growth.module import changed_tensor
 from weightlapse.growth.plan import Plan, make_plan
 from weightlapse.growth.refusals import refuse_blocked
+from weightlapse.store.portable import replace
+from weightlapse.store.remove import remove_own
 from weightlapse.wiring.data import Wiring
 
 State = dict[str, torch.Tensor]
@@ -81,6 +85,8 @@ def _widened(name: str, old: torch.Tensor, tensor: str, wiring: Wiring, plan: Pl
 
 def read_checkpoint(path: Path) -> tuple[State, dict[str, str]]:
     """The tensors of a ``.safetensors`` or ``.pt`` file (read with ``weights_only=True``), and its metadata."""
+    if file_or_folder(path) == "folder":
+        raise InvalidArgument(f"{path} is a folder; give one .safetensors or .pt file")
     if path.suffix == ".safetensors":
         try:
             from safetensors import SafetensorError, safe_open
@@ -109,6 +115,7 @@ def read_checkpoint(path: Path) -> tuple[State, dict[str, str]]:
 def write_checkpoint(path: Path, state: State, metadata: Mapping[str, str]) -> None:
     """Writes a ``.safetensors`` file beside ``path`` first, and moves it there whole."""
     try:
+        from safetensors import SafetensorError
         from safetensors.torch import save_file
     except ImportError:
         raise missing_extra("safetensors", extra="export", purpose="writing .safetensors files") from None
@@ -118,6 +125,13 @@ def write_checkpoint(path: Path, state: State, metadata: Mapping[str, str]) -> N
         shared = tensor.untyped_storage().data_ptr() in seen
         seen.add(tensor.untyped_storage().data_ptr())
         apart[name] = tensor.clone().contiguous() if shared else tensor.contiguous()
-    part = path.with_name(path.name + ".part")
-    save_file(apart, part, metadata={"format": "pt", **metadata})
-    part.replace(path)
+    part = path.with_name(f".{path.name}.{os.getpid()}.part")  # no name that a user would give
+    try:
+        save_file(apart, part, metadata={"format": "pt", **metadata})
+        replace(part, path)
+    except SafetensorError as error:
+        remove_own(part)
+        raise InvalidArgument(f"{path} cannot be written ({error})") from None
+    except OSError:
+        remove_own(part)
+        raise

@@ -13,6 +13,7 @@ import numpy as np
 
 import weightlapse.view.extras as extras
 from weightlapse.errors import InvalidArgument
+from weightlapse.film.encode import whole_file
 from weightlapse.progress import track
 from weightlapse.view.aligned import pair
 from weightlapse.view.app import asset
@@ -65,9 +66,8 @@ def make_page(run: Any, out: str | os.PathLike[str], *, max_bytes: int = 20_000_
             page = _html(_data(subjects, Plan(bits, frames, stride), reports, with_blocks=True))
             size = len(page)
             if size <= max_bytes:
-                temporary = target.with_name(target.name + ".part")
-                temporary.write_bytes(page)
-                temporary.replace(target)  # a page is there whole or not at all
+                with whole_file(target) as file:
+                    file.write(page)
                 return target
             frames = min(int(frames * 0.95 * max_bytes / size), frames - 1)
     told = f"; the smallest page takes {size:,} bytes" if size else ""
