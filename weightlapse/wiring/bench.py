@@ -82,6 +82,7 @@ class Bench:
         self.base: list[list[Tensor]] = []
         self.tolerance = 0.0
         self._fresh, self._own = True, True  # whether each run needs a twin, with weights of its own
+        self._seed = 0
         calls = [as_call(e) for e in examples]
         if batches > 1:
             calls += [c for e in calls if (c := _halved(e)) is not None]
@@ -129,6 +130,13 @@ class Bench:
                 self.calls.append(call)
                 self.base.append(out)
 
+    def redraw(self, seed: int) -> bool:
+        """Other random weights; False, with the bench left without calls, when the model does not run with them."""
+        self._seed = seed
+        calls, self.calls, self.base = self.calls, [], []
+        self._prepare(calls, self.dtype)
+        return len(self.calls) == len(calls)
+
     def _first(self, call: Any) -> list[Tensor] | None:
         """Also learns what a run changes, and what rounding alone may change: some models compute in float32 whatever their weights are in."""
         watch = _Precisions()
@@ -151,7 +159,7 @@ class Bench:
         """Random weights that keep activations of ordinary size; variances positive."""
         t = self._source[name]
         dtype = wide if t.is_complex() else dtype
-        noise = _noise(t.shape, zlib.crc32(name.encode()), dtype).to(t.device)
+        noise = _noise(t.shape, zlib.crc32(name.encode(), self._seed), dtype).to(t.device)
         spread = _spread(t)
         if "running_var" in name or name.endswith("_var"):
             return 0.5 + noise.abs()
@@ -188,6 +196,16 @@ class Bench:
                 if state[n] is not t and place_of(state[n]) != place_of(t):
                     write(n, None, None, state[n])
             return self._change()
+
+    def outputs(self, state: Mapping[str, Tensor]) -> np.ndarray[Any, np.dtype[np.float64]]:
+        """All outputs with the weights ``state``, one after the other; nothing when the model does not run with them."""
+        with self._overwritten() as write:
+            for n, t in self.state.items():
+                if state[n] is not t and place_of(state[n]) != place_of(t):
+                    write(n, None, None, state[n])
+            found = [self._try(call) or [] for call in self.calls]
+        numbers = [torch.view_as_real(t) if t.is_complex() else t for out in found for t in out]
+        return np.concatenate([t.double().cpu().numpy().ravel() for t in numbers] or [np.zeros(0)])
 
     def error_moved(self, placements: Mapping[str, Placement]) -> float:
         """The same when tensors are moved; only what is moved is written, and held meanwhile."""

@@ -81,7 +81,9 @@ class Tape:
 class _Recorder(TorchDispatchMode):
     """``weights`` and ``inputs`` are what the wiring is about; ``buffers`` are constants that may be written to."""
 
-    def __init__(self, weights: list[Tensor], buffers: list[Tensor], inputs: list[Tensor]) -> None:
+    def __init__(
+        self, weights: list[Tensor], buffers: list[Tensor], inputs: list[Tensor], hollow: Hollow | None = None
+    ) -> None:
         super().__init__()
         self.calls: list[Call] = []
         self.tracked = {storage_of(t) for t in [*weights, *inputs]}
@@ -92,7 +94,7 @@ class _Recorder(TorchDispatchMode):
         self.grown: dict[int, Runs] = {}
         self.steady: set[int] = set()
         self.written: list[Tensor] = []
-        self.hollow = Hollow() if any(t.is_meta for t in [*weights, *buffers, *inputs]) else None
+        self.hollow = hollow
         self._flat_cache: dict[tuple[int, int], Runs] = {}
 
     @classmethod
@@ -246,22 +248,30 @@ def record(
     choose: Callable[[Any], list[Tensor]],
 ) -> Tape:
     """The tape of one forward of ``model`` (a twin, in eval mode); ``choose`` picks the outputs that count."""
-    args, kwargs = as_call(example)
-    inputs = [t for t in tree_flatten((args, kwargs))[0] if isinstance(t, Tensor)]
-    recorder = _Recorder(weights, buffers, inputs)
-    try:
-        with recorder:
-            result = model(*args, **kwargs)
-    except CannotTrace:
-        raise
-    except Exception as err:
-        shapes = ", ".join(str(tuple(t.shape)) for t in inputs)
-        raise CannotTrace(
-            f"{type(model).__name__} does not run on the example (tensors of shape {shapes or 'none'}): {type(err).__name__}: {err}; "
-            + _advice(recorder)
-        ) from err
-    finally:
-        recorder.restore()
+    given = as_call(example)
+    hollow = Hollow() if any(t.is_meta for t in [*weights, *buffers]) else None
+    ways = [given]
+    if hollow is not None and all(
+        t.is_meta for t in weights
+    ):  # with its inputs beside the weights, as programs like to have them
+        ways.insert(0, tree_map(lambda v: hollow.emptied(v) if isinstance(v, Tensor) else v, given))
+    failed: CannotTrace | None = None
+    for args, kwargs in ways:
+        inputs = [t for t in tree_flatten((args, kwargs))[0] if isinstance(t, Tensor)]
+        recorder = _Recorder(weights, buffers, inputs, hollow)
+        try:
+            with recorder:
+                result = model(*args, **kwargs)
+            break
+        except CannotTrace as err:
+            failed = failed or err
+        except Exception as err:  # noqa: BLE001  whatever the program raises
+            failed = failed or _failure(model, inputs, hollow, err)
+        finally:
+            recorder.restore()
+    else:
+        assert failed is not None
+        raise failed
     outputs = choose(result)
     if not outputs:
         raise CannotTrace(
@@ -279,13 +289,19 @@ def hides_operators(tape: Tape) -> bool:
     return any("_rnn" in call.name for call in tape.calls)
 
 
-def _advice(recorder: _Recorder) -> str:
-    if recorder.hollow is not None:
-        return (
+def _failure(model: torch.nn.Module, inputs: list[Tensor], hollow: Hollow | None, err: Exception) -> CannotTrace:
+    shapes = ", ".join(str(tuple(t.shape)) for t in inputs) or "none"
+    advice = "pass an example that the model accepts in eval mode, as a tuple when it takes several arguments"
+    if hollow is not None:
+        advice = (
             "weights on the meta device have no values, and the program may need some there: give the weights memory first "
             "(model.to_empty(device='cpu'), any values will do), or pass an example that the model accepts"
         )
-    return "pass an example that the model accepts in eval mode, as a tuple when it takes several arguments"
+    found = CannotTrace(
+        f"{type(model).__name__} does not run on the example (tensors of shape {shapes}): {type(err).__name__}: {err}; {advice}"
+    )
+    found.__cause__ = err
+    return found
 
 
 def _mark_live(tape: Tape) -> None:

@@ -18,7 +18,7 @@ from weightlapse.wiring.data import Wiring
 from weightlapse.wiring.gauges import Gauges
 from weightlapse.wiring.groups import GroupBuilder
 from weightlapse.wiring.infer import Inference
-from weightlapse.wiring.operators import place_of
+from weightlapse.wiring.operators import place_of, tensors_among
 from weightlapse.wiring.outputs import chooser
 from weightlapse.wiring.record import Call, hides_operators, quietly, record
 from weightlapse.wiring.rules import indexing, linear, norm, opaque, shape  # noqa: F401  (fill the table)
@@ -26,6 +26,8 @@ from weightlapse.wiring.rules.table import RULES, Rule, is_pointwise, pointwise
 from weightlapse.wiring.symmetries import with_symmetries
 from weightlapse.wiring.twin import at_rest
 from weightlapse.wiring.verify import Bench, verified
+
+_BYTES = (torch.int8, torch.uint8)
 
 
 def trace(
@@ -87,6 +89,7 @@ def trace(
     ]
     parameters = {id(p) for p in model.parameters()}
     unseen = tuple(n for n, t in named.items() if n not in inf.seen and id(t) in parameters)
+    unseen += tuple(n for n in whole_numbers(model) if n not in named)
     shapes = {n: tuple(t.shape) for n, t in named.items()}
     report: dict[str, Any] = {
         "operators": sum(len(tape.calls) for tape in inf.tapes),
@@ -142,13 +145,18 @@ def _verify(
 ) -> Wiring:
     bench = Bench.of(model, examples, choose, named, batches=2 if insist else 1, subject=subject)
     if bench is None:
+        if insist and any(t.is_meta for t in named.values()):
+            raise CannotTrace(
+                f"{type(model).__name__} cannot be verified: its weights are on the meta device and have no values; trace it with "
+                "verify=False, or give them memory first (model.to_empty(device='cpu'), any values will do)"
+            )
         if insist:
             raise CannotTrace(
                 f"{type(model).__name__} cannot be verified: a copy with random weights does not run, in float64 or in float32; "
                 "pass verify=False to take the wiring as it was inferred"
             )
         return wiring
-    wiring.report["verified"] = True
+    wiring.report["verified"] = bool(wiring.groups)  # where nothing is claimed, nothing was tried
     wiring.report["tolerance"] = bench.tolerance
     return verified(wiring, bench)
 
@@ -182,6 +190,18 @@ def state_tensors(model: torch.nn.Module) -> tuple[dict[str, Tensor], dict[str, 
             first[key] = name
             named[name] = t
     return named, aliases
+
+
+def whole_numbers(model: torch.nn.Module) -> list[str]:
+    """Entries of the state dict that hold weights as whole numbers, alone or packed: no wiring can follow or move them."""
+    found = []
+    for name, value in _entries(model):
+        parts = (
+            [value] if isinstance(value, Tensor) else tensors_among(value if isinstance(value, (list, tuple)) else ())
+        )
+        if any(t.is_quantized or (t.dtype in _BYTES and t.ndim > 1) for t in parts):
+            found.append(name.replace("_orig_mod.", ""))
+    return found
 
 
 def _entries(model: torch.nn.Module) -> list[tuple[str, Any]]:

@@ -68,7 +68,16 @@ def at_rest(model: nn.Module, *, own_weights: bool = False) -> nn.Module:
     other = twin(model, own_weights=own_weights)
     for module in other.modules():
         module.training = False
+        if hasattr(module, "_hf_hook") and any(p.is_meta for p in module.parameters()):
+            _without_loading(module)
     return other
+
+
+def _without_loading(module: nn.Module) -> None:
+    """Weights that Accelerate keeps on disk or in another memory would be loaded for each call: the twin runs without them."""
+    plain = vars(module).pop("_old_forward", None)
+    if plain is not None:
+        module.forward = plain
 
 
 class _Copier:

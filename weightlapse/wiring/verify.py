@@ -16,7 +16,7 @@ from weightlapse.wiring.bench import TOLERANCE, Bench
 from weightlapse.wiring.data import Gauge, Group, Wiring
 from weightlapse.wiring.placement import Placement
 
-__all__ = ["TOLERANCE", "Bench", "Move", "moved", "signed", "verified", "works"]
+__all__ = ["TOLERANCE", "Bench", "Move", "moved", "shuffle", "signed", "verified", "works"]
 _FEW = 16  # units that are moved in each group of a large network
 
 
@@ -46,7 +46,7 @@ def moved(moves: Iterable[Move], wiring: Wiring) -> dict[str, Placement]:
 
 def works(bench: Bench, wiring: Wiring, group: Group, rng: np.random.Generator) -> float:
     """The relative error after a random permutation of the group's units."""
-    return bench.error_moved(moved([Move(group, "permutation", _shuffle(group.size, rng))], wiring))
+    return bench.error_moved(moved([Move(group, "permutation", shuffle(group.size, rng))], wiring))
 
 
 def signed(
@@ -57,7 +57,8 @@ def signed(
     return bench.error_moved(moved([move], wiring))
 
 
-def _shuffle(size: int, rng: np.random.Generator, most: int | None = None) -> NDArray[np.int64]:
+def shuffle(size: int, rng: np.random.Generator, most: int | None = None) -> NDArray[np.int64]:
+    """A random order that is not the old one, of at most ``most`` units."""
     order = np.arange(size)
     chosen = rng.permutation(size)[:most]
     order[np.sort(chosen)] = chosen
@@ -77,7 +78,7 @@ def _factors(size: int, kind: str, rng: np.random.Generator, most: int | None = 
 
 def _moves(wiring: Wiring, rng: np.random.Generator, most: int | None) -> Iterator[Move]:
     for g in wiring.groups:
-        yield Move(g, "permutation", _shuffle(g.size, rng, most))
+        yield Move(g, "permutation", shuffle(g.size, rng, most))
         own = [Gauge(kind, g.exponents) for kind in ("sign", "scale") if kind in g.symmetries]
         for gauge in [*own, *g.gauges]:
             factors = _factors(g.size, gauge.kind, rng, most)

@@ -35,7 +35,7 @@ def wiring_text(w: Wiring) -> str:
         lines += _tree(w, g, "")
     lines += [f"Tied: {', '.join([first, *rest])} are one tensor." for first, rest in w.aliases.items()]
     if w.unseen:
-        lines.append(f"Never used by the traced run: {_list(list(w.unseen))}.")
+        lines.append(f"Not seen by the traced run: {_list(list(w.unseen))}.")
     lines += [f"Dropped: {text}" for text in w.dropped]
     return "\n".join(lines)
 
@@ -54,6 +54,8 @@ def _tree(w: Wiring, g: Group, indent: str) -> list[str]:
 
 def axis_sentence(w: Wiring, tensor: str, axis: int) -> str:
     name = w.canonical_name(tensor)
+    if name in w.unseen and name not in w.shapes:
+        return f"{tensor}[{axis}]: fixed: weights in whole numbers, which the trace cannot follow"
     if name not in w.shapes:
         raise UnknownTensor(f"the wiring knows no tensor {tensor!r} ({closest(tensor, w.shapes)})")
     shape = w.shapes[name]
@@ -69,7 +71,7 @@ def axis_sentence(w: Wiring, tensor: str, axis: int) -> str:
     if nested:
         parts.append(f"nested groups {_list([repr(g.name) for g in nested], 4)}")
     why = w.fixed.get((name, axis))
-    if name in w.unseen:
+    if name in w.unseen and not parts:
         why = "the traced run never used this tensor"
     if why:
         parts.append(f"fixed{' elsewhere' if parts else ''}: {why}")

@@ -88,7 +88,8 @@ def _constant_run(call: Call, indices: Sequence[Tensor | None]) -> tuple[int, in
         return None
     dim, index = given[0]
     size = call.inputs[0].shape[dim]
-    positions = [int(p) % size for p in index]
+    value = call.value(index)
+    positions = [] if value is None else [int(p) % size for p in value]
     if not positions or positions != list(range(positions[0], positions[0] + len(positions))):
         return None
     return dim, positions[0], len(positions)
@@ -130,9 +131,10 @@ def _index_select(inf: Inference, call: Call) -> Axes:
     dim = call["dim"] % max(x.ndim, 1)
     axes = inf.axes(x)
     n, m = x.shape[dim], index.shape[0]
-    if id(index) in call.flat and m % n == 0:
-        each = torch.arange(n, device=index.device).repeat_interleave(m // n)
-        if torch.equal(index.long(), each):  # every position m/n times in a row
+    value = call.value(index) if id(index) in call.flat else None
+    if value is not None and m % n == 0:
+        each = torch.arange(n, device=value.device).repeat_interleave(m // n)
+        if torch.equal(value.long(), each):  # every position m/n times in a row
             copies = inf.dims.copies(m // n)
             axes[dim] = inf.dims.product([axes[dim], copies])
             return [axes]

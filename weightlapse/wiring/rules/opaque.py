@@ -152,7 +152,12 @@ class _Experiment:
         self.tensors: list[Tensor] = [self.leaves[n] for n in self.spots]
         self.generator = torch.Generator().manual_seed(0)
         self.base: list[Tensor] | None = None
-        for values in ([self._random(t) for t in self.tensors], [t.detach().clone() for t in self.tensors]):
+        real = [call.value(t) for t in self.tensors]
+        if any(v is None and not t.is_floating_point() and not t.is_complex() for v, t in zip(real, self.tensors)):
+            return  # whole numbers that nobody knows (meta device) cannot be made up
+        tries = [[self._random(t, v) for t, v in zip(self.tensors, real, strict=True)]]
+        tries += [[v.detach().clone() for v in real if v is not None]] if all(v is not None for v in real) else []
+        for values in tries:
             out = self._call(values)
             if (
                 out is not None
@@ -162,15 +167,16 @@ class _Experiment:
                 self.values, self.base = values, out
                 return
 
-    def _random(self, t: Tensor) -> Tensor:
-        if not (t.is_floating_point() or t.is_complex()):
-            return t.detach().clone()
-        return torch.randn(t.shape, generator=self.generator, dtype=t.dtype).to(t.device)
+    def _random(self, t: Tensor, real: Tensor | None) -> Tensor:
+        if real is not None and not (t.is_floating_point() or t.is_complex()):
+            return real.detach().clone()
+        return torch.randn(t.shape, generator=self.generator, dtype=t.dtype).to("cpu" if t.is_meta else t.device)
 
     def _call(self, values: list[Tensor]) -> list[Tensor] | None:
         leaves = list(self.leaves)
         for n, v in zip(self.spots, values, strict=True):
             leaves[n] = v.clone()
+        leaves = [torch.device("cpu") if isinstance(v, torch.device) and v.type == "meta" else v for v in leaves]
         args, kwargs = tree_unflatten(leaves, self.spec)
         try:
             with torch.no_grad():
