@@ -53,7 +53,14 @@ REFUSED: dict[str, tuple[Any, dict[str, Any], str]] = {
     "lazy layer": (Lazy(), {}, "run one batch"),
     "meta device": (nn.Linear(2, 2, device="meta"), {}, "meta device"),
     "text": ({"w": np.array(["a"])}, {}, "only numbers"),
-    "float8": ({"w": torch.zeros(2, dtype=torch.float8_e4m3fn)}, {}, "w"),
+    "sparse": ({"w": torch.zeros(2, 2).to_sparse()}, {}, "only dense"),
+    "no pattern": (MODEL, {"tensors": ["*", "!"]}, "leaves tensors out"),
+    "nothing left": (MODEL, {"tensors": ["*", "!weight", "!bias"]}, "leaves none of the model's 2 tensors"),
+    "nothing of that name to leave out": (
+        MODEL,
+        {"tensors": ["*", "!wieght"]},
+        "'wieght' matches none of the model's 2 tensors; nearest: 'weight'",
+    ),
 }
 
 

@@ -19,8 +19,19 @@ import torch.optim.swa_utils
 from numpy.typing import NDArray
 
 from weightlapse.adapters.dtensor import Place, is_sharded, local, place_of, refuse_flat_parameters
-from weightlapse.adapters.source import ArrayInfo, Selection, Views
+from weightlapse.adapters.source import ArrayInfo, Selection, Views, left_out_text
 from weightlapse.adapters.torch_device import SideStreams, pinned
+from weightlapse.adapters.torch_kinds import (
+    Reader,
+    as_array,
+    dtype_of,
+    home_of,
+    load_plain,
+    over,
+    plain,
+    problem,
+    readers,
+)
 from weightlapse.errors import CannotRecord, InvalidArgument, closest
 
 _FEW = 48  # up to here the cost of a NumPy copy per tensor is below that of one _foreach_copy_
@@ -46,12 +57,12 @@ class _Place:
     """Where a tensor of the module is found again: ``home[key]``, under the recorded ``name``."""
 
     name: str
-    home: dict[str, torch.Tensor | None]
+    home: Any  # a dict of tensors or None
     key: str
 
     @property
     def tensor(self) -> torch.Tensor:
-        tensor = self.home[self.key]
+        tensor: torch.Tensor | None = self.home[self.key]
         assert tensor is not None
         return tensor
 
@@ -70,12 +81,13 @@ def _parameters(module: torch.nn.Module) -> list[tuple[_Place, list[str]]]:
     """Every parameter once, with the further names under which the module holds the same one."""
     found: dict[int, tuple[_Place, list[str]]] = {}
     for prefix, owner in _walk(module):
-        for key, tensor in owner._parameters.items():
+        home = home_of(owner._parameters)
+        for key, tensor in home.items():
             if tensor is None:
                 continue
             name = prefix + key
             if id(tensor) not in found:
-                found[id(tensor)] = (_Place(name, owner._parameters, key), [])  # type: ignore[arg-type]
+                found[id(tensor)] = (_Place(name, home, key), [])
             elif name != found[id(tensor)][0].name:
                 found[id(tensor)][1].append(name)
     return list(found.values())
@@ -84,46 +96,40 @@ def _parameters(module: torch.nn.Module) -> list[tuple[_Place, list[str]]]:
 def _buffers(module: torch.nn.Module) -> list[tuple[_Place, list[str]]]:
     found: dict[int, tuple[_Place, list[str]]] = {}
     for prefix, owner in _walk(module):
-        for key, tensor in owner._buffers.items():
+        home = home_of(owner._buffers)
+        for key, tensor in home.items():
             if tensor is None or key in owner._non_persistent_buffers_set:
                 continue
             if id(tensor) not in found:
-                found[id(tensor)] = (_Place(prefix + key, owner._buffers, key), [])
+                found[id(tensor)] = (_Place(prefix + key, home, key), [])
             else:
                 found[id(tensor)][1].append(prefix + key)
     return list(found.values())
 
 
-def _info(name: str, tensor: torch.Tensor, stream: str, aliases: Sequence[str] = ()) -> ArrayInfo:
+def _check_ready(name: str, tensor: torch.Tensor) -> None:
+    """Raise for a tensor that has no values yet: the whole model is not ready then."""
     if isinstance(tensor, torch.nn.parameter.UninitializedTensorMixin):
         raise CannotRecord(
             f"{name} has no shape yet (a lazy layer): run one batch through the model before watching it"
         )
     if tensor.is_meta:
         raise CannotRecord(f"{name} is on the meta device and has no values: materialise the model before watching it")
-    if tensor.layout != torch.strided or tensor.is_quantized:
-        raise CannotRecord(
-            f"{name} is {tensor.layout if not tensor.is_quantized else 'quantized'}: only dense tensors can be recorded"
-        )
-    dtype = str(tensor.dtype).removeprefix("torch.")
-    return ArrayInfo(name, dtype, tuple(local(tensor).shape), stream, tuple(aliases))
 
 
-def _numpy(tensor: torch.Tensor) -> NDArray[Any]:
-    """A CPU tensor as an array over the same memory, bfloat16 as uint16 patterns."""
-    tensor = tensor.detach()
-    return tensor.view(torch.int16).numpy().view(np.uint16) if tensor.dtype == torch.bfloat16 else tensor.numpy()
+def _info(name: str, tensor: torch.Tensor, stream: str, aliases: Sequence[str] = ()) -> ArrayInfo:
+    return ArrayInfo(name, dtype_of(tensor), tuple(local(tensor).shape), stream, tuple(aliases))
 
 
 def as_numpy(name: str, tensor: torch.Tensor) -> NDArray[Any]:
     """A tensor anywhere as the array that is stored for it."""
-    _info(name, tensor, "weights")
-    return _numpy(tensor.detach().cpu())
-
-
-def _tensor(view: NDArray[Any], dtype: str) -> torch.Tensor:
-    """A place in a row as a tensor over the same memory."""
-    return torch.from_numpy(view.view(np.int16)).view(torch.bfloat16) if dtype == "bfloat16" else torch.from_numpy(view)
+    _check_ready(name, tensor)
+    why = problem(tensor)
+    if why is not None or len(made := readers(tensor) or {"": lambda t: t}) > 1:
+        raise CannotRecord(
+            f"{name} is not recorded: {why or 'it is made of several tensors, which a mapping has to hold by themselves'}"
+        )
+    return as_array(made[""](tensor.detach()).cpu())
 
 
 class TorchSource:
@@ -146,6 +152,7 @@ class TorchSource:
         self._optimizers = optimizers
         self._side: SideStreams | None = None
         self.pending: Callable[[], None] | None = None
+        self.left_out: dict[str, str] = {}  # tensors that cannot be recorded, and why
         self._rank = rank
 
     # ---- what there is ---------------------------------------------------------------------------------------------
@@ -158,24 +165,29 @@ class TorchSource:
         known = [
             n for place, more in (parameters + buffers if with_buffers else parameters) for n in (place.name, *more)
         ]
-        self._selection.check(known)
+        self._selection.check(known, () if with_buffers else (n for p, more in buffers for n in (p.name, *more)))
         chosen = [(p, more) for p, more in parameters if self._mine(p.tensor) and self._selection.wants(p.name, more)]
         modules = [m for _, m in _walk(self.module)]
-        self._homes = [d for m in modules for d in (m._parameters, m._buffers)]
+        self._homes = [home_of(d) for m in modules for d in (m._parameters, m._buffers)]
         self._children = [m._modules for m in modules if m._modules]
         self._structure = self._look_at_structure()
         self._places: list[_Place] = []
+        self._made: list[tuple[_Place, Reader]] = []
+        self.left_out = {}
         infos: list[ArrayInfo] = []
-        if "weights" in self._selection.streams:
-            infos += [_info(p.name, p.tensor, "weights", more) for p, more in chosen]
-            self._places += [p for p, _ in chosen]
+        made: list[ArrayInfo] = []
+        streams = [("weights", chosen)] if "weights" in self._selection.streams else []
         if with_buffers:
-            kept = [(p, more) for p, more in buffers if self._mine(p.tensor) and self._selection.wants(p.name, more)]
-            infos += [_info(p.name, p.tensor, "buffers", more) for p, more in kept]
-            self._places += [p for p, _ in kept]
+            streams += [
+                ("buffers", [(p, m) for p, m in buffers if self._mine(p.tensor) and self._selection.wants(p.name, m)])
+            ]
+        for stream, places in streams:
+            for place, more in places:
+                self._list(place, more, stream, infos, made)
+        infos += made
         self._graded: list[_Place] = []
         if "gradients" in self._selection.streams:
-            self._graded = [p for p, _ in chosen if p.tensor.is_floating_point() or p.tensor.is_complex()]
+            self._graded = [p for p, _ in chosen if _is_trained(p.tensor)]
             infos += [_info(f"gradients:{p.name}", p.tensor, "gradients") for p in self._graded]
         self._states: list[Callable[[], torch.Tensor | None]] = []
         if "optimizer" in self._selection.streams:
@@ -188,11 +200,35 @@ class TorchSource:
         for place, prefix in [*((p, "") for p in self._places), *((p, "gradients:") for p in self._graded)]:
             if is_sharded(place.tensor):
                 self.shards[prefix + place.name] = place_of(place.name, place.tensor)
-        if not infos and self._rank == 0:
+        if not infos and self._rank == 0 and not self.left_out:
             raise InvalidArgument(f"streams={list(self._selection.streams)}: the model has nothing in them to record")
+        if not infos and self.left_out:
+            raise CannotRecord(left_out_text(self.left_out))
         self._infos = infos
         self._remember()
         return infos
+
+    def _list(
+        self, place: _Place, more: Sequence[str], stream: str, infos: list[ArrayInfo], made: list[ArrayInfo]
+    ) -> None:
+        """Add the arrays of one tensor: those that can be copied as they lie in memory, those that are made for each frame, or why none can."""
+        tensor = place.tensor
+        _check_ready(place.name, tensor)
+        why = problem(tensor)
+        try:
+            parts = None if why is not None else readers(tensor)
+        except CannotRecord as error:
+            why = str(error)
+        if why is not None:
+            self.left_out[place.name] = why
+        elif parts is None:
+            infos.append(_info(place.name, tensor, stream, more))
+            self._places.append(place)
+        else:
+            for suffix, read in parts.items():
+                names = [f"{name}{suffix}" for name in (place.name, *more)]
+                made.append(_info(names[0], read(tensor), stream, names[1:]))
+                self._made.append((place, read))
 
     def _mine(self, tensor: torch.Tensor) -> bool:
         """Whether this process records the tensor: its shard, or on rank 0 what all processes have alike."""
@@ -218,8 +254,8 @@ class TorchSource:
         if self._side is None and any(t.device.type == "cuda" for t in self._here):
             self._side = SideStreams()
         self._on_cpu = all(t.device.type == "cpu" for t in self._here)
-        self._arrays = [_numpy(t) for t in self._here] if self._on_cpu and len(self._here) <= _FEW else None
-        self._detached = [t.detach() for t in self._here]
+        self._arrays = [as_array(t) for t in self._here] if self._on_cpu and len(self._here) <= _FEW else None
+        self._detached = [plain(t.detach()) for t in self._here]
 
     def _is_current(self) -> bool:
         live = [home.get(key) for home, key in self._slots]
@@ -268,17 +304,17 @@ class TorchSource:
         row, tensors = self._rows[slot], self._tensors[slot]
         if row is None or tensors is None:
             row = self._rows[slot] = [self._views(slot, i) for i in range(len(self._infos))]
-            tensors = self._tensors[slot] = [_tensor(v, info.dtype) for v, info in zip(row, self._infos)]
+            tensors = self._tensors[slot] = [over(v, info.dtype) for v, info in zip(row, self._infos)]
         return row, tensors
 
     def before_any(self, slot: int) -> None:
-        start = len(self._places)
+        start = len(self._places) + len(self._made)
         for tensor in self._row(slot)[1][start : start + len(self._graded)]:
             tensor.fill_(math.nan)
 
     def before(self, slot: int) -> None:
         if self._graded:
-            tensors = self._row(slot)[1][len(self._places) :]
+            tensors = self._row(slot)[1][len(self._places) + len(self._made) :]
             for tensor, place in zip(tensors, self._graded):
                 gradient = local(place.tensor.grad)
                 if gradient is None or gradient.shape != tensor.shape:
@@ -298,7 +334,12 @@ class TorchSource:
                 torch._foreach_copy_(tensors[: len(self._detached)], self._detached)
             else:
                 self.pending = self._side.start(tensors[: len(self._detached)], self._detached)
-        start = len(self._places) + len(self._graded)
+        for i, (source, read) in enumerate(self._made, len(self._places)):
+            held = source.home.get(source.key)
+            if held is None or not _fits(held, read, self._infos[i]):
+                return False
+            tensors[i].copy_(plain(read(held)))
+        start = len(self._places) + len(self._made) + len(self._graded)
         for i, getter in enumerate(self._states, start):
             value = local(getter())
             if value is None:
@@ -313,6 +354,17 @@ class TorchSource:
         """After a change: True when the same names, shapes and dtypes are there again, only in other memory."""
         before = self._infos
         return list(self.arrays()) == before
+
+
+def _is_trained(tensor: torch.Tensor) -> bool:
+    """Whether a tensor can have a gradient that is recorded beside it."""
+    return (tensor.is_floating_point() or tensor.is_complex()) and problem(tensor) is None and plain(tensor) is tensor
+
+
+def _fits(tensor: torch.Tensor, read: Reader, info: ArrayInfo) -> bool:
+    """Whether what is made of a tensor is still the array that was listed."""
+    value = read(tensor)
+    return tuple(value.shape) == info.shape and dtype_of(value) == info.dtype
 
 
 def _optimizer_states(
@@ -360,6 +412,10 @@ def load(module: Any, state: Mapping[str, NDArray[Any]]) -> None:
         if name not in homes:
             raise InvalidArgument(f"the model has no tensor {name!r} to load into; {closest(name, homes)}")
         tensor = homes[name].tensor
+        if tensor.is_quantized:
+            raise InvalidArgument(
+                f"{name} is quantised: make it anew from its integers, scale and zero point, run.state(...)"
+            )
         if tuple(tensor.shape) != values.shape:
             raise InvalidArgument(
                 f"{name} has shape {values.shape} in the recording and {tuple(tensor.shape)} in the model"
@@ -370,4 +426,4 @@ def load(module: Any, state: Mapping[str, NDArray[Any]]) -> None:
             if is_sharded(tensor):
                 where = place_of(name, tensor)["offset"]
                 values = values[tuple(slice(a, a + n) for a, n in zip(where, local(tensor).shape))]
-            local(tensor).copy_(torch.from_numpy(np.array(values)))
+            load_plain(local(tensor), values)

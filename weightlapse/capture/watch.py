@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import importlib
 import os
+import warnings
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 from weightlapse.adapters.find import find_source
-from weightlapse.adapters.source import Selection
+from weightlapse.adapters.source import Selection, left_out_text
 from weightlapse.capture.arguments import check_memory, check_tolerance
 from weightlapse.capture.layouts import layout_of
 from weightlapse.capture.null import NullRecorder
@@ -112,6 +113,8 @@ def watch(
             "example= cannot be traced through a sharded model: trace before sharding and pass wiring="
         )
 
+    said: list[str] = []
+
     def record(where: Path) -> Recorder:
         source = find_source(model, selection, optimizers, rank if sharded else 0)
         first = model if source.takes_params else None
@@ -125,6 +128,9 @@ def watch(
         writer, last = _open(where, layout, facts, bound, budget, overwrite, resume, compact, fsync)
         if spec is not None:
             writer.set_wiring(spec)
+        if source.left_out:
+            writer.event(max(last, first_step), f"[left_out] {left_out_text(source.left_out)}")
+            said.append(left_out_text(source.left_out))
         rec = Recorder(source, writer, ring, when, memory=budget, backpressure=backpressure, first_step=last)
         if last < 0:
             rec.first_frame(first, first_step)
@@ -136,6 +142,8 @@ def watch(
     rec = record_together(target, rank, count, record, keep=resume) if sharded else record(target)
     rec.path = Path(path)
     rec.attach(optimizers, gradients="gradients" in selection.streams)
+    for text in said:
+        warnings.warn(f"weightlapse, recording to {path}: {text}", stacklevel=2)
     return rec
 
 
