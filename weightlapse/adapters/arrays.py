@@ -108,6 +108,7 @@ class ArraySource:
 
     def bind(self, slots: int, views: Views) -> None:
         self._views = [[views(slot, i) for i in range(len(self._infos))] for slot in range(slots)]
+        self._bound = self._infos
 
     def before_any(self, slot: int) -> None: ...
 
@@ -115,7 +116,7 @@ class ArraySource:
 
     def copy(self, slot: int, params: Any) -> bool:
         chosen = self._chosen(self.entries(params))
-        if len(chosen) != len(self._infos):
+        if self._infos is not self._bound or len(chosen) != len(self._infos):
             return False
         for (name, _, value), info, view in zip(chosen, self._infos, self._views[slot]):
             array = as_array(name, value)
