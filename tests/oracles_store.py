@@ -89,9 +89,8 @@ def deviation(values: np.ndarray) -> float:
 # ---- a second reader, written from docs/format.md alone ----------------------------------------------------------------
 
 ITEM = {"float32": 4, "float64": 8, "float16": 2, "bfloat16": 2, "bool": 1, "complex64": 4, "complex128": 8} | {
-    f"{sign}int{bits}": max(bits // 8, 1) for sign in ("", "u") for bits in (1, 2, 3, 4, 5, 6, 7, 8, 16, 32, 64)
-}
-ITEM |= {"complex32": 2, "bcomplex32": 2}  # bytes of one number; complex numbers are two
+    f"{sign}int{bits}": bits // 8 for sign in ("", "u") for bits in (8, 16, 32, 64)
+}  # bytes of one number; complex numbers are two
 
 
 def read_records(data: bytes, start: int = 0) -> list[tuple[bytes, int, bytes, int]]:
@@ -131,12 +130,8 @@ def read_recording(path: Path) -> tuple[list[int], list[list[dict]], list[dict[s
 
 def _sizes(layout: list[dict]) -> list[tuple[str, int, int]]:
     """(name, numbers, bytes of a number) of each tensor."""
-    lanes = {t["name"]: 2 if "complex" in t["dtype"] else 1 for t in layout}
-    return [(t["name"], math.prod(t["shape"]) * lanes[t["name"]], _item(t["dtype"])) for t in layout]
-
-
-def _item(dtype: str) -> int:
-    return 1 if dtype.startswith(("float8", "float6_", "float4")) else ITEM[dtype]
+    lanes = {t["name"]: 2 if t["dtype"].startswith("complex") else 1 for t in layout}
+    return [(t["name"], math.prod(t["shape"]) * lanes[t["name"]], ITEM[t["dtype"]]) for t in layout]
 
 
 def _log_segment(data: bytes, layouts: dict) -> tuple[int, list[int], list[dict], list[dict[str, bytes]]]:

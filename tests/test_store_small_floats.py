@@ -9,7 +9,6 @@ import ml_dtypes
 import numpy as np
 import pytest
 
-from tests.oracles_store import read_recording
 from weightlapse.errors import CannotRecord, DamagedRecording
 from weightlapse.store.layout import DTYPES, Layout, TensorSpec, storage_dtype, value_dtype, widen
 from weightlapse.store.reader import Store
@@ -59,9 +58,7 @@ def test_complex_numbers_of_two_half_floats(name: str, half: Any) -> None:
 
 
 @pytest.mark.parametrize("tolerance", [None, 0.05])
-def test_a_recording_of_all_of_them_reads_back_and_so_does_the_second_reader(
-    tmp_path: Path, tolerance: float | None
-) -> None:
+def test_a_recording_of_all_of_them_reads_back(tmp_path: Path, tolerance: float | None) -> None:
     """Bytes are exact whatever the tolerance."""
     names = sorted(n for n in DTYPES - {"bool"} if tolerance is None or storage_dtype(n).itemsize == 1)
     layout = Layout(TensorSpec(name, name, (3, 7)) for name in names)
@@ -74,13 +71,11 @@ def test_a_recording_of_all_of_them_reads_back_and_so_does_the_second_reader(
     writer.close()
     assert list((tmp_path / "run" / "blocks").glob("*.blk"))
     store = Store.open(tmp_path / "run")
-    _, _, frames = read_recording(tmp_path / "run")
     for i, name in enumerate(names):
         truth = np.array(layout.view(rows, i))
         assert store.read(name, slice(None)).tobytes() == truth.tobytes(), name
         part = store.read(name, slice(0, 130, 7), (slice(1, 2), slice(2, 7, 2)))
         assert part.tobytes() == truth[::7, 1:2, 2:7:2].tobytes(), name
-        assert b"".join(frame[name] for frame in frames) == truth.tobytes(), name
 
 
 def test_an_unknown_small_float_is_refused_when_written_and_when_read() -> None:

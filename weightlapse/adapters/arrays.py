@@ -138,6 +138,7 @@ class ArraySource:
 
     def bind(self, slots: int, views: Views) -> None:
         self._views = [[views(slot, i) for i in range(len(self._infos))] for slot in range(slots)]
+        self._bound = self._infos
 
     def before_any(self, slot: int) -> None: ...
 
@@ -145,7 +146,7 @@ class ArraySource:
 
     def copy(self, slot: int, params: Any) -> bool:
         chosen = [entry for entry in self._chosen(self.entries(params)) if entry[0] not in self.left_out]
-        if len(chosen) != len(self._infos):
+        if self._infos is not self._bound or len(chosen) != len(self._infos):
             return False
         for (name, _, value), info, view in zip(chosen, self._infos, self._views[slot]):
             if name != info.name:

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from weightlapse.adapters.arrays import ArraySource, load_mapping
 from weightlapse.adapters.checkpoints import Checkpoint, CheckpointSource
-from weightlapse.adapters.source import Selection, Source
+from weightlapse.adapters.source import Selection, Source, Steps
 from weightlapse.errors import InvalidArgument
 
 
@@ -18,6 +18,15 @@ def _is(model: Any, module: str, name: str) -> bool:
     """``isinstance(model, module.name)`` without importing ``module``: a model of it can only be there when it has been imported."""
     kind = getattr(sys.modules.get(module), name, None)
     return kind is not None and isinstance(model, kind)
+
+
+def find_steps(model: Any, optimizers: Sequence[Any]) -> Steps:
+    """What tells of the updates that ``optimizers`` make; :class:`InvalidArgument` for what cannot be one."""
+    if _is(model, "torch.nn", "Module") and not _is(model, "keras", "Model"):
+        from weightlapse.adapters.torch_steps import TorchSteps
+
+        return TorchSteps(list(optimizers))
+    raise InvalidArgument("optimizer= is for torch modules; with other models call rec.step() after each update")
 
 
 def find_source(model: Any, selection: Selection, optimizers: Sequence[Any] = (), rank: int = 0) -> Source:
@@ -30,8 +39,6 @@ def find_source(model: Any, selection: Selection, optimizers: Sequence[Any] = ()
         from weightlapse.adapters.torch import TorchSource
 
         return TorchSource(model, selection, optimizers, rank)
-    if optimizers:
-        raise InvalidArgument("optimizer= is for torch modules; with other models call rec.step() after each update")
     if keras_model:
         from weightlapse.adapters.keras import KerasSource
 

@@ -52,7 +52,11 @@ Views = Callable[[int, int], NDArray[Any]]  # (slot, array number) -> where its 
 
 
 class Source(Protocol):
-    """A model as named arrays."""
+    """A model as named arrays.
+
+    A source may also have ``version()``: something that is unequal after the weights were changed, and cheap; and where optimizers are followed
+    ``held(tensors)``: names of parameters that are among these tensors, and of trainable ones that are not.
+    """
 
     framework: str
     shards: dict[str, dict[str, list[int]]]  # of arrays that are parts of tensors: "shape" of the whole, "offset" in it
@@ -75,17 +79,42 @@ class Source(Protocol):
         """Copy all values; False (and nothing is promised about the slot) when the arrays are no longer those last listed."""
 
 
+class Watcher(Protocol):
+    """Who is told of updates: ``before`` one begins, and ``after`` a call that made one, or (not ``sure``) may have made one."""
+
+    def before(self) -> None: ...
+
+    def after(self, *, sure: bool) -> None: ...
+
+
+class Steps(Protocol):
+    """The optimizers that are given to watch(), as far as they tell of their updates."""
+
+    plain: bool  # whether weights are touched between before() and after() alone
+
+    def parameters(self) -> list[Any] | None:
+        """All tensors that they hold, None when that is not known."""
+
+    def follow(self, watcher: Watcher) -> None:
+        """Tell ``watcher`` of every update, until :meth:`leave`."""
+
+    def leave(self) -> None: ...
+
+
 class Selection:
     """The globs of ``tensors=`` and the ``streams=`` to record."""
 
     def __init__(self, tensors: str | Iterable[str] = "*", streams: Iterable[str] = ("weights",)) -> None:
+        for name, value in (("tensors", tensors), ("streams", streams)):
+            if not isinstance(value, Iterable):
+                raise InvalidArgument(f"{name}={value!r}: give a text or a list of texts")
         self.globs = (tensors,) if isinstance(tensors, str) else tuple(tensors)
         self.streams = (streams,) if isinstance(streams, str) else tuple(streams)
         known = ("weights", "buffers", "gradients", "optimizer")
         for stream in self.streams:
             if stream not in known:
                 raise InvalidArgument(
-                    f"streams={list(self.streams)}: there is no stream {stream!r}; there are {', '.join(known)}"
+                    f"streams={list(self.streams)}: there is no stream {stream!r}, there are {', '.join(known)}; {closest(str(stream), known, 1)}"
                 )
         if not self.globs or not self.streams:
             raise InvalidArgument(

@@ -166,6 +166,7 @@ class TorchSource:
             n for place, more in (parameters + buffers if with_buffers else parameters) for n in (place.name, *more)
         ]
         self._selection.check(known, () if with_buffers else (n for p, more in buffers for n in (p.name, *more)))
+        self._counted = [t for p, _ in parameters if not (t := local(p.tensor)).is_inference()]
         chosen = [(p, more) for p, more in parameters if self._mine(p.tensor) and self._selection.wants(p.name, more)]
         modules = [m for _, m in _walk(self.module)]
         self._homes = [home_of(d) for m in modules for d in (m._parameters, m._buffers)]
@@ -257,6 +258,25 @@ class TorchSource:
         self._arrays = [as_array(t) for t in self._here] if self._on_cpu and len(self._here) <= _FEW else None
         self._detached = [plain(t.detach()) for t in self._here]
 
+    def version(self) -> list[int] | None:
+        """How often torch has changed each parameter in place: unequal after an update. Changes through ``.data`` are not counted."""
+        return [t._version for t in self._counted] if self._counted else None
+
+    def held(self, tensors: Sequence[torch.Tensor]) -> tuple[list[str], list[str]]:
+        """Names of the parameters that are among ``tensors`` (or views of the same memory), and of the trainable ones that are not."""
+        ids, memory = {id(t) for t in tensors}, {_memory(t) for t in tensors} - {0}
+        found: tuple[list[str], list[str]] = ([], [])
+        for place, _ in _parameters(self.module):
+            tensor = place.tensor
+            mine = id(tensor) in ids or _memory(tensor) in memory
+            if mine or tensor.requires_grad:
+                found[not mine].append(place.name)
+        return found
+
+    def refresh(self) -> bool:
+        """Whether the tensors are still those last listed, perhaps in other memory."""
+        return self._infos is self._bound and (self._is_current() or self._relist())
+
     def _is_current(self) -> bool:
         live = [home.get(key) for home, key in self._slots]
         return (
@@ -292,6 +312,7 @@ class TorchSource:
 
     def bind(self, slots: int, views: Views) -> None:
         self._views = views
+        self._bound = self._infos
         self._rows: list[list[NDArray[Any]] | None] = [None] * slots
         self._tensors: list[list[torch.Tensor] | None] = [None] * slots
         if (
@@ -316,14 +337,15 @@ class TorchSource:
         if self._graded:
             tensors = self._row(slot)[1][len(self._places) + len(self._made) :]
             for tensor, place in zip(tensors, self._graded):
-                gradient = local(place.tensor.grad)
+                parameter = place.home.get(place.key)
+                gradient = None if parameter is None else local(parameter.grad)
                 if gradient is None or gradient.shape != tensor.shape:
                     tensor.fill_(math.nan)
                 else:
                     tensor.copy_(gradient.detach().to_dense() if gradient.is_sparse else gradient.detach())
 
     def copy(self, slot: int, params: Any = None) -> bool:
-        if not self._is_current() and not self._relist():
+        if not self.refresh():
             return False
         row, tensors = self._row(slot)
         if self._arrays is not None:
@@ -352,8 +374,19 @@ class TorchSource:
 
     def _relist(self) -> bool:
         """After a change: True when the same names, shapes and dtypes are there again, only in other memory."""
-        before = self._infos
-        return list(self.arrays()) == before
+        before = self._bound
+        if list(self.arrays()) != before:
+            return False
+        self._bound = self._infos
+        return True
+
+
+def _memory(tensor: torch.Tensor) -> int:
+    """The address of the memory that a tensor lies in, 0 when it has none."""
+    try:
+        return local(tensor).untyped_storage().data_ptr()
+    except (RuntimeError, NotImplementedError, AttributeError):
+        return 0
 
 
 def _is_trained(tensor: torch.Tensor) -> bool:
