@@ -39,7 +39,7 @@ def stored(name: str, value: Any) -> tuple[NDArray[Any], str]:
         from weightlapse.adapters.torch_kinds import dtype_of
 
         return as_numpy(name, value), dtype_of(value)
-    _refuse_symbol(name, value)
+    refuse_symbol(name, value)
     array = np.asarray(value)
     dtype = array.dtype.name
     if dtype in _PATTERNS:
@@ -53,7 +53,7 @@ def stored(name: str, value: Any) -> tuple[NDArray[Any], str]:
     return (array if array.dtype.isnative else array.astype(array.dtype.newbyteorder("="))), dtype
 
 
-def _refuse_symbol(name: str, value: Any) -> None:
+def refuse_symbol(name: str, value: Any) -> None:
     """Raise for a variable or tensor of a TensorFlow graph, which stands for a value and has none."""
     if not type(value).__module__.startswith("tensorflow."):
         return

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import os
 import warnings
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import keras
@@ -18,6 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from weightlapse.adapters.arrays import ArraySource, Entry
+from weightlapse.adapters.keras_steps import GIVEN
 from weightlapse.adapters.source import Selection
 from weightlapse.errors import CannotRecord, InvalidArgument, closest
 
@@ -27,6 +28,7 @@ class KerasSource(ArraySource):
 
     framework = "keras"
     takes_params = False
+    elsewhere = False  # whether the present values are not in the model: a stateless loop on JAX holds them
 
     def __init__(self, model: Any, selection: Selection) -> None:
         super().__init__(selection)
@@ -39,7 +41,32 @@ class KerasSource(ArraySource):
             for i, v in enumerate(getattr(model, part))
         }
 
+        self._still = {
+            id(v): np.array(keras.ops.convert_to_numpy(v.value))
+            for _, stream, v in self._variables
+            if stream == "weights" and not v.trainable and keras.backend.backend() == "jax"
+        }
+
+    def held(self, tensors: Sequence[Any]) -> tuple[list[str], list[str]]:
+        """Names of the trainable variables that are among ``tensors``, and of those that are not."""
+        ids = {id(v) for v in tensors}
+        found: tuple[list[str], list[str]] = ([], [])
+        trainable = {id(v) for v in self._model.trainable_variables}
+        for name, _, variable in self._variables:
+            if id(variable) in trainable:  # on the torch backend an optimizer of torch holds the tensor in the variable
+                mine = id(variable) in ids or id(getattr(variable, "_value", variable)) in ids
+                found[not mine].append(name)
+        return found
+
     def entries(self, params: Any) -> list[Entry]:
+        if not self._model.built:  # a model of models without a call of its own: it may get more of them
+            self._variables = _variables(self._model)
+        given = GIVEN.get()
+        self.elsewhere = keras.backend.backend() == "jax" and (params is not None or given is not None)
+        if params is not None:
+            return self._given_by_hand(params)
+        if given is not None:
+            return [(name, stream, self._value(name, stream, v, given)) for name, stream, v in self._variables]
         state = _fitting_state(self._model)
         if state is None:
             return [(name, stream, v.value) for name, stream, v in self._variables]
@@ -47,10 +74,48 @@ class KerasSource(ArraySource):
             (name, stream, state[self._places[id(v)][0]][self._places[id(v)][1]]) for name, stream, v in self._variables
         ]
 
+    def _value(self, name: str, stream: str, variable: Any, given: Mapping[int, Any]) -> Any:
+        """The value of a variable at an update of JAX or of a graph: what is not handed over there has not changed."""
+        if id(variable) in given:
+            return given[id(variable)]
+        if stream == "buffers":
+            if stream not in self._selection.streams:
+                return np.zeros(variable.shape, "float32")  # it is not recorded
+            raise CannotRecord(
+                f"{name} is not trained by the optimizer, and no stateless update on JAX shows it: use the WatchCallback in fit(), or leave optimizer= "
+                "out and call rec.step((trainable_variables, non_trainable_variables)) after each update"
+            )
+        value = getattr(variable, "_value", None)
+        return self._still[id(variable)] if value is None or getattr(value, "is_deleted", bool)() else value
+
+    def _given_by_hand(self, params: Any) -> list[Entry]:
+        """Values given to rec.step(), as a stateless loop on JAX holds them: trainable variables, or a pair of them and the others."""
+        model = self._model
+        sorts = [model.trainable_variables, model.non_trainable_variables]
+        values = [list(params), None] if _is_flat(params) else [None if p is None else list(p) for p in params]
+        given: dict[int, Any] = {}
+        for variables, some in zip(sorts, values):
+            if some is not None and [tuple(v.shape) for v in variables] != [tuple(np.shape(x)) for x in some]:
+                raise InvalidArgument(
+                    f"rec.step() was given {len(some)} values for the {len(variables)} variables of {model.name}, or they have other shapes: give "
+                    "trainable_variables, or the pair (trainable_variables, non_trainable_variables)"
+                )
+            given |= {id(v): x for v, x in zip(variables, some or ())}
+        return [(name, stream, self._value(name, stream, v, given)) for name, stream, v in self._variables]
+
+
+def _is_flat(params: Any) -> bool:
+    """Whether these are the values of variables, and not a pair of two lists of them."""
+    return not (
+        isinstance(params, (list, tuple))
+        and len(params) == 2
+        and all(p is None or isinstance(p, (list, tuple)) for p in params)
+    )
+
 
 def _variables(model: Any) -> list[tuple[str, str, Any]]:
     """(name, stream, variable) of every weight of the model."""
-    if not model.built or not model.weights:
+    if not model.weights:
         raise CannotRecord(f"{model.name} has no weights yet: build it, or call it on one batch, before watching it")
     frozen = {id(v) for layer in model._flatten_layers() for v in layer._non_trainable_variables}
     names: dict[str, int] = {}

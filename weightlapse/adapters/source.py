@@ -86,14 +86,31 @@ class Watcher(Protocol):
 
     def after(self, *, sure: bool) -> None: ...
 
+    def doubt(self, text: str) -> None:
+        """What is told does not show everything, for this reason."""
+
+    def wants_next(self) -> bool:
+        """Whether the next update becomes a frame."""
+
+    def skip(self, count: int, why: str) -> None:
+        """So many updates have been made and cannot be recorded."""
+
 
 class Steps(Protocol):
     """The optimizers that are given to watch(), as far as they tell of their updates."""
 
     plain: bool  # whether weights are touched between before() and after() alone
+    given: bool  # whether the user gave them, so that rec.step() besides is a mistake; else they come with the model
+    iteration: Any  # where several of them make one frame: an Iteration
+
+    def told(self) -> bool:
+        """Of those that come with the model: whether the last update has been told of, and nobody has asked since."""
 
     def parameters(self) -> list[Any] | None:
         """All tensors that they hold, None when that is not known."""
+
+    def wait(self) -> None:
+        """Return when all updates that were started have been told of."""
 
     def follow(self, watcher: Watcher) -> None:
         """Tell ``watcher`` of every update, until :meth:`leave`."""

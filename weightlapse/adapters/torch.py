@@ -19,6 +19,7 @@ import torch.optim.swa_utils
 from numpy.typing import NDArray
 
 from weightlapse.adapters.dtensor import Place, is_sharded, local, place_of, refuse_flat_parameters
+from weightlapse.adapters.several import items_of
 from weightlapse.adapters.source import ArrayInfo, Selection, Views, left_out_text
 from weightlapse.adapters.torch_device import SideStreams, pinned
 from weightlapse.adapters.torch_kinds import (
@@ -50,6 +51,21 @@ def unwrap(model: Any) -> torch.nn.Module:
 
 
 _WRAPPERS = (torch.nn.DataParallel, torch.nn.parallel.DistributedDataParallel, torch.optim.swa_utils.AveragedModel)
+
+
+def container(parts: Any) -> torch.nn.Module:
+    """One module that holds the modules and tensors of a (nested) mapping or list, under their keys."""
+    found = torch.nn.Module()
+    for key, value in (items_of(parts) or {}).items():
+        if isinstance(value, torch.nn.Module) or items_of(value) is not None:
+            found._modules[key] = value if isinstance(value, torch.nn.Module) else container(value)
+        elif isinstance(value, torch.Tensor):
+            found._parameters[key] = value  # type: ignore[assignment]
+        else:
+            raise InvalidArgument(
+                f"{key!r} is a {type(value).__name__} among torch modules: give modules and tensors alone, or watch it by itself"
+            )
+    return found
 
 
 @dataclass(frozen=True)

@@ -17,6 +17,7 @@ from typing import Any
 import torch
 from torch.optim import Optimizer
 
+from weightlapse.adapters.iteration import DOUBTFUL, Iteration
 from weightlapse.adapters.nesting import inside_another_step, may_nest
 from weightlapse.adapters.source import Watcher
 from weightlapse.errors import InvalidArgument
@@ -32,10 +33,15 @@ _OPENING = (
 class TorchSteps:
     """Follows everything that is given as ``optimizer=``, from :meth:`follow` to :meth:`leave`. Refuses what cannot be followed when it is made."""
 
-    def __init__(self, optimizers: list[Any]) -> None:
+    given = True
+
+    def __init__(self, optimizers: list[Any], iteration: Iteration | None = None) -> None:
         self._given = optimizers
         for optimizer in optimizers:
             _check(optimizer)
+        self.iteration = iteration
+        # the number, among those given, of each optimizer that is reached
+        self._number = {id(o): k for k, given in enumerate(optimizers) for o in _reached(given)}
         self.inner = [o for given in optimizers for o in _reached(given)]
         # a bare optimizer touches the weights within step() alone; of a wrapper that is not known
         self._bare = {id(o): not _within(o) for o in self.inner}
@@ -51,6 +57,9 @@ class TorchSteps:
         """The optimizers without another one inside: they keep the state of the parameters."""
         return [o for o in self.inner if self._bare[id(o)] and _groups(o)]
 
+    def told(self) -> bool:
+        return False
+
     def parameters(self) -> list[torch.Tensor] | None:
         """All tensors that the optimizers hold, None when that cannot be told of one of them."""
         held: list[torch.Tensor] = []
@@ -60,6 +69,8 @@ class TorchSteps:
                 return None
             held += [p for group in groups for p in group["params"]]
         return held
+
+    def wait(self) -> None: ...
 
     def follow(self, watcher: Watcher) -> None:
         self._watcher = watcher
@@ -88,7 +99,7 @@ class TorchSteps:
     def enter(self, name: str) -> None:
         """A call of the method ``name`` begins; one within another is part of that one."""
         if self._depth == 0:
-            if not self._opened and self._watcher is not None:
+            if not self._opened and self._watcher is not None and not self._within_iteration:
                 self._watcher.before()
             self._opened = self._opened or name in _OPENING
         self._depth += 1
@@ -103,13 +114,24 @@ class TorchSteps:
 
     def made(self, owner: Any) -> None:
         self._opened = False
-        if self._watcher is not None and not _was_skipped(owner):
+        if self._watcher is None or _was_skipped(owner):
+            return
+        if self.iteration is None:
             self._watcher.after(sure=self._bare[id(owner)])
+        elif self.iteration.ended_by(self._number[id(owner)]):
+            self._watcher.after(sure=all(self._bare[id(o)] for o in self._given))
+            if self.iteration.doubtful:
+                self._watcher.doubt(DOUBTFUL)
+
+    @property
+    def _within_iteration(self) -> bool:
+        """Whether the update that begins is not the first of its iteration: the others of it have moved the weights already."""
+        return self.iteration is not None and self.iteration.under_way
 
     # ---- calls that go around it -----------------------------------------------------------------------------------
 
     def _before_inner(self, optimizer: Any) -> None:
-        if self._depth == 0 and not self._opened and self._watcher is not None:
+        if self._depth == 0 and not self._opened and self._watcher is not None and not self._within_iteration:
             self._watcher.before()
 
     def _after_inner(self, optimizer: Any, nests: bool) -> None:

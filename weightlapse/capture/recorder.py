@@ -116,6 +116,7 @@ class Recorder:
         ``params`` are the present values, for models that do not hold them themselves (JAX pytrees, mappings that are made anew; a mapping that is
         changed in place need not be given). ``step`` numbers the update; by default it is one more than the last. ``scalars`` are logged with it.
         """
+        self._wait()
         with self.guard():
             if self._ready() and self._by_hand(params, step):
                 self._log(scalars)
@@ -125,6 +126,8 @@ class Recorder:
         number = self._last + 1 if step is None else whole(step)
         if number is None:
             return self._refuse("numbering", f"step={step!r} is no number of a step: its frame is left out")
+        if self._seen_already(params, step):
+            return True
         if self._witness.attached and self._witness.still():
             text = "rec.step() is called besides optimizer=, which has seen this update already: it adds no frame. Leave one of the two out"
             self._findings.say("numbering", self._last, text)
@@ -135,6 +138,11 @@ class Recorder:
                 f"step={number} after step {self._last}: numbers must rise over the whole run, or frames could not be told apart; its frame is left "
                 "out. Was an earlier checkpoint restored? Then close the recorder and call watch(..., resume=True, resume_at=...)",
             )
+        if params is None and getattr(self._source, "elsewhere", False):
+            return self._refuse(
+                "unreadable",
+                "rec.step() needs the present values, which the model does not hold since they were given: rec.step(params)",
+            )
         if params is not None or not self._source.takes_params:
             self._held = None
         elif (params := self._held) is None:
@@ -143,7 +151,27 @@ class Recorder:
                 "rec.step() needs the present values, which the watched object does not hold: rec.step(params)",
             )
         self._frame(number, params)
+        if self._steps is not None and self._steps.iteration is not None:
+            self._steps.iteration.ended_by_hand()
         return self._gap is None
+
+    def _wait(self) -> None:
+        """Let updates that are still being computed become frames, before anything is added to the newest."""
+        if self._steps is not None:
+            with self.guard():
+                self._steps.wait()
+
+    def _seen_already(self, params: Any, step: Any) -> bool:
+        """Whether rec.step() only adds numbers to a frame that was taken without it, as it is meant to."""
+        if self._steps is None or params is not None or step is not None:
+            return False
+        if self._steps.iteration is not None:
+            return self._witness.still() and not self._steps.iteration.under_way
+        return not self._steps.given and self._steps.told()
+
+    def doubt(self, text: str) -> None:
+        """What is followed does not show everything: say so once."""
+        self._refuse("unseen_updates", text)
 
     def before(self) -> None:
         """The optimizer that is followed begins an update."""
@@ -166,6 +194,15 @@ class Recorder:
         except Exception as error:  # noqa: BLE001 — a recorder never kills a training run
             self._meet(error)
         self._findings.tell()
+
+    def wants_next(self) -> bool:
+        """Whether the next update becomes a frame."""
+        return self.active and self._schedule.wants(self._next())
+
+    def skip(self, count: int, why: str) -> None:
+        """``count`` updates have been made that cannot be recorded: their numbers are passed over."""
+        self.gap(self._last + 1, self._last + count, why)
+        self._last += count
 
     def count_by(self, number: Callable[[], int]) -> None:
         """Number updates as a trainer does: ``number()`` is that of the update under way."""
@@ -370,6 +407,7 @@ class Recorder:
 
     def log(self, **scalars: float) -> None:
         """Add numbers to the newest frame: ``rec.log(loss=loss.item(), lr=0.1)``."""
+        self._wait()
         with self.guard():
             if self._ready():
                 self._witness.logged(self._last)
@@ -391,12 +429,14 @@ class Recorder:
 
     def mark(self, text: str) -> None:
         """Write an event at the present step: ``rec.mark("learning rate dropped")``."""
+        self._wait()
         if self.active:
             step = self._last
             self._pump.note(lambda writer: writer.event(step, str(text)))
 
     def flush(self) -> None:
         """Return when all frames so far are with the operating system: ``kill -9`` can no longer take them. A store that takes nothing is not waited for."""
+        self._wait()
         with self.guard():
             if self._ready() and not self._pump.flush():
                 if self._pump.failure is not None:
@@ -414,6 +454,7 @@ class Recorder:
         """
         if self._closed:
             return
+        self._wait()
         with self.guard():
             if self.active:
                 self._look_back(last_frame)
@@ -426,7 +467,7 @@ class Recorder:
     def _look_back(self, last_frame: bool) -> None:
         """The last look at the weights: a last frame, if it is needed, and what only the end shows."""
         self._end_gap()
-        if self._camera.has_room():
+        if self._camera.has_room() and not getattr(self._source, "elsewhere", False):
             names = self._witness.moved(self._held)
             if names is not None:
                 kind, text = self._witness.last(self._last, names, taken=last_frame)

@@ -20,6 +20,7 @@ from weightlapse.capture.arguments import (
     check_wiring,
     refuse_strangers,
 )
+from weightlapse.capture.late import LateRecorder
 from weightlapse.capture.layouts import layout_of
 from weightlapse.capture.null import NullRecorder
 from weightlapse.capture.numbering import Missing, ResumePoint, check_step
@@ -55,18 +56,24 @@ def watch(
     resume_at: int | Literal["weights"] | None = None,
     first_step: int | None = None,
     missing: Missing = "refuse",
+    frame: Literal["step", "iteration"] | None = None,
     every_rank: bool = False,
     mirror: str | None = None,
     compact: Compact = "auto",
     backpressure: Backpressure = "block",
     fsync: Fsync = "close",
     **unknown: Any,
-) -> Recorder | NullRecorder:
+) -> Recorder | NullRecorder | LateRecorder:
     """Record ``model`` into the folder ``path`` while it trains. The network as it is now becomes frame 0.
 
     - ``optimizer``: the object that your loop steps (a torch optimizer, a wrapper around one, SAM, an engine), or several: every update becomes
       a frame without any other change to the loop. Without one, call ``rec.step()`` after each update (``rec.step(params)`` for models that are
       plain arrays).
+    - ``model``: a torch.nn.Module, a keras.Model, a JAX pytree, an nnx.Module, a scikit-learn estimator, a mapping of names to arrays; or a mapping or list
+      of models, which become one recording with the keys before the names ("g.0.weight").
+    - ``frame``: "step" makes every update a frame. "iteration" makes one of all given optimizers together: the first iteration is over when each
+      has stepped, the one that stepped last then ends every iteration; ``rec.step()`` ends one earlier. Of scikit-learn estimators, whose own
+      count is by iterations (the default), "step" records every batch within them.
     - ``every``: record every n-th step, or a schedule: ``wl.every(10)``, ``wl.log_spaced(per_decade=50)``, ``wl.at([0, 1, 2, 5, 10])``.
     - ``tensors``: a glob or a list of globs over tensor names. ``streams``: any of "weights", "buffers", "gradients" (as they are before
       the update; NaN where there is none) and "optimizer" (zeros before the first update); the last two under the names
@@ -121,7 +128,11 @@ def watch(
     check_choice("missing", missing, "refuse", "gap")
     at = _resumed_at(overwrite, resume, resume_at, first_step)
     selection = Selection(tensors, streams)
-    steps = find_steps(model, _listed(optimizer)) if optimizer is not None else None
+    steps = find_steps(model, None if optimizer is None else _listed(optimizer), frame)
+    if frame == "iteration" and "gradients" in selection.streams and len(_listed(optimizer)) > 1:
+        raise InvalidArgument(
+            "frame='iteration' is one frame after several updates, each with gradients of its own: record them with frame='step'"
+        )
     rank, count = process_group()
     sharded = count > 1 and model_is_sharded(model)
     if rank > 0 and not sharded and not every_rank:
@@ -131,10 +142,12 @@ def watch(
             "example= cannot be traced through a sharded model: trace before sharding and pass wiring="
         )
 
-    def record(where: Path) -> Recorder:
-        source = find_source(model, selection, getattr(steps, "leaves", ()), rank if sharded else 0)
+    def record(where: Path, given: Any = None, step: int = 0) -> Recorder:
+        source = find_source(
+            model, selection, getattr(steps, "leaves", ()), rank if sharded else 0, followed=optimizer is not None
+        )
         refuse_strangers(source, steps, model)
-        first = model if source.takes_params else None
+        first = model if source.takes_params else given
         layout = layout_of(source.arrays(first))
         ring = Ring(layout.row_nbytes, budget, getattr(source, "allocate", None))
         spec = _wiring_spec(model, wiring, example)
@@ -151,10 +164,17 @@ def watch(
                 present = lambda: present_weights(source, layout, ring, first)  # noqa: E731
                 writer, point = go_on(where, layout, facts, at, present, when, missing, settings)
             else:
-                point = ResumePoint(at if isinstance(at, int) else 0, new=True, take=True)
+                point = ResumePoint(at if isinstance(at, int) else step, new=True, take=True)
                 writer = Writer.create(where, layout, meta=facts, tolerance=bound, overwrite=overwrite, **settings)
         rec = Recorder(
-            source, writer, ring, when, memory=budget, backpressure=backpressure, last_step=point.step, held=first
+            source,
+            writer,
+            ring,
+            when,
+            memory=budget,
+            backpressure=backpressure,
+            last_step=point.step,
+            held=first if source.takes_params else None,
         )
         try:
             if spec is not None:
@@ -171,6 +191,14 @@ def watch(
         return rec
 
     target = Path(os.path.abspath(path))  # the program may change its folder while it trains
+    if getattr(steps, "late", False):
+        if is_there(target) and not (overwrite or resume):
+            raise InvalidArgument(
+                f"{target} already holds a recording or other files: choose another path, overwrite=True or resume=True"
+            )
+        late = LateRecorder(target, lambda given, step: record(target, given, step), type(model).__name__)
+        steps.wait_for_weights(late.start)  # type: ignore[union-attr]
+        return late
     rec = record_together(target, rank, count, record, keep=resume) if sharded else record(target)
     rec.tell()
     return rec
