@@ -28,7 +28,7 @@ class KerasSource(ArraySource):
 
     framework = "keras"
     takes_params = False
-    elsewhere = False  # whether the present values are not in the model: a stateless loop on JAX holds them
+    elsewhere = False  # whether the present values are not in the model: a stateless loop holds them
 
     def __init__(self, model: Any, selection: Selection) -> None:
         super().__init__(selection)
@@ -62,7 +62,7 @@ class KerasSource(ArraySource):
         if not self._model.built:  # a model of models without a call of its own: it may get more of them
             self._variables = _variables(self._model)
         given = GIVEN.get()
-        self.elsewhere = keras.backend.backend() == "jax" and (params is not None or given is not None)
+        self.elsewhere = keras.backend.backend() != "tensorflow" and (params is not None or given is not None)
         if params is not None:
             return self._given_by_hand(params)
         if given is not None:

@@ -21,7 +21,7 @@ import numpy as np
 from weightlapse.adapters.iteration import DOUBTFUL, Iteration
 from weightlapse.adapters.source import Watcher
 
-_METHODS = ("apply", "apply_gradients")
+_METHODS = ("apply", "apply_gradients", "stateless_apply")
 _IN_XLA = (
     "updates inside of a function with jit_compile=True cannot be seen one by one: compile it without (in model.compile too), use the WatchCallback in "
     "fit(), or leave optimizer= out and call rec.step() after each call of the function"
@@ -45,9 +45,11 @@ class KerasSteps:
         self._optimizers = list(optimizers)
         self._watcher: Watcher | None = None
         self._counts: list[int] = []
+        self._told = False
 
     def told(self) -> bool:
-        return False
+        told, self._told = self._told, False
+        return told
 
     def parameters(self) -> list[Any] | None:
         found = []
@@ -91,6 +93,7 @@ class KerasSteps:
         self._counts[k] = count
         if self.iteration is None or self.iteration.ended_by(k):
             self._watcher.after(sure=True)
+            self._told = True
         if self.iteration is not None and self.iteration.doubtful:
             self._watcher.doubt(DOUBTFUL)
 
@@ -108,13 +111,14 @@ class _Hub:
         self._depth = 0
         for name in _METHODS:
             # not by setattr, which would have Keras and TensorFlow track it
-            vars(optimizer)[name] = _Method(self, type(optimizer), name)
+            if hasattr(type(optimizer), name):
+                vars(optimizer)[name] = _Method(self, type(optimizer), name)
 
     def forget(self, follower: KerasSteps) -> None:
         if follower in self.followers:
             self.followers.remove(follower)
 
-    def call(self, method: Callable[..., Any], args: Any, kwargs: Any) -> Any:
+    def call(self, name: str, method: Callable[..., Any], args: Any, kwargs: Any) -> Any:
         optimizer = self._optimizer()
         if not self.followers or self._depth:
             return method(optimizer, *args, **kwargs)
@@ -127,15 +131,19 @@ class _Hub:
             result = method(optimizer, *args, **kwargs)
         finally:
             self._depth -= 1
-        self._updated(optimizer, eager)
+        if name == "stateless_apply":
+            self._stateless(optimizer, *result)
+        else:
+            self._updated(optimizer, eager)
         return result
 
     def _updated(self, optimizer: Any, eager: bool) -> None:
         backend = keras.backend.backend()
         if backend == "tensorflow" and not eager:
             self._in_graph(optimizer)
-        elif backend == "jax":
-            self._in_trace(optimizer)
+        elif backend == "jax" and not eager:
+            held = _inner(optimizer)._trainable_variables
+            self._in_trace(optimizer, _iterations(optimizer).value, [v.value for v in held])
         elif backend == "torch":
             _outside_of_graphs(self.tell, _count(optimizer))
         else:
@@ -175,22 +183,25 @@ class _Hub:
 
     # ---- JAX -------------------------------------------------------------------------------------------------------
 
-    def _in_trace(self, optimizer: Any) -> None:
-        """In a stateless scope, or while jit traces, the new values are in the scope and not in the variables."""
-        jax = sys.modules["jax"]
-        if not keras.src.backend.common.stateless_scope.in_stateless_scope():
-            self.tell(_count(optimizer))
-            return
+    def _stateless(self, optimizer: Any, trainable: Any, others: Any) -> None:
+        """The values that ``stateless_apply`` gave back: those of the trainable variables, and those of the optimizer's own."""
+        counter = _iterations(optimizer)
+        count = next(value for variable, value in zip(optimizer.variables, others) if variable is counter)
+        self._in_trace(optimizer, count, list(trainable))
+
+    def _in_trace(self, optimizer: Any, count: Any, values: list[Any]) -> None:
+        """New values that no variable holds, because they are those of a stateless scope, and perhaps of a function that jit traces."""
         held = list(_inner(optimizer)._trainable_variables)
-        now = [_iterations(optimizer).value, *(v.value for v in held)]
 
         def told(count: Any, *values: Any) -> None:
-            self.tell(_updates(optimizer, int(count)), {id(v): np.asarray(value) for v, value in zip(held, values)})
+            arrays = {id(v): np.asarray(keras.ops.convert_to_numpy(value)) for v, value in zip(held, values)}
+            self.tell(_updates(optimizer, int(count)), arrays)
 
-        if any(isinstance(value, jax.core.Tracer) for value in now):
-            jax.debug.callback(told, *now, ordered=True)
+        jax = sys.modules.get("jax")
+        if jax is not None and any(isinstance(value, jax.core.Tracer) for value in (count, *values)):
+            jax.debug.callback(told, count, *values, ordered=True)
         else:
-            told(*now)
+            told(count, *values)
 
 
 class _Method:
@@ -198,11 +209,12 @@ class _Method:
 
     def __init__(self, hub: _Hub, kind: type, name: str) -> None:
         self.hub = hub
+        self._name = name
         self._method = getattr(kind, name)
         self.__doc__ = self._method.__doc__
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        return self.hub.call(self._method, args, kwargs)
+        return self.hub.call(self._name, self._method, args, kwargs)
 
 
 def hub_of(optimizer: Any) -> _Hub:

@@ -104,7 +104,7 @@ class Steps(Protocol):
     iteration: Any  # where several of them make one frame: an Iteration
 
     def told(self) -> bool:
-        """Of those that come with the model: whether the last update has been told of, and nobody has asked since."""
+        """Where the source has no ``version()``: whether an update has been told of since the last time that somebody asked."""
 
     def parameters(self) -> list[Any] | None:
         """All tensors that they hold, None when that is not known."""

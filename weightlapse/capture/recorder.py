@@ -128,7 +128,7 @@ class Recorder:
             return self._refuse("numbering", f"step={step!r} is no number of a step: its frame is left out")
         if self._seen_already(params, step):
             return True
-        if self._witness.attached and self._witness.still():
+        if self._steps is not None and (self._witness.still() or self._steps.told()):
             text = "rec.step() is called besides optimizer=, which has seen this update already: it adds no frame. Leave one of the two out"
             self._findings.say("numbering", self._last, text)
             return True
