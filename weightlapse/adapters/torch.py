@@ -94,8 +94,12 @@ def _buffers(module: torch.nn.Module) -> list[tuple[_Place, list[str]]]:
     return list(found.values())
 
 
+def _is_unborn(tensor: torch.Tensor) -> bool:
+    return isinstance(tensor, torch.nn.parameter.UninitializedTensorMixin)
+
+
 def _info(name: str, tensor: torch.Tensor, stream: str, aliases: Sequence[str] = ()) -> ArrayInfo:
-    if isinstance(tensor, torch.nn.parameter.UninitializedTensorMixin):
+    if _is_unborn(tensor):
         raise CannotRecord(
             f"{name} has no shape yet (a lazy layer): run one batch through the model before watching it"
         )
@@ -159,7 +163,6 @@ class TorchSource:
             n for place, more in (parameters + buffers if with_buffers else parameters) for n in (place.name, *more)
         ]
         self._selection.check(known)
-        self._counted = [t for p, _ in parameters if not (t := local(p.tensor)).is_inference()]
         chosen = [(p, more) for p, more in parameters if self._mine(p.tensor) and self._selection.wants(p.name, more)]
         modules = [m for _, m in _walk(self.module)]
         self._homes = [d for m in modules for d in (m._parameters, m._buffers)]
@@ -192,6 +195,9 @@ class TorchSource:
         if not infos and self._rank == 0:
             raise InvalidArgument(f"streams={list(self._selection.streams)}: the model has nothing in them to record")
         self._infos = infos
+        self._counted = [
+            t for p, _ in parameters if not _is_unborn(p.tensor) and not (t := local(p.tensor)).is_inference()
+        ]
         self._remember()
         return infos
 
@@ -222,9 +228,10 @@ class TorchSource:
         self._arrays = [_numpy(t) for t in self._here] if self._on_cpu and len(self._here) <= _FEW else None
         self._detached = [t.detach() for t in self._here]
 
-    def version(self) -> list[int] | None:
-        """How often torch has changed each parameter in place: unequal after an update. Changes through ``.data`` are not counted."""
-        return [t._version for t in self._counted] if self._counted else None
+    def version(self) -> tuple[list[int], list[int]] | None:
+        """How often torch has changed each parameter in place, and where it lies: unequal after an update, but for changes of ``.data`` in place."""
+        counted = self._counted
+        return ([t._version for t in counted], [t.data_ptr() for t in counted]) if counted else None
 
     def held(self, tensors: Sequence[torch.Tensor]) -> tuple[list[str], list[str]]:
         """Names of the parameters that are among ``tensors`` (or views of the same memory), and of the trainable ones that are not."""

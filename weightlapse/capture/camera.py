@@ -40,7 +40,8 @@ class Camera:
         self._device: Any = source
         self._memory = memory
         self._renewed = renewed
-        self._base = writer.frames - ring.filled  # frames of the recording before this ring's first
+        self._base = writer.frames  # frames written before this ring's first
+        self._branched = writer.branched  # of them those that a rewound recording has left behind
         self._stale = False  # whether the source must be listed anew before it is copied
         self._graded: int | None = None  # the row that holds the gradients of the update under way
         self.bind()
@@ -51,9 +52,14 @@ class Camera:
         self._renewed(self.ring, layout)
 
     @property
+    def taken(self) -> int:
+        """Frames ever taken, on all branches: the number of the next one."""
+        return self._base + self.ring.filled
+
+    @property
     def frames(self) -> int:
         """Frames of the recording so far."""
-        return self._base + self.ring.filled
+        return self.taken - self._branched
 
     @property
     def reads_gradients(self) -> bool:
@@ -107,7 +113,7 @@ class Camera:
         layout = layout_of(self.source.arrays(params))
         note = note or difference(self.layout.tensors, layout.tensors)
         ring = Ring(layout.row_nbytes, self._memory, getattr(self.source, "allocate", None))
-        frames = self.frames
+        taken = self.taken
 
         def begin(writer: Writer) -> None:
             writer.relayout(layout, note, lineage)
@@ -117,6 +123,6 @@ class Camera:
             raise CannotRecord(
                 f"the model has other tensors now, and the store takes nothing at the moment ({self.pump.paused})"
             )
-        self._base, self.ring, self.layout = frames, ring, layout
+        self._base, self.ring, self.layout = taken, ring, layout
         self.bind()
         self._stale = False

@@ -17,14 +17,13 @@ from typing import Any, Literal, Self
 
 from weightlapse.adapters.find import find_steps
 from weightlapse.adapters.source import Source, Steps
-from weightlapse.capture import processes
 from weightlapse.capture.camera import Camera
 from weightlapse.capture.findings import Findings, tell
 from weightlapse.capture.mirroring import Mirroring
 from weightlapse.capture.null import inactive_copy
 from weightlapse.capture.numbering import ResumePoint, whole
 from weightlapse.capture.plain import number_of
-from weightlapse.capture.pump import Pump
+from weightlapse.capture.processes import closed, opened
 from weightlapse.capture.ring import Ring
 from weightlapse.capture.schedule import Schedule
 from weightlapse.capture.witness import Witness, listed
@@ -79,7 +78,7 @@ class Recorder:
         self._finalizer = weakref.finalize(
             self, Pump.close, self._pump
         )  # whatever happens, what was recorded is written
-        processes.opened(self, self.path)
+        opened(self, self.path)
 
     @property
     def frames(self) -> int:
@@ -369,7 +368,7 @@ class Recorder:
                     self._log(scalars)
 
     def _log(self, scalars: dict[str, Any]) -> None:
-        frame = self.frames - 1
+        frame = self._camera.taken - 1
         for name, value in scalars.items():
             number = number_of(value)
             if number is not None:
@@ -430,8 +429,9 @@ class Recorder:
 
     def _let_go(self) -> None:
         self._leave()
-        self._finalizer()
-        processes.closed(self, self.path)
+        self._finalizer.detach()
+        self._pump.close()
+        closed(self, self.path)
 
     def _leave(self) -> None:
         if self._steps is not None:
