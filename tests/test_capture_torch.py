@@ -172,9 +172,11 @@ def test_nan_and_inf_planted_in_mid_run(tmp_path: Path) -> None:
                 model[0].weight.view(torch.int32)[0, 0] = 0x7FA12345  # a NaN with a payload
                 model[0].weight[0, 1] = -0.0
 
-    with pytest.warns(RecorderWarning, match="not what the frame of step 5 holds when the next update begins"):
-        with wl.watch(model, tmp_path / "run", optimizer=optimizer):
-            train(model, [optimizer], plant)
+    with (
+        pytest.warns(RecorderWarning, match="not what the frame of step 5 holds when the next update begins"),
+        wl.watch(model, tmp_path / "run", optimizer=optimizer),
+    ):
+        train(model, [optimizer], plant)
     run = check(tmp_path / "run", by_hand)
     assert np.isnan(run["0.weight"][6, 2, 3])
 

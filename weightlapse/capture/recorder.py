@@ -75,10 +75,9 @@ class Recorder:
         self._closed = False
         self._disowned = ""
         self._steps: Steps | None = None
-        self._finalizer = weakref.finalize(
-            self, Pump.close, self._pump
-        )  # whatever happens, what was recorded is written
-        opened(self, self.path)
+        # however it ends, what was recorded is written
+        self._finalizer = weakref.finalize(self, self._pump.abandon)
+        opened(self, self._pump, self.path)
 
     @property
     def frames(self) -> int:
@@ -401,7 +400,8 @@ class Recorder:
     def close(self, *, last_frame: bool = True) -> None:
         """End the recording. Safe to call twice; called by itself at exit and when the recorder is no longer held.
 
-        Where the weights have moved since the last step that was seen, they become a last frame, unless ``last_frame`` is False.
+        Where the weights have moved since the last step that was seen, they become a last frame, unless ``last_frame`` is False (a trainer that puts
+        other weights into the model at its end).
         """
         if self._closed:
             return
@@ -421,7 +421,10 @@ class Recorder:
             names = self._witness.moved(self._held)
             if names is not None:
                 kind, text = self._witness.last(self._last, names, taken=last_frame)
-                self._findings.say(kind, self._last, text)
+                if last_frame or kind != "last_frame":
+                    self._findings.say(kind, self._last, text)
+                else:
+                    self.mark(text)
                 if last_frame:
                     self._camera.copy(self._held, self._last + 1)
                     self._camera.publish(self._last + 1)
