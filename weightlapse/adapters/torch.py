@@ -150,6 +150,8 @@ class TorchSource:
         self._optimizers = optimizers
         self._side: SideStreams | None = None
         self.pending: Callable[[], None] | None = None
+        self.generation = 0  # rises whenever a parameter is replaced by another
+        self._identities: list[int] = []
         self._rank = rank
 
     # ---- what there is ---------------------------------------------------------------------------------------------
@@ -195,9 +197,11 @@ class TorchSource:
         if not infos and self._rank == 0:
             raise InvalidArgument(f"streams={list(self._selection.streams)}: the model has nothing in them to record")
         self._infos = infos
-        self._counted = [
-            t for p, _ in parameters if not _is_unborn(p.tensor) and not (t := local(p.tensor)).is_inference()
-        ]
+        parameters_now = [p.tensor for p, _ in parameters if not _is_unborn(p.tensor)]
+        if self._identities != (identities := [id(t) for t in parameters_now]):
+            self._identities = identities
+            self.generation += 1
+        self._counted = [local(t) for t in parameters_now if not local(t).is_inference()]
         self._remember()
         return infos
 

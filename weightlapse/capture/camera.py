@@ -28,8 +28,12 @@ class Camera:
         memory: int,
         stretch: bool,
         renewed: Callable[[Ring, Layout], None],
+        replaced: Callable[[], None],
     ) -> None:
-        """``stretch``: full rings are no reason to wait. ``renewed`` is told of the ring and layout, at once and when they change."""
+        """``stretch``: full rings are no reason to wait.
+
+        ``renewed`` is told of the ring and layout, at once and when they change; ``replaced`` when parameters are others than before.
+        """
         self.source = source
         self.ring = ring
         self.layout = writer.layout
@@ -40,6 +44,8 @@ class Camera:
         self._device: Any = source
         self._memory = memory
         self._renewed = renewed
+        self._replaced = replaced
+        self._generation: int = getattr(source, "generation", 0)
         self._base = writer.frames  # frames written before this ring's first
         self._branched = writer.branched  # of them those that a rewound recording has left behind
         self._stale = False  # whether the source must be listed anew before it is copied
@@ -92,6 +98,9 @@ class Camera:
             self.relayout(params, step)
             if not self.source.copy(self.ring.slot, params):
                 raise CannotRecord(_RESTLESS)
+        if self._generation != (generation := getattr(self.source, "generation", 0)):
+            self._generation = generation
+            self._replaced()
         if self.reads_gradients and self._graded != self.ring.slot:
             self.source.before(self.ring.slot)  # nobody said that an update begins: the gradients as they are now
         self._graded = None

@@ -28,7 +28,6 @@ from weightlapse.capture.ring import Ring
 from weightlapse.capture.schedule import Schedule
 from weightlapse.capture.witness import Witness, listed
 from weightlapse.errors import InvalidArgument, RecordingStopped, WeightlapseError
-from weightlapse.store.layout import Layout
 from weightlapse.store.mirror import Mirror
 from weightlapse.store.writer import Writer
 
@@ -67,14 +66,21 @@ class Recorder:
         self._number: Callable[[], int] | None = None
         self._findings = Findings(self.path, lambda write: self._pump.note(write))
         self._witness = Witness(source, self._findings)
+        stretch = backpressure == "stretch"
+        self._steps: Steps | None = None
         self._camera = Camera(
-            source, writer, ring, memory=memory, stretch=backpressure == "stretch", renewed=self._renewed
+            source,
+            writer,
+            ring,
+            memory=memory,
+            stretch=stretch,
+            renewed=self._witness.bind,
+            replaced=self._look_for_others,
         )
         self._pump = self._camera.pump
         self._witness.start(None)
         self._closed = False
         self._disowned = ""
-        self._steps: Steps | None = None
         # however it ends, what was recorded is written
         self._finalizer = weakref.finalize(self, self._pump.abandon)
         opened(self, self._pump, self.path)
@@ -322,11 +328,6 @@ class Recorder:
         if names:
             text = f"no optimizer given to watch() holds {listed(names)}, which can be trained: if another one moves them, give it too (optimizer=[...])"
             self._findings.say("not_held", self._last, text, about=" ".join(names))
-
-    def _renewed(self, ring: Ring, layout: Layout) -> None:
-        self._witness.bind(ring, layout)
-        if self._witness.attached:
-            self._look_for_others()
 
     def grow(self, growth: Any, optimizer: Any = None) -> None:
         """Go on with the grown network: ``rec.grow(wl.widen(model, {"fc1": 256}, x, optimizer=optimizer))``.
