@@ -119,14 +119,21 @@ def test_an_empty_folder_may_be_recorded_into(tmp_path: Path) -> None:
     assert wl.load(tmp_path).frames == 1
 
 
-def test_two_recorders_on_one_path(tmp_path: Path) -> None:
-    rec = wl.watch(MODEL, tmp_path / "run")
-    for arguments in ({"overwrite": True}, {"resume": True}):
-        with pytest.raises(wl.CannotRecord, match="two writers"):
-            wl.watch(MODEL, tmp_path / "run", **arguments)
-    rec.step()
-    rec.close()
-    assert wl.load(tmp_path / "run").frames == 2
+def test_the_same_path_watched_anew_closes_the_recorder_before(tmp_path: Path) -> None:
+    """A notebook cell that is run twice; another process is refused (tests/test_store_log.py)."""
+    first = wl.watch(MODEL, tmp_path / "run")
+    with pytest.raises(wl.InvalidArgument, match="already holds a recording"):
+        wl.watch(MODEL, tmp_path / "run")
+    first.step()
+    second = wl.watch(MODEL, tmp_path / "run", resume=True)
+    assert not first.active
+    assert second.frames == 2
+    first.step()  # closed: nothing happens
+    second.step()
+    third = wl.watch(MODEL, tmp_path / "run", overwrite=True)
+    assert not second.active
+    third.close()
+    assert wl.load(tmp_path / "run").frames == 1
 
 
 def test_memory_may_be_said_in_words(tmp_path: Path) -> None:

@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from weightlapse.adapters.arrays import ArraySource, Entry
 from weightlapse.adapters.keras_steps import GIVEN
 from weightlapse.adapters.source import Selection
+from weightlapse.adapters.trainer import Watching
 from weightlapse.errors import CannotRecord, InvalidArgument, closest
 
 
@@ -163,45 +164,39 @@ def load(model: Any, state: Mapping[str, NDArray[Any]]) -> None:
         variables[name].assign(values)
 
 
-class WatchCallback(keras.callbacks.Callback):
+class WatchCallback(Watching, keras.callbacks.Callback):
     """Record ``model.fit``: a frame per optimizer step, the network before its first update included.
 
-    Takes the path and the keyword arguments of :func:`weightlapse.watch` (``resume=True`` lets a second ``fit`` go on with the recording).
-    The loss and metrics of every batch, and the validation metrics of every epoch, become scalars.
+    Takes the path and the keyword arguments of :func:`weightlapse.watch`. Steps are numbered by the optimizer's own count, so a ``fit`` that goes on
+    from a checkpoint with ``resume=True`` goes on at the step of the checkpoint. The loss and metrics of every batch, and the validation metrics of
+    every epoch, become scalars.
 
     ``model.fit(x, y, callbacks=[WatchCallback("run")])``
     """
 
     def __init__(self, path: str | os.PathLike[str], **watch: Any) -> None:
         super().__init__()
-        self.path = path
-        self.recorder: Any = None
-        self._watch = watch
+        self.prepare(path, watch)
         self._updates = 0
 
     def on_train_begin(self, logs: Any = None) -> None:
         self._updates = updates(self._model)
         if self._model.weights or keras.backend.backend() != "tensorflow":
-            self._begin()
+            self.begin(self._model, self.path, lambda: self._updates)
         # else: the TensorFlow trainer builds such a model inside its first step; see _begin_late
-
-    def _begin(self, **more: Any) -> None:
-        import weightlapse  # the public face: callbacks are users of it
-
-        self.recorder = weightlapse.watch(self._model, self.path, **{**self._watch, **more})
 
     def _begin_late(self, step: int, logs: Any) -> None:
         """The model came to be in its first step, so its weights before that are out of reach: said, and recorded as a gap."""
         why = "the model had no weights before fit(): call it on one batch, or give it an Input, to have them recorded"
-        self._begin(first_step=step)
-        self.recorder.gap(0, step - 1, why)
-        self.recorder.log(**_numbers(logs))
-        warnings.warn(f"the recording {self.path} begins at step {step}: {why}", stacklevel=2)
+        if self.begin(self._model, self.path, lambda: step):
+            self.recorder.gap(0, step - 1, why)
+            self.recorder.log(**_numbers(logs))
+            warnings.warn(f"the recording {self.path} begins at step {step}: {why}", stacklevel=2)
 
     def on_train_batch_end(self, batch: int, logs: Mapping[str, Any] | None = None) -> None:
         if self.recorder is None:
-            self._updates, before = updates(self._model), self._updates
-            self._begin_late(self._updates - before, logs)
+            self._updates = updates(self._model)
+            self._begin_late(self._updates, logs)
             return
         if not self.recorder.active:
             return
@@ -209,19 +204,18 @@ class WatchCallback(keras.callbacks.Callback):
             # self.model would make the JAX trainer gather all variables: self._model does not
             count = updates(self._model)
             if count > self._updates:  # with steps_per_execution several at once, with gradient accumulation often none
-                step = self.recorder.last_step + count - self._updates
                 self._updates = count
-                self.recorder.step(step=step, **_numbers(logs))
+                self.recorder.step(step=count + self.offset, **_numbers(logs))
 
     def on_epoch_end(self, epoch: int, logs: Mapping[str, Any] | None = None) -> None:
-        if self.recorder is not None and self.recorder.active:
+        if self.active:
             validation = {name: value for name, value in _numbers(logs).items() if name.startswith("val_")}
             if validation:
                 self.recorder.log(**validation)
+            self.recorder.flush()  # checkpoints are written at the end of an epoch: what leads up to them is there then
 
     def on_train_end(self, logs: Any = None) -> None:
-        if self.recorder is not None:
-            self.recorder.close()
+        self.end()
 
 
 def _numbers(logs: Mapping[str, Any] | None) -> dict[str, float]:

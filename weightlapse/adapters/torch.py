@@ -123,9 +123,13 @@ def _buffers(module: torch.nn.Module) -> list[tuple[_Place, list[str]]]:
     return list(found.values())
 
 
+def _is_unborn(tensor: torch.Tensor) -> bool:
+    return isinstance(tensor, torch.nn.parameter.UninitializedTensorMixin)
+
+
 def _check_ready(name: str, tensor: torch.Tensor) -> None:
     """Raise for a tensor that has no values yet: the whole model is not ready then."""
-    if isinstance(tensor, torch.nn.parameter.UninitializedTensorMixin):
+    if _is_unborn(tensor):
         raise CannotRecord(
             f"{name} has no shape yet (a lazy layer): run one batch through the model before watching it"
         )
@@ -169,6 +173,8 @@ class TorchSource:
         self._side: SideStreams | None = None
         self.pending: Callable[[], None] | None = None
         self.left_out: dict[str, str] = {}  # tensors that cannot be recorded, and why
+        self.generation = 0  # rises whenever a parameter is replaced by another
+        self._identities: list[int] = []
         self._rank = rank
 
     # ---- what there is ---------------------------------------------------------------------------------------------
@@ -182,7 +188,6 @@ class TorchSource:
             n for place, more in (parameters + buffers if with_buffers else parameters) for n in (place.name, *more)
         ]
         self._selection.check(known, () if with_buffers else (n for p, more in buffers for n in (p.name, *more)))
-        self._counted = [t for p, _ in parameters if not (t := local(p.tensor)).is_inference()]
         chosen = [(p, more) for p, more in parameters if self._mine(p.tensor) and self._selection.wants(p.name, more)]
         modules = [m for _, m in _walk(self.module)]
         self._homes = [home_of(d) for m in modules for d in (m._parameters, m._buffers)]
@@ -222,6 +227,13 @@ class TorchSource:
         if not infos and self.left_out:
             raise CannotRecord(left_out_text(self.left_out))
         self._infos = infos
+        parameters_now = [p.tensor for p, _ in parameters if not _is_unborn(p.tensor)]
+        if self._identities != (identities := [id(t) for t in parameters_now]):
+            self._identities = identities
+            self.generation += 1
+        counted = [local(t) for t in parameters_now if not local(t).is_inference()]
+        # of tensors without memory of their own (sparse, made of others) torch counts nothing: then nobody can tell
+        self._counted = counted if all(_memory(t) or not t.numel() for t in counted) else []
         self._remember()
         return infos
 
@@ -274,9 +286,10 @@ class TorchSource:
         self._arrays = [as_array(t) for t in self._here] if self._on_cpu and len(self._here) <= _FEW else None
         self._detached = [plain(t.detach()) for t in self._here]
 
-    def version(self) -> list[int] | None:
-        """How often torch has changed each parameter in place: unequal after an update. Changes through ``.data`` are not counted."""
-        return [t._version for t in self._counted] if self._counted else None
+    def version(self) -> tuple[list[int], list[int]] | None:
+        """How often torch has changed each parameter in place, and where it lies: unequal after an update, but for changes of ``.data`` in place."""
+        counted = self._counted
+        return ([t._version for t in counted], [t.data_ptr() for t in counted]) if counted else None
 
     def held(self, tensors: Sequence[torch.Tensor]) -> tuple[list[str], list[str]]:
         """Names of the parameters that are among ``tensors`` (or views of the same memory), and of the trainable ones that are not."""

@@ -28,8 +28,12 @@ class Camera:
         memory: int,
         stretch: bool,
         renewed: Callable[[Ring, Layout], None],
+        replaced: Callable[[], None],
     ) -> None:
-        """``stretch``: full rings are no reason to wait. ``renewed`` is told of the ring and layout, at once and when they change."""
+        """``stretch``: full rings are no reason to wait.
+
+        ``renewed`` is told of the ring and layout, at once and when they change; ``replaced`` when parameters are others than before.
+        """
         self.source = source
         self.ring = ring
         self.layout = writer.layout
@@ -40,7 +44,10 @@ class Camera:
         self._device: Any = source
         self._memory = memory
         self._renewed = renewed
-        self._base = writer.frames - ring.filled  # frames of the recording before this ring's first
+        self._replaced = replaced
+        self._generation: int = getattr(source, "generation", 0)
+        self._base = writer.frames  # frames written before this ring's first
+        self._branched = writer.branched  # of them those that a rewound recording has left behind
         self._stale = False  # whether the source must be listed anew before it is copied
         self._graded: int | None = None  # the row that holds the gradients of the update under way
         self.bind()
@@ -51,9 +58,14 @@ class Camera:
         self._renewed(self.ring, layout)
 
     @property
+    def taken(self) -> int:
+        """Frames ever taken, on all branches: the number of the next one."""
+        return self._base + self.ring.filled
+
+    @property
     def frames(self) -> int:
         """Frames of the recording so far."""
-        return self._base + self.ring.filled
+        return self.taken - self._branched
 
     @property
     def reads_gradients(self) -> bool:
@@ -86,6 +98,9 @@ class Camera:
             self.relayout(params, step)
             if not self.source.copy(self.ring.slot, params):
                 raise CannotRecord(_RESTLESS)
+        if self._generation != (generation := getattr(self.source, "generation", 0)):
+            self._generation = generation
+            self._replaced()
         if self.reads_gradients and self._graded != self.ring.slot:
             self.source.before(self.ring.slot)  # nobody said that an update begins: the gradients as they are now
         self._graded = None
@@ -107,7 +122,7 @@ class Camera:
         layout = layout_of(self.source.arrays(params))
         note = note or difference(self.layout.tensors, layout.tensors)
         ring = Ring(layout.row_nbytes, self._memory, getattr(self.source, "allocate", None))
-        frames = self.frames
+        taken = self.taken
 
         def begin(writer: Writer) -> None:
             writer.relayout(layout, note, lineage)
@@ -117,6 +132,6 @@ class Camera:
             raise CannotRecord(
                 f"the model has other tensors now, and the store takes nothing at the moment ({self.pump.paused})"
             )
-        self._base, self.ring, self.layout = frames, ring, layout
+        self._base, self.ring, self.layout = taken, ring, layout
         self.bind()
         self._stale = False

@@ -20,6 +20,7 @@ class NullRecorder:
     failed: str | None = None
     stopped: str | None = None
     active = False
+    is_copy = False  # of a recorder that records elsewhere
     frames = last_step = 0
 
     def __init__(self, path: str | os.PathLike[str], why: str = _OFF, *, loud: bool = False) -> None:
@@ -63,4 +64,6 @@ class NullRecorder:
 def inactive_copy(path: str) -> NullRecorder:
     """What a copy of a recorder is, made by copy, deepcopy or pickle."""
     why = "this is a copy of a recorder, and only the one that watch() returned records. Call watch() for what is trained here"
-    return NullRecorder(path, why, loud=True)
+    copy = NullRecorder(path, why, loud=True)
+    copy.is_copy = True
+    return copy

@@ -80,9 +80,15 @@ def resume_point(
     if at > last:
         return _beyond(store, at, last, wants, missing)
     found = np.flatnonzero(steps == at)
+    differs = len(found) > 0 and _holds(store, int(found[0]), present) is False
+    if at < steps[0] or (differs and at == steps[0]):
+        what = "begins" if at < steps[0] else "begins with other weights"
+        raise InvalidArgument(
+            f"{store.location} {what} at step {steps[0]}: step {at} of this model does not belong to it. Choose another path, or pass overwrite=True"
+        )
     if len(found) == 0:
-        return ResumePoint(at, rewind_to=at, take=wants.wants(at) or at < steps[0])
-    if _holds(store, int(found[0]), present) is False:
+        return ResumePoint(at, rewind_to=at, take=wants.wants(at))
+    if differs:
         doubt = f"the weights are not those that were recorded at step {at}: its frame was taken anew"
         return ResumePoint(at, rewind_to=at - 1, take=True, doubt=doubt)
     return ResumePoint(at, rewind_to=at if at < last else None)

@@ -88,5 +88,5 @@ def _array(value: Any, where: str) -> Any:
     except Exception:  # noqa: BLE001 — somebody else's object
         problem = f"a {type(value).__name__}"
     raise InvalidArgument(
-        f"{where} is {problem}, which cannot be kept as JSON: give numbers, texts, paths, dates, small arrays, or lists and dicts of them"
+        f"meta cannot be written as JSON: {where} is {problem}; give numbers, texts, paths, dates, small arrays, or lists and dicts of them"
     )

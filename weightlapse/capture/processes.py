@@ -23,13 +23,17 @@ class Open(Protocol):
 
 
 _open: weakref.WeakValueDictionary[str, Any] = weakref.WeakValueDictionary()
+_pumps: weakref.WeakValueDictionary[str, Any] = (
+    weakref.WeakValueDictionary()
+)  # also of recorders that nobody holds any more
 _registered = False
 
 
-def opened(recorder: Open, path: Path) -> None:
-    """``recorder`` writes to ``path`` until :func:`closed`; it is closed at exit, and disowned in forked children."""
+def opened(recorder: Open, pump: Any, path: Path) -> None:
+    """``recorder`` writes to ``path`` through ``pump`` until :func:`closed`; it is closed at exit, and disowned in forked children."""
     global _registered
     _open[os.path.realpath(path)] = recorder
+    _pumps[os.path.realpath(path)] = pump
     if not _registered:
         _registered = True
         atexit.register(_at_exit)
@@ -38,19 +42,26 @@ def opened(recorder: Open, path: Path) -> None:
 
 
 def closed(recorder: Open, path: Path) -> None:
-    if open_at(path) is recorder:
+    if _open.get(os.path.realpath(path)) is recorder:
         del _open[os.path.realpath(path)]
 
 
 def open_at(path: Path) -> Any:
-    """The recorder of this process that writes to ``path``, None when there is none."""
-    return _open.get(os.path.realpath(path))
+    """The recorder of this process that writes to ``path``, None when there is none; one that nobody holds is waited for until it is closed."""
+    recorder, pump = _open.get(os.path.realpath(path)), _pumps.get(os.path.realpath(path))
+    if recorder is None and pump is not None:
+        pump.abandon()
+        pump.thread.join()
+    return recorder
 
 
 def _at_exit() -> None:
     for recorder in list(_open.values()):
         with contextlib.suppress(Exception):  # what cannot be closed has said so
             recorder.close()
+    for pump in list(_pumps.values()):
+        pump.abandon()
+        pump.thread.join()
 
 
 def _in_child() -> None:
@@ -61,3 +72,4 @@ def _in_child() -> None:
             "Call watch() in the process that trains"
         )
     _open.clear()
+    _pumps.clear()

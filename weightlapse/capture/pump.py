@@ -48,6 +48,7 @@ class Pump:
         self._logged: deque[tuple[int, str, float]] = deque()
         self._stop = threading.Event()
         self._closed = False
+        self._alone = False  # whether nobody waits for the end
         self._drained = threading.Condition()
         self._asked = 0  # flushes asked for
         self._done = 0  # flushes done
@@ -99,12 +100,21 @@ class Pump:
         """Write what is left and end the recording. In a forked child, which has no writer thread, do nothing."""
         if self._pid != os.getpid() or self._closed:
             return
-        self._closed = True
-        self._stop.set()
-        self.ring.work.set()
+        self._end()
         self.thread.join()
         for call in self.after_close:
             call()
+
+    def abandon(self) -> None:
+        """The same, without waiting for it: called while Python collects garbage, perhaps amid an import, whose locks the thread might need."""
+        if self._pid == os.getpid() and not self._closed:
+            self._alone = True
+            self._end()
+
+    def _end(self) -> None:
+        self._closed = True
+        self._stop.set()
+        self.ring.work.set()
 
     # ---- the recorder's thread -------------------------------------------------------------------------------------
 
@@ -127,6 +137,9 @@ class Pump:
         except Exception as error:  # noqa: BLE001 — whatever the disk does must not surface in the training thread here
             self.failure = error
             self._give_up(error)
+        if self._alone:
+            for call in self.after_close:
+                call()
 
     def _drain_patiently(self, *, flush: bool) -> None:
         """Write all there is; where the store cannot take it now, try again until it can, or until close() has waited long enough."""

@@ -17,19 +17,17 @@ from typing import Any, Literal, Self
 
 from weightlapse.adapters.find import find_steps
 from weightlapse.adapters.source import Source, Steps, left_out_text
-from weightlapse.capture import processes
 from weightlapse.capture.camera import Camera
 from weightlapse.capture.findings import Findings, tell
 from weightlapse.capture.mirroring import Mirroring
 from weightlapse.capture.null import inactive_copy
 from weightlapse.capture.numbering import ResumePoint, whole
 from weightlapse.capture.plain import number_of
-from weightlapse.capture.pump import Pump
+from weightlapse.capture.processes import closed, opened
 from weightlapse.capture.ring import Ring
 from weightlapse.capture.schedule import Schedule
 from weightlapse.capture.witness import Witness, listed
 from weightlapse.errors import InvalidArgument, RecordingStopped, WeightlapseError
-from weightlapse.store.layout import Layout
 from weightlapse.store.mirror import Mirror
 from weightlapse.store.writer import Writer
 
@@ -68,18 +66,24 @@ class Recorder:
         self._number: Callable[[], int] | None = None
         self._findings = Findings(self.path, lambda write: self._pump.note(write))
         self._witness = Witness(source, self._findings)
+        stretch = backpressure == "stretch"
+        self._steps: Steps | None = None
         self._camera = Camera(
-            source, writer, ring, memory=memory, stretch=backpressure == "stretch", renewed=self._renewed
+            source,
+            writer,
+            ring,
+            memory=memory,
+            stretch=stretch,
+            renewed=self._witness.bind,
+            replaced=self._look_for_others,
         )
         self._pump = self._camera.pump
         self._witness.start(None)
         self._closed = False
         self._disowned = ""
-        self._steps: Steps | None = None
-        self._finalizer = weakref.finalize(
-            self, Pump.close, self._pump
-        )  # whatever happens, what was recorded is written
-        processes.opened(self, self.path)
+        # however it ends, what was recorded is written
+        self._finalizer = weakref.finalize(self, self._pump.abandon)
+        opened(self, self._pump, self.path)
 
     @property
     def frames(self) -> int:
@@ -251,6 +255,7 @@ class Recorder:
         except Exception as error:
             self._lose(step, f"{type(error).__name__}: {error}")
             raise
+        self._say_left_out(step)
         slot = camera.ring.slot
         unchanged = self._witness.unchanged(slot)
         if unchanged and params is not None and params is self._held:
@@ -363,13 +368,6 @@ class Recorder:
             text = f"no optimizer given to watch() holds {listed(names)}, which can be trained: if another one moves them, give it too (optimizer=[...])"
             self._findings.say("not_held", self._last, text, about=" ".join(names))
 
-    def _renewed(self, ring: Ring, layout: Layout) -> None:
-        self._witness.bind(ring, layout)
-        if self._witness.attached:
-            self._look_for_others()
-        if hasattr(self, "_pump"):
-            self._say_left_out(self._last)
-
     def _say_left_out(self, step: int) -> None:
         if self._source.left_out:
             text = left_out_text(self._source.left_out)
@@ -415,7 +413,7 @@ class Recorder:
                     self._log(scalars)
 
     def _log(self, scalars: dict[str, Any]) -> None:
-        frame = self.frames - 1
+        frame = self._camera.taken - 1
         for name, value in scalars.items():
             number = number_of(value)
             if number is not None:
@@ -450,7 +448,8 @@ class Recorder:
     def close(self, *, last_frame: bool = True) -> None:
         """End the recording. Safe to call twice; called by itself at exit and when the recorder is no longer held.
 
-        Where the weights have moved since the last step that was seen, they become a last frame, unless ``last_frame`` is False.
+        Where the weights have moved since the last step that was seen, they become a last frame, unless ``last_frame`` is False (a trainer that puts
+        other weights into the model at its end).
         """
         if self._closed:
             return
@@ -471,7 +470,10 @@ class Recorder:
             names = self._witness.moved(self._held)
             if names is not None:
                 kind, text = self._witness.last(self._last, names, taken=last_frame)
-                self._findings.say(kind, self._last, text)
+                if last_frame or kind != "last_frame":
+                    self._findings.say(kind, self._last, text)
+                else:
+                    self.mark(text)
                 if last_frame:
                     self._camera.copy(self._held, self._last + 1)
                     self._camera.publish(self._last + 1)
@@ -479,8 +481,9 @@ class Recorder:
 
     def _let_go(self) -> None:
         self._leave()
-        self._finalizer()
-        processes.closed(self, self.path)
+        self._finalizer.detach()
+        self._pump.close()
+        closed(self, self.path)
 
     def _leave(self) -> None:
         if self._steps is not None:

@@ -142,7 +142,7 @@ class Witness:
 
     def ended(self, step: int) -> None:
         """Nothing more will come: say what only the whole of the recording shows."""
-        if 0 < self._frames == self._equal:
+        if self.attached and 0 < self._frames == self._equal:
             self._say_unchanged(step)
 
     def last(self, step: int, names: list[str], *, taken: bool) -> tuple[str, str]:
