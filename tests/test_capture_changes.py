@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from pathlib import Path
 
 import numpy as np
@@ -81,19 +82,24 @@ def test_replaced_storage_and_layers_are_never_recorded_stale(tmp_path: Path) ->
     model = mlp()
     optimizer = torch.optim.SGD(model.parameters(), 0.1)
     by_hand = [clone(model)]
-    with wl.watch(model, tmp_path / "run", optimizer=optimizer) as rec:
 
-        def swap(k: int) -> None:
-            by_hand.append(clone(model))
-            if k == 3:
-                model[0].weight.data = model[0].weight.data.clone() * 2
-            if k == 6:
-                model[2] = nn.Linear(8, 3)  # the optimizer keeps the old one: the network is what is recorded
-                model[2].weight.requires_grad_(False)
-
-        train(model, [optimizer], swap)
-        rec.step()
+    def swap(k: int) -> None:
         by_hand.append(clone(model))
+        if k == 3:
+            model[0].weight.data = model[0].weight.data.clone() * 2
+        if k == 6:
+            model[2] = nn.Linear(8, 3)  # the optimizer keeps the old one: the network is what is recorded
+            model[2].weight.requires_grad_(False)
+
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        rec = wl.watch(model, tmp_path / "run", optimizer=optimizer)
+        train(model, [optimizer], swap)
+        rec.close()
+    said = [str(w.message) for w in caught]
+    assert len(said) == 2  # the second change after a frame is not spoken of again
+    assert "not what the frame of step 4 holds" in said[0]
+    assert "no optimizer given to watch() holds 2.bias, which can be trained" in said[1]
     check(tmp_path / "run", by_hand)
 
 

@@ -53,7 +53,14 @@ REFUSED: dict[str, tuple[Any, dict[str, Any], str]] = {
     "lazy layer": (Lazy(), {}, "run one batch"),
     "meta device": (nn.Linear(2, 2, device="meta"), {}, "meta device"),
     "text": ({"w": np.array(["a"])}, {}, "only numbers"),
-    "float8": ({"w": torch.zeros(2, dtype=torch.float8_e4m3fn)}, {}, "w"),
+    "sparse": ({"w": torch.zeros(2, 2).to_sparse()}, {}, "only dense"),
+    "no pattern": (MODEL, {"tensors": ["*", "!"]}, "leaves tensors out"),
+    "nothing left": (MODEL, {"tensors": ["*", "!weight", "!bias"]}, "leaves none of the model's 2 tensors"),
+    "nothing of that name to leave out": (
+        MODEL,
+        {"tensors": ["*", "!wieght"]},
+        "'wieght' matches none of the model's 2 tensors; nearest: 'weight'",
+    ),
 }
 
 
@@ -112,14 +119,21 @@ def test_an_empty_folder_may_be_recorded_into(tmp_path: Path) -> None:
     assert wl.load(tmp_path).frames == 1
 
 
-def test_two_recorders_on_one_path(tmp_path: Path) -> None:
-    rec = wl.watch(MODEL, tmp_path / "run")
-    for arguments in ({"overwrite": True}, {"resume": True}):
-        with pytest.raises(wl.CannotRecord, match="two writers"):
-            wl.watch(MODEL, tmp_path / "run", **arguments)
-    rec.step()
-    rec.close()
-    assert wl.load(tmp_path / "run").frames == 2
+def test_the_same_path_watched_anew_closes_the_recorder_before(tmp_path: Path) -> None:
+    """A notebook cell that is run twice; another process is refused (tests/test_store_log.py)."""
+    first = wl.watch(MODEL, tmp_path / "run")
+    with pytest.raises(wl.InvalidArgument, match="already holds a recording"):
+        wl.watch(MODEL, tmp_path / "run")
+    first.step()
+    second = wl.watch(MODEL, tmp_path / "run", resume=True)
+    assert not first.active
+    assert second.frames == 2
+    first.step()  # closed: nothing happens
+    second.step()
+    third = wl.watch(MODEL, tmp_path / "run", overwrite=True)
+    assert not second.active
+    third.close()
+    assert wl.load(tmp_path / "run").frames == 1
 
 
 def test_memory_may_be_said_in_words(tmp_path: Path) -> None:

@@ -16,3 +16,10 @@ NEEDS = {"tensorflow": "tensorflow", "jax": "jax", "torch": "torch"}
 def test_fit(tmp_path: Path, backend: str) -> None:
     require("keras", NEEDS[backend])
     assert f"checked on {backend}" in run_program("keras_fit.py", tmp_path, KERAS_BACKEND=backend)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("backend", NEEDS)
+def test_loops_of_their_own(tmp_path: Path, backend: str) -> None:
+    require("keras", NEEDS[backend])
+    assert f"checked on {backend}" in run_program("keras_loops.py", tmp_path, KERAS_BACKEND=backend)

@@ -6,12 +6,16 @@
     ├── MissingStep          (also a KeyError)    a step that was not recorded
     ├── UnknownTensor        (also a KeyError)    a name that the recording or network does not have
     ├── InvalidArgument      (also a ValueError)  an argument that cannot be meant
+    │   └── UnknownArgument  (also a TypeError)   an argument that there is not
     ├── MissingExtra         (also an ImportError) an optional package that is not installed
     ├── CannotRecord         a model or a place that cannot be recorded
     ├── CannotTrace          a network whose wiring cannot be found
     ├── CannotAlign          two networks that cannot be brought together
     ├── CannotGrow           a change that would alter the function
     └── VacuousComparison    a comparison that could only come out equal
+
+    RecorderWarning          (a UserWarning)      what a recorder has to say while training goes on
+    └── RecordingStopped     a recorder had to stop
 
 A message says what was wrong, where, why it matters and what to do, in one go: it is written where the context is known.
 """
@@ -50,6 +54,10 @@ class InvalidArgument(WeightlapseError, ValueError):
     """An argument that cannot be meant, with what was expected instead."""
 
 
+class UnknownArgument(InvalidArgument, TypeError):
+    """A keyword argument that there is not; the message names the closest ones."""
+
+
 class MissingExtra(WeightlapseError, ImportError):
     """An optional package is needed and not installed; the message gives the line that installs it."""
 
@@ -74,11 +82,27 @@ class VacuousComparison(WeightlapseError):
     """The comparison could only come out equal (constant outputs, dead networks, no data)."""
 
 
+class RecorderWarning(UserWarning):
+    """What a recorder has to say while the training goes on: each thing once, and in the recording too."""
+
+
+class RecordingStopped(RecorderWarning):
+    """A recorder had to stop; training goes on without it. The message says why."""
+
+
 def missing_extra(package: str, *, extra: str, purpose: str) -> MissingExtra:
     """The error for an optional ``package`` that ``purpose`` needs, with the line that installs it."""
     return MissingExtra(
         f"{purpose} needs the package {package!r}, which is not installed; run: pip install 'weightlapse[{extra}]'"
     )
+
+
+def refuse_unknown(given: Iterable[str], known: Iterable[str], where: str) -> None:
+    """Raise :class:`UnknownArgument` for the first of the keywords ``given`` that is not ``known``, with the nearest that is."""
+    names = list(known)
+    for name in given:
+        if name not in names:
+            raise UnknownArgument(f"{where} has no argument {name!r}; {closest(name, names)}")
 
 
 def closest(name: str, known: Iterable[str], count: int = 3) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Mapping, MutableMapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -9,37 +10,59 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from weightlapse.adapters.source import ArrayInfo, Selection, Views
+from weightlapse.adapters.source import DTYPES, FLOATS, ArrayInfo, Selection, Views, left_out_text
 from weightlapse.errors import CannotRecord, InvalidArgument, closest
 
 
 @dataclass(frozen=True)
-class BFloat16:
-    """An array of bfloat16 values, which NumPy does not have, as the uint16 patterns of their bits."""
+class Patterns:
+    """An array of values that NumPy has no dtype for, as the patterns of their bits: ``dtype`` is the recorded one ("bfloat16", ...)."""
 
-    patterns: NDArray[np.uint16]
-    dtype = "bfloat16"
+    patterns: NDArray[np.unsignedinteger[Any]]
+    dtype: str
 
 
-def as_array(name: str, value: Any) -> NDArray[Any]:
-    """``value`` as the array that is stored for it, without a copy where possible. bfloat16 arrays become their uint16 patterns."""
-    if isinstance(value, BFloat16):
-        return value.patterns
+# what jax, ml_dtypes and Keras call by names of their own: the dtype in which NumPy keeps the patterns, or the values
+_PATTERNS = {"bfloat16": "u2", "complex32": "u4", "bcomplex32": "u4", **dict.fromkeys(FLOATS, "u1")}
+_FEW_BITS = {f"{sign}int{bits}": np.dtype(f"{sign}int8") for sign in ("", "u") for bits in range(1, 8)}
+
+
+def stored(name: str, value: Any) -> tuple[NDArray[Any], str]:
+    """``value`` as the array that is stored for it, without a copy where possible, and its recorded dtype.
+
+    Raises :class:`CannotRecord` for what is not made of numbers, :class:`InvalidArgument` for what has no value yet.
+    """
+    if isinstance(value, Patterns):
+        return value.patterns, value.dtype
     if hasattr(value, "detach"):  # a torch tensor inside a mapping
         from weightlapse.adapters.torch import as_numpy
+        from weightlapse.adapters.torch_kinds import dtype_of
 
-        return as_numpy(name, value)
+        return as_numpy(name, value), dtype_of(value)
+    refuse_symbol(name, value)
     array = np.asarray(value)
-    if array.dtype.name == "bfloat16":  # the dtype that jax and ml_dtypes register
-        return array.view(np.uint16)
-    if array.dtype.kind not in "biufc":
-        raise CannotRecord(f"{name!r} has dtype {array.dtype}: only numbers can be recorded")
-    return array if array.dtype.isnative else array.astype(array.dtype.newbyteorder("="))
+    dtype = array.dtype.name
+    if dtype in _PATTERNS:
+        return array.view(_PATTERNS[dtype]), dtype
+    if dtype in _FEW_BITS:
+        return array.astype(_FEW_BITS[dtype]), dtype
+    if dtype not in DTYPES:
+        raise CannotRecord(
+            f"its dtype is {array.dtype}, and only numbers of up to 64 bits (complex: 128) can be recorded"
+        )
+    return (array if array.dtype.isnative else array.astype(array.dtype.newbyteorder("="))), dtype
 
 
-def dtype_name(name: str, value: Any) -> str:
-    """The recorded dtype of an array of any framework: a NumPy name or "bfloat16"."""
-    return "bfloat16" if "bfloat16" in str(getattr(value, "dtype", "")) else as_array(name, value).dtype.name
+def refuse_symbol(name: str, value: Any) -> None:
+    """Raise for a variable or tensor of a TensorFlow graph, which stands for a value and has none."""
+    if not type(value).__module__.startswith("tensorflow."):
+        return
+    tensorflow = sys.modules["tensorflow"]
+    if not tensorflow.executing_eagerly() or tensorflow.is_symbolic_tensor(value):
+        raise InvalidArgument(
+            f"{name!r} belongs to a TensorFlow graph and has no value of its own, a session holds it: watch the mapping of names to arrays "
+            "session.run({v.name: v for v in tf.compat.v1.trainable_variables()}), and give rec.step() a new one after each update"
+        )
 
 
 def flatten(value: Any, prefix: str = "") -> dict[str, Any]:
@@ -77,6 +100,7 @@ class ArraySource:
 
     def __init__(self, selection: Selection) -> None:
         self.shards: dict[str, dict[str, list[int]]] = {}
+        self.left_out: dict[str, str] = {}  # arrays that cannot be recorded, and why
         self._selection = selection
         self._infos: list[ArrayInfo] = []
 
@@ -100,26 +124,35 @@ class ArraySource:
         if not entries:
             raise InvalidArgument(f"there is no array to record in this {self.framework} object")
         self._selection.check([name for name, stream, _ in entries if stream in self._selection.streams])
-        self._infos = [
-            ArrayInfo(name, dtype_name(name, value), as_array(name, value).shape, stream)
-            for name, stream, value in self._chosen(entries)
-        ]
+        self._infos, self.left_out = [], {}
+        for name, stream, value in self._chosen(entries):
+            try:
+                array, dtype = stored(name, value)
+            except CannotRecord as error:
+                self.left_out[name] = str(error)
+            else:
+                self._infos.append(ArrayInfo(name, dtype, array.shape, stream))
+        if not self._infos:
+            raise CannotRecord(left_out_text(self.left_out))
         return self._infos
 
     def bind(self, slots: int, views: Views) -> None:
         self._views = [[views(slot, i) for i in range(len(self._infos))] for slot in range(slots)]
+        self._bound = self._infos
 
     def before_any(self, slot: int) -> None: ...
 
     def before(self, slot: int) -> None: ...
 
     def copy(self, slot: int, params: Any) -> bool:
-        chosen = self._chosen(self.entries(params))
-        if len(chosen) != len(self._infos):
+        chosen = [entry for entry in self._chosen(self.entries(params)) if entry[0] not in self.left_out]
+        if self._infos is not self._bound or len(chosen) != len(self._infos):
             return False
         for (name, _, value), info, view in zip(chosen, self._infos, self._views[slot]):
-            array = as_array(name, value)
-            if name != info.name or array.shape != info.shape or dtype_name(name, value) != info.dtype:
+            if name != info.name:
+                return False
+            array, dtype = stored(name, value)
+            if array.shape != info.shape or dtype != info.dtype:
                 return False
             np.copyto(view, array)
         return True

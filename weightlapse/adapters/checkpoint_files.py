@@ -20,12 +20,15 @@ from typing import IO, Any
 
 import numpy as np
 
-from weightlapse.adapters.arrays import BFloat16
+from weightlapse.adapters.arrays import Patterns
 from weightlapse.errors import CannotRecord, missing_extra
 
 _SAFETENSORS_DTYPES = {
     "F64": "float64", "F32": "float32", "F16": "float16", "I64": "int64", "I32": "int32", "I16": "int16", "I8": "int8",
-    "U64": "uint64", "U32": "uint32", "U16": "uint16", "U8": "uint8", "BOOL": "bool", "BF16": "uint16",
+    "U64": "uint64", "U32": "uint32", "U16": "uint16", "U8": "uint8", "BOOL": "bool", "C64": "complex64",
+}  # fmt: skip
+_SAFETENSORS_PATTERNS = {
+    "BF16": ("u2", "bfloat16"), "F8_E4M3": ("u1", "float8_e4m3fn"), "F8_E5M2": ("u1", "float8_e5m2"), "F8_E8M0": ("u1", "float8_e8m0fnu"),
 }  # fmt: skip
 _MAX_HEADER = 100 << 20  # the limit that the safetensors format itself names
 _ALWAYS_FINE = 256 << 20  # bytes that any file may unpack to
@@ -85,14 +88,15 @@ def _safetensors(path: Path) -> Arrays:
 
 def _safetensor(body: Any, name: str, entry: dict[str, Any]) -> Any:
     start, stop = entry["data_offsets"]
-    if entry["dtype"] not in _SAFETENSORS_DTYPES:
+    kept, pattern = _SAFETENSORS_PATTERNS.get(entry["dtype"], (None, ""))
+    if kept is None and entry["dtype"] not in _SAFETENSORS_DTYPES:
         raise ValueError(f"{name!r} has the dtype {str(entry['dtype'])[:20]!r}, which cannot be recorded")
-    dtype = np.dtype(_SAFETENSORS_DTYPES[entry["dtype"]]).newbyteorder("<")
+    dtype = np.dtype(kept or _SAFETENSORS_DTYPES[entry["dtype"]]).newbyteorder("<")
     shape = tuple(int(n) for n in entry["shape"])
     if not 0 <= start <= stop <= len(body) or min(shape, default=0) < 0:
         raise ValueError("a tensor lies outside of the file")
     values = body[start:stop].view(dtype).reshape(shape)
-    return BFloat16(values) if entry["dtype"] == "BF16" else values
+    return Patterns(values, pattern) if pattern else values
 
 
 def _npz(path: Path) -> Arrays:

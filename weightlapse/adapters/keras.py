@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import os
 import warnings
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import keras
@@ -18,7 +18,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from weightlapse.adapters.arrays import ArraySource, Entry
+from weightlapse.adapters.keras_steps import GIVEN
 from weightlapse.adapters.source import Selection
+from weightlapse.adapters.trainer import Watching
 from weightlapse.errors import CannotRecord, InvalidArgument, closest
 
 
@@ -27,6 +29,7 @@ class KerasSource(ArraySource):
 
     framework = "keras"
     takes_params = False
+    elsewhere = False  # whether the present values are not in the model: a stateless loop holds them
 
     def __init__(self, model: Any, selection: Selection) -> None:
         super().__init__(selection)
@@ -39,7 +42,32 @@ class KerasSource(ArraySource):
             for i, v in enumerate(getattr(model, part))
         }
 
+        self._still = {
+            id(v): np.array(keras.ops.convert_to_numpy(v.value))
+            for _, stream, v in self._variables
+            if stream == "weights" and not v.trainable and keras.backend.backend() == "jax"
+        }
+
+    def held(self, tensors: Sequence[Any]) -> tuple[list[str], list[str]]:
+        """Names of the trainable variables that are among ``tensors``, and of those that are not."""
+        ids = {id(v) for v in tensors}
+        found: tuple[list[str], list[str]] = ([], [])
+        trainable = {id(v) for v in self._model.trainable_variables}
+        for name, _, variable in self._variables:
+            if id(variable) in trainable:  # on the torch backend an optimizer of torch holds the tensor in the variable
+                mine = id(variable) in ids or id(getattr(variable, "_value", variable)) in ids
+                found[not mine].append(name)
+        return found
+
     def entries(self, params: Any) -> list[Entry]:
+        if not self._model.built:  # a model of models without a call of its own: it may get more of them
+            self._variables = _variables(self._model)
+        given = GIVEN.get()
+        self.elsewhere = keras.backend.backend() != "tensorflow" and (params is not None or given is not None)
+        if params is not None:
+            return self._given_by_hand(params)
+        if given is not None:
+            return [(name, stream, self._value(name, stream, v, given)) for name, stream, v in self._variables]
         state = _fitting_state(self._model)
         if state is None:
             return [(name, stream, v.value) for name, stream, v in self._variables]
@@ -47,10 +75,48 @@ class KerasSource(ArraySource):
             (name, stream, state[self._places[id(v)][0]][self._places[id(v)][1]]) for name, stream, v in self._variables
         ]
 
+    def _value(self, name: str, stream: str, variable: Any, given: Mapping[int, Any]) -> Any:
+        """The value of a variable at an update of JAX or of a graph: what is not handed over there has not changed."""
+        if id(variable) in given:
+            return given[id(variable)]
+        if stream == "buffers":
+            if stream not in self._selection.streams:
+                return np.zeros(variable.shape, "float32")  # it is not recorded
+            raise CannotRecord(
+                f"{name} is not trained by the optimizer, and no stateless update on JAX shows it: use the WatchCallback in fit(), or leave optimizer= "
+                "out and call rec.step((trainable_variables, non_trainable_variables)) after each update"
+            )
+        value = getattr(variable, "_value", None)
+        return self._still[id(variable)] if value is None or getattr(value, "is_deleted", bool)() else value
+
+    def _given_by_hand(self, params: Any) -> list[Entry]:
+        """Values given to rec.step(), as a stateless loop on JAX holds them: trainable variables, or a pair of them and the others."""
+        model = self._model
+        sorts = [model.trainable_variables, model.non_trainable_variables]
+        values = [list(params), None] if _is_flat(params) else [None if p is None else list(p) for p in params]
+        given: dict[int, Any] = {}
+        for variables, some in zip(sorts, values):
+            if some is not None and [tuple(v.shape) for v in variables] != [tuple(np.shape(x)) for x in some]:
+                raise InvalidArgument(
+                    f"rec.step() was given {len(some)} values for the {len(variables)} variables of {model.name}, or they have other shapes: give "
+                    "trainable_variables, or the pair (trainable_variables, non_trainable_variables)"
+                )
+            given |= {id(v): x for v, x in zip(variables, some or ())}
+        return [(name, stream, self._value(name, stream, v, given)) for name, stream, v in self._variables]
+
+
+def _is_flat(params: Any) -> bool:
+    """Whether these are the values of variables, and not a pair of two lists of them."""
+    return not (
+        isinstance(params, (list, tuple))
+        and len(params) == 2
+        and all(p is None or isinstance(p, (list, tuple)) for p in params)
+    )
+
 
 def _variables(model: Any) -> list[tuple[str, str, Any]]:
     """(name, stream, variable) of every weight of the model."""
-    if not model.built or not model.weights:
+    if not model.weights:
         raise CannotRecord(f"{model.name} has no weights yet: build it, or call it on one batch, before watching it")
     frozen = {id(v) for layer in model._flatten_layers() for v in layer._non_trainable_variables}
     names: dict[str, int] = {}
@@ -98,45 +164,39 @@ def load(model: Any, state: Mapping[str, NDArray[Any]]) -> None:
         variables[name].assign(values)
 
 
-class WatchCallback(keras.callbacks.Callback):
+class WatchCallback(Watching, keras.callbacks.Callback):
     """Record ``model.fit``: a frame per optimizer step, the network before its first update included.
 
-    Takes the path and the keyword arguments of :func:`weightlapse.watch` (``resume=True`` lets a second ``fit`` go on with the recording).
-    The loss and metrics of every batch, and the validation metrics of every epoch, become scalars.
+    Takes the path and the keyword arguments of :func:`weightlapse.watch`. Steps are numbered by the optimizer's own count, so a ``fit`` that goes on
+    from a checkpoint with ``resume=True`` goes on at the step of the checkpoint. The loss and metrics of every batch, and the validation metrics of
+    every epoch, become scalars.
 
     ``model.fit(x, y, callbacks=[WatchCallback("run")])``
     """
 
     def __init__(self, path: str | os.PathLike[str], **watch: Any) -> None:
         super().__init__()
-        self.path = path
-        self.recorder: Any = None
-        self._watch = watch
+        self.prepare(path, watch)
         self._updates = 0
 
     def on_train_begin(self, logs: Any = None) -> None:
         self._updates = updates(self._model)
         if self._model.weights or keras.backend.backend() != "tensorflow":
-            self._begin()
+            self.begin(self._model, self.path, lambda: self._updates)
         # else: the TensorFlow trainer builds such a model inside its first step; see _begin_late
-
-    def _begin(self, **more: Any) -> None:
-        import weightlapse  # the public face: callbacks are users of it
-
-        self.recorder = weightlapse.watch(self._model, self.path, **{**self._watch, **more})
 
     def _begin_late(self, step: int, logs: Any) -> None:
         """The model came to be in its first step, so its weights before that are out of reach: said, and recorded as a gap."""
         why = "the model had no weights before fit(): call it on one batch, or give it an Input, to have them recorded"
-        self._begin(first_step=step)
-        self.recorder.gap(0, step - 1, why)
-        self.recorder.log(**_numbers(logs))
-        warnings.warn(f"the recording {self.path} begins at step {step}: {why}", stacklevel=2)
+        if self.begin(self._model, self.path, lambda: step):
+            self.recorder.gap(0, step - 1, why)
+            self.recorder.log(**_numbers(logs))
+            warnings.warn(f"the recording {self.path} begins at step {step}: {why}", stacklevel=2)
 
     def on_train_batch_end(self, batch: int, logs: Mapping[str, Any] | None = None) -> None:
         if self.recorder is None:
-            self._updates, before = updates(self._model), self._updates
-            self._begin_late(self._updates - before, logs)
+            self._updates = updates(self._model)
+            self._begin_late(self._updates, logs)
             return
         if not self.recorder.active:
             return
@@ -144,19 +204,18 @@ class WatchCallback(keras.callbacks.Callback):
             # self.model would make the JAX trainer gather all variables: self._model does not
             count = updates(self._model)
             if count > self._updates:  # with steps_per_execution several at once, with gradient accumulation often none
-                step = self.recorder.last_step + count - self._updates
                 self._updates = count
-                self.recorder.step(step=step, **_numbers(logs))
+                self.recorder.step(step=count + self.offset, **_numbers(logs))
 
     def on_epoch_end(self, epoch: int, logs: Mapping[str, Any] | None = None) -> None:
-        if self.recorder is not None and self.recorder.active:
+        if self.active:
             validation = {name: value for name, value in _numbers(logs).items() if name.startswith("val_")}
             if validation:
                 self.recorder.log(**validation)
+            self.recorder.flush()  # checkpoints are written at the end of an epoch: what leads up to them is there then
 
     def on_train_end(self, logs: Any = None) -> None:
-        if self.recorder is not None:
-            self.recorder.close()
+        self.end()
 
 
 def _numbers(logs: Mapping[str, Any] | None) -> dict[str, float]:

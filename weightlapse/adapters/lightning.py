@@ -10,58 +10,58 @@ import sys
 from collections.abc import Mapping
 from typing import Any
 
+from weightlapse.adapters.trainer import Watching
+
 if "pytorch_lightning" in sys.modules and "lightning.pytorch" not in sys.modules:
     from pytorch_lightning import Callback  # the same library under its older name
 else:
     from lightning.pytorch import Callback  # type: ignore[no-redef]
 
 
-class WatchCallback(Callback):
+class WatchCallback(Watching, Callback):
     """Record ``trainer.fit``: a frame per optimizer step, the network before its first update included.
 
-    Takes the path and the keyword arguments of :func:`weightlapse.watch`. The training loss of every step and the metrics of every validation
-    become scalars. When a fit is resumed from a checkpoint of a fit with this callback, the recording goes on too.
+    Takes the path and the keyword arguments of :func:`weightlapse.watch`. Steps bear the numbers of ``trainer.global_step``. The training loss of
+    every step and the metrics of every validation become scalars. When a fit is resumed from a checkpoint of a fit with this callback, the
+    recording goes on at the step of the checkpoint; what was recorded after it becomes a branch.
 
     ``Trainer(callbacks=[WatchCallback("run")])``
     """
 
     def __init__(self, path: str | os.PathLike[str], **watch: Any) -> None:
-        self.path = path
-        self.recorder: Any = None
-        self._watch = watch
+        self.prepare(path, watch)
         self._frames = 0
 
     def on_train_start(self, trainer: Any, pl_module: Any) -> None:
-        import weightlapse  # the public face: callbacks are users of it
-
-        self.recorder = weightlapse.watch(pl_module, self.path, optimizer=trainer.optimizers, **self._watch)
-        self._frames = self.recorder.frames
+        # counted when the optimizer has returned: during a step, the number before it
+        if self.begin(pl_module, self.path, lambda: int(trainer.global_step), optimizer=trainer.optimizers):
+            self._frames = self.recorder.frames
 
     def on_train_batch_end(self, trainer: Any, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
-        recorder = self.recorder
-        if recorder is None or not recorder.active or recorder.frames == self._frames:
+        if not self.active or self.recorder.frames == self._frames:
             return
-        self._frames = recorder.frames
+        self._frames = self.recorder.frames
         loss = outputs.get("loss") if isinstance(outputs, Mapping) else outputs
         if loss is not None:
-            recorder.log(loss=loss)
+            self.recorder.log(loss=loss)
 
     def on_validation_end(self, trainer: Any, pl_module: Any) -> None:
-        if self.recorder is not None and self.recorder.active and not trainer.sanity_checking:
+        if self.active and not trainer.sanity_checking:
             self.recorder.log(**trainer.callback_metrics)
 
-    def on_exception(self, trainer: Any, pl_module: Any, exception: BaseException) -> None:
+    def on_save_checkpoint(self, trainer: Any, pl_module: Any, checkpoint: dict[str, Any]) -> None:
         if self.recorder is not None:
-            self.recorder.mark(f"training ended with {type(exception).__name__}: {exception}")
-            self.recorder.close()
+            self.recorder.flush()  # what leads up to a checkpoint is there when training goes on from it
+
+    def on_exception(self, trainer: Any, pl_module: Any, exception: BaseException) -> None:
+        self.fail(exception)
 
     def on_train_end(self, trainer: Any, pl_module: Any) -> None:
-        if self.recorder is not None:
-            self.recorder.close()
+        self.end()
 
     def state_dict(self) -> dict[str, Any]:
         return {"path": str(self.path)}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        if state_dict.get("path") == str(self.path) and not self._watch.get("overwrite"):
-            self._watch["resume"] = True
+        if state_dict.get("path") == str(self.path) and not self.keywords.get("overwrite"):
+            self.keywords["resume"] = True

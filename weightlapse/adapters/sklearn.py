@@ -1,11 +1,12 @@
 """scikit-learn: networks and linear models that keep their weights in ``coefs_`` / ``intercepts_`` or ``coef_`` / ``intercept_``.
 
-They have no hooks: watch the estimator after its first ``partial_fit`` (before, it has no weights) and call ``rec.step()`` after each further one.
+Their iterations are followed inside of ``fit`` (see ``sklearn_steps.py``). Of a pipeline the last step counts.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextvars import ContextVar
 from typing import Any
 
 import numpy as np
@@ -17,6 +18,9 @@ from weightlapse.errors import CannotRecord, InvalidArgument, closest
 
 _WEIGHTS = ("coefs_", "intercepts_", "coef_", "intercept_")
 
+# the weights at the iteration that is being told of, where the estimator does not hold them
+GIVEN: ContextVar[Mapping[str, Any] | None] = ContextVar("weights of an estimator", default=None)
+
 
 class SklearnSource(ArraySource):
     """An estimator; its arrays are named "coefs_.0", "intercepts_.0", ... or "coef_", "intercept_"."""
@@ -26,25 +30,38 @@ class SklearnSource(ArraySource):
 
     def __init__(self, model: Any, selection: Selection) -> None:
         super().__init__(selection)
-        self._model = model
+        self._model = final(model)
 
     def entries(self, params: Any) -> list[Entry]:
-        return [(name, "weights", value) for name, value in _weights(self._model).items()]
+        given = params if params is not None else GIVEN.get()
+        return [(name, "weights", value) for name, value in (given or weights_of(self._model)).items()]
 
 
-def _weights(model: Any) -> dict[str, Any]:
+def final(model: Any) -> Any:
+    """The estimator that holds the weights: of a pipeline its last step."""
+    while hasattr(model, "steps") and hasattr(model, "_final_estimator"):
+        model = model._final_estimator
+    return model
+
+
+def has_weights(model: Any) -> bool:
+    return any(hasattr(model, name) for name in _WEIGHTS)
+
+
+def weights_of(model: Any) -> dict[str, Any]:
+    """The estimator's arrays by name. Raises :class:`CannotRecord` where it has none (yet)."""
     held = {name: getattr(model, name) for name in _WEIGHTS if hasattr(model, name)}
     if not held:
         raise CannotRecord(
-            f"{type(model).__name__} has no weights (none of {', '.join(_WEIGHTS)}): "
-            "watch it after its first partial_fit, and only estimators that learn weights"
+            f"{type(model).__name__} has no weights (none of {', '.join(_WEIGHTS)}), and does not show the iterations of a fit: "
+            "watch it after its first fit or partial_fit, and only estimators that learn weights"
         )
     return flatten(held)
 
 
 def load(model: Any, state: Mapping[str, NDArray[Any]]) -> None:
     """Put ``state`` into the estimator's arrays, in place; nothing is changed when one does not fit."""
-    held = _weights(model)
+    held = weights_of(final(model))
     for name, values in state.items():
         if name not in held:
             raise InvalidArgument(f"the estimator has no array {name!r} to load into; {closest(name, held)}")

@@ -2,34 +2,43 @@
 
 from __future__ import annotations
 
+import copy
 import os
 from typing import Any
 
 from skorch.callbacks import Callback
 
+from weightlapse.adapters.trainer import Watching
 
-class WatchCallback(Callback):
+
+class WatchCallback(Watching, Callback):
     """Record ``net.fit``: a frame per optimizer step, the network before its first update included.
 
-    Takes the path and the keyword arguments of :func:`weightlapse.watch`. The loss of every training batch becomes a scalar.
+    Takes the path and the keyword arguments of :func:`weightlapse.watch`. The loss of every training batch becomes a scalar. A net that was fitted
+    may be copied, pickled and cloned: the copies of its callback record nothing, and say so when they are fitted.
 
     ``NeuralNetClassifier(Module, callbacks=[WatchCallback("run")])``
     """
 
     def __init__(self, path: str | os.PathLike[str], **watch: Any) -> None:
-        self.path = path
-        self.recorder: Any = None
-        self.watch = watch
+        recorder = watch.pop("recorder", None)  # among the parameters of a clone
+        self.prepare(path, watch)
+        self.recorder = copy.copy(recorder)
+
+    def get_params(self, deep: bool = True) -> dict[str, Any]:
+        used = {} if self.recorder is None else {"recorder": self.recorder}
+        return {"path": self.path, **self.keywords, **used}
+
+    def set_params(self, **params: Any) -> WatchCallback:
+        self.__init__(**{**self.get_params(), **params})  # type: ignore[misc]
+        return self
 
     def on_train_begin(self, net: Any, X: Any = None, y: Any = None, **kwargs: Any) -> None:
-        import weightlapse  # the public face: callbacks are users of it
-
-        self.recorder = weightlapse.watch(net.module_, self.path, optimizer=net.optimizer_, **self.watch)
+        self.begin(net.module_, self.path, optimizer=net.optimizer_)
 
     def on_batch_end(self, net: Any, batch: Any = None, training: bool = False, **kwargs: Any) -> None:
-        if training and self.recorder is not None and self.recorder.active and "loss" in kwargs:
+        if training and self.active and "loss" in kwargs:
             self.recorder.log(loss=kwargs["loss"])
 
     def on_train_end(self, net: Any, X: Any = None, y: Any = None, **kwargs: Any) -> None:
-        if self.recorder is not None:
-            self.recorder.close()
+        self.end()

@@ -6,7 +6,7 @@ An adapter turns a model into a :class:`Source`: named arrays, and a way to copy
 from __future__ import annotations
 
 import fnmatch
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -14,14 +14,20 @@ from numpy.typing import NDArray
 
 from weightlapse.errors import CannotRecord, InvalidArgument, closest
 
+FLOATS = (
+    *("float8_e3m4", "float8_e4m3", "float8_e4m3b11fnuz", "float8_e4m3fn", "float8_e4m3fnuz", "float8_e5m2"),
+    *("float8_e5m2fnuz", "float8_e8m0fnu", "float6_e2m3fn", "float6_e3m2fn", "float4_e2m1fn"),
+)  # of eight bits and fewer: stored as uint8 patterns
 DTYPES = frozenset(
     "bool int8 int16 int32 int64 uint8 uint16 uint32 uint64 float16 bfloat16 float32 float64 complex64 complex128".split()
+    + ["complex32", "bcomplex32", *FLOATS]
+    + [f"{sign}int{bits}" for sign in ("", "u") for bits in range(1, 8)]
 )
 
 
 @dataclass(frozen=True, slots=True)
 class ArrayInfo:
-    """One array of a model. ``dtype`` is a NumPy name or "bfloat16" (whose stored form is its uint16 pattern)."""
+    """One array of a model. ``dtype`` is a NumPy name, or one of those that NumPy does not have ("bfloat16", "float8_e5m2", "int4", ...)."""
 
     name: str
     dtype: str
@@ -37,14 +43,24 @@ class ArrayInfo:
             )
 
 
+def left_out_text(left_out: Mapping[str, str]) -> str:
+    """In a sentence, which tensors are not recorded, and why."""
+    return "; ".join(f"{name} is not recorded: {why}" for name, why in left_out.items())
+
+
 Views = Callable[[int, int], NDArray[Any]]  # (slot, array number) -> where its values go, in stored dtype
 
 
 class Source(Protocol):
-    """A model as named arrays."""
+    """A model as named arrays.
+
+    A source may also have ``version()``: something that is unequal after the weights were changed, and cheap; and where optimizers are followed
+    ``held(tensors)``: names of parameters that are among these tensors, and of trainable ones that are not.
+    """
 
     framework: str
     shards: dict[str, dict[str, list[int]]]  # of arrays that are parts of tensors: "shape" of the whole, "offset" in it
+    left_out: dict[str, str]  # tensors that were chosen and cannot be recorded, with the reason
     takes_params: bool  # True when step() must be given the current values, because the model object does not hold them
 
     def arrays(self, params: Any) -> Sequence[ArrayInfo]:
@@ -63,33 +79,93 @@ class Source(Protocol):
         """Copy all values; False (and nothing is promised about the slot) when the arrays are no longer those last listed."""
 
 
+class Watcher(Protocol):
+    """Who is told of updates: ``before`` one begins, and ``after`` a call that made one, or (not ``sure``) may have made one."""
+
+    def before(self) -> None: ...
+
+    def after(self, *, sure: bool) -> None: ...
+
+    def doubt(self, text: str) -> None:
+        """What is told does not show everything, for this reason."""
+
+    def wants_next(self) -> bool:
+        """Whether the next update becomes a frame."""
+
+    def skip(self, count: int, why: str) -> None:
+        """So many updates have been made and cannot be recorded."""
+
+
+class Steps(Protocol):
+    """The optimizers that are given to watch(), as far as they tell of their updates."""
+
+    plain: bool  # whether weights are touched between before() and after() alone
+    given: bool  # whether the user gave them, so that rec.step() besides is a mistake; else they come with the model
+    iteration: Any  # where several of them make one frame: an Iteration
+
+    def told(self) -> bool:
+        """Where the source has no ``version()``: whether an update has been told of since the last time that somebody asked."""
+
+    def parameters(self) -> list[Any] | None:
+        """All tensors that they hold, None when that is not known."""
+
+    def wait(self) -> None:
+        """Return when all updates that were started have been told of."""
+
+    def follow(self, watcher: Watcher) -> None:
+        """Tell ``watcher`` of every update, until :meth:`leave`."""
+
+    def leave(self) -> None: ...
+
+
 class Selection:
     """The globs of ``tensors=`` and the ``streams=`` to record."""
 
     def __init__(self, tensors: str | Iterable[str] = "*", streams: Iterable[str] = ("weights",)) -> None:
+        for name, value in (("tensors", tensors), ("streams", streams)):
+            if not isinstance(value, Iterable):
+                raise InvalidArgument(f"{name}={value!r}: give a text or a list of texts")
         self.globs = (tensors,) if isinstance(tensors, str) else tuple(tensors)
         self.streams = (streams,) if isinstance(streams, str) else tuple(streams)
         known = ("weights", "buffers", "gradients", "optimizer")
         for stream in self.streams:
             if stream not in known:
                 raise InvalidArgument(
-                    f"streams={list(self.streams)}: there is no stream {stream!r}; there are {', '.join(known)}"
+                    f"streams={list(self.streams)}: there is no stream {stream!r}, there are {', '.join(known)}; {closest(str(stream), known, 1)}"
                 )
         if not self.globs or not self.streams:
             raise InvalidArgument(
                 "tensors= and streams= must each name something: a recording of nothing shows nothing"
             )
-        if not all(isinstance(glob, str) for glob in self.globs):
-            raise InvalidArgument(f"tensors={tensors!r}: give a glob such as 'encoder.*' or a list of them")
+        if not all(isinstance(glob, str) and glob.removeprefix("!") for glob in self.globs):
+            raise InvalidArgument(
+                f"tensors={tensors!r}: give a glob such as 'encoder.*' or a list of them; '!*.bias' leaves tensors out"
+            )
+        self._out = [glob[1:] for glob in self.globs if glob.startswith("!")]
+        self._in = [glob for glob in self.globs if not glob.startswith("!")] or ["*"]
 
     def wants(self, name: str, aliases: Iterable[str] = ()) -> bool:
-        return any(fnmatch.fnmatchcase(n, glob) for n in (name, *aliases) for glob in self.globs)
+        """Whether a tensor is recorded: one of its names matches a glob, and none of those that begin with "!"."""
+        return any(_matches(n, self._in) and not _matches(n, self._out) for n in (name, *aliases))
 
-    def check(self, names: Iterable[str]) -> None:
-        """Raise when one of the globs matches none of the ``names`` (all that the model has)."""
+    def check(self, names: Iterable[str], others: Iterable[str] = ()) -> None:
+        """Raise when one of the globs matches none of the ``names`` (all that the model has), or when nothing is left.
+
+        A pattern that leaves out what is not there is fine; a whole name is a mistake, unless it is one of the ``others``, of streams that are
+        not recorded.
+        """
         known = list(names)
-        for glob in self.globs:
-            if not any(fnmatch.fnmatchcase(name, glob) for name in known):
+        outside = set(known) | set(others)
+        for glob in [*self._in, *(g for g in self._out if not set("*?[") & set(g) and g not in outside)]:
+            if not any(_matches(name, [glob]) for name in known):
                 raise InvalidArgument(
                     f"tensors={glob!r} matches none of the model's {len(known)} tensors; {closest(glob, known)}"
                 )
+        if not any(self.wants(name) for name in known):
+            raise InvalidArgument(
+                f"tensors={list(self.globs)} leaves none of the model's {len(known)} tensors to record"
+            )
+
+
+def _matches(name: str, globs: Iterable[str]) -> bool:
+    return any(fnmatch.fnmatchcase(name, glob) for glob in globs)

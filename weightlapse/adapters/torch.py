@@ -19,8 +19,20 @@ import torch.optim.swa_utils
 from numpy.typing import NDArray
 
 from weightlapse.adapters.dtensor import Place, is_sharded, local, place_of, refuse_flat_parameters
-from weightlapse.adapters.source import ArrayInfo, Selection, Views
+from weightlapse.adapters.several import items_of
+from weightlapse.adapters.source import ArrayInfo, Selection, Views, left_out_text
 from weightlapse.adapters.torch_device import SideStreams, pinned
+from weightlapse.adapters.torch_kinds import (
+    Reader,
+    as_array,
+    dtype_of,
+    home_of,
+    load_plain,
+    over,
+    plain,
+    problem,
+    readers,
+)
 from weightlapse.errors import CannotRecord, InvalidArgument, closest
 
 _FEW = 48  # up to here the cost of a NumPy copy per tensor is below that of one _foreach_copy_
@@ -41,17 +53,32 @@ def unwrap(model: Any) -> torch.nn.Module:
 _WRAPPERS = (torch.nn.DataParallel, torch.nn.parallel.DistributedDataParallel, torch.optim.swa_utils.AveragedModel)
 
 
+def container(parts: Any) -> torch.nn.Module:
+    """One module that holds the modules and tensors of a (nested) mapping or list, under their keys."""
+    found = torch.nn.Module()
+    for key, value in (items_of(parts) or {}).items():
+        if isinstance(value, torch.nn.Module) or items_of(value) is not None:
+            found._modules[key] = value if isinstance(value, torch.nn.Module) else container(value)
+        elif isinstance(value, torch.Tensor):
+            found._parameters[key] = value  # type: ignore[assignment]
+        else:
+            raise InvalidArgument(
+                f"{key!r} is a {type(value).__name__} among torch modules: give modules and tensors alone, or watch it by itself"
+            )
+    return found
+
+
 @dataclass(frozen=True)
 class _Place:
     """Where a tensor of the module is found again: ``home[key]``, under the recorded ``name``."""
 
     name: str
-    home: dict[str, torch.Tensor | None]
+    home: Any  # a dict of tensors or None
     key: str
 
     @property
     def tensor(self) -> torch.Tensor:
-        tensor = self.home[self.key]
+        tensor: torch.Tensor | None = self.home[self.key]
         assert tensor is not None
         return tensor
 
@@ -70,12 +97,13 @@ def _parameters(module: torch.nn.Module) -> list[tuple[_Place, list[str]]]:
     """Every parameter once, with the further names under which the module holds the same one."""
     found: dict[int, tuple[_Place, list[str]]] = {}
     for prefix, owner in _walk(module):
-        for key, tensor in owner._parameters.items():
+        home = home_of(owner._parameters)
+        for key, tensor in home.items():
             if tensor is None:
                 continue
             name = prefix + key
             if id(tensor) not in found:
-                found[id(tensor)] = (_Place(name, owner._parameters, key), [])  # type: ignore[arg-type]
+                found[id(tensor)] = (_Place(name, home, key), [])
             elif name != found[id(tensor)][0].name:
                 found[id(tensor)][1].append(name)
     return list(found.values())
@@ -84,46 +112,44 @@ def _parameters(module: torch.nn.Module) -> list[tuple[_Place, list[str]]]:
 def _buffers(module: torch.nn.Module) -> list[tuple[_Place, list[str]]]:
     found: dict[int, tuple[_Place, list[str]]] = {}
     for prefix, owner in _walk(module):
-        for key, tensor in owner._buffers.items():
+        home = home_of(owner._buffers)
+        for key, tensor in home.items():
             if tensor is None or key in owner._non_persistent_buffers_set:
                 continue
             if id(tensor) not in found:
-                found[id(tensor)] = (_Place(prefix + key, owner._buffers, key), [])
+                found[id(tensor)] = (_Place(prefix + key, home, key), [])
             else:
                 found[id(tensor)][1].append(prefix + key)
     return list(found.values())
 
 
-def _info(name: str, tensor: torch.Tensor, stream: str, aliases: Sequence[str] = ()) -> ArrayInfo:
-    if isinstance(tensor, torch.nn.parameter.UninitializedTensorMixin):
+def _is_unborn(tensor: torch.Tensor) -> bool:
+    return isinstance(tensor, torch.nn.parameter.UninitializedTensorMixin)
+
+
+def _check_ready(name: str, tensor: torch.Tensor) -> None:
+    """Raise for a tensor that has no values yet: the whole model is not ready then."""
+    if _is_unborn(tensor):
         raise CannotRecord(
             f"{name} has no shape yet (a lazy layer): run one batch through the model before watching it"
         )
     if tensor.is_meta:
         raise CannotRecord(f"{name} is on the meta device and has no values: materialise the model before watching it")
-    if tensor.layout != torch.strided or tensor.is_quantized:
-        raise CannotRecord(
-            f"{name} is {tensor.layout if not tensor.is_quantized else 'quantized'}: only dense tensors can be recorded"
-        )
-    dtype = str(tensor.dtype).removeprefix("torch.")
-    return ArrayInfo(name, dtype, tuple(local(tensor).shape), stream, tuple(aliases))
 
 
-def _numpy(tensor: torch.Tensor) -> NDArray[Any]:
-    """A CPU tensor as an array over the same memory, bfloat16 as uint16 patterns."""
-    tensor = tensor.detach()
-    return tensor.view(torch.int16).numpy().view(np.uint16) if tensor.dtype == torch.bfloat16 else tensor.numpy()
+def _info(name: str, tensor: torch.Tensor, stream: str, aliases: Sequence[str] = ()) -> ArrayInfo:
+    return ArrayInfo(name, dtype_of(tensor), tuple(local(tensor).shape), stream, tuple(aliases))
 
 
 def as_numpy(name: str, tensor: torch.Tensor) -> NDArray[Any]:
     """A tensor anywhere as the array that is stored for it."""
-    _info(name, tensor, "weights")
-    return _numpy(tensor.detach().cpu())
-
-
-def _tensor(view: NDArray[Any], dtype: str) -> torch.Tensor:
-    """A place in a row as a tensor over the same memory."""
-    return torch.from_numpy(view.view(np.int16)).view(torch.bfloat16) if dtype == "bfloat16" else torch.from_numpy(view)
+    _check_ready(name, tensor)
+    why = problem(tensor)
+    if why is not None or len(made := readers(tensor) or {"": lambda t: t}) > 1:
+        raise CannotRecord(
+            f"{name} is not recorded: {why or 'it is made of several tensors, which a mapping has to hold by themselves'}"
+        )
+    return as_array(made[""](tensor.detach()).cpu())
 
 
 class TorchSource:
@@ -146,6 +172,9 @@ class TorchSource:
         self._optimizers = optimizers
         self._side: SideStreams | None = None
         self.pending: Callable[[], None] | None = None
+        self.left_out: dict[str, str] = {}  # tensors that cannot be recorded, and why
+        self.generation = 0  # rises whenever a parameter is replaced by another
+        self._identities: list[int] = []
         self._rank = rank
 
     # ---- what there is ---------------------------------------------------------------------------------------------
@@ -158,24 +187,29 @@ class TorchSource:
         known = [
             n for place, more in (parameters + buffers if with_buffers else parameters) for n in (place.name, *more)
         ]
-        self._selection.check(known)
+        self._selection.check(known, () if with_buffers else (n for p, more in buffers for n in (p.name, *more)))
         chosen = [(p, more) for p, more in parameters if self._mine(p.tensor) and self._selection.wants(p.name, more)]
         modules = [m for _, m in _walk(self.module)]
-        self._homes = [d for m in modules for d in (m._parameters, m._buffers)]
+        self._homes = [home_of(d) for m in modules for d in (m._parameters, m._buffers)]
         self._children = [m._modules for m in modules if m._modules]
         self._structure = self._look_at_structure()
         self._places: list[_Place] = []
+        self._made: list[tuple[_Place, Reader]] = []
+        self.left_out = {}
         infos: list[ArrayInfo] = []
-        if "weights" in self._selection.streams:
-            infos += [_info(p.name, p.tensor, "weights", more) for p, more in chosen]
-            self._places += [p for p, _ in chosen]
+        made: list[ArrayInfo] = []
+        streams = [("weights", chosen)] if "weights" in self._selection.streams else []
         if with_buffers:
-            kept = [(p, more) for p, more in buffers if self._mine(p.tensor) and self._selection.wants(p.name, more)]
-            infos += [_info(p.name, p.tensor, "buffers", more) for p, more in kept]
-            self._places += [p for p, _ in kept]
+            streams += [
+                ("buffers", [(p, m) for p, m in buffers if self._mine(p.tensor) and self._selection.wants(p.name, m)])
+            ]
+        for stream, places in streams:
+            for place, more in places:
+                self._list(place, more, stream, infos, made)
+        infos += made
         self._graded: list[_Place] = []
         if "gradients" in self._selection.streams:
-            self._graded = [p for p, _ in chosen if p.tensor.is_floating_point() or p.tensor.is_complex()]
+            self._graded = [p for p, _ in chosen if _is_trained(p.tensor)]
             infos += [_info(f"gradients:{p.name}", p.tensor, "gradients") for p in self._graded]
         self._states: list[Callable[[], torch.Tensor | None]] = []
         if "optimizer" in self._selection.streams:
@@ -188,11 +222,42 @@ class TorchSource:
         for place, prefix in [*((p, "") for p in self._places), *((p, "gradients:") for p in self._graded)]:
             if is_sharded(place.tensor):
                 self.shards[prefix + place.name] = place_of(place.name, place.tensor)
-        if not infos and self._rank == 0:
+        if not infos and self._rank == 0 and not self.left_out:
             raise InvalidArgument(f"streams={list(self._selection.streams)}: the model has nothing in them to record")
+        if not infos and self.left_out:
+            raise CannotRecord(left_out_text(self.left_out))
         self._infos = infos
+        parameters_now = [p.tensor for p, _ in parameters if not _is_unborn(p.tensor)]
+        if self._identities != (identities := [id(t) for t in parameters_now]):
+            self._identities = identities
+            self.generation += 1
+        counted = [local(t) for t in parameters_now if not local(t).is_inference()]
+        # of tensors without memory of their own (sparse, made of others) torch counts nothing: then nobody can tell
+        self._counted = counted if all(_memory(t) or not t.numel() for t in counted) else []
         self._remember()
         return infos
+
+    def _list(
+        self, place: _Place, more: Sequence[str], stream: str, infos: list[ArrayInfo], made: list[ArrayInfo]
+    ) -> None:
+        """Add the arrays of one tensor: those that can be copied as they lie in memory, those that are made for each frame, or why none can."""
+        tensor = place.tensor
+        _check_ready(place.name, tensor)
+        why = problem(tensor)
+        try:
+            parts = None if why is not None else readers(tensor)
+        except CannotRecord as error:
+            why = str(error)
+        if why is not None:
+            self.left_out[place.name] = why
+        elif parts is None:
+            infos.append(_info(place.name, tensor, stream, more))
+            self._places.append(place)
+        else:
+            for suffix, read in parts.items():
+                names = [f"{name}{suffix}" for name in (place.name, *more)]
+                made.append(_info(names[0], read(tensor), stream, names[1:]))
+                self._made.append((place, read))
 
     def _mine(self, tensor: torch.Tensor) -> bool:
         """Whether this process records the tensor: its shard, or on rank 0 what all processes have alike."""
@@ -218,8 +283,28 @@ class TorchSource:
         if self._side is None and any(t.device.type == "cuda" for t in self._here):
             self._side = SideStreams()
         self._on_cpu = all(t.device.type == "cpu" for t in self._here)
-        self._arrays = [_numpy(t) for t in self._here] if self._on_cpu and len(self._here) <= _FEW else None
-        self._detached = [t.detach() for t in self._here]
+        self._arrays = [as_array(t) for t in self._here] if self._on_cpu and len(self._here) <= _FEW else None
+        self._detached = [plain(t.detach()) for t in self._here]
+
+    def version(self) -> tuple[list[int], list[int]] | None:
+        """How often torch has changed each parameter in place, and where it lies: unequal after an update, but for changes of ``.data`` in place."""
+        counted = self._counted
+        return ([t._version for t in counted], [t.data_ptr() for t in counted]) if counted else None
+
+    def held(self, tensors: Sequence[torch.Tensor]) -> tuple[list[str], list[str]]:
+        """Names of the parameters that are among ``tensors`` (or views of the same memory), and of the trainable ones that are not."""
+        ids, memory = {id(t) for t in tensors}, {_memory(t) for t in tensors} - {0}
+        found: tuple[list[str], list[str]] = ([], [])
+        for place, _ in _parameters(self.module):
+            tensor = place.tensor
+            mine = id(tensor) in ids or _memory(tensor) in memory
+            if mine or tensor.requires_grad:
+                found[not mine].append(place.name)
+        return found
+
+    def refresh(self) -> bool:
+        """Whether the tensors are still those last listed, perhaps in other memory."""
+        return self._infos is self._bound and (self._is_current() or self._relist())
 
     def _is_current(self) -> bool:
         live = [home.get(key) for home, key in self._slots]
@@ -256,6 +341,7 @@ class TorchSource:
 
     def bind(self, slots: int, views: Views) -> None:
         self._views = views
+        self._bound = self._infos
         self._rows: list[list[NDArray[Any]] | None] = [None] * slots
         self._tensors: list[list[torch.Tensor] | None] = [None] * slots
         if (
@@ -268,26 +354,27 @@ class TorchSource:
         row, tensors = self._rows[slot], self._tensors[slot]
         if row is None or tensors is None:
             row = self._rows[slot] = [self._views(slot, i) for i in range(len(self._infos))]
-            tensors = self._tensors[slot] = [_tensor(v, info.dtype) for v, info in zip(row, self._infos)]
+            tensors = self._tensors[slot] = [over(v, info.dtype) for v, info in zip(row, self._infos)]
         return row, tensors
 
     def before_any(self, slot: int) -> None:
-        start = len(self._places)
+        start = len(self._places) + len(self._made)
         for tensor in self._row(slot)[1][start : start + len(self._graded)]:
             tensor.fill_(math.nan)
 
     def before(self, slot: int) -> None:
         if self._graded:
-            tensors = self._row(slot)[1][len(self._places) :]
+            tensors = self._row(slot)[1][len(self._places) + len(self._made) :]
             for tensor, place in zip(tensors, self._graded):
-                gradient = local(place.tensor.grad)
+                parameter = place.home.get(place.key)
+                gradient = None if parameter is None else local(parameter.grad)
                 if gradient is None or gradient.shape != tensor.shape:
                     tensor.fill_(math.nan)
                 else:
                     tensor.copy_(gradient.detach().to_dense() if gradient.is_sparse else gradient.detach())
 
     def copy(self, slot: int, params: Any = None) -> bool:
-        if not self._is_current() and not self._relist():
+        if not self.refresh():
             return False
         row, tensors = self._row(slot)
         if self._arrays is not None:
@@ -298,7 +385,12 @@ class TorchSource:
                 torch._foreach_copy_(tensors[: len(self._detached)], self._detached)
             else:
                 self.pending = self._side.start(tensors[: len(self._detached)], self._detached)
-        start = len(self._places) + len(self._graded)
+        for i, (source, read) in enumerate(self._made, len(self._places)):
+            held = source.home.get(source.key)
+            if held is None or not _fits(held, read, self._infos[i]):
+                return False
+            tensors[i].copy_(plain(read(held)))
+        start = len(self._places) + len(self._made) + len(self._graded)
         for i, getter in enumerate(self._states, start):
             value = local(getter())
             if value is None:
@@ -311,8 +403,30 @@ class TorchSource:
 
     def _relist(self) -> bool:
         """After a change: True when the same names, shapes and dtypes are there again, only in other memory."""
-        before = self._infos
-        return list(self.arrays()) == before
+        before = self._bound
+        if list(self.arrays()) != before:
+            return False
+        self._bound = self._infos
+        return True
+
+
+def _memory(tensor: torch.Tensor) -> int:
+    """The address of the memory that a tensor lies in, 0 when it has none."""
+    try:
+        return local(tensor).untyped_storage().data_ptr()
+    except (RuntimeError, NotImplementedError, AttributeError):
+        return 0
+
+
+def _is_trained(tensor: torch.Tensor) -> bool:
+    """Whether a tensor can have a gradient that is recorded beside it."""
+    return (tensor.is_floating_point() or tensor.is_complex()) and problem(tensor) is None and plain(tensor) is tensor
+
+
+def _fits(tensor: torch.Tensor, read: Reader, info: ArrayInfo) -> bool:
+    """Whether what is made of a tensor is still the array that was listed."""
+    value = read(tensor)
+    return tuple(value.shape) == info.shape and dtype_of(value) == info.dtype
 
 
 def _optimizer_states(
@@ -360,6 +474,10 @@ def load(module: Any, state: Mapping[str, NDArray[Any]]) -> None:
         if name not in homes:
             raise InvalidArgument(f"the model has no tensor {name!r} to load into; {closest(name, homes)}")
         tensor = homes[name].tensor
+        if tensor.is_quantized:
+            raise InvalidArgument(
+                f"{name} is quantised: make it anew from its integers, scale and zero point, run.state(...)"
+            )
         if tuple(tensor.shape) != values.shape:
             raise InvalidArgument(
                 f"{name} has shape {values.shape} in the recording and {tuple(tensor.shape)} in the model"
@@ -370,4 +488,4 @@ def load(module: Any, state: Mapping[str, NDArray[Any]]) -> None:
             if is_sharded(tensor):
                 where = place_of(name, tensor)["offset"]
                 values = values[tuple(slice(a, a + n) for a, n in zip(where, local(tensor).shape))]
-            local(tensor).copy_(torch.from_numpy(np.array(values)))
+            load_plain(local(tensor), values)

@@ -10,34 +10,40 @@ from typing import Any
 
 from transformers import TrainerCallback
 
+from weightlapse.adapters.trainer import Watching
 
-class WatchCallback(TrainerCallback):
+
+class WatchCallback(Watching, TrainerCallback):
     """Record ``trainer.train()``: a frame per optimizer step, the network before its first update included.
 
-    Takes the path (by default ``recording`` in the trainer's output folder) and the keyword arguments of :func:`weightlapse.watch`. What the
-    trainer logs becomes scalars.
+    Takes the path (by default ``recording`` in the trainer's output folder) and the keyword arguments of :func:`weightlapse.watch`. Steps bear the
+    numbers of the trainer's ``global_step``. What the trainer logs becomes scalars. When the trainer goes on from a checkpoint and the path holds
+    a recording, that one goes on at the step of the checkpoint; what was recorded after it becomes a branch.
 
     ``Trainer(..., callbacks=[WatchCallback("run")])``
     """
 
     def __init__(self, path: str | os.PathLike[str] | None = None, **watch: Any) -> None:
-        self.path = path
-        self.recorder: Any = None
-        self._watch = watch
+        self.prepare(path, watch)
+        self._state: Any = None
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        import weightlapse  # the public face: callbacks are users of it
-
+        self._state = state
         path = self.path if self.path is not None else os.path.join(args.output_dir, "recording")
-        optimizer = kwargs["optimizer"]
-        self.recorder = weightlapse.watch(
-            kwargs["model"], path, optimizer=getattr(optimizer, "optimizer", optimizer), **self._watch
-        )
+        goes_on = state.global_step > 0 and os.path.exists(os.path.join(path, "manifest.json"))
+        more = {"resume": True} if goes_on and not self.keywords.get("overwrite") else {}
+        self.begin(kwargs["model"], path, lambda: int(self._state.global_step), optimizer=kwargs["optimizer"], **more)
+
+    def on_step_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        self._state = state
 
     def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **kwargs: Any) -> None:
-        if self.recorder is not None and self.recorder.active:
+        if self.active:
             self.recorder.log(**{k: float(v) for k, v in (logs or {}).items() if isinstance(v, (int, float))})
 
-    def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+    def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         if self.recorder is not None:
-            self.recorder.close()
+            self.recorder.flush()  # what leads up to a checkpoint is there when training goes on from it
+
+    def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        self.end()

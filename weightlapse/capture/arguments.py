@@ -1,13 +1,16 @@
-"""Arguments of watch() that people write in several ways, as numbers."""
+"""Arguments of watch(): what people write in several ways as what is meant, and what cannot be meant refused before anything is written."""
 
 from __future__ import annotations
 
+import importlib
 import math
+import os
 from typing import Any
 
 import numpy as np
 
-from weightlapse.errors import InvalidArgument
+from weightlapse.adapters.source import Source, Steps
+from weightlapse.errors import InvalidArgument, WeightlapseError, closest
 
 
 def check_tolerance(tolerance: Any) -> float | None:
@@ -42,3 +45,51 @@ def check_memory(memory: Any) -> int:
     if not 1 <= number < 1 << 62:
         raise InvalidArgument(f"memory={memory!r}: give bytes as a number, or text such as '256MB' or '2GiB'")
     return int(number)
+
+
+def check_choice(name: str, value: Any, *choices: str) -> None:
+    if value not in choices:
+        raise InvalidArgument(
+            f"{name}={value!r}: choose one of {', '.join(map(repr, choices))}; {closest(str(value), choices)}"
+        )
+
+
+def check_objects(model: Any, path: Any) -> None:
+    """Refuse a model and a path that were given in the wrong order, or as something else."""
+    if isinstance(model, (str, bytes, os.PathLike)):
+        raise InvalidArgument(
+            f"watch({str(model)!r}, ...): the model comes first and then the path: watch(model, path)"
+        )
+    if isinstance(model, type):
+        raise InvalidArgument(
+            f"model={model.__name__}: this is the class; give an instance of it, the one that is trained"
+        )
+    if not isinstance(path, (str, os.PathLike)):
+        raise InvalidArgument(
+            f"path={type(path).__name__}: the folder of the recording is a path, as text or pathlib.Path: watch(model, path)"
+        )
+    if not os.fspath(path):
+        raise InvalidArgument("path='': name the folder of the recording")
+
+
+def check_wiring(wiring: Any) -> str:
+    """The text of the ``wiring=`` argument, read once so that nothing is stored which cannot be read later."""
+    if isinstance(wiring, type) or not (isinstance(wiring, str) or hasattr(wiring, "to_spec")):
+        raise InvalidArgument(f"wiring={wiring!r:.80}: give a weightlapse.Wiring or its text (wiring.to_spec())")
+    text = wiring if isinstance(wiring, str) else str(wiring.to_spec())
+    try:
+        importlib.import_module("weightlapse.wiring.data").Wiring.from_spec(text)
+    except (WeightlapseError, ValueError, KeyError, IndexError, TypeError) as error:
+        raise InvalidArgument(f"wiring={text[:40]!r} cannot be read: {error}") from error
+    return text
+
+
+def refuse_strangers(source: Source, steps: Steps | None, model: Any) -> None:
+    """Refuse optimizers that hold nothing of the model: every frame would be the same."""
+    held = None if steps is None else steps.parameters()
+    if not held or not hasattr(source, "held") or source.held(held)[0]:
+        return
+    raise InvalidArgument(
+        f"optimizer= holds {len(held)} tensors and none of them is a parameter of this {type(model).__name__}, so no frame would ever change: give the "
+        "optimizer of the model that is watched (one that steps copies, as master weights are, cannot tell: call rec.step() after each update)"
+    )

@@ -5,15 +5,32 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from weightlapse.adapters.source import ArrayInfo
-from weightlapse.store.layout import Layout, TensorSpec
+from weightlapse.errors import InvalidArgument
+from weightlapse.store.layout import MAX_NAME, Layout, TensorSpec
 
 
 def layout_of(arrays: Sequence[ArrayInfo]) -> Layout:
+    """The layout of frames of these arrays; :class:`InvalidArgument` for a name that could not be read again."""
+    for array in arrays:
+        for name in (array.name, *array.aliases):
+            if not name or len(name) > MAX_NAME or "\0" in name:
+                problem = (
+                    "is empty"
+                    if not name
+                    else f"has {len(name)} characters"
+                    if len(name) > MAX_NAME
+                    else "holds a zero byte"
+                )
+                raise InvalidArgument(
+                    f"the name {name[:40]!r} of a tensor of shape {list(array.shape)} {problem}: a recording names each tensor with 1 to {MAX_NAME} "
+                    "characters; rename it in the model or mapping"
+                )
     return Layout(TensorSpec(a.name, a.dtype, a.shape, a.stream, a.aliases) for a in arrays)
 
 
-def difference(before: dict[str, TensorSpec], after: dict[str, TensorSpec]) -> str:
-    """What changed between two layouts, in words."""
+def difference(old: Sequence[TensorSpec], new_ones: Sequence[TensorSpec]) -> str:
+    """What changed between the tensors of two layouts, in words."""
+    before, after = {t.name: t for t in old}, {t.name: t for t in new_ones}
     new = [n for n in after if n not in before]
     gone = [n for n in before if n not in after]
     changed = [

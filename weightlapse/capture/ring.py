@@ -51,16 +51,21 @@ class Ring:
     def has_room(self) -> bool:
         return self.filled - self.taken < self.capacity
 
-    def wait_for_room(self, alive: threading.Thread) -> None:
-        """Wait until a row is free; raises when the thread that should free it has ended."""
+    def wait_for_room(self, stuck: Callable[[], bool]) -> bool:
+        """Wait until a row is free; False as soon as ``stuck()`` says that none will be for now."""
         while not self.has_room():
             self._space.clear()
             self.work.set()
             if self.has_room():
-                return
+                return True
+            if stuck():
+                return False
             self._space.wait(0.05)
-            if not alive.is_alive() and not self.has_room():
-                raise CannotRecord("the recorder's thread has ended: no more frames can be stored")
+        return True
+
+    def wake(self) -> None:
+        """Let whoever waits for room look again at whether that is in vain."""
+        self._space.set()
 
     @property
     def slot(self) -> int:

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Protocol
 
+import numpy as np
+
 from weightlapse.errors import InvalidArgument
 
 
@@ -22,9 +24,9 @@ class every:
     """
 
     def __init__(self, n: int) -> None:
-        if isinstance(n, bool) or not isinstance(n, int) or n < 1:
+        if isinstance(n, bool) or not isinstance(n, (int, np.integer)) or n < 1:
             raise InvalidArgument(f"every={n!r}: record every n-th step with a whole n of 1 or more")
-        self.n = n
+        self.n = int(n)
 
     def wants(self, step: int) -> bool:
         return step % self.n == 0
@@ -82,10 +84,12 @@ class at:
 
 def schedule(value: int | Schedule | Iterable[int]) -> Schedule:
     """The schedule that the ``every=`` argument means: a number, a schedule, or a list of steps."""
+    if isinstance(value, type):
+        raise InvalidArgument(f"every={value.__name__}: this is the class; call it, as in wl.every(10)")
     if hasattr(value, "wants"):
         return value  # type: ignore[return-value]
-    if isinstance(value, int):
-        return every(value)
+    if isinstance(value, (int, np.integer)):
+        return every(int(value) if isinstance(value, np.integer) else value)
     if isinstance(value, Iterable) and not isinstance(value, (str, bytes)):
         return at(value)
     raise InvalidArgument(

@@ -3,24 +3,37 @@
 from __future__ import annotations
 
 import importlib
+import inspect
 import os
+import shutil
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
-from weightlapse.adapters.find import find_source
+from weightlapse.adapters.find import find_source, find_steps
 from weightlapse.adapters.source import Selection
-from weightlapse.capture.arguments import check_memory, check_tolerance
+from weightlapse.capture.arguments import (
+    check_choice,
+    check_memory,
+    check_objects,
+    check_tolerance,
+    check_wiring,
+    refuse_strangers,
+)
+from weightlapse.capture.late import LateRecorder
 from weightlapse.capture.layouts import layout_of
 from weightlapse.capture.null import NullRecorder
+from weightlapse.capture.numbering import Missing, ResumePoint, check_step
+from weightlapse.capture.plain import plain
+from weightlapse.capture.processes import open_at
 from weightlapse.capture.ranks import model_is_sharded, process_group, record_together
 from weightlapse.capture.recorder import Backpressure, Recorder
+from weightlapse.capture.resuming import cannot_be_written, go_on, is_there, present_weights
 from weightlapse.capture.ring import Ring
 from weightlapse.capture.schedule import Schedule, schedule
-from weightlapse.errors import CannotRecord, InvalidArgument
+from weightlapse.errors import InvalidArgument, refuse_unknown
 from weightlapse.store.mirror import Mirror
 from weightlapse.store.ranks import rank_folder
-from weightlapse.store.reader import Store
 from weightlapse.store.remote import is_url
 from weightlapse.store.writer import Compact, Fsync, Writer
 
@@ -40,17 +53,27 @@ def watch(
     memory: int | str = "256MB",
     overwrite: bool = False,
     resume: bool = False,
-    first_step: int = 0,
+    resume_at: int | Literal["weights"] | None = None,
+    first_step: int | None = None,
+    missing: Missing = "refuse",
+    frame: Literal["step", "iteration"] | None = None,
     every_rank: bool = False,
     mirror: str | None = None,
     compact: Compact = "auto",
     backpressure: Backpressure = "block",
     fsync: Fsync = "close",
-) -> Recorder | NullRecorder:
+    **unknown: Any,
+) -> Recorder | NullRecorder | LateRecorder:
     """Record ``model`` into the folder ``path`` while it trains. The network as it is now becomes frame 0.
 
-    - ``optimizer``: a torch optimizer, or several: every optimizer step becomes a frame without any other change to the loop. Without
-      one, call ``rec.step()`` after each update (``rec.step(params)`` for models that are plain arrays).
+    - ``optimizer``: the object that your loop steps (a torch optimizer, a wrapper around one, SAM, an engine), or several: every update becomes
+      a frame without any other change to the loop. Without one, call ``rec.step()`` after each update (``rec.step(params)`` for models that are
+      plain arrays).
+    - ``model``: a torch.nn.Module, a keras.Model, a JAX pytree, an nnx.Module, a scikit-learn estimator, a mapping of names to arrays; or a mapping or list
+      of models, which become one recording with the keys before the names ("g.0.weight").
+    - ``frame``: "step" makes every update a frame. "iteration" makes one of all given optimizers together: the first iteration is over when each
+      has stepped, the one that stepped last then ends every iteration; ``rec.step()`` ends one earlier. Of scikit-learn estimators, whose own
+      count is by iterations (the default), "step" records every batch within them.
     - ``every``: record every n-th step, or a schedule: ``wl.every(10)``, ``wl.log_spaced(per_decade=50)``, ``wl.at([0, 1, 2, 5, 10])``.
     - ``tensors``: a glob or a list of globs over tensor names. ``streams``: any of "weights", "buffers", "gradients" (as they are before
       the update; NaN where there is none) and "optimizer" (zeros before the first update); the last two under the names
@@ -58,8 +81,11 @@ def watch(
     - ``tolerance``: None stores every bit; a number allows that error, as a fraction of a tensor's standard deviation; "film" is 1e-2.
     - ``wiring``: a :class:`weightlapse.Wiring` (or its text spec) to store with the recording. ``example``: an example input, or a tuple of
       them, from which the wiring is traced instead.
-    - ``meta``: your own facts, as JSON. ``memory``: bytes that the recorder may use.
-    - ``overwrite`` replaces a recording at ``path``, never anything else. ``resume`` goes on with it, after its last step.
+    - ``meta``: your own facts; scalars and small arrays of any library, paths and dates become what JSON can hold. ``memory``: bytes that the recorder may use.
+    - ``overwrite`` replaces a recording at ``path``, never anything else. ``resume`` goes on with it, after its last step; where there is none yet
+      it begins one. With ``resume_at=N`` (or ``first_step=N``) the model has had N steps: the frames after N become a branch, which stays
+      readable. ``resume_at="weights"`` goes on after the frame that holds the model's weights. A number beyond the last step is refused, unless
+      ``missing="gap"`` says that the steps between are to be noted as missing.
     - ``first_step``: the number of optimizer steps that the model has had already, where that is not 0.
     - ``backpressure``: what happens when the disk cannot keep up: "block" lets training wait, "stretch" leaves steps out and notes each gap.
     - ``compact``: when the log is compressed: "live" beside training, in a thread of the lowest priority; "after", when the recording is
@@ -70,6 +96,9 @@ def watch(
     On several processes of torch.distributed every rank calls ``watch`` with the same path. A replicated model (DDP) is recorded once, by rank
     0, and the other ranks get a recorder that does nothing; ``every_rank=True`` lets each rank record, each to a path of its own. Of a model
     that is sharded (FSDP2, DTensor) each rank records its own part, and reading merges them.
+
+    What the recorder has to say (updates that it does not see, frames that change nothing, parameters that no optimizer holds, ...) it says once, as a
+    :class:`RecorderWarning` and in the recording, where ``weightlapse info`` and ``doctor`` show it.
 
     A refused call leaves no folder behind. Raises :class:`InvalidArgument` or :class:`CannotRecord` with the reason.
 
@@ -88,21 +117,22 @@ def watch(
         raise InvalidArgument(
             f"{path}: recordings are written to a local folder (copy it elsewhere when it is done; load() reads URLs)"
         )
+    refuse_unknown(unknown, inspect.signature(watch).parameters, "watch()")
+    check_objects(model, path)
     when = schedule(every)
     bound = check_tolerance(tolerance)
     budget = check_memory(memory)
-    if backpressure not in ("block", "stretch"):
-        raise InvalidArgument(
-            f"backpressure={backpressure!r}: 'block' lets training wait for the disk, 'stretch' leaves steps out"
-        )
-    if compact not in ("auto", "live", "after", "never"):
-        raise InvalidArgument(f"compact={compact!r}: choose 'auto', 'live', 'after' or 'never'")
-    if overwrite and resume:
-        raise InvalidArgument("overwrite=True replaces the recording and resume=True goes on with it: choose one")
-    if isinstance(first_step, bool) or not isinstance(first_step, int) or first_step < 0:
-        raise InvalidArgument(f"first_step={first_step!r}: give the number of optimizer steps made so far, 0 or more")
+    check_choice("backpressure", backpressure, "block", "stretch")
+    check_choice("compact", compact, "auto", "live", "after", "never")
+    check_choice("fsync", fsync, "close", "flush", "never")
+    check_choice("missing", missing, "refuse", "gap")
+    at = _resumed_at(overwrite, resume, resume_at, first_step)
     selection = Selection(tensors, streams)
-    optimizers = _optimizers(optimizer)
+    steps = find_steps(model, None if optimizer is None else _listed(optimizer), frame)
+    if frame == "iteration" and "gradients" in selection.streams and len(_listed(optimizer)) > 1:
+        raise InvalidArgument(
+            "frame='iteration' is one frame after several updates, each with gradients of its own: record them with frame='step'"
+        )
     rank, count = process_group()
     sharded = count > 1 and model_is_sharded(model)
     if rank > 0 and not sharded and not every_rank:
@@ -112,91 +142,99 @@ def watch(
             "example= cannot be traced through a sharded model: trace before sharding and pass wiring="
         )
 
-    def record(where: Path) -> Recorder:
-        source = find_source(model, selection, optimizers, rank if sharded else 0)
-        first = model if source.takes_params else None
+    def record(where: Path, given: Any = None, step: int = 0) -> Recorder:
+        source = find_source(
+            model, selection, getattr(steps, "leaves", ()), rank if sharded else 0, followed=optimizer is not None
+        )
+        refuse_strangers(source, steps, model)
+        first = model if source.takes_params else given
         layout = layout_of(source.arrays(first))
         ring = Ring(layout.row_nbytes, budget, getattr(source, "allocate", None))
         spec = _wiring_spec(model, wiring, example)
-        facts = {"framework": source.framework, "model": type(model).__name__, "every": repr(when), **(meta or {})}
+        facts = {"framework": source.framework, "model": type(model).__name__, "every": repr(when), **plain(meta or {})}
         if sharded:
             facts["distributed"] = {"rank": rank, "world_size": count, "shards": source.shards}
         copy = None if mirror is None else Mirror(_rank_url(mirror, rank, sharded), replace=overwrite or resume)
-        writer, last = _open(where, layout, facts, bound, budget, overwrite, resume, compact, fsync)
-        if spec is not None:
-            writer.set_wiring(spec)
-        rec = Recorder(source, writer, ring, when, memory=budget, backpressure=backpressure, first_step=last)
-        if last < 0:
-            rec.first_frame(first, first_step)
+        if (overwrite or resume) and (open_here := open_at(where)) is not None:
+            open_here.mark("closed, because the same path is watched anew")
+            open_here.close()
+        settings: dict[str, Any] = {"memory": budget, "compact": compact, "fsync": fsync}
+        with cannot_be_written(where):
+            if resume and is_there(where):
+                present = lambda: present_weights(source, layout, ring, first)  # noqa: E731
+                writer, point = go_on(where, layout, facts, at, present, when, missing, settings)
+            else:
+                point = ResumePoint(at if isinstance(at, int) else step, new=True, take=True)
+                writer = Writer.create(where, layout, meta=facts, tolerance=bound, overwrite=overwrite, **settings)
+        rec = Recorder(
+            source,
+            writer,
+            ring,
+            when,
+            memory=budget,
+            backpressure=backpressure,
+            last_step=point.step,
+            held=first if source.takes_params else None,
+        )
+        try:
+            if spec is not None:
+                writer.set_wiring(spec)
+            rec.begin(point, first)
+            rec.attach(steps)
+        except BaseException:
+            rec.close(last_frame=False)
+            if point.new:
+                shutil.rmtree(where)
+            raise
         if copy is not None:
             rec.mirror(copy)
         return rec
 
     target = Path(os.path.abspath(path))  # the program may change its folder while it trains
+    if getattr(steps, "late", False):
+        if is_there(target) and not (overwrite or resume):
+            raise InvalidArgument(
+                f"{target} already holds a recording or other files: choose another path, overwrite=True or resume=True"
+            )
+        late = LateRecorder(target, lambda given, step: record(target, given, step), type(model).__name__)
+        steps.wait_for_weights(late.start)  # type: ignore[union-attr]
+        return late
     rec = record_together(target, rank, count, record, keep=resume) if sharded else record(target)
-    rec.path = Path(path)
-    rec.attach(optimizers, gradients="gradients" in selection.streams)
+    rec.tell()
     return rec
+
+
+def _listed(optimizer: Any) -> list[Any]:
+    return list(optimizer) if isinstance(optimizer, (list, tuple)) else [optimizer]
+
+
+def _resumed_at(overwrite: bool, resume: bool, resume_at: Any, first_step: Any) -> int | Literal["weights"] | None:
+    """How many steps the model has had, as far as the arguments say so."""
+    if overwrite and resume:
+        raise InvalidArgument("overwrite=True replaces the recording and resume=True goes on with it: choose one")
+    if resume_at is not None and not resume:
+        raise InvalidArgument(
+            f"resume_at={resume_at!r} goes with resume=True, which goes on with the recording at the path"
+        )
+    at: int | Literal["weights"] | None = "weights"
+    if not (isinstance(resume_at, str) and resume_at == "weights"):
+        at = check_step("resume_at", resume_at)
+    first = check_step("first_step", first_step)
+    if at is not None and first is not None and at != first:
+        raise InvalidArgument(
+            f"resume_at={at} and first_step={first} say two things: give the number of steps that the model has had once"
+        )
+    return first if at is None else at
 
 
 def _rank_url(mirror: str, rank: int, sharded: bool) -> str:
     return f"{mirror.rstrip('/')}/{rank_folder(rank)}" if sharded and rank > 0 else mirror
 
 
-def _open(
-    path: Path,
-    layout: Any,
-    facts: dict[str, Any],
-    bound: float | None,
-    budget: int,
-    overwrite: bool,
-    resume: bool,
-    compact: Compact,
-    fsync: Fsync,
-) -> tuple[Writer, int]:
-    """The writer, and the last step that is already there (-1 in a new recording)."""
-    try:
-        if resume and path.exists() and (not path.is_dir() or any(path.iterdir())):
-            writer = Writer.resume(path, layout, memory=budget, compact=compact, fsync=fsync)
-            before = Store.open(path)
-            if before.meta.get("distributed") != facts.get("distributed"):
-                writer.close()
-                raise InvalidArgument(
-                    f"{path} was recorded with other processes or shards: it cannot be resumed with these"
-                )
-            last = int(before.steps.max(initial=-1))
-            writer.event(max(last, 0), "the recording was resumed")
-            return writer, last
-        writer = Writer.create(
-            path, layout, meta=facts, tolerance=bound, memory=budget, compact=compact, overwrite=overwrite, fsync=fsync
-        )
-        return writer, -1
-    except OSError as error:
-        raise CannotRecord(f"{path} cannot be written ({error.strerror or error}): choose another path") from error
-
-
-def _optimizers(optimizer: Any) -> list[Any]:
-    """The torch optimizers among what was given, taken out of wrappers that only pass steps on."""
-    if optimizer is None:
-        return []
-    given = list(optimizer) if isinstance(optimizer, (list, tuple)) else [optimizer]
-    found = []
-    for each in given:
-        while not hasattr(each, "register_step_post_hook") and hasattr(each, "optimizer"):
-            each = each.optimizer
-        if not hasattr(each, "register_step_post_hook"):
-            raise InvalidArgument(
-                f"optimizer={type(each).__name__}: a torch.optim.Optimizer (or a list of them) is needed; "
-                "in other frameworks call rec.step() after each update or use the framework's WatchCallback"
-            )
-        found.append(each)
-    return found
-
-
 def _wiring_spec(model: Any, wiring: Any, example: Any) -> str | None:
     """The text of the wiring to store, traced from ``example`` when none is given."""
     if wiring is not None:
-        return wiring if isinstance(wiring, str) else str(wiring.to_spec())
+        return check_wiring(wiring)
     if example is None:
         return None
     trace = importlib.import_module("weightlapse.wiring.trace").trace

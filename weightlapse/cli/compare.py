@@ -59,9 +59,10 @@ def command(a: Path, b: Path, wiring: Path | None, step: int | None, as_json: bo
 
 def _read(path: Path, step: int | None) -> tuple[dict[str, Any], Recording | None]:
     """The weights and buffers in a recording or checkpoint, and the recording."""
-    from weightlapse.adapters.arrays import BFloat16
+    from weightlapse.adapters.arrays import Patterns
     from weightlapse.adapters.checkpoints import read_checkpoint
     from weightlapse.recording.recording import load
+    from weightlapse.store.layout import widen
 
     hugging_face = any((path / f).exists() for f in ("model.safetensors", "model.safetensors.index.json"))
     if path.is_dir() and not hugging_face:
@@ -70,10 +71,7 @@ def _read(path: Path, step: int | None) -> tuple[dict[str, Any], Recording | Non
     if step is not None and path.exists():
         raise InvalidArgument(f"--step picks a step of a recording, but {path} is a checkpoint: leave it out")
     state = read_checkpoint(path)
-    return {
-        n: (v.patterns.astype(np.uint32) << 16).view(np.float32) if isinstance(v, BFloat16) else v
-        for n, v in state.items()
-    }, None
+    return {n: widen(v.patterns, v.dtype) if isinstance(v, Patterns) else v for n, v in state.items()}, None
 
 
 def _wiring(spec: Path | None, *runs: Recording | None) -> Wiring | None:

@@ -11,6 +11,8 @@ from numpy.typing import NDArray
 
 from weightlapse.errors import InvalidArgument, MissingStep, UnknownTensor, closest
 from weightlapse.film.grids import Values
+from weightlapse.recording.polar import whole
+from weightlapse.store.layout import value_dtype
 
 READ_BYTES = 32 << 20  # read at once: enough to use a decoded block well, small beside any model
 
@@ -18,7 +20,7 @@ READ_BYTES = 32 << 20  # read at once: enough to use a decoded block well, small
 def chosen(run: Any, tensors: str | Sequence[str], frames: NDArray[np.int64] | None = None) -> list[str]:
     """Names of ``run`` that match the globs ``tensors``, in network order.
 
-    ``"*"`` means the network's own floating-point tensors: other streams (``gradients:...``) and integer buffers are drawn
+    ``"*"`` means the network's own floating-point and complex tensors: other streams (``gradients:...``) and integer buffers are drawn
     only when a glob names them.
     """
     patterns = [tensors] if isinstance(tensors, str) else list(tensors)
@@ -26,12 +28,13 @@ def chosen(run: Any, tensors: str | Sequence[str], frames: NDArray[np.int64] | N
     dtypes: dict[str, Any] = dict(run.dtypes)
     for epoch in getattr(run, "epochs", ()):
         dtypes |= epoch.dtypes
-    kinds = {name: "f" if str(dtypes[name]) == "bfloat16" else np.dtype(dtypes[name]).kind for name in names}
+    kinds = {name: value_dtype(str(dtypes[name])).kind for name in names}
 
     def wanted(name: str, pattern: str) -> bool:
         if pattern in ("*", "**"):
-            return ":" not in name and kinds[name] == "f"
-        return (":" in name) == (":" in pattern) and fnmatch.fnmatchcase(name, pattern)
+            return ":" not in name and kinds[name] in "fc"
+        own = [name] if whole(run) is run else [name, name.rpartition(".")[0]]  # a complex tensor answers for its parts
+        return (":" in name) == (":" in pattern) and any(fnmatch.fnmatchcase(n, pattern) for n in own)
 
     out = [
         name for name, shape in names.items() if 0 not in shape and any(wanted(name, pattern) for pattern in patterns)
@@ -40,11 +43,6 @@ def chosen(run: Any, tensors: str | Sequence[str], frames: NDArray[np.int64] | N
         words = ", ".join(map(repr, patterns)) or "nothing"
         near = closest(patterns[0] if patterns else "", names)
         raise UnknownTensor(f"no tensor of the recording matches {words}, so there is nothing to draw ({near})")
-    for name in out:
-        if kinds[name] not in "fiub":
-            raise InvalidArgument(
-                f"{name!r} holds {dtypes[name]} numbers, which have no place on a scale from - to +; choose others with tensors="
-            )
     return out
 
 

@@ -24,6 +24,8 @@ from weightlapse.film.panels import Moment
 from weightlapse.film.scene import Order, Scene, compose
 from weightlapse.film.stills import numbered, pictures, still
 from weightlapse.progress import track
+from weightlapse.recording.polar import polar
+from weightlapse.store.layout import value_dtype
 
 SUFFIXES = (*VIDEO, *PALETTE, *STILL)
 
@@ -86,6 +88,8 @@ def make_film(
         UnknownTensor: no tensor matches.
         MissingExtra: a package for this format is not installed.
 
+    A complex tensor is two pictures, its magnitude and its phase.
+
     A weight too small for the picture's pixels is not averaged away: a cell stands for several weights and shows the one farthest
     from zero, and the label says so. NaN, Inf and values beyond the scale have marks of their own.
 
@@ -97,6 +101,8 @@ def make_film(
         from weightlapse.film.pair import Pair
 
         run = Pair(run, _load(other) if isinstance(other, (str, os.PathLike)) else other, align)
+    else:
+        run = polar(run)
     suffix, target = _target(path)
     width, height = _size(size, suffix)
     rate = _rate(fps)
@@ -111,6 +117,8 @@ def make_film(
     if single:
         picked = picked[-1:]
     names = chosen(run, tensors, picked)
+    if other is not None:
+        _refuse_complex(run, names)
     if single:
         past = np.arange(int(picked[0]) + 1)
         order = Order(names, past, (width, height), scale, panels, groups, title, still=int(picked[0]))
@@ -259,6 +267,15 @@ def _note(picked: NDArray[np.int64], shown: NDArray[np.int64], pace: str | int |
     )
 
 
+def _refuse_complex(run: Any, names: Sequence[str]) -> None:
+    for name in names:
+        if value_dtype(str(run.dtypes[name])).kind == "c":
+            raise InvalidArgument(
+                f"{name!r} holds {run.dtypes[name]} numbers, whose difference between two recordings has no place on a scale from - to +: "
+                "choose other tensors with tensors=, or film each recording by itself"
+            )
+
+
 def _runs(shown: NDArray[np.int64]) -> list[tuple[int, int]]:
     """Runs of the same frame: (first picture, how often it is repeated)."""
     starts = np.flatnonzero(np.concatenate([[True], np.diff(shown) != 0]))
@@ -282,6 +299,7 @@ def picture(
     from weightlapse.film.encode import rgb
     from weightlapse.film.surface import Surface
 
+    run = polar(run)
     (index,) = check_frames(int(frame), len(run.steps))
     names = chosen(run, tensors, np.array([index]))
     order = Order(names, np.arange(int(index) + 1), size, scales.check(scale), panels, None, title, still=int(index))

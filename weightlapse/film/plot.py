@@ -25,6 +25,7 @@ from weightlapse.film.grids import Values, fold, grid, thin
 from weightlapse.film.numbers import spans_decades
 from weightlapse.film.sizing import column_parts
 from weightlapse.measures.measure import measure
+from weightlapse.recording.polar import PARTS, polar
 
 _POINTS = 2000  # frames looked at for a curve: more than the pixels of any figure
 _CELLS = 4_000_000  # cells of a heat map; larger tensors are thinned, spikes kept
@@ -33,11 +34,11 @@ _CELLS = 4_000_000  # cells of a heat map; larger tensors are thinned, spikes ke
 def lines(run: Any, tensor: str | None = None, ax: Any = None, *, most: int = 64, frames: slice | None = None) -> Any:
     """Every weight of ``tensor`` (a name or a glob; default: the first) against the step; beyond ``most``, ``most`` of them evenly spread.
 
-    Returns the axes. Raises UnknownTensor.
+    Of a complex tensor its magnitudes and its phases. Returns the axes. Raises UnknownTensor.
 
     >>> lines(run, "fc1.weight")                                                   # doctest: +SKIP
     """
-    run = _recording(run)
+    run = polar(_recording(run))
     shapes = all_shapes(run)
     names = [_named(run, tensor)] if tensor is None or tensor in shapes else chosen(run, tensor)
     total = sum(int(np.prod(shapes[name])) for name in names)
@@ -79,11 +80,11 @@ def heatmap(
     """The weights of ``tensor`` at ``frame`` as a heat map: a matrix as it is, kernels tiled in × out, a vector as a strip.
 
     ``scale``: "tensor" (one for all frames, as in the film), "step" (this frame's own), or a number. NaN, Inf and values beyond the
-    scale have colours of their own. Returns the axes.
+    scale have colours of their own. Of a complex tensor ``w`` the magnitude is drawn, or the part that is named: ``w.phase``. Returns the axes.
 
     >>> heatmap(run, "fc1.weight", frame=0)                                        # doctest: +SKIP
     """
-    run = _recording(run)
+    run = polar(_recording(run))
     name = _named(run, tensor)
     (index,) = check_frames(int(frame), len(run.steps))
     value = _value(run, name, int(index))
@@ -283,6 +284,8 @@ def _named(run: Any, tensor: str | None) -> str:
     shapes = all_shapes(run)
     if tensor is None:
         return chosen(run, "*")[0]
+    if tensor not in shapes and f"{tensor}.{PARTS[0]}" in shapes:
+        tensor = f"{tensor}.{PARTS[0]}"
     if tensor not in shapes:
         raise UnknownTensor(f"no tensor of the recording is called {tensor!r} ({closest(tensor, shapes)})")
     if int(np.prod(shapes[tensor])) == 0:

@@ -79,11 +79,11 @@ def collect(run: Any, names: list[str], frames: range) -> Evidence:
             series.update.append(m.update_norm)
             series.largest.append(float(max(m.raw.max(initial=0.0), -m.raw.min(initial=0.0))))
             if series.nonfinite is None and not np.isfinite(m.norm) and not np.isfinite(m.now).all():
-                series.nonfinite = (m.frame, np.argwhere(~np.isfinite(m.now)))
+                series.nonfinite = (m.frame, np.argwhere(~np.isfinite(m.weights)))
             if m.update is not None:
-                moved = np.abs(m.update).reshape(-1)
+                moved = np.abs(m.as_weights(m.update)).reshape(-1)
                 series.path = moved if series.path is None else series.path + moved
-                series.displacement = np.abs(m.now - m.start).reshape(-1)
+                series.displacement = np.abs(m.as_weights(m.now - m.start)).reshape(-1)
                 updates[m.name], values[m.name] = m.update, m.now
                 if len(updates) == len(names):
                     for layer in layers:

@@ -56,7 +56,7 @@ def measure(
     Arguments:
         run: a `Recording`; only the recording is read, no framework is needed (but see ``function_drift``).
         what: a measure, or several that share one pass; then the result is ``{measure: {name: array}}``.
-        tensors: glob or globs; floating-point tensors of all matching names.
+        tensors: glob or globs; floating-point and complex tensors of all matching names.
         by: ``"tensor"``: one number per tensor; ``"unit"``: one per row of its first axis, (T, rows); ``"layer"``: the tensors of
             one module together; ``"network"``: all selected tensors together, under the name ``"network"``.
         groups: ``{group: flat positions}`` for one tensor or ``{group: {tensor: flat positions}}``; results are then by group.
@@ -70,6 +70,11 @@ def measure(
     counts on edges that stay the same for the whole run; key ``NAME:edges`` holds them); top_movers ((T, top, 2): flat position
     and change since the frame before, largest first); quiet_units, duplicate_units; pca; gradient_noise (needs the stream
     ``gradients``); function_drift (needs ``model`` and ``data``).
+
+    A complex tensor counts with both parts. Norms, distances, angles and what follows from them are those of the real vector of all real and
+    imaginary parts (so a norm is the root of the sum of |w|^2); mean, std, histogram and sign_changes look at the parts as numbers of their own;
+    max_abs, sparsity, mass, entropy, gini, transport and top_movers at the modulus of each weight (or of its change); spectrum and the ranks
+    at the complex matrix. In a group of real and complex tensors together each part counts as a weight.
 
     Raises:
         InvalidArgument: an unknown measure, an empty choice of frames, a result too large for memory.
@@ -138,15 +143,14 @@ def _one_pass(
     totals: dict[int, float] = {}
     if groups and "mass" in wanted:
         for moment in moments(run, names, span, label="total mass"):
-            totals[moment.frame] = totals.get(moment.frame, 0.0) + float(np.abs(moment.now).sum())
+            totals[moment.frame] = totals.get(moment.frame, 0.0) + float(np.abs(moment.weights).sum())
     need_end = any(n in NEEDS_END for n in simple)
     for moment in moments(run, names, span, grouping, need_end=need_end):
         for name in rows:
             if name == "mass":
+                weights = moment.weights
                 value: Any = (
-                    np.abs(moment.now).sum() / totals[moment.frame]
-                    if groups
-                    else shares(moment.now).reshape(moment.now.shape)
+                    np.abs(weights).sum() / totals[moment.frame] if groups else shares(weights).reshape(weights.shape)
                 )
             elif name == "histogram":
                 value = np.histogram(moment.now[np.isfinite(moment.now)], bins=edges[moment.name])[0]
@@ -168,27 +172,32 @@ def _one_pass(
 
 def _by_unit(function: Callable[[Moment], Any], m: Moment) -> Array:
     """The quantity of each row of the first axis; a tensor without axes is one row."""
-    now = np.atleast_1d(m.raw)
-    rows = range(now.shape[0])
+    single = m.raw.ndim == (1 if m.is_complex else 0)
+
+    def rows(x: Values) -> Values:
+        return x[None] if single else x
 
     def pick(x: Values | None, i: int) -> Values | None:
-        return None if x is None else np.atleast_1d(x)[i : i + 1]
+        return None if x is None else rows(x)[i : i + 1]
 
-    start = np.atleast_1d(m.start)
+    now, start = rows(m.raw), rows(m.start)
     return np.asarray(
         [
             function(
-                Moment(m.name, m.frame, m.step, now[i : i + 1], pick(m.before, i), start[i : i + 1], pick(m.end, i))
+                Moment(
+                    m.name, m.frame, m.step, now[i : i + 1], pick(m.before, i), start[i : i + 1], pick(m.end, i), m.is_complex
+                )
             )
-            for i in rows
+            for i in range(now.shape[0])
         ]
-    )
+    )  # fmt: skip
 
 
 def _top_movers(m: Moment, top: int) -> Array:
     if m.update is None:
-        return np.full((min(top, m.now.size), 2), np.nan)
-    flat = m.update.reshape(-1)
+        return np.full((min(top, m.weights.size), 2), np.nan)
+    change = m.as_weights(m.update).reshape(-1)
+    flat: Array = np.abs(change) if m.is_complex else change
     count = min(top, flat.size)
     order = np.argsort(-np.abs(flat), kind="stable")[:count]
     return np.stack([order.astype(np.float64), flat[order]], axis=1)

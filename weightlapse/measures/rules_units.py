@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from weightlapse.measures.evidence import Evidence, UnitSeries
 from weightlapse.measures.finding import Finding, listed
-from weightlapse.measures.stream import Array
+from weightlapse.measures.stream import Array, parts
 from weightlapse.measures.units import Layer, gather, twin_labels
 
 QUIET = 1e-6  # of the layer's median update: below it a unit gets no gradient (float32 rounding is 6e-8)
@@ -139,7 +139,7 @@ def copies(evidence: Evidence) -> Iterator[Finding]:
     """Units with the same incoming weights at the end: they get the same gradients for ever and work as one."""
     run, last = evidence.run, evidence.run.frames - 1
     values = {
-        n: np.asarray(run[n][last], dtype=np.float64)
+        n: np.asarray(parts(np.asarray(run[n][last])), dtype=np.float64)
         for n in sorted({t for layer in evidence.layers for t in layer.tensors})
     }
     for layer in evidence.layers:
@@ -176,7 +176,7 @@ def _copies_since(evidence: Evidence, layer: Layer, sets: list[NDArray[np.int64]
     """Earliest frame (by bisection between the first and the last) at which all of ``sets`` are copies already."""
 
     def same(frame: int) -> bool:
-        values = {n: np.asarray(evidence.run[n][frame], dtype=np.float64) for n in layer.tensors}
+        values = {n: np.asarray(parts(np.asarray(evidence.run[n][frame])), dtype=np.float64) for n in layer.tensors}
         labels = twin_labels(gather(layer.incoming, values))
         return all(len(set(labels[s])) == 1 for s in sets)
 

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
+from numpy.typing import NDArray
 
 from weightlapse.measures.stream import Array
 
 SMALLEST_TAIL = 8  # eigenvalues below which a power-law fit says nothing
 
 
-def singular_values(x: Array) -> Array:
-    """Singular values of ``x`` seen as (first axis) x (all others), largest first; NaN where ``x`` is not finite.
+def singular_values(x: NDArray[Any]) -> Array:
+    """Singular values of ``x`` (real or complex) seen as (first axis) x (all others), largest first; NaN where ``x`` is not finite.
 
     From the Gram matrix of the shorter side when it is much shorter (values below 1e-8 of the largest are then rounded
     away), else by a full decomposition.
@@ -21,7 +24,7 @@ def singular_values(x: Array) -> Array:
         return np.full(count, np.nan)
     if max(matrix.shape) > 4 * count:
         small = matrix if matrix.shape[0] == count else matrix.T
-        return np.sqrt(np.maximum(np.linalg.eigvalsh(small @ small.T), 0))[::-1]
+        return np.sqrt(np.maximum(np.linalg.eigvalsh(small @ small.conj().T), 0))[::-1]
     return np.asarray(np.linalg.svd(matrix, compute_uv=False))
 
 

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from weightlapse.errors import InvalidArgument, UnknownTensor, closest
 from weightlapse.progress import track
+from weightlapse.store.layout import value_dtype
 
 Array = NDArray[np.float64]
 Values = NDArray[np.floating[Any]]
@@ -33,6 +34,8 @@ class Moment:
 
     ``now`` and ``update`` are float64 copies, made when first asked for. The lengths are summed in float64 block by block, so that no
     copy of a large tensor is made for them.
+
+    Of a complex tensor all of these hold both parts, (..., 2), real first; ``weights`` gives one complex number per weight.
     """
 
     name: str
@@ -42,6 +45,17 @@ class Moment:
     before: Values | None
     start: Values
     end: Values | None
+    is_complex: bool = False
+
+    @property
+    def weights(self) -> NDArray[Any]:
+        """``now`` with one number per weight: float64, or complex128 for a complex tensor."""
+        return self.as_weights(self.now)
+
+    def as_weights(self, values: Values) -> NDArray[Any]:
+        """``values`` of this moment (``now``, ``before``, an update ...) with one number per weight, in float64 or complex128."""
+        wide = np.ascontiguousarray(values, dtype=np.float64)
+        return wide.view(np.complex128)[..., 0] if self.is_complex else wide
 
     @cached_property
     def now(self) -> Array:
@@ -73,18 +87,25 @@ def length(x: Values, origin: Values | None = None) -> float:
     return float(np.sqrt(total))
 
 
+def parts(values: NDArray[Any]) -> NDArray[Any]:
+    """Complex values as the real numbers of both parts, (..., 2), without a copy; real ones as they are."""
+    if values.dtype.kind != "c":
+        return values
+    values = np.ascontiguousarray(values) if values.ndim else values.reshape(1)
+    return values.view(values.real.dtype).reshape(*np.shape(values), 2)
+
+
 def select(run: Any, tensors: str | Sequence[str] = "*") -> list[str]:
-    """Names of ``run`` that match the glob or globs, floating-point ones only; an empty choice is an error.
+    """Names of ``run`` that match the glob or globs, floating-point and complex ones only; an empty choice is an error.
 
     Without a colon in the pattern only weights and buffers match, not the streams ``gradients:`` and ``optimizer:``.
     """
     patterns = [tensors] if isinstance(tensors, str) else list(tensors)
     chosen = []
     for name in run.names:
-        if any(fnmatch.fnmatchcase(name, p) and (":" in p or ":" not in name) for p in patterns):
-            kind = np.dtype(run.dtypes[name]).kind if str(run.dtypes[name]) != "bfloat16" else "f"
-            if kind == "f":
-                chosen.append(name)
+        wanted = any(fnmatch.fnmatchcase(name, p) and (":" in p or ":" not in name) for p in patterns)
+        if wanted and value_dtype(str(run.dtypes[name])).kind in "fc":
+            chosen.append(name)
     if not chosen:
         raise UnknownTensor(
             f"no floating-point tensor of the recording matches {tensors!r}; {closest(patterns[0], run.names)}"
@@ -132,6 +153,13 @@ class Members:
             self.at[tensor] = flat % size
 
 
+def joined(pieces: list[NDArray[Any]]) -> NDArray[Any]:
+    """Flat pieces of a group one after the other; where real and complex ones meet, each part of a complex number counts by itself."""
+    if len({piece.dtype.kind == "c" for piece in pieces}) > 1:
+        pieces = [parts(piece).reshape(-1) for piece in pieces]
+    return np.concatenate(pieces)
+
+
 def moments(
     run: Any,
     names: list[str],
@@ -171,10 +199,10 @@ def _frame_by_frame(
     def gather(values: dict[str, Values]) -> dict[str, Values]:
         if not members:
             return values
-        return {m.name: np.concatenate([values[t].reshape(-1)[at] for t, at in m.at.items()]) for m in members}
+        return {m.name: joined([values[t].reshape(-1)[at] for t, at in m.at.items()]) for m in members}
 
-    start = state(frames[0])
-    end = state(frames[-1]) if need_end else {}
+    start = {key: parts(value) for key, value in state(frames[0]).items()}
+    end = {key: parts(value) for key, value in state(frames[-1]).items()} if need_end else {}
     before: dict[str, Values] = {}
     chunks = range(0, len(frames), per_chunk)
     for chunk in track(chunks, label) if label else chunks:
@@ -183,6 +211,8 @@ def _frame_by_frame(
         for i, frame in enumerate(part):
             now = gather({n: np.asarray(block[n][i]) for n in names})
             step = int(run.steps[frame])
-            for key, value in now.items():
-                yield Moment(key, frame, step, value, before.get(key), start[key], end.get(key))
+            for key, value in list(now.items()):
+                raw = value if value.dtype.kind != "c" else parts(value)
+                yield Moment(key, frame, step, raw, before.get(key), start[key], end.get(key), value.dtype.kind == "c")
+                now[key] = raw
             before = now

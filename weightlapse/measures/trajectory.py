@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from weightlapse.errors import InvalidArgument
-from weightlapse.measures.stream import Array, frame_range, select
+from weightlapse.measures.stream import Array, frame_range, parts, select
 from weightlapse.progress import track
 
 SLAB_BYTES = 128 << 20  # float64 bytes of (frames x weights) held at once
@@ -77,4 +77,4 @@ def _frames_of(track_: Any, index: NDArray[np.int64], part: tuple[slice, ...]) -
         block = track_[(slice(int(index[0]), int(index[-1]) + 1, int(strides[0])), *part)]
     else:
         block = np.stack([track_[(int(i), *part)] for i in index])
-    return np.asarray(block, dtype=np.float64).reshape(index.size, -1)
+    return np.asarray(parts(np.asarray(block)), dtype=np.float64).reshape(index.size, -1)

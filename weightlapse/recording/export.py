@@ -136,6 +136,7 @@ def to_npz(run: Recording, dest: Path) -> None:
 
 _SAFETENSORS = {
     "float64": "F64", "float32": "F32", "float16": "F16", "bfloat16": "BF16", "bool": "BOOL",
+    "float8_e4m3fn": "F8_E4M3", "float8_e5m2": "F8_E5M2", "float8_e8m0fnu": "F8_E8M0",
     **{f"{sign}{bits}": f"{letter}{bits}" for sign, letter in (("int", "I"), ("uint", "U")) for bits in (8, 16, 32, 64)},
 }  # fmt: skip
 

@@ -73,7 +73,7 @@ class Recording:
 
     @property
     def dtypes(self) -> dict[str, str]:
-        """Recorded dtype of each tensor: a NumPy name or "bfloat16"."""
+        """Recorded dtype of each tensor: a NumPy name, or one that NumPy does not have ("bfloat16", "float8_e4m3fn", "int4", ...)."""
         return {name: dtype for epoch in self.epochs for name, dtype in epoch.dtypes.items()}
 
     @property
@@ -210,7 +210,7 @@ class Recording:
         return self._store.layout_at(frame)
 
     def stored_frame(self, frame: int) -> dict[str, NDArray[Any]]:
-        """One frame as it is stored: every tensor under its first name, bfloat16 as uint16 patterns."""
+        """One frame as it is stored: every tensor under its first name, what NumPy has no dtype for as patterns."""
         return self._store.read_frame(self._frame(None, frame))
 
     def load_into(self, model: Any, step: int | None = None, *, frame: int | None = None) -> None:

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from weightlapse.errors import InvalidArgument
-from weightlapse.store.layout import TensorSpec, widen
+from weightlapse.store.layout import TensorSpec, value_dtype, widen
 from weightlapse.store.ranks import RankedStore
 from weightlapse.store.reader import Store
 
@@ -18,7 +18,8 @@ from weightlapse.store.reader import Store
 class Track:
     """A tensor of shape S over T frames: ``shape`` is (T, \\*S). Slicing reads from disk only what it needs and gives arrays.
 
-    bfloat16 values come as float32, which holds every one of them exactly; :meth:`raw` gives their bit patterns.
+    Values of bfloat16 and of floats of eight bits and fewer come as float32, which holds every one of them exactly; :meth:`raw` gives
+    their bit patterns.
 
     >>> import numpy as np, tempfile, weightlapse as wl
     >>> path = tempfile.mkdtemp()
@@ -45,7 +46,7 @@ class Track:
     @property
     def dtype(self) -> np.dtype[Any]:
         """The dtype of the arrays that slicing gives."""
-        return np.dtype(np.float32) if self._spec.dtype == "bfloat16" else self._spec.storage.newbyteorder("=")
+        return value_dtype(self._spec.dtype)
 
     @property
     def stream(self) -> str:
@@ -74,7 +75,7 @@ class Track:
         return self._read(key, raw=False)
 
     def raw(self, key: Any = slice(None)) -> NDArray[Any]:
-        """Like slicing, but in the stored dtype: for bfloat16 the uint16 patterns."""
+        """Like slicing, but in the stored dtype: for bfloat16 the uint16 patterns, for float8 those of uint8."""
         return self._read(key, raw=True)
 
     def _read(self, key: Any, *, raw: bool) -> NDArray[Any]:

@@ -32,7 +32,7 @@ from weightlapse.errors import DamagedRecording
 from weightlapse.store.codecs.plan import CHUNK as CHUNK_VALUES
 from weightlapse.store.codecs.plan import Piece, plan
 from weightlapse.store.files import Part
-from weightlapse.store.layout import Layout, TensorSpec
+from weightlapse.store.layout import DTYPES, Layout, TensorSpec, storage_dtype
 from weightlapse.store.log import Seal
 
 STEPS, CHUNK, INDEX = b"STEP", b"CHNK", b"INDX"
@@ -43,7 +43,9 @@ _CHUNK_HEAD = struct.Struct("<4I")
 PIECE = np.dtype([("tensor", "<u4"), ("start", "<u8"), ("stop", "<u8")])
 _INDEX_HEAD = struct.Struct("<4Q")
 _MAX_INDEX = 1 << 28  # bytes of an index when decompressed
-_LANES = {"complex64": ("float32", 2), "complex128": ("float64", 2)}
+_LANES = {
+    "complex64": ("float32", 2), "complex128": ("float64", 2), "complex32": ("float16", 2), "bcomplex32": ("bfloat16", 2)
+} | {name: (storage_dtype(name).name, 1) for name in DTYPES if storage_dtype(name).itemsize == 1 and name != "bool"}  # fmt: skip
 
 
 def block_name(number: int) -> str:
@@ -51,7 +53,7 @@ def block_name(number: int) -> str:
 
 
 def lanes(spec: TensorSpec) -> tuple[str, int]:
-    """The dtype in which a codec sees a tensor, and how many of its numbers make one value: complex values are two floats."""
+    """The dtype in which a codec sees a tensor, and how many of its numbers make one value: complex values are two floats, small floats are bytes."""
     return _LANES.get(spec.dtype, (spec.dtype, 1))
 
 

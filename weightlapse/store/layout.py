@@ -1,7 +1,7 @@
 """Which tensor lies where in a frame: every frame of a layout epoch is one flat row of bytes.
 
-Tensors follow each other in C order, little-endian, each starting at a multiple of eight bytes. bfloat16 has no NumPy dtype and is kept
-as the uint16 patterns of its bits.
+Tensors follow each other in C order, little-endian, each starting at a multiple of eight bytes. What NumPy has no dtype for is kept as unsigned
+patterns of its bits (bfloat16, the floats of eight bits and fewer, complex numbers of two half floats), integers of few bits as bytes.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from weightlapse.errors import CannotRecord, DamagedRecording
+from weightlapse.store.small_floats import FORMATS, values_of
 
 ALIGNMENT = 8
 MAX_NAME = 4096  # characters; a longer name is a mistake or an attack
@@ -30,7 +31,13 @@ _STORED = {
         *("bool", "int8", "int16", "int32", "int64", "uint8", "uint16", "uint32", "uint64"),
         *("float16", "float32", "float64", "complex64", "complex128"),
     )
-} | {"bfloat16": np.dtype("<u2")}
+}
+_STORED |= {"bfloat16": np.dtype("<u2"), "complex32": np.dtype("<u4"), "bcomplex32": np.dtype("<u4")}
+_STORED |= {name: np.dtype("u1") for name in FORMATS}
+_STORED |= {f"int{bits}": np.dtype("i1") for bits in range(1, 8)} | {
+    f"uint{bits}": np.dtype("u1") for bits in range(1, 8)
+}
+DTYPES = frozenset(_STORED)
 
 
 def storage_dtype(dtype: str) -> np.dtype[Any]:
@@ -46,16 +53,35 @@ def storage_dtype(dtype: str) -> np.dtype[Any]:
     return _STORED[dtype]
 
 
+def value_dtype(dtype: str) -> np.dtype[Any]:
+    """The NumPy dtype in which values of ``dtype`` are given to whoever reads them: one that holds each exactly.
+
+    >>> value_dtype("float8_e4m3fn"), value_dtype("int4")
+    (dtype('float32'), dtype('int8'))
+    """
+    if dtype == "bfloat16" or dtype in FORMATS:
+        return np.dtype(np.float32)
+    if dtype in ("complex32", "bcomplex32"):
+        return np.dtype(np.complex64)
+    return storage_dtype(dtype).newbyteorder("=")
+
+
 def widen(values: NDArray[Any], dtype: str) -> NDArray[Any]:
-    """Stored patterns as values: bfloat16 becomes float32 (exactly, every bfloat16 is one), everything else stays as it is."""
-    if dtype != "bfloat16":
-        return values
-    return (values.astype(np.uint32) << np.uint32(16)).view(np.float32)
+    """Stored patterns as values of :func:`value_dtype`, exactly; what NumPy has a dtype for stays as it is."""
+    if dtype == "bfloat16":
+        return (values.astype(np.uint32) << np.uint32(16)).view(np.float32)
+    if dtype in FORMATS:
+        return values_of(dtype)[values]
+    if dtype in ("complex32", "bcomplex32"):
+        half = np.array(values, order="C")[..., None].view("<u2")
+        parts = half.view("<f2").astype(np.float32) if dtype == "complex32" else widen(half, "bfloat16")
+        return parts.view(np.complex64)[..., 0]
+    return values
 
 
 @dataclass(frozen=True, slots=True)
 class TensorSpec:
-    """One recorded tensor: ``dtype`` is a NumPy name or "bfloat16"; ``aliases`` are further names of the same (tied) tensor."""
+    """One recorded tensor: ``dtype`` is one of ``DTYPES``; ``aliases`` are further names of the same (tied) tensor."""
 
     name: str
     dtype: str

@@ -96,7 +96,7 @@ def _raw_curve(a: Any, b: Any) -> tuple[list[int], list[float]]:
     frames, values = [], []
     for i in chosen:
         left, right = a.state(frame=int(in_a[i])), b.state(frame=int(in_b[i]))
-        names = {n: None for n in left if n in right and left[n].shape == right[n].shape and left[n].dtype.kind == "f"}
+        names = {n: None for n in left if n in right and left[n].shape == right[n].shape and left[n].dtype.kind in "fc"}
         if not names:
             return [], []
         frames.append(int(in_a[i]))

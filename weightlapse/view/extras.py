@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from weightlapse.errors import InvalidArgument, WeightlapseError
+from weightlapse.recording.polar import PARTS, whole
 from weightlapse.view.manifest import numbers
 from weightlapse.view.plane import Plane, plane_axes
 from weightlapse.view.subject import Subject
@@ -69,13 +70,14 @@ def _canonical_order(
     from weightlapse.symmetry.units import units_of
 
     wiring = run.wiring
+    stem = name if name in whole(run).shapes else name.rpartition(".")[0]  # the parts of a complex tensor move with it
     with subject.lock:
-        state = run.state(frame=frame)
+        state = whole(run).state(frame=frame)
     found = canonical_elements(state, wiring)
     order = type(found)(found.order, {g: np.ones_like(f) for g, f in found.factor.items()})
     cells = np.arange(plane.rows * plane.cols, dtype=np.float64).reshape(plane.rows, plane.cols)
     units = {g.name: units_of(g, frozenset()) for g in wiring.groups}
-    moved = np.asarray(order.on_arrays({name: plane.unfold(cells)}, units)[name])
+    moved = np.asarray(order.on_arrays({stem: plane.unfold(cells)}, units)[stem])
     drawn = plane.read(moved[None], 0, slice(0, plane.rows), slice(0, plane.cols)).astype(np.int64)
     return drawn[:, 0] // plane.cols, drawn[0] % plane.cols
 
@@ -167,7 +169,7 @@ def neuron(subject: Subject, group: str, unit: int) -> dict[str, Any]:
     with subject.lock:
         parts = run.neuron(group, unit)
     out: dict[str, Any] = {"group": group, "unit": unit, "parts": []}
-    for label, values in parts.items():
+    for label, values in _real_parts(parts):
         array = np.asarray(values, np.float64)
         array = array.reshape(array.shape[0], -1)
         stride = max(1, math.ceil(array.size / (NEURON_VALUES // 8)))
@@ -180,6 +182,21 @@ def neuron(subject: Subject, group: str, unit: int) -> dict[str, Any]:
             }
         )
     return out
+
+
+def _shown(subject: Subject, tensor: str) -> str:
+    """The name under which the page knows a tensor: of a complex one its magnitude."""
+    magnitude = f"{tensor}.{PARTS[0]}"
+    return magnitude if tensor not in subject.run.shapes and magnitude in subject.run.shapes else tensor
+
+
+def _real_parts(parts: dict[str, Any]) -> Iterator[tuple[str, Any]]:
+    for label, values in parts.items():
+        if np.iscomplexobj(values):
+            yield f"{label} magnitude", np.abs(values)
+            yield f"{label} phase", np.angle(values)
+        else:
+            yield label, values
 
 
 def findings(subject: Subject) -> dict[str, Any]:
@@ -204,7 +221,7 @@ def findings(subject: Subject) -> dict[str, Any]:
         "findings": [
             {
                 "kind": str(f.kind),
-                "tensor": None if f.tensor is None else str(f.tensor),
+                "tensor": None if f.tensor is None else _shown(subject, str(f.tensor)),
                 "units": [int(u) for u in (f.units if f.units is not None else ())][:1000],
                 "step": None if f.first_step is None else int(f.first_step),
                 "severity": str(f.severity),

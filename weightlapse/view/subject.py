@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from weightlapse.errors import InvalidArgument, UnknownTensor, closest
 from weightlapse.film.grown import Lineage
+from weightlapse.recording.polar import polar, whole
 from weightlapse.recording.recording import Recording, load
 from weightlapse.view.plane import Plane
 from weightlapse.view.pyramid import scale_limit
@@ -35,11 +36,11 @@ class Piece:
 class Subject:
     """A recording, opened for reading from several threads (one read at a time).
 
-    ``run`` is anything with the face of a Recording. ``name`` is what the page calls it.
+    ``run`` is anything with the face of a Recording; complex tensors become two, their magnitude and their phase. ``name`` is what the page calls it.
     """
 
     def __init__(self, run: Any, name: str) -> None:
-        self.run = run
+        self.run = polar(run)
         self.name = name
         self.lock = threading.RLock()
         self._pieces: dict[str, list[Piece]] = {}
@@ -51,9 +52,10 @@ class Subject:
 
         Where it cannot be opened again (a stand-in, an aligned run) it is the same one.
         """
-        if not isinstance(self.run, Recording):
-            return self.run
-        again = load(self.run.path)
+        run = whole(self.run)
+        if not isinstance(run, Recording):
+            return run
+        again = load(run.path)
         cache = getattr(again._store, "cache", None)  # recordings of several processes have one for each
         if memory is not None and cache is not None:
             cache.limit = memory

@@ -1,0 +1,70 @@
+"""Several models as one: a mapping or list of them is one recording, whose names begin with the keys."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from weightlapse.adapters.arrays import ArraySource, Entry
+from weightlapse.adapters.source import Selection
+from weightlapse.errors import InvalidArgument
+
+
+def items_of(model: Any) -> dict[str, Any] | None:
+    """The parts of a plain mapping, list or tuple by key or position; None for anything else."""
+    if isinstance(model, Mapping):
+        return {str(key): value for key, value in model.items()}
+    if isinstance(model, (list, tuple)):
+        return {str(i): value for i, value in enumerate(model)}
+    return None
+
+
+def leaves(model: Any, prefix: str = "") -> dict[str, Any]:
+    """All parts of nested mappings and lists, by dotted names.
+
+    >>> leaves({"g": [1, 2], "d": 3})
+    {'g.0': 1, 'g.1': 2, 'd': 3}
+    """
+    parts = items_of(model)
+    if parts is None:
+        return {prefix: model}
+    found: dict[str, Any] = {}
+    for key, value in parts.items():
+        for name, leaf in leaves(value, f"{prefix}.{key}" if prefix else key).items():
+            if name in found:
+                raise InvalidArgument(f"two of the models have the name {name!r}: rename one of them")
+            found[name] = leaf
+    return found
+
+
+class SeveralSource(ArraySource):
+    """Models that hold their arrays themselves, of any framework but torch: the entries of each, under its name."""
+
+    takes_params = False
+
+    def __init__(self, sources: Mapping[str, ArraySource], selection: Selection) -> None:
+        super().__init__(selection)
+        self._sources = sources
+        self.framework = next(iter(sources.values())).framework
+
+    def entries(self, params: Any) -> list[Entry]:
+        return [
+            (f"{key}.{name}", stream, value)
+            for key, source in self._sources.items()
+            for name, stream, value in source.entries(None)
+        ]
+
+    def held(self, tensors: Sequence[Any]) -> tuple[list[str], list[str]]:
+        inside: list[str] = []
+        outside: list[str] = []
+        for key, source in self._sources.items():
+            if hasattr(source, "held"):
+                mine, others = source.held(tensors)
+                inside += [f"{key}.{name}" for name in mine]
+                outside += [f"{key}.{name}" for name in others]
+        return inside, outside
+
+
+def part_of(state: Mapping[str, Any], key: str) -> dict[str, Any]:
+    """The arrays of one of the models, under its own names."""
+    return {name[len(key) + 1 :]: values for name, values in state.items() if name.startswith(f"{key}.")}
