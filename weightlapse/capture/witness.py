@@ -97,7 +97,7 @@ class Witness:
     def is_update(self) -> bool:
         """After a call that may have made an update: whether the weights moved since the last step, as far as anybody can tell."""
         version = self._version()
-        return version is None or version != self._marked or not self._fresh or self._gone() != []
+        return version is None or version != self._marked or (self._fresh and self._gone() != [])
 
     def after(self, step: int) -> None:
         """An update was made by what is followed: speak of what had moved, since the frame of ``step``, before it began."""
