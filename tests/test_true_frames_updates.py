@@ -453,7 +453,22 @@ def test_weights_clipped_after_the_step(tmp_path: Path) -> None:
                 for p in model.parameters():
                     p.clamp_(-0.1, 0.1)
     assert len(texts) == 2
+    assert "not what the frame of step 2 holds" in texts[0]
     assert "clipping" in texts[0]
+    assert "changed after step 5" in texts[1]
+    assert np.array_equal(wl.load(tmp_path / "run")["0.weight"][-1], model[0].weight.detach().numpy())
+
+
+def test_weights_loaded_after_watch_was_called(tmp_path: Path) -> None:
+    model, other = mlp(), mlp()
+    optimizer = torch.optim.SGD(model.parameters(), 0.5)
+    with said() as texts, wl.watch(model, tmp_path / "run", optimizer=optimizer):
+        model.load_state_dict(other.state_dict())
+        backward(model)
+        optimizer.step()
+    assert len(texts) == 1
+    assert "not what the frame of step 0 holds" in texts[0]
+    assert "a checkpoint that is loaded" in texts[0]
 
 
 def test_weights_swapped_out_and_back_are_not_spoken_of(tmp_path: Path) -> None:
