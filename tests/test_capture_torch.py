@@ -173,7 +173,7 @@ def test_nan_and_inf_planted_in_mid_run(tmp_path: Path) -> None:
                 model[0].weight[0, 1] = -0.0
 
     with (
-        pytest.warns(RecorderWarning, match="not what the frame of step 5 holds when the next update begins"),
+        pytest.warns(RecorderWarning, match="not what the frame of step 6 holds when the next update begins"),
         wl.watch(model, tmp_path / "run", optimizer=optimizer),
     ):
         train(model, [optimizer], plant)

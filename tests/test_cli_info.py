@@ -13,6 +13,8 @@ import pytest
 import weightlapse as wl
 from weightlapse.cli import main
 
+WIRING = "weightlapse wiring 1\ntensor fc.weight (3, 4)\nfixed fc.weight[0]: output\nfixed fc.weight[1]: input\n"
+
 
 def run_cli(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, str, str]:
     with pytest.raises(SystemExit) as stopped:
@@ -26,7 +28,7 @@ def run_cli(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, s
 def run(tmp_path: Path) -> Path:
     draw = np.random.default_rng(0)
     weights: dict[str, Any] = {"fc.weight": draw.normal(size=(3, 4)).astype(np.float32), "n": np.int64(0)}
-    with wl.watch(weights, tmp_path / "run", meta={"who": "test"}, wiring="x") as rec:
+    with wl.watch(weights, tmp_path / "run", meta={"who": "test"}, wiring=WIRING) as rec:
         for k in range(1, 30):
             rec.step(
                 {"fc.weight": draw.normal(size=(3, 4)).astype(np.float32), "n": np.int64(k)},

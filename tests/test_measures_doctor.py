@@ -128,6 +128,7 @@ def test_nonfinite_with_coordinates(tmp_path):
     assert 2 * 32 + 3 in finding.units
 
 
+@pytest.mark.filterwarnings("ignore:.*no optimizer given to watch:UserWarning")
 def test_never_updated_and_frozen(tmp_path):
     model = mlp()
     learning = [p for n, p in model.named_parameters() if n != "fc1.weight"]
@@ -240,6 +241,7 @@ def test_speed_limit_of_adam_on_tiny_gradients(tmp_path):
     assert found(wl.load(tmp_path / "gd"), "speed_limit") == []
 
 
+@pytest.mark.filterwarnings("ignore:.*no optimizer given to watch:UserWarning")
 def test_the_command(tmp_path):
     model = mlp()
     run = train(
@@ -248,7 +250,7 @@ def test_the_command(tmp_path):
     result = CliRunner().invoke(program, ["doctor", str(run.path), "--json"], standalone_mode=False)
     report = json.loads(result.output)
     assert result.return_value == 1
-    assert [f["kind"] for f in report["findings"]] == ["never_updated"]
+    assert [f["kind"] for f in report["findings"]] == ["never_updated", "not_held"]
     spoken = CliRunner().invoke(program, ["doctor", str(run.path)], standalone_mode=False)
     assert "fc1.weight is the same at every one of 121 frames" in spoken.output
 

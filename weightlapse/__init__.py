@@ -31,6 +31,7 @@ Importing this package loads no framework: every name below is fetched from its 
 
 from __future__ import annotations
 
+import difflib
 import importlib
 import sys
 from typing import Any
@@ -86,7 +87,9 @@ __all__ = sorted(_HOME)
 
 def __getattr__(name: str) -> Any:
     if name not in _HOME:
-        raise AttributeError(f"module 'weightlapse' has no attribute {name!r}")
+        near = difflib.get_close_matches(name, _HOME, n=1)
+        hint = f". Did you mean {near[0]!r}?" if near else ""
+        raise AttributeError(f"module 'weightlapse' has no attribute {name!r}{hint}")
     if name == "plot":
         value: Any = importlib.import_module("weightlapse.film.plot")
     else:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import os
 from typing import Any
 
@@ -21,9 +20,9 @@ class WatchCallback(Watching, Callback):
     """
 
     def __init__(self, path: str | os.PathLike[str], **watch: Any) -> None:
-        recorder = watch.pop("recorder", None)  # among the parameters of a clone
+        recorder = watch.pop("recorder", None)  # a copy that records nothing, among the parameters of a clone
         self.prepare(path, watch)
-        self.recorder = copy.copy(recorder)
+        self.recorder = recorder
 
     def get_params(self, deep: bool = True) -> dict[str, Any]:
         used = {} if self.recorder is None else {"recorder": self.recorder}

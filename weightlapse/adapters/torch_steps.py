@@ -47,7 +47,8 @@ class TorchSteps:
         self._bare = {id(o): not _within(o) for o in self.inner}
         self.plain = all(self._bare[id(o)] and not _methods(o, _OPENING) for o in optimizers)
         self._depth = 0
-        self._opened = False
+        self._opened = False  # whether an update has begun that a later call will make
+        self._inner_made = False  # whether an optimizer inside has made its own step in the present call
         self._wrapped: list[_Wrapped] = []
         self._handles: list[Any] = []
         self._watcher: Watcher | None = None
@@ -102,6 +103,7 @@ class TorchSteps:
             if not self._opened and self._watcher is not None and not self._within_iteration:
                 self._watcher.before()
             self._opened = self._opened or name in _OPENING
+            self._inner_made = False
         self._depth += 1
 
     def exit(self) -> None:
@@ -117,7 +119,7 @@ class TorchSteps:
         if self._watcher is None or _was_skipped(owner):
             return
         if self.iteration is None:
-            self._watcher.after(sure=self._bare[id(owner)])
+            self._watcher.after(sure=self._bare[id(owner)] or self._inner_made)
         elif self.iteration.ended_by(self._number[id(owner)]):
             self._watcher.after(sure=all(self._bare[id(o)] for o in self._given))
             if self.iteration.doubtful:
@@ -135,7 +137,9 @@ class TorchSteps:
             self._watcher.before()
 
     def _after_inner(self, optimizer: Any, nests: bool) -> None:
-        if self._depth == 0 and not (nests and inside_another_step(optimizer)):
+        if self._depth > 0:
+            self._inner_made = self._inner_made or not _was_skipped(optimizer)
+        elif not (nests and inside_another_step(optimizer)):
             self.made(optimizer)
 
 

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 KINDS = {
     "unseen_updates": ("warning", "Give watch() every optimizer that moves the model, or call rec.step() after each update."),
     "changed_after": ("warning", "Call rec.step() yourself, after the last thing that moves the weights, instead of giving optimizer=."),
+    "changed_once": ("note", "Nothing, where it was meant."),
     "unchanged_frames": ("warning", "Look whether the optimizer holds the parameters of the model that is watched, and whether they get gradients."),
     "not_held": ("note", "Give watch() their optimizer too, or freeze them with requires_grad_(False)."),
     "last_frame": ("note", "Close the recorder right after the last update if later changes of the weights are not to be recorded."),
@@ -58,7 +59,7 @@ class Findings:
     def said(self, kind: str) -> bool:
         return kind in self._said
 
-    def say(self, kind: str, step: int, text: str, *, about: str = "") -> None:
+    def say(self, kind: str, step: int, text: str, *, about: str = "", warn: bool = True) -> None:
         """Say ``text`` of this ``kind`` (and, where a kind can befall several things, ``about`` this one), unless it has been said."""
         assert kind in KINDS, kind
         key = f"{kind} {about}" if about else kind
@@ -66,7 +67,8 @@ class Findings:
             return
         self._said.add(key)
         self._note(lambda writer: writer.event(step, f"[{kind}] {text}"))
-        self._pending.append(f"weightlapse, recording to {self.path}: {text}")
+        if warn:
+            self._pending.append(f"weightlapse, recording to {self.path}: {text}")
 
     def tell(self) -> None:
         """Warn of what was said since the last time: when all else is done, for a warning may be an error here."""

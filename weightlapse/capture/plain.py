@@ -79,7 +79,9 @@ def _key(key: Any, where: str) -> str:
 def _array(value: Any, where: str) -> Any:
     """A scalar or a small array of any library."""
     try:
-        array = np.asarray(value.detach().cpu() if hasattr(value, "detach") else value)
+        if hasattr(value, "detach") and value.numel() <= _LARGEST_ARRAY:  # of torch, which has dtypes that NumPy lacks
+            return value.detach().cpu().tolist()
+        array = np.asarray(value)
         if array.dtype.kind in "biufSU" and array.size <= _LARGEST_ARRAY:
             return array.tolist() if array.dtype.kind != "S" else array.astype(str).tolist()
         if array.dtype.kind == "V" and array.ndim == 0:  # scalars of ml_dtypes

@@ -454,12 +454,15 @@ class Recorder:
         if self._closed:
             return
         self._wait()
-        with self.guard():
+        try:
             if self.active:
                 self._look_back(last_frame)
-        self._closed = True
-        with self.guard():
+        except Exception as error:  # noqa: BLE001 — a recorder never kills a training run
+            self._meet(error)
+        finally:
+            self._closed = True
             self._let_go()
+        with self.guard():
             if self._pump.failure is not None and self.stopped is None:
                 self._stop(self._pump.failure)
 

@@ -41,6 +41,7 @@ class Witness:
         self._fresh = False  # whether the last step is that frame
         self._frames = self._equal = 0  # frames after the first; how many of them in a row, up to now, changed nothing
         self._logs = 0
+        self._departures = 0  # updates before which the weights had left the last frame
         self._left: list[str] = []  # what had left the last frame when the present update began
         self._entered: Any = None  # counters then
 
@@ -97,7 +98,7 @@ class Witness:
     def is_update(self) -> bool:
         """After a call that may have made an update: whether the weights moved since the last step, as far as anybody can tell."""
         version = self._version()
-        return version is None or version != self._marked or not self._fresh or self._gone() != []
+        return version is None or version != self._marked or (self._fresh and self._gone() != [])
 
     def after(self, step: int) -> None:
         """An update was made by what is followed: speak of what had moved, since the frame of ``step``, before it began."""
@@ -112,7 +113,18 @@ class Witness:
                 "loaded): give watch() the outermost object that you step, or call rec.step() yourself when all is done"
             )
         text = f"the weights are not what the frame of step {step} holds when the next update begins: {why}."
-        self._findings.say("changed_after", step, text)
+        self._departures += 1
+        if (
+            self._departures == 1 and self.steps > 0 and not others
+        ):  # once it may be meant: a unit that is reset, a checkpoint
+            self._findings.say(
+                "changed_once",
+                step,
+                f"{listed(self._left)} changed between step {step} and the next update.",
+                warn=False,
+            )
+        else:
+            self._findings.say("changed_after", step, text)
 
     def still(self) -> bool:
         """Whether the weights are certainly as they were at the last step."""

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 
 import click
 
-from weightlapse.errors import InvalidArgument, WeightlapseError
+from weightlapse.errors import InvalidArgument, WeightlapseError, closest
 
 # verb -> one line for --help; the verb's file is cli/<verb>.py and holds `command`
 VERBS = {
@@ -43,6 +43,14 @@ class _LazyVerbs(click.Group):
         module = importlib.import_module(f"weightlapse.cli.{_FILES.get(cmd_name, cmd_name)}")
         command: click.Command = module.command
         return command
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        verb = args[0]
+        if verb not in VERBS and not verb.startswith("-"):
+            raise click.UsageError(f"there is no verb {verb!r}; {closest(verb, VERBS)}", ctx)
+        return super().resolve_command(ctx, args)
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         with formatter.section("Verbs"):

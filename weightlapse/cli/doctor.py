@@ -27,6 +27,7 @@ def command(run: Path, tensors: tuple[str, ...], as_json: bool) -> int:
         click.echo(f"{run}: {recording.frames} frames, nothing found.")
     else:
         for finding in findings:
-            click.echo(f"{finding.severity.upper():8}{finding.kind}, {finding.tensor}, from step {finding.first_step}")
+            where = f", {finding.tensor}" if finding.tensor else ""
+            click.echo(f"{finding.severity.upper():8}{finding.kind}{where}, from step {finding.first_step}")
             click.echo(f"        {finding.text}\n        {finding.advice}\n")
     return 1 if any(f.severity != "note" for f in findings) else 0

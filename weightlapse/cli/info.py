@@ -8,6 +8,7 @@ from typing import Any
 import click
 import numpy as np
 
+from weightlapse.measures.recorder import recorder_findings
 from weightlapse.recording.recording import Recording, load
 
 
@@ -19,8 +20,7 @@ def facts(run: Recording) -> dict[str, Any]:
         "closed": run.closed,
         "stopped": run.stopped,
         "frames": run.frames,
-        "first_step": int(run.steps[0]) if run.frames else None,
-        "last_step": int(run.steps[-1]) if run.frames else None,
+        **_ends(run),
         "numbers": sum(int(np.prod(shape)) for shape in run.shapes.values()),
         "raw_bytes": run.nbytes,
         "stored_bytes": run.stored_nbytes,
@@ -41,8 +41,17 @@ def facts(run: Recording) -> dict[str, Any]:
         "scalars": {name: _last_finite(column) for name, column in run.scalars.items()},
         "events": [{"step": step, "text": text} for step, text in run.events],
         "gaps": [{"first": first, "last": last, "reason": reason} for first, last, reason in run.gaps],
+        "branches": [{"name": name, "frames": branch.frames, **_ends(branch)} for name, branch in run.branches.items()],
+        "findings": [f.to_json() for f in recorder_findings(run)],
         "wiring": run.wiring_spec is not None,
         "meta": run.meta,
+    }
+
+
+def _ends(run: Recording) -> dict[str, int | None]:
+    return {
+        "first_step": int(run.steps[0]) if run.frames else None,
+        "last_step": int(run.steps[-1]) if run.frames else None,
     }
 
 
@@ -74,6 +83,9 @@ def command(run: str, as_json: bool, wiring: bool) -> None:
         click.echo(f"  {name}  {recording.dtypes[name]}{list(shape)}{within}{also}")
     for epoch in recording.epochs[1:]:
         click.echo(f"  from frame {epoch.start}: {epoch.note}")
+    for name, branch in recording.branches.items():
+        ends = f", steps {branch.steps[0]} to {branch.steps[-1]}" if branch.frames else ""
+        click.echo(f"  branch {name}: {branch.frames} frames{ends}")
     for step, text in recording.events:
         click.echo(f"  step {step}: {text}")
     for first, last, reason in recording.gaps:

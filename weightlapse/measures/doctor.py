@@ -9,6 +9,7 @@ import numpy as np
 
 from weightlapse.measures.evidence import collect
 from weightlapse.measures.finding import Finding
+from weightlapse.measures.recorder import recorder_findings
 from weightlapse.measures.rules_network import NETWORK_RULES
 from weightlapse.measures.rules_units import UNIT_RULES
 from weightlapse.measures.stream import frame_range, select
@@ -22,7 +23,10 @@ def diagnose(run: Any, *, tensors: str | Sequence[str] = "*", frames: slice | No
     Reads the recording alone, once (a second look at the last frame finds copies). With a wiring in the recording
     (``wl.watch(..., example=x)``) dead and saturated units are told apart; without one, rows of matrices stand for units.
 
-    Kinds: ``nonfinite``, ``dead``, ``saturated``, ``exploding``, ``vanishing``, ``frozen``, ``never_updated``, ``lr_high``,
+    What the recorder itself had to say comes first of all: ``stopped`` (it had to), ``gap``, and the findings of its witness (updates that no frame
+    holds, frames that change nothing, ...), which belong to no tensor.
+
+    Further kinds: ``nonfinite``, ``dead``, ``saturated``, ``exploding``, ``vanishing``, ``frozen``, ``never_updated``, ``lr_high``,
     ``lr_low``, ``loss_spike``, ``replicas``, ``collapse``, ``runaway_statistics``, ``speed_limit``. Thresholds and their sources
     stand beside each rule in `rules_units` and `rules_network`.
 
@@ -46,6 +50,7 @@ def diagnose(run: Any, *, tensors: str | Sequence[str] = "*", frames: slice | No
         ]
     else:
         findings = _examined(run, tensors, frames)
+    findings += recorder_findings(run)
     return sorted(findings, key=lambda f: (_ORDER[f.severity], f.first_step, f.kind, f.tensor))
 
 

@@ -28,7 +28,8 @@ class Finding:
         return asdict(self) | {"units": list(self.units)}
 
     def __str__(self) -> str:
-        return f"[{self.severity}] {self.kind}, {self.tensor}, from step {self.first_step}: {self.text} {self.advice}"
+        where = f", {self.tensor}" if self.tensor else ""
+        return f"[{self.severity}] {self.kind}{where}, from step {self.first_step}: {self.text} {self.advice}"
 
 
 def listed(items: Any, most: int = 8) -> str:

@@ -12,12 +12,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from weightlapse.errors import InvalidArgument, MissingStep, UnknownTensor, closest
+from weightlapse.errors import InvalidArgument, MissingStep, NotARecording, UnknownTensor, closest
 from weightlapse.recording.epoch import Epoch
+from weightlapse.recording.nearby import recordings_like
 from weightlapse.recording.track import Track
 from weightlapse.store.layout import Layout, widen
 from weightlapse.store.ranks import RankedStore, open_store
 from weightlapse.store.reader import Store
+from weightlapse.store.remote import is_url
 from weightlapse.store.scalars import Scalars
 
 
@@ -28,7 +30,14 @@ def load(path: str | os.PathLike[str]) -> Recording:
 
     Raises :class:`NotARecording` when there is none, :class:`DamagedRecording` when its index cannot be trusted.
     """
-    return Recording(open_store(path), path)
+    if not isinstance(path, (str, os.PathLike)):
+        raise InvalidArgument(f"load({type(path).__name__}): give the path of a recording, such as recorder.path")
+    try:
+        return Recording(open_store(path), path)
+    except NotARecording as error:
+        if is_url(path):
+            raise
+        raise NotARecording(f"{error}{recordings_like(path)}") from None
 
 
 class Recording:
