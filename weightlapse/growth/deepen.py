@@ -96,7 +96,7 @@ def deepen(
         powers_of(optimizer)
     model, notes = unwrapped(model)
     layer = _module_at(model, after)
-    trial = Trial.of(model, examples)
+    trial = Trial.of(model, examples, share=False)
     draw = seed if seed is not None else int(torch.randint(0, 2**31, ()).item())
     how, grow = _recipe(model, layer, after, kind, examples, trial, width, draw)
     deeper = grow(model, examples)

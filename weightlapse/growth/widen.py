@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from functools import partial
 from typing import Any
 
 import numpy as np
@@ -13,7 +12,7 @@ from torch import nn
 
 from weightlapse.errors import CannotGrow, InvalidArgument, VacuousComparison
 from weightlapse.growth.arrays import Array, fresh_places, grown_gradient, grown_value
-from weightlapse.growth.attributes import Setting, set_true
+from weightlapse.growth.attributes import Lengths, Setting, set_true
 from weightlapse.growth.certificate import Certificate, Check, Trial, live_units
 from weightlapse.growth.families import Family, chosen_families
 from weightlapse.growth.module import copied, tensors_of, unwrapped, with_tensors
@@ -22,7 +21,9 @@ from weightlapse.growth.plan import Plan, make_plan
 from weightlapse.growth.readings import first_reading
 from weightlapse.growth.refusals import averages, refuse_blocked
 from weightlapse.growth.result import Growth
+from weightlapse.growth.running import base_of
 from weightlapse.wiring.data import Wiring
+from weightlapse.wiring.double import shared_buffers
 
 
 def widen(
@@ -62,10 +63,11 @@ def widen(
     if wiring is None:
         from weightlapse.wiring.trace import trace
 
-        wiring = trace(model, *examples)
-    trial, families, plan, grown, checks, said = _widened(model, wiring, sizes, split, seed, examples)
-    live = live_units(trial, _consumers(families))
-    _refuse_dead(trial, families, live)
+        wiring = trace(model, *examples, verify=False)  # the certificate proves what is changed
+    with shared_buffers():
+        trial, families, plan, grown, checks, said = _widened(model, wiring, sizes, split, seed, examples)
+        live = live_units(trial, _consumers(families))
+        _refuse_dead(trial, families, live)
     if noise:
         _add_noise(grown, plan, families, noise, seed)
         checks = trial.checks(copied, grown, own_only=True)
@@ -120,7 +122,7 @@ def grown_module(model: nn.Module, plan: Plan) -> tuple[nn.Module, list[Setting]
     def gradient(name: str, values: Array, _dtype: str) -> Array:
         return grown_gradient(values, plan.maps_of(name))
 
-    grown = with_tensors(model, plan.tensors, value, gradient)
+    grown = with_tensors(base_of(model), plan.tensors, value, gradient)
     return grown, set_true(grown, rows_of(plan))
 
 
@@ -133,7 +135,7 @@ def _first_that_holds(
     model: nn.Module, wiring: Wiring, plan: Plan, trial: Trial, families: Sequence[tuple[Family, int]]
 ) -> tuple[nn.Module, list[Check], list[Setting]]:
     reading = first_reading(
-        lambda source: grown_module(source, plan), model, partial(lengths_below, wiring, plan), trial, trial.tolerance
+        lambda source: grown_module(source, plan), model, lengths_below(wiring, plan), trial, trial.tolerance
     )
     if isinstance(reading, str):
         which = " and ".join(f"{f} from {f.size} to {size}" for f, size in families)
@@ -158,19 +160,25 @@ def _guilty(model: nn.Module, wiring: Wiring, trial: Trial, families: Sequence[t
     )
 
 
-def lengths_below(wiring: Wiring, plan: Plan, path: str) -> dict[int, set[int]]:
-    """What every length of an axis, and every number of units, below ``path`` becomes."""
-    prefix = f"{path}." if path else ""
-    found: dict[int, set[int]] = {}
+def lengths_below(wiring: Wiring, plan: Plan) -> Lengths:
+    """What every length of an axis, and every number of units, below a path becomes."""
+    axes: list[tuple[str, int, int]] = []  # tensor, old length, new length
     for name, shape in wiring.shapes.items():
-        if name.startswith(prefix):
-            new = {axis: len(m.source) for axis, m in plan.maps_of(name)}
-            for axis, length in enumerate(shape):
-                found.setdefault(length, set()).add(new.get(axis, length))
+        new = {axis: len(m.source) for axis, m in plan.maps_of(name)}
+        axes += [(name, length, new.get(axis, length)) for axis, length in enumerate(shape)]
     for group in wiring.groups:
-        if any(m.tensor.startswith(prefix) for m in group.producers):
-            found.setdefault(group.size, set()).add(len(plan.lineage.get(group.name, range(group.size))))
-    return found
+        became = len(plan.lineage.get(group.name, range(group.size)))
+        axes += [(tensor, group.size, became) for tensor in {m.tensor for m in group.producers}]
+
+    def below(path: str) -> dict[int, set[int]]:
+        prefix = f"{path}." if path else ""
+        found: dict[int, set[int]] = {}
+        for name, length, new in axes:
+            if name.startswith(prefix):
+                found.setdefault(length, set()).add(new)
+        return found
+
+    return below
 
 
 def _consumers(families: Sequence[tuple[Family, int]]) -> dict[str, list[tuple[str, int, NDArray[np.int64]]]]:
