@@ -18,7 +18,7 @@ from weightlapse.symmetry.cka import cka
 from weightlapse.symmetry.identify import Identifiability, fresh, identifiability
 from weightlapse.symmetry.reducible import Health, Reducible, inspect
 from weightlapse.symmetry.run import Data, Runner, data_of
-from weightlapse.symmetry.states import as_array, distance, float_arrays, is_module, own_state, parameter_names
+from weightlapse.symmetry.states import as_array, distance, float_arrays, is_module, parameter_names, state_of
 from weightlapse.symmetry.verdict import explanation
 from weightlapse.wiring.data import Wiring
 
@@ -128,7 +128,7 @@ class _Comparing:
         self, a: Any, b: Any, wiring: Wiring | None, data: Any, tolerance: float, points: int, seed: int
     ) -> None:
         self.nets = (a, b)
-        self.states = (own_state(a), own_state(b))
+        self.states = (state_of(a), state_of(b))
         self.tolerance, self.points, self.seed = tolerance, points, seed
         self.data: Data | None = None if data is None else data_of(data, *(n for n in (a, b) if is_module(n)))
         self.notes: list[str] = []
@@ -308,13 +308,13 @@ class _Comparing:
         naive = line.height(b, self.points)
         if found is None or self.wiring is None:
             return Barrier(naive, naive, None, "none", line.measure, {})
-        moved = [c.elements.on_state(b, self.wiring) for c in found.candidates]
-        heights = [line.height(m, self.points) for m in moved]
+        heights = [line.height(c.elements.on_state(b, self.wiring), self.points) for c in found.candidates]
         best = int(np.argmin(heights))
+        moved = found.candidates[best].elements.on_state(b, self.wiring)
         method = found.candidates[best].method
         methods = {c.method: h for c, h in zip(found.candidates, heights)}
-        repair = Repair(line, moved[best], self.wiring)
-        repaired = line.height(moved[best], self.points, repair) if repair.layers else None
+        repair = Repair(line, moved, self.wiring)
+        repaired = line.height(moved, self.points, repair) if repair.layers else None
         return Barrier(naive, heights[best], repaired, method, line.measure, methods)
 
 
