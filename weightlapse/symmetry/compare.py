@@ -18,11 +18,17 @@ from weightlapse.symmetry.cka import cka
 from weightlapse.symmetry.identify import Identifiability, fresh, identifiability
 from weightlapse.symmetry.reducible import Health, Reducible, inspect
 from weightlapse.symmetry.run import Data, Runner, data_of
+from weightlapse.symmetry.search import Found
 from weightlapse.symmetry.states import as_array, distance, float_arrays, is_module, parameter_names, state_of
 from weightlapse.symmetry.verdict import explanation
 from weightlapse.wiring.data import Wiring
 
 Verdict = Literal["identical", "same up to symmetry", "same function on the data", "different"]
+
+
+# Fresh inputs: as many as have about so many outputs, for the outputs of language models are larger than their layers.
+_FRESH_NUMBERS = 2**22
+_FRESH_AT_LEAST = 8
 
 
 @dataclass(frozen=True)
@@ -189,7 +195,8 @@ class _Comparing:
         if outputs[0].shape != outputs[1].shape:
             self.notes.append(f"the outputs have different shapes, {outputs[0].shape} and {outputs[1].shape}")
             return float("inf"), None
-        other = fresh(self.data, min(max(self.data.rows, 64), 512), self.seed)
+        rows = max(_FRESH_AT_LEAST, min(max(self.data.rows, 64), 512, _FRESH_NUMBERS // max(outputs[0].shape[1], 1)))
+        other = fresh(self.data, rows, self.seed)
         return _relative(*outputs), self._elsewhere(run_a, run_b, other)
 
     def _elsewhere(self, run_a: Runner, run_b: Runner, data: Data) -> float | None:
@@ -308,9 +315,14 @@ class _Comparing:
         naive = line.height(b, self.points)
         if found is None or self.wiring is None:
             return Barrier(naive, naive, None, "none", line.measure, {})
-        heights = [line.height(c.elements.on_state(b, self.wiring), self.points) for c in found.candidates]
+
+        def moved_by(c: Found) -> dict[str, Any]:
+            assert self.wiring is not None
+            return found.state if c.elements is found.elements else c.elements.on_state(b, self.wiring)
+
+        heights = [line.height(moved_by(c), self.points) for c in found.candidates]
         best = int(np.argmin(heights))
-        moved = found.candidates[best].elements.on_state(b, self.wiring)
+        moved = moved_by(found.candidates[best])
         method = found.candidates[best].method
         methods = {c.method: h for c, h in zip(found.candidates, heights)}
         repair = Repair(line, moved, self.wiring)
