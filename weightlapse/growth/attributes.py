@@ -150,7 +150,7 @@ def _follow(
         if _NO_SIZE.search(name.lower()) or not (any_name or _SIZE.search(name.lower())):
             continue
         new = _followed(value, lengths, bold)
-        if new != value:
+        if new is not value and new != value:
             attributes[name] = new
             done.append(Setting(attributes, name, path, value, new))
     return done
@@ -158,7 +158,8 @@ def _follow(
 
 def _followed(value: Any, lengths: Mapping[int, set[int]], bold: bool) -> Any:
     if isinstance(value, (tuple, list, torch.Size)) and value and all(type(v) is int for v in value):
-        return type(value)(_followed(v, lengths, bold) for v in value)
+        became_each = [_followed(v, lengths, bold) for v in value]
+        return type(value)(became_each) if not hasattr(value, "_fields") else type(value)(*became_each)
     if type(value) is not int or value < 2:
         return value
     became = lengths.get(value, set())

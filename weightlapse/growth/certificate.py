@@ -16,7 +16,6 @@ from weightlapse.growth.running import (
     HOW,
     Precision,
     call,
-    check_finite,
     in_precision,
     last_run,
     outputs,
@@ -101,9 +100,8 @@ class Trial:
 
         With ``share`` the runs read the weights where they are, where the network allows it; else copies in float64 are made.
 
-        Raises VacuousComparison when its output never changes, CannotGrow when it does not run on the examples or holds NaN.
+        Raises VacuousComparison when its output never changes, CannotGrow when it does not run on the examples.
         """
-        check_finite(old)
         own, given, first, seen = _first_run(old, examples, HOW if share else HOW[1:])
         if not all(first):
             raise CannotGrow("the network returns no tensor, so nothing can be compared")

@@ -24,7 +24,7 @@ from weightlapse.growth.plan import AxisMap, Plan
 from weightlapse.growth.readings import first_reading
 from weightlapse.growth.refusals import averages
 from weightlapse.growth.result import Growth
-from weightlapse.growth.running import base_of
+from weightlapse.growth.running import base_of, check_finite
 from weightlapse.growth.widen import lengths_below, rows_of
 from weightlapse.wiring.data import Wiring
 
@@ -76,6 +76,7 @@ def narrow(
     if not examples:
         raise InvalidArgument("give at least one example input: the result is certified on it")
     model, notes = unwrapped(model)
+    check_finite(model)
     if wiring is None:
         from weightlapse.wiring.trace import trace
 

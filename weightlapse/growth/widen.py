@@ -21,7 +21,7 @@ from weightlapse.growth.plan import Plan, make_plan
 from weightlapse.growth.readings import first_reading
 from weightlapse.growth.refusals import averages, refuse_blocked
 from weightlapse.growth.result import Growth
-from weightlapse.growth.running import base_of
+from weightlapse.growth.running import base_of, check_finite
 from weightlapse.wiring.data import Wiring
 from weightlapse.wiring.double import shared_buffers
 
@@ -60,6 +60,7 @@ def widen(
         raise InvalidArgument(f"noise must be a finite number of standard deviations, 0 or more; got {noise!r}")
     _need_examples(examples)
     model, notes = unwrapped(model)
+    check_finite(model)
     if wiring is None:
         from weightlapse.wiring.trace import trace
 

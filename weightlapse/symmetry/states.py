@@ -242,10 +242,9 @@ def wired_arrays(state_a: Mapping[str, Any], state_b: Mapping[str, Any], w: Wiri
     a, b = float_arrays(state_a, names), float_arrays(state_b, names)
     mixed = set()
     for n in a:
-        x, y = a[n], b[n]
-        check_finite(n, x, "first")
-        check_finite(n, y, "second")
-        if x.dtype != y.dtype:
+        for arrays, which in ((a, "first"), (b, "second")):
+            check_finite(n, arrays[n], which)
+        if a[n].dtype != b[n].dtype:
             mixed.add(n)
     a.double = b.double = frozenset(mixed)
     return a, b
@@ -261,5 +260,20 @@ def check_finite(name: str, values: NDArray[Any], which: str) -> None:
     where = tuple(int(i) for i in np.argwhere(bad)[0])
     raise CannotAlign(
         f"{name!r} of the {which} network holds {kind} ({int(bad.sum())} of {values.size} values, the first at {list(where)}), "
-        "which has no distance to anything; look at an earlier step of its training"
+        "so it has no distance to any other and its outputs say nothing; look at an earlier step of its training"
     )
+
+
+def check_weights(net: Any, state: Mapping[str, Any], w: Wiring | None, which: str) -> None:
+    """Raises CannotAlign, naming the tensor, when a weight of a network is NaN or Inf.
+
+    Weights are a module's parameters; of a mapping what the wiring or their names call so. Buffers may hold infinities: masks do.
+    """
+    if is_module(net):
+        names = {_unwrapped(n) for n, _ in bare(net).named_parameters()}
+    else:
+        names = {m.tensor for g in w.groups for m in g.members if m.roles != {"stat"}} if w else set()
+        names |= {n for n in state if n.endswith(("weight", "bias"))}
+    for name in state:
+        if name in names and _kind(state[name]):
+            check_finite(name, as_array(state[name]), which)
