@@ -17,12 +17,14 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
+from weightlapse.errors import InvalidArgument, closest
+
 _GATES = {"LSTM": 4, "GRU": 3, "RNN": 1, "LSTMCell": 4, "GRUCell": 3, "RNNCell": 1}
 _SIZE = re.compile(
     r"hidden|width|dim|size|feature|channel|planes|unit|embd|embed|model|head|group|inner|intermediate|ffn|shape|^n[fx]$|^d_|^c_|^n_"
 )
 _NO_SIZE = re.compile(
-    r"kernel|stride|padding|dilation|vocab|max_|layers|classes|labels|patch|image|window|^(start_|end_)?dim$"
+    r"rotary|kernel|stride|padding|dilation|vocab|max_|layers|classes|labels|patch|image|window|^(start_|end_)?dim$"
 )
 Lengths = Callable[[str], Mapping[int, set[int]]]  # path -> old length or number of units there -> what it became
 
@@ -165,3 +167,46 @@ def _followed(value: Any, lengths: Mapping[int, set[int]], bold: bool) -> Any:
     became = lengths.get(value, set())
     changed = became - {value}
     return changed.pop() if len(changed) == 1 and (bold or len(became) == 1) else value
+
+
+def place_of(model: nn.Module, path: str) -> tuple[dict[str, Any], str]:
+    """The dictionary and key in which the attribute at a dotted path is kept (``blocks.0.attn.num_heads``, ``config.n_head``).
+
+    Raises InvalidArgument naming the nearest attributes where there is none.
+    """
+    parts = path.split(".")
+    holder: Any = model
+    for i, part in enumerate(parts[:-1]):
+        inner = getattr(holder, part, None)
+        if inner is None:
+            raise InvalidArgument(
+                f"attributes: {'.'.join(parts[: i + 1])!r} is no part of the model ({closest(part, _inside(holder))})"
+            )
+        holder = inner
+    held = holder if isinstance(holder, dict) else vars(holder)
+    if parts[-1] not in held:
+        raise InvalidArgument(
+            f"attributes: {path!r} is no attribute of the model ({closest(parts[-1], _inside(holder))})"
+        )
+    return held, parts[-1]
+
+
+def _inside(holder: Any) -> list[str]:
+    names = [*getattr(holder, "_modules", ()), *(vars(holder) if hasattr(holder, "__dict__") else ())]
+    return [n for n in names if not n.startswith("_")]
+
+
+def check_attributes(model: nn.Module, given: Mapping[str, Any]) -> None:
+    """Raises InvalidArgument for a path of ``given`` that the model does not have."""
+    for path in given:
+        place_of(model, path)
+
+
+def set_given(model: nn.Module, given: Mapping[str, Any]) -> list[Setting]:
+    """Sets what the user gave; returns what was set."""
+    done = []
+    for path, value in given.items():
+        held, name = place_of(model, path)
+        done.append(Setting(held, name, path.rpartition(".")[0], held[name], value))
+        held[name] = value
+    return done

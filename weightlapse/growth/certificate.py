@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -93,6 +93,7 @@ class Trial:
     doubles: dict[str, nn.Module]
     how: str = "widened"
     modeless: bool = False
+    last: nn.Module = field(default_factory=nn.Identity)  # the changed network that was run last
 
     @classmethod
     def of(cls, old: nn.Module, examples: Sequence[Any], *, share: bool = True) -> Trial:
@@ -176,6 +177,7 @@ class Trial:
         for inputs, mode, weights, _, example, seen in self.rounds:
             if weights not in models:
                 continue
+            self.last = models[weights]
             try:
                 got = _outputs(models[weights], example, mode, 0)
             except Exception as error:
