@@ -30,8 +30,8 @@ def differ_in_width(a: Mapping[str, Any], b: Mapping[str, Any]) -> bool:
 def across_widths(
     a: Any,
     b: Any,
-    state_a: dict[str, Any],
-    state_b: dict[str, Any],
+    state_a: Mapping[str, Any],
+    state_b: Mapping[str, Any],
     w: Wiring,
     wiring_b: Wiring | None,
     allowed: frozenset[str],

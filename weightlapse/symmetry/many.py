@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -109,7 +109,7 @@ def _round(
     return better and n > 2
 
 
-def _distances(states: list[dict[str, Any]], names: list[str]) -> NDArray[np.float64]:
+def _distances(states: Sequence[Mapping[str, Any]], names: list[str]) -> NDArray[np.float64]:
     """All relative distances from one gram matrix, tensor by tensor."""
     n = len(states)
     gram = np.zeros((n, n))

@@ -29,15 +29,50 @@ def bare(net: Any) -> Any:
     return net
 
 
-def state_of(net: Any) -> dict[str, Any]:
-    """The state dict of a module, or a mapping of arrays as a dict; names lose the prefixes of wrappers."""
+class Renamed(Mapping[str, Any]):
+    """A mapping under names without the prefixes of wrappers; values are read when they are looked at."""
+
+    def __init__(self, state: Mapping[Any, Any]) -> None:
+        self._state = state
+        self._names = {_unwrapped(str(n)): n for n in state}
+
+    def __getitem__(self, name: str) -> Any:
+        return self._state[self._names[name]]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._names)
+
+    def __len__(self) -> int:
+        return len(self._names)
+
+
+class OpenFile(Renamed):
+    """A file opened with ``safetensors.safe_open``: each tensor is read from disk when it is looked at."""
+
+    def __init__(self, file: Any) -> None:
+        self._file = file
+        self._names = {_unwrapped(str(n)): n for n in file.keys()}  # noqa: SIM118  it is no mapping
+
+    def __getitem__(self, name: str) -> Any:
+        return self._file.get_tensor(self._names[name])
+
+
+def state_of(net: Any) -> Mapping[str, Any]:
+    """The state dict of a module, or a mapping of arrays; names lose the prefixes of wrappers. Mappings are read lazily.
+
+    An open safetensors file (``safe_open(path, framework="pt")`` or ``"np"``) is such a mapping too.
+    """
     if is_module(net):
         return dict(bare(net).state_dict())
+    if hasattr(net, "get_tensor") and hasattr(net, "keys"):  # an open safetensors file, read tensor by tensor
+        return OpenFile(net)
     if not isinstance(net, Mapping):
         raise InvalidArgument(
             f"expected a torch module or a mapping of names to arrays, got {type(net).__name__}; "
             "pass model, model.state_dict() or run.state(step=...)"
         )
+    if type(net) is not dict:  # a mapping that may load what is asked for: it is not asked for everything at once
+        return Renamed(net)
     return {_unwrapped(str(n)): v for n, v in net.items()}
 
 
@@ -202,7 +237,7 @@ def _squares(x: NDArray[Any], y: NDArray[Any]) -> tuple[float, float]:
     return gap, norm
 
 
-def own_state(net: Any) -> dict[str, Any]:
+def own_state(net: Any) -> Mapping[str, Any]:
     """A state that later training of the module cannot change."""
     state = state_of(net)
     return {n: v.detach().clone() for n, v in state.items()} if is_module(net) else state

@@ -39,7 +39,12 @@ _STRICT = frozenset(
     "lstm gru rnn_tanh rnn_relu lstm_cell gru_cell rnn_tanh_cell rnn_relu_cell conv1d conv2d conv3d conv_transpose1d conv_transpose2d "
     "conv_transpose3d conv_tbc convolution prelu bilinear rms_norm".split()
 )
+# Running statistics that are written without the schema saying so: the positions of the arguments.
+_UNDECLARED = {"native_batch_norm": (3, 4)}
 _LARGE = 1 << 18  # numbers; smaller tensors are not worth a buffer
+
+
+_CASTS = (Tensor.float, Tensor.half, Tensor.bfloat16)
 
 
 class WritesWeights(RuntimeError):
@@ -73,7 +78,6 @@ class Double(TorchDispatchMode):
         if self._kept and any(_memory(t) in self._kept for t in written):
             raise WritesWeights(f"{func} writes into a weight")
         if kwargs.get("dtype") in _WIDE:
-            self.casts = self.casts or any(isinstance(a, Tensor) and a.dtype in _FULL for a in args)
             kwargs["dtype"] = _WIDE[kwargs["dtype"]]
         if name in _READING:
             return _mapped(func(*args, **kwargs), _widened)
@@ -101,7 +105,7 @@ class Double(TorchDispatchMode):
         for value, wide in narrow:
             if any(value is t for t in written):
                 value.copy_(wide)
-                self.casts = self.casts or value.numel() > 1
+                self.casts = self.casts or (value.numel() > 1 and func.overloadpacket.__name__ not in _UNDECLARED)
         back = {id(wide): value for value, wide in narrow}
 
         def own(value: Tensor) -> Tensor:
@@ -137,10 +141,19 @@ class _Scratch:
 
 
 class _Strict(TorchFunctionMode):
-    """Widens the arguments of functions that compare their types before they call any operator."""
+    """Widens the arguments of functions that compare their types before they call any operator, and notices ``x.float()``.
+
+    (``x.to(dtype)`` is no sign of anything: the type is mostly that of a weight, which is wide here.)
+    """
+
+    def __init__(self, mode: Double) -> None:
+        super().__init__()
+        self._mode = mode
 
     def __torch_function__(self, func: Any, types: Any, args: Sequence[Any] = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
+        if func in _CASTS and args[0].dtype in _FULL:
+            self._mode.casts = True
         if getattr(func, "__name__", "") in _STRICT:
             args, kwargs = tree_map(_widened, args), tree_map(_widened, kwargs)
         return func(*args, **kwargs)
@@ -165,7 +178,7 @@ def in_double(*, kept: Iterable[Tensor] = ()) -> Iterator[Double]:
 
     ``kept`` are tensors that must not be written: a forward that does raises `WritesWeights`, before anything is changed. Not every
     network can be run so (operators that exist in single precision only, types compared by the code): then it raises what it
-    raises, and a copy in float64 may still run.
+    raises, and a copy in float64 may still run. Gradients reach tensors that are in double precision themselves, no others.
 
     >>> import torch
     >>> layer, x = torch.nn.Linear(3, 2), torch.randn(4, 3)
@@ -175,7 +188,7 @@ def in_double(*, kept: Iterable[Tensor] = ()) -> Iterator[Double]:
     (torch.float64, torch.float32, True)
     """
     mode = Double(kept)
-    with _Strict(), mode:
+    with _Strict(mode), mode:
         yield mode
 
 
@@ -216,6 +229,8 @@ def _written(func: Any, args: Sequence[Any], kwargs: dict[str, Any]) -> list[Ten
         if a.alias_info is not None and a.alias_info.is_write:
             value = args[i] if i < len(args) and not a.kwarg_only else kwargs.get(a.name)
             found += [v for v in (value if isinstance(value, (list, tuple)) else (value,)) if isinstance(v, Tensor)]
+    for i in _UNDECLARED.get(func.overloadpacket.__name__, ()):
+        found += [args[i]] if i < len(args) and isinstance(args[i], Tensor) else []
     return found
 
 
