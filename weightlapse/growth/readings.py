@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
-from itertools import combinations
+from itertools import chain, combinations
 from typing import Any
 
 from torch import nn
@@ -45,7 +45,7 @@ def first_reading(
     failure = ""
     tried: list[list[str]] = []
     names: list[str] = []
-    for follow in (*careful, *bold, *_some_only(bold, names)):
+    for follow in chain(careful, bold, _some_only(bold, names)):  # the last ones from what the others followed
         changed, known = build(model)
         guessed = follow(changed)
         own = set_given(changed, given or {})
