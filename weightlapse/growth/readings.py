@@ -44,13 +44,14 @@ def first_reading(
     ]
     failure = ""
     tried: list[list[str]] = []
-    names: list[str] = []
+    names: dict[str, Any] = {}
     for follow in chain(careful, bold, _some_only(bold, names)):  # the last ones from what the others followed
         changed, known = build(model)
         guessed = follow(changed)
         own = set_given(changed, given or {})
         guessed = [s for s in guessed if not any(s.holder is g.holder and s.name == g.name for g in own)]
-        names += [s.name for s in guessed if s.name not in names]
+        for setting in guessed:
+            names.setdefault(setting.name, setting.old)
         if (said := list(map(str, guessed))) in tried:
             continue
         tried.append(said)
@@ -74,13 +75,17 @@ def first_reading(
     return failure
 
 
-def _some_only(bold: Sequence[Follow], names: Sequence[str]) -> Iterator[Follow]:
-    """The boldest reading with one of the attributes that were ever followed, without one of them; with two, without two."""
-    known = list(names)
+def _some_only(bold: Sequence[Follow], names: Mapping[str, Any]) -> Iterator[Follow]:
+    """The boldest reading with some only of the attributes that hold the same number as another one.
+
+    ``names`` maps every attribute that was ever followed to its old value. One of them is kept, one left out; then two.
+    """
+    known, values = set(names), [str(v) for v in names.values()]
+    doubtful = [n for n, v in names.items() if values.count(str(v)) > 1]
     tries = 0
-    for count in (1, 2):
-        for some in combinations(known, count):
-            for kept in (set(some), set(known) - set(some)):
+    for count in (1, 2, 3):
+        for some in combinations(doubtful, count):
+            for kept in (known - set(doubtful) | set(some), known - set(some)):
                 tries += 1
                 if tries > _TRIES:
                     return
