@@ -17,12 +17,14 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
+from weightlapse.errors import InvalidArgument, closest
+
 _GATES = {"LSTM": 4, "GRU": 3, "RNN": 1, "LSTMCell": 4, "GRUCell": 3, "RNNCell": 1}
 _SIZE = re.compile(
     r"hidden|width|dim|size|feature|channel|planes|unit|embd|embed|model|head|group|inner|intermediate|ffn|shape|^n[fx]$|^d_|^c_|^n_"
 )
 _NO_SIZE = re.compile(
-    r"kernel|stride|padding|dilation|vocab|max_|layers|classes|labels|patch|image|window|^(start_|end_)?dim$"
+    r"rotary|kernel|stride|padding|dilation|vocab|max_|layers|classes|labels|patch|image|window|^(start_|end_)?dim$"
 )
 Lengths = Callable[[str], Mapping[int, set[int]]]  # path -> old length or number of units there -> what it became
 
@@ -150,7 +152,7 @@ def _follow(
         if _NO_SIZE.search(name.lower()) or not (any_name or _SIZE.search(name.lower())):
             continue
         new = _followed(value, lengths, bold)
-        if new != value:
+        if new is not value and new != value:
             attributes[name] = new
             done.append(Setting(attributes, name, path, value, new))
     return done
@@ -158,9 +160,53 @@ def _follow(
 
 def _followed(value: Any, lengths: Mapping[int, set[int]], bold: bool) -> Any:
     if isinstance(value, (tuple, list, torch.Size)) and value and all(type(v) is int for v in value):
-        return type(value)(_followed(v, lengths, bold) for v in value)
+        became_each = [_followed(v, lengths, bold) for v in value]
+        return type(value)(became_each) if not hasattr(value, "_fields") else type(value)(*became_each)
     if type(value) is not int or value < 2:
         return value
     became = lengths.get(value, set())
     changed = became - {value}
     return changed.pop() if len(changed) == 1 and (bold or len(became) == 1) else value
+
+
+def place_of(model: nn.Module, path: str) -> tuple[dict[str, Any], str]:
+    """The dictionary and key in which the attribute at a dotted path is kept (``blocks.0.attn.num_heads``, ``config.n_head``).
+
+    Raises InvalidArgument naming the nearest attributes where there is none.
+    """
+    parts = path.split(".")
+    holder: Any = model
+    for i, part in enumerate(parts[:-1]):
+        inner = getattr(holder, part, None)
+        if inner is None:
+            raise InvalidArgument(
+                f"attributes: {'.'.join(parts[: i + 1])!r} is no part of the model ({closest(part, _inside(holder))})"
+            )
+        holder = inner
+    held = holder if isinstance(holder, dict) else vars(holder)
+    if parts[-1] not in held:
+        raise InvalidArgument(
+            f"attributes: {path!r} is no attribute of the model ({closest(parts[-1], _inside(holder))})"
+        )
+    return held, parts[-1]
+
+
+def _inside(holder: Any) -> list[str]:
+    names = [*getattr(holder, "_modules", ()), *(vars(holder) if hasattr(holder, "__dict__") else ())]
+    return [n for n in names if not n.startswith("_")]
+
+
+def check_attributes(model: nn.Module, given: Mapping[str, Any]) -> None:
+    """Raises InvalidArgument for a path of ``given`` that the model does not have."""
+    for path in given:
+        place_of(model, path)
+
+
+def set_given(model: nn.Module, given: Mapping[str, Any]) -> list[Setting]:
+    """Sets what the user gave; returns what was set."""
+    done = []
+    for path, value in given.items():
+        held, name = place_of(model, path)
+        done.append(Setting(held, name, path.rpartition(".")[0], held[name], value))
+        held[name] = value
+    return done

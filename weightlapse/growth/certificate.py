@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -12,18 +13,24 @@ from torch import nn
 from weightlapse.errors import CannotGrow, VacuousComparison
 from weightlapse.growth.module import tensors_of
 from weightlapse.growth.running import (
+    HOW,
     Precision,
     call,
     in_precision,
+    last_run,
     outputs,
     prepared,
     random_like,
     randomised,
+    running,
     same_draws,
     tensors_in,
-)  # fmt: skip
+    with_slopes,
+    working_dtype,
+)
 
 TOLERANCE = 1e-12  # relative, in float64
+SHALLOW = 10  # matrix products and convolutions for which that is right; more of them add up more rounding
 LOW_TOLERANCE = 1e-5  # for networks that compute in float32 whatever their dtype
 _SEED = 20160501
 
@@ -64,7 +71,7 @@ class Certificate:
     def __str__(self) -> str:
         old, new = self.parameters
         lines = [
-            f"{old:,} -> {new:,} parameters; largest relative difference {self.error:.1e}, allowed {self.tolerance:.0e}"
+            f"{old:,} -> {new:,} parameters; largest relative difference {self.error:.1e}, allowed {self.tolerance:.2g}"
         ]
         lines += [f"  {check}" for check in self.checks]
         lines += [f"  {group}: {live} of {size} units live" for group, (live, size) in self.live.items()]
@@ -73,61 +80,76 @@ class Certificate:
 
 @dataclass
 class Trial:
-    """The old network made ready for comparing: double precision, inputs, what it computes. Made once, used for many tries."""
+    """The old network made ready for comparing: double precision, inputs, what it computes. Made once, used for many tries.
+
+    ``doubles`` are the networks that are run, with "own" and "randomised" weights; ``how`` says in what form, see `HOW`.
+    With ``modeless`` train mode does the same as eval mode, so that the rounds in eval mode stand for it.
+    """
 
     examples: Sequence[Any]
     rounds: list[tuple[str, str, str, nn.Module, Any, list[torch.Tensor]]]
     tolerance: float
     notes: list[str]
     doubles: dict[str, nn.Module]
-    precision: torch.dtype = torch.float64
+    how: str = "widened"
+    modeless: bool = False
+    last: nn.Module = field(default_factory=nn.Identity)  # the changed network that was run last
 
     @classmethod
-    def of(cls, old: nn.Module, examples: Sequence[Any], *, train: bool = True) -> Trial:
+    def of(cls, old: nn.Module, examples: Sequence[Any], *, share: bool = True) -> Trial:
         """Runs ``old`` on the examples and on random inputs, in both modes, with its own and with randomised constants.
+
+        With ``share`` the runs read the weights where they are, where the network allows it; else copies in float64 are made.
 
         Raises VacuousComparison when its output never changes, CannotGrow when it does not run on the examples.
         """
-        precision = torch.float64
-        own, given = prepared(old, precision), [in_precision(e, precision) for e in examples]
-        notes = []
-        with Precision() as seen:
-            first = _try(own, given)
-        if isinstance(first, Exception):
-            # Some fused operators exist in single precision only.
-            precision = torch.float32
-            own, given = prepared(old, precision), [in_precision(e, precision) for e in examples]
-            again = _try(own, given)
-            if isinstance(again, Exception):
-                raise CannotGrow(f"the network does not run on the examples ({_short(first)})") from first
-            notes.append(f"the network does not run in float64 ({_short(first)}); it was compared in float32")
-            first = again
-        elif seen.low:
-            notes.append("the network computes partly in less than float64 whatever its dtype; rounding is larger")
+        own, given, first, seen = _first_run(old, examples, HOW if share else HOW[1:])
         if not all(first):
             raise CannotGrow("the network returns no tensor, so nothing can be compared")
         generator = torch.Generator().manual_seed(_SEED)
         drawn = [random_like(e, generator) for e in given]
-        tolerance = LOW_TOLERANCE if notes else TOLERANCE
-        trial = cls(given, [], tolerance, notes, {"own": own, "randomised": randomised(own)}, precision)
+        trial = cls(given, [], seen.tolerance, [*seen.notes], {"own": own}, seen.how)
+        trial.modeless = trial._same_in_train_mode(own, given[-1], seen)
+        trial.doubles["randomised"] = randomised(own)
         for weights, model in trial.doubles.items():
             for inputs, batch in (("examples", given), ("random inputs", drawn)):
-                for mode in ("eval", "train") if train else ("eval",):
-                    for example in batch:
-                        trial._add(inputs, mode, weights, model, example)
+                for mode in ("eval", "train") if not trial.modeless else ("eval",):
+                    for i, example in enumerate(batch):
+                        known = first[i] if (inputs, mode, weights) == ("examples", "eval", "own") else None
+                        trial._add(inputs, mode, weights, model, example, known)
         _must_vary(first, [o for i, m, w, _, _, o in trial.rounds if (m, w) == ("eval", "own") and i != "examples"])
         return trial
 
-    def _add(self, inputs: str, mode: str, weights: str, model: nn.Module, example: Any) -> None:
+    def _same_in_train_mode(self, model: nn.Module, example: Any, seen: _Seen) -> bool:
+        """Whether train mode calls the same operators on the same numbers: then one run speaks for both."""
+        if seen.steps is None:
+            return False
         try:
-            seen = _outputs(model, example, mode, 0)
+            again = _outputs(model, example, "train", 0)
+        except Exception:  # noqa: BLE001 - the user's own forward; told when the mode is tried in earnest
+            return False
+        same = len(again) == len(seen.first) and all(
+            a.shape == b.shape and a.dtype == b.dtype and torch.equal(a, b)
+            for a, b in zip(again, seen.first, strict=True)
+        )
+        now = last_run(model)
+        if not same or now is None or now.steps != seen.steps:
+            return False
+        self._note("train mode does what eval mode does, operator by operator: one run stands for both")
+        return True
+
+    def _add(
+        self, inputs: str, mode: str, weights: str, model: nn.Module, example: Any, known: list[torch.Tensor] | None
+    ) -> None:
+        try:
+            seen = _outputs(model, example, mode, 0) if known is None else known
             again = _outputs(model, example, mode, 1) if mode == "train" else seen
         except Exception as error:  # noqa: BLE001 - the user's own forward, on inputs of our making
             self._note(f"{mode} mode on {inputs} was not compared: the old network itself fails ({_short(error)})")
             return
         if not any(bool(torch.isfinite(t).any()) for t in seen):
             self._note(f"{mode} mode on {inputs} with {weights} weights was not compared: no output is finite")
-        elif any(difference(a, b) > self.tolerance for a, b in zip(seen, again, strict=True)):
+        elif again is not seen and any(difference(a, b) > self.tolerance for a, b in zip(seen, again, strict=True)):
             self._note(f"{mode} mode was not compared: the old network is random there beyond dropout")
         else:
             self.rounds.append((inputs, mode, weights, model, example, seen))
@@ -148,29 +170,70 @@ class Trial:
 
         Raises CannotGrow when it does not run, or puts out other shapes.
         """
-        models = {"own": prepared(new, self.precision)}
+        models = {"own": prepared(new, self.how)}
         if not own_only:
             models["randomised"] = grow(self.doubles["randomised"])
         found: dict[tuple[str, str, str], float] = {}
         for inputs, mode, weights, _, example, seen in self.rounds:
             if weights not in models:
                 continue
+            self.last = models[weights]
             try:
                 got = _outputs(models[weights], example, mode, 0)
             except Exception as error:
                 raise CannotGrow(
                     f"the changed network does not run ({_short(error)}): its code relies on what was changed"
                 ) from error
-            key = (inputs, mode, weights)
-            found[key] = max(found.get(key, 0.0), _largest(seen, got))
+            for key in ((inputs, m, weights) for m in ((mode, "train") if self.modeless else (mode,))):
+                found[key] = max(found.get(key, 0.0), _largest(seen, got))
         return [Check(i, m, w, error, binding(i, m)) for (i, m, w), error in found.items()]
 
 
-def _try(model: nn.Module, examples: Sequence[Any]) -> list[list[torch.Tensor]] | Exception:
-    try:
-        return [outputs(model, e) for e in examples]
-    except Exception as error:  # noqa: BLE001 - the user's own forward
-        return error
+@dataclass
+class _Seen:
+    """The first run of the old network: how it was run, what was seen, what difference its rounding may make."""
+
+    how: str
+    notes: list[str]
+    tolerance: float
+    first: list[torch.Tensor]
+    steps: list[tuple[Any, ...]] | None
+
+
+def _first_run(
+    old: nn.Module, examples: Sequence[Any], ways: Sequence[str]
+) -> tuple[nn.Module, list[Any], list[list[torch.Tensor]], _Seen]:
+    """The network in the first form in which it runs, the examples in its precision, and their outputs."""
+    failures: list[Exception] = []
+    for how in ways:
+        own, given = prepared(old, how), [in_precision(e, working_dtype(how)) for e in examples]
+        precision = Precision()
+        try:
+            if how == "widened":
+                first = [outputs(own, e) for e in given]
+            else:
+                with precision:
+                    first = [outputs(own, e) for e in given]
+        except Exception as error:  # noqa: BLE001 - the user's own forward
+            failures.append(error)
+            continue
+        notes: list[str] = []
+        watched = last_run(own)
+        products = precision.products if watched is None else watched.products
+        if how == "float32":
+            # Some fused operators exist in single precision only.
+            notes.append(f"the network does not run in float64 ({_short(failures[-1])}); it was compared in float32")
+        elif precision.low or (watched is not None and watched.casts):
+            notes.append("the network computes partly in less than float64 whatever its dtype; rounding is larger")
+        tolerance = LOW_TOLERANCE if notes else TOLERANCE * max(1.0, products / SHALLOW)
+        if TOLERANCE < tolerance < LOW_TOLERANCE:
+            notes.append(
+                f"rounding adds up with depth: {tolerance:.1e} is allowed in float64, {TOLERANCE:.0e} for every {SHALLOW} "
+                f"of the {products} matrix products and convolutions"
+            )
+        steps = None if watched is None else watched.steps
+        return own, given, first, _Seen(how, notes, tolerance, first[-1], steps)
+    raise CannotGrow(f"the network does not run on the examples ({_short(failures[-2])})") from failures[-2]
 
 
 def _outputs(model: nn.Module, example: Any, mode: str, seed: int) -> list[torch.Tensor]:
@@ -204,6 +267,11 @@ def difference(old: torch.Tensor, new: torch.Tensor) -> float:
     """max |old - new| / max |old| over finite values; infinity where finite values meet others. Whole numbers must be equal."""
     if not (old.is_floating_point() or old.is_complex()):
         return 0.0 if torch.equal(old, new) else 1.0
+    if old.numel() and old.is_floating_point():
+        low, high = torch.aminmax(old)
+        scale, gap = max(-low.item(), high.item()), (old - new).abs_().max().item()
+        if math.isfinite(scale + gap):
+            return gap / scale if scale else (0.0 if gap == 0 else float("inf"))
     finite = torch.isfinite(old)
     if not torch.equal(finite, torch.isfinite(new)):
         return float("inf")
@@ -237,14 +305,13 @@ def live_units(
 
     ``consumers[group]`` lists (tensor, axis, index) of the weights that read the units. Groups without any are left out.
     """
-    model = trial.doubles[weights]
-    tensors = {name: t for name, (t, _) in tensors_of(model).items() if t.is_floating_point() or t.is_complex()}
-    wanted = sorted({t for places in consumers.values() for t, _, _ in places if t in tensors})
-    reach = {name: torch.zeros_like(tensors[name]).abs() for name in wanted}
+    wanted = sorted({t for places in consumers.values() for t, _, _ in places})
+    model, tensors = with_slopes(trial.doubles[weights], wanted)
+    reach = {name: torch.zeros_like(t).abs() for name, t in tensors.items()}
     for _inputs, mode, which, _, example, _ in trial.rounds:
-        if (mode, which) != ("eval", weights) or not wanted:
+        if (mode, which) != ("eval", weights) or not tensors or all(bool((r > 0).all()) for r in reach.values()):
             continue
-        for name, slope in zip(wanted, _slopes(model, example, [tensors[n] for n in wanted]), strict=True):
+        for name, slope in zip(tensors, _slopes(model, example, list(tensors.values())), strict=True):
             if slope is not None:
                 reach[name] = torch.maximum(reach[name], slope.abs())
     counted = {}
@@ -267,22 +334,14 @@ def live_units(
 
 
 def _slopes(model: nn.Module, example: Any, tensors: Sequence[torch.Tensor]) -> list[torch.Tensor | None]:
-    model.eval()
-    needed = [t.requires_grad for t in tensors]
-    for t in tensors:
-        t.requires_grad_(True)
-    try:
-        with torch.enable_grad(), same_draws():
-            found = [t for t in tensors_in(call(model, example)) if t.requires_grad]
-            results = [torch.view_as_real(t) if t.is_complex() else t for t in found]
-            if not results:
-                return [None] * len(tensors)
-            probe = torch.Generator().manual_seed(_SEED)
-            total = sum((t * torch.randn(t.shape, generator=probe, dtype=torch.float64).to(t)).sum() for t in results)
-            return list(torch.autograd.grad(total, list(tensors), allow_unused=True))
-    finally:
-        for t, was in zip(tensors, needed, strict=True):
-            t.requires_grad_(was)
+    with running(model), torch.enable_grad(), same_draws():
+        found = [t for t in tensors_in(call(model, example)) if t.requires_grad]
+        results = [torch.view_as_real(t) if t.is_complex() else t for t in found]
+        if not results:
+            return [None] * len(tensors)
+        probe = torch.Generator().manual_seed(_SEED)
+        total = sum((t * torch.randn(t.shape, generator=probe, dtype=torch.float64).to(t)).sum() for t in results)
+        return list(torch.autograd.grad(total, list(tensors), allow_unused=True))
 
 
 def _short(error: Exception) -> str:

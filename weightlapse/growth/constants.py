@@ -12,7 +12,7 @@ from torch import nn
 
 from weightlapse.growth.families import Family
 from weightlapse.growth.layers import is_linear
-from weightlapse.growth.module import tensors_of
+from weightlapse.growth.module import replace_tensor, tensors_of
 from weightlapse.growth.running import outputs, random_like
 from weightlapse.wiring.data import Member
 
@@ -66,8 +66,11 @@ def fold_constants(model: nn.Module, constants: Sequence[tuple[Family, Mapping[i
                             values[member.tensor]
                         ).to(device=weight.device, dtype=torch.float64)
                         total = total + columns.reshape(columns.shape[0], -1).sum(1)
-                if layer.bias is not None:
-                    layer.bias.copy_((layer.bias.double() + total).to(layer.bias.dtype))
+                if layer.bias is not None:  # registered anew: the network may share it with another
+                    replace_tensor(
+                        next(s for t, s in held.values() if t is layer.bias), layer.bias, layer.bias.double() + total
+                    )
+                    held = tensors_of(model)
     return model
 
 

@@ -25,6 +25,7 @@ from weightlapse.growth.layers import (
 from weightlapse.growth.module import copied, tensors_of, unwrapped
 from weightlapse.growth.optimizer import powers_of, rebuilt
 from weightlapse.growth.result import Growth
+from weightlapse.growth.running import check_finite
 
 KINDS = ("auto", "identity", "residual", "block")
 _COUNTS = (
@@ -96,7 +97,8 @@ def deepen(
         powers_of(optimizer)
     model, notes = unwrapped(model)
     layer = _module_at(model, after)
-    trial = Trial.of(model, examples)
+    check_finite(model)
+    trial = Trial.of(model, examples, share=False)
     draw = seed if seed is not None else int(torch.randint(0, 2**31, ()).item())
     how, grow = _recipe(model, layer, after, kind, examples, trial, width, draw)
     deeper = grow(model, examples)

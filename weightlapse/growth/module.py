@@ -116,9 +116,8 @@ def _carry_attributes(old: torch.Tensor, new: torch.Tensor) -> None:
 
 
 def with_tensors(model: nn.Module, names: Iterable[str], value: Change, gradient: Change) -> nn.Module:
-    """A copy of ``model`` in which the tensors ``names`` are changed, and their gradients with them."""
-    twin = copied(model)
-    held = tensors_of(twin)
+    """Changes, in place, the tensors ``names`` of a copy of the user's model, and their gradients with them; returns it."""
+    held = tensors_of(model)
     for name in names:
         if name not in held:
             raise CannotGrow(f"the wiring speaks of {name}, which the model does not hold as a parameter or buffer")
@@ -126,4 +125,4 @@ def with_tensors(model: nn.Module, names: Iterable[str], value: Change, gradient
         new = replace_tensor(slots, tensor, changed_tensor(name, tensor, value))
         if tensor.grad is not None:
             new.grad = changed_tensor(name, tensor.grad, gradient)
-    return twin
+    return model

@@ -18,12 +18,13 @@ from weightlapse.growth.attributes import Setting, set_true
 from weightlapse.growth.certificate import Certificate, Check, Trial, live_units
 from weightlapse.growth.constants import constant_units, fold_constants
 from weightlapse.growth.families import Family, all_families, families_named
-from weightlapse.growth.module import changed_tensor, copied, tensors_of, unwrapped, with_tensors
+from weightlapse.growth.module import changed_tensor, tensors_of, unwrapped, with_tensors
 from weightlapse.growth.optimizer import powers_of, rebuilt
 from weightlapse.growth.plan import AxisMap, Plan
 from weightlapse.growth.readings import first_reading
 from weightlapse.growth.refusals import averages
 from weightlapse.growth.result import Growth
+from weightlapse.growth.running import base_of, check_finite
 from weightlapse.growth.widen import lengths_below, rows_of
 from weightlapse.wiring.data import Wiring
 
@@ -75,6 +76,7 @@ def narrow(
     if not examples:
         raise InvalidArgument("give at least one example input: the result is certified on it")
     model, notes = unwrapped(model)
+    check_finite(model)
     if wiring is None:
         from weightlapse.wiring.trace import trace
 
@@ -178,12 +180,12 @@ def _without(
     plan = _plan(wiring, surplus)
 
     def build(source: nn.Module) -> tuple[nn.Module, list[Setting]]:
-        folded = fold_constants(copied(source), [(s.family, s.constant) for s in surplus])
+        folded = fold_constants(base_of(source), [(s.family, s.constant) for s in surplus])
         value = partial(_merged_value, surplus, plan)
         smaller = with_tensors(folded, plan.tensors, value, partial(_merged_moment, surplus, plan, 1.0))
         return smaller, set_true(smaller, rows_of(plan))
 
-    lengths = partial(lengths_below, wiring, plan)
+    lengths = lengths_below(wiring, plan)
     reading = first_reading(build, model, lengths, trial, _limit(model, trial), own_only=True)
     if isinstance(reading, str):
         return model, plan, None, []

@@ -8,7 +8,7 @@ of Adam, SGD, RMSprop, Adagrad) does not follow this rule, nor does a norm over 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -51,10 +51,12 @@ def grown_optimizer(
     plan: Plan,
     *,
     mixed: Sequence[Family] = (),
+    apart: Mapping[str, str] | None = None,
 ) -> tuple[torch.optim.Optimizer | None, list[str]]:
     """A new optimizer of the same kind for ``new``, with the same groups and options; and what is not exact, in words.
 
-    ``mixed`` are the families that a norm averages over. Parameters that ``old`` does not hold stay as they are.
+    ``mixed`` are the families that a norm averages over; ``apart`` maps tensors that were untied to the old name. Parameters that
+    ``old`` does not hold stay as they are.
     """
     if optimizer is None:
         return None, []
@@ -64,8 +66,14 @@ def grown_optimizer(
         maps = plan.maps_of(name)
         return changed_tensor(name, value, partial(_moment, maps, powers[key])) if maps else value.clone()
 
-    carried = rebuilt(optimizer, {name: name for name in tensors_of(new)}, old, new, moment)
+    apart = dict(apart or {})
+    same = {name: name for name in tensors_of(new) if name not in apart}
+    carried = rebuilt(optimizer, same, old, new, moment, apart)
     notes = []
+    if apart:
+        notes.append(
+            f"moments of a shared weight are of both its uses: {', '.join(apart)} starts without, the other keeps them"
+        )
     if any(group.get("weight_decay") for group in optimizer.param_groups) and type(optimizer) is not torch.optim.AdamW:
         notes.append(
             "weight decay is part of the gradient in this optimizer, so the carried moments are exact only up to its share"

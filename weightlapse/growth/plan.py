@@ -116,7 +116,7 @@ def _replicated(
     consumer = "in" in member.roles
     if consumer and len(member.roles) > 1:
         raise CannotGrow(
-            f"{family}: {member.tensor} both makes and reads its units (tied), and a tied weight cannot be divided; untie it"
+            f"{family}: {member.tensor} both makes and reads its units (tied), and a tied weight cannot be divided; pass untie=True"
         )
     size = family.size
     unit_at = np.full(int(max(cells.source.max(), member.index.max())) + 1, -1, dtype=np.int64)

@@ -24,7 +24,9 @@ def refuse_blocked(wiring: Wiring, families: Sequence[tuple[Family, int]]) -> No
             continue
         hard = [b for b in family.blockers if not any(_says(b, word) for word in AVERAGING)]
         if hard:
-            raise CannotGrow(f"{family} cannot be widened from {family.size} to {size}: {'; '.join(hard)}")
+            tied = any(b.startswith("tied") for b in hard)
+            way_on = "; pass untie=True to give each layer a tensor of its own" if tied else ""
+            raise CannotGrow(f"{family} cannot be widened from {family.size} to {size}: {'; '.join(hard)}{way_on}")
         mixed = averages(family)
         if mixed and size % family.size:
             raise CannotGrow(
@@ -39,12 +41,29 @@ def _refuse_unseen(wiring: Wiring, families: Iterable[tuple[Family, int]]) -> No
     for family, size in families:
         lengths = {wiring.shapes[m.tensor][m.axis] for m in family.members} if size != family.size else set()
         for name in wiring.unseen:
-            for length in wiring.shapes.get(name, ()):
+            for length in () if _is_vector(wiring, name) else wiring.shapes.get(name, ()):
                 if length in lengths and length > 1:
                     raise CannotGrow(
                         f"{family} cannot be widened: {name} was never used on the examples given and may read or make these units "
                         f"(it has an axis of length {length}); give examples that reach it"
                     )
+
+
+def _is_vector(wiring: Wiring, name: str) -> bool:
+    """A token or vector of its own, which nothing maps to or from (a mask token): left as it is, a branch that takes it stops loudly."""
+    shape = wiring.shapes.get(name, ())
+    return sum(length > 1 for length in shape) == 1 and name.rpartition(".")[2] not in ("weight", "bias")
+
+
+def unseen_notes(wiring: Wiring, families: Sequence[tuple[Family, int]]) -> list[str]:
+    """What was left as it is because no example reached it."""
+    lengths = {wiring.shapes[m.tensor][m.axis] for f, size in families if size != f.size for m in f.members}
+    return [
+        f"{name} was never used on the examples and keeps its shape {wiring.shapes[name]}; if it stands for such units, give an example "
+        "that reaches it"
+        for name in wiring.unseen
+        if _is_vector(wiring, name) and lengths & set(wiring.shapes[name])
+    ]
 
 
 def _says(text: str, word: str) -> bool:

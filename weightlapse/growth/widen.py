@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from functools import partial
 from typing import Any
 
 import numpy as np
@@ -13,16 +12,19 @@ from torch import nn
 
 from weightlapse.errors import CannotGrow, InvalidArgument, VacuousComparison
 from weightlapse.growth.arrays import Array, fresh_places, grown_gradient, grown_value
-from weightlapse.growth.attributes import Setting, set_true
+from weightlapse.growth.attributes import Lengths, Setting, check_attributes, set_true
 from weightlapse.growth.certificate import Certificate, Check, Trial, live_units
 from weightlapse.growth.families import Family, chosen_families
 from weightlapse.growth.module import copied, tensors_of, unwrapped, with_tensors
 from weightlapse.growth.optimizer import grown_optimizer
 from weightlapse.growth.plan import Plan, make_plan
 from weightlapse.growth.readings import first_reading
-from weightlapse.growth.refusals import averages, refuse_blocked
+from weightlapse.growth.refusals import averages, refuse_blocked, unseen_notes
 from weightlapse.growth.result import Growth
+from weightlapse.growth.running import base_of, check_finite
+from weightlapse.growth.untie import untied
 from weightlapse.wiring.data import Wiring
+from weightlapse.wiring.double import shared_buffers
 
 
 def widen(
@@ -34,6 +36,8 @@ def widen(
     optimizer: torch.optim.Optimizer | None = None,
     seed: int | None = None,
     wiring: Wiring | None = None,
+    attributes: Mapping[str, Any] | None = None,
+    untie: bool = False,
 ) -> Growth:
     """More units in the groups named by ``sizes``, the same function; the argument is not touched.
 
@@ -43,6 +47,11 @@ def widen(
     replicas, ``split="random"`` in unequal parts (the replicas then separate in training), ``"equal"`` in equal ones (they
     never do). ``noise`` adds that many standard deviations of each tensor to the new units' incoming weights: the function
     then changes, and ``error`` says by how much. ``optimizer`` (Adam, AdamW, SGD, RMSprop, Adagrad) is carried along.
+
+    Sizes that the code remembers in attributes are followed where that can be found out; ``attributes`` gives the others, by path:
+    ``{"attn.num_heads": 7}``; they are set first and then left alone. ``untie`` gives layers of different kinds that share a parameter
+    (an embedding that is also the output layer) tensors of their own first: a shared one cannot be copied and divided at once. That is
+    not done unasked, for the grown network then has more weights and learns them apart.
 
     Raises CannotGrow with the group and the reason when the function would change, VacuousComparison when the network is dead
     or constant, so that nothing can be proved, InvalidArgument and UnknownTensor for sizes and names that cannot be meant.
@@ -59,26 +68,36 @@ def widen(
         raise InvalidArgument(f"noise must be a finite number of standard deviations, 0 or more; got {noise!r}")
     _need_examples(examples)
     model, notes = unwrapped(model)
-    if wiring is None:
+    check_finite(model)
+    apart: dict[str, str] = {}
+    start = model
+    if untie:
+        start, apart = untied(model)
+        notes = (*notes, *(f"{new} is no longer {old}" for new, old in apart.items()))
+    given = dict(attributes or {})
+    check_attributes(start, given)
+    if wiring is None or untie:  # a wiring of the tied network does not say who reads and who makes
         from weightlapse.wiring.trace import trace
 
-        wiring = trace(model, *examples)
-    trial, families, plan, grown, checks, said = _widened(model, wiring, sizes, split, seed, examples)
-    live = live_units(trial, _consumers(families))
-    _refuse_dead(trial, families, live)
+        wiring = trace(start, *examples, verify=False)  # the certificate proves what is changed
+    with shared_buffers():
+        trial, families, plan, grown, checks, said = _widened(start, wiring, sizes, split, seed, examples, given)
+        live = live_units(trial, _consumers(families))
+        _refuse_dead(trial, families, live)
     if noise:
         _add_noise(grown, plan, families, noise, seed)
         checks = trial.checks(copied, grown, own_only=True)
-    carried, moments = grown_optimizer(optimizer, model, grown, plan, mixed=[f for f, _ in families if averages(f)])
+    mixed = [f for f, _ in families if averages(f)]
+    carried, moments = grown_optimizer(optimizer, model, grown, plan, mixed=mixed, apart=apart)
     certificate = Certificate(
         checks=tuple(checks),
         tolerance=float("inf") if noise else trial.tolerance,
         live=live,
         parameters=(_count(model), _count(grown)),
-        notes=(*notes, *trial.notes, *(f"set {s}" for s in said), *moments),
+        notes=(*notes, *trial.notes, *unseen_notes(wiring, families), *(f"set {s}" for s in said), *moments),
     )
     changes = ", ".join(f"{f.name} {f.size} -> {size}" for f, size in families)
-    origin = {name: name for name in tensors_of(grown)}
+    origin = {name: apart.get(name, name) for name in tensors_of(grown)}
     return Growth(grown, carried, plan.lineage, certificate, plan.parts, origin, note=f"widened {changes}")
 
 
@@ -86,7 +105,13 @@ _Widened = tuple[Trial, list[tuple[Family, int]], Plan, nn.Module, list[Check], 
 
 
 def _widened(
-    model: nn.Module, wiring: Wiring, sizes: Mapping[str, int], split: str, seed: int | None, examples: Sequence[Any]
+    model: nn.Module,
+    wiring: Wiring,
+    sizes: Mapping[str, int],
+    split: str,
+    seed: int | None,
+    examples: Sequence[Any],
+    given: Mapping[str, Any],
 ) -> _Widened:
     """The names read as groups; where that cannot be, as layers whose units lie in blocks."""
     trials: list[Trial] = []
@@ -96,7 +121,7 @@ def _widened(
         plan = make_plan(wiring, families, split=split, rng=np.random.default_rng(seed))
         if not trials:
             trials.append(Trial.of(model, examples))  # only now: a refusal needs no run
-        return trials[0], families, plan, *_first_that_holds(model, wiring, plan, trials[0], families)
+        return trials[0], families, plan, *_first_that_holds(model, wiring, plan, trials[0], families, given)
 
     families = chosen_families(wiring, sizes)
     try:
@@ -120,7 +145,7 @@ def grown_module(model: nn.Module, plan: Plan) -> tuple[nn.Module, list[Setting]
     def gradient(name: str, values: Array, _dtype: str) -> Array:
         return grown_gradient(values, plan.maps_of(name))
 
-    grown = with_tensors(model, plan.tensors, value, gradient)
+    grown = with_tensors(base_of(model), plan.tensors, value, gradient)
     return grown, set_true(grown, rows_of(plan))
 
 
@@ -130,19 +155,27 @@ def rows_of(plan: Plan) -> dict[str, NDArray[np.int64]]:
 
 
 def _first_that_holds(
-    model: nn.Module, wiring: Wiring, plan: Plan, trial: Trial, families: Sequence[tuple[Family, int]]
+    model: nn.Module,
+    wiring: Wiring,
+    plan: Plan,
+    trial: Trial,
+    families: Sequence[tuple[Family, int]],
+    given: Mapping[str, Any],
 ) -> tuple[nn.Module, list[Check], list[Setting]]:
+    lengths = lengths_below(wiring, plan)
     reading = first_reading(
-        lambda source: grown_module(source, plan), model, partial(lengths_below, wiring, plan), trial, trial.tolerance
+        lambda source: grown_module(source, plan), model, lengths, trial, trial.tolerance, given=given
     )
     if isinstance(reading, str):
         which = " and ".join(f"{f} from {f.size} to {size}" for f, size in families)
-        guilty = _guilty(model, wiring, trial, families)
+        guilty = _guilty(model, wiring, trial, families, given)
         raise CannotGrow(f"widening {which} would change the function: {reading}{guilty}")
     return reading
 
 
-def _guilty(model: nn.Module, wiring: Wiring, trial: Trial, families: Sequence[tuple[Family, int]]) -> str:
+def _guilty(
+    model: nn.Module, wiring: Wiring, trial: Trial, families: Sequence[tuple[Family, int]], given: Mapping[str, Any]
+) -> str:
     """Which of several families cannot be widened even alone."""
     if not 1 < len(families) <= 8:
         return ""
@@ -150,7 +183,7 @@ def _guilty(model: nn.Module, wiring: Wiring, trial: Trial, families: Sequence[t
     for pair in families:
         alone = make_plan(wiring, [pair], split="random", rng=np.random.default_rng(0))
         try:
-            _first_that_holds(model, wiring, alone, trial, [pair])
+            _first_that_holds(model, wiring, alone, trial, [pair], given)
         except CannotGrow:
             bad.append(pair[0].name)
     return (
@@ -158,19 +191,25 @@ def _guilty(model: nn.Module, wiring: Wiring, trial: Trial, families: Sequence[t
     )
 
 
-def lengths_below(wiring: Wiring, plan: Plan, path: str) -> dict[int, set[int]]:
-    """What every length of an axis, and every number of units, below ``path`` becomes."""
-    prefix = f"{path}." if path else ""
-    found: dict[int, set[int]] = {}
+def lengths_below(wiring: Wiring, plan: Plan) -> Lengths:
+    """What every length of an axis, and every number of units, below a path becomes."""
+    axes: list[tuple[str, int, int]] = []  # tensor, old length, new length
     for name, shape in wiring.shapes.items():
-        if name.startswith(prefix):
-            new = {axis: len(m.source) for axis, m in plan.maps_of(name)}
-            for axis, length in enumerate(shape):
-                found.setdefault(length, set()).add(new.get(axis, length))
+        new = {axis: len(m.source) for axis, m in plan.maps_of(name)}
+        axes += [(name, length, new.get(axis, length)) for axis, length in enumerate(shape)]
     for group in wiring.groups:
-        if any(m.tensor.startswith(prefix) for m in group.producers):
-            found.setdefault(group.size, set()).add(len(plan.lineage.get(group.name, range(group.size))))
-    return found
+        became = len(plan.lineage.get(group.name, range(group.size)))
+        axes += [(tensor, group.size, became) for tensor in {m.tensor for m in group.producers}]
+
+    def below(path: str) -> dict[int, set[int]]:
+        prefix = f"{path}." if path else ""
+        found: dict[int, set[int]] = {}
+        for name, length, new in axes:
+            if name.startswith(prefix):
+                found.setdefault(length, set()).add(new)
+        return found
+
+    return below
 
 
 def _consumers(families: Sequence[tuple[Family, int]]) -> dict[str, list[tuple[str, int, NDArray[np.int64]]]]:

@@ -30,8 +30,8 @@ def differ_in_width(a: Mapping[str, Any], b: Mapping[str, Any]) -> bool:
 def across_widths(
     a: Any,
     b: Any,
-    state_a: dict[str, Any],
-    state_b: dict[str, Any],
+    state_a: Mapping[str, Any],
+    state_b: Mapping[str, Any],
     w: Wiring,
     wiring_b: Wiring | None,
     allowed: frozenset[str],
@@ -42,6 +42,14 @@ def across_widths(
 ) -> Alignment:
     if wiring_b is None:
         wiring_b = wiring_for(w, {n: tuple(v.shape) for n, v in state_b.items()})
+    alone = {g.name for g in w.groups} ^ {g.name for g in wiring_b.groups}
+    if alone:
+        some = sorted(alone)[0]
+        side, other = ("first", "second") if w.find(some) is not None else ("second", "first")
+        raise CannotAlign(
+            f"group {some!r} of the {side} network is no group of the {other} (a layer of one unit has nothing to exchange, or the two are "
+            "wired differently), so their units have no common order"
+        )
     wider = any(h.size > w.group(h.name).size for h in wiring_b.groups)
     if wider:
         folded = fold(state_b, wiring_b, tolerance=merge)

@@ -20,6 +20,7 @@ from weightlapse.symmetry.states import (
     bare,
     check_same_shapes,
     check_values,
+    check_weights,
     check_wiring_fits,
     distance,
     float_arrays,
@@ -71,6 +72,8 @@ def align(
     check_values(state_a, "first")
     check_values(state_b, "second")
     w = wiring if wiring is not None else traced(a, b, data)
+    check_weights(a, state_a, w, "first")
+    check_weights(b, state_b, w, "second")
     check_wiring_fits(state_a, w)
     if differ_in_width(state_a, state_b):
         return across_widths(a, b, state_a, state_b, w, wiring_b, allowed, data, restarts, seed, merge)

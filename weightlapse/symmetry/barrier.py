@@ -53,6 +53,7 @@ class Line:
         self.a = runner.weights(a)
         self._torch = runner._torch
         self._end_a = runner.call(self.a)
+        self._mixture: dict[str, Any] = {}  # written anew for every point
 
     @property
     def measure(self) -> str:
@@ -73,10 +74,12 @@ class Line:
 
     def _loss(self, t: float, b: Mapping[str, Any], end_b: Any, fix: Repair | None) -> float:
         torch = self._torch
-        mixed = {
-            n: torch.lerp(v, b[n].to(v.dtype), t) if v.is_floating_point() or v.is_complex() else v
-            for n, v in self.a.items()
-        }
+        mixed = dict(self.a)
+        for n, v in self.a.items():
+            if v.is_floating_point() or v.is_complex():
+                if n not in self._mixture:
+                    self._mixture[n] = torch.empty_like(v)
+                mixed[n] = torch.lerp(v, b[n].to(v.dtype), t, out=self._mixture[n])
         if fix is None or t in (0.0, 1.0):
             out = self.runner.call(mixed)
         else:

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from weightlapse.symmetry.elements import Elements, depth
 from weightlapse.symmetry.match import Matcher, Move
 from weightlapse.symmetry.scale import balance, rescaled
-from weightlapse.symmetry.states import Weights, check_wiring_fits, float_arrays, state_of
+from weightlapse.symmetry.states import Weights, check_values, check_weights, check_wiring_fits, float_arrays, state_of
 from weightlapse.symmetry.units import Units, allowed_symmetries
 from weightlapse.wiring.data import Wiring
 
@@ -38,6 +38,8 @@ def canonical(net: Any, wiring: Wiring, *, symmetries: Literal["auto"] | Iterabl
     [[5.0], [1.0]]
     """
     state = state_of(net)
+    check_values(state, "given")
+    check_weights(net, state, wiring, "given")
     return canonical_elements(state, wiring, symmetries=symmetries).on_state(state, wiring)
 
 

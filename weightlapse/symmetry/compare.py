@@ -18,11 +18,26 @@ from weightlapse.symmetry.cka import cka
 from weightlapse.symmetry.identify import Identifiability, fresh, identifiability
 from weightlapse.symmetry.reducible import Health, Reducible, inspect
 from weightlapse.symmetry.run import Data, Runner, data_of
-from weightlapse.symmetry.states import as_array, distance, float_arrays, is_module, own_state, parameter_names
+from weightlapse.symmetry.search import Found
+from weightlapse.symmetry.states import (
+    as_array,
+    check_values,
+    check_weights,
+    distance,
+    float_arrays,
+    is_module,
+    parameter_names,
+    state_of,
+)
 from weightlapse.symmetry.verdict import explanation
 from weightlapse.wiring.data import Wiring
 
 Verdict = Literal["identical", "same up to symmetry", "same function on the data", "different"]
+
+
+# Fresh inputs: as many as have about so many outputs, for the outputs of language models are larger than their layers.
+_FRESH_NUMBERS = 2**22
+_FRESH_AT_LEAST = 8
 
 
 @dataclass(frozen=True)
@@ -103,7 +118,8 @@ def compare(
     distance below which weights, and functions, count as equal. points: mixtures on the line between the networks, for the
     barrier; 0 leaves it out.
 
-    Raises VacuousComparison when the outputs of both are constant on the data: then any two dead networks are equal.
+    Raises VacuousComparison when the outputs of both are constant on the data: then any two dead networks are equal; CannotAlign,
+    naming the tensor, when a weight is NaN or Inf, or has no values (meta device).
 
     >>> import numpy as np, weightlapse as wl
     >>> w = wl.Wiring.from_spec('''
@@ -128,7 +144,11 @@ class _Comparing:
         self, a: Any, b: Any, wiring: Wiring | None, data: Any, tolerance: float, points: int, seed: int
     ) -> None:
         self.nets = (a, b)
-        self.states = (own_state(a), own_state(b))
+        self.states = (state_of(a), state_of(b))
+        for state, which in zip(self.states, ("first", "second")):
+            check_values(state, which)
+        for net, state, which in zip(self.nets, self.states, ("first", "second")):
+            check_weights(net, state, wiring, which)
         self.tolerance, self.points, self.seed = tolerance, points, seed
         self.data: Data | None = None if data is None else data_of(data, *(n for n in (a, b) if is_module(n)))
         self.notes: list[str] = []
@@ -140,6 +160,7 @@ class _Comparing:
                 "the networks were not run (that needs modules and data), so their functions were not compared"
             )
         self.wiring = wiring if wiring is not None else self._traced()
+        self.wiring_b = self._traced_b()
 
     def _traced(self) -> Wiring | None:
         if self.data is None or not any(is_module(n) for n in self.nets):
@@ -189,7 +210,8 @@ class _Comparing:
         if outputs[0].shape != outputs[1].shape:
             self.notes.append(f"the outputs have different shapes, {outputs[0].shape} and {outputs[1].shape}")
             return float("inf"), None
-        other = fresh(self.data, min(max(self.data.rows, 64), 512), self.seed)
+        rows = max(_FRESH_AT_LEAST, min(max(self.data.rows, 64), 512, _FRESH_NUMBERS // max(outputs[0].shape[1], 1)))
+        other = fresh(self.data, rows, self.seed)
         return _relative(*outputs), self._elsewhere(run_a, run_b, other)
 
     def _elsewhere(self, run_a: Runner, run_b: Runner, data: Data) -> float | None:
@@ -222,15 +244,16 @@ class _Comparing:
                 self.wiring,
                 data=self._data_for_align(),
                 seed=self.seed,
-                wiring_b=self._wiring_b(),
+                wiring_b=self.wiring_b,
                 merge=self.tolerance,
             )
         except CannotAlign as error:
             self.notes.append(f"the hidden units were not aligned: {error}")
             return None
 
-    def _wiring_b(self) -> Wiring | None:
-        if not differ_in_width(*self.states) or self.runners[1] is None or self.data is None:
+    def _traced_b(self) -> Wiring | None:
+        """The second network's own wiring, where its widths differ; without it the first one's serves both."""
+        if self.wiring is None or not differ_in_width(*self.states) or self.runners[1] is None or self.data is None:
             return None
         try:
             return traced(None, self.nets[1], self.data)
@@ -266,18 +289,18 @@ class _Comparing:
     def _health(self) -> tuple[Health | None, Health | None]:
         out: list[Health | None] = [None, None]
         if self.wiring is not None:
-            for i, (name, state) in enumerate(zip("ab", self.states)):
-                if all(tuple(state[t].shape) == tuple(s) for t, s in self.wiring.shapes.items() if t in state) and all(
-                    m.tensor in state for g in self.wiring.groups for m in g.members if m.roles != {"stat"}
+            for i, (name, state, w) in enumerate(zip("ab", self.states, (self.wiring, self.wiring_b or self.wiring))):
+                if all(tuple(state[t].shape) == tuple(s) for t, s in w.shapes.items() if t in state) and all(
+                    m.tensor in state for g in w.groups for m in g.members if m.roles != {"stat"}
                 ):
-                    out[i] = inspect(name, float_arrays(state), self.wiring, self.runners[i], state)
+                    out[i] = inspect(name, float_arrays(state), w, self.runners[i], state)
         return out[0], out[1]
 
     def _live(self, health: tuple[Health | None, Health | None]) -> dict[str, tuple[int, int]]:
         a, b = health
         if a is None or b is None:
             return {}
-        return {g: (a.live[g], b.live[g]) for g in a.live}
+        return {g: (a.live[g], b.live[g]) for g in a.live if g in b.live}
 
     def _identifiable(self) -> tuple[Identifiability | None, Identifiability | None]:
         a, b = (None if r is None else identifiability(r) for r in self.runners)
@@ -288,7 +311,11 @@ class _Comparing:
         if run_a is None or run_b is None or self.wiring is None or found is None:
             return {}
         names = [g.name for g in self.wiring.groups if g.parent is None]
-        said_a, said_b = run_a.units(self.wiring, names), run_b.units(self.wiring, names)
+        of_b = self.wiring_b if differ_in_width(*self.states) else self.wiring
+        if of_b is None:  # positions of a's units are other units in b
+            return {}
+        said_a = run_a.units(self.wiring, names)
+        said_b = run_b.units(of_b, [n for n in names if of_b.find(n) is not None])
         return {n: cka(_samples(said_a[n]), _samples(said_b[n])) for n in said_a if n in said_b}
 
     # ---- barrier -------------------------------------------------------------------------------------------------
@@ -308,13 +335,18 @@ class _Comparing:
         naive = line.height(b, self.points)
         if found is None or self.wiring is None:
             return Barrier(naive, naive, None, "none", line.measure, {})
-        moved = [c.elements.on_state(b, self.wiring) for c in found.candidates]
-        heights = [line.height(m, self.points) for m in moved]
+
+        def moved_by(c: Found) -> dict[str, Any]:
+            assert self.wiring is not None
+            return found.state if c.elements is found.elements else c.elements.on_state(b, self.wiring)
+
+        heights = [line.height(moved_by(c), self.points) for c in found.candidates]
         best = int(np.argmin(heights))
+        moved = moved_by(found.candidates[best])
         method = found.candidates[best].method
         methods = {c.method: h for c, h in zip(found.candidates, heights)}
-        repair = Repair(line, moved[best], self.wiring)
-        repaired = line.height(moved[best], self.points, repair) if repair.layers else None
+        repair = Repair(line, moved, self.wiring)
+        repaired = line.height(moved, self.points, repair) if repair.layers else None
         return Barrier(naive, heights[best], repaired, method, line.measure, methods)
 
 

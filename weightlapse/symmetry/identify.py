@@ -40,6 +40,7 @@ def identifiability(runner: Runner, state: Mapping[str, Any] | None = None) -> I
     count = sum(weights[n].numel() for n in moving)
     if runner.dtype is None or not 0 < count <= LIMIT or not runner.data.inputs[0].is_floating_point():
         return None
+    weights = {n: v.double() if v.is_floating_point() else v for n, v in weights.items()}
     free = {n: weights[n] for n in moving}
     held = {n: v for n, v in weights.items() if n not in free}
 

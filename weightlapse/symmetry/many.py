@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -17,6 +17,7 @@ from weightlapse.symmetry.states import (
     Arrays,
     Weights,
     check_same_shapes,
+    check_weights,
     check_wiring_fits,
     float_arrays,
     own_state,
@@ -70,6 +71,8 @@ def align_all(
     for s in states:
         check_same_shapes(states[0], s)
     check_wiring_fits(states[0], wiring)
+    for i, (n, s) in enumerate(zip(nets, states)):
+        check_weights(n, s, wiring, f"{i}-th")
     pairs = [wired_arrays(states[0], s, wiring) for s in states]
     first, wired = pairs[0][0], [b for _, b in pairs]
     count = automatic_restarts(first) if restarts == "auto" else int(restarts)
@@ -106,7 +109,7 @@ def _round(
     return better and n > 2
 
 
-def _distances(states: list[dict[str, Any]], names: list[str]) -> NDArray[np.float64]:
+def _distances(states: Sequence[Mapping[str, Any]], names: list[str]) -> NDArray[np.float64]:
     """All relative distances from one gram matrix, tensor by tensor."""
     n = len(states)
     gram = np.zeros((n, n))

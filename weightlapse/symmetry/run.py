@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import inspect
 import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from weightlapse.errors import InvalidArgument, missing_extra
+from weightlapse.errors import CannotTrace, InvalidArgument, missing_extra
 from weightlapse.symmetry.states import bare
 from weightlapse.wiring.data import Group, Wiring
 
@@ -116,35 +117,68 @@ def _is_labels(y: Any, x: Any) -> bool:
 
 
 class Runner:
-    """A private copy of a module, in evaluation mode and, unless ``double`` is off, in float64 where the module allows it."""
+    """A module that is run on data with its own or other weights, in evaluation mode; nothing of the module is changed.
+
+    What runs is a twin over the same memory, and other weights are put in place, not copied. Unless ``double`` is off, it
+    computes in float64 where the module allows it: widening the weights as they are read or, where that fails, on a copy.
+    """
 
     def __init__(self, module: Any, data: Data, *, double: bool = True) -> None:
         torch = torch_module()
         self._torch = torch
         module = bare(module)
+        self._widens = False
+        self.dtype = None
         with warnings.catch_warnings():  # copying and converting a scripted module touches gradients that are not there
             warnings.simplefilter("ignore", UserWarning)
-            try:
-                self.module, self._private = copy.deepcopy(module).cpu().eval(), True
-            except (RuntimeError, TypeError, NotImplementedError):  # tensors that are computed cannot be copied
-                self.module, self._private = module, False
-            self.dtype = torch.float64 if double and self._private and self._runs_in_double(data) else None
+            self.module, self._private = self._twin_of(module)
+            if double and self._private:
+                self._prepare_double(module, data)
+        self._home = dict(self.module.state_dict(keep_vars=True)) if self._private else {}
         self.data = Data(tuple(self._cast(x) for x in data.inputs), data.labels, data.names)
-        self.own = {n: v.detach().clone() for n, v in self.module.state_dict().items()} if self._private else {}
+        parameters = {id(p) for p in self.module.parameters()}
+        self.own = {n: v.detach() if id(v) in parameters else v.detach().clone() for n, v in self._home.items()}
 
-    def _runs_in_double(self, data: Data) -> bool:
-        torch = self._torch
-        before = {n: v.detach().clone() for n, v in self.module.state_dict().items()}
+    def _twin_of(self, module: Any) -> tuple[Any, bool]:
+        from weightlapse.wiring.twin import twin
+
         try:
-            self.module.double()
-            with torch.no_grad(), torch.random.fork_rng(devices=[]):
-                few = data.head(8)
-                few.with_inputs(x.double() if x.is_floating_point() else x for x in few.inputs).passed_to(self.module)
+            return twin(module).cpu().eval(), True
+        except (RuntimeError, TypeError, NotImplementedError, CannotTrace):
+            return module, False
+
+    def _prepare_double(self, module: Any, data: Data) -> None:
+        """Chooses how to compute in float64; leaves a twin that computes as the module does where nothing works."""
+        from weightlapse.wiring.double import with_wide_parts
+
+        few = data.head(8)
+        few = few.with_inputs(x.double() if x.is_floating_point() else x for x in few.inputs)
+        with_wide_parts(self.module)
+        self._widens, self.dtype = True, self._torch.float64
+        if self._runs(few):
+            return
+        self._widens = False
+        with contextlib.suppress(RuntimeError, TypeError, NotImplementedError):
+            self.module = copy.deepcopy(module).cpu().eval().double()
+            if self._runs(few):
+                return
+        self.dtype = None
+        self.module, self._private = self._twin_of(module)
+
+    def _runs(self, data: Data) -> bool:
+        try:
+            with self._computing(), self._torch.no_grad(), self._torch.random.fork_rng(devices=[]):
+                data.passed_to(self.module)
         except (RuntimeError, TypeError, ValueError):  # the forward code fixes a precision of its own
-            self.module.float()
-            self.module.load_state_dict(before)
             return False
         return True
+
+    def _computing(self) -> AbstractContextManager[Any]:
+        if not self._widens:
+            return contextlib.nullcontext()
+        from weightlapse.wiring.double import in_double
+
+        return in_double(kept=list(self.module.parameters()))
 
     def _cast(self, x: Any) -> Any:
         if not x.is_floating_point():
@@ -164,12 +198,12 @@ class Runner:
                 m.training = mode
 
     def weights(self, state: Mapping[str, Any]) -> dict[str, Any]:
-        """A state as tensors of this copy's precision."""
+        """A state as tensors, in this copy's precision where it does not widen them itself; shared with arrays where they can be."""
         torch = self._torch
         out = {}
         for name, value in state.items():
             t = value.detach().cpu() if hasattr(value, "detach") else torch.as_tensor(np.ascontiguousarray(value))
-            out[name] = t.to(self.dtype) if self.dtype is not None and t.is_floating_point() else t
+            out[name] = t.to(self.dtype) if self.dtype is not None and not self._widens and t.is_floating_point() else t
         return out
 
     def call(self, weights: Mapping[str, Any] | None = None, data: Data | None = None) -> Any:
@@ -182,7 +216,9 @@ class Runner:
             self._torch.manual_seed(0)
             if self._private:
                 self._fill(self.own if weights is None else weights)
-                return self._flat(data.passed_to(self.module))
+                with self._computing():
+                    out = data.passed_to(self.module)
+                return self._flat(out)
             if weights is None:
                 return self._flat(data.passed_to(self.module))
             call = self._torch.func.functional_call
@@ -190,9 +226,18 @@ class Runner:
             return self._flat(call(self.module, dict(weights), *inputs, tie_weights=False))
 
     def _fill(self, weights: Mapping[str, Any]) -> None:
-        for name, home in self.module.state_dict(keep_vars=True).items():
-            if name in weights:
-                home.data.copy_(weights[name])
+        """Puts weights in place. The module's own memory is never written: parameters are pointed elsewhere, buffers copied."""
+        parameters = {id(p) for p in self.module.parameters()}
+        wide = {id(p) for m in self.module.modules() if isinstance(m, self._torch.nn.RNNBase) for p in m.parameters()}
+        for name, home in self._home.items():
+            if name not in weights:
+                continue
+            value = weights[name]
+            if value.is_floating_point() and (not self._widens or id(home) in wide):
+                value = value.to(home.dtype)
+            if value.shape != home.shape:
+                raise RuntimeError(f"{name} has shape {tuple(value.shape)} where the module holds {tuple(home.shape)}")
+            home.data = value if id(home) in parameters else value.clone()
 
     def outputs(self, state: Mapping[str, Any] | None = None, data: Data | None = None) -> NDArray[Any]:
         """The same as an array."""

@@ -81,25 +81,28 @@ def rescaled(state: Weights, units: Iterable[Units], factors: Factors) -> Weight
     return out
 
 
-def fit_scales(a: Weights, b: Weights, units: Iterable[Units], *, sweeps: int = 20, tolerance: float = 1e-9) -> Factors:
+def fit_scales(a: Weights, b: Weights, units: Iterable[Units], *, sweeps: int = 20) -> Factors:
     """Factors for the units of b, in their present order, that bring b as near to a as scale can from here.
 
     Coordinate descent; each unit's best factor t minimises ``P t^2 - 2 Q t + R / t^2 - 2 S / t`` (P, R: squared norms of
-    b's incoming and outgoing weights; Q, S: inner products with a's). A group's step is kept only when it helps.
+    b's incoming and outgoing weights; Q, S: inner products with a's). A group's step is kept only when it helps. Ends when no
+    factor moves by more than the rounding of the weights lets it be known.
     """
     groups = scalable(units)
     factors = {u.name: np.ones(u.size) for u in groups}
+    tolerance = 1e-7 if any(b[p.tensor].dtype == np.float32 for u in groups[:1] for p in u.voters) else 1e-9
     b = Moved(b)
     for _ in range(sweeps):
         worst = 0.0
         for u in groups:
-            t = _best_factor(a, b, u)
+            t, better = _best_factor(a, b, u)
             names = {p.tensor for p in u.parts if p.exponent and p.tensor in b}
-            before, gap = dict(b.placements), _gap(a, b, names)
+            before = dict(b.placements)
+            gap = _gap(a, b, names) if u.twice else 0.0  # there the formula does not know all
             for p in u.parts:
                 if p.exponent:
                     b.move(p.member, None, t**p.exponent)
-            if _gap(a, b, names) < gap:
+            if _gap(a, b, names) < gap if u.twice else better:
                 factors[u.name] *= t
                 worst = max(worst, float(np.abs(np.log(t)).max(initial=0.0)))
             else:
@@ -109,7 +112,8 @@ def fit_scales(a: Weights, b: Weights, units: Iterable[Units], *, sweeps: int = 
     return factors
 
 
-def _best_factor(a: Weights, b: Weights, u: Units) -> NDArray[np.float64]:
+def _best_factor(a: Weights, b: Weights, u: Units) -> tuple[NDArray[np.float64], bool]:
+    """The factors, and whether they bring the group nearer at all."""
     norm = {1: np.zeros(u.size), -1: np.zeros(u.size)}
     inner = {1: np.zeros(u.size), -1: np.zeros(u.size)}
     for p in u.voters:
@@ -140,7 +144,7 @@ def _best_factor(a: Weights, b: Weights, u: Units) -> NDArray[np.float64]:
         x = x + step
         if np.abs(step).max(initial=0.0) < 1e-14:
             break
-    return np.exp(x)
+    return np.exp(x), bool(value(x).sum() < value(np.zeros(u.size)).sum())
 
 
 def _gap(a: Weights, b: Weights, names: Iterable[str]) -> float:

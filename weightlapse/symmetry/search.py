@@ -66,6 +66,8 @@ class Search:
             self._matcher.begin(self._flat_b, self._balanced)
             begin()
             self._descend(name)
+            if self._matcher.unmistakable():
+                return self.best
         for i in range(restarts):
             if self.near:
                 break
@@ -97,7 +99,8 @@ class Search:
                 break
             step = self.fitted(found.elements, method).elements
             self._raw.begin(step.on_arrays(self.b, self.units), step)
-            self._raw.descend()
+            if not self._raw.unmistakable():
+                self._raw.descend()
             after = self._judge(self._raw.at, method)
             if after.distance > found.distance * (1 - 1e-4):
                 found = after if after.distance < found.distance else found

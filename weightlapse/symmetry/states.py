@@ -29,15 +29,50 @@ def bare(net: Any) -> Any:
     return net
 
 
-def state_of(net: Any) -> dict[str, Any]:
-    """The state dict of a module, or a mapping of arrays as a dict; names lose the prefixes of wrappers."""
+class Renamed(Mapping[str, Any]):
+    """A mapping under names without the prefixes of wrappers; values are read when they are looked at."""
+
+    def __init__(self, state: Mapping[Any, Any]) -> None:
+        self._state = state
+        self._names = {_unwrapped(str(n)): n for n in state}
+
+    def __getitem__(self, name: str) -> Any:
+        return self._state[self._names[name]]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._names)
+
+    def __len__(self) -> int:
+        return len(self._names)
+
+
+class OpenFile(Renamed):
+    """A file opened with ``safetensors.safe_open``: each tensor is read from disk when it is looked at."""
+
+    def __init__(self, file: Any) -> None:
+        self._file = file
+        self._names = {_unwrapped(str(n)): n for n in file.keys()}  # noqa: SIM118  it is no mapping
+
+    def __getitem__(self, name: str) -> Any:
+        return self._file.get_tensor(self._names[name])
+
+
+def state_of(net: Any) -> Mapping[str, Any]:
+    """The state dict of a module, or a mapping of arrays; names lose the prefixes of wrappers. Mappings are read lazily.
+
+    An open safetensors file (``safe_open(path, framework="pt")`` or ``"np"``) is such a mapping too.
+    """
     if is_module(net):
         return dict(bare(net).state_dict())
+    if hasattr(net, "get_tensor") and hasattr(net, "keys"):  # an open safetensors file, read tensor by tensor
+        return OpenFile(net)
     if not isinstance(net, Mapping):
         raise InvalidArgument(
             f"expected a torch module or a mapping of names to arrays, got {type(net).__name__}; "
             "pass model, model.state_dict() or run.state(step=...)"
         )
+    if type(net) is not dict:  # a mapping that may load what is asked for: it is not asked for everything at once
+        return Renamed(net)
     return {_unwrapped(str(n)): v for n, v in net.items()}
 
 
@@ -202,7 +237,7 @@ def _squares(x: NDArray[Any], y: NDArray[Any]) -> tuple[float, float]:
     return gap, norm
 
 
-def own_state(net: Any) -> dict[str, Any]:
+def own_state(net: Any) -> Mapping[str, Any]:
     """A state that later training of the module cannot change."""
     state = state_of(net)
     return {n: v.detach().clone() for n, v in state.items()} if is_module(net) else state
@@ -242,10 +277,9 @@ def wired_arrays(state_a: Mapping[str, Any], state_b: Mapping[str, Any], w: Wiri
     a, b = float_arrays(state_a, names), float_arrays(state_b, names)
     mixed = set()
     for n in a:
-        x, y = a[n], b[n]
-        check_finite(n, x, "first")
-        check_finite(n, y, "second")
-        if x.dtype != y.dtype:
+        for arrays, which in ((a, "first"), (b, "second")):
+            check_finite(n, arrays[n], which)
+        if a[n].dtype != b[n].dtype:
             mixed.add(n)
     a.double = b.double = frozenset(mixed)
     return a, b
@@ -261,5 +295,20 @@ def check_finite(name: str, values: NDArray[Any], which: str) -> None:
     where = tuple(int(i) for i in np.argwhere(bad)[0])
     raise CannotAlign(
         f"{name!r} of the {which} network holds {kind} ({int(bad.sum())} of {values.size} values, the first at {list(where)}), "
-        "which has no distance to anything; look at an earlier step of its training"
+        "so it has no distance to any other and its outputs say nothing; look at an earlier step of its training"
     )
+
+
+def check_weights(net: Any, state: Mapping[str, Any], w: Wiring | None, which: str) -> None:
+    """Raises CannotAlign, naming the tensor, when a weight of a network is NaN or Inf.
+
+    Weights are a module's parameters; of a mapping what the wiring or their names call so. Buffers may hold infinities: masks do.
+    """
+    if is_module(net):
+        names = {_unwrapped(n) for n, _ in bare(net).named_parameters()}
+    else:
+        names = {m.tensor for g in w.groups for m in g.members if m.roles != {"stat"}} if w else set()
+        names |= {n for n in state if n.endswith(("weight", "bias"))}
+    for name in state:
+        if name in names and _kind(state[name]):
+            check_finite(name, as_array(state[name]), which)
