@@ -23,10 +23,14 @@ _MOVES = frozenset(
     "t transpose permute view _unsafe_view reshape expand clone contiguous detach alias unsqueeze squeeze slice native_dropout "
     "_to_copy".split()
 )
+# Of zeros they give zeros, of a parameter a part of it; but a part of the stream is not the stream.
+_PICKS = frozenset("index index_select gather select sum mean".split())
+_FILLED = frozenset("zeros zeros_like new_zeros".split())
+_GATHERED = frozenset("index_add scatter_add index_put index_copy".split())  # something written into something
 _KEEPS_ZERO = frozenset("relu gelu silu tanh hardtanh leaky_relu elu hardswish mish div".split())
 _PRODUCTS = frozenset(
     "mm addmm bmm baddbmm linear convolution native_batch_norm _native_batch_norm_legit cudnn_batch_norm "
-    "_native_batch_norm_legit_no_training native_layer_norm mul".split()
+    "_native_batch_norm_legit_no_training native_layer_norm mul _grouped_mm grouped_mm_fallback".split()
 )
 
 
@@ -142,6 +146,16 @@ class _Flow(TorchDispatchMode):
                 self.zeroed_by[id(out)] = self.zeroed_by[source]
             if source in self.stream or was_stream:
                 self.stream.add(id(out))
+        elif name in _FILLED:
+            self.zeroed_by[id(out)] = frozenset()
+        elif name in _GATHERED and len(zeroed) == 2:
+            self.zeroed_by[id(out)] = frozenset().union(*zeroed)
+        elif name in _PICKS and inputs:
+            source = id(inputs[0])
+            if source in self.parameter and name not in ("sum", "mean"):
+                self.parameter[id(out)] = self.parameter[source]
+            if source in self.zeroed_by:
+                self.zeroed_by[id(out)] = self.zeroed_by[source]
         elif name in _PRODUCTS and parameters:
             self.zeroed_by[id(out)] = frozenset(parameters)
         elif (name in _KEEPS_ZERO or name == "mul") and zeroed:

@@ -251,11 +251,36 @@ class Dims:
                         return atom
         return None
 
+    def routes_of(self, leaf: int) -> list[bytes]:
+        """The routes that an atom is a case of."""
+        root = self.find(leaf)
+        return [
+            p
+            for _, instances in self.cases.values()
+            for p, i in instances.items()
+            if isinstance(p, bytes) and root in self.leaves(i)
+        ]
+
+    def rows_of(self, route: bytes) -> list[set[int]]:
+        """What the axes are made of whose rows take the route."""
+        return [set(own) for rows in self._rows.get(route, ()) if (own := self._plain(rows))]
+
+    def unroute(self, leaf: int) -> None:
+        """The atom is one set of units after all, whatever the row."""
+        root = self.find(leaf)
+        for atom, (_, instances) in list(self.cases.items()):
+            if any(isinstance(p, bytes) and root in self.leaves(i) for p, i in instances.items()):
+                self._collapse(atom)
+
+    @property
+    def has_routes(self) -> bool:
+        return bool(self._rows)
+
     def _beside(self, leaf: int, route: bytes) -> bool:
         if self._reason[leaf] is not None:
             return True
         near = self.companions(leaf)
-        return any((own := self._plain(rows)) and near.issuperset(own) for rows in self._rows[route])
+        return any(near.issuperset(rows) for rows in self.rows_of(route))
 
     def unify(self, a: int, b: int) -> None:
         """The two types are the same axis from now on."""

@@ -13,6 +13,7 @@ from torch import Tensor
 from weightlapse.wiring.dims import Dims
 from weightlapse.wiring.operators import place_of, storage_of
 from weightlapse.wiring.record import Call, Runs, Tape
+from weightlapse.wiring.routes import guard
 
 Source = frozenset[tuple[str, int]]  # (parameter, axis) that an axis of a weight comes from
 
@@ -57,6 +58,7 @@ class Inference:
             self.dims.occur(typed.axes, weight=True)
             self._keep.append(t)
         self.notes: list[str] = []  # what went wrong with something optional
+        self.picks: set[int] = set()  # calls that pick matrices from a stack, one for each row
         self._constants: dict[int, str] = {}  # memory of a buffer that is no weight -> its name
 
     def bind(self, named: dict[str, Tensor], constants: dict[str, Tensor]) -> None:
@@ -140,7 +142,10 @@ class Inference:
             typed = self.typed(t)
             if typed.source is not None:
                 self.seen.update(name for s in typed.source for name, _ in s)
-        for t, axes in zip(call.outs, self._results(call, rule_of), strict=True):
+        results = self._results(call, rule_of)
+        if self.dims.has_routes:
+            guard(self, call, results)
+        for t, axes in zip(call.outs, results, strict=True):
             self._set(call, t, axes)
         self._call_types = {}
 
@@ -225,6 +230,8 @@ class Inference:
 
     def _source(self, call: Call, axes: Sequence[int]) -> list[Source] | None:
         inputs = [self.typed(t) for t in call.inputs]
+        if id(call) in self.picks:  # matrices picked from a stack are weights, whoever picks them
+            inputs = inputs[:1]
         if any(i.source is None for i in inputs):
             return None
         out: list[Source] = []

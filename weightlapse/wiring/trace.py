@@ -12,9 +12,11 @@ import torch
 from torch import Tensor
 
 from weightlapse.errors import CannotTrace, InvalidArgument
+from weightlapse.wiring.complete import missed
 from weightlapse.wiring.contents import contents
 from weightlapse.wiring.cost import affordable
 from weightlapse.wiring.data import Wiring
+from weightlapse.wiring.experts import with_experts
 from weightlapse.wiring.gauges import Gauges
 from weightlapse.wiring.groups import GroupBuilder
 from weightlapse.wiring.infer import Inference
@@ -47,7 +49,9 @@ def trace(
     or the last hidden state, but not caches and hidden states. It is a key, a list of keys, or a function of the result.
 
     ``verify`` runs a float64 copy with random weights, every group permuted (flipped, rescaled), at two batch sizes; what fails
-    is dropped and named in ``.dropped``. "auto" does so when it takes a few seconds at most (``.report["verified"]`` tells).
+    is dropped and named in ``.dropped``. "auto" does so when it takes no longer than tracing, about; ``.report["verified"]`` tells.
+    "complete" also tries what was *not* claimed: for each tie to split it, for each fixed axis to free it. What experiment frees
+    is named in ``.report["missed"]`` (``.report["complete"]`` is true when there is nothing). That takes thousands of runs.
 
     Raises CannotTrace when the model does not run on the example or returns no tensor, InvalidArgument for no example.
 
@@ -67,12 +71,24 @@ def trace(
         raise InvalidArgument(
             "trace needs at least one example: wl.trace(model, x), with a tuple for several arguments"
         )
-    if verify not in (True, False, "auto"):
-        raise InvalidArgument(f"verify must be True, False or 'auto', not {verify!r}")
+    if verify not in (True, False, "auto", "complete"):
+        raise InvalidArgument(f"verify must be True, False, 'auto' or 'complete', not {verify!r}")
     named, aliases = state_tensors(model)
     if not named:
         raise CannotTrace(f"{type(model).__name__} has no weights, so there is nothing to find")
-    choose = chooser(outputs)
+    with quietly():
+        return _traced(model, examples, chooser(outputs), named, aliases, verify, started)
+
+
+def _traced(
+    model: torch.nn.Module,
+    examples: Sequence[Any],
+    choose: Callable[[Any], list[Tensor]],
+    named: dict[str, Tensor],
+    aliases: dict[str, list[str]],
+    verify: bool | str,
+    started: float,
+) -> Wiring:
     inf = Inference(named, set(named))
     runs = [_recorded(model, example, inf, choose) for example in examples]
     subject = runs[-1].subject if all(run.still for run in runs) else None
@@ -101,8 +117,10 @@ def trace(
         "verified": False,
     }
     wiring = Wiring(tuple(groups), aliases, unseen, shapes, builder.fixed, (), report)
-    if verify is True or (verify == "auto" and affordable(inf.tapes, sum(t.numel() for t in named.values()))):
-        wiring = _verify(wiring, model, examples, choose, named, subject, insist=verify is True)
+    if verify in (True, "complete") or (
+        verify == "auto" and affordable(inf.tapes, sum(t.numel() for t in named.values()))
+    ):
+        wiring = _verify(wiring, model, examples, choose, named, subject, verify)
         report["verify_seconds"] = time.perf_counter() - started - report["seconds"]
     return wiring
 
@@ -127,9 +145,8 @@ def _recorded(model: torch.nn.Module, example: Any, inf: Inference, choose: Call
             tape = record(subject, example, list(mine.values()), buffers, choose)
             if unfused or not hides_operators(tape):
                 break
-    with quietly():
-        inf.bind(mine, others)
-        inf.run(tape, rule_of)
+    inf.bind(mine, others)
+    inf.run(tape, rule_of)
     return _Run(subject, contents(subject) == before)
 
 
@@ -140,9 +157,9 @@ def _verify(
     choose: Callable[[Any], list[Tensor]],
     named: dict[str, Tensor],
     subject: torch.nn.Module | None,
-    *,
-    insist: bool,
+    verify: bool | str,
 ) -> Wiring:
+    insist = verify != "auto"
     bench = Bench.of(model, examples, choose, named, batches=2 if insist else 1, subject=subject)
     if bench is None:
         if insist and any(t.is_meta for t in named.values()):
@@ -158,7 +175,11 @@ def _verify(
         return wiring
     wiring.report["verified"] = bool(wiring.groups)  # where nothing is claimed, nothing was tried
     wiring.report["tolerance"] = bench.tolerance
-    return verified(wiring, bench)
+    wiring = with_experts(verified(wiring, bench), bench)
+    if verify == "complete":
+        wiring.report["missed"] = tuple(m.text for m in missed(wiring, bench))
+        wiring.report["complete"] = not wiring.report["missed"]
+    return wiring
 
 
 def unwrapped(model: Any) -> Any:

@@ -56,11 +56,13 @@ def _index(inf: Inference, call: Call) -> Axes:
     at = spots[0] if adjacent else 0
     rest = [a for i, a in enumerate(axes) if i not in spots]
     chosen = [inf.fixed(n, "indexed") for n in shape[at : at + picked]]
+    if routed and x.ndim > 2:
+        inf.picks.add(id(call))
     if routed:
         rest = [inf.dims.at(a, axes[spots[0]], routed, inf.dims.product(chosen)) for a in rest]
     for s in spots:
         inf.dims.fix(axes[s], "indexed by a tensor")
-    for d in range(x.ndim):
+    for d in range(x.ndim) if id(call) not in inf.picks else ():
         if d not in spots:
             inf.role(x, d, "out")
     return [[*rest[:at], *chosen, *rest[at:]]]
