@@ -252,16 +252,13 @@ def one(seed: int, number: int, where: Path) -> Result:
                     rec.step(values(mine, step, grown), step=step, loss=step / 7)
                     written.append(step)
                     if draw.random() < 0.06:
-                        rec.flush()
-                        if rec.failed is None:
+                        if _flushed(rec):
                             flushed = list(written)
                     if draw.random() < 0.05:
                         time.sleep(draw.choice([0.001, 0.01]))
                 if seconds < 1e9 and draw.random() < 0.5:
                     time.sleep(min(seconds, 0.3))
                 rec.close()
-                if rec.failed is None and options["backpressure"] != "stretch":
-                    flushed = list(written)
                 result.stopped = rec.failed is not None
         result.failed = faults.failed
         if rec is None:
@@ -282,6 +279,8 @@ def one(seed: int, number: int, where: Path) -> Result:
                 truth.main.scalars[step] = step / 7
         kept = [*(old.main.steps if before == "resume" and old else []), *flushed]
         _check(run, truth, kept)
+        if rec.failed is None:
+            _check_gaps(run, written)
         _go_on(run, truth, kept, draw)
     except Wrong as error:
         result.wrong = f"WRONG: {error}"
@@ -292,6 +291,27 @@ def one(seed: int, number: int, where: Path) -> Result:
             f"{'HANG' if isinstance(error, Hang) else 'RAW'} {type(error).__name__}: {str(error)[:200]}: {place}"
         )
     return result
+
+
+def _flushed(rec: Any) -> bool:
+    """Whether flush() did what it promises; a store that takes nothing at the moment is not waited for, and that is said."""
+    told: list[bool] = []
+    real = rec._pump.flush
+    rec._pump.flush = lambda: told.append(real()) or told[-1]
+    try:
+        rec.flush()
+    finally:
+        del rec._pump.flush
+    return rec.failed is None and told == [True]
+
+
+def _check_gaps(run: Path, written: list[int]) -> None:
+    """A recorder that was closed in order has every step, or says which are missing."""
+    recording = load(run)
+    here = set(recording.steps.tolist())
+    silent = [step for step in written if step not in here and not any(a <= step <= b for a, b, _ in recording.gaps)]
+    if silent:
+        raise Wrong(f"{len(silent)} frames are missing and no gap says so: lost frames from step {silent[0]}")
 
 
 def _check(run: Path, truth: Truth, kept: list[int]) -> None:

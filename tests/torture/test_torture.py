@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import random
@@ -153,12 +154,12 @@ def test_faults_are_noticed_by_the_breaker(
         return out
 
     with monkeypatch.context() as patch:
-        patch.setattr("weightlapse.capture.recorder.Recorder.flush", lambda self: None)
+        patch.setattr("weightlapse.capture.pump.Pump.flush", lambda self: True)
         patch.setattr("weightlapse.capture.pump.Pump._drain", lambda self: None)
         assert any("flushed frames are lost" in r.wrong for r in results())
     with monkeypatch.context() as patch:
-        patch.setattr("weightlapse.capture.recorder.Recorder._fail", lambda self, error: (_ for _ in ()).throw(error))
-        patch.setattr("weightlapse.capture.recorder.Recorder._log", lambda self, scalars: 1 / 0)
+        patch.setattr("weightlapse.capture.recorder.Recorder.guard", lambda self: contextlib.nullcontext())
+        patch.setattr("weightlapse.capture.pump.Pump.log", lambda self, frame, name, value: 1 / 0)
         assert any(r.wrong.startswith("RAW ZeroDivisionError") for r in results())
     assert sum(r.failed for r in results()) > 5, "faults do reach the package"
     monkeypatch.setattr(faults.writing, "segment_frames", real)
