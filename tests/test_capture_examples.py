@@ -8,8 +8,9 @@ import importlib
 import pytest
 
 MODULES = [
-    "adapters.arrays", "adapters.checkpoints", "capture.imports", "capture.schedule", "capture.watch", "recording.pieces",
-    "recording.track", "store.layout",
+    "adapters.arrays", "adapters.checkpoints", "adapters.iteration", "adapters.several", "capture.findings", "capture.imports",
+    "capture.numbering", "capture.plain", "capture.schedule", "capture.watch", "recording.names", "recording.polar", "recording.track",
+    "store.layout", "store.lines", "store.region", "store.small_floats",
 ]  # fmt: skip
 
 
