@@ -242,11 +242,10 @@ for at in (2, 4):
         model.fit(X8[16 * at :], Y8[16 * at :], batch_size=16, verbose=0, shuffle=False, callbacks=[watch])
         run = wl.load(FOLDER / name)
         assert run.steps.tolist() == list(range(first, 9)), run.steps
-        for tensor in run.names:
-            assert run[tensor][:].tobytes() == np.stack([s[tensor] for s in whole.states[first:]]).tobytes(), (
-                name,
-                tensor,
-            )
+        assert len(run.epochs) == 1
+        for tensor in run.names:  # a new recording of a loaded model has other paths: Keras leaves the model's name out of them
+            expected = np.stack([s[f"net/{tensor.removeprefix('net/')}"] for s in whole.states[first:]])
+            assert run[tensor][:].tobytes() == expected.tobytes(), (name, tensor)
         assert list(run.branches) == ([f"after-{at}"] if first == 0 else [])
         assert not run.gaps
 print("checked on", keras.backend.backend())
