@@ -243,7 +243,9 @@ for at in (2, 4):
         run = wl.load(FOLDER / name)
         assert run.steps.tolist() == list(range(first, 9)), run.steps
         assert len(run.epochs) == 1
-        for tensor in run.names:  # a new recording of a loaded model has other paths: Keras leaves the model's name out of them
+        for (
+            tensor
+        ) in run.names:  # a new recording of a loaded model has other paths: Keras leaves the model's name out of them
             expected = np.stack([s[f"net/{tensor.removeprefix('net/')}"] for s in whole.states[first:]])
             assert run[tensor][:].tobytes() == expected.tobytes(), (name, tensor)
         assert list(run.branches) == ([f"after-{at}"] if first == 0 else [])
