@@ -116,8 +116,13 @@ except wl.InvalidArgument as error:
     assert "already holds a recording" in said
 else:
     raise AssertionError("not refused")
-fit(Net(), WatchCallback(FOLDER / "plain", resume=True, **both))
-assert wl.load(FOLDER / "plain").steps.tolist() == list(range(13))
+module = Net()
+fit(module, WatchCallback(FOLDER / "plain", resume=True, **both))  # from the first weights again: step 0
+run = check("plain", module)
+assert {name: branch.steps.tolist() for name, branch in run.branches.items()} == {"after-0": [1, 2, 3, 4, 5, 6]}
+module.trainer = None
+fit(module, WatchCallback(FOLDER / "plain", resume=True, **both))  # from the last weights on
+assert check("plain", module).frames == 13
 
 module = Net()
 machine = fit(module, WatchCallback(FOLDER / "resumed", **both), epochs=1)
@@ -142,9 +147,10 @@ class Saboteur(pl.Callback):
 with warnings.catch_warnings(record=True) as caught:
     warnings.simplefilter("always")
     fit(broken, watch, Saboteur())
-assert sum("stopped recording" in str(w.message) for w in caught) == 1
+assert sum("could not be recorded" in str(w.message) for w in caught) == 1
 assert all(np.array_equal(whole.clone()[n], broken.clone()[n]) for n in whole.clone())
 assert wl.load(FOLDER / "broken").frames == 2
+assert [gap[:2] for gap in wl.load(FOLDER / "broken").gaps] == [(2, 6)]
 
 
 # a training that fails leaves a closed recording that says why
@@ -162,4 +168,75 @@ except FloatingPointError:
     assert run.closed
     assert run.frames == 3
     assert run.events == [(2, "training ended with FloatingPointError: planted")]
+
+
+# a crash after an odd number of steps, resumed from older checkpoints, into the same folder and a new one
+class Numbered(Net):
+    """What a step does depends on its number alone, so that a resumed fit can be compared with one that was never interrupted."""
+
+    crash_at = None
+
+    def training_step(self, batch, index):
+        if self.global_step == self.crash_at:
+            raise InterruptedError("crash")
+        draw = torch.Generator().manual_seed(self.global_step)
+        x, y = torch.randn(16, 6, generator=draw), torch.randint(0, 3, (16,), generator=draw)
+        return torch.nn.functional.cross_entropy(self.net(x), y)
+
+
+class NumberedTwo(Numbered):
+    """Two optimizers by hand: the trainer counts both of their steps."""
+
+    def __init__(self):
+        super().__init__()
+        self.automatic_optimization = False
+
+    def training_step(self, batch, index):
+        for optimizer in self.optimizers():
+            loss = super().training_step(batch, index)
+            optimizer.zero_grad()
+            self.manual_backward(loss)
+            optimizer.step()
+
+    configure_optimizers = Two.configure_optimizers
+
+
+for kind, last in ((Numbered, 9), (NumberedTwo, 18)):
+    whole = kind()
+    fit(whole, epochs=3, validate=False)
+    assert len(whole.hand) == last + 1
+    for at in (2, 4):
+        name = f"{kind.__name__}-{at}"
+        crashing = kind()
+        crashing.crash_at = 5
+        keeper = pl.callbacks.ModelCheckpoint(
+            dirpath=FOLDER / f"kept-{name}", filename="{step}", every_n_train_steps=2, save_top_k=-1
+        )
+        try:
+            fit(
+                crashing,
+                WatchCallback(FOLDER / name, **both),
+                keeper,
+                epochs=3,
+                validate=False,
+                enable_checkpointing=True,
+            )
+        except InterruptedError:
+            pass
+        else:
+            raise AssertionError("did not crash")
+        crashed = wl.load(FOLDER / name)
+        assert crashed.steps.tolist() == list(range(6)), crashed.steps
+        kept = FOLDER / f"kept-{name}" / f"step={at}.ckpt"
+        for folder, first in ((name, 0), (f"{name}-new", at)):
+            fit(kind(), WatchCallback(FOLDER / folder, **both), epochs=3, validate=False, ckpt_path=kept)
+            run = wl.load(FOLDER / folder)
+            assert run.steps.tolist() == list(range(first, last + 1)), (folder, run.steps)
+            for tensor in run.names:
+                assert run[tensor][:].tobytes() == np.stack([s[tensor] for s in whole.hand[first:]]).tobytes(), (
+                    folder,
+                    tensor,
+                )
+            assert list(run.branches) == ([f"after-{at}"] if folder == name else [])
+            assert not run.gaps
 print("checked")

@@ -38,22 +38,25 @@ class ByHand(TrainerCallback):
         self.states.append({n: p.detach().clone().numpy() for n, p in model.named_parameters()})
 
 
-def train(name, *callbacks, **settings):
+def train(name, *callbacks, resume=None, **settings):
     model = make()
+    settings = {"save_strategy": "no", "num_train_epochs": 1, **settings}
     arguments = TrainingArguments(
-        output_dir=str(FOLDER / f"out-{name}"), num_train_epochs=1, per_device_train_batch_size=4, logging_steps=2, report_to=[],
-        save_strategy="no", use_cpu=True, disable_tqdm=True, seed=3, **settings,
+        output_dir=str(FOLDER / f"out-{name}"), per_device_train_batch_size=4, logging_steps=2, report_to=[],
+        use_cpu=True, disable_tqdm=True, seed=3, **settings,
     )  # fmt: skip
-    Trainer(model=model, args=arguments, train_dataset=DATA, callbacks=list(callbacks)).train()
+    Trainer(model=model, args=arguments, train_dataset=DATA, eval_dataset=DATA, callbacks=list(callbacks)).train(
+        resume_from_checkpoint=resume
+    )
     return model
 
 
-def check(path, hand):
+def check(path, hand, first=0):
     run = wl.load(path)
-    assert run.steps.tolist() == list(range(len(hand.states))), run.steps
+    assert run.steps.tolist() == list(range(first, len(hand.states))), run.steps
     assert set(run.names) == set(hand.states[0])
     for tensor in run.names:
-        assert run[tensor][:].tobytes() == np.stack([s[tensor] for s in hand.states]).tobytes(), tensor
+        assert run[tensor][:].tobytes() == np.stack([s[tensor] for s in hand.states[first:]]).tobytes(), tensor
     return run
 
 
@@ -80,8 +83,9 @@ except wl.InvalidArgument as error:
     assert "already holds a recording" in said
 else:
     raise AssertionError("not refused")
-train("again", WatchCallback(FOLDER / "plain", resume=True))
-assert wl.load(FOLDER / "plain").steps.tolist() == list(range(13))
+again = ByHand()
+train("again", WatchCallback(FOLDER / "plain", resume=True), again)  # from the first weights again: step 0
+assert list(check(FOLDER / "plain", again).branches) == ["after-0"]
 
 whole = train("whole")
 watch = WatchCallback(FOLDER / "broken")
@@ -96,7 +100,45 @@ class Saboteur(TrainerCallback):
 with warnings.catch_warnings(record=True) as caught:
     warnings.simplefilter("always")
     broken = train("broken", watch, Saboteur())
-assert sum("stopped recording" in str(w.message) for w in caught) == 1
+assert sum("could not be recorded" in str(w.message) for w in caught) == 1
 assert all(torch.equal(a, b) for a, b in zip(whole.parameters(), broken.parameters()))
 assert wl.load(FOLDER / "broken").frames == 3
+assert [gap[:2] for gap in wl.load(FOLDER / "broken").gaps] == [(3, 6)]
+
+
+# a crash after an odd number of steps, resumed from older checkpoints, into the same folder and a new one
+class Crash(TrainerCallback):
+    def on_step_end(self, args, state, control, **kwargs):
+        if state.global_step == 5:
+            raise InterruptedError("crash")
+
+
+for more in ({}, {"gradient_accumulation_steps": 2, "num_train_epochs": 2}):
+    whole = ByHand()
+    train("uninterrupted", whole, **more)
+    assert len(whole.states) == 7
+    for at in (2, 4):
+        name = f"crash-{at}-{len(more)}"
+        kept = {"save_strategy": "steps", "save_steps": 2, "save_total_limit": 5}
+        try:
+            train(name, WatchCallback(FOLDER / name), Crash(), **kept, **more)
+        except InterruptedError:
+            pass
+        else:
+            raise AssertionError("did not crash")
+        checkpoint = str(FOLDER / f"out-{name}" / f"checkpoint-{at}")
+        train(
+            "resumed", WatchCallback(FOLDER / name), resume=checkpoint, **more
+        )  # closes the recorder that the crash left open
+        run = check(FOLDER / name, whole)
+        assert run.branches[f"after-{at}"].steps.tolist() == list(range(at + 1, 6))
+        train("resumed", WatchCallback(FOLDER / f"{name}-new"), resume=checkpoint, **more)
+        assert not check(FOLDER / f"{name}-new", whole, at).branches
+
+# the best model is put back at the end: that is no step
+train(
+    "best", WatchCallback(FOLDER / "best"), eval_strategy="steps", eval_steps=2, save_strategy="steps", save_steps=2,
+    load_best_model_at_end=True, learning_rate=10.0,
+)  # fmt: skip
+assert wl.load(FOLDER / "best").steps.tolist() == list(range(7))
 print("checked")

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import os
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import keras
@@ -58,6 +58,21 @@ class KerasSource(ArraySource):
                 mine = id(variable) in ids or id(getattr(variable, "_value", variable)) in ids
                 found[not mine].append(name)
         return found
+
+    def adopt(self, names: Iterable[str]) -> None:
+        """Call variables as a recording does that goes on: a model that was loaded from a file has lost (or got) the model's name in its paths."""
+        known = set(names)
+        ends: dict[str, list[str]] = {}
+        for name in known:
+            ends.setdefault(name.partition("/")[2], []).append(name)
+        self._variables = [
+            (
+                name if name in known else _one([*ends.get(name, ()), *({name.partition("/")[2]} & known)]) or name,
+                stream,
+                v,
+            )
+            for name, stream, v in self._variables
+        ]
 
     def entries(self, params: Any) -> list[Entry]:
         if not self._model.built:  # a model of models without a call of its own: it may get more of them
@@ -112,6 +127,10 @@ def _is_flat(params: Any) -> bool:
         and len(params) == 2
         and all(p is None or isinstance(p, (list, tuple)) for p in params)
     )
+
+
+def _one(names: list[str]) -> str | None:
+    return names[0] if len(names) == 1 else None
 
 
 def _variables(model: Any) -> list[tuple[str, str, Any]]:

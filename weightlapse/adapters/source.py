@@ -55,7 +55,8 @@ class Source(Protocol):
     """A model as named arrays.
 
     A source may also have ``version()``: something that is unequal after the weights were changed, and cheap; and where optimizers are followed
-    ``held(tensors)``: names of parameters that are among these tensors, and of trainable ones that are not.
+    ``held(tensors)``: names of parameters that are among these tensors, and of trainable ones that are not. ``adopt(names)`` lets it call
+    its arrays as a recording does that goes on, where the framework does not keep their names.
     """
 
     framework: str

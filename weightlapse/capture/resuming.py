@@ -22,6 +22,11 @@ def is_there(path: Path) -> bool:
     return path.exists() and (not path.is_dir() or any(path.iterdir()))
 
 
+def recorded_names(path: Path) -> list[str]:
+    """The names of the tensors that the recording at ``path`` ends with."""
+    return [t.name for t in Store.open(path).layouts[-1][1].tensors]
+
+
 @contextmanager
 def cannot_be_written(path: Path) -> Iterator[None]:
     try:

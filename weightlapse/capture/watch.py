@@ -28,7 +28,7 @@ from weightlapse.capture.plain import plain
 from weightlapse.capture.processes import open_at
 from weightlapse.capture.ranks import model_is_sharded, process_group, record_together
 from weightlapse.capture.recorder import Backpressure, Recorder
-from weightlapse.capture.resuming import cannot_be_written, go_on, is_there, present_weights
+from weightlapse.capture.resuming import cannot_be_written, go_on, is_there, present_weights, recorded_names
 from weightlapse.capture.ring import Ring
 from weightlapse.capture.schedule import Schedule, schedule
 from weightlapse.errors import InvalidArgument, refuse_unknown
@@ -147,6 +147,8 @@ def watch(
             model, selection, getattr(steps, "leaves", ()), rank if sharded else 0, followed=optimizer is not None
         )
         refuse_strangers(source, steps, model)
+        if resume and is_there(where) and hasattr(source, "adopt"):
+            source.adopt(recorded_names(where))
         first = model if source.takes_params else given
         layout = layout_of(source.arrays(first))
         ring = Ring(layout.row_nbytes, budget, getattr(source, "allocate", None))
