@@ -255,6 +255,6 @@ def test_a_dimension_that_is_called_like_a_tensor_does_not_swallow_it(tmp_path: 
 
 @pytest.mark.parametrize("name", ["a\0b", "", "x" * 5000, "\ud800", "half \udfff"])
 def test_names_that_no_file_can_hold_are_refused_before_anything_is_written(tmp_path: Path, name: str) -> None:
-    with pytest.raises(wl.CannotRecord, match="cannot be the name of a tensor"):
+    with pytest.raises((wl.CannotRecord, wl.InvalidArgument), match=r"name .*of a tensor"):
         wl.watch({name: np.ones(2)}, tmp_path / "run")
     assert list(tmp_path.iterdir()) == []

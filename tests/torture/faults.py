@@ -251,9 +251,8 @@ def one(seed: int, number: int, where: Path) -> Result:
                     grown = grows is not None and step >= grows
                     rec.step(values(mine, step, grown), step=step, loss=step / 7)
                     written.append(step)
-                    if draw.random() < 0.06:
-                        if _flushed(rec):
-                            flushed = list(written)
+                    if draw.random() < 0.06 and _flushed(rec):
+                        flushed = list(written)
                     if draw.random() < 0.05:
                         time.sleep(draw.choice([0.001, 0.01]))
                 if seconds < 1e9 and draw.random() < 0.5:

@@ -48,7 +48,7 @@ def record_together(path: Path, rank: int, count: int, record: Callable[[Path], 
         if recorder is not None:
             recorder.close()
             if rank == 0 and not keep:
-                withdraw(path)
+                withdraw(path, recorder.identity)
         raise CannotRecord(problem)
     assert recorder is not None
     return recorder

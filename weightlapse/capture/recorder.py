@@ -56,6 +56,7 @@ class Recorder:
     ) -> None:
         """``held``: the object given to watch(), where it does not hold its values itself but may be changed in place."""
         self.path: Path = Path(os.path.abspath(writer.path))
+        self.identity = writer.identity  # the id of the recording, 16 bytes
         self.stopped: str | None = None
         self.strict = os.environ.get("WEIGHTLAPSE_STRICT") == "1"
         self._source = source

@@ -5,7 +5,6 @@ from __future__ import annotations
 import importlib
 import inspect
 import os
-import shutil
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, Literal
@@ -35,6 +34,7 @@ from weightlapse.errors import InvalidArgument, refuse_unknown
 from weightlapse.store.mirror import Mirror
 from weightlapse.store.ranks import rank_folder
 from weightlapse.store.remote import is_url
+from weightlapse.store.repair import withdraw
 from weightlapse.store.writer import Compact, Fsync, Writer
 
 
@@ -186,7 +186,7 @@ def watch(
         except BaseException:
             rec.close(last_frame=False)
             if point.new:
-                shutil.rmtree(where)
+                withdraw(where, writer.identity)
             raise
         if copy is not None:
             rec.mirror(copy)

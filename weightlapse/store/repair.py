@@ -81,9 +81,11 @@ def _never_begun(folder: Path) -> list[Path]:
     return found
 
 
-def withdraw(folder: Path) -> None:
+def withdraw(folder: Path, identity: bytes) -> None:
     """Remove the recording in ``folder``, which this process has just made and nobody wants: its own files, and the folder when nothing else is in it."""
     store = Store.open(folder)
+    if store.id != identity.hex():
+        return  # it has given its place back already
     own = [f"{below}/{name}" for below in ("log", "blocks") for name in LocalFolder(folder).names(below)]
     for name in (*own, store.journal_name, manifest.NAME, "lock"):
         if re.fullmatch(r"(log/\d{6,}\.seg|blocks/\d{6,}\.blk|journal(-[0-9a-f]{8})?\.log|manifest\.json|lock)", name):

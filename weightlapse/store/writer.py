@@ -205,6 +205,11 @@ class Writer:
         if epoch.layout != self.layout:
             self.relayout(epoch.layout, f"rewound to step {step}", None)
 
+    @property
+    def identity(self) -> bytes:
+        """The id of the recording that is being written."""
+        return self._ours.id
+
     # ---- what happens during training ------------------------------------------------------------------------------
 
     def append(self, steps: NDArray[np.int64], rows: NDArray[np.uint8]) -> None:
