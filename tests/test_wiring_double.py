@@ -38,7 +38,8 @@ def test_every_network_computes_what_its_copy_in_float64_does(name: str) -> None
             assert (a - b).abs().max() <= (1e-6 if name in CASTS else 1e-13) * a.abs().max()
         else:
             assert torch.equal(a, b)
-    assert not seen.casts
+    assert seen.casts or name not in CASTS - {"hf_gpt_neox"}  # that one rounds a buffer, which is narrow here
+    assert not seen.rounds
     assert seen.steps
     for n, t in model.state_dict().items():
         assert torch.equal(t, before[n])
@@ -83,15 +84,21 @@ def test_gradients_of_wide_tensors_are_those_of_the_copy(dtype: torch.dtype) -> 
     torch.testing.assert_close(got, want, rtol=1e-12, atol=1e-14)
 
 
-def test_a_cast_that_the_code_spells_out_is_noticed() -> None:
-    net = nn.Linear(3, 2)
+def test_casts_and_rounded_results_are_noticed() -> None:
+    net, x = nn.Linear(3, 2), torch.randn(2, 3, dtype=torch.float64)
     with torch.no_grad():
         with in_double() as seen:
-            net(torch.randn(2, 3, dtype=torch.float64)).to(net.weight.dtype)
+            net(x)
         assert not seen.casts
+        assert not seen.rounds
         with in_double() as seen:
-            net(torch.randn(2, 3, dtype=torch.float64)).float()
+            assert net(x).float().dtype == torch.float64
         assert seen.casts
+        assert not seen.rounds
+        low = torch.zeros(4, 2)
+        with in_double() as seen:
+            low[:2] += net(x)
+        assert seen.rounds
 
 
 def test_results_do_not_live_in_memory_that_is_used_again() -> None:

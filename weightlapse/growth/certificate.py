@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -28,6 +29,7 @@ from weightlapse.growth.running import (
     with_slopes,
     working_dtype,
 )
+from weightlapse.wiring.double import Double
 
 TOLERANCE = 1e-12  # relative, in float64
 SHALLOW = 10  # matrix products and convolutions for which that is right; more of them add up more rounding
@@ -83,7 +85,8 @@ class Trial:
     """The old network made ready for comparing: double precision, inputs, what it computes. Made once, used for many tries.
 
     ``doubles`` are the networks that are run, with "own" and "randomised" weights; ``how`` says in what form, see `HOW`.
-    With ``modeless`` train mode does the same as eval mode, so that the rounds in eval mode stand for it.
+    ``tolerance`` is what rounding may change when anybody runs the two, ``limit`` what it may change in these runs (less, where they
+    compute in float64 what the network itself does not). With ``modeless`` train mode does the same as eval mode, so that the rounds in eval mode stand for it.
     """
 
     examples: Sequence[Any]
@@ -92,6 +95,7 @@ class Trial:
     notes: list[str]
     doubles: dict[str, nn.Module]
     how: str = "widened"
+    limit: float = TOLERANCE
     modeless: bool = False
     last: nn.Module = field(default_factory=nn.Identity)  # the changed network that was run last
 
@@ -108,7 +112,7 @@ class Trial:
             raise CannotGrow("the network returns no tensor, so nothing can be compared")
         generator = torch.Generator().manual_seed(_SEED)
         drawn = [random_like(e, generator) for e in given]
-        trial = cls(given, [], seen.tolerance, [*seen.notes], {"own": own}, seen.how)
+        trial = cls(given, [], seen.tolerance, [*seen.notes], {"own": own}, seen.how, limit=seen.limit)
         trial.modeless = trial._same_in_train_mode(own, given[-1], seen)
         trial.doubles["randomised"] = randomised(own)
         for weights, model in trial.doubles.items():
@@ -196,6 +200,7 @@ class _Seen:
     how: str
     notes: list[str]
     tolerance: float
+    limit: float
     first: list[torch.Tensor]
     steps: list[tuple[Any, ...]] | None
 
@@ -208,31 +213,33 @@ def _first_run(
     for how in ways:
         own, given = prepared(old, how), [in_precision(e, working_dtype(how)) for e in examples]
         precision = Precision()
+        first: list[list[torch.Tensor]] = []
+        runs: list[Double] = []
         try:
-            if how == "widened":
-                first = [outputs(own, e) for e in given]
-            else:
-                with precision:
-                    first = [outputs(own, e) for e in given]
+            with precision if how != "widened" else nullcontext():
+                for example in given:
+                    first.append(outputs(own, example))
+                    runs += [run] if (run := last_run(own)) is not None else []
         except Exception as error:  # noqa: BLE001 - the user's own forward
             failures.append(error)
             continue
         notes: list[str] = []
-        watched = last_run(own)
-        products = precision.products if watched is None else watched.products
+        products = max((run.products for run in runs), default=precision.products)
         if how == "float32":
             # Some fused operators exist in single precision only.
             notes.append(f"the network does not run in float64 ({_short(failures[-1])}); it was compared in float32")
-        elif precision.low or (watched is not None and watched.casts):
+        elif precision.low or any(run.casts or run.rounds for run in runs):
             notes.append("the network computes partly in less than float64 whatever its dtype; rounding is larger")
-        tolerance = LOW_TOLERANCE if notes else TOLERANCE * max(1.0, products / SHALLOW)
+        deep = TOLERANCE * max(1.0, products / SHALLOW)
+        tolerance = LOW_TOLERANCE if notes else deep
+        # What a network that is run widened casts to less is computed in float64 all the same.
+        limit = deep if runs and not any(run.rounds for run in runs) else tolerance
         if TOLERANCE < tolerance < LOW_TOLERANCE:
             notes.append(
                 f"rounding adds up with depth: {tolerance:.1e} is allowed in float64, {TOLERANCE:.0e} for every {SHALLOW} "
                 f"of the {products} matrix products and convolutions"
             )
-        steps = None if watched is None else watched.steps
-        return own, given, first, _Seen(how, notes, tolerance, first[-1], steps)
+        return own, given, first, _Seen(how, notes, tolerance, limit, first[-1], runs[-1].steps if runs else None)
     raise CannotGrow(f"the network does not run on the examples ({_short(failures[-2])})") from failures[-2]
 
 

@@ -163,9 +163,7 @@ def _first_that_holds(
     given: Mapping[str, Any],
 ) -> tuple[nn.Module, list[Check], list[Setting]]:
     lengths = lengths_below(wiring, plan)
-    reading = first_reading(
-        lambda source: grown_module(source, plan), model, lengths, trial, trial.tolerance, given=given
-    )
+    reading = first_reading(lambda source: grown_module(source, plan), model, lengths, trial, trial.limit, given=given)
     if isinstance(reading, str):
         which = " and ".join(f"{f} from {f.size} to {size}" for f, size in families)
         guilty = _guilty(model, wiring, trial, families, given)

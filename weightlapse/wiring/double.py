@@ -44,9 +44,6 @@ _UNDECLARED = {"native_batch_norm": (3, 4)}
 _LARGE = 1 << 18  # numbers; smaller tensors are not worth a buffer
 
 
-_CASTS = (Tensor.float, Tensor.half, Tensor.bfloat16)
-
-
 class WritesWeights(RuntimeError):
     """The forward writes into a weight that it must leave as it is."""
 
@@ -54,13 +51,15 @@ class WritesWeights(RuntimeError):
 class Double(TorchDispatchMode):
     """While it is entered, everything is computed in float64 (complex128). See `in_double`.
 
-    ``casts`` tells whether the forward itself asked for less, or wrote results into tensors that hold less. ``products`` counts matrix
+    ``casts`` tells whether the forward itself asked for less (it gets float64 all the same), ``rounds`` whether it wrote results into
+    tensors that hold less. ``products`` counts matrix
     products and convolutions, which is where rounding grows. ``steps`` are the operators that were called, with their plain arguments.
     """
 
     def __init__(self, kept: Iterable[Tensor] = ()) -> None:
         super().__init__()
         self.casts = False
+        self.rounds = False
         self.products = 0
         self.steps: list[tuple[Any, ...]] = []
         self._kept = {_memory(t) for t in kept}
@@ -78,6 +77,7 @@ class Double(TorchDispatchMode):
         if self._kept and any(_memory(t) in self._kept for t in written):
             raise WritesWeights(f"{func} writes into a weight")
         if kwargs.get("dtype") in _WIDE:
+            self.casts = self.casts or any(isinstance(a, Tensor) and a.dtype in _FULL for a in args)
             kwargs["dtype"] = _WIDE[kwargs["dtype"]]
         if name in _READING:
             return _mapped(func(*args, **kwargs), _widened)
@@ -105,7 +105,7 @@ class Double(TorchDispatchMode):
         for value, wide in narrow:
             if any(value is t for t in written):
                 value.copy_(wide)
-                self.casts = self.casts or (value.numel() > 1 and func.overloadpacket.__name__ not in _UNDECLARED)
+                self.rounds = self.rounds or (value.numel() > 1 and func.overloadpacket.__name__ not in _UNDECLARED)
         back = {id(wide): value for value, wide in narrow}
 
         def own(value: Tensor) -> Tensor:
@@ -141,19 +141,10 @@ class _Scratch:
 
 
 class _Strict(TorchFunctionMode):
-    """Widens the arguments of functions that compare their types before they call any operator, and notices ``x.float()``.
-
-    (``x.to(dtype)`` is no sign of anything: the type is mostly that of a weight, which is wide here.)
-    """
-
-    def __init__(self, mode: Double) -> None:
-        super().__init__()
-        self._mode = mode
+    """Widens the arguments of functions that compare their types before they call any operator."""
 
     def __torch_function__(self, func: Any, types: Any, args: Sequence[Any] = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
-        if func in _CASTS and args[0].dtype in _FULL:
-            self._mode.casts = True
         if getattr(func, "__name__", "") in _STRICT:
             args, kwargs = tree_map(_widened, args), tree_map(_widened, kwargs)
         return func(*args, **kwargs)
@@ -188,7 +179,7 @@ def in_double(*, kept: Iterable[Tensor] = ()) -> Iterator[Double]:
     (torch.float64, torch.float32, True)
     """
     mode = Double(kept)
-    with _Strict(mode), mode:
+    with _Strict(), mode:
         yield mode
 
 
