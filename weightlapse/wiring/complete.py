@@ -23,6 +23,7 @@ from weightlapse.wiring.verify import Move, moved, shuffle
 SETTLED = ("input", "output", "vocabulary", "size 1", "conv kernel", "space", "never used", "nothing reads")
 _MOST_PLACES = 60
 _MOST_RUNS = 20_000
+_SHARE = 3e-2
 
 
 @dataclass(frozen=True)
@@ -117,7 +118,7 @@ def _layouts(tensor: str, axis: int, positions: np.ndarray, size: int) -> list[M
 class _Lab:
     def __init__(self, wiring: Wiring, bench: Bench) -> None:
         self.wiring, self.bench = wiring, bench
-        self.small = 3e-3 if bench.tolerance < 1e-8 else 5e-2
+        self.small = 1e-3 if bench.tolerance < 1e-8 else 5e-2
         self.rng = np.random.default_rng(5)
         self.runs = 0
 
@@ -140,6 +141,8 @@ class _Lab:
         found = {seed}
         told = False
         for u, v in pairs if size > 2 else pairs[:1]:
+            if len(found) == len(places):
+                break
             state = self.alike(places, u, v)
             base = self.outputs(state, ())
             alone = {i: self.outputs(state, [(places[i], u, v)]) - base for i in range(len(places))}
@@ -152,7 +155,8 @@ class _Lab:
                 for i in set(range(len(places))) - found:
                     both = self.outputs(state, [(places[j], u, v) for j in [*found, i]]) - base
                     common = float(np.abs(joint + alone[i] - both).max(initial=0.0))
-                    if common > 1e-2 * min(strength[i], float(np.abs(joint).max(initial=0.0)) or np.inf) > 0:
+                    # Terms between places that have nothing to do with each other are smaller by the size of the differences.
+                    if common > _SHARE * min(strength[i], max(strength[j] for j in found)) > 0:
                         new.add(i)
                 found |= new
                 grows = bool(new)
