@@ -197,12 +197,17 @@ class Bench:
                     write(n, None, None, state[n])
             return self._change()
 
-    def outputs(self, state: Mapping[str, Tensor]) -> np.ndarray[Any, np.dtype[np.float64]]:
-        """All outputs with the weights ``state``, one after the other; nothing when the model does not run with them."""
+    @contextlib.contextmanager
+    def holding(self, changes: Mapping[str, Tensor]) -> Iterator[None]:
+        """Inside, these weights are other ones."""
         with self._overwritten() as write:
-            for n, t in self.state.items():
-                if state[n] is not t and place_of(state[n]) != place_of(t):
-                    write(n, None, None, state[n])
+            for name, value in changes.items():
+                write(name, None, None, value)
+            yield
+
+    def outputs(self, changes: Mapping[str, Tensor]) -> np.ndarray[Any, np.dtype[np.float64]]:
+        """All outputs with these weights changed, one after the other; nothing when the model does not run with them."""
+        with self.holding(changes):
             found = [self._try(call) or [] for call in self.calls]
         numbers = [torch.view_as_real(t) if t.is_complex() else t for out in found for t in out]
         return np.concatenate([t.double().cpu().numpy().ravel() for t in numbers] or [np.zeros(0)])

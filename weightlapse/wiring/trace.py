@@ -177,7 +177,8 @@ def _verify(
     wiring.report["tolerance"] = bench.tolerance
     wiring = with_experts(verified(wiring, bench), bench)
     if verify == "complete":
-        wiring.report["missed"] = tuple(m.text for m in missed(wiring, bench))
+        alone = Bench(model, examples, choose, named, batches=1)
+        wiring.report["missed"] = tuple(m.text for m in missed(wiring, alone))
         wiring.report["complete"] = not wiring.report["missed"]
     return wiring
 
