@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import itertools
 import types
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 import torch
 from torch import nn
+
+from weightlapse.wiring.bench import Bench
+from weightlapse.wiring.data import Group, Member, Wiring
+from weightlapse.wiring.verify import works
 
 
 def belongings(model: nn.Module) -> list[Any]:
@@ -67,3 +73,23 @@ def _tensor(t: torch.Tensor) -> Any:
         return flags, grad
     plain = t.detach().resolve_conj().contiguous()
     return flags, grad, plain.reshape(-1).view(torch.uint8).numpy().tobytes() if t.numel() else b""
+
+
+def independent_parts(bench: Bench, wiring: Wiring, size: int, places: Sequence[Member]) -> list[frozenset[int]]:
+    """The smallest sets of places in which units may be exchanged while all others stay, by trying every set there is.
+
+    Places that have no influence at all are left out: anything may be done with them.
+    """
+
+    def free(chosen: Sequence[int]) -> bool:
+        group = Group("tried", size, tuple(places[i] for i in chosen), exponents=(0,) * len(chosen))
+        rng = np.random.default_rng(3)
+        return all(works(bench, wiring, group, rng) <= bench.tolerance for _ in range(3))
+
+    heard = [i for i in range(len(places)) if not free([i])]
+    found: list[frozenset[int]] = []
+    for n in range(2, len(heard) + 1):
+        for chosen in itertools.combinations(heard, n):
+            if not any(part <= set(chosen) for part in found) and free(chosen):
+                found.append(frozenset(chosen))
+    return found

@@ -161,3 +161,89 @@ def test_a_keras_model_on_the_torch_backend_is_a_torch_module() -> None:
     assert (size, symmetries) == (8, ["permutation", "scale"])
     assert [m[1:] for m in members] == [[1, "out"], [0, "add"], [0, "in"]]
     assert all(m[0] in paths for m in members)
+
+
+def test_a_rule_that_fails_costs_a_symmetry_and_is_noted(monkeypatch: pytest.MonkeyPatch) -> None:
+    from weightlapse.wiring.rules.table import RULES
+
+    def broken(inf, call):
+        raise ValueError("a form that nobody thought of")
+
+    def short(inf, call):
+        return [[]]
+
+    for wrong in (broken, short):
+        monkeypatch.setitem(RULES, "tanh", wrong)
+        net = nn.Sequential(nn.Linear(4, 8), nn.Tanh(), nn.Linear(8, 6), nn.ReLU(), nn.Linear(6, 2))
+        w = wl.trace(net, torch.randn(5, 4), verify=True)
+        assert [g.name for g in w.groups] == ["2"]
+        assert "opaque op tanh" in w.explain("0.weight", 0)
+        (note,) = w.report["notes"]
+        assert note.startswith("tanh: its rule")
+
+
+@pytest.mark.parametrize("place", ["_call", "_solved"])
+def test_sign_and_scale_are_extras(place: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    from weightlapse.wiring import symmetries
+    from weightlapse.wiring.gauges import Gauges
+
+    def broken(*_args):
+        raise ValueError("all input arrays must have the same shape")
+
+    monkeypatch.setattr(Gauges if place == "_call" else symmetries, place, broken)
+    w = wl.trace(nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 2)), torch.randn(5, 4), verify=True)
+    (g,) = w.groups
+    assert g.symmetries == {"permutation"}
+    assert g.exponents == (0, 0, 0)
+    assert w.dropped == ()
+    assert any("sign and scale of '0' are not known" in note for note in w.report["notes"])
+
+
+@pytest.mark.parametrize("name", ["efficient_vit", "efficient_vit_summed", "efficient_vit_wide", "hf_levit"])
+def test_attention_at_several_scales_gives_no_notes(name: str) -> None:
+    from tests.zoo import ZOO
+
+    case = ZOO[name]
+    w = wl.trace(case.make(), *case.examples, verify=True)
+    assert w.report["notes"] == ()
+    assert w.dropped == ()
+
+
+@pytest.mark.parametrize("shape", [(), (3,), (2, 3)])
+def test_constants_in_steps(shape: tuple[int, ...]) -> None:
+    """Units under equal values of a constant are alike, also where it has several steps."""
+
+    class Steps(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.a, self.b = nn.Linear(4, 9), nn.Linear(9, 2)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            steps = torch.repeat_interleave(torch.tensor([1.0, -2.0, 0.5], dtype=x.dtype), torch.tensor([2, 3, 4]))
+            return self.b(torch.tanh(self.a(x)) * steps.expand(*shape, 9))
+
+    w = wl.trace(Steps(), torch.randn(*(shape or (3,)), 4), verify=True)
+    assert sorted(g.size for g in w.groups) == [2, 3, 4]
+    assert w.dropped == ()
+
+
+def test_one_index_for_two_layers_ties_nothing() -> None:
+    """The expanded index is made once and handed to both layers, as a view and as a copy."""
+
+    class Shared(nn.Module):
+        def __init__(self, copy: bool) -> None:
+            super().__init__()
+            self.a, self.b, self.c, self.copy = nn.Linear(4, 8), nn.Linear(8, 8), nn.Linear(8, 2), copy
+
+        def forward(self, x: torch.Tensor, to: torch.Tensor) -> torch.Tensor:
+            index = to[:, None].expand(-1, 8)
+            index = index.contiguous() if self.copy else index
+            h = torch.relu(self.a(x))
+            h = torch.relu(self.b(torch.zeros_like(h).scatter_add_(0, index, h)))
+            return self.c(torch.zeros_like(h).scatter_add_(0, index, h))
+
+    x, to = torch.randn(5, 4), torch.tensor([1, 0, 4, 2, 2])
+    for copy in (False, True):
+        w = wl.trace(Shared(copy), (x, to), verify="complete")
+        assert [(g.name, g.size) for g in w.groups] == [("a", 8), ("b", 8)]
+        assert w.report["complete"]

@@ -263,9 +263,9 @@ class Containers(nn.Module):
         return x @ self.last["w"] + self.last["b"]
 
 
-@add("vae", x(6, 8), sizes=(12, 3, 12))
+@add("vae", x(6, 8), sizes=(12, 3, 12), limits=("mu: its units in mu.weight",))
 class VAE(nn.Module):
-    """In eval mode the latent is the mean: its units are hidden units like others."""
+    """In eval mode the latent is the mean: its units are hidden units like others. (A sum over all parts would let the variances go alone.)"""
 
     def __init__(self) -> None:
         super().__init__()

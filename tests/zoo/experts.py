@@ -110,9 +110,12 @@ class GroupedGated(Grouped):
         return torch.zeros_like(x).index_add_(0, order // 2, h)
 
 
-@add("experts_other_routes", rows, sizes=(10, 5))
+@add("experts_other_routes", rows, sizes=(10, 5), limits=("up: its units in up[2], down[1]",))
 class OtherRoutes(_Stacked):
-    """The second product takes another expert than the first: hidden units must be in one order everywhere."""
+    """The second product takes another expert than the first: hidden units are given one order everywhere.
+
+    (Expert e writes for the one behind it: three orders would be possible, and are not looked for.)
+    """
 
     def mixed(self, x, weight, chosen):
         e = chosen.reshape(-1)

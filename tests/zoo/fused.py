@@ -61,7 +61,7 @@ for _kind, _nested in {
     "padded": 3,
 }.items():
     # A constant part of a bias stops the sign, although zeros would not.
-    _limits = () if _kind in ("kept buffer", "stacked") else ("sign of qkv",)
+    _limits = () if _kind in ("kept buffer", "stacked") else ("sign of qkv", "qkv[0]: its units in qkv.weight[0]")
     add(f"qkv_bias_{_kind.replace(' ', '_')}", tokens, sizes=(12, 3), nested=_nested, limits=_limits)(
         lambda kind=_kind: _Attention(kind)
     )

@@ -185,9 +185,16 @@ _REFUSED = {
     "tril_of_gram": lambda h: (h[:, :, None] * h[:, None, :]).tril().sum(-1),
     "argmax": lambda h: h * F.one_hot(h.argmax(-1), 8),
 }
+# Their values alone do not depend on the order of the units, and these are refused all the same.
+_LIMITS = {
+    "sort": "sort depends on the order",
+    "topk": "topk depends on the order",
+    "argmax": "argmax depends on the order",
+}
 for _name, _act in _REFUSED.items():
-    add(f"refused_{_name}", rows, sizes=(6,))(lambda act=_act: Between(act))
-add("refused_outer_product", rows, sizes=(6,))(
+    _limits = (_LIMITS[_name],) if _name in _LIMITS else ()
+    add(f"refused_{_name}", rows, sizes=(6,), limits=_limits)(lambda act=_act: Between(act))
+add("refused_outer_product", rows, sizes=(6,), limits=("outer product",))(
     lambda: Between(lambda h: (h[:, :, None] * h[:, None, :]).flatten(1), 64)
 )
 

@@ -9,12 +9,12 @@ from __future__ import annotations
 
 import contextlib
 import warnings
-import zlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_map
@@ -29,7 +29,7 @@ from weightlapse.wiring.twin import at_rest
 # Largest relative change that summing in another order may make.
 TOLERANCE = {torch.float64: 1e-9, torch.float32: 1e-4, torch.bfloat16: 5e-2, torch.float16: 1e-2}
 SMALL = 4_000_000  # numbers; above, float64 would cost more than it tells
-_PERIOD = 65_521  # a prime, so that no two rows of a weight get the same noise
+_PERIOD = 65_521
 _REFUSALS = (RuntimeError, TypeError, ValueError, IndexError, AssertionError, AttributeError, KeyError, NotImplementedError)  # fmt: skip
 
 
@@ -114,8 +114,9 @@ class Bench:
         wide = torch.complex128 if dtype == torch.float64 else torch.complex64
         with torch.inference_mode(False), torch.no_grad():
             drawn = set()
+            noise = _Noise(self._seed, dtype, self._source.values())
             for name in self.names:
-                value = self._drawn(name, dtype, wide)
+                value = self._drawn(name, noise)
                 for holder in self._holders[name]:
                     holder.data = value
                     drawn.add(id(holder))
@@ -155,15 +156,14 @@ class Bench:
         self.tolerance = max(TOLERANCE[d] for d in watch.seen | {self.dtype})
         return out
 
-    def _drawn(self, name: str, dtype: torch.dtype, wide: torch.dtype) -> Tensor:
+    def _drawn(self, name: str, noise: _Noise) -> Tensor:
         """Random weights that keep activations of ordinary size; variances positive."""
         t = self._source[name]
-        dtype = wide if t.is_complex() else dtype
-        noise = _noise(t.shape, zlib.crc32(name.encode(), self._seed), dtype).to(t.device)
-        spread = _spread(t)
+        some = noise.like(t)
         if "running_var" in name or name.endswith("_var"):
-            return 0.5 + noise.abs()
-        return torch.add(t.to(dtype), noise, alpha=spread if spread > 0 and t.ndim > 1 else max(spread, 0.3))
+            return 0.5 + some.abs()
+        spread = _spread(t)
+        return torch.add(t.to(some.dtype), some, alpha=spread if spread > 0 and t.ndim > 1 else max(spread, 0.3))
 
     @property
     def state(self) -> dict[str, Tensor]:
@@ -194,15 +194,20 @@ class Bench:
         with self._overwritten() as write:
             for n, t in self.state.items():
                 if state[n] is not t and place_of(state[n]) != place_of(t):
-                    write(n, None, None, state[n])
+                    write(self._holders[n][0].data, None, None, state[n])
             return self._change()
 
-    def outputs(self, state: Mapping[str, Tensor]) -> np.ndarray[Any, np.dtype[np.float64]]:
-        """All outputs with the weights ``state``, one after the other; nothing when the model does not run with them."""
+    @contextlib.contextmanager
+    def holding(self, changes: Mapping[str, Tensor]) -> Iterator[None]:
+        """Inside, these weights are other ones."""
         with self._overwritten() as write:
-            for n, t in self.state.items():
-                if state[n] is not t and place_of(state[n]) != place_of(t):
-                    write(n, None, None, state[n])
+            for name, value in changes.items():
+                write(self._holders[name][0].data, None, None, value)
+            yield
+
+    def outputs(self, changes: Mapping[str, Tensor]) -> NDArray[np.float64]:
+        """All outputs with these weights changed, one after the other; nothing when the model does not run with them."""
+        with self.holding(changes):
             found = [self._try(call) or [] for call in self.calls]
         numbers = [torch.view_as_real(t) if t.is_complex() else t for out in found for t in out]
         return np.concatenate([t.double().cpu().numpy().ravel() for t in numbers] or [np.zeros(0)])
@@ -211,25 +216,20 @@ class Bench:
         """The same when tensors are moved; only what is moved is written, and held meanwhile."""
         with self._overwritten() as write:
             for name, placement in placements.items():
-                t = self._holders[name][0]
+                t = self._holders[name][0].data
                 for stage in placement.stages:
-                    if not isinstance(stage, dict):
-                        write(name, None, None, Placement((stage,))(t.detach()))
-                        continue
-                    for axis, (at, by) in stage.items():
-                        at = np.arange(t.shape[axis]) if at is None else at
+                    for part, axis, at, by in _steps(t, stage):
                         touched = at != np.arange(len(at)) if by is None else (at != np.arange(len(at))) | (by != 1)
-                        where = torch.from_numpy(np.flatnonzero(touched)).to(t.device)
-                        value = t.detach().index_select(axis, torch.from_numpy(at[touched]).to(t.device))
+                        value = part.index_select(axis, torch.from_numpy(at[touched]).to(t.device))
                         if by is not None:
-                            value = value * value.new_tensor(by[touched]).reshape(
-                                [-1 if d == axis else 1 for d in range(t.ndim)]
-                            )
-                        write(name, axis, where, value)
+                            shape = [-1 if d == axis else 1 for d in range(t.ndim)]
+                            value = value * value.new_tensor(by[touched]).reshape(shape)
+                        write(part, axis, torch.from_numpy(np.flatnonzero(touched)).to(t.device), value)
             return self._change()
 
     @contextlib.contextmanager
-    def _overwritten(self) -> Iterator[Callable[[str, int | None, Tensor | None, Tensor], None]]:
+    def _overwritten(self) -> Iterator[Callable[[Tensor, int | None, Tensor | None, Tensor], None]]:
+        """Values to be written at places on an axis of a tensor (or all over it); afterwards everything is as it was."""
         undo: list[tuple[Tensor, int | None, Tensor | None, Tensor]] = []
 
         def put(t: Tensor, axis: int | None, where: Tensor | None, value: Tensor) -> None:
@@ -238,8 +238,7 @@ class Bench:
             else:
                 t.index_copy_(axis, where, value)
 
-        def write(name: str, axis: int | None, where: Tensor | None, value: Tensor) -> None:
-            t = self._holders[name][0].data
+        def write(t: Tensor, axis: int | None, where: Tensor | None, value: Tensor) -> None:
             old = t.clone() if axis is None or where is None else t.index_select(axis, where)
             undo.append((t, axis, where, old))
             put(t, axis, where, value)
@@ -259,6 +258,31 @@ class Bench:
                 return float("inf")
             worst = max(worst, *(change(a, b) for a, b in zip(out, base, strict=True)))
         return worst
+
+
+_Steps = Iterator[tuple[Tensor, int, NDArray[np.int64], NDArray[np.float64] | None]]
+
+
+def _steps(t: Tensor, stage: Any) -> _Steps:
+    """(tensor or part of it, axis, old position of each position, factors) for each axis that one stage of a placement moves."""
+    if isinstance(stage, dict):
+        for axis, (at, by) in stage.items():
+            yield t, axis, np.arange(t.shape[axis]) if at is None else at, by
+        return
+    member, at, factors = stage
+    length = t.shape[member.axis]
+    by = None
+    if factors is not None:
+        by = np.ones(length)
+        by[member.index] = factors[:, None]
+    other, slab = member.where
+    for first, last in _stretches(slab):
+        yield t.narrow(other, first, last - first), member.axis, np.arange(length) if at is None else at, by
+
+
+def _stretches(positions: NDArray[np.int64]) -> Iterator[tuple[int, int]]:
+    for run in np.split(positions, np.flatnonzero(np.diff(positions) != 1) + 1):
+        yield int(run[0]), int(run[-1]) + 1
 
 
 def _seed() -> None:
@@ -298,12 +322,26 @@ def _spread(t: Tensor) -> float:
     return found if found > 0 or t.numel() <= _PERIOD else float(t.std())
 
 
-def _noise(shape: Sequence[int], seed: int, dtype: torch.dtype) -> Tensor:
-    count = int(np.prod(shape, dtype=np.int64))
-    if count <= _PERIOD or dtype.is_complex:
-        return torch.randn(tuple(shape), generator=torch.Generator().manual_seed(seed), dtype=dtype)
-    table = torch.randn(_PERIOD, generator=torch.Generator().manual_seed(seed), dtype=dtype)
-    return table.repeat(-(-count // _PERIOD))[:count].view(tuple(shape))
+class _Noise:
+    """Normal numbers for one tensor after the other, from one table when the network is large."""
+
+    def __init__(self, seed: int, dtype: torch.dtype, tensors: Iterable[Tensor]) -> None:
+        self._generator = torch.Generator().manual_seed(seed)
+        self._wide = torch.complex128 if dtype == torch.float64 else torch.complex64
+        total = sum(t.numel() for t in tensors)
+        self._size = total if total <= SMALL else _PERIOD
+        self._table = torch.randn(self._size, generator=self._generator, dtype=dtype)
+        self._at = 0
+
+    def like(self, t: Tensor) -> Tensor:
+        if t.is_complex():
+            return torch.randn(t.shape, generator=self._generator, dtype=self._wide).to(t.device)
+        n, at = t.numel(), self._at
+        self._at = (at + n) % self._size if self._size else 0
+        if at + n <= self._size:
+            return self._table[at : at + n].view(t.shape).to(t.device)
+        # its length is a prime, so that no two rows of a weight get the same noise
+        return self._table.repeat(-(-(at + n) // self._size))[at : at + n].view(t.shape).to(t.device)
 
 
 def _cast(call: Any, dtype: torch.dtype) -> Any:

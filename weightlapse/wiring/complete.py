@@ -23,6 +23,7 @@ from weightlapse.wiring.verify import Move, moved, shuffle
 SETTLED = ("input", "output", "vocabulary", "size 1", "conv kernel", "space", "never used", "nothing reads")
 _MOST_PLACES = 60
 _MOST_RUNS = 20_000
+_SHARE = 3e-2
 
 
 @dataclass(frozen=True)
@@ -117,7 +118,7 @@ def _layouts(tensor: str, axis: int, positions: np.ndarray, size: int) -> list[M
 class _Lab:
     def __init__(self, wiring: Wiring, bench: Bench) -> None:
         self.wiring, self.bench = wiring, bench
-        self.small = 3e-3 if bench.tolerance < 1e-8 else 5e-2
+        self.small = 1e-3 if bench.tolerance < 1e-8 else 5e-2
         self.rng = np.random.default_rng(5)
         self.runs = 0
 
@@ -140,29 +141,38 @@ class _Lab:
         found = {seed}
         told = False
         for u, v in pairs if size > 2 else pairs[:1]:
+            if len(found) == len(places):
+                break
             state = self.alike(places, u, v)
-            base = self.outputs(state, ())
-            alone = {i: self.outputs(state, [(places[i], u, v)]) - base for i in range(len(places))}
-            strength = {i: float(np.abs(a).max(initial=0.0)) for i, a in alone.items()}
-            told = told or strength[seed] > 0
-            grows = True
-            while grows and self.runs < _MOST_RUNS:
-                joint = self.outputs(state, [(places[i], u, v) for i in found]) - base
-                new = set()
-                for i in set(range(len(places))) - found:
-                    both = self.outputs(state, [(places[j], u, v) for j in [*found, i]]) - base
-                    common = float(np.abs(joint + alone[i] - both).max(initial=0.0))
-                    if common > 1e-2 * min(strength[i], float(np.abs(joint).max(initial=0.0)) or np.inf) > 0:
-                        new.add(i)
-                found |= new
-                grows = bool(new)
+            with self.bench.holding(state):
+                told = self._grow(found, places, seed, state, u, v) or told
         return found if told else set()
 
+    def _grow(
+        self, found: set[int], places: Sequence[Member], seed: int, state: Mapping[str, Tensor], u: int, v: int
+    ) -> bool:
+        """Adds to ``found`` what hangs together with it; False when the seed has no influence on the outputs."""
+        base = self.outputs(state, ())
+        alone = [self.outputs(state, [(p, u, v)]) - base for p in places]
+        strength = [float(np.abs(a).max(initial=0.0)) for a in alone]
+        new = {seed}
+        while new and self.runs < _MOST_RUNS:
+            joint = self.outputs(state, [(places[i], u, v) for i in found]) - base
+            new = set()
+            for i in set(range(len(places))) - found:
+                both = self.outputs(state, [(places[j], u, v) for j in [*found, i]]) - base
+                common = float(np.abs(joint + alone[i] - both).max(initial=0.0))
+                # Terms between places that have nothing to do with each other are smaller by the size of the differences.
+                if common > _SHARE * min(strength[i], max(strength[j] for j in found)) > 0:
+                    new.add(i)
+            found |= new
+        return strength[seed] > 0
+
     def alike(self, places: Iterable[Member], u: int, v: int) -> dict[str, Tensor]:
-        """The random weights with unit v nearly equal to unit u in every place."""
-        state = dict(self.bench.state)
+        """What becomes of the weights when unit v is nearly equal to unit u in every place."""
+        state = {p.tensor: self.bench.state[p.tensor].clone() for p in places}
         for p in places:
-            t = state[p.tensor] = state[p.tensor].clone()
+            t = state[p.tensor]
             spread = float(t.abs().mean()) or 1.0
             for a, b in zip(p.index[u], p.index[v], strict=True):
                 source, target = _slice(t, p, int(a)), _slice(t, p, int(b))
@@ -171,10 +181,9 @@ class _Lab:
         return state
 
     def outputs(self, state: Mapping[str, Tensor], swaps: Sequence[tuple[Member, int, int]]) -> np.ndarray:
+        """The outputs with units u and v exchanged in some places; the bench holds ``state``."""
         self.runs += 1
-        changed = dict(state)
-        for name in dict.fromkeys(p.tensor for p, _, _ in swaps):
-            changed[name] = state[name].clone()
+        changed = {name: state[name].clone() for name in dict.fromkeys(p.tensor for p, _, _ in swaps)}
         for p, u, v in swaps:
             for a, b in zip(p.index[u], p.index[v], strict=True):
                 first, second = _slice(changed[p.tensor], p, int(a)), _slice(changed[p.tensor], p, int(b))

@@ -53,6 +53,7 @@ class Gauges:
         self.sign = {a: Equations(2) for a in self.atoms}
         self._has: dict[int, Counter[int]] = {}
         self._known: dict[tuple[int, int], list[Variable]] = {}
+        self._places: dict[tuple[int, int], Positions] = {}
         self.failed: dict[int, str] = {}  # atoms whose sign and scale could not be worked out, and why
         self._scaling = Scaling()
 
@@ -80,6 +81,12 @@ class Gauges:
 
     def _which(self, node: int, atom: int) -> Positions:
         """For each position of an axis: the number of the occurrence of ``atom`` that it lies in, or -1."""
+        key = (self.dims.find(node), atom)
+        if key not in self._places:
+            self._places[key] = self._numbered(node, atom)
+        return self._places[key]
+
+    def _numbered(self, node: int, atom: int) -> Positions:
         out = np.full(self.dims.sizes[node], -1, dtype=np.int64)
         count = 0
         cells = list(walk(self.dims, node, np.arange(self.dims.sizes[node], dtype=np.int64)[:, None]))
@@ -103,7 +110,10 @@ class Gauges:
         for position, instance in instances.items():
             rows = index
             if by and isinstance(position, int):
-                rows = index[:, np.isin(index[0], np.concatenate([b[position] for b in by]))]
+                here = np.zeros(int(max(index.max(), *(b.max() for b in by))) + 1, dtype=bool)
+                for b in by:
+                    here[b[position]] = True
+                rows = index[:, here[index[0]]]
             if rows.size:
                 found += walk(self.dims, instance, rows)
         return found

@@ -175,9 +175,10 @@ def _verify(
         return wiring
     wiring.report["verified"] = bool(wiring.groups)  # where nothing is claimed, nothing was tried
     wiring.report["tolerance"] = bench.tolerance
-    wiring = with_experts(verified(wiring, bench), bench)
+    wiring = with_experts(verified(wiring, bench, sample=not insist), bench)
     if verify == "complete":
-        wiring.report["missed"] = tuple(m.text for m in missed(wiring, bench))
+        alone = Bench(model, examples, choose, named, batches=1)
+        wiring.report["missed"] = tuple(m.text for m in missed(wiring, alone))
         wiring.report["complete"] = not wiring.report["missed"]
     return wiring
 
