@@ -108,6 +108,27 @@ def test_a_mapping_of_tensors_with_their_optimizer(tmp_path: Path) -> None:
     check(tmp_path / "run", frames)
 
 
+def test_models_that_are_exchanged_or_added_are_seen(tmp_path: Path) -> None:
+    models: dict[str, Any] = {"a": nn.Linear(2, 2), "more": [nn.Linear(1, 1)]}
+    with wl.watch(models, tmp_path / "run") as rec:
+        models["a"] = nn.Linear(2, 2)
+        rec.step()
+        models["more"].append(nn.Linear(3, 1))
+        nn.init.normal_(models["a"].weight)
+        rec.step()
+        del models["a"]
+        nn.init.normal_(models["more"][0].weight)
+        rec.step()
+    run = wl.load(tmp_path / "run")
+    assert [e.names for e in run.epochs] == [
+        ["a.weight", "a.bias", "more.0.weight", "more.0.bias"],
+        ["a.weight", "a.bias", "more.0.weight", "more.0.bias", "more.1.weight", "more.1.bias"],
+        ["more.0.weight", "more.0.bias", "more.1.weight", "more.1.bias"],
+    ]
+    assert not np.array_equal(run.epochs[0]["a.weight"][0], run.epochs[0]["a.weight"][1])
+    assert np.array_equal(run.state(step=3)["more.0.weight"], models["more"][0].weight.detach().numpy())
+
+
 def test_tied_parts_and_modules_shared_between_models(tmp_path: Path) -> None:
     shared = nn.Linear(2, 2)
     models = {"a": nn.Sequential(shared, nn.Linear(2, 1)), "b": nn.Sequential(shared)}

@@ -240,6 +240,40 @@ def test_quantised_tensors_are_their_integers_scale_and_zero_point(tmp_path: Pat
         run.load_into(model)
 
 
+def test_a_tensor_may_change_its_kind_in_mid_run(tmp_path: Path) -> None:
+    """Integers and one scale, a scale per channel, plain floats, a conjugate view, floats again: each in a layout of its own where it needs one."""
+    model, values = nn.Linear(3, 2), torch.randn(4, 3)
+    kinds = [
+        torch.quantize_per_tensor(values, 0.1, 0, torch.qint8),
+        torch.quantize_per_channel(values, torch.rand(4) + 0.1, torch.zeros(4, dtype=torch.long), 0, torch.qint8),
+        values,
+        torch.complex(values, values).conj(),
+        torch.complex(values, values),
+        torch.eye(3).to_sparse(),
+        values.to(torch.float8_e5m2),
+    ]
+    model.register_buffer("b", kinds[0])
+    with wl.watch(model, tmp_path / "run", streams=("weights", "buffers")) as rec:
+        for kind in kinds[1:]:
+            model.b = kind
+            nn.init.normal_(model.weight)
+            if kind.is_sparse:
+                with pytest.warns(UserWarning, match="b is not recorded"):
+                    rec.step()
+            else:
+                rec.step()
+    run = wl.load(tmp_path / "run")
+    assert run.steps.tolist() == list(range(7))
+    assert not run.gaps
+    assert np.array_equal(run.state(step=1)["b"], kinds[1].int_repr().numpy())
+    assert np.array_equal(run.state(step=1)["b.scale"], kinds[1].q_per_channel_scales().numpy())
+    assert np.array_equal(run.state(step=2)["b"], values.numpy())
+    assert np.array_equal(run.state(step=3)["b"], kinds[3].resolve_conj().numpy())
+    assert np.array_equal(run.state(step=4)["b"], kinds[4].numpy())
+    assert "b" not in run.state(step=5)
+    assert np.array_equal(run.state(step=6)["b"], kinds[6].float().numpy())
+
+
 # ---- complex, conjugate and negative -----------------------------------------------------------------------------------
 
 

@@ -19,6 +19,7 @@ from sklearn.linear_model import (  # noqa: E402
     Lasso,
     LinearRegression,
     LogisticRegression,
+    LogisticRegressionCV,
     Perceptron,
     RidgeCV,
     SGDClassifier,
@@ -98,7 +99,7 @@ def test_linear_models(tmp_path: Path) -> None:
 
 
 def test_an_estimator_without_iterations_is_refused_before_it_has_weights(tmp_path: Path) -> None:
-    for estimator in (LinearRegression(), StandardScaler(), RidgeCV()):
+    for estimator in (LinearRegression(), StandardScaler(), RidgeCV(), LogisticRegressionCV()):
         with pytest.raises(wl.CannotRecord, match="watch it after its first fit"):
             wl.watch(estimator, tmp_path / "run")
     assert list(tmp_path.iterdir()) == []
@@ -284,6 +285,43 @@ def test_a_fit_that_cannot_be_repeated_notes_what_is_missing(tmp_path: Path) -> 
     assert run.steps.tolist() == [0, 5]
     assert run.gaps == [(1, 4, "the same fit, repeated, ended in other weights, so its iterations are not known")]
     assert np.array_equal(run["coef_"][-1], model.coef_)
+
+
+def test_a_fit_that_goes_on_in_the_arrays_it_was_given(tmp_path: Path) -> None:
+    """scikit-learn trains in the very array given as coef_init: repetitions must neither see nor touch it."""
+
+    def fitted(count: int) -> np.ndarray:
+        model = SGDRegressor(random_state=0, max_iter=count, tol=None)
+        return model.fit(X, X[:, 0], np.ones(5), np.full(1, 0.5)).coef_
+
+    model, first = SGDRegressor(random_state=0, max_iter=5, tol=None), np.ones(5)
+    with wl.watch(model, tmp_path / "run"):
+        model.fit(X, X[:, 0], coef_init=first, intercept_init=np.full(1, 0.5))
+    assert np.array_equal(model.coef_, fitted(5))
+    run = wl.load(tmp_path / "run")
+    assert run.steps.tolist() == [1, 2, 3, 4, 5]
+    assert all(np.array_equal(run["coef_"][k - 1], fitted(k)) for k in range(1, 6))
+    weighted = SGDClassifier(random_state=0, max_iter=4, tol=None)
+    with wl.watch(weighted, tmp_path / "weighted"):
+        weighted.fit(X, Y, None, None, np.linspace(0, 1, 60))
+    assert wl.load(tmp_path / "weighted").steps.tolist() == [0, 1, 2, 3, 4]
+
+
+@pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
+def test_a_fit_that_changes_its_data_is_not_repeated(tmp_path: Path) -> None:
+    settings = {"alpha": 1e-3, "copy_X": False, "max_iter": 3, "tol": 1e-12}
+    data, twin = X.copy(order="F") + 1, X.copy(order="F") + 1
+    plain = Lasso(**settings).fit(twin, X[:, 0])
+    model = Lasso(**settings)
+    with wl.watch(model, tmp_path / "run"):
+        model.fit(data, X[:, 0])
+    assert np.array_equal(model.coef_, plain.coef_)
+    assert np.array_equal(data, twin)
+    run = wl.load(tmp_path / "run")
+    assert run.steps.tolist() == [model.n_iter_]
+    assert model.n_iter_ > 1
+    assert "changes its data in place" in run.gaps[0][2]
+    assert np.array_equal(run["coef_"][0], model.coef_)
 
 
 def test_partial_fit_before_and_after_there_are_weights(tmp_path: Path) -> None:

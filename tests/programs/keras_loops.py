@@ -217,12 +217,50 @@ with wl.watch(pair, FOLDER / "pair", optimizer=optimizer):
         states.append(take(pair))
 check("pair", states)
 
+# models that are exchanged are seen, and integers with their scales are weights
+models = {"g": net("g"), "d": net("d")}
+with wl.watch(models, FOLDER / "exchanged") as rec:
+    models["d"] = net("d")
+    kernel = models["d"].get_layer("first").kernel
+    kernel.assign(kernel * 3)
+    rec.step()
+run = wl.load(FOLDER / "exchanged")
+assert np.array_equal(run["d.d/first/kernel"][1], value(kernel))
+assert not np.array_equal(run["d.d/first/kernel"][0], value(kernel))
+model = net()
+with warnings.catch_warnings(action="ignore"):  # of layers that have nothing to quantise
+    model.quantize("int8")
+wl.watch(model, FOLDER / "int8").close()
+run = wl.load(FOLDER / "int8")
+assert run.dtypes["net/first/kernel"] == "int8", run.dtypes
+assert "net/first/kernel_scale" in run.names
+
 # what is no optimizer of this model is refused
 other = keras.optimizers.SGD(0.1)
 other.build(net("other").trainable_variables)
 refused(net(), other, "none of them is a parameter")
 refused(net(), "adam", "Optimizer is needed" if BACKEND != "torch" else "no step()")
 refused(keras.Sequential([keras.layers.Dense(1)]), keras.optimizers.SGD(), "has no weights yet")
+
+# what goes wrong in the recorder's own part does not reach the loop
+model, states = net(), []
+optimizer = keras.optimizers.SGD(0.1)
+optimizer.build(model.trainable_variables)
+
+
+def broken():
+    with wl.watch(model, FOLDER / "broken", optimizer=optimizer) as rec:
+        rec._steps.made = lambda *_: 1 / 0
+        train(model, optimizer, states, steps=3)
+
+
+texts = said(broken)
+assert sum("an update could not be followed (ZeroDivisionError" in t for t in texts) == 1, texts
+twin, alone = net(), []
+other = keras.optimizers.SGD(0.1)
+other.build(twin.trainable_variables)
+train(twin, other, alone, steps=3)
+assert all(np.array_equal(alone[-1][n], states[-1][n]) for n in alone[-1])
 
 # rec.step() besides: said once, and no second frame
 model, states = net(), []
@@ -485,6 +523,23 @@ if BACKEND == "jax":
 
     texts = said(blind)
     assert any("no stateless update on JAX shows it" in t and "rec.step(" in t for t in texts), texts
+
+    # several networks at once: only one of them is recorded, and that is said
+    model, optimizer = net(), keras.optimizers.SGD(0.1)
+    optimizer.build(model.trainable_variables)
+    several = [
+        [np.stack([v.value * (k + 1) for k in range(3)]) for v in vs]
+        for vs in (optimizer.variables, model.trainable_variables)
+    ]
+    for k, how in enumerate((jax.vmap, lambda f: jax.jit(jax.vmap(f)), lambda f: jax.vmap(jax.jit(f)))):
+        together = how(lambda inner, weights: optimizer.stateless_apply(inner, weights, weights))
+
+        def ensemble():
+            with wl.watch(model, FOLDER / f"ensemble {k}", optimizer=optimizer):  # noqa: B023
+                together(*several)  # noqa: B023
+
+        texts = said(ensemble)
+        assert any("several networks at once" in t for t in texts), texts
 
 if BACKEND == "torch":
     import torch

@@ -104,21 +104,13 @@ def find_source(
     """
     framework = _framework(model)
     if framework == "torch" or _holds_torch(model, followed=followed):
-        from weightlapse.adapters.torch import TorchSource, container
+        from weightlapse.adapters.torch import TorchSource
 
-        return TorchSource(model if framework == "torch" else container(model), selection, optimizers, rank)
+        return TorchSource(model, selection, optimizers, rank)
     if framework is not None and framework != "flax.nnx":
         return _own_source(framework, model, selection)
     if _frameworks(model):
-        sources = {}
-        for name, leaf in leaves(model).items():
-            kind = _framework(leaf)
-            if kind is None:
-                raise InvalidArgument(
-                    f"{name!r} is a {type(leaf).__name__} among models: give models alone, or watch it by itself"
-                )
-            sources[name] = _own_source(kind, leaf, selection)
-        return SeveralSource(sources, selection)
+        return SeveralSource(model, lambda name, leaf: _part_source(name, leaf, selection), selection)
     if "jax" in sys.modules:
         from weightlapse.adapters.jax import JaxSource, NnxSource, is_nnx, is_pytree
 
@@ -135,6 +127,16 @@ def find_source(
         f"{type(model).__name__} cannot be watched: give a torch.nn.Module, a keras.Model, a JAX pytree, a scikit-learn network, "
         "or a mapping of names to arrays"
     )
+
+
+def _part_source(name: str, model: Any, selection: Selection) -> ArraySource:
+    """The adapter of one of several models."""
+    framework = _framework(model)
+    if framework is None or framework == "torch":
+        raise InvalidArgument(
+            f"{name!r} is a {type(model).__name__} among models: give models of one kind alone, or watch it by itself"
+        )
+    return _own_source(framework, model, selection)
 
 
 def _own_source(framework: str, model: Any, selection: Selection) -> ArraySource:

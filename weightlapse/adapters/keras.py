@@ -75,8 +75,8 @@ class KerasSource(ArraySource):
         ]
 
     def entries(self, params: Any) -> list[Entry]:
-        if not self._model.built:  # a model of models without a call of its own: it may get more of them
-            self._variables = _variables(self._model)
+        if not self._model.built and len(self._model.weights) != len(self._variables):
+            self._variables = _variables(self._model)  # a model of models without a call of its own got more of them
         given = GIVEN.get()
         self.elsewhere = keras.backend.backend() != "tensorflow" and (params is not None or given is not None)
         if params is not None:
@@ -137,7 +137,13 @@ def _variables(model: Any) -> list[tuple[str, str, Any]]:
     """(name, stream, variable) of every weight of the model."""
     if not model.weights:
         raise CannotRecord(f"{model.name} has no weights yet: build it, or call it on one batch, before watching it")
-    frozen = {id(v) for layer in model._flatten_layers() for v in layer._non_trainable_variables}
+    frozen = {
+        id(v)
+        for layer in model._flatten_layers()
+        if getattr(layer, "quantization_mode", None)
+        is None  # whose weights are integers and their scales, which nothing trains
+        for v in layer._non_trainable_variables
+    }
     names: dict[str, int] = {}
     found = []
     for variable in model.weights:

@@ -8,8 +8,10 @@ them on to whoever follows it at that time.
 
 from __future__ import annotations
 
+import os
 import sys
 import weakref
+import zlib
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -22,9 +24,14 @@ from weightlapse.adapters.iteration import DOUBTFUL, Iteration
 from weightlapse.adapters.source import Watcher
 
 _METHODS = ("apply", "apply_gradients", "stateless_apply")
+_MARKED = 1024  # bytes of each variable that tell an update from another of the same number
 _IN_XLA = (
     "updates inside of a function with jit_compile=True cannot be seen one by one: compile it without (in model.compile too), use the WatchCallback in "
     "fit(), or leave optimizer= out and call rec.step() after each call of the function"
+)
+_AT_ONCE = (
+    "one call makes the same update several times with other weights (vmap, pmap: several networks at once), and only the first of each is a frame: "
+    "leave optimizer= out and call rec.step(values) with those of one network, or record all of them as a mapping of arrays"
 )
 _ON_REPLICAS = "updates on several replicas of tf.distribute cannot be seen one by one: use the WatchCallback in fit(), or call rec.step() after each of them"
 
@@ -108,6 +115,7 @@ class _Hub:
     def __init__(self, optimizer: Any) -> None:
         self.followers: list[KerasSteps] = []
         self._optimizer = weakref.ref(optimizer)
+        self._mark = (-1, 0)  # of the last update without variables: its number, and a checksum of its values
         self._depth = 0
         for name in _METHODS:
             # not by setattr, which would have Keras and TensorFlow track it
@@ -131,11 +139,24 @@ class _Hub:
             result = method(optimizer, *args, **kwargs)
         finally:
             self._depth -= 1
-        if name == "stateless_apply":
-            self._stateless(optimizer, *result)
-        else:
-            self._updated(optimizer, eager)
+        with self._guard():
+            if name == "stateless_apply":
+                self._stateless(optimizer, *result)
+            else:
+                self._updated(optimizer, eager)
         return result
+
+    @contextmanager
+    def _guard(self) -> Iterator[None]:
+        """The update is made, and must not suffer from what tells of it."""
+        try:
+            yield
+        except Exception as error:
+            if os.environ.get("WEIGHTLAPSE_STRICT") == "1":
+                raise
+            self._unseen(
+                f"an update could not be followed ({type(error).__name__}: {error}): call rec.step() after each of them instead"
+            )
 
     def _updated(self, optimizer: Any, eager: bool) -> None:
         backend = keras.backend.backend()
@@ -175,7 +196,8 @@ class _Hub:
         variables = list({id(v): v for follower in self.followers for v in follower.variables()}.values())
 
         def told(count: Any, *values: Any) -> np.ndarray[Any, Any]:
-            self.tell(_updates(optimizer, int(count)), {id(v): value for v, value in zip(variables, values)})
+            with self._guard():
+                self.tell(_updates(optimizer, int(count)), {id(v): value for v, value in zip(variables, values)})
             return np.int64(0)  # type: ignore[return-value]
 
         # the reads come after the assignments before them: automatic control dependencies keep the order of a variable's operations
@@ -194,8 +216,13 @@ class _Hub:
         held = list(_inner(optimizer)._trainable_variables)
 
         def told(count: Any, *values: Any) -> None:
-            arrays = {id(v): np.asarray(keras.ops.convert_to_numpy(value)) for v, value in zip(held, values)}
-            self.tell(_updates(optimizer, int(count)), arrays)
+            with self._guard():
+                arrays = {id(v): np.asarray(keras.ops.convert_to_numpy(value)) for v, value in zip(held, values)}
+                mark = int(count), zlib.crc32(b"".join(a.tobytes()[:_MARKED] for a in arrays.values()))
+                if mark[0] == self._mark[0] and mark != self._mark:
+                    self._unseen(_AT_ONCE)
+                self._mark = mark
+                self.tell(_updates(optimizer, int(count)), arrays)
 
         jax = sys.modules.get("jax")
         if jax is not None and any(isinstance(value, jax.core.Tracer) for value in (count, *values)):

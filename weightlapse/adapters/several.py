@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from weightlapse.adapters.arrays import ArraySource, Entry
@@ -42,12 +42,26 @@ class SeveralSource(ArraySource):
 
     takes_params = False
 
-    def __init__(self, sources: Mapping[str, ArraySource], selection: Selection) -> None:
+    def __init__(self, model: Any, source_of: Callable[[str, Any], ArraySource], selection: Selection) -> None:
         super().__init__(selection)
-        self._sources = sources
-        self.framework = next(iter(sources.values())).framework
+        self._model = model
+        self._source_of = source_of
+        self._parts: dict[str, Any] = {}
+        self._sources: dict[str, ArraySource] = {}
+        self._look()
+        self.framework = next(iter(self._sources.values())).framework
+
+    def _look(self) -> None:
+        """The models may be others than before: whoever holds the mapping can exchange them."""
+        parts = leaves(self._model)
+        self._sources = {
+            key: self._sources[key] if self._parts.get(key) is part else self._source_of(key, part)
+            for key, part in parts.items()
+        }
+        self._parts = parts
 
     def entries(self, params: Any) -> list[Entry]:
+        self._look()
         return [
             (f"{key}.{name}", stream, value)
             for key, source in self._sources.items()

@@ -14,6 +14,7 @@ from __future__ import annotations
 import copy
 import functools
 import hashlib
+import inspect
 import types
 import warnings
 from collections.abc import Callable, Iterator, Mapping
@@ -27,6 +28,10 @@ from weightlapse.adapters.sklearn import GIVEN, final, has_weights, weights_of
 from weightlapse.errors import InvalidArgument
 
 _PLACE = "_weightlapse_steps"  # where a followed estimator keeps who follows it
+_UNKNOWN = "the same fit, repeated, ended in other weights, so its iterations are not known"
+_IN_PLACE = (
+    "the fit changes its data in place (copy_X=False), so it cannot be repeated and its iterations are not known"
+)
 _ZERO_START = ("BaseSGD", "LogisticRegression")  # they begin with zeros, unless told otherwise
 Weights = dict[str, NDArray[Any]]
 
@@ -43,6 +48,8 @@ def find_sklearn_steps(model: Any, frame: str | None) -> SklearnSteps | None:
         raise InvalidArgument(
             f"frame={frame!r}: {type(estimator).__name__} does not show the steps within its iterations: leave it out"
         )
+    if type(estimator).__name__.endswith("CV"):
+        return None  # its fit is many fits
     linear = any(c.__module__.startswith("sklearn.linear_model") for c in type(estimator).__mro__)
     if not linear or not hasattr(estimator, "fit"):
         return None
@@ -149,27 +156,28 @@ class SklearnSteps:
         if self._watcher is not None:
             self._watcher.doubt(f"the iterations of a fit() could not be recorded ({type(error).__name__}: {error})")
 
-    def repeated(self, fit: Callable[..., Any], before: Any, state: Any, start: Weights | None) -> None:
-        """Tell of the iterations of a fit that is over. ``fit`` fits a copy of ``before`` anew, ``state`` is that of NumPy's global generator."""
+    def repeated(self, fit: Callable[[Any], Any] | None, before: Any, start: Weights | None) -> None:
+        """Tell of the iterations of a fit that is over. ``fit`` fits a copy of ``before`` anew; None where that must not be done."""
         end = {name: np.array(value) for name, value in weights_of(self.estimator).items()}
         count = _iterations(self.estimator)
 
         def after(iterations: int) -> Weights:
+            assert fit is not None
             again = copy.deepcopy(before)
             again.max_iter = iterations
-            np.random.set_state(state)  # noqa: NPY002 — estimators without random_state draw from it
             with warnings.catch_warnings(action="ignore"):  # it is ended early on purpose
                 fit(again)
             return weights_of(again)
 
-        same = count > 1 and _digest(after(count)) == _digest(end)
+        same = fit is not None and count > 1 and _digest(after(count)) == _digest(end)
         known, done = same or count == 1, 0
+        unknown = _UNKNOWN if fit is not None else _IN_PLACE
         if start is not None:
             self.begins(start)
         elif self._start is not None:
             done = 1 if known else count
             why = f"{type(self.estimator).__name__} does not show what its fit begins with"
-            self.begins(after(1) if same else end, done, why)
+            self.begins(after(1) if same else end, done, why if known else f"{why}; {unknown}")
         if self._watcher is None:
             return
         if same:
@@ -177,9 +185,7 @@ class SklearnSteps:
                 f"the {count} iterations of this fit() are those of fits with max_iter = 1, 2, ..., repeated for the recording"
             )
         if not known and not done:
-            self._watcher.skip(
-                count - 1, "the same fit, repeated, ended in other weights, so its iterations are not known"
-            )
+            self._watcher.skip(count - 1, unknown)
         for k in range(done + 1, count if known else 0):
             if self._watcher.wants_next():
                 self.tell(after(k))
@@ -266,29 +272,58 @@ def _linear_fit(method: Any, estimator: Any, args: Any, kwargs: Any) -> Any:
     steps = _following(estimator)
     if steps is None:
         return method(estimator, *args, **kwargs)
-    before, state = copy.deepcopy(estimator), np.random.get_state()  # noqa: NPY002
-    with _busy(steps):
+    before = copy.deepcopy(estimator)
+    # all but the data, because some estimators go on in the very arrays that they are told to begin with
+    more, named = copy.deepcopy(args[2:]), {n: v if n in ("X", "y") else copy.deepcopy(v) for n, v in kwargs.items()}
+    with _drawing(before) as again_from_here, _busy(steps):
         result = method(estimator, *args, **kwargs)
-        now = np.random.get_state()  # noqa: NPY002
+
+        def fit(again: Any) -> None:
+            again_from_here()
+            method(
+                again,
+                *args[:2],
+                *copy.deepcopy(more),
+                **{n: v if n in ("X", "y") else copy.deepcopy(v) for n, v in named.items()},
+            )
+
         try:
-            again = functools.partial(_fit_again, method, args, kwargs)
-            steps.repeated(again, before, state, _start_of(before, estimator, args, kwargs))
+            repeatable = getattr(estimator, "copy_X", True)
+            steps.repeated(fit if repeatable else None, before, _start_of(method, before, estimator, args, kwargs))
         except Exception as error:  # noqa: BLE001 — the fit itself is done, and must not suffer from its repetition
             steps.failed(error)
-        finally:
-            np.random.set_state(now)  # noqa: NPY002
     return result
 
 
-def _fit_again(method: Any, args: Any, kwargs: Any, estimator: Any) -> None:
-    method(estimator, *args, **kwargs)
+@contextmanager
+def _drawing(estimator: Any) -> Iterator[Callable[[], None]]:
+    """Gives what puts NumPy's global generator back to where it is now, which at the end is where one fit leaves it.
+
+    Only an estimator without a random_state of its own draws from it; for others it is not touched, because other threads may use it.
+    """
+    if getattr(estimator, "random_state", 0) is not None:
+        yield lambda: None
+        return
+    state, after = np.random.get_state(), None  # noqa: NPY002 — what scikit-learn draws from
+
+    def again() -> None:
+        nonlocal after
+        after = after or np.random.get_state()  # noqa: NPY002
+        np.random.set_state(state)  # noqa: NPY002
+
+    try:
+        yield again
+    finally:
+        if after is not None:
+            np.random.set_state(after)  # noqa: NPY002
 
 
-def _start_of(before: Any, estimator: Any, args: Any, kwargs: Any) -> Weights | None:
+def _start_of(method: Any, before: Any, estimator: Any, args: Any, kwargs: Any) -> Weights | None:
     """The weights that a fit began with, where that is known."""
     if has_weights(before) and getattr(before, "warm_start", False):
         return weights_of(before)
-    told = len(args) > 2 or any(kwargs.get(name) is not None for name in ("coef_init", "intercept_init"))
+    given = inspect.signature(method).bind(estimator, *args, **kwargs).arguments
+    told = any(given.get(name) is not None for name in ("coef_init", "intercept_init"))
     zero = any(c.__name__ in _ZERO_START for c in type(estimator).__mro__)
     return {n: np.zeros_like(w) for n, w in weights_of(estimator).items()} if zero and not told else None
 

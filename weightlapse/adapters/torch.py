@@ -19,7 +19,7 @@ import torch.optim.swa_utils
 from numpy.typing import NDArray
 
 from weightlapse.adapters.dtensor import Place, is_sharded, local, place_of, refuse_flat_parameters
-from weightlapse.adapters.several import items_of
+from weightlapse.adapters.several import items_of, leaves
 from weightlapse.adapters.source import ArrayInfo, Selection, Views, left_out_text
 from weightlapse.adapters.torch_device import SideStreams, pinned
 from weightlapse.adapters.torch_kinds import (
@@ -32,6 +32,7 @@ from weightlapse.adapters.torch_kinds import (
     plain,
     problem,
     readers,
+    sort,
 )
 from weightlapse.errors import CannotRecord, InvalidArgument, closest
 
@@ -165,7 +166,11 @@ class TorchSource:
     def __init__(
         self, model: Any, selection: Selection, optimizers: Sequence[torch.optim.Optimizer] = (), rank: int = 0
     ) -> None:
-        self.module = unwrap(model)
+        self._parts = (
+            None if isinstance(model, torch.nn.Module) else model
+        )  # models that may be exchanged in their mapping
+        self._leaves: list[Any] = []
+        self.module = unwrap(model if self._parts is None else container(model))
         refuse_flat_parameters(self.module)
         self.shards: dict[str, Place] = {}
         self._selection = selection
@@ -180,9 +185,13 @@ class TorchSource:
     # ---- what there is ---------------------------------------------------------------------------------------------
 
     def arrays(self, params: Any = None) -> Sequence[ArrayInfo]:
+        if self._parts is not None:
+            self.module, self._leaves = container(self._parts), list(leaves(self._parts).values())
         parameters, buffers = _parameters(self.module), _buffers(self.module)
         if not parameters and not buffers:
-            raise InvalidArgument(f"{type(self.module).__name__} has no parameters: there is nothing to record")
+            frozen = " (torch.jit.freeze makes constants of them: watch the module that is trained)"
+            why = frozen if isinstance(self.module, torch.jit.ScriptModule) else ""
+            raise InvalidArgument(f"{type(self.module).__name__} has no parameters: there is nothing to record{why}")
         with_buffers = "buffers" in self._selection.streams
         known = [
             n for place, more in (parameters + buffers if with_buffers else parameters) for n in (place.name, *more)
@@ -194,7 +203,8 @@ class TorchSource:
         self._children = [m._modules for m in modules if m._modules]
         self._structure = self._look_at_structure()
         self._places: list[_Place] = []
-        self._made: list[tuple[_Place, Reader]] = []
+        self._made: list[tuple[_Place, str | None, Reader]] = []
+        self._passed: list[tuple[_Place, torch.Tensor]] = []  # those that are left out, as they are now
         self.left_out = {}
         infos: list[ArrayInfo] = []
         made: list[ArrayInfo] = []
@@ -250,6 +260,7 @@ class TorchSource:
             why = str(error)
         if why is not None:
             self.left_out[place.name] = why
+            self._passed.append((place, tensor))
         elif parts is None:
             infos.append(_info(place.name, tensor, stream, more))
             self._places.append(place)
@@ -257,7 +268,7 @@ class TorchSource:
             for suffix, read in parts.items():
                 names = [f"{name}{suffix}" for name in (place.name, *more)]
                 made.append(_info(names[0], read(tensor), stream, names[1:]))
-                self._made.append((place, read))
+                self._made.append((place, sort(tensor), read))
 
     def _mine(self, tensor: torch.Tensor) -> bool:
         """Whether this process records the tensor: its shard, or on rank 0 what all processes have alike."""
@@ -313,6 +324,8 @@ class TorchSource:
             and [t.data_ptr() for t in self._here] == self._pointers
             and [t.shape for t in self._here] == self._shapes
             and self._look_at_structure() == self._structure
+            and all(place.home.get(place.key) is tensor for place, tensor in self._passed)
+            and (self._parts is None or _same(list(leaves(self._parts).values()), self._leaves))
         )
 
     @property
@@ -330,7 +343,7 @@ class TorchSource:
 
     def follow(self, model: Any, optimizers: Sequence[torch.optim.Optimizer]) -> None:
         """From now on the tensors are those of another module."""
-        self.module, self._optimizers = unwrap(model), optimizers
+        self.module, self._optimizers, self._parts = unwrap(model), optimizers, None
 
     @property
     def graded(self) -> bool:
@@ -385,11 +398,11 @@ class TorchSource:
                 torch._foreach_copy_(tensors[: len(self._detached)], self._detached)
             else:
                 self.pending = self._side.start(tensors[: len(self._detached)], self._detached)
-        for i, (source, read) in enumerate(self._made, len(self._places)):
+        for i, (source, kind, read) in enumerate(self._made, len(self._places)):
             held = source.home.get(source.key)
-            if held is None or not _fits(held, read, self._infos[i]):
+            if held is None or sort(held) != kind or not _fits(value := read(held), self._infos[i]):
                 return False
-            tensors[i].copy_(plain(read(held)))
+            tensors[i].copy_(plain(value))
         start = len(self._places) + len(self._made) + len(self._graded)
         for i, getter in enumerate(self._states, start):
             value = local(getter())
@@ -418,14 +431,17 @@ def _memory(tensor: torch.Tensor) -> int:
         return 0
 
 
+def _same(some: Sequence[Any], others: Sequence[Any]) -> bool:
+    return len(some) == len(others) and all(map(is_, some, others))
+
+
 def _is_trained(tensor: torch.Tensor) -> bool:
     """Whether a tensor can have a gradient that is recorded beside it."""
     return (tensor.is_floating_point() or tensor.is_complex()) and problem(tensor) is None and plain(tensor) is tensor
 
 
-def _fits(tensor: torch.Tensor, read: Reader, info: ArrayInfo) -> bool:
-    """Whether what is made of a tensor is still the array that was listed."""
-    value = read(tensor)
+def _fits(value: torch.Tensor, info: ArrayInfo) -> bool:
+    """Whether what was made of a tensor is still the array that was listed."""
     return tuple(value.shape) == info.shape and dtype_of(value) == info.dtype
 
 

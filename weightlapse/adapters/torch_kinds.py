@@ -84,6 +84,15 @@ def problem(tensor: Any) -> str | None:
     return None
 
 
+def sort(tensor: Any) -> str | None:
+    """What makes a tensor one that cannot be copied from its memory as it is; None for one that can."""
+    if tensor.is_quantized:
+        return str(tensor.qscheme())
+    if hasattr(tensor, "__tensor_flatten__") and not hasattr(tensor, "placements"):
+        return f"{type(tensor).__name__} of {tensor.__tensor_flatten__()[0]}"
+    return "view" if tensor.is_conj() or tensor.is_neg() else None
+
+
 def readers(tensor: Any) -> dict[str, Reader] | None:
     """Where a tensor cannot be copied from its memory as it is: how its arrays are made, by suffix of its name. Else None."""
     if tensor.is_quantized:
