@@ -30,6 +30,7 @@ import numpy as np
 import weightlapse as wl
 import weightlapse.store.writer as writing
 from tests.torture.truth import Line, Truth, Wrong, look
+from weightlapse.capture.pump import Pump
 from weightlapse.errors import WeightlapseError
 from weightlapse.recording.recording import load
 from weightlapse.store.offline import compact_recording
@@ -359,6 +360,7 @@ def _alarm(*_: Any) -> None:
 
 def main(seed: int, first: int, count: int, seconds: float = 1e9) -> None:
     warnings.simplefilter("ignore")
+    Pump.patience = 1.5  # longer than a fault that passes, and no longer
     os.environ.pop("WEIGHTLAPSE_STRICT", None)
     signal.signal(signal.SIGALRM, _alarm)
     threading.excepthook = lambda args: print(

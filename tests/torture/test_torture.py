@@ -31,11 +31,11 @@ def breaker(what: str, *words: int) -> list[dict[str, object]]:
 
 
 def test_damage() -> None:
-    assert breaker("damage", 11, 0, 200) == []
+    assert breaker("damage", 11, 0, 120) == []
 
 
 def test_faults() -> None:
-    assert breaker("faults", 12, 0, 30) == []
+    assert breaker("faults", 12, 0, 20) == []
 
 
 def test_kills() -> None:
@@ -111,7 +111,7 @@ def test_damage_is_noticed_by_the_breaker(tmp_path: Path, monkeypatch: pytest.Mo
     samples.folder.mkdir()
     samples.make(3)
 
-    def found(count: int = 60) -> str:
+    def found(count: int = 40) -> str:
         wrongs = []
         for number in range(count):
             (tmp_path / f"{number}").mkdir()
@@ -145,7 +145,7 @@ def test_faults_are_noticed_by_the_breaker(
     monkeypatch.delenv("WEIGHTLAPSE_STRICT", raising=False)
     real = faults.writing.segment_frames
 
-    def results(count: int = 12) -> list[faults.Result]:
+    def results(count: int = 8) -> list[faults.Result]:
         out = []
         for number in range(count):
             (tmp_path / f"{number}").mkdir()
