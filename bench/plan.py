@@ -19,8 +19,8 @@ import numpy as np
 import torch
 import trajectories
 from stores import folder_nbytes, fresh, machine, table
-from trajectories import CACHE
 from torch import nn
+from trajectories import CACHE
 
 import weightlapse as wl
 from weightlapse.adapters.arrays import Patterns
@@ -66,7 +66,11 @@ def train(name: str) -> Iterator[dict[str, Frame]]:
 
 def array(tensor: torch.Tensor) -> Any:
     tensor = tensor.detach().clone()
-    return Patterns(tensor.view(torch.int16).numpy().view("u2"), "bfloat16") if tensor.dtype is torch.bfloat16 else tensor.numpy()
+    return (
+        Patterns(tensor.view(torch.int16).numpy().view("u2"), "bfloat16")
+        if tensor.dtype is torch.bfloat16
+        else tensor.numpy()
+    )
 
 
 def frame_of(model: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Frame]:
@@ -127,7 +131,13 @@ def encode_row(dtype: str, tolerance: float | None) -> list[str]:
             taken.append(time.thread_time() - began)
         medians.append(patterns.nbytes / 1e6 / float(np.median(taken[1:])))
     slow, fast = medians
-    return [dtype, "exact" if tolerance is None else f"{tolerance:g}", f"{slow:.0f}", f"{fast:.0f}", f"{fast / slow:.2f}"]
+    return [
+        dtype,
+        "exact" if tolerance is None else f"{tolerance:g}",
+        f"{slow:.0f}",
+        f"{fast:.0f}",
+        f"{fast / slow:.2f}",
+    ]
 
 
 def main() -> None:

@@ -45,7 +45,9 @@ def shapes_in(path: Path, selection: Selection) -> Held:
     """
     files = _files(path) if file_or_folder(path) == "folder" else [path]
     if not files:
-        raise InvalidArgument(f"{path} is a folder without weights: give a recording, a checkpoint file, or a folder of shards")
+        raise InvalidArgument(
+            f"{path} is a folder without weights: give a recording, a checkpoint file, or a folder of shards"
+        )
     found = each_once(path, (item for file in files for item in _described(file)))
     if not found:
         raise CannotRecord(f"{path} holds no tensors")
@@ -103,7 +105,10 @@ def _torch(path: Path) -> Described:
     except ImportError:
         raise missing_extra("torch", extra="torch", purpose=f"reading {path}") from None
     try:
-        with warnings.catch_warnings(action="ignore"), FakeTensorMode(allow_non_fake_inputs=True):  # storages stay in the file
+        with (
+            warnings.catch_warnings(action="ignore"),
+            FakeTensorMode(allow_non_fake_inputs=True),
+        ):  # storages stay in the file
             content = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         raise CannotRecord(

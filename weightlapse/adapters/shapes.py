@@ -121,7 +121,9 @@ def chosen(entries: Sequence[Entry], selection: Selection, framework: str, *, an
         if still:
             frozen.add(name)
     if not infos:
-        raise CannotRecord(left_out_text(left_out) or f"streams={list(selection.streams)}: the model has nothing in them")
+        raise CannotRecord(
+            left_out_text(left_out) or f"streams={list(selection.streams)}: the model has nothing in them"
+        )
     return Held(tuple(infos), framework, frozenset(frozen))
 
 

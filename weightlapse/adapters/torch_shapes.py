@@ -48,6 +48,7 @@ def shapes_of(model: Any, selection: Selection, optimizers: Sequence[Any] = (), 
     def wanted(places: Sequence[tuple[Any, list[str]]]) -> list[tuple[Any, list[str]]]:
         return [(p, m) for p, m in places if (rank == 0 or is_sharded(p.tensor)) and selection.wants(p.name, m)]
 
+    _refuse_strangers(optimizers, {id(p.tensor) for p, _ in parameters}, module)
     infos, left_out, frozen = [], dict[str, str](), set[str]()
     mine = wanted(parameters)
     for stream, places in (("weights", mine), ("buffers", wanted(buffers))):
@@ -75,6 +76,14 @@ def shapes_of(model: Any, selection: Selection, optimizers: Sequence[Any] = (), 
     devices = {str(local(p.tensor).device) for p, _ in mine}
     device = next((d for d in sorted(devices) if not d.startswith(("cpu", "meta"))), "cpu")
     return Held(tuple(infos), "torch", frozenset(frozen), device)
+
+
+def _refuse_strangers(optimizers: Sequence[Any], parameters: set[int], module: torch.nn.Module) -> None:
+    held = [p for optimizer in optimizers for group in optimizer.param_groups for p in group["params"]]
+    if held and not any(id(p) in parameters for p in held):
+        raise InvalidArgument(
+            f"optimizer= holds {len(held)} tensors and none of them is a parameter of this {type(module).__name__}: give the optimizer of this model"
+        )
 
 
 def _parts(name: str, tensor: Any, more: Sequence[str], stream: str) -> Iterator[ArrayInfo]:
@@ -126,7 +135,10 @@ def _state_to_come(optimizer: Any, group: Mapping[str, Any], parameter: torch.Te
             twin = type(optimizer)([twin_parameter], **options)
             try:
                 twin.step()
-            except (RuntimeError, NotImplementedError):  # it looks at values: what it had made room for is what it keeps
+            except (
+                RuntimeError,
+                NotImplementedError,
+            ):  # it looks at values: what it had made room for is what it keeps
                 kept = kept or dict(twin.state.get(twin_parameter, {}))
                 continue
             return twin.state.get(twin_parameter, {})

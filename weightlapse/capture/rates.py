@@ -58,20 +58,19 @@ TYPICAL = Rates(copy=5e9, disk=5e8, encode=1.3e8, encode_all=2.5e8, threads=2, m
 
 def moving(frames: int, count: int, dtype: str = "float32") -> NDArray[np.unsignedinteger[Any]]:
     """Patterns (frames, count) of weights that move like those that Adam trains: steps of one size, their direction kept for some time."""
-    draw = np.random.default_rng(0)
-    wide = np.float64 if dtype == "float64" else np.float32
-    values = np.empty((frames, count), wide)
-    weights, first, second = 0.02 * draw.standard_normal(count, wide), np.zeros(count, wide), np.full(count, 1e-8, wide)
+    draw, kind = np.random.default_rng(0), np.float64 if dtype == "float64" else np.float32
+    values: NDArray[Any] = np.empty((frames, count), kind)
+    weights = 0.02 * draw.standard_normal(count)
+    first, second = np.zeros(count), np.full(count, 1e-8)
     for t in range(frames):
-        gradient = 1e-3 * draw.standard_normal(count, wide)
+        gradient = 1e-3 * draw.standard_normal(count)
         first += 0.1 * (gradient - first)
         second += 0.001 * (gradient * gradient - second)
-        weights = weights - 3e-4 * first / np.sqrt(second)
+        weights -= 3e-4 * first / np.sqrt(second)
         values[t] = weights
     if dtype == "bfloat16":
         return (values.view(np.uint32) >> 16).astype(np.uint16)
-    pattern = PATTERNS[dtype if dtype in PATTERNS else "float32"]
-    return values.astype(np.float16).view(np.uint16) if dtype == "float16" else values.view(pattern.unsigned)
+    return values.astype(np.float16).view(np.uint16) if dtype == "float16" else values.view(PATTERNS[dtype].unsigned)
 
 
 def compress(
@@ -116,8 +115,8 @@ def existing(folder: Path) -> Path:
 
 def _rate(work: Callable[[], int], seconds: float) -> float:
     """Bytes a second of ``work``, which returns how many it moved, called again until it has taken so long."""
-    moved, began = work(), time.perf_counter()
-    moved = 0  # the first call touches memory for the first time
+    work()  # touches the memory for the first time
+    moved, began = 0, time.perf_counter()
     while not moved or time.perf_counter() - began < seconds:
         moved += work()
     return moved / max(time.perf_counter() - began, 1e-9)
@@ -149,14 +148,14 @@ def _device_copy_rate(device: str) -> float:
 def _disk_rate(folder: Path) -> float:
     """Bytes a second that reach the device: each write is waited for, since what only the cache has taken has yet to be written."""
     data = np.random.default_rng(0).bytes(_WRITTEN)
-    with tempfile.TemporaryDirectory(prefix=".weightlapse-plan-", dir=existing(folder)) as below:
-        with open(Path(below) / "written", "wb", buffering=0) as file:
-            began, written, size = time.perf_counter(), 0, _WRITTEN >> 4
-            while written == 0 or time.perf_counter() - began < _DISK_SECONDS:
-                written += file.write(data[:size])
-                os.fsync(file.fileno())
-                size = min(2 * size, _WRITTEN)
-            return written / max(time.perf_counter() - began, 1e-9)
+    below = tempfile.TemporaryDirectory(prefix=".weightlapse-plan-", dir=existing(folder))
+    with below, open(Path(below.name) / "written", "wb", buffering=0) as file:
+        began, written, size = time.perf_counter(), 0, _WRITTEN >> 4
+        while written == 0 or time.perf_counter() - began < _DISK_SECONDS:
+            written += file.write(data[:size])
+            os.fsync(file.fileno())
+            size = min(2 * size, _WRITTEN)
+        return written / max(time.perf_counter() - began, 1e-9)
 
 
 def _encode_rates(dtype: str, tolerance: float | None) -> tuple[float, float]:
