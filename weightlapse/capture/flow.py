@@ -69,10 +69,10 @@ class Flow:
         return left + (frames * self.frame_nbytes - left) / self.ratio
 
     def closes_in(self, frames: int) -> float:
-        """Seconds from the last step to the end of ``close()``: what is in the ring is written, then what is left is compressed."""
-        training = self.training_seconds(frames)
-        in_ring = max(0.0, frames * self.frame_nbytes - training * self.disk)
-        return in_ring / self.disk + self.left(frames) / min(self.encode_all, self.disk * self.ratio)
+        """Seconds from the last step to the end of ``close()``: what is in the ring, the last frame at least, is written and what is left compressed."""
+        in_ring = max(self.frame_nbytes, frames * self.frame_nbytes - self.training_seconds(frames) * self.disk)
+        left = max(self.frame_nbytes, self.left(frames))
+        return in_ring / self.disk + left / min(self.encode_all, self.disk * self.ratio)
 
     def mirrored_in(self, frames: int) -> float:
         """Seconds from the last step until the network has taken everything."""
