@@ -70,10 +70,12 @@ def flow_of(setup: Setup, recipe: Recipe) -> tuple[Flow, int]:
 
 def rates() -> str:
     head = "| weights | where | a frame of float32 | of it a process | a step | bus | disk | network |\n|---|---|---|---|---|---|---|---|"
-    rows = [
-        f"| {s.name} | {s.where} | {size(4 * s.values)} | {size(4 * s.values / s.processes)} | {duration(s.step)} | {size(s.bus)}/s | {size(s.disk)}/s | {size(s.network)}/s |"
-        for s in SETUPS
-    ]
+    rows = []
+    for s in SETUPS:
+        frame, per_second = 4 * s.values, " | ".join(f"{size(rate)}/s" for rate in (s.bus, s.disk, s.network))
+        rows.append(
+            f"| {s.name} | {s.where} | {size(frame)} | {size(frame / s.processes)} | {duration(s.step)} | {per_second} |"
+        )
     return "\n".join([head, *rows])
 
 

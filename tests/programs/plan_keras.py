@@ -22,5 +22,7 @@ small = keras.Sequential([keras.Input((5,)), keras.layers.Dense(7, dtype="bfloat
 assert wl.plan(small, measure=False).frame_nbytes in (2 * 42, 4 * 42)
 path = tempfile.mkdtemp() + "/model.keras"
 model.save(path)
-assert wl.plan(path, measure=False).values == model.count_params() or wl.plan(path, measure=False).values > 0
+assert (
+    wl.plan(path, streams=("weights", "buffers"), measure=False).values >= model.count_params()
+)  # and the seeds of its layers
 print("fine")

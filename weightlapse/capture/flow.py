@@ -68,14 +68,20 @@ class Flow:
         left = self.left(frames)
         return left + (frames * self.frame_nbytes - left) / self.ratio
 
+    def drains_in(self, frames: int) -> float:
+        """Seconds after the last step until the ring, the last frame at least, is in the log."""
+        in_ring = frames * self.frame_nbytes - self.training_seconds(frames) * self.disk
+        return max(self.frame_nbytes, in_ring) / self.disk
+
     def closes_in(self, frames: int) -> float:
-        """Seconds from the last step to the end of ``close()``: what is in the ring, the last frame at least, is written and what is left compressed."""
-        in_ring = max(self.frame_nbytes, frames * self.frame_nbytes - self.training_seconds(frames) * self.disk)
+        """Seconds from the last step to the end of ``close()``: the ring is emptied, then what is left is compressed, the last frame at least."""
         left = max(self.frame_nbytes, self.left(frames))
-        return in_ring / self.disk + left / min(self.encode_all, self.disk * self.ratio)
+        return self.drains_in(frames) + left / min(self.encode_all, self.disk * self.ratio)
 
     def mirrored_in(self, frames: int) -> float:
-        """Seconds from the last step until the network has taken everything."""
-        sent = min(self.network, self.encode_beside / self.ratio) * self.training_seconds(frames)
-        rest = max(0.0, frames * self.frame_nbytes / self.ratio - sent)
-        return max(self.closes_in(frames), rest / self.network)
+        """Seconds from the last step until the network has taken everything; while the ring is emptied there are only older blocks to send."""
+        made = self.encode_beside / self.ratio * self.training_seconds(frames)
+        sent = min(made, self.network * self.training_seconds(frames))
+        drain = self.drains_in(frames)
+        rest = frames * self.frame_nbytes / self.ratio - sent - min(made - sent, self.network * drain)
+        return max(self.closes_in(frames), drain + max(rest, 0.0) / self.network)

@@ -96,7 +96,7 @@ class Plan:
     def stored_nbytes(self, steps: int) -> int:
         """Bytes that so many steps are expected to take on disk once compressed: the geometric middle of :meth:`stored_range`."""
         low, high = self.stored_range(steps)
-        return round(math.sqrt(low * high))
+        return min(math.ceil(math.sqrt(low * high)), math.floor(high)) if high > low else math.ceil(low)
 
     @property
     def ratio(self) -> float:
@@ -118,7 +118,7 @@ class Plan:
         """What copying a frame into the ring takes."""
         return self.layout.row_nbytes / self.rates.copy
 
-    def flow(self, step_seconds: float, distance: float | None = None) -> Flow:
+    def flow(self, step_seconds: float) -> Flow:
         """How frames would come and go with steps of so many seconds.
 
         A copy on the CPU is time of the training thread; one from a device runs beside the next step, which waits for it where it takes longer.
@@ -127,12 +127,11 @@ class Plan:
             raise InvalidArgument(
                 f"step_seconds={step_seconds!r}: give the seconds that a step takes without recording"
             )
-        apart = self.distance if distance is None else distance
         beside = self.device != "cpu"
         busy = max(step_seconds, self.copy_seconds) if beside else step_seconds + self.copy_seconds
         return Flow(
             frame_nbytes=max(self.layout.row_nbytes, 1),
-            period=(apart - 1) * step_seconds + busy,
+            period=(self.distance - 1) * step_seconds + busy,
             disk=self.rates.disk,
             encode=self.rates.encode if usable_cores() > 1 else 0.0,
             encode_all=self.rates.encode_all,

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from weightlapse.capture.expected import SOURCE
+from weightlapse.capture.schedule import every
 
 if TYPE_CHECKING:
     from weightlapse.capture.plan import Plan
@@ -181,11 +183,12 @@ def settings(plan: Plan, step_seconds: float | None, steps: int) -> list[str]:
     if will_do(plan, step_seconds, steps):
         slow = step_seconds is not None and plan.flow(step_seconds).closes_in(plan.frames(steps)) > _LONG_CLOSE
         return ['compact="never" closes at once; weightlapse compact then compresses later'] if slow else []
-    apart = next(
-        (n for n in _rising(math.ceil(plan.distance)) if n > steps or will_do(plan, step_seconds, steps, n)), steps + 1
-    )
-    if apart <= steps:
-        found.append(f"every={apart}")
+    for n in _rising(math.ceil(plan.distance)):
+        if n > steps:
+            break
+        if will_do(replace(plan, schedule=every(n), known_ratio=None), step_seconds, steps):
+            found.append(f"every={n}")
+            break
     found += _smaller(plan, step_seconds, steps)
     if step_seconds is not None:
         flow, frames = plan.flow(step_seconds), plan.frames(steps)
@@ -201,16 +204,15 @@ def settings(plan: Plan, step_seconds: float | None, steps: int) -> list[str]:
     return found
 
 
-def will_do(plan: Plan, step_seconds: float | None, steps: int, apart: float | None = None) -> bool:
-    """Whether so many steps are recorded, a frame every ``apart`` of them, without waiting and with room on the disk."""
-    frames = plan.frames(steps) if apart is None else math.floor(steps / apart) + 1
+def will_do(plan: Plan, step_seconds: float | None, steps: int) -> bool:
+    """Whether so many steps are recorded without waiting, and have room on the disk."""
+    frames = plan.frames(steps)
+    most = plan.stored_range(steps)[1]
     if step_seconds is not None:
-        flow = plan.flow(step_seconds, apart)
-        most = flow.most_nbytes(frames)
-        if flow.held_up(frames) if apart is None else not flow.kept_up:
+        flow = plan.flow(step_seconds)
+        if flow.held_up(frames):
             return False
-    else:
-        most = plan.stored_range(steps)[1] * frames / max(plan.frames(steps), 1)
+        most = flow.most_nbytes(frames)
     return plan.free_nbytes is None or most <= plan.free_nbytes
 
 
