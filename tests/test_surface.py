@@ -10,7 +10,7 @@ import weightlapse as wl
 PUBLIC = """
 CannotAlign CannotGrow CannotRecord CannotTrace DamagedRecording InvalidArgument Lift MissingExtra MissingStep NotARecording Recorder Recording
 UnknownTensor VacuousComparison WeightlapseError Wiring align align_all align_runs at canonical compare deepen diagnose ensemble every fit_lift load
-log_spaced make_film make_page measure narrow permute plot polish show trace watch widen
+log_spaced make_film make_page measure narrow permute plan plot polish show trace watch widen
 """.split()
 
 HEAVY = (

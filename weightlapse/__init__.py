@@ -45,6 +45,7 @@ _HOME = {
     "every": "capture.schedule",
     "log_spaced": "capture.schedule",
     "at": "capture.schedule",
+    "plan": "capture.plan",
     "load": "recording.recording",
     "Recording": "recording.recording",
     "make_film": "film.movie",

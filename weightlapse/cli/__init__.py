@@ -15,6 +15,7 @@ from weightlapse.errors import InvalidArgument, WeightlapseError, closest
 VERBS = {
     "demo": "Train a real network on real digits, record it, film it, page it.",
     "info": "Say what is in a recording.",
+    "plan": "Say what recording a model would cost.",
     "plot": "Draw one figure from a recording.",
     "film": "Make a film of a recording.",
     "view": "Explore recordings in the browser.",
