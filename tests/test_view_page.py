@@ -449,10 +449,10 @@ def test_a_network_that_grows_changes_its_shape_at_its_step(browser: Any, tmp_pa
     small = rng.standard_normal((3, 5)).astype(np.float32)
     large = np.vstack([small, small[[2, 0]]])
     with wl.watch({"fc1.weight": small}, tmp_path / "grown") as rec:
-        for _ in range(4):
-            rec.step({"fc1.weight": small})
-        for _ in range(4):
-            rec.step({"fc1.weight": large})
+        for k in range(4):
+            rec.step({"fc1.weight": small + np.float32(1e-3 * k + 1e-3)})
+        for k in range(4):
+            rec.step({"fc1.weight": large + np.float32(1e-3 * k)})
     with served(tmp_path / "grown") as url, browser.new_context() as context:
         page = Page(context.new_page())
         page.open(url + "#tensor=fc1.weight&frame=4")
