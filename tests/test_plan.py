@@ -416,8 +416,7 @@ def scale_tables() -> Any:
 
 def complaints(flow: Flow, claimed: Flow, frames: int) -> list[str]:
     """Where what ``claimed`` says of itself differs from what happens to ``flow`` by more than a frame here or there."""
-    ticks = max(4000, 20 * frames)
-    block, stretch = simulate(flow, frames, ticks=ticks), simulate(flow, frames, stretch=True, ticks=ticks)
+    block, stretch = simulate(flow, frames), simulate(flow, frames, stretch=True)
     frame, ends = flow.frame_nbytes, claimed.closes_in(frames)
     slack = 2 * (flow.frame_seconds + frame / min(flow.encode_all, flow.disk * flow.ratio)) + 0.01 * ends
     pairs = {

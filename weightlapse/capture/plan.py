@@ -33,7 +33,6 @@ from weightlapse.store.remote import is_url
 from weightlapse.store.threads import usable_cores
 
 _SHARE_OF_FREE = 4  # memory="auto" is one part in so many of what is free
-_LARGE_FRAME = 1 << 20  # bytes from which on segments are large enough for the compiled kernels
 
 
 @dataclass(frozen=True)
@@ -308,7 +307,7 @@ def _measured(place: Path, layout: Layout, bound: float | None, device: str) -> 
     for spec in layout.tensors:
         sizes[spec.dtype] = sizes.get(spec.dtype, 0) + spec.nbytes
     dtype = max(sizes, key=lambda kind: sizes[kind])
-    return measure(place, dtype=dtype, tolerance=bound, device=device, compiled=layout.row_nbytes >= _LARGE_FRAME)
+    return measure(place, dtype=dtype, tolerance=bound, device=device)
 
 
 def _store_of(model: Any) -> Store | RankedStore | None:

@@ -5,7 +5,6 @@ Each rate is one of raw bytes a second. They are those of the moment: a machine 
 
 from __future__ import annotations
 
-import importlib.util
 import os
 import sys
 import tempfile
@@ -31,9 +30,6 @@ _ENCODED = (32, 1 << 14)  # frames and values of the chunk that is encoded
 _COPY_SECONDS, _DISK_SECONDS = 0.05, 0.12
 _ENCODE_SECONDS = 0.1  # of one chunk, above which many are not tried
 
-# compiled kernels over NumPy, of one core (bench/results/plan.md): what is measured here never waits for a compiler
-COMPILED_FASTER = 1.5
-
 
 @dataclass(frozen=True)
 class Rates:
@@ -46,10 +42,6 @@ class Rates:
     threads: int
     measured: bool
     seconds: float = 0.0  # that measuring took
-
-    def text(self) -> str:
-        how = f"measured in {self.seconds:.2f} s" if self.measured else "typical rates, nothing was measured"
-        return f"this machine ({how})"
 
 
 # two cores of a server and an NVMe disk of the ordinary kind; bench/results/plan.md and size.md for the codec
@@ -87,24 +79,22 @@ def compress(
     return len(data)
 
 
-def measure(
-    folder: Path, *, dtype: str = "float32", tolerance: float | None = None, device: str = "cpu", compiled: bool = False
-) -> Rates:
+def measure(folder: Path, *, dtype: str = "float32", tolerance: float | None = None, device: str = "cpu") -> Rates:
     """The rates of now: of the disk that ``folder`` (or the nearest folder above it that exists) lies on, of copies from ``device``, of the codec.
 
-    ``compiled``: what is recorded is large enough for the compiled kernels to be loaded, which is not waited for here.
+    The codec is measured without its compiled kernels, whose loading would take longer than all the rest; they are faster by a tenth or so
+    (``bench/results/plan.md``).
 
-    Takes about a third of a second, on a machine where a write of 256 kB or a chunk of 2 MB takes longer, as long as these do. What it writes
-    is removed. Raises :class:`OSError` where nothing can be written.
+    Takes about a third of a second, on a machine where a write of 256 kB or a chunk of 2 MB takes longer, as long as these do. What it
+    writes is removed. Raises :class:`OSError` where nothing can be written.
     """
     began = time.perf_counter()
     copy = _copy_rate() if device.split(":")[0] in ("cpu", "meta") else _device_copy_rate(device)
     disk = _disk_rate(folder)
     known = dtype if dtype in ("float32", "float64", "float16", "bfloat16") else "float32"
     one, together = _encode_rates(known, tolerance)
-    faster = COMPILED_FASTER if compiled and importlib.util.find_spec("numba") is not None else 1.0
     seconds = time.perf_counter() - began
-    return Rates(copy, disk, one * faster, together * faster, threads(), measured=True, seconds=seconds)
+    return Rates(copy, disk, one, together, threads(), measured=True, seconds=seconds)
 
 
 def existing(folder: Path) -> Path:
