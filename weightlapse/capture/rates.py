@@ -6,6 +6,7 @@ Each rate is one of raw bytes a second. They are those of the moment: a machine 
 from __future__ import annotations
 
 import os
+import shutil
 import sys
 import tempfile
 import time
@@ -25,10 +26,10 @@ from weightlapse.store.compact import chunk_shape
 from weightlapse.store.threads import in_order, threads
 
 _COPIED = 16 << 20  # bytes: beyond what caches hold of it while a network trains
-_WRITTEN = 4 << 20  # bytes of one write
-_ENCODED = (32, 1 << 14)  # frames and values of the chunk that is encoded
-_COPY_SECONDS, _DISK_SECONDS = 0.05, 0.12
-_ENCODE_SECONDS = 0.1  # of one chunk, above which many are not tried
+_WRITTEN = 4 << 20  # bytes of one write, at the most
+_ENCODED = (32, 1 << 13)  # frames and values of the chunk that is encoded
+_COPY_SECONDS, _DISK_SECONDS = 0.03, 0.1
+_ENCODE_SECONDS = 0.06  # of one chunk, above which many are not tried
 
 
 @dataclass(frozen=True)
@@ -85,7 +86,7 @@ def measure(folder: Path, *, dtype: str = "float32", tolerance: float | None = N
     The codec is measured without its compiled kernels, whose loading would take longer than all the rest; they are faster by a tenth or so
     (``bench/results/plan.md``).
 
-    Takes about a third of a second, on a machine where a write of 256 kB or a chunk of 2 MB takes longer, as long as these do. What it
+    Takes about a third of a second, on a machine where a write of 256 kB or a chunk of 1 MB takes longer, as long as these do. What it
     writes is removed. Raises :class:`OSError` where nothing can be written.
     """
     began = time.perf_counter()
@@ -140,12 +141,15 @@ def _disk_rate(folder: Path) -> float:
     data = np.random.default_rng(0).bytes(_WRITTEN)
     below = tempfile.TemporaryDirectory(prefix=".weightlapse-plan-", dir=existing(folder))
     with below, open(Path(below.name) / "written", "wb", buffering=0) as file:
-        began, written, size = time.perf_counter(), 0, _WRITTEN >> 4
-        while written == 0 or time.perf_counter() - began < _DISK_SECONDS:
-            written += file.write(data[:size])
+        began, size, taken = time.perf_counter(), _WRITTEN >> 4, dict[int, list[float]]()
+        while not taken or time.perf_counter() - began < _DISK_SECONDS:
+            before = time.perf_counter()
+            written = file.write(data[:size])
             os.fsync(file.fileno())
+            taken.setdefault(written, []).append(time.perf_counter() - before)
             size = min(2 * size, _WRITTEN)
-        return written / max(time.perf_counter() - began, 1e-9)
+    largest = max(taken)  # the smaller ones only feel how large a write may be
+    return largest * len(taken[largest]) / max(sum(taken[largest]), 1e-9)
 
 
 def _encode_rates(dtype: str, tolerance: float | None) -> tuple[float, float]:
@@ -153,11 +157,33 @@ def _encode_rates(dtype: str, tolerance: float | None) -> tuple[float, float]:
     patterns = moving(*_ENCODED, dtype)
     began, by_clock = time.thread_time(), time.perf_counter()
     compress(patterns, dtype, tolerance)
-    one = patterns.nbytes / max(time.thread_time() - began, 1e-9)
-    count = threads()
-    if count == 1 or time.perf_counter() - by_clock > _ENCODE_SECONDS:
-        return one, one * count
+    busy, passed = max(time.thread_time() - began, 1e-9), time.perf_counter() - by_clock
+    one, count = patterns.nbytes / busy, threads()
+    if count == 1 or passed > _ENCODE_SECONDS:  # of a core that others use too, each thread gets its share
+        return one, one * max(1.0, count * min(1.0, busy / passed))
     by_clock = time.perf_counter()
     tasks = [partial(compress, patterns, dtype, tolerance)] * count
     encoded = sum(patterns.nbytes for _ in in_order(tasks, count))
     return one, max(one, encoded / max(time.perf_counter() - by_clock, 1e-9))
+
+
+def available_memory() -> int | None:
+    """Bytes of memory that are free for programs; None where the system does not say."""
+    try:
+        with open("/proc/meminfo", encoding="ascii") as file:
+            lines = dict(line.split(":", 1) for line in file)
+        return int(lines["MemAvailable"].split()[0]) * 1024
+    except (OSError, KeyError, ValueError, IndexError):
+        pass
+    try:
+        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 2
+    except (AttributeError, OSError, ValueError):
+        return None
+
+
+def free_nbytes(folder: Path) -> int | None:
+    """Bytes that are free on the disk of a folder, or of the nearest above it that exists; None where the system does not say."""
+    try:
+        return shutil.disk_usage(existing(folder)).free
+    except OSError:
+        return None
