@@ -4,6 +4,8 @@ What ``weightlapse plan`` foretells rests on these ratios. Raw bytes over all by
 beginning: the digits MLP and CNN and a GPT of two layers of width 192, of ``trajectories.py``. One frame alone is what every time block begins with.
 
     python bench/plan.py [--names mlp_adam,mlp_sgd,mlp_adam_f64,mlp_adam_f16,cnn,gpt,gpt_bf16]
+
+Rows of trainings that are not named stay as they were measured before.
 """
 
 from __future__ import annotations
@@ -26,7 +28,7 @@ import weightlapse as wl
 from weightlapse.adapters.arrays import Patterns
 from weightlapse.capture.rates import compress, moving
 
-HERE = Path(__file__).parent
+RESULT = Path(__file__).parent / "results" / "plan.md"
 NAMES = ("mlp_adam", "mlp_sgd", "mlp_adam_f64", "mlp_adam_f16", "cnn", "gpt", "gpt_bf16")
 FRAMES = 64
 TOLERANCES = (None, 1e-3, 1e-2)
@@ -140,10 +142,18 @@ def encode_row(dtype: str, tolerance: float | None) -> list[str]:
     ]
 
 
+def rows_before(name: str) -> list[list[str]]:
+    """The rows of a training that is not asked for now, as they were measured before."""
+    text = RESULT.read_text(encoding="utf-8") if RESULT.exists() else ""
+    rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in text.splitlines()]
+    return [row for row in rows if row[0] == name]
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--names", default=",".join(NAMES))
-    rows = [row for name in parser.parse_args().names.split(",") for row in rows_of(name)]
+    names = parser.parse_args().names.split(",")
+    rows = [row for name in NAMES for row in (rows_of(name) if name in names else rows_before(name))]
     speeds = [encode_row(dtype, tolerance) for dtype in ("float32", "bfloat16") for tolerance in (None, 1e-2)]
     head = ["training", "dtype", "stream", "steps between frames", "exact", "0.001", "0.01", "one frame, exact"]
     intro = __doc__.split("\n\n")
@@ -151,7 +161,7 @@ def main() -> None:
     head = ["encoded and checked, MB/s of one core", "tolerance", "NumPy", "compiled", "faster by"]
     text += ["64 frames of 16 384 weights that move like Adam's, medians of CPU time:", "", table(head, speeds)]
     print("\n".join(text))
-    (HERE / "results" / "plan.md").write_text("\n".join(text) + "\n")
+    RESULT.write_text("\n".join(text) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -16,12 +16,12 @@ class Outcome:
     mirrored_in: float
 
 
-def simulate(flow: Flow, frames: int, *, stretch: bool = False, ticks: int = 40_000) -> Outcome:
+def simulate(flow: Flow, frames: int, *, stretch: bool = False) -> Outcome:
     """Everything happens once a tick: training may put a frame into the ring, the disk and the codec move what they can of a tick."""
-    tick = max(frames * flow.period, frames * flow.frame_nbytes / flow.disk) / ticks
+    tick = min(flow.period, flow.frame_nbytes / flow.disk) / 20
     now, worked, made, left_out = 0.0, 0.0, 0, 0
     ring = log = encoded = blocks = sent = most = 0.0  # bytes; encoded: what the disk has yet to write of blocks
-    behind = 2 * flow.frame_nbytes  # the system holds so much of it, and lets the codec wait beyond
+    behind = 2 * flow.frame_nbytes / flow.ratio  # the system holds so much of it, and lets the codec wait beyond
     while made + left_out < frames:
         now += tick
         room = ring <= (flow.ring - 1) * flow.frame_nbytes
@@ -45,7 +45,7 @@ def simulate(flow: Flow, frames: int, *, stretch: bool = False, ticks: int = 40_
         sent += min(blocks - sent, flow.network * tick)
         most = max(most, log + encoded + blocks)
     training, kept, closed, mirrored = now, made * flow.frame_nbytes, 0.0, 0.0
-    tick = max(tick / 10, (ring + log) / flow.encode_all / ticks)
+    tick = max(tick / 10, (ring + log) / flow.encode_all / 4000)
     while closed == 0 or mirrored == 0:
         now += tick
         moved = min(ring, flow.disk * tick)

@@ -28,14 +28,14 @@ EXACT: dict[tuple[str, str, bool], Range] = {
     ("float32", "optimizer", False): (1.26, 1.45),
     ("float64", "weights", True): (1.48, 1.48),
     ("float64", "weights", False): (1.40, 1.47),
-    ("float16", "weights", True): (2.0, 2.0),
-    ("float16", "weights", False): (2.0, 2.0),
+    ("float16", "weights", True): (3.52, 3.52),
+    ("float16", "weights", False): (2.19, 2.68),
     ("bfloat16", "weights", True): (9.91, 10.098),
-    ("bfloat16", "weights", False): (3.0, 3.0),
+    ("bfloat16", "weights", False): (3.21, 3.21),
 }
 # of float32, by (tolerance, stream, whether every step is a frame)
 BOUNDED: dict[tuple[float, str, bool], Range] = {
-    (1e-3, "weights", True): (12.87, 37.0),
+    (1e-3, "weights", True): (11.83, 37.0),
     (1e-3, "weights", False): (5.58, 14.36),
     (1e-3, "gradients", True): (3.56, 4.08),
     (1e-3, "gradients", False): (3.10, 5.40),
@@ -48,7 +48,7 @@ BOUNDED: dict[tuple[float, str, bool], Range] = {
     (1e-2, "optimizer", True): (8.86, 13.45),
     (1e-2, "optimizer", False): (5.82, 9.94),
 }
-KEY = {"float32": 1.16, "float64": 1.13, "float16": 1.16, "bfloat16": 1.48}  # a frame alone, exact
+KEY = {"float32": 1.16, "float64": 1.13, "float16": 1.11, "bfloat16": 1.48}  # a frame alone, exact
 _BITS = {"float32": 24, "float64": 53, "float16": 11, "bfloat16": 8}  # of the significand
 _LIKE = {"complex64": "float32", "complex128": "float64", "complex32": "float16", "bcomplex32": "bfloat16"}
 _MEASURED_FRAMES = 64
@@ -63,11 +63,13 @@ def ratio_of(dtype: str, stream: str, tolerance: float | None, *, every_step: bo
     """
     dtype, stream = _LIKE.get(dtype, dtype), "weights" if stream == "buffers" else stream
     exact = EXACT.get((dtype, stream, every_step))
-    if exact is None:  # one that was not measured: the weights' of float32 bound it where it is a float of that size
-        exact = EXACT.get(("float32", stream, every_step)) if dtype in _BITS else None
+    if exact is not None:
+        exact = _as_wide(exact, EXACT["float32", stream, every_step])
+    elif dtype in _BITS:  # gradients and optimizer states of other floats: no less than those of float32
+        exact = EXACT["float32", stream, every_step]
     if exact is None or tolerance is None or not _has_room(dtype, tolerance):
         return exact or (1.0, 1.0)
-    wider = {"float64": 2.0, "float16": 0.5, "bfloat16": 0.5}.get(dtype, 1.0)
+    wider = {"float64": 2.0, "float16": 0.48, "bfloat16": 0.48}.get(dtype, 1.0)
     known = [(2.0**-24, (1.0, 1.0)), *((t, BOUNDED[t, stream, every_step]) for t in (1e-3, 1e-2))]
     found = [
         math.exp(
@@ -77,6 +79,12 @@ def ratio_of(dtype: str, stream: str, tolerance: float | None, *, every_step: bo
     ]
     low, high = (max(exact[i], wider * found[i]) for i in range(2))
     return low, high
+
+
+def _as_wide(found: Range, usual: Range) -> Range:
+    """A range from one or two trainings, made as wide around its middle as that of float32, which is from several."""
+    extra = max(1.0, math.sqrt(usual[1] / usual[0] / (found[1] / found[0])))
+    return max(1.0, found[0] / extra), found[1] * extra
 
 
 def _has_room(dtype: str, tolerance: float) -> bool:

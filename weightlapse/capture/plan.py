@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import os
-import shutil
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -22,7 +21,7 @@ from weightlapse.capture.flow import Flow
 from weightlapse.capture.layouts import layout_of
 from weightlapse.capture.plan_text import tell, warn
 from weightlapse.capture.ranks import model_is_sharded, process_group
-from weightlapse.capture.rates import TYPICAL, Rates, existing, measure
+from weightlapse.capture.rates import TYPICAL, Rates, available_memory, free_nbytes, measure
 from weightlapse.capture.ring import MAX_ROWS, MIN_ROWS
 from weightlapse.capture.schedule import Schedule, every, schedule
 from weightlapse.errors import InvalidArgument
@@ -33,7 +32,6 @@ from weightlapse.store.remote import is_url
 from weightlapse.store.threads import usable_cores
 
 _SHARE_OF_FREE = 4  # memory="auto" is one part in so many of what is free
-_LARGE_FRAME = 1 << 20  # bytes from which on segments are large enough for the compiled kernels
 
 
 @dataclass(frozen=True)
@@ -294,7 +292,7 @@ def plan(
         held.device,
         others,
         known,
-        _free(place),
+        free_nbytes(place),
         notes,
     )
     made.frames(steps)  # refuses what is no number of steps
@@ -308,7 +306,7 @@ def _measured(place: Path, layout: Layout, bound: float | None, device: str) -> 
     for spec in layout.tensors:
         sizes[spec.dtype] = sizes.get(spec.dtype, 0) + spec.nbytes
     dtype = max(sizes, key=lambda kind: sizes[kind])
-    return measure(place, dtype=dtype, tolerance=bound, device=device, compiled=layout.row_nbytes >= _LARGE_FRAME)
+    return measure(place, dtype=dtype, tolerance=bound, device=device)
 
 
 def _store_of(model: Any) -> Store | RankedStore | None:
@@ -332,24 +330,3 @@ def _recorded(
     alike = isinstance(when, every) and len(store.steps) > 8 and bool((np.diff(store.steps) == when.n).all())
     known = store.raw_nbytes / store.stored_nbytes if whole and alike and store.tolerance == bound else None
     return held, known
-
-
-def available_memory() -> int | None:
-    """Bytes of memory that are free for programs; None where the system does not say."""
-    try:
-        with open("/proc/meminfo", encoding="ascii") as file:
-            lines = dict(line.split(":", 1) for line in file)
-        return int(lines["MemAvailable"].split()[0]) * 1024
-    except (OSError, KeyError, ValueError, IndexError):
-        pass
-    try:
-        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 2
-    except (AttributeError, OSError, ValueError):
-        return None
-
-
-def _free(place: Path) -> int | None:
-    try:
-        return shutil.disk_usage(existing(place)).free
-    except OSError:
-        return None

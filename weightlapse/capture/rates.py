@@ -5,8 +5,8 @@ Each rate is one of raw bytes a second. They are those of the moment: a machine 
 
 from __future__ import annotations
 
-import importlib.util
 import os
+import shutil
 import sys
 import tempfile
 import time
@@ -26,13 +26,10 @@ from weightlapse.store.compact import chunk_shape
 from weightlapse.store.threads import in_order, threads
 
 _COPIED = 16 << 20  # bytes: beyond what caches hold of it while a network trains
-_WRITTEN = 4 << 20  # bytes of one write
-_ENCODED = (32, 1 << 14)  # frames and values of the chunk that is encoded
-_COPY_SECONDS, _DISK_SECONDS = 0.05, 0.12
-_ENCODE_SECONDS = 0.1  # of one chunk, above which many are not tried
-
-# compiled kernels over NumPy, of one core (bench/results/plan.md): what is measured here never waits for a compiler
-COMPILED_FASTER = 1.5
+_WRITTEN = 4 << 20  # bytes of one write, at the most
+_ENCODED = (32, 1 << 13)  # frames and values of the chunk that is encoded
+_COPY_SECONDS, _DISK_SECONDS = 0.03, 0.1
+_ENCODE_SECONDS = 0.06  # of one chunk, above which many are not tried
 
 
 @dataclass(frozen=True)
@@ -46,10 +43,6 @@ class Rates:
     threads: int
     measured: bool
     seconds: float = 0.0  # that measuring took
-
-    def text(self) -> str:
-        how = f"measured in {self.seconds:.2f} s" if self.measured else "typical rates, nothing was measured"
-        return f"this machine ({how})"
 
 
 # two cores of a server and an NVMe disk of the ordinary kind; bench/results/plan.md and size.md for the codec
@@ -87,24 +80,22 @@ def compress(
     return len(data)
 
 
-def measure(
-    folder: Path, *, dtype: str = "float32", tolerance: float | None = None, device: str = "cpu", compiled: bool = False
-) -> Rates:
+def measure(folder: Path, *, dtype: str = "float32", tolerance: float | None = None, device: str = "cpu") -> Rates:
     """The rates of now: of the disk that ``folder`` (or the nearest folder above it that exists) lies on, of copies from ``device``, of the codec.
 
-    ``compiled``: what is recorded is large enough for the compiled kernels to be loaded, which is not waited for here.
+    The codec is measured without its compiled kernels, whose loading would take longer than all the rest; they are faster by a tenth or so
+    (``bench/results/plan.md``).
 
-    Takes about a third of a second, on a machine where a write of 256 kB or a chunk of 2 MB takes longer, as long as these do. What it writes
-    is removed. Raises :class:`OSError` where nothing can be written.
+    Takes about a third of a second, on a machine where a write of 256 kB or a chunk of 1 MB takes longer, as long as these do. What it
+    writes is removed. Raises :class:`OSError` where nothing can be written.
     """
     began = time.perf_counter()
     copy = _copy_rate() if device.split(":")[0] in ("cpu", "meta") else _device_copy_rate(device)
     disk = _disk_rate(folder)
     known = dtype if dtype in ("float32", "float64", "float16", "bfloat16") else "float32"
     one, together = _encode_rates(known, tolerance)
-    faster = COMPILED_FASTER if compiled and importlib.util.find_spec("numba") is not None else 1.0
     seconds = time.perf_counter() - began
-    return Rates(copy, disk, one * faster, together * faster, threads(), measured=True, seconds=seconds)
+    return Rates(copy, disk, one, together, threads(), measured=True, seconds=seconds)
 
 
 def existing(folder: Path) -> Path:
@@ -150,12 +141,15 @@ def _disk_rate(folder: Path) -> float:
     data = np.random.default_rng(0).bytes(_WRITTEN)
     below = tempfile.TemporaryDirectory(prefix=".weightlapse-plan-", dir=existing(folder))
     with below, open(Path(below.name) / "written", "wb", buffering=0) as file:
-        began, written, size = time.perf_counter(), 0, _WRITTEN >> 4
-        while written == 0 or time.perf_counter() - began < _DISK_SECONDS:
-            written += file.write(data[:size])
+        began, size, taken = time.perf_counter(), _WRITTEN >> 4, dict[int, list[float]]()
+        while not taken or time.perf_counter() - began < _DISK_SECONDS:
+            before = time.perf_counter()
+            written = file.write(data[:size])
             os.fsync(file.fileno())
+            taken.setdefault(written, []).append(time.perf_counter() - before)
             size = min(2 * size, _WRITTEN)
-        return written / max(time.perf_counter() - began, 1e-9)
+    largest = max(taken)  # the smaller ones only feel how large a write may be
+    return largest * len(taken[largest]) / max(sum(taken[largest]), 1e-9)
 
 
 def _encode_rates(dtype: str, tolerance: float | None) -> tuple[float, float]:
@@ -163,11 +157,33 @@ def _encode_rates(dtype: str, tolerance: float | None) -> tuple[float, float]:
     patterns = moving(*_ENCODED, dtype)
     began, by_clock = time.thread_time(), time.perf_counter()
     compress(patterns, dtype, tolerance)
-    one = patterns.nbytes / max(time.thread_time() - began, 1e-9)
-    count = threads()
-    if count == 1 or time.perf_counter() - by_clock > _ENCODE_SECONDS:
-        return one, one * count
+    busy, passed = max(time.thread_time() - began, 1e-9), time.perf_counter() - by_clock
+    one, count = patterns.nbytes / busy, threads()
+    if count == 1 or passed > _ENCODE_SECONDS:  # of a core that others use too, each thread gets its share
+        return one, one * max(1.0, count * min(1.0, busy / passed))
     by_clock = time.perf_counter()
     tasks = [partial(compress, patterns, dtype, tolerance)] * count
     encoded = sum(patterns.nbytes for _ in in_order(tasks, count))
     return one, max(one, encoded / max(time.perf_counter() - by_clock, 1e-9))
+
+
+def available_memory() -> int | None:
+    """Bytes of memory that are free for programs; None where the system does not say."""
+    try:
+        with open("/proc/meminfo", encoding="ascii") as file:
+            lines = dict(line.split(":", 1) for line in file)
+        return int(lines["MemAvailable"].split()[0]) * 1024
+    except (OSError, KeyError, ValueError, IndexError):
+        pass
+    try:
+        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 2
+    except (AttributeError, OSError, ValueError):
+        return None
+
+
+def free_nbytes(folder: Path) -> int | None:
+    """Bytes that are free on the disk of a folder, or of the nearest above it that exists; None where the system does not say."""
+    try:
+        return shutil.disk_usage(existing(folder)).free
+    except OSError:
+        return None
