@@ -160,7 +160,43 @@ with warnings.catch_warnings(record=True) as caught:
     params = jax.jit(lambda p: jax.tree.map(lambda v: v + 1, p), donate_argnums=0)(params)
     rec.step(old)
     assert np.array_equal(params["w"], [2, 2, 2])
+    params = {"w": params["w"] + 1}
+    rec.step(params)
     rec.close()
-assert sum("stopped recording" in str(w.message) for w in caught) == 1
-assert "deleted" in wl.load(FOLDER / "deleted").stopped
+assert sum("step 1 could not be recorded" in str(w.message) and "deleted" in str(w.message) for w in caught) == 1
+run = wl.load(FOLDER / "deleted")
+assert run.steps.tolist() == [0, 2]
+assert len(run.gaps) == 1
+assert np.array_equal(run["w"][-1], params["w"])
+
+# ---- every dtype of JAX, and several modules as one recording ----------------------------------------------------------
+kinds = (
+    "float8_e4m3fn",
+    "float8_e5m2",
+    "float8_e4m3b11fnuz",
+    "float4_e2m1fn",
+    "int4",
+    "uint2",
+    "complex64",
+    "bfloat16",
+    "bool",
+)
+params = {kind: jnp.arange(4).astype(kind) for kind in kinds}
+with wl.watch(params, FOLDER / "kinds") as rec:
+    rec.step({kind: jnp.arange(4)[::-1].astype(kind) for kind in kinds})
+run = wl.load(FOLDER / "kinds")
+assert run.dtypes == {kind: kind for kind in kinds}
+for kind in kinds:
+    expected = [jnp.arange(4).astype(kind), jnp.arange(4)[::-1].astype(kind)]
+    assert np.array_equal(
+        run[kind][:].astype("complex64"), np.stack([np.asarray(v).astype("complex64") for v in expected])
+    ), kind
+modules = {"g": nnx.Linear(2, 3, rngs=nnx.Rngs(0)), "deep": [nnx.BatchNorm(3, rngs=nnx.Rngs(0))]}
+with wl.watch(modules, FOLDER / "modules", streams=("weights", "buffers")) as rec:
+    modules["g"].kernel[...] = modules["g"].kernel[...] + 1
+    rec.step()
+run = wl.load(FOLDER / "modules")
+assert set(run.names) == {"g.kernel", "g.bias", "deep.0.scale", "deep.0.bias", "deep.0.mean", "deep.0.var"}
+run.load_into(modules, step=0)
+assert np.array_equal(modules["g"].kernel[...], run["g.kernel"][0])
 print("checked")

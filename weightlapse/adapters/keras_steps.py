@@ -13,7 +13,7 @@ import sys
 import weakref
 import zlib
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from contextvars import ContextVar
 from typing import Any
 
@@ -84,7 +84,8 @@ class KerasSteps:
     def wait(self) -> None:
         """Return when the updates that were started have told of themselves: JAX computes while the program goes on."""
         if keras.backend.backend() == "jax" and self._watcher is not None:
-            sys.modules["jax"].effects_barrier()
+            with suppress(Exception):  # what fails there is the user's own computation, and fails in the loop too
+                sys.modules["jax"].effects_barrier()
 
     # ---- what a hub tells ------------------------------------------------------------------------------------------
 

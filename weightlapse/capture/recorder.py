@@ -163,8 +163,7 @@ class Recorder:
     def _wait(self) -> None:
         """Let updates that are still being computed become frames, before anything is added to the newest."""
         if self._steps is not None:
-            with self.guard():
-                self._steps.wait()
+            self._steps.wait()
 
     def _seen_already(self, params: Any, step: Any) -> bool:
         """Whether rec.step() only adds numbers to a frame that was taken without it, as it is meant to."""
