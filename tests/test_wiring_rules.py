@@ -247,3 +247,53 @@ def test_one_index_for_two_layers_ties_nothing() -> None:
         w = wl.trace(Shared(copy), (x, to), verify="complete")
         assert [(g.name, g.size) for g in w.groups] == [("a", 8), ("b", 8)]
         assert w.report["complete"]
+
+
+def _put(h, where, value):
+    h = h.clone()
+    h[where(h)] = value
+    return h
+
+
+# What constants come to stand among the units' values, and whether the units may still be rescaled.
+CONSTANTS = {
+    "rows_of_ones": (lambda h, x: _put(h, lambda _: x[:, 0] > 0, 1.0), False),
+    "rows_of_zeros": (lambda h, x: _put(h, lambda _: x[:, 0] > 0, 0.0), True),
+    "indexed_rows": (lambda h, x: _put(h, lambda _: torch.tensor([0, 2]), 1.0), False),
+    "slice": (lambda h, x: _put(h, lambda _: slice(0, 2), 1.0), False),
+    "own_mask": (lambda h, x: _put(h, lambda h: h < 0.3, 0.1), False),
+    "own_mask_zero": (lambda h, x: _put(h, lambda h: h < 0, 0.0), True),
+    "masked_fill": (lambda h, x: h.masked_fill(x[:, :1] > 0, 1.0), False),
+    "scatter": (lambda h, x: h.scatter(0, torch.zeros(1, 8, dtype=torch.long), 1.0), False),
+    "index_fill": (lambda h, x: h.index_fill(0, torch.tensor([0, 1]), 2.0), False),
+    "padding": (lambda h, x: nn.functional.pad(h, (0, 0, 1, 0), value=1.0), False),
+    "zero_padding": (lambda h, x: nn.functional.pad(h, (0, 0, 1, 0)), True),
+    "cat": (lambda h, x: torch.cat([h, torch.ones(1, 8, dtype=h.dtype)]), False),
+    "cat_zeros": (lambda h, x: torch.cat([h, torch.zeros(1, 8, dtype=h.dtype)]), True),
+    "stack": (lambda h, x: torch.stack([h, torch.ones_like(h)]), False),
+    "index_copy": (lambda h, x: h.index_copy(0, torch.tensor([0]), torch.ones(1, 8, dtype=h.dtype)), False),
+}
+
+
+@pytest.mark.parametrize("name", CONSTANTS)
+def test_constants_among_the_values_of_units_stop_their_scale(name: str) -> None:
+    act, scales = CONSTANTS[name]
+
+    class Between(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.a, self.b = nn.Linear(4, 8), nn.Linear(8, 2)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return self.b(act(torch.relu(self.a(x)), x))
+
+    x = torch.tensor([[1.0, 2, 0, 1], [-1, 0.5, 1, 2], [2, -1, 1, 0], [-2, 1, 1, -1]])
+    w = wl.trace(Between(), x, verify=False)
+    assert [g.size for g in w.groups] == [8]
+    checked = wl.trace(Between(), x, verify="complete")
+    assert checked.groups == w.groups  # nothing had to be taken away
+    assert checked.report["complete"]
+    if scales:
+        assert "scale" in w.group("a").symmetries
+    else:
+        assert "scale" not in w.group("a").symmetries

@@ -334,3 +334,116 @@ def test_functions_that_close_over_the_model_lead_to_the_twin() -> None:
     t, x = at_rest(net), torch.randn(3, 4)
     assert torch.equal(t(x), t(x))  # with the model's own dropout, in train mode, it would differ
     assert [g.size for g in wl.trace(net, x, verify=True).groups] == [8]
+
+
+def _plain() -> nn.Sequential:
+    return nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 2))
+
+
+class _Holds(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b = nn.Linear(4, 8), nn.Linear(8, 2)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.b(torch.relu(self.a(x)))
+
+
+class _NeverCopied(_Holds):
+    def __deepcopy__(self, memo: Any) -> Any:
+        raise RuntimeError("not to be copied")
+
+    def __getstate__(self) -> Any:
+        raise RuntimeError("not to be saved")
+
+
+class _Slotted(_Holds):
+    __slots__ = ("extra",)
+
+    def __init__(self) -> None:
+        super().__init__()
+        object.__setattr__(self, "extra", [])
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        self.extra.append(len(x))
+        return super().forward(x)
+
+
+class _Deletes(_Holds):
+    def __init__(self) -> None:
+        super().__init__()
+        self.spare, self.notes = nn.Linear(2, 2), ["one"]
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        if hasattr(self, "spare"):
+            del self.spare
+        self.notes.clear()
+        return super().forward(x)
+
+
+class _Replaces(_Holds):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        self.a.weight = nn.Parameter(self.a.weight.detach() * 1.0)
+        self.b.weight.requires_grad_(False)
+        self.b.bias.mark = 1
+        return super().forward(x)
+
+
+class _Delegates(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.inner = _Holds()
+
+    def __getattr__(self, name: str) -> Any:
+        try:
+            return super().__getattr__(name)
+        except AttributeError:
+            return getattr(super().__getattr__("inner"), name)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.inner(x)
+
+
+def _in_one_buffer() -> nn.Module:
+    net = _plain()
+    flat = torch.cat([p.detach().flatten() for p in net.parameters()])
+    at = 0
+    for p in net.parameters():
+        p.data = flat[at : at + p.numel()].view_as(p)
+        at += p.numel()
+    net.flat = flat
+    return net
+
+
+def _holds_itself() -> nn.Module:
+    net = _plain()
+    net.me, net.numbers = [net], {net: 1, net[0]: 2}
+    return net
+
+
+MODULES = {
+    "never_copied": _NeverCopied,
+    "slotted": _Slotted,
+    "deletes": _Deletes,
+    "replaces": _Replaces,
+    "delegates": _Delegates,
+    "in_one_buffer": _in_one_buffer,
+    "holds_itself": _holds_itself,
+    "fx": lambda: torch.fx.symbolic_trace(_plain()),
+    "script_inside": lambda: nn.Sequential(
+        torch.jit.script(nn.Sequential(nn.Linear(4, 8), nn.ReLU())), nn.Linear(8, 2)
+    ),
+    "compiled": lambda: torch.compile(_plain()),
+}
+
+
+@pytest.mark.parametrize("name", MODULES)
+@pytest.mark.filterwarnings("ignore")
+def test_unusual_modules_are_traced_and_left_alone(name: str) -> None:
+    model, x = MODULES[name](), torch.randn(5, 4)
+    inner = getattr(model, "_orig_mod", model)
+    before = belongings(inner)
+    w = wl.trace(model, x, verify=True)
+    assert [g.size for g in w.groups] == [8]
+    assert w.report["verified"]
+    assert belongings(inner) == before

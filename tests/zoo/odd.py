@@ -179,6 +179,8 @@ _REFUSED = {
     "topk": lambda h: F.pad(h.topk(3, -1).values, (0, 5)),
     "position_encoding": lambda h: h + torch.linspace(0, 1, 8, dtype=h.dtype),
     "random_noise": lambda h: h + torch.randn_like(h),
+    "coin_flips": lambda h: h * torch.bernoulli(h.sigmoid()),
+    "dropout_left_on": lambda h: F.dropout(h, 0.5, training=True),
     "conv_along_units": lambda h: F.conv1d(h[:, None], torch.ones(1, 1, 3, dtype=h.dtype), padding=1)[:, 0],
     "pooled_units": lambda h: F.interpolate(F.avg_pool1d(h[:, None], 2), 8)[:, 0],
     "mask_of_units": lambda h: h * (torch.arange(8) % 2),

@@ -12,6 +12,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 import numpy as np
+from torch import Tensor
 
 from weightlapse.wiring.data import Member
 from weightlapse.wiring.equations import Equations
@@ -160,7 +161,11 @@ class Gauges:
         elif name == "scatter_reduce" or name == "index_reduce":
             self._scattered(call, atom, ins, outs)
         elif name in _MOVES:
-            self._moves(call, atom, [t for t in ins if t is not None], outs)
+            carried = [t for x, t in zip(call.inputs, ins, strict=True) if t is not None and not _counts(x)]
+            if _puts_constants(call):
+                self._zero(atom, [v for t in [*carried, *outs] for v in self._variables(t, atom)])
+            else:
+                self._moves(call, atom, carried, outs)
         elif (
             name in _LINEAR
             or name in _PEAKS
@@ -447,3 +452,17 @@ class Gauges:
     def of_member(self, m: Member, atom: int) -> list[Variable]:
         """The unknowns of one member of the atom's group."""
         return [v for v in self._variables(self.inf.params[m.tensor], atom) if v[1] == m.axis]
+
+
+def _counts(x: Tensor) -> bool:
+    """Whole numbers and masks say where, not how much."""
+    return not (x.is_floating_point() or x.is_complex())
+
+
+def _puts_constants(call: Call) -> bool:
+    """Whether numbers other than zero that no unit makes come to stand among those of the units."""
+    if any(id(x) in call.flat and id(x) not in call.zeros and not _counts(x) for x in call.inputs):
+        return True
+    names = [a.name for a in call.func._schema.arguments]
+    value = call["value"] if "value" in names else None
+    return isinstance(value, (int, float, complex)) and value != 0

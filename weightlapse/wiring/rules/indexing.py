@@ -105,6 +105,12 @@ def _last(indices: Sequence[Tensor | None]) -> int:
 def _index_put(inf: Inference, call: Call) -> Axes:
     x, values = call["self"], call["values"]
     axes, indices = inf.axes(x), list(call["indices"])
+    mask = indices[0] if len(indices) == 1 else None
+    if mask is not None and mask.dtype == torch.bool and mask.shape == x.shape and values.numel() == 1:
+        for a, b in zip(axes, inf.axes(mask), strict=True):  # one number where the mask says so: position by position
+            inf.dims.unify(a, b)
+            inf.label(a, "index_put")
+        return [axes]
     spots: list[int] = []
     d = 0
     for index in indices:

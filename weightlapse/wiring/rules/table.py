@@ -34,11 +34,21 @@ _COPIES = frozenset("detach alias contiguous lift_fresh lift clone _to_copy copy
 
 
 def is_pointwise(call: Call) -> bool:
+    if _draws(call):
+        return False
     if call.name in _ELEMENTWISE or torch.Tag.pointwise in call.func.tags:
         return True
     packet = getattr(torch.ops.aten, call.name, None)  # an in-place form of a tagged operator
     overload = getattr(packet, call.func._overloadname, None) if packet is not None else None
     return overload is not None and torch.Tag.pointwise in overload.tags
+
+
+def _draws(call: Call) -> bool:
+    """Whether it draws random numbers, in the order of the positions (dropout does not, outside training)."""
+    if torch.Tag.nondeterministic_seeded not in call.func.tags:
+        return False
+    switch = next((a.name for a in call.func._schema.arguments if a.name in ("train", "training")), None)
+    return switch is None or bool(call[switch])
 
 
 def pointwise(inf: Inference, call: Call) -> Axes:
