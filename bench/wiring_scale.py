@@ -44,6 +44,7 @@ SIZES = {
     "124": (12, 768, 12, 50257),
     "350": (24, 1024, 16, 50257),
 }
+WIDENED = dict.fromkeys(SIZES, "transformer.h.0.mlp.c_fc")
 VERBS = ("trace", "align", "widen", "compare")
 MIB = 2**20
 
@@ -92,7 +93,7 @@ def measured(size: str, verb: str) -> dict[str, Any]:
         result = wl.compare(model, other, wiring, data=ids).verdict
     else:
         hidden = 4 * SIZES[size][1] + 64
-        result = f"error {wl.widen(model, {'transformer.h.0.mlp.c_fc': hidden}, ids).error:.1e}"
+        result = f"error {wl.widen(model, {WIDENED[size]: hidden}, ids).error:.1e}"
     return {
         "size": size,
         "verb": verb,

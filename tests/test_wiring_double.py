@@ -118,3 +118,16 @@ def test_statistics_in_single_precision_move_as_they_should() -> None:
     twin(x)
     torch.testing.assert_close(norm.running_mean.double(), twin.running_mean, rtol=1e-6, atol=1e-7)
     assert norm.running_mean.dtype == torch.float32
+
+
+@pytest.mark.parametrize("bias", [False, True])
+@pytest.mark.parametrize("layout", ["linear", "rows"])
+def test_products_with_huge_matrices_go_in_pieces(bias: bool, layout: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("weightlapse.wiring.double._PIECE", 1000)
+    torch.manual_seed(0)
+    w, b, x = torch.randn(301, 70), torch.randn(301), torch.randn(5, 70, dtype=torch.float64)
+    matrix = w.t() if layout == "linear" else w.t().contiguous()
+    with in_double(), torch.no_grad():
+        got = torch.addmm(b, x, matrix) if bias else x @ matrix
+    want = x @ matrix.double() + (b.double() if bias else 0)
+    torch.testing.assert_close(got, want, rtol=1e-14, atol=1e-14)

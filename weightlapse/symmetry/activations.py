@@ -55,11 +55,13 @@ def correlation(
     x: NDArray[np.float64], y: NDArray[np.float64]
 ) -> tuple[NDArray[np.float64], NDArray[np.bool_], NDArray[np.bool_]]:
     """Correlation of the rows of x with those of y, 0 for constant rows; and which rows are not constant."""
-    out, live = [], []
-    for z in (x, y):
-        z = z - z.mean(axis=1, keepdims=True)
-        size = np.sqrt(np.einsum("ij,ij->i", z, z))
-        alive = size > 1e-9 * max(float(size.max(initial=0.0)), 1e-300)
-        out.append(z / np.where(alive, size, np.inf)[:, None])
-        live.append(alive)
-    return out[0] @ out[1].T, live[0], live[1]
+    (rows_x, live_x), (rows_y, live_y) = standardised(x), standardised(y)
+    return rows_x @ rows_y.T, live_x, live_y
+
+
+def standardised(z: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
+    """The rows with mean 0 and norm 1, 0 for constant ones; and which are not constant."""
+    z = z - z.mean(axis=1, keepdims=True)
+    size = np.sqrt(np.einsum("ij,ij->i", z, z))
+    alive = size > 1e-9 * max(float(size.max(initial=0.0)), 1e-300)
+    return z / np.where(alive, size, np.inf)[:, None], alive

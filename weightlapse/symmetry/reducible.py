@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from weightlapse.symmetry.activations import correlation
+from weightlapse.symmetry.activations import standardised
 from weightlapse.symmetry.run import Runner
 from weightlapse.symmetry.states import Weights
 from weightlapse.symmetry.units import Units, units_of
@@ -81,13 +81,9 @@ def _kinds(
     still = spread <= 1e-12 * size
     zero = np.abs(value).max(axis=1) <= 1e-12 * size
     dead = unheard | (still & zero)
-    same = np.zeros((len(value), len(value)), dtype=bool)
+    duplicate = np.zeros(len(value), dtype=bool)
     if value.shape[1] >= 4:  # over fewer samples any two units may agree
-        same = np.abs(correlation(value, value)[0]) > 1 - 1e-10
-    # A unit counts as duplicate when an earlier live one says the same: dropping all that are named keeps one of each.
-    duplicate = np.array([same[u, :u][~(dead | still)[:u]].any() for u in range(len(value))], dtype=bool) & ~(
-        dead | still
-    )
+        duplicate = _repeats(value, ~(dead | still))
     out = {"dead": dead, "constant": still & ~dead, "duplicate": duplicate}
     if made is not None and ops and made.size == value.size:
         raw = made.reshape(len(value), -1)
@@ -95,6 +91,18 @@ def _kinds(
         if not linear[~(dead | still)].all():  # all of them: the group has no activation function at all
             out["linear"] = linear
     return out
+
+
+def _repeats(value: NDArray[Any], live: NDArray[np.bool_]) -> NDArray[np.bool_]:
+    """Live units that say the same as an earlier live one: dropping all that are named keeps one of each."""
+    rows, _ = standardised(value)
+    found = np.zeros(len(value), dtype=bool)
+    for start in range(0, len(value), 256):  # all pairs at once would be larger than the layer's weights
+        some = np.arange(start, min(start + 256, len(value)))
+        same = np.abs(rows[some] @ rows[: some[-1]].T) > 1 - 1e-10
+        earlier = np.arange(some[-1]) < some[:, None]
+        found[some] = (same & earlier & live[: some[-1]]).any(axis=1) & live[some]
+    return found
 
 
 def _silent_side(arrays: Weights, units: Units, role: str) -> NDArray[np.bool_]:

@@ -93,7 +93,7 @@ class Search:
 
     def polish(self, elements: Elements, method: str) -> Found:
         """Descend from an element on the weights as they are, refitting scales in between; keeps the best ever seen."""
-        found = self._snapped(self._judge(elements, method))
+        found = self._snapped(elements, method)
         for _ in range(10):
             if found.distance <= 1e-7:
                 break
@@ -110,13 +110,15 @@ class Search:
             self.best = found
         return found
 
-    def _snapped(self, found: Found) -> Found:
+    def _snapped(self, elements: Elements, method: str) -> Found:
         """Without the rounding of scales that are really 1, if that is nearer: then equal networks come out equal."""
-        factor = found.elements.factor
-        plain = {n: np.where(np.abs(np.abs(f) - 1) < 1e-3, np.sign(f), f) for n, f in factor.items()}
-        if all(np.array_equal(plain[n], f) for n, f in factor.items()):
-            return found
-        other = self._judge(Elements(found.elements.order, plain), found.method)
+        plain = {n: np.where(np.abs(np.abs(f) - 1) < 1e-3, np.sign(f), f) for n, f in elements.factor.items()}
+        if all(np.array_equal(plain[n], f) for n, f in elements.factor.items()):
+            return self._judge(elements, method)
+        other = self._judge(Elements(elements.order, plain), method)
+        if other.distance == 0:  # no need to look at the other one
+            return other
+        found = self._judge(elements, method)
         return other if other.distance <= found.distance else found
 
     def fitted(self, elements: Elements, method: str) -> Found:

@@ -41,6 +41,7 @@ _STRICT = frozenset(
 )
 # Running statistics that are written without the schema saying so: the positions of the arguments.
 _UNDECLARED = {"native_batch_norm": (3, 4)}
+_PIECE = 1 << 20  # numbers of a matrix that are widened at a time
 _LARGE = 1 << 18  # numbers; smaller tensors are not worth a buffer
 
 
@@ -86,7 +87,24 @@ class Double(TorchDispatchMode):
         if name in _LIKE or not any(isinstance(a, (Tensor, list, tuple)) for a in (*args, *kwargs.values())):
             return _mapped(func(*args, **kwargs), _widened)
         self.products += is_product(func)
+        if not kwargs and _can_go_in_pieces(name, args):
+            return self._in_pieces(*args)
         return self._run(func, args, kwargs, written)
+
+    def _in_pieces(self, *args: Tensor) -> Tensor:
+        """``mm(x, w)`` or ``addmm(b, x, w)`` of a huge narrow ``w``, widened piece by piece: little memory, and it stays in the cache."""
+        x, w = args[-2:]
+        out = x.new_zeros(x.shape[0], w.shape[1])
+        by_columns = w.t().is_contiguous()
+        length = w.shape[1] if by_columns else w.shape[0]
+        step = max(1, _PIECE * length // w.numel())
+        for start in range(0, length, step):
+            part, scratch = slice(start, start + step), _Scratch(self._buffers)
+            if by_columns:
+                out[:, part] = x @ scratch.widened(w[:, part])
+            else:
+                out.addmm_(x[:, part], scratch.widened(w[part]))
+        return out if len(args) == 2 else out.add_(_widened(args[0]))
 
     def _run(self, func: Any, args: Sequence[Any], kwargs: dict[str, Any], written: list[Tensor]) -> Any:
         narrow: list[tuple[Tensor, Tensor]] = []  # (what the caller holds, what the operator gets)
@@ -115,6 +133,22 @@ class Double(TorchDispatchMode):
             return value.clone() if scratch.holds(value) else value
 
         return _mapped(result, own)
+
+
+def _can_go_in_pieces(name: str, args: Sequence[Any]) -> bool:
+    if (
+        name not in ("mm", "addmm")
+        or len(args) != (2 if name == "mm" else 3)
+        or not all(isinstance(a, Tensor) for a in args)
+    ):
+        return False
+    x, w = args[-2:]
+    plain = (
+        x.layout is torch.strided and w.layout is torch.strided and x.dtype == torch.float64 and w.device == x.device
+    )
+    if not plain or w.dtype not in _WIDE or w.is_complex() or w.numel() < 4 * _PIECE:
+        return False
+    return bool(w.t().is_contiguous() or w.is_contiguous())
 
 
 class _Scratch:
