@@ -35,6 +35,7 @@ ON_RECORDINGS = {
     "verify --against": ["verify", "GOOD", "--against", "IN"],
     "compact": ["compact", "IN"],
     "export": ["export", "IN", "--to", "npz", "-o", "OUT.npz"],
+    "plan": ["plan", "IN", "--no-measure"],
 }
 ON_FILES = {
     "import": ["import", "IN", "-o", "OUT", "--steps", "0"],

@@ -23,15 +23,24 @@ from weightlapse.wiring.data import Wiring
 NOTHING = {
     "jit_scripted": "scripted module",
     "jit_traced": "scripted module",
+    "pruned_by_mask": "cannot be copied",
 }
 
 
-def outputs(model: nn.Module, example: Any) -> list[torch.Tensor]:
-    return run(copy.deepcopy(model).double().eval(), example)
+ONE_AT_A_TIME = {"hf_segformer"}  # sizes of its stages are remembered in places that one call cannot tell apart
+SINGLE_ONLY = {
+    "experts_grouped",
+    "experts_grouped_gated",
+    "hf_mixtral_grouped_mm",
+}  # torch has no grouped product in float64
 
 
-def run(twin: nn.Module, example: Any) -> list[torch.Tensor]:
-    example = map_tensors(example, lambda t: t.double() if t.is_floating_point() else t)
+def outputs(model: nn.Module, example: Any, dtype: torch.dtype = torch.float64) -> list[torch.Tensor]:
+    return run(copy.deepcopy(model).to(dtype).eval(), example, dtype)
+
+
+def run(twin: nn.Module, example: Any, dtype: torch.dtype = torch.float64) -> list[torch.Tensor]:
+    example = map_tensors(example, lambda t: t.to(dtype) if t.is_floating_point() else t)
     with torch.no_grad(), torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         result = (
@@ -93,12 +102,18 @@ def test_exact_or_refused_by_name(name: str) -> None:
             ), said
     if not can:
         return
+    if name in ONE_AT_A_TIME:
+        with pytest.raises(CannotGrow, match="each alone could be widened"):
+            wl.widen(model, can, *examples, wiring=wiring, seed=1)
+        can = dict([max(can.items(), key=lambda item: item[1])])
     g = wl.widen(model, can, *examples, wiring=wiring, seed=1)
     assert g.error <= g.certificate.tolerance
     assert g.certificate.tolerance == 1e-12 or any("float64" in n for n in g.certificate.notes)
+    dtype = torch.float32 if name in SINGLE_ONLY else torch.float64
     for example in examples:
-        for a, b in zip(outputs(model, example), outputs(g.model, example), strict=True):
-            allowed = max(g.certificate.tolerance, 1e-6 if computes_in_single(model, example) else 0)
+        for a, b in zip(outputs(model, example, dtype), outputs(g.model, example, dtype), strict=True):
+            single = name in SINGLE_ONLY or computes_in_single(model, example)
+            allowed = max(g.certificate.tolerance, 1e-6 if single else 0)
             assert ((a - b).abs().max() / a.abs().max()).item() <= allowed
 
 

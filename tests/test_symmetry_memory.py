@@ -69,7 +69,9 @@ def test_three_times_the_weights_are_enough() -> None:
     for row in rows:
         assert row["nbytes"] > 50e6
         # what is imported on the way, and the activations of the examples, come on top
-        assert 0 < row["peak"] < 3 * row["nbytes"] + 40e6, row
+        assert 0 <= row["peak"] < 3 * row["nbytes"] + 40e6, row
+    # tracing shares the weights and may stay below what was there; the others cannot
+    assert max(row["peak"] for row in rows) > 0.1 * rows[0]["nbytes"], rows
 
 
 class OneAtATime(Mapping[str, torch.Tensor]):

@@ -162,7 +162,7 @@ def _check_function(
 
 def function_change(runner: Runner, before: Mapping[str, Any], after: Mapping[str, Any]) -> tuple[float, float]:
     """The largest difference of outputs relative to their size, and how much rounding alone may cause."""
-    x, y = runner.outputs(before), runner.outputs(after)
+    x, y = runner.outputs_of_new(before), runner.outputs_of_new(after)
     scale = float(np.abs(x).max(initial=0.0)) or 1.0
     low = runner.dtype is None or any(str(as_array(v).dtype) == "float32" for v in before.values())
     return float(np.abs(x - y).max(initial=0.0)) / scale, 1e-3 if low else 1e-8

@@ -6,7 +6,7 @@ import contextlib
 import copy
 import inspect
 import warnings
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -132,9 +132,10 @@ class Runner:
         with warnings.catch_warnings():  # copying and converting a scripted module touches gradients that are not there
             warnings.simplefilter("ignore", UserWarning)
             self.module, self._private = self._twin_of(module)
+            self._make: Callable[[], Any] = lambda: self._twin_of(module)[0]
             if double and self._private:
                 self._prepare_double(module, data)
-        self._home = dict(self.module.state_dict(keep_vars=True)) if self._private else {}
+        self._renew()
         self.data = Data(tuple(self._cast(x) for x in data.inputs), data.labels, data.names)
         parameters = {id(p) for p in self.module.parameters()}
         self.own = {n: v.detach() if id(v) in parameters else v.detach().clone() for n, v in self._home.items()}
@@ -147,23 +148,33 @@ class Runner:
         except (RuntimeError, TypeError, NotImplementedError, CannotTrace):
             return module, False
 
+    def _renew(self) -> None:
+        """A twin that has not been run: a forward pass may fill caches and count, and the next one must not see it."""
+        if not self._private:
+            self._home = {}
+            return
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", UserWarning)
+            self.module = self._make()
+        self._home = dict(self.module.state_dict(keep_vars=True))
+
     def _prepare_double(self, module: Any, data: Data) -> None:
         """Chooses how to compute in float64; leaves a twin that computes as the module does where nothing works."""
         from weightlapse.wiring.double import with_wide_parts
 
         few = data.head(8)
         few = few.with_inputs(x.double() if x.is_floating_point() else x for x in few.inputs)
-        with_wide_parts(self.module)
-        self._widens, self.dtype = True, self._torch.float64
-        if self._runs(few):
-            return
-        self._widens = False
-        with contextlib.suppress(RuntimeError, TypeError, NotImplementedError):
-            self.module = copy.deepcopy(module).cpu().eval().double()
-            if self._runs(few):
-                return
-        self.dtype = None
-        self.module, self._private = self._twin_of(module)
+        as_it_is = self._make
+        for widens, make in (
+            (True, lambda: with_wide_parts(as_it_is())),
+            (False, lambda: copy.deepcopy(module).cpu().eval().double()),
+        ):
+            with contextlib.suppress(RuntimeError, TypeError, NotImplementedError):
+                self._make, self._widens, self.dtype = make, widens, self._torch.float64
+                self.module = make()
+                if self._runs(few):
+                    return
+        self._make, self._widens, self.dtype = as_it_is, False, None
 
     def _runs(self, data: Data) -> bool:
         try:
@@ -242,6 +253,11 @@ class Runner:
     def outputs(self, state: Mapping[str, Any] | None = None, data: Data | None = None) -> NDArray[Any]:
         """The same as an array."""
         return np.asarray(self.call(None if state is None else self.weights(state), data).numpy())
+
+    def outputs_of_new(self, state: Mapping[str, Any]) -> NDArray[Any]:
+        """The same of a module that has never been run: whatever earlier passes have left in it plays no part."""
+        self._renew()
+        return self.outputs(state)
 
     def _flat(self, out: Any) -> Any:
         torch, rows = self._torch, self.data.rows
