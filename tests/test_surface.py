@@ -8,8 +8,8 @@ import sys
 import weightlapse as wl
 
 PUBLIC = """
-CannotAlign CannotGrow CannotRecord CannotTrace DamagedRecording InvalidArgument Lift MissingExtra MissingStep NotARecording Recorder Recording
-UnknownTensor VacuousComparison WeightlapseError Wiring align align_all align_runs at canonical compare deepen diagnose ensemble every fit_lift load
+CannotAlign CannotGrow CannotRecord CannotTrace DamagedRecording Diff InvalidArgument Lift MissingExtra MissingStep NotARecording Recorder Recording
+UnknownTensor VacuousComparison WeightlapseError Wiring align align_all align_runs at canonical compare deepen diagnose diff ensemble every fit_lift load
 log_spaced make_film make_page measure narrow permute plan plot polish show trace watch widen
 """.split()
 

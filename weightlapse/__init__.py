@@ -11,6 +11,7 @@
     growth/            a bigger network that computes the same
     lift/              networks that write weights
     ensembles/         many networks trained at once
+    differences/       what differs between two networks, in words
     film/              recording to pictures
     view/              recording to browser
     studies/           five small experiments, answered
@@ -62,6 +63,8 @@ _HOME = {
     "align_runs": "symmetry.runs",
     "compare": "symmetry.compare",
     "canonical": "symmetry.canonical",
+    "diff": "differences.diff",
+    "Diff": "differences.result",
     "widen": "growth.widen",
     "deepen": "growth.deepen",
     "narrow": "growth.narrow",

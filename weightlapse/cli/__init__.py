@@ -21,6 +21,7 @@ VERBS = {
     "view": "Explore recordings in the browser.",
     "page": "Write one self-contained, offline HTML page.",
     "compare": "Say whether two networks are the same up to symmetry.",
+    "diff": "Say what differs between two networks, tensor by tensor.",
     "doctor": "Find dead, saturated, exploding, frozen ... weights.",
     "grow": "Widen a checkpoint without changing its function.",
     "verify": "Check every checksum, the index and the error bound.",

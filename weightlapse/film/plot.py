@@ -20,6 +20,7 @@ from weightlapse.errors import InvalidArgument, UnknownTensor, closest
 from weightlapse.film.axes import axes_or_new, colour_bar, finished, listed_map, series_colours
 from weightlapse.film.blocks import blocks
 from weightlapse.film.colours import GROUND, encode
+from weightlapse.film.differences import diff as diff  # wl.plot.diff
 from weightlapse.film.frames import all_shapes, check_frames, chosen, epoch_at, sample, values_over
 from weightlapse.film.grids import Values, fold, grid, thin
 from weightlapse.film.numbers import spans_decades

@@ -1,0 +1,1 @@
+"""What differs between two networks, tensor by tensor, in words."""

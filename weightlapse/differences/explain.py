@@ -1,0 +1,293 @@
+"""One pair of tensors explained: the most exact description that every value bears out, else numbers that say what the change looks like."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+
+from weightlapse.differences.pair import Pair, same_bytes
+from weightlapse.differences.quantised import Grid, quantised
+from weightlapse.differences.reordering import moved, reordering, transposition
+from weightlapse.differences.result import TensorDiff, percent, plural
+from weightlapse.differences.rounding import rounding
+from weightlapse.differences.scaling import Scaling, scaling, shift
+from weightlapse.differences.spectrum import Spectrum, spectrum
+from weightlapse.differences.survey import Survey, survey
+from weightlapse.differences.tensor import Tensor, bits
+
+FEW = 0.25  # share of rows or columns up to which a change is said to be in those
+SPARSE = 0.02  # share of values
+LOW = 0.25  # share of the possible rank
+
+
+def explained(a: Tensor, b: Tensor) -> TensorDiff:
+    """What happened between two tensors of one shape."""
+    out = TensorDiff(b.name, "identical", b.shape, b.dtype, "identical", relative=0.0, changed_share=0.0, cosine=1.0)
+    if a.size == 0 or (a.dtype == b.dtype and (a.source is b.source or same_bytes(a, b))):
+        return out
+    pair = Pair(a, b)
+    seen = survey(pair)
+    if not seen.changed:
+        out.kind, out.text = "dtype", f"identical, as {b.dtype} where A has {a.dtype}"
+        return out
+    out.status = "changed"
+    out.relative, out.changed_share, out.changed, out.cosine = seen.relative, seen.share, seen.changed, seen.cosine
+    out.rows = seen.row_changed if len(seen.row_changed) else None
+    out.columns = seen.column_changed if pair.columns > 1 else None
+    out.signs_flipped, out.picture = seen.signs, seen.picture
+    (_single(out, pair, seen) or _exact(out, pair, seen) or _likeness(out, pair, seen))
+    if a.dtype != b.dtype:
+        out.text += f"; {b.dtype} where A has {a.dtype}"
+    return out
+
+
+def _single(out: TensorDiff, pair: Pair, seen: Survey) -> bool:
+    if seen.changed != 1 or seen.size == 1:
+        if seen.size == 1:
+            out.kind, out.text = "single value", f"{seen.at[0][1]:.6g} became {seen.at[0][2]:.6g}"
+        return seen.size == 1
+    index, before, after = seen.at[0]
+    at = [int(i) for i in np.unravel_index(index, pair.a.shape)]
+    out.rank = 1
+    out.kind, out.text = "single value", f"one value: {at} from {before:.6g} to {after:.6g}"
+    if pair.same_kind and pair.a.dtype != "bool":
+        flipped = int(bits(pair.a.raw(index, index + 1))[0]) ^ int(bits(pair.b.raw(index, index + 1))[0])
+        if flipped.bit_count() == 1:
+            place = flipped.bit_length() - 1
+            out.kind = "single bit"
+            out.text = (
+                f"one bit of one value: bit {place} ({_part(pair, place)}) of {at}, {before:.6g} became {after:.6g}"
+            )
+    return True
+
+
+def _part(pair: Pair, bit: int) -> str:
+    mantissa = pair.a.mantissa
+    if mantissa is None:
+        return "a whole number"
+    if bit == 8 * pair.a.storage.itemsize - 1:
+        return "the sign"
+    return "the exponent" if bit >= mantissa else "the mantissa"
+
+
+def _exact(out: TensorDiff, pair: Pair, seen: Survey) -> bool:
+    """Explanations that hold for every value, the simplest first."""
+    if _signs(out, pair, seen) or _pruned(out, pair, seen):
+        return True
+    if (words := rounding(pair)) is not None:
+        out.kind, out.text = "rounding", f"only rounding: {words}"
+        return True
+    if seen.finite and (found := scaling(pair, seen)) is not None:
+        _scaled(out, pair, found)
+        return True
+    if seen.finite and (added := shift(pair, seen)) is not None:
+        out.kind, out.text = "shift", f"only a shift: {added:.6g} was added to every value"
+        return True
+    return _reordered(out, pair, seen) or _quantised(out, pair, seen)
+
+
+def _signs(out: TensorDiff, pair: Pair, seen: Survey) -> bool:
+    for block in pair.blocks():
+        if not np.array_equal(np.abs(block.x), np.abs(block.y), equal_nan=True):
+            return False
+    whole = abs(seen.xy + seen.xx) <= 1e-12 * seen.xx
+    where = "every value has the other sign" if whole else f"{percent(seen.share)} of the values have the other sign"
+    if not whole and pair.is_matrix:
+        rows, columns = (_whole_lines(counts) for counts in (seen.row_changed, seen.column_changed))
+        for lines, what in ((rows, "row"), (columns, "column")):
+            if lines and lines * (pair.columns if what == "row" else pair.rows) >= seen.changed:
+                where = f"{plural(lines, what)} {'has' if lines == 1 else 'have'} the other sign"
+                break
+    out.kind, out.text = "signs", f"only signs: {where}"
+    return True
+
+
+def _whole_lines(counts: np.ndarray) -> int:  # type: ignore[type-arg]
+    return int((counts > 0).sum())
+
+
+def _pruned(out: TensorDiff, pair: Pair, seen: Survey) -> bool:
+    gone, kept = 0.0, math.inf
+    for block in pair.blocks():
+        same = ~block.differs
+        if not (same | (block.y == 0)).all():
+            return False
+        sizes = np.abs(block.x)
+        gone = max(gone, float(sizes[block.differs].max(initial=0.0)))
+        left = sizes[same & (block.x != 0)]
+        kept = min(kept, float(left.min(initial=math.inf)))
+    share = percent(seen.share)
+    if not math.isfinite(kept):
+        how = "every value was set to zero"
+    elif gone <= kept:
+        how = f"the smallest {share} were set to zero, those up to {gone:.3g}"
+    else:
+        how = f"{share} of the values were set to zero, up to {gone:.3g} in size"
+        if pair.is_matrix:
+            for counts, across, what in (
+                (seen.row_changed, pair.columns, "row"),
+                (seen.column_changed, pair.rows, "column"),
+            ):
+                lines = _whole_lines(counts)
+                if lines * across * 0.98 <= seen.changed:
+                    how = f"{plural(lines, f'whole {what}')} set to zero"
+                    break
+    out.kind, out.text = "pruned", f"only pruned: {how}"
+    return True
+
+
+def _scaled(out: TensorDiff, pair: Pair, found: Scaling) -> None:
+    out.factors = (found.rows, found.columns)
+    if found.by == "tensor":
+        out.kind, out.text = "scale", f"only a scale: every value times {found.rows[0]:.6g}"
+        return
+    told = []
+    for what, factors in (("row", found.rows), ("column", found.columns)):
+        other = factors[np.abs(factors - 1) > 1e-6]
+        if len(other):
+            told.append(f"{len(other)} of {plural(len(factors), what)} times {other.min():.4g} to {other.max():.4g}")
+    out.kind, out.text = "scale", f"only a scale of {found.by}: {', '.join(told)}"
+
+
+def _reordered(out: TensorDiff, pair: Pair, seen: Survey) -> bool:
+    if seen.order_free[0] != seen.order_free[1]:
+        return False
+    if (orders := reordering(pair.a, pair.b)) is not None:
+        out.order = orders
+        axes = moved(orders)
+        names = {0: "rows", 1: "columns"} if len(pair.a.shape) == 2 else {}
+        where = (
+            " and ".join(names.get(axis, f"the positions of axis {axis}") for axis in axes)
+            if len(pair.a.shape) > 1
+            else "values"
+        )
+        counts = ", ".join(f"{int((orders[i] != np.arange(len(orders[i]))).sum())} of {len(orders[i])}" for i in axes)
+        out.kind, out.text = "permutation", f"only a permutation: {where} in another order ({counts} moved)"
+        return True
+    if (axes_found := transposition(pair.a, pair.b)) is not None:
+        out.status, out.kind, out.text = (
+            "reshaped",
+            "transposed",
+            f"transposed: the axes of A in the order {list(axes_found)}",
+        )
+        return True
+    if pair.a.size <= 1 << 24 and np.array_equal(
+        np.sort(pair.a.values(0, pair.a.size)), np.sort(pair.b.values(0, pair.b.size)), equal_nan=True
+    ):
+        out.kind, out.text = (
+            "permutation",
+            "only a permutation: the same values in another order, not by rows or columns",
+        )
+        return True
+    return False
+
+
+def _quantised(out: TensorDiff, pair: Pair, seen: Survey) -> bool:
+    found: Grid | None = quantised(pair, seen)
+    if found is None:
+        return False
+    scope = "with one step for the whole tensor" if found.by == "tensor" else f"with a step for each {found.by}"
+    if found.even:
+        size = 2 * found.steps + 1
+        how = f"whole multiples of a step, at most {found.steps} from zero ({max(1, math.ceil(math.log2(size)))} bits), {scope}"
+    else:
+        within = "in the whole tensor" if found.by == "tensor" else f"in each {found.by}"
+        how = f"at most {found.levels} different values {within} ({found.bits} bits)"
+    out.kind, out.text = "quantised", f"only quantised and dequantised: {how}; {percent(out.relative)} off"
+    return True
+
+
+def _likeness(out: TensorDiff, pair: Pair, seen: Survey) -> bool:
+    """What the change looks like, where nothing explains every value."""
+    parts = _spectrum_of(out, pair, seen)
+    head = f"changed by {percent(seen.relative)}"
+    lost = tuple(now - before for before, now in zip((seen.nan[0], seen.inf[0]), (seen.nan[1], seen.inf[1])))
+    if lost[0] > 0 or lost[1] > 0:
+        what = " and ".join(f"{n:,} {word}" for n, word in zip(lost, ("NaN", "infinite values")) if n > 0)
+        out.kind, out.text = "not finite", f"{what} that A does not have; {percent(seen.share)} of the values differ"
+    elif (lines := _few_lines(pair, seen)) is not None:
+        out.kind, out.text = lines[0], f"{lines[1]}; {head}"
+    elif seen.share <= SPARSE:
+        out.kind, out.text = "sparse", f"{plural(seen.changed, 'value')} of {seen.size:,} changed; {head}"
+    elif pair.is_matrix and parts is not None and _is_low(pair, parts):
+        assert parts.rank is not None
+        out.kind = "low rank"
+        out.text = (
+            f"rank {parts.rank} holds {percent(parts.holds(parts.rank))}: like a LoRA of rank {parts.rank}; {head}"
+        )
+    elif abs(seen.cosine) < 4 / math.sqrt(seen.size) and seen.size >= 64:
+        out.kind, out.text = (
+            "unrelated",
+            f"nothing in common with A (cosine {seen.cosine:.2g}): trained anew or replaced; {head}",
+        )
+    elif _is_noise(pair, seen, parts):
+        spread = math.sqrt(seen.dd / seen.size)
+        out.kind, out.text = (
+            "noise",
+            f"like independent noise of standard deviation {spread:.3g}: no direction stands out; {head}",
+        )
+    else:
+        out.kind = "dense"
+        out.text = f"{percent(seen.share)} of the values changed, {percent(seen.relative)} of their size"
+        if parts is not None:
+            out.text += f"; {_spread_of(parts)}"
+    return True
+
+
+def _spectrum_of(out: TensorDiff, pair: Pair, seen: Survey) -> Spectrum | None:
+    parts = spectrum(pair, seen)
+    if parts is not None:
+        out.rank, out.energy = parts.rank, tuple(float(e) for e in parts.shares)
+        out.directions = (parts.left, parts.right)
+    return parts
+
+
+def _is_low(pair: Pair, parts: Spectrum) -> bool:
+    most = min(pair.rows, pair.columns)
+    return (
+        parts.rank is not None and 1 <= parts.rank <= max(LOW * most, 1) and most >= 4 and parts.holds(parts.rank) > 0.5
+    )
+
+
+def _spread_of(parts: Spectrum) -> str:
+    shares = np.cumsum(parts.shares)
+    enough = int(np.searchsorted(shares, 0.99)) + 1
+    if enough <= len(shares) and shares[-1] >= 0.99:
+        return f"{plural(enough, 'direction')} hold 99 % of it"
+    return f"its first {len(shares)} directions hold {percent(float(shares[-1]))} of it"
+
+
+def _few_lines(pair: Pair, seen: Survey) -> tuple[str, str] | None:
+    if not pair.is_matrix:
+        return None
+    for counts, what in ((seen.row_changed, "row"), (seen.column_changed, "column")):
+        lines = np.flatnonzero(counts)
+        if (
+            len(counts) >= 4
+            and len(lines) <= max(FEW * len(counts), 1)
+            and seen.changed >= 0.5 * len(lines) * (seen.size / len(counts))
+        ):
+            listed = ", ".join(map(str, lines[:6])) + (", ..." if len(lines) > 6 else "")
+            return f"{what}s", f"{len(lines)} of {plural(len(counts), what)} changed ({listed})"
+    return None
+
+
+def _is_noise(pair: Pair, seen: Survey, parts: Spectrum | None) -> bool:
+    """Zero mean, even tails and rows, unrelated to A, and no singular value above those of independent numbers (Marchenko and Pastur 1967)."""
+    if seen.size < 256 or seen.share < 0.9 or not seen.finite or seen.dd == 0:
+        return False
+    mean, variance = seen.d_sum / seen.size, seen.dd / seen.size
+    tails = seen.d_fourth / seen.size / variance**2
+    along = (seen.xy - seen.xx) / math.sqrt(seen.xx * seen.dd) if seen.xx else 0.0
+    if (
+        abs(mean) > 5 * math.sqrt(variance / seen.size)
+        or not 1.5 < tails < 4.5
+        or abs(along) > 5 / math.sqrt(seen.size)
+    ):
+        return False
+    if parts is None:
+        return True
+    m, n = pair.rows, pair.columns
+    edge = math.sqrt(variance) * (math.sqrt(m) + math.sqrt(n))
+    return bool(min(m, n) >= 8 and parts.values[0] < 1.15 * edge)

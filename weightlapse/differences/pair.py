@@ -1,0 +1,101 @@
+"""Two tensors of one shape side by side: their bytes, and their values in blocks of rows."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from weightlapse.differences.tensor import Doubles, Tensor, bits, numbers
+
+PIECE = 1 << 20  # bytes compared at a time: both buffers stay in the cache
+BLOCK = 1 << 18  # numbers looked at at a time
+
+_BUFFERS = (bytearray(PIECE), bytearray(PIECE))
+
+
+def same_bytes(a: Tensor, b: Tensor) -> bool:
+    """Whether two tensors of one dtype and size hold the same bytes; stops at the first piece that differs."""
+    one, two = _BUFFERS
+    for start in range(0, a.nbytes, PIECE):
+        length = min(PIECE, a.nbytes - start)
+        if length < PIECE:
+            one, two = bytearray(length), bytearray(length)
+        a.source.into(start, memoryview(one))
+        b.source.into(start, memoryview(two))
+        if one != two:
+            return False
+    return True
+
+
+@dataclass
+class Block:
+    """Rows [start, stop) of both tensors: float64 (rows, columns), and where their bits differ."""
+
+    start: int
+    stop: int
+    x: Doubles
+    y: Doubles
+    differs: NDArray[np.bool_]
+
+
+@dataclass(frozen=True)
+class Pair:
+    """Two tensors of one shape as matrices (rows, columns): the first axis against the others; a vector is one column.
+
+    Kernels with the channels last (Keras, Flax: few positions first, channels after) are (positions and inputs, outputs).
+    """
+
+    a: Tensor
+    b: Tensor
+
+    @property
+    def channels_last(self) -> bool:
+        shape = self.a.shape
+        return len(shape) >= 3 and shape[0] <= 11 and shape[-1] > shape[0]
+
+    @property
+    def rows(self) -> int:
+        shape = self.a.shape
+        if len(shape) < 2:
+            return self.a.size
+        return math.prod(shape[:-1]) if self.channels_last else shape[0]
+
+    @property
+    def columns(self) -> int:
+        return self.a.size // max(self.rows, 1)
+
+    @property
+    def is_matrix(self) -> bool:
+        return min(self.rows, self.columns) > 1
+
+    @property
+    def same_kind(self) -> bool:
+        return self.a.dtype == self.b.dtype
+
+    @property
+    def mantissa(self) -> int | None:
+        """Stored bits of the mantissa of the coarser of the two."""
+        known = [t.mantissa for t in (self.a, self.b)]
+        return None if None in known else min(m for m in known if m is not None)
+
+    def spans(self) -> Iterator[tuple[int, int]]:
+        """Ranges of rows of about a block."""
+        step = max(1, BLOCK // max(self.columns, 1))
+        for start in range(0, self.rows, step):
+            yield start, min(start + step, self.rows)
+
+    def blocks(self) -> Iterator[Block]:
+        n = self.columns
+        for start, stop in self.spans():
+            p, q = self.a.raw(start * n, stop * n), self.b.raw(start * n, stop * n)
+            x, y = numbers(p, self.a.dtype), numbers(q, self.b.dtype)
+            if self.same_kind:
+                differs = bits(p) != bits(q) if p.dtype != np.bool_ else p != q
+            else:
+                differs = ~(((x == y) & (np.signbit(x) == np.signbit(y))) | (np.isnan(x) & np.isnan(y)))
+            shape = (stop - start, n)
+            yield Block(start, stop, x.reshape(shape), y.reshape(shape), differs.reshape(shape))

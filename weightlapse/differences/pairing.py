@@ -1,0 +1,175 @@
+"""Which tensor of B stands for which of A: by name, else by what it holds, else by one prefix that all names gained or lost."""
+
+from __future__ import annotations
+
+import hashlib
+from collections import defaultdict
+from collections.abc import Iterable, Mapping
+
+import numpy as np
+
+from weightlapse.differences.pair import same_bytes
+from weightlapse.differences.reordering import transposition
+from weightlapse.differences.tensor import Doubles, Tensor
+
+_SAMPLE = 1024  # numbers looked at in the first, the middle and the last part of a tensor
+
+
+def fingerprint(t: Tensor) -> bytes | None:
+    """Of parts of the values and the shape; None where all of these values are one (equal constants are no sign of anything)."""
+    if t.size < 2:
+        return None
+    starts = sorted({0, max(0, t.size // 2 - _SAMPLE // 2), max(0, t.size - _SAMPLE)})
+    parts = [t.raw(start, min(start + _SAMPLE, t.size)) for start in starts]
+    if all((p == parts[0][0]).all() for p in parts):
+        return None
+    digest = hashlib.blake2b(f"{t.dtype}{t.shape}".encode(), digest_size=16)
+    for part in parts:
+        digest.update(part.tobytes())
+    return digest.digest()
+
+
+def copies(side: Mapping[str, Tensor]) -> dict[str, str]:
+    """For each tensor that holds the same as another one before it (tied, or a copy): that one's name."""
+    first: dict[bytes, str] = {}
+    found: dict[str, str] = {}
+    alone = _could_be_copies(side)
+    for name in alone:
+        tensor = side[name]
+        mark = fingerprint(tensor)
+        if mark is None:
+            continue
+        if mark not in first:
+            first[mark] = name
+        elif tensor.place == side[first[mark]].place or same_bytes(tensor, side[first[mark]]):
+            found[name] = first[mark]
+    return found
+
+
+def _could_be_copies(side: Mapping[str, Tensor]) -> list[str]:
+    """Names of tensors that share shape and dtype with another; vectors are too often equal by chance of their making."""
+    kinds: dict[tuple[str, tuple[int, ...]], list[str]] = defaultdict(list)
+    for name, tensor in side.items():
+        if len(tensor.shape) >= 2:
+            kinds[tensor.dtype, tensor.shape].append(name)
+    return [name for names in kinds.values() if len(names) > 1 for name in names]
+
+
+def renamed(a: Mapping[str, Tensor], b: Mapping[str, Tensor]) -> dict[str, str]:
+    """For names of B alone the name of A alone that stands for it: B's name -> A's name."""
+    only_a, only_b = [n for n in a if n not in b], [n for n in b if n not in a]
+    found: dict[str, str] = {}
+    if not only_a or not only_b:
+        return found
+    by_content: dict[tuple[int, int], list[str]] = defaultdict(list)
+    for name in only_a:
+        by_content[_content(a[name])].append(name)
+    for name in only_b:
+        candidates = [n for n in by_content.get(_content(b[name]), []) if n not in found.values()]
+        match = next(iter(sorted(candidates, key=lambda n: -_alike(n, name))), None)
+        if match is not None and (_distinct(b[name]) or _alike(match, name)):
+            found[name] = match
+    rest_a = [n for n in only_a if n not in found.values()]
+    rest_b = [n for n in only_b if n not in found]
+    found |= _by_prefix(a, b, rest_a, rest_b)
+    return found
+
+
+def _content(t: Tensor) -> tuple[int, int]:
+    """The size, and a sum over all values that does not depend on their order."""
+    total = 0
+    for start in range(0, t.size, 1 << 18):
+        values: Doubles = t.values(start, min(start + (1 << 18), t.size)) + 0.0
+        with np.errstate(over="ignore"):
+            pattern = values.view(np.uint64)
+            total += int((pattern * (pattern >> np.uint64(29) | np.uint64(1))).sum())
+    return t.size, total % (1 << 64)
+
+
+def _distinct(t: Tensor) -> bool:
+    return fingerprint(t) is not None
+
+
+def _alike(one: str, two: str) -> int:
+    """How many characters two names share at their end."""
+    count = 0
+    for p, q in zip(reversed(one), reversed(two)):
+        if p != q:
+            break
+        count += 1
+    return count
+
+
+def _by_prefix(
+    a: Mapping[str, Tensor], b: Mapping[str, Tensor], rest_a: list[str], rest_b: list[str]
+) -> dict[str, str]:
+    """Names that became others by one prefix put before them or taken away, where that pairs tensors of equal shapes."""
+    best: dict[str, str] = {}
+    prefixes = {(name[: -len(other)], "b") for name in rest_b for other in rest_a if name.endswith("." + other)} | {
+        (name[: -len(other)], "a") for name in rest_a for other in rest_b if name.endswith("." + other)
+    }
+    for prefix, side in sorted(prefixes):
+        pairs = {}
+        for name in rest_b:
+            mine = (
+                name.removeprefix(prefix)
+                if side == "b" and name.startswith(prefix)
+                else prefix + name
+                if side == "a"
+                else ""
+            )
+            if mine in rest_a and a[mine].shape == b[name].shape:
+                pairs[name] = mine
+        if len(pairs) > len(best):
+            best = pairs
+    return best
+
+
+def same_values(a: Tensor, b: Tensor) -> bool:
+    """Whether two tensors of one size hold the same values in the same order, whatever their shapes."""
+    return a.size == b.size and all(
+        np.array_equal(a.values(s, min(s + (1 << 18), a.size)), b.values(s, min(s + (1 << 18), a.size)), equal_nan=True)
+        for s in range(0, a.size, 1 << 18)
+    )
+
+
+def laid_out(a: Tensor, b: Tensor) -> tuple[str, str] | None:
+    """How B holds A's values in another shape: kind and words; None where it does not."""
+    if same_values(a, b):
+        return "reshaped", f"the same values as {_shape(b.shape)} instead of {_shape(a.shape)}"
+    if (axes := transposition(a, b)) is not None:
+        return (
+            "transposed",
+            f"transposed: {_shape(b.shape)} instead of {_shape(a.shape)}, the axes of A in the order {list(axes)}",
+        )
+    return None
+
+
+def resized(a: Tensor, b: Tensor) -> tuple[str, str]:
+    """What two tensors of different shapes share: kind and words."""
+    sizes = f"{_shape(b.shape)} instead of {_shape(a.shape)}"
+    if len(a.shape) != len(b.shape) or not a.shape:
+        return "replaced", f"another tensor: {sizes}"
+    common = tuple(min(p, q) for p, q in zip(a.shape, b.shape))
+    same = total = 0
+    step = max(1, (1 << 18) // max(a.size // max(a.shape[0], 1), b.size // max(b.shape[0], 1), 1))
+    for start in range(0, common[0], step):
+        stop = min(start + step, common[0])
+        inside = tuple(slice(0, n) for n in (stop - start, *common[1:]))
+        p, q = a.rows(start, stop)[inside], b.rows(start, stop)[inside]
+        same += int(((p == q) | (np.isnan(p) & np.isnan(q))).sum())
+        total += p.size
+    if total and same == total:
+        grown = (
+            "grew"
+            if all(q >= p for p, q in zip(a.shape, b.shape))
+            else "shrank"
+            if all(q <= p for p, q in zip(a.shape, b.shape))
+            else "changed its size"
+        )
+        return "resized", f"{grown}: {sizes}; what both have is the same"
+    return "resized", f"another size: {sizes}; {same:,} of {total:,} values that both have places for are the same"
+
+
+def _shape(shape: Iterable[int]) -> str:
+    return "×".join(map(str, shape)) or "a scalar"

@@ -1,0 +1,127 @@
+"""Is B nothing but A on a coarse grid: quantised and dequantised, with one step for the tensor, a row, a column or a group of a row?"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+
+from weightlapse.differences.pair import Pair
+from weightlapse.differences.survey import Survey
+from weightlapse.differences.tensor import Doubles
+
+LEVELS = 256
+GROUPS = (128, 64, 32)
+_SLOTS = 64  # numbers of a group by which grids are ruled out
+
+
+@dataclass
+class Grid:
+    """``levels`` distinct numbers at most within each ``by``; ``even``: they are whole multiples of a step; ``steps`` from zero to the largest."""
+
+    by: str
+    levels: int
+    even: bool
+    steps: int = 0
+
+    @property
+    def bits(self) -> int:
+        """Bits that hold this many levels."""
+        return max(1, int(np.ceil(np.log2(max(self.levels, 2)))))
+
+
+def quantised(pair: Pair, seen: Survey) -> Grid | None:
+    """The coarsest description that every value of B fits, or None."""
+    if pair.a.size < 32 or pair.b.mantissa is None or not seen.finite or seen.relative > 0.7:
+        return None
+    whole = _levels(pair, "b", LEVELS)
+    if whole is not None:
+        before = _levels(pair, "a", 4 * LEVELS)
+        if pair.a.size >= 4 * whole and (before is None or before >= 2 * whole):
+            grid = _grid(_rows_of(pair, pair.columns * pair.rows), pair.b.mantissa) if pair.a.size <= 1 << 22 else None
+            return Grid("tensor", whole, grid is not None, grid or 0)
+    if not pair.is_matrix:
+        return None
+    n = pair.columns
+    for by, width in (
+        ("row", n),
+        ("column", -pair.rows),
+        *((f"group of {g}", g) for g in GROUPS if n % g == 0 and n > g),
+    ):
+        if abs(width) < 16:
+            continue
+        steps = _grid(_rows_of(pair, width), pair.b.mantissa)
+        if steps is not None and steps < abs(width):
+            return Grid(by, 2 * steps + 1, even=True, steps=steps)
+    for by, width in (("row", n), *((f"group of {g}", g) for g in GROUPS if n % g == 0 and n > g)):
+        most = min(16, width // 4)
+        if most >= 2 and width >= 32 and _few_in_each(pair, width, most):
+            return Grid(by, most, even=False)
+    return None
+
+
+def _levels(pair: Pair, which: str, most: int) -> int | None:
+    found = np.zeros(0)
+    for block in pair.blocks():
+        values = block.y if which == "b" else block.x
+        found = np.union1d(found, np.unique(values))
+        if len(found) > most:
+            return None
+    return len(found)
+
+
+def _rows_of(pair: Pair, width: int) -> Iterator[Doubles]:
+    """B as rows of ``width`` numbers, in blocks; a negative width is a column of that height, the whole of which is read at once."""
+    if width < 0:
+        if pair.a.size > 1 << 23:  # as float64 it would be larger than what it was read from; large ones go by rows
+            return
+        yield pair.b.values(0, pair.b.size).reshape(pair.rows, pair.columns).T
+        return
+    if width == pair.a.size:
+        yield pair.b.values(0, pair.b.size).reshape(1, -1)
+        return
+    for start, stop in pair.spans():
+        yield pair.b.values(start * pair.columns, stop * pair.columns).reshape(-1, width)
+
+
+def _grid(blocks: Iterator[Doubles], mantissa: int) -> int | None:
+    """The most steps from zero to the largest value of a row, where in every row all values are whole multiples of one step."""
+    known: list[int] = []
+    candidates = np.arange(1, LEVELS)
+    precision = 2.0 ** -(mantissa - 1)
+    candidates = candidates[candidates * precision < 0.05]
+    if not len(candidates):
+        return None
+    for rows in blocks:
+        tops = np.abs(rows).max(axis=1)
+        ratios = np.abs(rows[tops > 0]) / tops[tops > 0][:, None]
+        for steps in known:  # most rows have the steps of one before them
+            ratios = ratios[_off(ratios, steps) > steps * precision]
+        while len(ratios):
+            few = ratios[0, :_SLOTS] * candidates[:, None]
+            near = candidates[np.abs(few - np.rint(few)).max(axis=1) <= candidates * precision]
+            fits = next((int(k) for k in near if _off(ratios[:1], int(k))[0] <= k * precision), None)
+            if fits is None:
+                return None
+            known.append(fits)
+            ratios = ratios[_off(ratios, fits) > fits * precision]
+    return max(known, default=None)
+
+
+def _off(ratios: Doubles, steps: int) -> Doubles:
+    """How far each row is from whole multiples of a step, in steps."""
+    scaled = ratios * steps
+    off: Doubles = np.abs(scaled - np.rint(scaled)).max(axis=1)
+    return off
+
+
+def _few_in_each(pair: Pair, width: int, most: int) -> bool:
+    looked = False
+    for rows in _rows_of(pair, width):
+        ordered = np.sort(rows, axis=1)
+        if (1 + (np.diff(ordered, axis=1) != 0).sum(axis=1)).max() > most:
+            return False
+        looked = True
+    before = pair.a.values(0, min(width, pair.a.size))
+    return looked and len(np.unique(before)) > 2 * most

@@ -1,0 +1,170 @@
+"""The changes unit by unit, through the wiring: which units changed, and whether units were only reordered or rescaled all over the network."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+from numpy.typing import NDArray
+
+from weightlapse.differences.reordering import gives
+from weightlapse.differences.result import TensorDiff, UnitsDiff, plural
+from weightlapse.differences.tensor import Tensor
+from weightlapse.wiring.data import Group, Member, Wiring
+
+Pairs = Mapping[str, tuple[Tensor, Tensor]]  # tensors of the wiring, by its names
+
+
+def unit_diffs(wiring: Wiring, pairs: Pairs, found: dict[str, TensorDiff]) -> tuple[dict[str, UnitsDiff], list[str]]:
+    """What happened to each group's units, and notes on what is not consistent. Names the tensors in ``found`` that only moved with units."""
+    orders = {g.name: order for g in wiring.groups if (order := _order(g, found)) is not None}
+    notes = _settle(wiring, pairs, found, orders)
+    out = {}
+    for g in wiring.groups:
+        if g.parent is None or g.name in orders:
+            out[g.name] = _group(g, found, orders.get(g.name))
+    return {name: u for name, u in out.items() if u is not None}, notes
+
+
+def _order(g: Group, found: Mapping[str, TensorDiff]) -> NDArray[np.int64] | None:
+    """The unit of A that each unit of B was, as the member that tells it apart best says."""
+    for m in sorted(g.members, key=lambda m: found[m.tensor].shape[::-1] if m.tensor in found else (), reverse=True):
+        t = found.get(m.tensor)
+        if t is None or t.order is None or len(t.order) <= m.axis or m.where is not None:
+            continue
+        unit_at = np.full(t.shape[m.axis], -1)
+        unit_at[m.index[:, 0]] = np.arange(g.size)
+        order = unit_at[t.order[m.axis][m.index[:, 0]]]
+        if (np.sort(order) == np.arange(g.size)).all() and (order != np.arange(g.size)).any():
+            return order.astype(np.int64)
+    return None
+
+
+def _settle(
+    wiring: Wiring, pairs: Pairs, found: dict[str, TensorDiff], orders: dict[str, NDArray[np.int64]]
+) -> list[str]:
+    """Check every tensor in which units moved against all orders together; an order that some tensor contradicts is a note."""
+    notes = []
+    touched = {m.tensor for g in wiring.groups if g.name in orders for m in g.members if m.tensor in pairs}
+    held = {}
+    for name in touched:
+        a, b = pairs[name]
+        if a.shape != b.shape or not a.shape:
+            held[name] = False
+            continue
+        axes = [np.arange(n) for n in a.shape]
+        slabs = False
+        for g in wiring.groups:
+            for m in g.members if g.name in orders else ():
+                if m.tensor == name:
+                    slabs = slabs or m.where is not None
+                    axes[m.axis][m.index] = m.index[orders[g.name]]
+        held[name] = not slabs and gives(a, b, axes)
+        if held[name] and found[name].status != "identical":
+            t = found[name]
+            t.kind, t.order = "units permuted", axes
+            groups = [g.name for g in wiring.groups if g.name in orders and any(m.tensor == name for m in g.members)]
+            t.text = f"only a permutation: the units of {' and '.join(groups)} in another order"
+    for g in wiring.groups:
+        wrong = sorted({m.tensor for m in g.members if g.name in orders and m.tensor in held and not held[m.tensor]})
+        if wrong:
+            del orders[g.name]
+            notes.append(
+                f"units of {g.name} are in another order, but {', '.join(wrong[:3])} did not go along with that alone"
+            )
+    return notes
+
+
+def _group(g: Group, found: Mapping[str, TensorDiff], order: NDArray[np.int64] | None) -> UnitsDiff | None:
+    if order is not None:
+        moved = np.flatnonzero(order != np.arange(g.size)).tolist()
+        text = f"{len(moved)} of {plural(g.size, 'unit')} of {g.name} are in another order in every tensor: the same function"
+        return UnitsDiff(g.name, g.size, moved, text, order, same_function=True)
+    touched = np.zeros(g.size, bool)
+    for m in g.members:
+        counts = _counts(found.get(m.tensor), m)
+        if counts is not None:
+            touched |= counts[m.index].any(axis=1)
+    changed = np.flatnonzero(touched).tolist()
+    if not changed:
+        return None
+    if _rescaled(g, found):
+        return UnitsDiff(
+            g.name,
+            g.size,
+            changed,
+            f"units of {g.name} are rescaled, and undone after: the same function",
+            same_function=True,
+        )
+    which = "all" if len(changed) == g.size else f"{len(changed)} of"
+    listed = (
+        "" if len(changed) == g.size else f" ({', '.join(map(str, changed[:8]))}{', ...' if len(changed) > 8 else ''})"
+    )
+    return UnitsDiff(g.name, g.size, changed, f"{which} {plural(g.size, 'unit')} of {g.name} changed{listed}")
+
+
+def _counts(t: TensorDiff | None, m: Member) -> NDArray[np.int64] | None:
+    """How many values changed at each position of a member's axis."""
+    if t is None or t.status != "changed" or m.where is not None:
+        return None
+    last = m.axis == len(t.shape) - 1
+    if len(t.shape) == 1:
+        return t.rows
+    channels_last = t.rows is not None and len(t.rows) != t.shape[0]
+    if m.axis == 0 and not channels_last:
+        return t.rows
+    if t.columns is None:
+        return None
+    if last and (channels_last or len(t.shape) == 2):
+        return t.columns
+    if not channels_last:
+        rest = t.columns.reshape(t.shape[1:])
+        return rest.sum(axis=tuple(i for i in range(rest.ndim) if i != m.axis - 1))
+    if t.rows is None:
+        return None
+    rest = t.rows.reshape(t.shape[:-1])
+    return rest.sum(axis=tuple(i for i in range(rest.ndim) if i != m.axis))
+
+
+def _rescaled(g: Group, found: Mapping[str, TensorDiff]) -> bool:
+    """Whether factors of this group's units, each to the exponent of the member, are all that happened along it."""
+    if not {"scale", "sign"} & g.symmetries:
+        return False
+    factors = np.ones(g.size)
+    seen = []
+    for m, exponent in zip(g.members, g.exponents, strict=True):
+        along = _factors(found.get(m.tensor), m)
+        if along is None:
+            return False
+        units = along[m.index]
+        if exponent == 0:
+            if np.abs(units - 1).max() > 1e-5:
+                return False
+            continue
+        seen.append((units, exponent))
+    for units, exponent in seen:
+        if abs(exponent) == 1 and np.abs(units - 1).max() > 1e-5:
+            factors = units[:, 0] ** (1 / exponent)
+            break
+    if (factors < 0).any() and "sign" not in g.symmetries:
+        return False
+    if (np.abs(np.abs(factors) - 1) > 1e-5).any() and "scale" not in g.symmetries:
+        return False
+    return len(seen) > 1 and all(np.allclose(units, (factors**e)[:, None], rtol=1e-5) for units, e in seen)
+
+
+def _factors(t: TensorDiff | None, m: Member) -> NDArray[np.float64] | None:
+    """The factors at each position of a member's axis; None where the change is no scaling."""
+    if t is None or len(t.shape) <= m.axis or m.where is not None:
+        return None
+    if t.status == "identical":
+        return np.ones(t.shape[m.axis])
+    if t.factors is None:
+        return None
+    rows, columns = t.factors
+    if m.axis == 0 and len(rows) == t.shape[0]:
+        return rows
+    if m.axis == 1 and columns.size == np.prod(t.shape[1:]) and len(rows) in (1, t.shape[0]):
+        whole = float(rows[0]) if len(rows) == 1 or ((columns == 1).all() and np.ptp(rows) == 0) else 1.0
+        return whole * columns.reshape(t.shape[1], -1)[:, 0]
+    return None
