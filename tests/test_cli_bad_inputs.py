@@ -30,6 +30,8 @@ ON_RECORDINGS = {
     "page --other": ["page", "GOOD", "--other", "IN", "-o", "OUT.html"],
     "compare": ["compare", "IN", "GOOD"],
     "compare with": ["compare", "GOOD", "IN"],
+    "diff": ["diff", "IN", "GOOD"],
+    "diff with": ["diff", "GOOD", "IN"],
     "doctor": ["doctor", "IN"],
     "verify": ["verify", "IN"],
     "verify --against": ["verify", "GOOD", "--against", "IN"],
@@ -42,6 +44,8 @@ ON_FILES = {
     "grow": ["grow", "IN", "--wiring", "SPEC", "--widen", "fc1=9", "-o", "OUT.safetensors"],
     "grow --wiring": ["grow", "CHECKPOINT", "--wiring", "IN", "--widen", "fc1=9", "-o", "OUT.safetensors"],
     "compare --wiring": ["compare", "GOOD", "GOOD", "--wiring", "IN"],
+    "diff a file": ["diff", "IN", "CHECKPOINT"],
+    "diff --wiring": ["diff", "GOOD", "GOOD", "--wiring", "IN"],
     "compare a file": ["compare", "IN", "CHECKPOINT"],
 }
 OUTPUTS = {
@@ -50,6 +54,8 @@ OUTPUTS = {
     "film a still": ["film", "GOOD", "-o", "OUT.png", "--size", "64x64"],
     "page": ["page", "GOOD", "-o", "OUT.html"],
     "compare": ["compare", "GOOD", "GOOD", "-o", "OUT.png"],
+    "diff": ["diff", "GOOD", "GOOD", "-o", "OUT.html"],
+    "diff a figure": ["diff", "GOOD", "GOOD", "-o", "OUT.png"],
     **{f"export {kind}": ["export", "GOOD", "--to", kind, "-o", "OUT"] for kind in ("npz", "zarr", "safetensors", "parquet", "tensorboard")},
     "import": ["import", "CHECKPOINT", "--steps", "0", "-o", "OUT"],
     "grow": ["grow", "CHECKPOINT", "--wiring", "SPEC", "--widen", "fc1=9", "-o", "OUT.safetensors"],

@@ -38,9 +38,10 @@ def quantised(pair: Pair, seen: Survey) -> Grid | None:
     whole = _levels(pair, "b", LEVELS)
     if whole is not None:
         before = _levels(pair, "a", 4 * LEVELS)
-        if pair.a.size >= 4 * whole and (before is None or before >= 2 * whole):
-            grid = _grid(_rows_of(pair, pair.columns * pair.rows), pair.b.mantissa) if pair.a.size <= 1 << 22 else None
-            return Grid("tensor", whole, grid is not None, grid or 0)
+        few = pair.a.size >= 4 * len(whole) and (before is None or len(before) >= 2 * len(whole))
+        steps = _grid(iter([whole[None]]), pair.b.mantissa)
+        if few or (steps is not None and (before is None or len(before) > len(whole)) and 2 * steps < pair.a.size):
+            return Grid("tensor", len(whole), steps is not None, steps or 0)
     if not pair.is_matrix:
         return None
     n = pair.columns
@@ -55,20 +56,23 @@ def quantised(pair: Pair, seen: Survey) -> Grid | None:
         if steps is not None and steps < abs(width):
             return Grid(by, 2 * steps + 1, even=True, steps=steps)
     for by, width in (("row", n), *((f"group of {g}", g) for g in GROUPS if n % g == 0 and n > g)):
+        if width >= 32 and (book := _code_book(_rows_of(pair, width), pair.b.mantissa)) is not None:
+            return Grid(by, book, even=False)
         most = min(16, width // 4)
         if most >= 2 and width >= 32 and _few_in_each(pair, width, most):
             return Grid(by, most, even=False)
     return None
 
 
-def _levels(pair: Pair, which: str, most: int) -> int | None:
+def _levels(pair: Pair, which: str, most: int) -> Doubles | None:
+    """The distinct values of one side, None where there are more than ``most``."""
     found = np.zeros(0)
     for block in pair.blocks():
         values = block.y if which == "b" else block.x
         found = np.union1d(found, np.unique(values))
         if len(found) > most:
             return None
-    return len(found)
+    return found
 
 
 def _rows_of(pair: Pair, width: int) -> Iterator[Doubles]:
@@ -77,9 +81,6 @@ def _rows_of(pair: Pair, width: int) -> Iterator[Doubles]:
         if pair.a.size > 1 << 23:  # as float64 it would be larger than what it was read from; large ones go by rows
             return
         yield pair.b.values(0, pair.b.size).reshape(pair.rows, pair.columns).T
-        return
-    if width == pair.a.size:
-        yield pair.b.values(0, pair.b.size).reshape(1, -1)
         return
     for start, stop in pair.spans():
         yield pair.b.values(start * pair.columns, stop * pair.columns).reshape(-1, width)
@@ -114,6 +115,24 @@ def _off(ratios: Doubles, steps: int) -> Doubles:
     scaled = ratios * steps
     off: Doubles = np.abs(scaled - np.rint(scaled)).max(axis=1)
     return off
+
+
+def _code_book(blocks: Iterator[Doubles], mantissa: int) -> int | None:
+    """How many numbers there are when each row is divided by its largest size: the entries of a code book, as of NF4; None beyond 32."""
+    if mantissa < 10:
+        return None
+    apart = 2.0 ** -(mantissa - 3)
+    book = np.zeros(0)
+    for rows in blocks:
+        tops = np.abs(rows).max(axis=1)
+        ratios = np.unique(rows[tops > 0] / tops[tops > 0][:, None])
+        book = np.sort(np.concatenate([book, ratios]))
+        first = np.diff(book, prepend=-2) > apart  # of each entry, which rounding has spread a little
+        entries, last = book[first], book[np.append(first[1:], True)]
+        if len(entries) > 32 or (last - entries).max(initial=0) > apart:
+            return None
+        book = entries
+    return len(book)
 
 
 def _few_in_each(pair: Pair, width: int, most: int) -> bool:

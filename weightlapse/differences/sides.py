@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import importlib
 import os
+import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -17,8 +19,10 @@ from weightlapse.adapters.find import find_source
 from weightlapse.adapters.source import Selection
 from weightlapse.differences.tensor import Bytes, FileBytes, MadeBytes, Tensor
 from weightlapse.errors import CannotRecord, InvalidArgument, WeightlapseError
-from weightlapse.recording.recording import Recording, load
 from weightlapse.store.remote import is_url
+
+if TYPE_CHECKING:
+    from weightlapse.recording.recording import Recording
 
 _WRAPPERS = ("_orig_mod.", "module.")
 _INDEXES = "*.index.json"
@@ -51,7 +55,8 @@ def opened(what: Any, which: str) -> Iterator[Side]:
 def _side(what: Any, which: str, descriptors: dict[str, int]) -> Side:
     if isinstance(what, (str, os.PathLike)):
         return _of_path(what, descriptors)
-    if isinstance(what, Recording):
+    recordings = sys.modules.get("weightlapse.recording.recording")  # of what was never imported there is none
+    if recordings is not None and isinstance(what, recordings.Recording):
         return _of_recording(what, None)
     return _of_object(what, which)
 
@@ -167,6 +172,12 @@ def _of_arrays(arrays: Mapping[str, Any], label: str, descriptors: dict[str, int
 
 
 # ---- recordings ---------------------------------------------------------------------------------------------------
+
+
+def load(path: str | os.PathLike[str]) -> Recording:
+    """Imported when there is a recording: files of weights are compared in less time than that takes."""
+    run: Recording = importlib.import_module("weightlapse.recording.recording").load(path)
+    return run
 
 
 def _of_recording(run: Recording, step: int | None) -> Side:
