@@ -172,6 +172,41 @@ def test_what_changed_in_other_ways(w: np.ndarray) -> None:
     assert kind_of(np.zeros((0, 3)), np.zeros((0, 3)))[0] == ""
 
 
+def test_numbers_that_cannot_be_squared_and_those_that_are_none(w: np.ndarray) -> None:
+    large = w.astype(np.float64) * 1e300
+    for factor in (1e300, 1e-290):
+        t = wl.diff({"w": w * np.float64(factor)}, {"w": w * np.float64(factor) * 1.5}).tensors["w"]
+        assert (t.kind, t.text) == ("scale", "only a scale: every value times 1.5")
+        assert t.relative == pytest.approx(0.5)
+    assert kind_of(large, large[::-1])[0] == "permutation"
+    assert kind_of(np.full((4, 4), np.nan), np.ones((4, 4)))[0] == "dense"
+    assert kind_of(np.full((4, 4), np.inf), np.full((4, 4), -np.inf))[0] == "signs"
+    assert kind_of(np.zeros((4, 4)), -np.zeros((4, 4)))[0] == "signs"
+    assert kind_of(np.ones((4, 4)), np.full((4, 4), 2.0)) == ("scale", "only a scale: every value times 2")
+    assert "A is all zeros" in kind_of(w * 0, w)[1]
+    assert kind_of(w + 1j * w, (w + 1j * w) * 2)[0] == "scale"
+
+
+def test_models_of_every_framework() -> None:
+    require("sklearn", "jax", "equinox", "flax")
+    import equinox
+    import jax
+    from flax import nnx
+    from sklearn.neural_network import MLPRegressor
+
+    x = np.random.default_rng(0).standard_normal((20, 3))
+    models = [
+        MLPRegressor(hidden_layer_sizes=(4,)).partial_fit(x, x[:, 0]),
+        {"layer": {"w": jax.numpy.ones((3, 4))}},
+        equinox.nn.MLP(3, 2, 8, 1, key=jax.random.PRNGKey(0)),
+        nnx.Linear(3, 4, rngs=nnx.Rngs(0)),
+        {"g": mlp(), "d": mlp()},
+        [mlp(), mlp()],
+    ]
+    for model in models:
+        assert wl.diff(model, model).identical, type(model)
+
+
 @pytest.mark.parametrize("group", [32, 64])
 def test_groups_with_a_step_or_a_code_book_of_their_own(w: np.ndarray, group: int) -> None:
     rows = w.reshape(-1, group)

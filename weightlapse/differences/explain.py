@@ -26,28 +26,46 @@ def explained(a: Tensor, b: Tensor) -> TensorDiff:
     out = TensorDiff(b.name, "identical", b.shape, b.dtype, "identical", relative=0.0, changed_share=0.0, cosine=1.0)
     if a.size == 0 or (a.dtype == b.dtype and (a.source is b.source or same_bytes(a, b))):
         return out
-    pair = Pair(a, b)
-    seen = survey(pair)
-    if not seen.changed:
-        out.kind, out.text = "dtype", f"identical, as {b.dtype} where A has {a.dtype}"
-        return out
-    out.status = "changed"
-    out.relative, out.changed_share, out.changed, out.cosine = seen.relative, seen.share, seen.changed, seen.cosine
-    out.rows = seen.row_changed if len(seen.row_changed) else None
-    out.columns = seen.column_changed if pair.columns > 1 else None
-    out.signs_flipped, out.picture = seen.signs, seen.picture
-    (_single(out, pair, seen) or _exact(out, pair, seen) or _likeness(out, pair, seen))
+    with np.errstate(all="ignore"):  # what is not finite is counted and spoken of
+        pair, seen = _surveyed(a, b)
+        if not seen.changed:
+            out.kind, out.text = "dtype", f"identical, as {b.dtype} where A has {a.dtype}"
+            return out
+        out.status = "changed"
+        out.relative, out.changed_share, out.changed, out.cosine = seen.relative, seen.share, seen.changed, seen.cosine
+        out.rows = seen.row_changed if len(seen.row_changed) else None
+        out.columns = seen.column_changed if pair.columns > 1 else None
+        out.signs_flipped, out.picture = seen.signs, np.ldexp(seen.picture, -pair.exponent)
+        (_single(out, pair, seen) or _exact(out, pair, seen) or _likeness(out, pair, seen))
     if a.dtype != b.dtype:
         out.text += f"; {b.dtype} where A has {a.dtype}"
     return out
 
 
+def _surveyed(a: Tensor, b: Tensor) -> tuple[Pair, Survey]:
+    pair = Pair(a, b)
+    seen = survey(pair)
+    squares = seen.xx + seen.yy
+    if 1e-200 < squares < 1e200 or (squares == 0 and not seen.changed):
+        return pair, seen
+    largest = 0.0
+    for block in pair.blocks():
+        for values in (block.x, block.y):
+            largest = max(largest, float(np.abs(values[np.isfinite(values)]).max(initial=0.0)))
+    if not largest:
+        return pair, seen
+    pair = Pair(a, b, 1 - math.frexp(largest)[1])
+    return pair, survey(pair)
+
+
 def _single(out: TensorDiff, pair: Pair, seen: Survey) -> bool:
     if seen.changed != 1 or seen.size == 1:
         if seen.size == 1:
-            out.kind, out.text = "single value", f"{seen.at[0][1]:.6g} became {seen.at[0][2]:.6g}"
+            before, after = (float(t.values(0, 1)[0]) for t in (pair.a, pair.b))
+            out.kind, out.text = "single value", f"{before:.6g} became {after:.6g}"
         return seen.size == 1
-    index, before, after = seen.at[0]
+    index = seen.at[0]
+    before, after = (float(t.values(index, index + 1)[0]) for t in (pair.a, pair.b))
     at = [int(i) for i in np.unravel_index(index, pair.a.shape)]
     out.rank = 1
     out.kind, out.text = "single value", f"one value: {at} from {before:.6g} to {after:.6g}"
@@ -75,14 +93,14 @@ def _exact(out: TensorDiff, pair: Pair, seen: Survey) -> bool:
     """Explanations that hold for every value, the simplest first."""
     if _signs(out, pair, seen) or _pruned(out, pair, seen):
         return True
-    if (words := rounding(pair)) is not None:
+    if (words := rounding(Pair(pair.a, pair.b))) is not None:
         out.kind, out.text = "rounding", f"only rounding: {words}"
         return True
     if seen.finite and (found := scaling(pair, seen)) is not None:
         _scaled(out, pair, found)
         return True
     if seen.finite and (added := shift(pair, seen)) is not None:
-        out.kind, out.text = "shift", f"only a shift: {added:.6g} was added to every value"
+        out.kind, out.text = "shift", f"only a shift: {math.ldexp(added, -pair.exponent):.6g} was added to every value"
         return True
     return _reordered(out, pair, seen) or _quantised(out, pair, seen)
 
@@ -121,9 +139,9 @@ def _pruned(out: TensorDiff, pair: Pair, seen: Survey) -> bool:
     if not math.isfinite(kept):
         how = "every value was set to zero"
     elif gone <= kept:
-        how = f"the smallest {share} were set to zero, those up to {gone:.3g}"
+        how = f"the smallest {share} were set to zero, those up to {math.ldexp(gone, -pair.exponent):.3g}"
     else:
-        how = f"{share} of the values were set to zero, up to {gone:.3g} in size"
+        how = f"{share} of the values were set to zero, up to {math.ldexp(gone, -pair.exponent):.3g} in size"
         if pair.is_matrix:
             for counts, across, what in (
                 (seen.row_changed, pair.columns, "row"),
@@ -201,7 +219,7 @@ def _quantised(out: TensorDiff, pair: Pair, seen: Survey) -> bool:
 def _likeness(out: TensorDiff, pair: Pair, seen: Survey) -> bool:
     """What the change looks like, where nothing explains every value."""
     parts = _spectrum_of(out, pair, seen)
-    head = f"changed by {percent(seen.relative)}"
+    head = f"changed by {percent(seen.relative)}" if seen.xx else _nothing(seen)
     lost = tuple(now - before for before, now in zip((seen.nan[0], seen.inf[0]), (seen.nan[1], seen.inf[1])))
     if lost[0] > 0 or lost[1] > 0:
         what = " and ".join(f"{n:,} {word}" for n, word in zip(lost, ("NaN", "infinite values")) if n > 0)
@@ -216,23 +234,27 @@ def _likeness(out: TensorDiff, pair: Pair, seen: Survey) -> bool:
         out.text = (
             f"rank {parts.rank} holds {percent(parts.holds(parts.rank))}: like a LoRA of rank {parts.rank}; {head}"
         )
-    elif abs(seen.cosine) < 4 / math.sqrt(seen.size) and seen.size >= 64:
+    elif seen.xx and seen.yy and abs(seen.cosine) < 4 / math.sqrt(seen.size) and seen.size >= 64:
         out.kind, out.text = (
             "unrelated",
             f"nothing in common with A (cosine {seen.cosine:.2g}): trained anew or replaced; {head}",
         )
     elif _is_noise(pair, seen, parts):
-        spread = math.sqrt(seen.dd / seen.size)
+        spread = math.ldexp(math.sqrt(seen.dd / seen.size), -pair.exponent)
         out.kind, out.text = (
             "noise",
             f"like independent noise of standard deviation {spread:.3g}: no direction stands out; {head}",
         )
     else:
         out.kind = "dense"
-        out.text = f"{percent(seen.share)} of the values changed, {percent(seen.relative)} of their size"
+        out.text = f"{percent(seen.share)} of the values changed, {head.removeprefix('changed ')}"
         if parts is not None:
             out.text += f"; {_spread_of(parts)}"
     return True
+
+
+def _nothing(seen: Survey) -> str:
+    return "A is all zeros" if seen.nan[0] + seen.inf[0] == 0 else "A has no finite values but zeros"
 
 
 def _spectrum_of(out: TensorDiff, pair: Pair, seen: Survey) -> Spectrum | None:
@@ -254,7 +276,7 @@ def _spread_of(parts: Spectrum) -> str:
     shares = np.cumsum(parts.shares)
     enough = int(np.searchsorted(shares, 0.99)) + 1
     if enough <= len(shares) and shares[-1] >= 0.99:
-        return f"{plural(enough, 'direction')} hold 99 % of it"
+        return f"{plural(enough, 'direction')} {'holds' if enough == 1 else 'hold'} 99 % of it"
     return f"its first {len(shares)} directions hold {percent(float(shares[-1]))} of it"
 
 

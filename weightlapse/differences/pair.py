@@ -47,10 +47,12 @@ class Pair:
     """Two tensors of one shape as matrices (rows, columns): the first axis against the others; a vector is one column.
 
     Kernels with the channels last (Keras, Flax: few positions first, channels after) are (positions and inputs, outputs).
+    Blocks hold values times ``2 ** exponent``: what is too large or too small to be squared is brought to where it can be.
     """
 
     a: Tensor
     b: Tensor
+    exponent: int = 0
 
     @property
     def channels_last(self) -> bool:
@@ -97,5 +99,7 @@ class Pair:
                 differs = bits(p) != bits(q) if p.dtype != np.bool_ else p != q
             else:
                 differs = ~(((x == y) & (np.signbit(x) == np.signbit(y))) | (np.isnan(x) & np.isnan(y)))
+            if self.exponent:
+                x, y = np.ldexp(x, self.exponent), np.ldexp(y, self.exponent)
             shape = (stop - start, n)
             yield Block(start, stop, x.reshape(shape), y.reshape(shape), differs.reshape(shape))

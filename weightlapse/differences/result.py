@@ -134,7 +134,8 @@ class Diff:
         if not other:
             text = f"nothing differs: {_all(total)} identical"
         elif len(other) == 1:
-            text = f"one of {total} tensors differs: {other[0].name}, {_short(other[0])}"
+            which = "the one tensor differs" if total == 1 else f"one of {total} tensors differs"
+            text = f"{which}: {other[0].name}, {_short(other[0])}"
         else:
             kinds = Counter(_class(t) for t in other)
             if len(kinds) == 1:

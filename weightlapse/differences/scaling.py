@@ -30,7 +30,7 @@ def scaling(pair: Pair, seen: Survey) -> Scaling | None:
     one = Scaling(
         "tensor", np.full(m, seen.xy / seen.xx) if m <= len(seen.row_xx) else np.full(1, seen.xy / seen.xx), np.ones(n)
     )
-    if pair.a.size >= ENOUGH and _spread(pair) and _gives(pair, one):
+    if np.count_nonzero(pair.a.values(0, min(pair.a.size, 4096))) >= ENOUGH and _gives(pair, one):
         return one
     if not pair.is_matrix:
         return None
@@ -59,13 +59,6 @@ def shift(pair: Pair, seen: Survey) -> float | None:
 
 def _quotients(over: Doubles, under: Doubles) -> Doubles:
     return np.divide(over, under, out=np.ones_like(over), where=under > 0)
-
-
-def _spread(pair: Pair) -> bool:
-    """Whether A holds different sizes at all: a constant tensor is any other constant times a factor."""
-    sizes = np.abs(pair.a.values(0, min(pair.a.size, 4096)))
-    sizes = sizes[sizes > 0]
-    return len(sizes) >= ENOUGH and bool(sizes.min() < sizes.max())
 
 
 def _gives(pair: Pair, scaled: Scaling, slack: float = 1.01) -> bool:

@@ -234,7 +234,11 @@ def _entries(what: Any, which: str) -> dict[str, Any]:
     source = find_source(what, Selection("*", ("weights", "buffers")))
     if not isinstance(source, ArraySource):
         return {f"{k}.{n}": v for k, part in _parts(what).items() for n, v in part.state_dict().items()}
-    return {name: value for name, stream, value in source.entries(what) if stream in ("weights", "buffers")}
+    return {
+        name: value
+        for name, stream, value in source.entries(what if source.takes_params else None)
+        if stream in ("weights", "buffers")
+    }
 
 
 def _parts(what: Any) -> dict[str, Any]:

@@ -32,7 +32,7 @@ class Survey:
     nan: tuple[int, int] = (0, 0)
     inf: tuple[int, int] = (0, 0)
     order_free: tuple[int, int] = (0, 0)
-    at: list[tuple[int, float, float]] = field(default_factory=list)
+    at: list[int] = field(default_factory=list)
     row_xx: Doubles = field(default_factory=lambda: np.zeros(0))
     row_xy: Doubles = field(default_factory=lambda: np.zeros(0))
     row_yy: Doubles = field(default_factory=lambda: np.zeros(0))
@@ -99,8 +99,7 @@ def _add(found: Survey, block: Block, canvas: _Canvas, n: int, *, keeps: bool) -
     count = int(differs.sum())
     found.changed += count
     if count and len(found.at) < LISTED:
-        flat = np.flatnonzero(differs)[: LISTED - len(found.at)]
-        found.at += [(block.start * n + int(i), float(block.x.flat[i]), float(block.y.flat[i])) for i in flat]
+        found.at += [block.start * n + int(i) for i in np.flatnonzero(differs)[: LISTED - len(found.at)]]
     with np.errstate(over="ignore", under="ignore"):
         products = {"xx": (x, x), "xy": (x, y), "yy": (y, y), "dd": (d, d)}
         for name, (u, v) in products.items():
