@@ -207,6 +207,13 @@ def test_models_of_every_framework() -> None:
         assert wl.diff(model, model).identical, type(model)
 
 
+def test_columns_with_a_step_each(w: np.ndarray) -> None:
+    step = np.abs(w).max(axis=0, keepdims=True) / np.float32(7)
+    kind, text = kind_of(w, np.rint(w / step) * step)
+    assert kind == "quantised"
+    assert "each column" in text
+
+
 @pytest.mark.parametrize("group", [32, 64])
 def test_groups_with_a_step_or_a_code_book_of_their_own(w: np.ndarray, group: int) -> None:
     rows = w.reshape(-1, group)

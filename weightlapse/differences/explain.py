@@ -8,7 +8,7 @@ import numpy as np
 
 from weightlapse.differences.pair import Pair, same_bytes
 from weightlapse.differences.quantised import Grid, quantised
-from weightlapse.differences.reordering import moved, reordering, transposition
+from weightlapse.differences.reordering import moved, reordering, same_numbers, transposition
 from weightlapse.differences.result import TensorDiff, percent, plural
 from weightlapse.differences.rounding import rounding
 from weightlapse.differences.scaling import Scaling, scaling, shift
@@ -18,6 +18,7 @@ from weightlapse.differences.tensor import Tensor, bits
 
 FEW = 0.25  # share of rows or columns up to which a change is said to be in those
 SPARSE = 0.02  # share of values
+VECTOR = 1 << 22  # elements of a vector up to which the order of each is found
 LOW = 0.25  # share of the possible rank
 
 
@@ -171,7 +172,8 @@ def _scaled(out: TensorDiff, pair: Pair, found: Scaling) -> None:
 def _reordered(out: TensorDiff, pair: Pair, seen: Survey) -> bool:
     if seen.order_free[0] != seen.order_free[1]:
         return False
-    if (orders := reordering(pair.a, pair.b)) is not None:
+    short = len(pair.a.shape) > 1 or pair.a.size <= VECTOR
+    if short and (orders := reordering(pair.a, pair.b)) is not None:
         out.order = orders
         axes = moved(orders)
         names = {0: "rows", 1: "columns"} if len(pair.a.shape) == 2 else {}
@@ -190,13 +192,9 @@ def _reordered(out: TensorDiff, pair: Pair, seen: Survey) -> bool:
             f"transposed: the axes of A in the order {list(axes_found)}",
         )
         return True
-    if pair.a.size <= 1 << 24 and np.array_equal(
-        np.sort(pair.a.values(0, pair.a.size)), np.sort(pair.b.values(0, pair.b.size)), equal_nan=True
-    ):
-        out.kind, out.text = (
-            "permutation",
-            "only a permutation: the same values in another order, not by rows or columns",
-        )
+    if same_numbers(pair.a, pair.b):
+        out.kind = "permutation"
+        out.text = "only a permutation: the same values in another order, not by rows or columns"
         return True
     return False
 

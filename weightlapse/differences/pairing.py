@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping
 
 import numpy as np
@@ -64,15 +64,15 @@ def renamed(a: Mapping[str, Tensor], b: Mapping[str, Tensor]) -> dict[str, str]:
     by_content: dict[tuple[int, int], list[str]] = defaultdict(list)
     for name in only_a:
         by_content[_content(a[name])].append(name)
+    taken: set[str] = set()
     for name in only_b:
-        candidates = [n for n in by_content.get(_content(b[name]), []) if n not in found.values()]
-        match = next(iter(sorted(candidates, key=lambda n: -_alike(n, name))), None)
+        candidates = [n for n in by_content.get(_content(b[name]), []) if n not in taken]
+        match = max(candidates, key=lambda n: _alike(n, name), default=None)
         if match is not None and (_distinct(b[name]) or _alike(match, name)):
             found[name] = match
-    rest_a = [n for n in only_a if n not in found.values()]
-    rest_b = [n for n in only_b if n not in found]
-    found |= _by_prefix(a, b, rest_a, rest_b)
-    return found
+            taken.add(match)
+    rest_a = [n for n in only_a if n not in taken]
+    return found | _by_prefix(a, b, rest_a, [n for n in only_b if n not in found])
 
 
 def _content(t: Tensor) -> tuple[int, int]:
@@ -104,22 +104,21 @@ def _by_prefix(
     a: Mapping[str, Tensor], b: Mapping[str, Tensor], rest_a: list[str], rest_b: list[str]
 ) -> dict[str, str]:
     """Names that became others by one prefix put before them or taken away, where that pairs tensors of equal shapes."""
+    prefixes: Counter[tuple[str, str]] = Counter()
+    for side, names, others in (("b", rest_b, set(rest_a)), ("a", rest_a, set(rest_b))):
+        for name in names:
+            parts = name.split(".")
+            prefixes.update(
+                (".".join(parts[:i]) + ".", side) for i in range(1, len(parts)) if ".".join(parts[i:]) in others
+            )
     best: dict[str, str] = {}
-    prefixes = {(name[: -len(other)], "b") for name in rest_b for other in rest_a if name.endswith("." + other)} | {
-        (name[: -len(other)], "a") for name in rest_a for other in rest_b if name.endswith("." + other)
-    }
-    for prefix, side in sorted(prefixes):
+    mine = set(rest_a)
+    for (prefix, side), _ in prefixes.most_common(8):
         pairs = {}
         for name in rest_b:
-            mine = (
-                name.removeprefix(prefix)
-                if side == "b" and name.startswith(prefix)
-                else prefix + name
-                if side == "a"
-                else ""
-            )
-            if mine in rest_a and a[mine].shape == b[name].shape:
-                pairs[name] = mine
+            was = name.removeprefix(prefix) if side == "b" else prefix + name
+            if was != name and was in mine and a[was].shape == b[name].shape:
+                pairs[name] = was
         if len(pairs) > len(best):
             best = pairs
     return best

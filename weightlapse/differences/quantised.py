@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from weightlapse.differences.pair import Pair
+from weightlapse.differences.pair import BLOCK, Pair
 from weightlapse.differences.survey import Survey
 from weightlapse.differences.tensor import Doubles
 
@@ -76,11 +76,13 @@ def _levels(pair: Pair, which: str, most: int) -> Doubles | None:
 
 
 def _rows_of(pair: Pair, width: int) -> Iterator[Doubles]:
-    """B as rows of ``width`` numbers, in blocks; a negative width is a column of that height, the whole of which is read at once."""
+    """B as rows of ``width`` numbers, in blocks; of a negative width: as columns."""
     if width < 0:
-        if pair.a.size > 1 << 23:  # as float64 it would be larger than what it was read from; large ones go by rows
-            return
-        yield pair.b.values(0, pair.b.size).reshape(pair.rows, pair.columns).T
+        step = max(1, BLOCK // pair.rows)
+        for start in range(0, pair.columns, step):
+            stop = min(start + step, pair.columns)
+            lines = [pair.b.values(i * pair.columns + start, i * pair.columns + stop) for i in range(pair.rows)]
+            yield np.stack(lines, axis=1)
         return
     for start, stop in pair.spans():
         yield pair.b.values(start * pair.columns, stop * pair.columns).reshape(-1, width)

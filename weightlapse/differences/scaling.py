@@ -10,6 +10,7 @@ from weightlapse.differences.pair import Pair
 from weightlapse.differences.survey import Survey
 from weightlapse.differences.tensor import Doubles
 
+SUMMED = 2e-14  # what sums in float64 may be off by, relatively
 ENOUGH = 3  # numbers that a factor must explain before it explains anything
 
 
@@ -50,7 +51,7 @@ def shift(pair: Pair, seen: Survey) -> float | None:
     if pair.mantissa is None or pair.a.size < 2 * ENOUGH:
         return None
     c = seen.d_sum / seen.size
-    eps = 2.0**-pair.mantissa
+    eps = max(2.0**-pair.mantissa, SUMMED)
     for block in pair.blocks():
         if not (np.abs(block.y - (block.x + c)) <= eps * (np.abs(block.y) + abs(c))).all():
             return None
@@ -63,7 +64,8 @@ def _quotients(over: Doubles, under: Doubles) -> Doubles:
 
 def _gives(pair: Pair, scaled: Scaling, slack: float = 1.01) -> bool:
     assert pair.mantissa is not None
-    eps, tiny = slack * 2.0**-pair.mantissa, 1e-38 if pair.mantissa == 23 else 1e-7 if pair.mantissa == 10 else 1e-300
+    eps = max(slack * 2.0**-pair.mantissa, SUMMED)
+    tiny = 1e-38 if pair.mantissa == 23 else 1e-7 if pair.mantissa == 10 else 1e-300
     if pair.mantissa <= 3 or (np.abs(scaled.rows) == 0).any() or (np.abs(scaled.columns) == 0).any():
         return False
     for block in pair.blocks():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from typing import Any
 
 import numpy as np
@@ -33,7 +34,7 @@ def diff(d: Any, ax: Any = None) -> Any:
     ax = axes_or_new(ax, (8, 1.6 + 0.24 * min(len(drawn), LISTED)))
     _bars(ax, drawn[:LISTED])
     answer = d.summary.split("; ")[0]
-    ax.set_title(answer if len(answer) < 110 else answer[:107] + "...", fontsize=10, loc="left")
+    ax.set_title(textwrap.fill(textwrap.shorten(answer, 220, placeholder=" ..."), 90), fontsize=9, loc="left")
     return ax
 
 
