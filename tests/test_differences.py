@@ -257,12 +257,13 @@ def moved(network: str) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray], w
     return before, after, wiring
 
 
-@pytest.mark.parametrize("network", ["mlp", "cnn"])
+@pytest.mark.parametrize("network", NETWORKS)
 def test_units_in_another_order_all_over_the_network(network: str) -> None:
     before, after, wiring = moved(network)
     d = wl.diff(before, after, wiring)
     assert {t.kind for t in d.differing} == {"units permuted"}, d.explain()
-    assert all(d.units[g.name].same_function for g in wiring.groups)
+    assert d.units
+    assert all(u.same_function for u in d.units.values())
     assert "the same function" in d.summary
     wrong = after | {wiring.groups[0].consumers[0].tensor: before[wiring.groups[0].consumers[0].tensor]}
     d = wl.diff(before, wrong, wiring)
@@ -291,6 +292,9 @@ def test_units_rescaled_and_undone_after() -> None:
     d = wl.diff(before, after, wiring)
     assert d.tensors["0.weight"].kind == d.tensors["2.weight"].kind == "scale"
     assert d.units["0"].changed == list(range(64))
+    assert d.units["0"].same_function, d.explain()
+    wrong = wl.diff(before, after | {"2.weight": before["2.weight"] * s}, wiring)
+    assert not wrong.units["0"].same_function
 
 
 def test_a_wiring_of_another_network_is_refused() -> None:

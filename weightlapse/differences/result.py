@@ -147,7 +147,10 @@ class Diff:
             else:
                 said = ", ".join(f"{n} {words}" for words, n in kinds.most_common())
                 text = f"{len(other)} of {total} tensors differ: {said}"
-        return "; ".join([text, *stated[:3], *self.notes])
+        if other and all(t.kind == "units permuted" for t in other):
+            stated = ["the same function"]  # the units themselves are listed below
+        more = [f"{len(stated) - 3} more groups of units likewise"] if len(stated) > 3 else []
+        return "; ".join([text, *stated[:3], *more, *self.notes])
 
     def to_json(self) -> dict[str, Any]:
         """A dict that `json.dumps` takes."""

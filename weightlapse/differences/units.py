@@ -43,36 +43,40 @@ def _order(g: Group, found: Mapping[str, TensorDiff]) -> NDArray[np.int64] | Non
 def _settle(
     wiring: Wiring, pairs: Pairs, found: dict[str, TensorDiff], orders: dict[str, NDArray[np.int64]]
 ) -> list[str]:
-    """Check every tensor in which units moved against all orders together; an order that some tensor contradicts is a note."""
-    notes = []
-    touched = {m.tensor for g in wiring.groups if g.name in orders for m in g.members if m.tensor in pairs}
-    held = {}
-    for name in touched:
-        a, b = pairs[name]
-        if a.shape != b.shape or not a.shape:
-            held[name] = False
-            continue
-        axes = [np.arange(n) for n in a.shape]
-        slabs = False
-        for g in wiring.groups:
-            for m in g.members if g.name in orders else ():
-                if m.tensor == name:
-                    slabs = slabs or m.where is not None
-                    axes[m.axis][m.index] = m.index[orders[g.name]]
-        held[name] = not slabs and gives(a, b, axes)
-        if held[name] and found[name].status != "identical":
-            t = found[name]
-            t.kind, t.order = "units permuted", axes
-            groups = [g.name for g in wiring.groups if g.name in orders and any(m.tensor == name for m in g.members)]
-            t.text = f"only a permutation: the units of {' and '.join(groups)} in another order"
+    """Check every tensor in which units moved against all orders together; an order that some tensor contradicts becomes a note."""
+    acting: dict[str, list[tuple[Group, Member]]] = {}
     for g in wiring.groups:
-        wrong = sorted({m.tensor for m in g.members if g.name in orders and m.tensor in held and not held[m.tensor]})
+        for m in g.members if g.name in orders else ():
+            if m.tensor in pairs:
+                acting.setdefault(m.tensor, []).append((g, m))
+    held = {name: _moves(*pairs[name], acts, orders) for name, acts in acting.items()}
+    notes = []
+    for g in wiring.groups:
+        wrong = sorted({name for name, acts in acting.items() if held[name] is None and any(g is h for h, _ in acts)})
         if wrong:
             del orders[g.name]
             notes.append(
                 f"units of {g.name} are in another order, but {', '.join(wrong[:3])} did not go along with that alone"
             )
+    for name, axes in held.items():
+        groups = list(dict.fromkeys(g.name for g, _ in acting[name]))
+        t = found[name]
+        if axes is not None and t.status != "identical" and all(group in orders for group in groups):
+            t.kind, t.order = "units permuted", axes
+            t.text = f"only a permutation: the units of {' and '.join(groups)} in another order"
     return notes
+
+
+def _moves(
+    a: Tensor, b: Tensor, acts: list[tuple[Group, Member]], orders: Mapping[str, NDArray[np.int64]]
+) -> list[NDArray[np.int64]] | None:
+    """For each axis the position in A of every position in B, as the units' orders say; None where B does not bear that out."""
+    if a.shape != b.shape or not a.shape or any(m.where is not None for _, m in acts):
+        return None
+    axes = [np.arange(n) for n in a.shape]
+    for g, m in acts:
+        axes[m.axis][m.index] = m.index[orders[g.name]]
+    return axes if gives(a, b, axes) else None
 
 
 def _group(g: Group, found: Mapping[str, TensorDiff], order: NDArray[np.int64] | None) -> UnitsDiff | None:
@@ -105,7 +109,7 @@ def _group(g: Group, found: Mapping[str, TensorDiff], order: NDArray[np.int64] |
 
 def _counts(t: TensorDiff | None, m: Member) -> NDArray[np.int64] | None:
     """How many values changed at each position of a member's axis."""
-    if t is None or t.status != "changed" or m.where is not None:
+    if t is None or t.status != "changed" or t.kind == "units permuted" or m.where is not None:
         return None
     last = m.axis == len(t.shape) - 1
     if len(t.shape) == 1:
