@@ -293,6 +293,10 @@ def test_units_rescaled_and_undone_after() -> None:
     assert d.tensors["0.weight"].kind == d.tensors["2.weight"].kind == "scale"
     assert d.units["0"].changed == list(range(64))
     assert d.units["0"].same_function, d.explain()
+    twice = {"2.weight": before["2.weight"] * 2, "2.bias": before["2.bias"] * 2, "4.weight": before["4.weight"] / 2}
+    d = wl.diff(before, before | twice, wiring)
+    assert list(d.units) == ["2"]
+    assert d.units["2"].same_function
     wrong = wl.diff(before, after | {"2.weight": before["2.weight"] * s}, wiring)
     assert not wrong.units["0"].same_function
 

@@ -12,6 +12,7 @@ from weightlapse.differences.result import TensorDiff, UnitsDiff, plural
 from weightlapse.differences.tensor import Tensor
 from weightlapse.wiring.data import Group, Member, Wiring
 
+CLOSE = 1e-5  # relative: factors are read off rounded numbers
 Pairs = Mapping[str, tuple[Tensor, Tensor]]  # tensors of the wiring, by its names
 
 
@@ -22,7 +23,7 @@ def unit_diffs(wiring: Wiring, pairs: Pairs, found: dict[str, TensorDiff]) -> tu
     out = {}
     for g in wiring.groups:
         if g.parent is None or g.name in orders:
-            out[g.name] = _group(g, found, orders.get(g.name))
+            out[g.name] = _group(g, pairs, found, orders.get(g.name))
     return {name: u for name, u in out.items() if u is not None}, notes
 
 
@@ -79,7 +80,9 @@ def _moves(
     return axes if gives(a, b, axes) else None
 
 
-def _group(g: Group, found: Mapping[str, TensorDiff], order: NDArray[np.int64] | None) -> UnitsDiff | None:
+def _group(
+    g: Group, pairs: Pairs, found: Mapping[str, TensorDiff], order: NDArray[np.int64] | None
+) -> UnitsDiff | None:
     if order is not None:
         moved = np.flatnonzero(order != np.arange(g.size)).tolist()
         text = f"{len(moved)} of {plural(g.size, 'unit')} of {g.name} are in another order in every tensor: the same function"
@@ -92,14 +95,13 @@ def _group(g: Group, found: Mapping[str, TensorDiff], order: NDArray[np.int64] |
     changed = np.flatnonzero(touched).tolist()
     if not changed:
         return None
-    if _rescaled(g, found):
-        return UnitsDiff(
-            g.name,
-            g.size,
-            changed,
-            f"units of {g.name} are rescaled, and undone after: the same function",
-            same_function=True,
-        )
+    factors = _rescaled(g, pairs, found)
+    if factors is not None:
+        moved = np.flatnonzero(np.abs(factors - 1) > CLOSE).tolist()
+        if not moved:
+            return None  # what changed along these units are the units across
+        text = f"{len(moved)} of {plural(g.size, 'unit')} of {g.name} are rescaled, and that is undone after: the same function"
+        return UnitsDiff(g.name, g.size, moved, text, same_function=True)
     which = "all" if len(changed) == g.size else f"{len(changed)} of"
     listed = (
         "" if len(changed) == g.size else f" ({', '.join(map(str, changed[:8]))}{', ...' if len(changed) > 8 else ''})"
@@ -130,45 +132,49 @@ def _counts(t: TensorDiff | None, m: Member) -> NDArray[np.int64] | None:
     return rest.sum(axis=tuple(i for i in range(rest.ndim) if i != m.axis))
 
 
-def _rescaled(g: Group, found: Mapping[str, TensorDiff]) -> bool:
-    """Whether factors of this group's units, each to the exponent of the member, are all that happened along it."""
-    if not {"scale", "sign"} & g.symmetries:
-        return False
-    factors = np.ones(g.size)
-    seen = []
+def _rescaled(g: Group, pairs: Pairs, found: Mapping[str, TensorDiff]) -> NDArray[np.float64] | None:
+    """The factor of each unit, where factors to the exponent of each member are all that happened along this group's axes; else None.
+
+    NaN stands for a factor that zeros leave open.
+    """
+    along = []
     for m, exponent in zip(g.members, g.exponents, strict=True):
-        along = _factors(found.get(m.tensor), m)
-        if along is None:
-            return False
-        units = along[m.index]
-        if exponent == 0:
-            if np.abs(units - 1).max() > 1e-5:
-                return False
-            continue
-        seen.append((units, exponent))
-    for units, exponent in seen:
-        if abs(exponent) == 1 and np.abs(units - 1).max() > 1e-5:
-            factors = units[:, 0] ** (1 / exponent)
+        factors = _factors(pairs.get(m.tensor), found.get(m.tensor), m)
+        if factors is None:
+            return None
+        along.append((factors[m.index], exponent))
+    out = np.ones(g.size)
+    for units, exponent in along:
+        own = units[:, 0]
+        if abs(exponent) == 1 and np.isfinite(own).all() and np.abs(own - 1).max() > CLOSE:
+            out = own**exponent
             break
-    if (factors < 0).any() and "sign" not in g.symmetries:
-        return False
-    if (np.abs(np.abs(factors) - 1) > 1e-5).any() and "scale" not in g.symmetries:
-        return False
-    return len(seen) > 1 and all(np.allclose(units, (factors**e)[:, None], rtol=1e-5) for units, e in seen)
+    allowed = ("sign" in g.symmetries or (out > 0).all()) and (
+        "scale" in g.symmetries or np.abs(np.abs(out) - 1).max() <= CLOSE
+    )
+    borne_out = all((np.isnan(units) | (np.abs(units / (out**e)[:, None] - 1) <= CLOSE)).all() for units, e in along)
+    return out if allowed and borne_out else None
 
 
-def _factors(t: TensorDiff | None, m: Member) -> NDArray[np.float64] | None:
+def _factors(pair: tuple[Tensor, Tensor] | None, t: TensorDiff | None, m: Member) -> NDArray[np.float64] | None:
     """The factors at each position of a member's axis; None where the change is no scaling."""
-    if t is None or len(t.shape) <= m.axis or m.where is not None:
+    if pair is None or t is None or len(t.shape) <= m.axis or m.where is not None:
         return None
     if t.status == "identical":
         return np.ones(t.shape[m.axis])
+    if len(t.shape) == 1 and pair[0].shape == pair[1].shape:
+        x, y = (side.values(0, side.size) for side in pair)
+        zeros = (x == 0) & (y == 0)
+        return np.where(zeros, np.nan, np.divide(y, x, out=np.zeros_like(y), where=x != 0))
     if t.factors is None:
         return None
     rows, columns = t.factors
-    if m.axis == 0 and len(rows) == t.shape[0]:
+    if len(rows) != t.shape[0]:
+        return None
+    if np.ptp(rows) == 0 and np.ptp(columns) == 0:  # one factor for all: each group may claim it, members decide
+        return np.full(t.shape[m.axis], rows[0] * columns[0])
+    if m.axis == 0:
         return rows
-    if m.axis == 1 and columns.size == np.prod(t.shape[1:]) and len(rows) in (1, t.shape[0]):
-        whole = float(rows[0]) if len(rows) == 1 or ((columns == 1).all() and np.ptp(rows) == 0) else 1.0
-        return whole * columns.reshape(t.shape[1], -1)[:, 0]
-    return None
+    lines = columns.reshape(t.shape[1:])
+    lines = np.moveaxis(lines, m.axis - 1, 0).reshape(t.shape[m.axis], -1)
+    return lines[:, 0] if np.ptp(lines, axis=1).max() <= CLOSE else None
