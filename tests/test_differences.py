@@ -297,6 +297,8 @@ def test_units_rescaled_and_undone_after() -> None:
     d = wl.diff(before, before | twice, wiring)
     assert list(d.units) == ["2"]
     assert d.units["2"].same_function
+    less = wl.diff(before, before | twice | {"4.weight": before["4.weight"] / 3}, wiring)
+    assert not less.units["2"].same_function
     wrong = wl.diff(before, after | {"2.weight": before["2.weight"] * s}, wiring)
     assert not wrong.units["0"].same_function
 

@@ -144,6 +144,11 @@ def _rescaled(g: Group, pairs: Pairs, found: Mapping[str, TensorDiff]) -> NDArra
             return None
         along.append((factors[m.index], exponent))
     out = np.ones(g.size)
+    matrix = [len(found[m.tensor].shape) > 1 for m in g.members]
+    if any(exponent and _ones(units) for units, exponent in along) and all(
+        _ones(units) or (two and np.ptp(units) <= CLOSE) for (units, _), two in zip(along, matrix, strict=True)
+    ):
+        return out  # a factor of a whole matrix, while the rest of these units stayed: it is that of the units across
     for units, exponent in along:
         own = units[:, 0]
         if abs(exponent) == 1 and np.isfinite(own).all() and np.abs(own - 1).max() > CLOSE:
@@ -154,6 +159,10 @@ def _rescaled(g: Group, pairs: Pairs, found: Mapping[str, TensorDiff]) -> NDArra
     )
     borne_out = all((np.isnan(units) | (np.abs(units / (out**e)[:, None] - 1) <= CLOSE)).all() for units, e in along)
     return out if allowed and borne_out else None
+
+
+def _ones(units: NDArray[np.float64]) -> bool:
+    return bool((np.abs(units - 1) <= CLOSE).all())
 
 
 def _factors(pair: tuple[Tensor, Tensor] | None, t: TensorDiff | None, m: Member) -> NDArray[np.float64] | None:
