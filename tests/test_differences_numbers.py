@@ -107,3 +107,14 @@ def test_rounding_is_that_of_torch() -> None:
     for dtype in ("float16", "bfloat16", "float8_e4m3fn", "float8_e5m2"):
         theirs = torch.from_numpy(values.astype(np.float32)).to(getattr(torch, dtype)).double().numpy()
         np.testing.assert_array_equal(rounded(values, dtype), theirs)
+
+
+def test_no_exact_kind_is_claimed_of_changes_that_have_none() -> None:
+    rng = np.random.default_rng(0)
+    exact = {"scale", "shift", "rounding", "permutation", "transposed", "pruned", "quantised", "signs", "low rank"}
+    for _ in range(200):
+        shape = tuple(rng.integers(2, 12, rng.integers(1, 5)))
+        a = rng.standard_normal(shape).astype(rng.choice([np.float16, np.float32, np.float64]))
+        b = (a + rng.choice([0.01, 0.1, 1]) * rng.standard_normal(shape) * np.abs(a)).astype(a.dtype)
+        t = wl.diff({"w": a}, {"w": b}).tensors["w"]
+        assert t.kind not in exact, (a.dtype, shape, t.text)
