@@ -311,3 +311,20 @@ def test_an_optimizer_that_calls_its_parent_is_one_step(tmp_path: Path) -> None:
             model(torch.ones(2, 3)).sum().backward()
             optimizer.step()
     assert wl.load(tmp_path / "run").steps.tolist() == [0, 1, 2, 3, 4]
+
+
+@pytest.mark.parametrize("kind", ["AdamW", "Adam", "NAdam", "RMSprop", "Adagrad"])
+def test_the_state_of_every_optimizer_is_in_the_first_layout(tmp_path: Path, kind: str) -> None:
+    """AdamW keeps a default that its own constructor refuses: its state must be foreseen all the same."""
+    model = torch.nn.Linear(3, 2)
+    optimizer = getattr(torch.optim, kind)(model.parameters(), lr=0.01)
+    with wl.watch(model, tmp_path / "run", optimizer=optimizer, streams=("weights", "optimizer")):
+        for _ in range(3):
+            optimizer.zero_grad()
+            model(torch.randn(5, 3)).square().mean().backward()
+            optimizer.step()
+    run = wl.load(tmp_path / "run")
+    assert len(run.epochs) == 1
+    for name, parameter in model.named_parameters():
+        for key, value in optimizer.state[parameter].items():
+            assert np.array_equal(run[f"optimizer:{name}.{key}"][-1], value.numpy()), (name, key)

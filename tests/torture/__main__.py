@@ -83,8 +83,11 @@ def run(minutes: float, workers: int) -> Tally:
                 out, err = child.communicate()
                 ended = -99
             with lock:
+                before = len(tally.found)
                 spent[what] += time.monotonic() - begun
                 tally.take(what, seed, out, ended, err)
+            for line in tally.found[before:]:
+                print(line, file=sys.stderr)
             print(
                 f"{time.strftime('%H:%M:%S')} {what} {seed}: {len(tally.found)} faults so far",
                 file=sys.stderr,

@@ -7,6 +7,7 @@ storage is seen at the next step and never recorded stale.
 
 from __future__ import annotations
 
+import inspect
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -473,7 +474,8 @@ def _state_to_come(
     """What the optimizer will keep for a parameter that it has not updated yet, found by one step of a twin on zeros."""
     twin_parameter = torch.nn.Parameter(torch.zeros_like(parameter.detach()), requires_grad=True)
     twin_parameter.grad = torch.zeros_like(parameter)
-    options = {key: value for key, value in group.items() if key in optimizer.defaults}
+    taken = inspect.signature(type(optimizer)).parameters  # AdamW keeps defaults that its constructor refuses
+    options = {key: value for key, value in group.items() if key in optimizer.defaults and key in taken}
     try:
         twin = type(optimizer)([twin_parameter], **options)
         twin.step()
