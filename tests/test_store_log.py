@@ -291,6 +291,26 @@ def test_hostile_layouts_are_refused(tmp_path: Path, case: str) -> None:
     assert len(str(caught.value)) < 400
 
 
+@pytest.mark.parametrize(
+    "payload",
+    [
+        b"{}",
+        b'{"last": {}, "reason": "x"}',
+        b'{"last": 1.5, "reason": "x"}',
+        b'{"last": 3, "reason": 4}',
+        b"[]",
+        b"no json",
+    ],
+)
+def test_hostile_gaps_are_refused(tmp_path: Path, payload: bytes) -> None:
+    written(tmp_path / "run")
+    key, at = seal(tmp_path / "run"), (tmp_path / "run" / "journal.log").stat().st_size
+    with open(tmp_path / "run" / "journal.log", "ab") as file:
+        file.write(encode(b"GAP_", payload, 3, key.at(b"GAP_", at)))
+    with pytest.raises(DamagedRecording):
+        Store.open(tmp_path / "run")
+
+
 def test_lengths_are_claims(tmp_path: Path) -> None:
     """A record that claims 2**60 bytes, and a close that claims 2**62 frames, cost neither memory nor time."""
     written(tmp_path / "run")

@@ -162,6 +162,23 @@ def test_a_refused_overwrite_changes_nothing(tmp_path: Path) -> None:
     holds(Store.open(run), rows)
 
 
+def test_an_overwrite_after_one_that_was_killed_leaves_nothing_of_either(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = tmp_path / "run"
+    made(run, compact="after")
+    monkeypatch.setattr(place.Takeover, "finish", lambda self: None)
+    made(run, seed=1, overwrite=True)  # killed before it removed the first one's files
+    assert Store.open(run).leftovers
+    monkeypatch.undo()
+    rows = made(run, seed=2, overwrite=True)
+    store = Store.open(run)
+    holds(store, rows)
+    assert store.verify() == []
+    assert store.leftovers == []
+    assert len(list(run.glob("journal*.log"))) == 1
+
+
 def test_an_overwrite_without_a_frame_gives_the_place_back(tmp_path: Path) -> None:
     run = tmp_path / "run"
     rows = made(run)

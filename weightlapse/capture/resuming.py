@@ -19,7 +19,8 @@ from weightlapse.store.writer import Writer
 
 def is_there(path: Path) -> bool:
     """Whether something is at ``path`` that is not just an empty folder."""
-    return path.exists() and (not path.is_dir() or any(path.iterdir()))
+    with cannot_be_written(path):
+        return path.exists() and (not path.is_dir() or any(path.iterdir()))
 
 
 def recorded_names(path: Path) -> list[str]:

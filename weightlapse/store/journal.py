@@ -110,8 +110,7 @@ class Journal:
         elif kind == LAYOUT:
             self.add_epoch(LayoutEpoch.from_payload(record.number, payload))
         elif kind == GAP:
-            gap = _json(payload)
-            self.gaps.append((record.number, int(gap["last"]), str(gap["reason"])))
+            self.gaps.append(_gap(record.number, _json(payload)))
         elif kind == WIRING:
             self.wiring_spec = _text(payload)
         elif kind == STOP:
@@ -184,6 +183,13 @@ def _is_cut_short(tail: bytes) -> bool:
         return True
     header = decode_header(tail[:HEADER_NBYTES])
     return header is not None and header[1] > len(tail) - HEADER_NBYTES
+
+
+def _gap(first: int, entry: dict[str, Any]) -> Gap:
+    last, reason = entry.get("last"), entry.get("reason")
+    if type(last) is not int or not isinstance(reason, str):
+        raise DamagedRecording(f"a gap in the journal cannot be meant: {str(entry)[:80]}")
+    return first, last, reason
 
 
 def _text(payload: bytes) -> str:

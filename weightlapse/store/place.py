@@ -124,6 +124,11 @@ def _take_over(target: Path, head: dict[str, Any], first: Entry) -> Place:
     name = f"journal-{head['id'][:8]}.log"
     try:
         check_folders(target)
+        kept = remove_replaced(target)[1]  # of an overwrite before this one, that was killed before its end
+        if kept:
+            raise CannotRecord(
+                f"{target} still holds {kept[0]} of a recording that was overwritten before, and it cannot be removed: remove it by hand"
+            )
         old = Store.open(target)
         before = manifest.encode(manifest.read(LocalFolder(target))[0])
         number = old.last_segment_number + 1
