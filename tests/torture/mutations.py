@@ -120,8 +120,9 @@ def inserted(run: Path, twin: Path, draw: Draw) -> str:
 def taken_out(run: Path, twin: Path, draw: Draw) -> str:
     file = _file(run, draw)
     data = bytearray(file.read_bytes())
-    at = draw.randrange(len(data) + 1)
-    del data[at : at + draw.choice([1, 8, 64, 1000])]
+    count = draw.choice([1, 8, 64, 1000])
+    at = draw.randrange(max(len(data) - count, 1))  # something follows: without it the file would only be cut short
+    del data[at : at + count]
     return _rewrite(file, data)
 
 
