@@ -10,9 +10,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from weightlapse.errors import InvalidArgument, WeightlapseError
+from weightlapse.picture.layout import Layout
 from weightlapse.recording.polar import PARTS, whole
 from weightlapse.view.manifest import numbers
-from weightlapse.view.plane import Plane, plane_axes
 from weightlapse.view.subject import Subject
 
 CURVE_POINTS = 400
@@ -28,22 +28,15 @@ def unit_order(subject: Subject, name: str, frame: int, kind: str) -> tuple[NDAr
     grew in mid-run beside their parents.
     """
     piece = subject.piece(name, frame)
-    plane = Plane(piece.shape)
+    plane = subject.layout(name, piece)
     if plane.rows * plane.cols > ORDER_CELLS:
         raise InvalidArgument(
             f"{name!r} has {plane.rows * plane.cols:,} cells; units are put in order up to {ORDER_CELLS:,}"
         )
     if kind == "kin":
         found = subject.lineage().at(frame).get(name, {})
-        down, across = plane_axes(len(piece.shape))
-        orders = []
-        for axes, size in ((down, plane.rows), (across, plane.cols)):
-            order = np.arange(size)
-            if axes and axes[0] in found:
-                tile = size // piece.shape[axes[0]]
-                order = (found[axes[0]][0][:, None] * tile + np.arange(tile)).ravel()
-            orders.append(order)
-        return orders[0], orders[1]
+        orders = {axis: order for axis, (order, _) in found.items()}
+        return plane.moved(orders, down=True), plane.moved(orders, down=False)
     if kind == "canonical":
         return _canonical_order(subject, name, piece.stop - 1, plane)
     if kind != "norm":
@@ -55,7 +48,7 @@ def unit_order(subject: Subject, name: str, frame: int, kind: str) -> tuple[NDAr
 
 
 def _canonical_order(
-    subject: Subject, name: str, frame: int, plane: Plane
+    subject: Subject, name: str, frame: int, plane: Layout
 ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """The unit order of the canonical form of the run's last state, read off by moving cell numbers instead of weights.
 
@@ -69,6 +62,8 @@ def _canonical_order(
     from weightlapse.symmetry.canonical import canonical_elements
     from weightlapse.symmetry.units import units_of
 
+    if plane.wrapped:  # its units run over several lines, which no order of rows can tell
+        return np.arange(plane.rows), np.arange(plane.cols)
     wiring = run.wiring
     stem = name if name in whole(run).shapes else name.rpartition(".")[0]  # the parts of a complex tensor move with it
     with subject.lock:
@@ -92,7 +87,7 @@ def curve(subject: Subject, name: str, kind: str, cancelled: Callable[[], bool])
     word, _, number = kind.partition(":")
     out: dict[str, Any] = {"kind": kind, "frames": [], "values": [], "sampled": None}
     for piece in subject.pieces(name):
-        plane = Plane(piece.shape)
+        plane = subject.layout(name, piece)
         if plane.rows * plane.cols == 0:
             continue
         length = piece.stop - piece.start
@@ -143,7 +138,7 @@ def _number(word: str, values: NDArray[np.float64]) -> float:
     raise InvalidArgument(f"kind={word!r} is none of norm, mean, mass, update, distance, row:I, col:J")
 
 
-def _sampled_curve(subject: Subject, name: str, word: str, out: dict[str, Any], plane: Plane) -> None:
+def _sampled_curve(subject: Subject, name: str, word: str, out: dict[str, Any], plane: Layout) -> None:
     cells = plane.rows * plane.cols
     first: NDArray[np.float64] | None = None
     for frames, values in subject.sample(name):
