@@ -58,7 +58,8 @@ def code(value: float, limit: float) -> int:
         return 0
     if math.isinf(value):
         return 255 if value > 0 else 1
-    scaled = np.float32(np.float32(value) * np.float32(125 / limit))
+    with np.errstate(over="ignore"):
+        scaled = np.float32(np.float32(value) * np.float32(125 / limit))
     return int(np.float32(min(max(scaled, np.float32(-126)), np.float32(126)) + np.float32(128.5)))
 
 

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from weightlapse.errors import InvalidArgument, WeightlapseError
-from weightlapse.picture.layout import Layout
+from weightlapse.picture.layout import Layout, Level
 from weightlapse.recording.polar import PARTS, whole
 from weightlapse.view.manifest import numbers
 from weightlapse.view.subject import Subject
@@ -18,6 +18,7 @@ from weightlapse.view.subject import Subject
 CURVE_POINTS = 400
 CURVE_CELLS = 60_000_000  # cells that one exact curve may read; beyond that a sample of the tensor stands for it
 ORDER_CELLS = 4_000_000
+ORDERS = ("norm", "canonical", "kin")
 NEURON_VALUES = 4_000_000
 
 
@@ -33,6 +34,10 @@ def unit_order(subject: Subject, name: str, frame: int, kind: str) -> tuple[NDAr
         raise InvalidArgument(
             f"{name!r} has {plane.rows * plane.cols:,} cells; units are put in order up to {ORDER_CELLS:,}"
         )
+    if plane.wrapped or set(_axes(plane.down)) & set(_axes(plane.across)):
+        if kind not in ORDERS:
+            raise InvalidArgument(f"order={kind!r} is none of {', '.join(map(repr, ORDERS))}")
+        return np.arange(plane.rows), np.arange(plane.cols)  # units that run over several lines stay as they are
     if kind == "kin":
         found = subject.lineage().at(frame).get(name, {})
         orders = {axis: order for axis, (order, _) in found.items()}
@@ -40,11 +45,15 @@ def unit_order(subject: Subject, name: str, frame: int, kind: str) -> tuple[NDAr
     if kind == "canonical":
         return _canonical_order(subject, name, piece.stop - 1, plane)
     if kind != "norm":
-        raise InvalidArgument(f"order={kind!r} is none of 'norm', 'canonical', 'kin'")
+        raise InvalidArgument(f"order={kind!r} is none of {', '.join(map(repr, ORDERS))}")
     with np.errstate(all="ignore"):
         weights = np.nan_to_num(np.abs(subject.picture(name, piece.stop - 1).astype(np.float64)))
         rows, cols = (weights**2).sum(axis=1), (weights**2).sum(axis=0)
     return np.argsort(-rows, kind="stable"), np.argsort(-cols, kind="stable")
+
+
+def _axes(levels: tuple[Level, ...]) -> list[int]:
+    return [level.axis for level in levels]
 
 
 def _canonical_order(
@@ -62,8 +71,6 @@ def _canonical_order(
     from weightlapse.symmetry.canonical import canonical_elements
     from weightlapse.symmetry.units import units_of
 
-    if plane.wrapped:  # its units run over several lines, which no order of rows can tell
-        return np.arange(plane.rows), np.arange(plane.cols)
     wiring = run.wiring
     stem = name if name in whole(run).shapes else name.rpartition(".")[0]  # the parts of a complex tensor move with it
     with subject.lock:
@@ -122,9 +129,14 @@ def curve(subject: Subject, name: str, kind: str, cancelled: Callable[[], bool])
 
 
 def _line(subject: Subject, name: str, frame: int, word: str, number: str) -> NDArray[np.float64]:
-    rows = slice(int(number), int(number) + 1) if word == "row" else None
-    cols = slice(int(number), int(number) + 1) if word == "col" else None
-    return np.asarray(subject.picture(name, frame, rows, cols), np.float64)
+    """The values that a curve is made from, each weight once: a whole tensor, or one row or column of its picture."""
+    if word not in ("row", "col"):
+        return np.asarray(subject.values(name, frame), np.float64)
+    line = slice(int(number), int(number) + 1)
+    plane = subject.layout(name, subject.piece(name, frame))
+    where = (line, slice(0, plane.cols)) if word == "row" else (slice(0, plane.rows), line)
+    found = np.asarray(subject.picture(name, frame, *where), np.float64)
+    return found[~plane.blank()[where]] if plane.wrapped else found
 
 
 def _number(word: str, values: NDArray[np.float64]) -> float:

@@ -126,6 +126,12 @@ class Subject:
                 self.track(name, piece), frame - piece.start, rows or slice(0, plane.rows), cols or slice(0, plane.cols)
             )
 
+    def values(self, name: str, frame: int) -> NDArray[Any]:
+        """The tensor at one frame, as it was stored."""
+        piece = self.piece(name, frame)
+        with self.lock:
+            return np.asarray(self.track(name, piece)[frame - piece.start])
+
     def pictures(self, name: str, frames: range, rows: slice, cols: slice) -> NDArray[Any]:
         """The cells of several frames of one piece, (frames, rows, columns), in one read.
 
