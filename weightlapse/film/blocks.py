@@ -24,6 +24,8 @@ class Block:
     beside: tuple[str, ...] = ()
     below: tuple[str, ...] = ()
     shapes: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
+    badge: str = ""  # a letter before its name
+    said: tuple[str, ...] = ()  # words after it
 
     @property
     def names(self) -> tuple[str, ...]:

@@ -32,6 +32,8 @@ class Moment:
     progress: float  # 0 at the film's first picture, 1 at its last
     values: Mapping[str, Values]
     event: str = ""
+    index: int = 0  # of the picture in the film
+    linger: int = 1  # pictures for which words stay
 
 
 class Panel(Protocol):
@@ -154,14 +156,16 @@ class Weights:
         tile = self.framed[block.block.main]
         known = [name for name in block.block.names if name in scales]
         choices = (
+            list(block.block.said),
             ["×".join(map(str, tile.layout.shape)) or "scalar"],
             [f"1 of {tile.thinned[0]}×{tile.thinned[1]}, spikes kept", f"1 of {tile.thinned[0]}×{tile.thinned[1]}"]
             if tile.thinned != (1, 1)
             else [],
             [" | ".join("±" + short(scales[name], 2) for name in known), "±" + short(scales[known[0]], 2)],
         )
-        name = title(block.block.title, px, wide, bold)
-        room = wide - glyphs.width(name, px, bold=bold)
+        badge = glyphs.width(block.block.badge, px, bold=True) + px // 2 if block.block.badge else 0
+        name = title(block.block.title, px, wide - badge, bold)
+        room = wide - badge - glyphs.width(name, px, bold=bold)
         words: list[str] = []
         for choice in choices:
             fitting = next((word for word in choice if glyphs.width(word, small) + px * 2 // 3 <= room), "")
@@ -176,7 +180,11 @@ class Weights:
             painter.fill(block.x, block.y, wide, block.label - 2, "ground")
         self.labels[key] = line
         baseline = block.y + block.label - max(px // 2, 5)
-        x = block.x + painter.text(block.x, baseline, name, px, bold=bold)
+        x = block.x
+        if badge:
+            painter.text(x, baseline, block.block.badge, px, bold=True, tone=1)
+            x += badge
+        x += painter.text(x, baseline, name, px, bold=bold)
         for word in words:
             x += px * 2 // 3
             x += painter.text(x, baseline, word, small, tone="muted")
@@ -214,6 +222,7 @@ class Header:
     ticks: Sequence[float] = ()
     done: int = 0
     said: str = ""
+    line: bool = True  # whether a line below fills as the film runs
 
     @property
     def _large(self) -> int:
@@ -231,6 +240,8 @@ class Header:
             self.measure.text,
             tone="muted",
         )
+        if not self.line:
+            return
         painter.fill(x, y + high - self._line, wide, self._line, "line")
         for tick in self.ticks:
             painter.fill(x + round(tick * (wide - 2)), y + high - 3 * self._line, 2, 3 * self._line, 1)
@@ -249,7 +260,7 @@ class Header:
         painter.fill(x + wide - space - 2, top, space + 2, glyphs.line(px)[0] + glyphs.line(px)[1], "ground")
         painter.text(x + wide, baseline, digits, px, bold=True, anchor="right")
         self._say(painter, moment)
-        until = round(moment.progress * wide)
+        until = round(moment.progress * wide) if self.line else 0
         if until < self.done:
             painter.fill(x, y + high - self._line, wide, self._line, "line")
             self.done = 0
