@@ -42,6 +42,7 @@ class Measure:
     gap: int  # between blocks
     words: int  # size of the letters above a block
     narrowest: int  # of a block with a label
+    lines: int = 1  # of a label: the name, and, on a second one, what else is to be said
 
     @staticmethod
     def of(width: int, height: int) -> Measure:

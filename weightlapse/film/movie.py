@@ -78,7 +78,8 @@ def make_film(
             beginning), "equal change" (time runs by how much the weights move).
         seconds: length of the film; frames are left out or repeated to fit.
         hold: seconds that the film stands still at each recorded event; 0: one picture per frame, no more.
-        groups: for the panel "groups": label -> (tensor, flat positions to average).
+        groups: for the panel "groups", as in `measure`: ``{group: flat positions}`` of the only tensor, ``{group: (tensor, flat positions)}`` or
+            ``{group: {tensor: flat positions}}``.
         faithful: 4:4:4 without loss: decoded colours at most 2 of 255 off. Not every player shows it.
         preset: x264's trade of speed for size, "ultrafast" to "veryslow".
         crf: quality of mp4 and webm, 0 (best) to 51; 12 (webm: 16) by default, and without loss when ``faithful``.

@@ -121,6 +121,23 @@ class Painter:
             part[:, tile.column_map[left : left + wide] != column] = GROUND
             self.surface.paint(tile.x + left, tile.y + top, part)
 
+    def ring(self, tile: Tile, row: int, column: int, side: int) -> None:
+        """A ring around a cell, inside the tile: what must be found although it is small."""
+        wide, high = tile.cell
+        middle = column * wide + wide // 2, row * high + high // 2
+        left, top = (
+            max(min(m - side // 2, most - side), 0) // 2 * 2 for m, most in zip(middle, (tile.width, tile.height))
+        )
+        broad, tall = min(side, tile.width), min(side, tile.height)
+        for line, tone in ((4, "ground"), (2, "ink")):
+            for x, y, w, h in (
+                (0, 0, broad, line),
+                (0, tall - line, broad, line),
+                (0, 0, line, tall),
+                (broad - line, 0, line, tall),
+            ):
+                self.fill(tile.x + left + x, tile.y + top + y, w, h, tone)
+
     def signed(self, x: int, y: int, code: int, width: int, height: int) -> None:
         """A cell of an odd value, with its sign."""
         self.surface.paint(x, y, self._cell(code, width, height))

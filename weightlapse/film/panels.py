@@ -19,6 +19,7 @@ from weightlapse.picture.compose import layout_of
 from weightlapse.picture.layout import Layout
 from weightlapse.picture.numbers import grouped, short
 from weightlapse.picture.scale import limit_of
+from weightlapse.picture.words import describe
 
 _NUMBERED = 64  # tensors up to this size show their values in the cells where there is room
 
@@ -155,17 +156,19 @@ class Weights:
         wide = block.width + (0 if bold else 2)
         tile = self.framed[block.block.main]
         known = [name for name in block.block.names if name in scales]
+        shape = tile.layout.shape
         choices = (
             list(block.block.said),
-            ["×".join(map(str, tile.layout.shape)) or "scalar"],
+            [describe(shape, block.block.kind), "×".join(map(str, shape)) or "scalar"],
             [f"1 of {tile.thinned[0]}×{tile.thinned[1]}, spikes kept", f"1 of {tile.thinned[0]}×{tile.thinned[1]}"]
             if tile.thinned != (1, 1)
             else [],
             [" | ".join("±" + short(scales[name], 2) for name in known), "±" + short(scales[known[0]], 2)],
         )
+        two = self.measure.lines > 1 and block.label > 0
         badge = glyphs.width(block.block.badge, px, bold=True) + px // 2 if block.block.badge else 0
         name = title(block.block.title, px, wide - badge, bold)
-        room = wide - badge - glyphs.width(name, px, bold=bold)
+        room = wide - (0 if two else badge + glyphs.width(name, px, bold=bold))
         words: list[str] = []
         for choice in choices:
             fitting = next((word for word in choice if glyphs.width(word, small) + px * 2 // 3 <= room), "")
@@ -180,14 +183,15 @@ class Weights:
             painter.fill(block.x, block.y, wide, block.label - 2, "ground")
         self.labels[key] = line
         baseline = block.y + block.label - max(px // 2, 5)
+        first = baseline - round(small * 1.5) if two else baseline
         x = block.x
         if badge:
-            painter.text(x, baseline, block.block.badge, px, bold=True, tone=1)
+            painter.text(x, first, block.block.badge, px, bold=True, tone=1)
             x += badge
-        x += painter.text(x, baseline, name, px, bold=bold)
+        x += painter.text(x, first, name, px, bold=bold)
+        x = block.x if two else x + px * 2 // 3
         for word in words:
-            x += px * 2 // 3
-            x += painter.text(x, baseline, word, small, tone="muted")
+            x += painter.text(x, baseline, word, small, tone="muted") + px * 2 // 3
 
     @property
     def thinned(self) -> bool:

@@ -5,6 +5,7 @@ Only numbers and words are found here; `story_scene` draws them, `story_file` wr
 
 from __future__ import annotations
 
+import itertools
 import math
 import re
 from collections.abc import Mapping, Sequence
@@ -139,7 +140,7 @@ def changed(run: Any, names: Sequence[str], shown: Frames) -> Changes:
                 squares = share * (values**2).sum(axis=1)
                 steps = share * (np.diff(values, axis=0) ** 2).sum(axis=1)
             place = np.searchsorted(picked, at)
-            for i, (a, b) in enumerate(zip(place[:-1], place[1:])):
+            for i, (a, b) in enumerate(itertools.pairwise(place)):
                 if b == a + 1 and finite[i] and finite[i + 1]:
                     moved[a], size[a] = steps[i], max(squares[i], squares[i + 1])
         found.moved[name], found.size[name] = moved, size
@@ -224,7 +225,11 @@ def chaptered(
         at = first_at(shown, int(epoch.start))
         forced |= {at} if at is not None else set()
     near = max(pictures // (4 * count), 1)
-    starts = {s for s in starts if s == 0 or all(abs(s - f) >= near for f in forced)} | forced
+    kept: set[int] = set()
+    for at in sorted(forced):  # a stretch too short to be looked at belongs to the one before
+        if all(at - other >= near for other in kept):
+            kept.add(at)
+    starts = {s for s in starts if s == 0 or all(abs(s - f) >= near for f in kept)} | kept
     edges = [*sorted({s for s in starts if 0 <= s < pictures} | {0}), pictures]
     steps = np.asarray(run.steps)
     return [
@@ -235,7 +240,7 @@ def chaptered(
             (int(steps[shown[start:stop].min()]), int(steps[shown[start:stop].max()])),
             _leaders(run, parts, changes, captions, shown, (start, stop), enlarged),
         )
-        for start, stop in zip(edges[:-1], edges[1:])
+        for start, stop in itertools.pairwise(edges)
     ]
 
 
@@ -258,14 +263,15 @@ def _leaders(
         if block.main in there:
             rate = changes.rate([block.main])[span]
             rates[block.main] = float(np.nanmean(rate)) if len(rate) else 0.0
-    named = []
-    for caption in captions:
-        if pictures[0] <= caption.picture < pictures[1] and caption.severity == "error":
+    named: list[str] = []
+    for caption in captions:  # of what breaks, the first: it spreads to the others
+        if pictures[0] <= caption.picture < pictures[1] and caption.severity == "error" and not named:
             named += [b.main for b in parts if caption.tensor in b.names and b.main in rates]
     large = [
         b.main for b in parts if b.main in rates and len(b.layout.shape) >= 2 and min(b.layout.rows, b.layout.cols) > 1
     ]
-    ranked = sorted(large or list(rates), key=lambda name: -rates[name])
+    ever = {name: float(changes.rate([name]).mean()) for name in rates}  # where nothing moves any more
+    ranked = sorted(large or list(rates), key=lambda name: (-rates[name], -ever[name]))
     chosen = list(dict.fromkeys([*named, *ranked]))[:enlarged]
     return tuple((name, rates[name]) for name in chosen)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
@@ -19,14 +20,22 @@ from weightlapse.picture.numbers import short
 
 TONE = 1  # the series colour of change
 MISSING = "line"  # a layer that does not move
+LEAST, GAP, COLUMNS = 4, 2, 3  # pixels of a cell and between cells at least; columns of rows at most
 
 
 @dataclass(frozen=True)
 class Cell:
-    """One layer on the map."""
+    """One layer on the map, or several that share too little room."""
 
-    block: Block
+    blocks: tuple[Block, ...]
     box: Box
+
+    @property
+    def names(self) -> list[str]:
+        return [name for block in self.blocks for name in block.names]
+
+    def holds(self, names: Sequence[str]) -> bool:
+        return any(block.main in names for block in self.blocks)
 
 
 @dataclass
@@ -38,11 +47,12 @@ class Map:
     story: Story
     cells: list[Cell] = field(init=False)
     ends: dict[int, int] = field(init=False)  # row -> where its letters begin
+    row_of: dict[int, int] = field(init=False)  # cell -> row
     shown: tuple[int, tuple[str, ...], int] | None = field(init=False, default=None)
 
     def __post_init__(self) -> None:
         self._place()
-        rates = [self.story.changes.rate(cell.block.names) for cell in self.cells]
+        rates = [self.story.changes.rate(cell.names) for cell in self.cells]
         seen = np.concatenate(rates) if rates else np.zeros(1)
         seen = seen[np.isfinite(seen) & (seen > 0)]
         self.high = float(np.quantile(seen, 0.98)) if len(seen) else 1e-2
@@ -58,46 +68,57 @@ class Map:
     def _small(self) -> int:
         return max(self.measure.text - 2, 10)
 
+    @property
+    def _tiny(self) -> int:
+        return max(self.measure.text - 4, 9)
+
+    @property
+    def _heading(self) -> int:
+        """Height of a line with the names of the layers in the rows below it."""
+        return even(self._tiny * 1.7)
+
     def _place(self) -> None:
-        """Rows from the top, in as many columns as keep a row high enough for its name."""
+        """Rows from the top, in as many columns as keep a row high enough for its name; neighbours share what has too little room."""
         x, y, wide, high = self.box
         y, high = y + self._head, high - self._head
-        rows = self.story.rows
-        least = even(self._small * 1.25)
-        columns = min(max(math.ceil(len(rows) * least / max(high, 1)), 1), 3)
+        rows = _joined(self.story.rows, math.ceil(len(self.story.rows) * LEAST / (COLUMNS * max(high, LEAST))))
+        columns = min(max(math.ceil(len(rows) * even(self._small * 1.25) / max(high, 1)), 1), COLUMNS)
         per = math.ceil(len(rows) / columns)
-        self.pitch = max(min(even(high / per), even(self.measure.text * 2.2)), 4)
         self.each = even((wide - (columns - 1) * self.measure.text) / columns)
-        names = max((glyphs.width(title, self._small) for title, _ in rows), default=0)
-        self.names = even(min(names + self.measure.text // 2, self.each * 0.36))
-        gap = 2
-        room = max(self.each - self.names - 4 * self._small, 12)
-        lengths = [[math.sqrt(sum(math.prod(b.shapes[n]) for n in b.names)) for b in part] for _, part in rows]
-        scale = min((room - gap * len(r)) / sum(r) for r in lengths) if lengths else 1.0
-        least_wide = 4
-        while scale > 1e-9 and max(self._row_width(r, scale, least_wide, gap) for r in lengths) > room:
-            if least_wide * max(map(len, lengths)) > room // 2 and least_wide > 2:
-                least_wide = 2
-                continue
+        broadest = max((glyphs.width(title, self._small) for title, _ in rows), default=0)
+        self.names = even(min(broadest + self.measure.text // 2, self.each * 0.36))
+        room = max(self.each - self.names - 4 * self._small, 3 * LEAST)
+        parts = [_shared(part, room // (LEAST + GAP)) for _, part in rows]
+        layers = [tuple(_layer(some[0]) if len(some) == 1 else "" for some in part) for part in parts]
+        changes = [i for i, names in enumerate(layers) if len(names) > 1 and (i == 0 or names != layers[i - 1])]
+        heads = changes if columns == 1 and len(changes) * self._heading <= high // 5 else []
+        self.pitch = max(min(even((high - len(heads) * self._heading) / per), even(self.measure.text * 2.2)), LEAST)
+        lengths = [[math.sqrt(sum(_weights(block) for block in some)) for some in part] for part in parts]
+        scale = min(((room - GAP * len(row)) / sum(row) for row in lengths if sum(row)), default=1.0)
+        while scale > 1e-9 and max(self._row_width(row, scale) for row in lengths) > room:
             scale *= 0.9
-        self.cells, self.ends, self.titles = [], {}, []
-        for i, ((title, part), row) in enumerate(zip(rows, lengths)):
+        self.cells, self.ends, self.titles, self.headings = [], {}, [], []
+        self.row_of = {}
+        top = y
+        for i, ((title, _), part, row) in enumerate(zip(rows, parts, lengths)):
             left = x + (i // per) * (self.each + self.measure.text) // 2 * 2
-            top = y + (i % per) * self.pitch
+            top = y if i % per == 0 else top
+            top += self._heading if i in heads else 0
             self.titles.append((left, top, title))
             pen = left + self.names
-            for block, length in zip(part, row):
-                broad = max(even(length * scale), least_wide)
-                self.cells.append(Cell(block, (pen, top, broad, max(self.pitch - (4 if self.pitch >= 12 else 2), 2))))
-                pen += broad + gap
+            for some, length, name in zip(part, row, layers[i]):
+                broad = max(even(length * scale), LEAST)
+                self.row_of[len(self.cells)] = i
+                self.cells.append(Cell(some, (pen, top, broad, max(self.pitch - (4 if self.pitch >= 12 else 2), 2))))
+                if i in heads and glyphs.width(name, self._tiny) <= broad:
+                    self.headings.append((pen, top - round(self._tiny * 0.45), name))
+                pen += broad + GAP
             self.ends[i] = pen
-        self.row_of = {
-            id(cell.block): i for i, (_, part) in enumerate(rows) for cell in self.cells if cell.block in part
-        }
+            top += self.pitch
 
     @staticmethod
-    def _row_width(row: Sequence[float], scale: float, least: int, gap: int) -> int:
-        return sum(max(even(length * scale), least) + gap for length in row)
+    def _row_width(row: Sequence[float], scale: float) -> int:
+        return sum(max(even(length * scale), LEAST) + GAP for length in row)
 
     def static(self, painter: Painter) -> None:
         x, y, wide, _ = self.box
@@ -128,6 +149,8 @@ class Map:
                     tone="muted",
                     anchor="right",
                 )
+        for left, base, name in self.headings:
+            painter.text(left, base, name, self._tiny, tone="muted")
         self.shown = None
 
     def draw(self, painter: Painter, moment: Moment) -> None:
@@ -138,7 +161,7 @@ class Map:
             return
         for cell in self.cells:
             x, y, wide, high = cell.box
-            painter.paint(x, y, np.full((high, wide), self._code(cell.block, at, moment.frame), np.uint16))
+            painter.paint(x, y, np.full((high, wide), self._code(cell.names, at, moment.frame), np.uint16))
         if self.shown is None or self.shown[1] != leaders:
             self._letters(painter, leaders)
         self.shown = (at, leaders, broken)
@@ -149,11 +172,13 @@ class Map:
         for cell in self.cells:  # first all frames away, then the new ones: neighbours share the ground between them
             self._frame(painter, cell.box, "ground")
         words: dict[int, str] = {}
-        for cell in self.cells:
-            if cell.block.main in leaders:
+        for i, cell in enumerate(self.cells):
+            if cell.holds(leaders):
                 self._frame(painter, cell.box, "ink")
-                row = self.row_of[id(cell.block)]
-                words[row] = words.get(row, "") + letter(leaders.index(cell.block.main))
+                row = self.row_of[i]
+                words[row] = words.get(row, "") + "".join(
+                    letter(leaders.index(b.main)) for b in cell.blocks if b.main in leaders
+                )
         for row, end in self.ends.items():
             _, top, _ = self.titles[row]
             painter.fill(end, top - 2, px * 4, self.pitch, "ground")
@@ -171,14 +196,43 @@ class Map:
         ):
             painter.fill(*part, tone)
 
-    def _code(self, block: Block, at: int, frame: int) -> int:
-        if any(frame >= self.story.changes.broken.get(name, 1 << 60) for name in block.names):
+    def _code(self, names: Sequence[str], at: int, frame: int) -> int:
+        if any(frame >= self.story.changes.broken.get(name, 1 << 60) for name in names):
             return NAN
-        rate = float(self.story.changes.rate(block.names)[at])
+        rate = float(self.story.changes.rate(names)[at])
         if not rate > 0:
             return int(ramp(MISSING)[255])
         share = math.log(rate / self.low) / math.log(self.high / self.low)
         return series(TONE) + int(np.clip(share * SERIES_LEVELS, 0, SERIES_LEVELS - 1))
+
+
+def _weights(block: Block) -> int:
+    return sum(math.prod(block.shapes[name]) for name in block.names)
+
+
+def _joined(rows: Sequence[tuple[str, list[Block]]], together: int) -> list[tuple[str, list[Block]]]:
+    """``together`` neighbouring rows as one."""
+    if together <= 1:
+        return list(rows)
+    out = []
+    for i in range(0, len(rows), together):
+        some = rows[i : i + together]
+        title = some[0][0] if len(some) == 1 else f"{some[0][0]} – {some[-1][0]}"
+        out.append((title, [block for _, part in some for block in part]))
+    return out
+
+
+def _shared(part: Sequence[Block], most: int) -> list[tuple[Block, ...]]:
+    """The layers of a row in at most ``most`` cells, neighbours together."""
+    each = math.ceil(len(part) / max(most, 1))
+    return [tuple(part[i : i + each]) for i in range(0, len(part), each)]
+
+
+def _layer(block: Block) -> str:
+    """The name of a layer inside its row: "in_proj", "ln_1"."""
+    pieces = [piece for piece in re.split(r"[./]", block.main) if piece not in ("weight", "kernel", "bias")]
+    last = re.sub(r"_?(weight|kernel|bias)$", "", pieces[-1]) if pieces else ""
+    return last or (pieces[-2] if len(pieces) > 1 else block.main)
 
 
 def letter(index: int) -> str:

@@ -23,7 +23,10 @@ from weightlapse.film.story import Chapter, Story, told
 from weightlapse.film.story_map import Map, letter
 from weightlapse.film.story_time import Timeline, curve_of
 from weightlapse.film.surface import Box
+from weightlapse.picture.cells import SIGNED
 from weightlapse.picture.numbers import grouped, short
+
+RINGS = 12  # odd values that are pointed out
 
 
 def enlarged_in(size: tuple[int, int]) -> int:
@@ -35,7 +38,7 @@ def story_measure(width: int, height: int) -> Measure:
     """Larger letters than where every tensor is drawn: films are watched small."""
     measure = Measure.of(width, height)
     text = max(round(15 * measure.unit), 13)
-    return replace(measure, text=text, words=text, label=even(text * 1.7), narrowest=even(text * 7))
+    return replace(measure, text=text, words=text, label=even(text * 3.1), narrowest=even(text * 12), lines=2)
 
 
 def tell(run: Any, order: Order, fps: float) -> Story:
@@ -59,6 +62,9 @@ def compose_story(run: Any, order: Order, story: Story) -> Scene:
     else:
         upper = even(high * 0.45)
         map_box, enlarged_box = (x, y, wide, upper), (x, y + upper + gap, wide, even(high - upper - gap))
+    story.chapters = [
+        _fitting(run, story, chapter, _room(enlarged_box, measure), measure) for chapter in story.chapters
+    ]
     steps = np.asarray(run.steps)
     span = int(steps[order.frames].min()), int(steps[order.frames].max())
     names = list(dict.fromkeys(name for c in story.chapters for main, _ in c.leaders for name in _names(story, main)))
@@ -106,6 +112,45 @@ def _values(run: Any, story: Story, frames: NDArray[np.int64]) -> Iterator[dict[
         yield from values_over(run, [name for main, _ in leaders for name in _names(story, main)], frames[part])
 
 
+def _room(box: Box, measure: Measure) -> Box:
+    """What is left of ``box`` below its heading."""
+    x, y, wide, high = box
+    head = even(measure.text * 1.8)
+    return x, y + head, wide, even(high - head)
+
+
+def _items(run: Any, story: Story, chapter: Chapter) -> list[Block]:
+    """The layers that a chapter enlarges, with their letters and what is said of them."""
+    shapes = all_shapes(run, np.arange(chapter.frames[0], chapter.frames[1] + 1))
+    wanted = {n: shapes[n] for main, _ in chapter.leaders for n in _names(story, main) if n in shapes}
+    found = {block.main: block for block in blocks(wanted, getattr(run, "wiring", None))}
+    said: dict[str, tuple[str, ...]] = {
+        name: (f"{short(100 * rate, 2)} % a step",) for name, rate in chapter.leaders if rate > 0
+    }
+    for caption in story.captions:
+        block = story.block_of(caption.tensor) if caption.kind == "nonfinite" else None
+        if block and chapter.start <= caption.picture < chapter.stop:
+            said[block.main] = (f"NaN or Inf from step {grouped(caption.step)}", "NaN or Inf", "NaN")
+    return [
+        replace(found[main], badge=letter(i), said=said.get(main, ()))
+        for i, (main, _) in enumerate(chapter.leaders)
+        if main in found
+    ]
+
+
+def _fitting(run: Any, story: Story, chapter: Chapter, room: Box, measure: Measure) -> Chapter:
+    """The chapter with as many layers as can be seen as finely as the first of them alone."""
+    items = _items(run, story, chapter)
+
+    def coarse(count: int) -> int:
+        placed, missing = place(items[:count], room[2], room[3], measure, middle=False)
+        return 1 << 30 if missing else max(max(p.tiles[0].thinned) for p in placed)
+
+    alone = coarse(1)
+    count = next((n for n in range(len(items), 1, -1) if coarse(n) <= alone), 1)
+    return replace(chapter, leaders=chapter.leaders[:count])
+
+
 @dataclass
 class Enlarged:
     """The heat maps of the layers that change most, laid out anew for every chapter."""
@@ -128,31 +173,17 @@ class Enlarged:
         return any(panel.thinned for panel in self.panels.values())
 
     def _panel(self, chapter: Chapter) -> Weights:
-        shapes = all_shapes(self.run, np.arange(chapter.frames[0], chapter.frames[1] + 1))
-        mains = [main for main, _ in chapter.leaders]
-        wanted = {n: shapes[n] for main in mains for n in _names(self.story, main) if n in shapes}
-        found = {block.main: block for block in blocks(wanted, getattr(self.run, "wiring", None))}
-        items = [self._badged(found[main], i, rate) for i, (main, rate) in enumerate(chapter.leaders) if main in found]
-        x, y, wide, high = self._room
-        placed, missing = place(items, wide, high, self.measure)
+        items = _items(self.run, self.story, chapter)
+        x, y, wide, high = room = _room(self.box, self.measure)
+        placed, missing = place(items, wide, high, self.measure, middle=False)
         return Weights(
             [(0, [p.moved(p.x + x, p.y + y) for p in placed])],
             self.measure,
             self.limits,
             missing,
-            self._room,
+            room,
             lineage=self.lineage,
         )
-
-    @property
-    def _room(self) -> Box:
-        x, y, wide, high = self.box
-        head = even(self.measure.text * 3.2)
-        return x, y + head, wide, even(high - head)
-
-    @staticmethod
-    def _badged(block: Block, index: int, rate: float) -> Block:
-        return replace(block, badge=letter(index), said=(f"{short(100 * rate, 2)} % a step",) if rate > 0 else ())
 
     def static(self, painter: Painter) -> None:
         self.chapter = None
@@ -173,3 +204,18 @@ class Enlarged:
             panel.framed.clear()
             panel.static(painter)
         panel.draw(painter, moment)
+        self._point_out(painter, panel, moment)
+
+    def _point_out(self, painter: Painter, panel: Weights, moment: Moment) -> None:
+        """Rings around the first few values that are no numbers, where their cells are too small to be found."""
+        for tile in panel.framed.values():
+            value = moment.values.get(tile.name)
+            if value is None or min(tile.cell) >= 3 * SIGNED or np.isfinite(value).all():
+                continue
+            odd = np.argwhere(~np.isfinite(np.asarray(value)))
+            if len(odd) > RINGS:
+                continue
+            for index in odd:
+                row, column = tile.layout.cell([int(i) for i in index])
+                row, column = row // tile.thinned[0], column // tile.thinned[1]
+                painter.ring(tile, row, column, max(even(self.measure.text), 12))
