@@ -120,6 +120,9 @@ def groups(run: Any, order: Any, shapes: Shapes, _: str) -> tuple[str, list[Line
         where = {}
         for label, members in given.items():
             bare = not isinstance(members, Mapping) and not (isinstance(members, tuple) and isinstance(members[0], str))
+            for name in () if bare else members if isinstance(members, Mapping) else members[:1]:
+                if name not in known:
+                    raise InvalidArgument(f"group {label!r}: no tensor is called {name!r} ({closest(name, known)})")
             where[label] = Members(label, members, list(shapes if bare else known), known).at
     looked = sample(order.frames, _POINTS)
     averages: dict[str, list[float]] = {label: [] for label in where}

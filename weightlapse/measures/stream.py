@@ -157,7 +157,7 @@ class Members:
             flat = (np.flatnonzero(flat) if flat.dtype == bool else flat.astype(np.int64)).reshape(-1)
             if flat.size == 0 or flat.min() < -size or flat.max() >= size:
                 raise InvalidArgument(
-                    f"group {name!r}: positions in {tensor!r} must be flat indices below {size}, and at least one"
+                    f"group {name!r} holds no weight of {tensor!r}, or one that it has not: positions must be flat indices below {size}"
                 )
             self.at[tensor] = flat % size
 
