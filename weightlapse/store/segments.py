@@ -261,3 +261,15 @@ def _numbered(names: list[str], suffix: str) -> set[int]:
     """The numbers of the files that bear the name of a segment: six digits, more only where six are not enough."""
     stems = (n[: -len(suffix)] for n in names if n.endswith(suffix))
     return {int(s) for s in stems if s.isascii() and s.isdigit() and f"{int(s):06d}" == s}
+
+
+def rising(segments: list[Segment]) -> bool:
+    """Whether the known steps rise from each of these segments to the next, as they do on every line."""
+    last = -1
+    for segment in segments:
+        known = segment.steps[segment.steps >= 0]
+        if len(known):
+            if known[0] <= last:
+                return False
+            last = int(known[-1])
+    return True
