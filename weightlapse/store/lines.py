@@ -100,7 +100,8 @@ def untold(forks: list[Fork], runs: list[tuple[int, NDArray[np.int64]]]) -> list
         known = steps[steps >= 0]
         if not len(known) or any(fork.first == first for fork in forks):
             continue
-        main, _ = lines_of(sorted([*forks, *found], key=lambda fork: fork.first))
+        until = [fork for fork in [*forks, *found] if fork.first < first]
+        main, _ = lines_of(sorted(until, key=lambda fork: fork.first))
         earlier = [(a, s[positions(main, np.arange(a, a + len(s))) >= 0]) for a, s in runs if a < first]
         before = np.concatenate([np.empty(0, np.int64), *(s for _, s in earlier)])
         lower = np.flatnonzero((before >= 0) & (before < known[0]))
