@@ -128,7 +128,7 @@ def table(tally: Tally, minutes: float) -> str:
         f"| calls that failed there | {c['injected']:,} |",
         f"| kills | {c['kills done']:,} |",
         *(f"| {row} | {c[row]:,} |" for row in ROWS),
-        f"| recordings that ended although the fault passed | {c['stopped though it passed']:,} of {c['passing']:,} |",
+        f"| recordings that ended although the fault was one that passes | {c['stopped though it passed']:,} of {c['passing']:,} |",
         f"| most memory of a process that reads damage | {tally.peak} MB |",
         "",
     ]
