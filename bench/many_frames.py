@@ -49,7 +49,11 @@ print(json.dumps({"open, s": opened - loaded, "open and one weight, s": read - l
 def run(checkout: Path, program: str, *words: object) -> str:
     environment = {**os.environ, "PYTHONPATH": str(checkout), "OMP_NUM_THREADS": "1"}
     return subprocess.run(
-        [sys.executable, "-P", "-c", program, *map(str, words)], env=environment, check=True, capture_output=True, text=True
+        [sys.executable, "-P", "-c", program, *map(str, words)],
+        env=environment,
+        check=True,
+        capture_output=True,
+        text=True,
     ).stdout
 
 
