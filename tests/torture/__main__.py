@@ -71,7 +71,7 @@ def run(minutes: float, workers: int) -> Tally:
                 what = min(BATCH, key=lambda name: spent[name] / SHARE[name])
                 spent[what] += 0.1  # so that the next worker takes something else
                 seed = next(seeds)
-            words = [str(seed), *(["0"] if what != "kills" else []), str(BATCH[what])]
+            words = [str(seed), *(["0"] if what != "kills" else []), str(BATCH[what]), str(int(max(left, 5)))]
             begun = time.monotonic()
             child = subprocess.Popen([sys.executable, "-m", f"tests.torture.{what}", *words], cwd=ROOT, env=environment, text=True,
                                      stdout=subprocess.PIPE, stderr=subprocess.PIPE)  # fmt: skip
