@@ -96,6 +96,7 @@ class ArraySource:
     """
 
     framework = "arrays"
+    generation = 0
     takes_params = True
 
     def __init__(self, selection: Selection) -> None:

@@ -62,6 +62,7 @@ class Source(Protocol):
     framework: str
     shards: dict[str, dict[str, list[int]]]  # of arrays that are parts of tensors: "shape" of the whole, "offset" in it
     left_out: dict[str, str]  # tensors that were chosen and cannot be recorded, with the reason
+    generation: int  # rises whenever one of its tensors is replaced by another
     takes_params: bool  # True when step() must be given the current values, because the model object does not hold them
 
     def arrays(self, params: Any) -> Sequence[ArrayInfo]:

@@ -11,7 +11,7 @@ import inspect
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from operator import is_
+from operator import attrgetter, is_
 from typing import Any
 
 import numpy as np
@@ -37,6 +37,8 @@ from weightlapse.adapters.torch_kinds import (
 )
 from weightlapse.errors import CannotRecord, InvalidArgument, closest
 
+_VERSION, _SHAPE = attrgetter("_version"), attrgetter("shape")
+_WARY = 64
 _FEW = 48  # up to here the cost of a NumPy copy per tensor is below that of one _foreach_copy_
 _WRAPPED = ("_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module")  # never the name of a user's own layer
 
@@ -181,6 +183,7 @@ class TorchSource:
         self.left_out: dict[str, str] = {}  # tensors that cannot be recorded, and why
         self.generation = 0  # rises whenever a parameter is replaced by another
         self._identities: list[int] = []
+        self._wary = _WARY  # copies to come after which exchanged memory is still reckoned with
         self._rank = rank
 
     # ---- what there is ---------------------------------------------------------------------------------------------
@@ -283,7 +286,7 @@ class TorchSource:
         kept: list[int] = []
         if "optimizer" in self._selection.streams:
             kept = [len(o.state.get(p, ())) for o in self._optimizers for g in o.param_groups for p in g["params"]]
-        return [len(d) for d in self._homes], [list(d.values()) for d in self._children], kept
+        return [*map(len, self._homes)], [list(d.values()) for d in self._children], kept
 
     def _remember(self) -> None:
         """Hold on to the live tensors of weights and buffers, and to what tells when they are no longer the same."""
@@ -298,10 +301,18 @@ class TorchSource:
         self._arrays = [as_array(t) for t in self._here] if self._on_cpu and len(self._here) <= _FEW else None
         self._detached = [plain(t.detach()) for t in self._here]
 
-    def version(self) -> tuple[list[int], list[int]] | None:
-        """How often torch has changed each parameter in place, and where it lies: unequal after an update, but for changes of ``.data`` in place."""
-        counted = self._counted
-        return ([t._version for t in counted], [t.data_ptr() for t in counted]) if counted else None
+    def version(self, *, copied: bool = False) -> tuple[list[int], list[int]] | None:
+        """How often torch has changed each parameter in place, and where those recorded lie: unequal after an update, but for changes of ``.data``
+        in place. ``copied``: the values have just been copied, so it is known where they lie."""
+        if not self._counted:
+            return None
+        return [*map(_VERSION, self._counted)], self._pointers if copied else [t.data_ptr() for t in self._here]
+
+    def moved_since(self, version: tuple[list[int], list[int]]) -> bool:
+        """Whether :meth:`version` has become another. Where memory was not exchanged for long (``p.data = ...``), the counters alone are looked at."""
+        if [*map(_VERSION, self._counted)] != version[0]:
+            return True
+        return self._wary > 0 and [t.data_ptr() for t in self._here] != version[1]
 
     def held(self, tensors: Sequence[torch.Tensor]) -> tuple[list[str], list[str]]:
         """Names of the parameters that are among ``tensors`` (or views of the same memory), and of the trainable ones that are not."""
@@ -323,7 +334,7 @@ class TorchSource:
         return (
             all(map(is_, live, self._live))
             and [t.data_ptr() for t in self._here] == self._pointers
-            and [t.shape for t in self._here] == self._shapes
+            and [*map(_SHAPE, self._here)] == self._shapes
             and self._look_at_structure() == self._structure
             and all(place.home.get(place.key) is tensor for place, tensor in self._passed)
             and (self._parts is None or _same(list(leaves(self._parts).values()), self._leaves))
@@ -390,6 +401,8 @@ class TorchSource:
     def copy(self, slot: int, params: Any = None) -> bool:
         if not self.refresh():
             return False
+        if self._wary:
+            self._wary -= 1
         row, tensors = self._row(slot)
         if self._arrays is not None:
             for place, values in zip(row, self._arrays):
@@ -421,6 +434,7 @@ class TorchSource:
         if list(self.arrays()) != before:
             return False
         self._bound = self._infos
+        self._wary = _WARY
         return True
 
 

@@ -180,12 +180,14 @@ class Recorder:
     def before(self) -> None:
         """The optimizer that is followed begins an update."""
         try:
+            camera = self._camera
             if not self.active:
                 return
-            self._camera.settle()
+            if camera.on_device:
+                camera.settle()
             self._witness.before()
-            if self._camera.reads_gradients and self._schedule.wants(self._next()) and self._camera.has_room():
-                self._camera.before(self._next())
+            if camera.reads_gradients and self._schedule.wants(self._next()) and camera.has_room():
+                camera.before(self._next())
         except Exception as error:  # noqa: BLE001 — a recorder never kills a training run
             self._meet(error)
 
@@ -255,7 +257,8 @@ class Recorder:
         except Exception as error:
             self._lose(step, f"{type(error).__name__}: {error}")
             raise
-        self._say_left_out(step)
+        if self._source.left_out:
+            self._say_left_out(step)
         slot = camera.ring.slot
         unchanged = self._witness.unchanged(slot)
         if unchanged and params is not None and params is self._held:
@@ -263,7 +266,8 @@ class Recorder:
             self._lose(step, why)
             self._refuse("unreadable", f"step {step} is missing: {why}")
             return
-        self._end_gap()
+        if self._gap is not None:
+            self._end_gap()
         camera.publish(step)
         self._witness.frame(slot, step, unchanged=unchanged)
 
@@ -299,7 +303,7 @@ class Recorder:
 
     def _ready(self) -> bool:
         """Whether there is something to record into; says once when there is not."""
-        if self._disowned.strip():
+        if self._disowned and self._disowned.strip():
             why, self._disowned = self._disowned, " "
             tell(f"weightlapse, recording to {self.path}: {why}.")
         elif self._pump.failure is not None and self.stopped is None:

@@ -31,11 +31,13 @@ class Witness:
     def __init__(self, source: Source, findings: Findings) -> None:
         self._source = source
         self._findings = findings
-        self._version: Any = getattr(source, "version", lambda: None)
+        self._version: Any = getattr(source, "version", lambda copied=False: None)
+        self._moved_since: Any = getattr(source, "moved_since", lambda version: self._version() != version)
         self.attached = False  # whether an optimizer is followed
         self.not_held: list[str] = []  # trainable tensors that no given optimizer holds
         self.steps = 0  # seen so far
         self._marked: Any = None  # counters at the last step
+        self._asked: Any = None  # counters when it was last asked whether a frame is like the one before
         self._slot: int | None = None  # row of the last frame in the ring
         self._slot_marked: Any = None  # counters at that frame
         self._fresh = False  # whether the last step is that frame
@@ -61,8 +63,8 @@ class Witness:
         self.steps = 0
 
     def frame(self, slot: int, step: int, *, unchanged: bool) -> None:
-        """The step ``step`` is the frame in ``slot``; ``unchanged`` when it holds what the frame before held."""
-        self._mark(slot)
+        """The step ``step`` is the frame in ``slot``; ``unchanged`` when it holds what the frame before held (asked right before)."""
+        self._mark(slot, self._asked)
         self._frames += 1
         self._equal = self._equal + 1 if unchanged else 0
         if self._equal == _PATIENT_FRAMES:
@@ -72,8 +74,8 @@ class Witness:
         """A step was seen that is no frame."""
         self._mark(None)
 
-    def _mark(self, slot: int | None) -> None:
-        self._marked = self._version()
+    def _mark(self, slot: int | None, version: Any = None) -> None:
+        self._marked = self._version() if version is None else version
         self._fresh = slot is not None
         if slot is not None:
             self._slot, self._slot_marked = slot, self._marked
@@ -90,8 +92,14 @@ class Witness:
 
     def before(self) -> None:
         """An update begins: have the weights left the last frame?"""
-        self._left = []
-        if self._fresh and self._counters_moved() and not self._findings.said("changed_after"):
+        if self._left:
+            self._left = []
+        if (
+            self._fresh
+            and self._marked is not None
+            and self._moved_since(self._marked)
+            and not self._findings.said("changed_after")
+        ):
             self._left = self._gone() or []
             self._entered = self._version()
 
@@ -132,10 +140,8 @@ class Witness:
 
     def unchanged(self, slot: int) -> bool:
         """Whether the row in ``slot`` holds the same weights as the last frame."""
-        if self._slot is None or not self._names:
-            return False
-        version = self._version()
-        if version is not None and version != self._slot_marked:
+        self._asked = version = self._version(copied=True)
+        if self._slot is None or not self._names or (version is not None and version != self._slot_marked):
             return False
         if getattr(self._source, "on_device", False):
             self._source.pending()  # type: ignore[attr-defined]
