@@ -10,6 +10,7 @@ weights moved. A bare optimizer makes one at each call, but for one that a scale
 from __future__ import annotations
 
 import copy
+import importlib
 import types
 from collections.abc import Callable
 from typing import Any
@@ -22,6 +23,10 @@ from weightlapse.adapters.nesting import inside_another_step, may_nest
 from weightlapse.adapters.source import Watcher
 from weightlapse.errors import InvalidArgument
 
+# hooks that run after those of every optimizer, where torch has such
+_AFTER_ALL: dict[int, Any] = getattr(
+    importlib.import_module("torch.optim.optimizer"), "_global_optimizer_post_hooks", {}
+)
 _FINAL = ("step", "second_step", "descent_step", "step_and_update_lr")  # an update is made when one of these returns
 _OPENING = (
     "first_step",
@@ -76,18 +81,31 @@ class TorchSteps:
     def follow(self, watcher: Watcher) -> None:
         self._watcher = watcher
         for given in self._given:
-            if not self._tells(given):
-                self._wrapped += [_Wrapped(self, given, name) for name in _methods(given, _FINAL + _OPENING)]
+            if self._tells(given):
+                self._handles += _plain_hooks(self, given, watcher)
+            else:
+                self._wrap(given)
+        plain = [o for o in self._given if self._tells(o)]
         for optimizer in self.inner:
-            if _has_hooks(optimizer):
-                before, after = _hooks(self, may_nest(optimizer), within=not any(optimizer is o for o in self._given))
+            if _has_hooks(optimizer) and not any(optimizer is o for o in plain):
+                within = not any(optimizer is o for o in self._given)
+                before, after = _hooks(self, may_nest(optimizer), within=within)
                 self._handles += [optimizer.register_step_pre_hook(before), optimizer.register_step_post_hook(after)]
+
+    def _wrap(self, given: Any) -> None:
+        self._wrapped += [_Wrapped(self, given, name) for name in _methods(given, _FINAL + _OPENING)]
+
+    def overtaken(self, given: Any) -> None:
+        """Hooks of all optimizers have appeared, which come last: from the next step on the call counts that the user makes."""
+        if not any(wrapped.of(given) for wrapped in self._wrapped):
+            self._wrap(given)
 
     def _tells(self, given: Any) -> bool:
         """Whether hooks say all: a bare torch optimizer whose ``step`` is that of its class, or this in the wrapper of a scheduler."""
         own = vars(given).get("step")
         return (
-            self._bare[id(given)]
+            not _AFTER_ALL
+            and self._bare[id(given)]
             and _has_hooks(given)
             and getattr(type(given).step, "hooked", False)
             and not may_nest(given)
@@ -184,6 +202,9 @@ class _Wrapped:
         """What schedulers ask a method for, to wrap it once more."""
         return lambda owner, *args, **kwargs: self(*args, **kwargs)
 
+    def of(self, owner: Any) -> bool:
+        return self._owner is owner
+
     def take_off(self) -> None:
         if vars(self._owner).get(self._name) is not self:
             return  # somebody has wrapped it once more: it stays, and does nothing
@@ -212,6 +233,36 @@ def _same(value: Any) -> Any:
 def _made_by_a_graph(steps: TorchSteps, owner: Any, name: str) -> None:
     if name in _FINAL:
         steps.made(owner)
+
+
+def _plain_hooks(steps: TorchSteps, optimizer: Optimizer, watcher: Watcher) -> list[Any]:
+    """Handles of hooks that tell of a bare optimizer with as few calls as there can be. The last of its hooks is always ours."""
+    iteration, hooks = steps.iteration, optimizer._optimizer_step_post_hooks
+
+    def before(optimizer: Any, *_: Any) -> None:
+        if steps.running or torch.compiler.is_compiling():
+            return
+        if next(reversed(hooks)) != handle.id:
+            hooks.move_to_end(handle.id)  # type: ignore[attr-defined]
+        if iteration is None:
+            watcher.before()
+        else:
+            steps.begins()
+
+    def after(optimizer: Any, *_: Any) -> None:
+        if steps.running:
+            return
+        if torch.compiler.is_compiling():
+            _made_by_a_graph(steps, optimizer, "step")
+        elif iteration is not None:
+            steps.made(optimizer)
+        elif getattr(optimizer, "found_inf", None) is None or not _was_skipped(optimizer):
+            watcher.after(sure=True)
+        if _AFTER_ALL:
+            steps.overtaken(optimizer)
+
+    handle = optimizer.register_step_post_hook(after)
+    return [handle, optimizer.register_step_pre_hook(before)]
 
 
 def _hooks(steps: TorchSteps, nests: bool, *, within: bool) -> tuple[Callable[..., None], Callable[..., None]]:

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 from weightlapse.adapters.source import Source
-from weightlapse.capture.layouts import difference, layout_of
+from weightlapse.capture.layouts import difference, layout_of, rows_of
 from weightlapse.capture.pump import Pump
 from weightlapse.capture.ring import Ring
 from weightlapse.errors import CannotRecord
@@ -54,9 +54,8 @@ class Camera:
         self.bind()
 
     def bind(self) -> None:
-        rows, layout = self.ring.rows, self.layout
-        self.source.bind(self.ring.capacity, lambda slot, tensor: layout.view(rows[slot : slot + 1], tensor)[0, ...])
-        self._renewed(self.ring, layout)
+        self.source.bind(rows_of(self.layout, self.ring.rows))
+        self._renewed(self.ring, self.layout)
 
     @property
     def taken(self) -> int:

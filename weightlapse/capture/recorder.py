@@ -181,7 +181,7 @@ class Recorder:
         """The optimizer that is followed begins an update."""
         try:
             camera = self._camera
-            if not self.active:
+            if self._closed or self._disowned or self.stopped is not None:
                 return
             if camera.on_device:
                 camera.settle()
@@ -199,7 +199,8 @@ class Recorder:
                 self._frame(self._next(), None)
         except Exception as error:  # noqa: BLE001 — a recorder never kills a training run
             self._meet(error)
-        self._findings.tell()
+        if self._findings.pending:
+            self._findings.tell()
 
     def wants_next(self) -> bool:
         """Whether the next update becomes a frame."""
@@ -260,16 +261,15 @@ class Recorder:
         if self._source.left_out:
             self._say_left_out(step)
         slot = camera.ring.slot
-        unchanged = self._witness.unchanged(slot)
-        if unchanged and params is not None and params is self._held:
+        if params is not None and params is self._held and self._witness.unchanged(slot):
             why = "rec.step() was called without values, and the mapping given to watch() has not been changed in place: call rec.step(params)"
             self._lose(step, why)
             self._refuse("unreadable", f"step {step} is missing: {why}")
             return
         if self._gap is not None:
             self._end_gap()
+        self._witness.frame(slot, step)
         camera.publish(step)
-        self._witness.frame(slot, step, unchanged=unchanged)
 
     # ---- what cannot be recorded -----------------------------------------------------------------------------------
 
@@ -303,7 +303,9 @@ class Recorder:
 
     def _ready(self) -> bool:
         """Whether there is something to record into; says once when there is not."""
-        if self._disowned and self._disowned.strip():
+        if not self._disowned and self._pump.failure is None:
+            return not self._closed and self.stopped is None
+        if self._disowned.strip():
             why, self._disowned = self._disowned, " "
             tell(f"weightlapse, recording to {self.path}: {why}.")
         elif self._pump.failure is not None and self.stopped is None:

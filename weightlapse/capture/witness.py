@@ -37,7 +37,6 @@ class Witness:
         self.not_held: list[str] = []  # trainable tensors that no given optimizer holds
         self.steps = 0  # seen so far
         self._marked: Any = None  # counters at the last step
-        self._asked: Any = None  # counters when it was last asked whether a frame is like the one before
         self._slot: int | None = None  # row of the last frame in the ring
         self._slot_marked: Any = None  # counters at that frame
         self._fresh = False  # whether the last step is that frame
@@ -62,20 +61,27 @@ class Witness:
         self._mark(slot)
         self.steps = 0
 
-    def frame(self, slot: int, step: int, *, unchanged: bool) -> None:
-        """The step ``step`` is the frame in ``slot``; ``unchanged`` when it holds what the frame before held (asked right before)."""
-        self._mark(slot, self._asked)
+    def frame(self, slot: int, step: int) -> None:
+        """The step ``step`` is the frame in ``slot``, which has just been copied."""
+        version = self._version(copied=True)
+        if self._holds_the_same(slot, version):
+            self._equal += 1
+            if self._equal == _PATIENT_FRAMES:
+                self._say_unchanged(step)
+        else:
+            self._equal = 0
         self._frames += 1
-        self._equal = self._equal + 1 if unchanged else 0
-        if self._equal == _PATIENT_FRAMES:
-            self._say_unchanged(step)
+        self._marked = self._slot_marked = version
+        self._slot, self._fresh = slot, True
+        self.steps += 1
+        self._logs = 0
 
     def passed(self) -> None:
         """A step was seen that is no frame."""
         self._mark(None)
 
-    def _mark(self, slot: int | None, version: Any = None) -> None:
-        self._marked = self._version() if version is None else version
+    def _mark(self, slot: int | None) -> None:
+        self._marked = self._version()
         self._fresh = slot is not None
         if slot is not None:
             self._slot, self._slot_marked = slot, self._marked
@@ -139,9 +145,11 @@ class Witness:
         return (version := self._version()) is not None and version == self._marked
 
     def unchanged(self, slot: int) -> bool:
-        """Whether the row in ``slot`` holds the same weights as the last frame."""
-        self._asked = version = self._version(copied=True)
-        if self._slot is None or not self._names or (version is not None and version != self._slot_marked):
+        """Whether the row in ``slot``, which has just been copied, holds the same weights as the last frame."""
+        return self._holds_the_same(slot, self._version(copied=True))
+
+    def _holds_the_same(self, slot: int, version: Any) -> bool:
+        if (version is not None and version != self._slot_marked) or self._slot is None or not self._names:
             return False
         if getattr(self._source, "on_device", False):
             self._source.pending()  # type: ignore[attr-defined]
