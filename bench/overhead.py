@@ -14,6 +14,7 @@ import os
 import platform
 import shutil
 import statistics
+import subprocess
 import sys
 import tempfile
 import time
@@ -217,18 +218,68 @@ def witness(title: str, make: Callable[[], nn.Module], steps: int, rounds: int) 
     return [*lines, ""]
 
 
+def worker() -> None:
+    """Two loops, with and without a recorder, in a process of their own: a line of standard input is a number of steps, the answer two times."""
+    loops = [Loop(mlp, "none"), Loop(mlp, "witnessed")]
+    for line in sys.stdin:
+        print(*(loop.turn(int(line))[2] for loop in loops), flush=True)
+    for loop in loops:
+        loop.close()
+
+
+def before_and_now(before: Path, steps: int, rounds: int, processes: int = 4) -> list[str]:
+    """The CPU time of a recorded step of another state of the package beside this one, each in several processes that take turns."""
+
+    def start(root: Path) -> subprocess.Popen[str]:
+        command = [sys.executable, str(HERE / "overhead.py"), "--worker"]
+        environment = {**os.environ, "PYTHONPATH": str(root)}
+        return subprocess.Popen(command, env=environment, text=True, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+
+    roots = {"before": before, "now": HERE.parent}
+    running = [(name, start(root)) for _ in range(processes) for name, root in roots.items()]
+    turns: dict[str, list[list[tuple[float, float]]]] = {name: [[] for _ in range(processes)] for name in roots}
+    for round_ in range(rounds + 1):
+        for k, (name, process) in enumerate(running):
+            assert process.stdin is not None
+            assert process.stdout is not None
+            process.stdin.write(f"{steps}\n")
+            process.stdin.flush()
+            none, recorded = map(float, process.stdout.readline().split())
+            if round_ > 0:
+                turns[name][k // len(roots)].append((none, recorded))
+    for _, process in running:
+        process.communicate()
+    lines = ["**Before and now: digits MLP**, CPU time of the training thread", ""]
+    lines += ["| | step without | recording adds | of a step |", "|---|---|---|---|"]
+    added: dict[str, float] = {}
+    bare = statistics.median(none for found in turns.values() for process in found for none, _ in process) * 1e6
+    for name, found in turns.items():
+        added[name] = statistics.median(statistics.median(b - a for a, b in one) for one in found) * 1e6
+        lines.append(f"| {name} | {bare:,.1f} µs | {added[name]:,.1f} µs | {added[name] / bare:.1%} |")
+    share = (added["now"] - added["before"]) / (bare + added["before"])
+    return [*lines, "", f"A recorded step takes {share:+.1%} of what it took before.", ""]
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--steps", type=int, default=60, help="steps of one turn")
     parser.add_argument("--rounds", type=int, default=25)
+    parser.add_argument(
+        "--before", type=Path, help="folder of another state of the repository, to compare a recorded step with"
+    )
+    parser.add_argument("--worker", action="store_true", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     torch.set_num_threads(1)
+    if arguments.worker:
+        return worker()
     facts = f"{len(os.sched_getaffinity(0))} cores, one torch thread, Python {platform.python_version()}, "
     facts += f"torch {torch.__version__}, NumPy {np.__version__}, weightlapse {wl.__version__}"
     lines = ["# What recording every weight at every step costs the training loop", "", facts, ""]
     lines += table("Digits MLP 64-128-64-10, batch 64, Adam", mlp, arguments.steps, arguments.rounds)
     lines += table("CNN (conv + batch norm), batch 64, Adam", cnn, max(5, arguments.steps // 6), arguments.rounds)
     lines += witness("digits MLP", mlp, arguments.steps, 2 * arguments.rounds)
+    if arguments.before is not None:
+        lines += before_and_now(arguments.before, arguments.steps, arguments.rounds)
     lines += [
         "Medians over rounds; each recorder is compared with 'none' of its own round. torch.save, safetensors and weightlapse keep"
     ]

@@ -10,23 +10,20 @@ weights moved. A bare optimizer makes one at each call, but for one that a scale
 from __future__ import annotations
 
 import copy
-import importlib
 import types
 from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch.optim import Optimizer
+from torch.optim.optimizer import _global_optimizer_post_hooks as _AFTER_ALL
+from torch.optim.optimizer import register_optimizer_step_post_hook as _register_after_all
 
 from weightlapse.adapters.iteration import DOUBTFUL, Iteration
 from weightlapse.adapters.nesting import inside_another_step, may_nest
 from weightlapse.adapters.source import Watcher
 from weightlapse.errors import InvalidArgument
 
-# hooks that run after those of every optimizer, where torch has such
-_AFTER_ALL: dict[int, Any] = getattr(
-    importlib.import_module("torch.optim.optimizer"), "_global_optimizer_post_hooks", {}
-)
 _FINAL = ("step", "second_step", "descent_step", "step_and_update_lr")  # an update is made when one of these returns
 _OPENING = (
     "first_step",
@@ -82,9 +79,9 @@ class TorchSteps:
         self._watcher = watcher
         for given in self._given:
             if self._tells(given):
-                self._handles += _plain_hooks(self, given, watcher)
+                self._handles.append(_PlainHooks(self, given, watcher))
             else:
-                self._wrap(given)
+                self._wrapped += [_Wrapped(self, given, name) for name in _methods(given, _FINAL + _OPENING)]
         plain = [o for o in self._given if self._tells(o)]
         for optimizer in self.inner:
             if _has_hooks(optimizer) and not any(optimizer is o for o in plain):
@@ -92,20 +89,11 @@ class TorchSteps:
                 before, after = _hooks(self, may_nest(optimizer), within=within)
                 self._handles += [optimizer.register_step_pre_hook(before), optimizer.register_step_post_hook(after)]
 
-    def _wrap(self, given: Any) -> None:
-        self._wrapped += [_Wrapped(self, given, name) for name in _methods(given, _FINAL + _OPENING)]
-
-    def overtaken(self, given: Any) -> None:
-        """Hooks of all optimizers have appeared, which come last: from the next step on the call counts that the user makes."""
-        if not any(wrapped.of(given) for wrapped in self._wrapped):
-            self._wrap(given)
-
     def _tells(self, given: Any) -> bool:
         """Whether hooks say all: a bare torch optimizer whose ``step`` is that of its class, or this in the wrapper of a scheduler."""
         own = vars(given).get("step")
         return (
-            not _AFTER_ALL
-            and self._bare[id(given)]
+            self._bare[id(given)]
             and _has_hooks(given)
             and getattr(type(given).step, "hooked", False)
             and not may_nest(given)
@@ -202,9 +190,6 @@ class _Wrapped:
         """What schedulers ask a method for, to wrap it once more."""
         return lambda owner, *args, **kwargs: self(*args, **kwargs)
 
-    def of(self, owner: Any) -> bool:
-        return self._owner is owner
-
     def take_off(self) -> None:
         if vars(self._owner).get(self._name) is not self:
             return  # somebody has wrapped it once more: it stays, and does nothing
@@ -235,34 +220,53 @@ def _made_by_a_graph(steps: TorchSteps, owner: Any, name: str) -> None:
         steps.made(owner)
 
 
-def _plain_hooks(steps: TorchSteps, optimizer: Optimizer, watcher: Watcher) -> list[Any]:
-    """Handles of hooks that tell of a bare optimizer with as few calls as there can be. The last of its hooks is always ours."""
-    iteration, hooks = steps.iteration, optimizer._optimizer_step_post_hooks
+class _PlainHooks:
+    """Tells of a bare optimizer with as few calls as there can be: the last of its hooks, or of those of all optimizers, is always ours."""
 
-    def before(optimizer: Any, *_: Any) -> None:
-        if steps.running or torch.compiler.is_compiling():
-            return
-        if next(reversed(hooks)) != handle.id:
-            hooks.move_to_end(handle.id)  # type: ignore[attr-defined]
-        if iteration is None:
-            watcher.before()
-        else:
-            steps.begins()
+    def __init__(self, steps: TorchSteps, optimizer: Optimizer, watcher: Watcher) -> None:
+        iteration, hooks = steps.iteration, optimizer._optimizer_step_post_hooks
 
-    def after(optimizer: Any, *_: Any) -> None:
-        if steps.running:
-            return
-        if torch.compiler.is_compiling():
-            _made_by_a_graph(steps, optimizer, "step")
-        elif iteration is not None:
-            steps.made(optimizer)
-        elif getattr(optimizer, "found_inf", None) is None or not _was_skipped(optimizer):
-            watcher.after(sure=True)
-        if _AFTER_ALL:
-            steps.overtaken(optimizer)
+        def before(_: Any, *__: Any) -> None:
+            if steps.running or torch.compiler.is_compiling():
+                return
+            if next(reversed(hooks)) != mine.id:
+                hooks.move_to_end(mine.id)  # type: ignore[attr-defined]
+            if iteration is None:
+                watcher.before()
+            else:
+                steps.begins()
 
-    handle = optimizer.register_step_post_hook(after)
-    return [handle, optimizer.register_step_pre_hook(before)]
+        def after(optimizer: Any, *_: Any) -> None:
+            if steps.running:
+                return
+            if torch.compiler.is_compiling():
+                _made_by_a_graph(steps, optimizer, "step")
+            elif _AFTER_ALL:
+                self._after_all()
+            elif iteration is not None:
+                steps.made(optimizer)
+            elif getattr(optimizer, "found_inf", None) is None or not _was_skipped(optimizer):
+                watcher.after(sure=True)
+
+        mine = optimizer.register_step_post_hook(after)
+        self._steps, self._optimizer = steps, optimizer
+        self._handles: list[Any] = [mine, optimizer.register_step_pre_hook(before)]
+        self._last: Any = None
+
+    def _after_all(self) -> None:
+        """There are hooks of all optimizers, which are about to be called: ours comes after them."""
+        if self._last is None:
+            self._last = _register_after_all(self._at_last)
+            self._handles.append(self._last)
+        _AFTER_ALL.move_to_end(self._last.id)  # type: ignore[attr-defined]
+
+    def _at_last(self, optimizer: Any, *_: Any) -> None:
+        if optimizer is self._optimizer and not torch.compiler.is_compiling() and not self._steps.running:
+            self._steps.made(optimizer)
+
+    def remove(self) -> None:
+        for handle in self._handles:
+            handle.remove()
 
 
 def _hooks(steps: TorchSteps, nests: bool, *, within: bool) -> tuple[Callable[..., None], Callable[..., None]]:
