@@ -32,6 +32,8 @@ def load(path: str | os.PathLike[str]) -> Recording:
     """
     if not isinstance(path, (str, os.PathLike)):
         raise InvalidArgument(f"load({type(path).__name__}): give the path of a recording, such as recorder.path")
+    if not os.fspath(path):
+        raise InvalidArgument("load(''): the path is empty; give the path of a recording, such as recorder.path")
     try:
         return Recording(open_store(path), path)
     except NotARecording as error:
