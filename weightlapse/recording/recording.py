@@ -110,6 +110,17 @@ class Recording:
         return {name: Recording(self._store.on_branch(name), self.path) for name in self._store.branches}
 
     @property
+    def branch(self) -> str | None:
+        """The name of the branch that this is, None for the recording itself."""
+        return getattr(self._store, "branch", None)
+
+    @property
+    def name(self) -> str:
+        """What to call it: the name of its folder, of a branch with the branch's."""
+        folder = Path(str(self.path)).name or "recording"
+        return folder if self.branch is None else f"{folder}, {self.branch}"
+
+    @property
     def events(self) -> list[tuple[int, str]]:
         return self._store.events
 
