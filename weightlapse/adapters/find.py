@@ -8,7 +8,7 @@ from typing import Any
 
 from numpy.typing import NDArray
 
-from weightlapse.adapters.arrays import ArraySource, load_mapping, refuse_symbol
+from weightlapse.adapters.arrays import ArraySource, EntrySource, load_mapping, refuse_symbol
 from weightlapse.adapters.checkpoints import Checkpoint, CheckpointSource
 from weightlapse.adapters.iteration import Iteration
 from weightlapse.adapters.several import SeveralSource, items_of, leaves, part_of
@@ -129,7 +129,7 @@ def find_source(
     )
 
 
-def _part_source(name: str, model: Any, selection: Selection) -> ArraySource:
+def _part_source(name: str, model: Any, selection: Selection) -> EntrySource:
     """The adapter of one of several models."""
     framework = _framework(model)
     if framework is None or framework == "torch":
@@ -139,7 +139,7 @@ def _part_source(name: str, model: Any, selection: Selection) -> ArraySource:
     return _own_source(framework, model, selection)
 
 
-def _own_source(framework: str, model: Any, selection: Selection) -> ArraySource:
+def _own_source(framework: str, model: Any, selection: Selection) -> EntrySource:
     """The adapter of a model that holds its arrays itself, torch modules left aside."""
     if framework == "keras":
         from weightlapse.adapters.keras import KerasSource

@@ -32,6 +32,8 @@ def load(path: str | os.PathLike[str]) -> Recording:
     """
     if not isinstance(path, (str, os.PathLike)):
         raise InvalidArgument(f"load({type(path).__name__}): give the path of a recording, such as recorder.path")
+    if not os.fspath(path):
+        raise InvalidArgument("load(''): the path is empty; give the path of a recording, such as recorder.path")
     try:
         return Recording(open_store(path), path)
     except NotARecording as error:
@@ -106,6 +108,17 @@ class Recording:
     def branches(self) -> dict[str, Recording]:
         """What was trained after step N before the recording was rewound to N: recordings of those frames alone, by name ("after-N")."""
         return {name: Recording(self._store.on_branch(name), self.path) for name in self._store.branches}
+
+    @property
+    def branch(self) -> str | None:
+        """The name of the branch that this is, None for the recording itself."""
+        return getattr(self._store, "branch", None)
+
+    @property
+    def name(self) -> str:
+        """What to call it: the name of its folder, of a branch with the branch's."""
+        folder = Path(str(self.path)).name or "recording"
+        return folder if self.branch is None else f"{folder}, {self.branch}"
 
     @property
     def events(self) -> list[tuple[int, str]]:
