@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import importlib
+import importlib.util
+import sys
 import zlib
 from collections.abc import Iterable
 from functools import partial
@@ -35,10 +38,18 @@ from weightlapse.store.threads import in_order, threads
 
 Selection = NDArray[np.int64] | None  # column numbers, rising or not; None is all of them
 WORTH_THREADS = 1 << 20  # values to decode below which threads cost more than they save
+WORTH_COMPILING = 1 << 26  # values to decode from which on loading the compiler pays
 _HISTORY = 3  # rows that a predictor looks back
-
-
 _FIRST_LOOK = 4096  # bytes read for the head at first: nearly always enough
+_ALONE = 32 << 10  # bytes of a page from which on it is read by itself
+_INVERSE = "weightlapse.store.codecs.inverse"
+
+
+def compiled(values: int) -> Any:
+    """The compiled pass of the decoder where it is loaded already or so many values are worth loading it; None without numba."""
+    if _INVERSE not in sys.modules and (values < WORTH_COMPILING or importlib.util.find_spec("numba") is None):
+        return None
+    return importlib.import_module(_INVERSE)
 
 
 class Bytes(Protocol):
@@ -181,8 +192,24 @@ class Chunk:
             raise DamagedRecording("a page of a chunk fails its checksum")
         return page
 
-    def _run(self, strip: int, spans: list[tuple[int, int, int]]) -> tuple[int, memoryview] | None:
-        """The bytes of these tiles of a strip, read at once, and where they begin."""
+    def first_page(self, strip: int) -> int:
+        """The number of the page of row 0 of a strip; those of its tiles and classes follow."""
+        return self._first[strip]
+
+    def stream(self, tile: int, c: int) -> int:
+        """The histogram of a tile and class."""
+        return 1 + self._cells[tile][c]
+
+    def page_into(
+        self, stream: int, number: int, run: tuple[int, memoryview] | None, out: NDArray[np.unsignedinteger]
+    ) -> None:
+        """The numbers of a page under a histogram into ``out``, which lies together."""
+        self._reader(stream).read_into(self._page(number, run), out)
+
+    def run(self, strip: int, spans: list[tuple[int, int, int]]) -> tuple[int, memoryview] | None:
+        """The bytes of these tiles of a strip, read at once, and where they begin; None where pages are long enough to be read one by one."""
+        if self._offsets[-1] - self._offsets[0] >= _ALONE * len(self._crcs):
+            return None
         number = self._first[strip] + 1
         first = number + spans[0][0] * self._present[strip] if spans and spans[0][0] else number - 1
         last = number + (spans[-1][0] + 1) * self._present[strip] if spans else number
@@ -212,7 +239,7 @@ class Chunk:
             width = self.layout.widths[g]
             if k != strip:
                 strip = k
-                run = None if narrow else self._run(k, spans)
+                run = None if narrow else self.run(k, spans)
                 if start == 0:
                     first, last = self.layout.strips[k]
                     key = self._reader(0).read(self._page(self._first[k], run), last - first)
@@ -245,18 +272,80 @@ class Chunk:
         return Decoded(self, columns).rows(start, self.rows if stop is None else stop)
 
 
+def may_run(chunk: Chunk, inverse: Any) -> bool:
+    """Whether the compiled pass is there, and for such a chunk."""
+    return inverse is not None and chunk.form != PLAIN and bool(inverse.Inverse.knows(chunk.number, chunk.predictor))
+
+
+class Run:
+    """All columns of a packed chunk from row 0 on, tile by tile, by the compiled pass. Rows go where they are wanted, and nothing else is held."""
+
+    def __init__(self, chunk: Chunk, inverse: Any) -> None:
+        self._chunk = chunk
+        self._work = inverse.Inverse(chunk.number, chunk.predictor)
+        self._tail = np.empty((_HISTORY, chunk.columns), chunk.number.unsigned)
+        self._order = chunk.layout.order()
+        self._tiles = 0  # that are done
+        self._flat = np.empty(0, chunk.number.unsigned)
+
+    def to(self, rows: slice, out: NDArray[np.unsignedinteger], pitch: int, place: int = 0) -> None:
+        """Go on up to the tile that holds the last of ``rows``, and put them into the flat ``out``, as far as they were not passed before.
+
+        The first begins at ``place``, each next one ``pitch`` later.
+        """
+        chunk, layout = self._chunk, self._chunk.layout
+        spans = [(i, *chunk.spans[i]) for i in range(self._tiles, len(chunk.spans)) if chunk.spans[i][0] < rows.stop]
+        most = max((stop - start for start, stop in layout.strips), default=0)
+        most *= max((bottom - top for _, top, bottom in spans), default=0)
+        if len(self._flat) < most:
+            self._flat = np.empty(most, self._tail.dtype)
+        for k in range(len(layout.strips)):
+            self._strip(k, spans, rows, out, pitch, place)
+        self._tiles += len(spans)
+
+    def _strip(
+        self,
+        k: int,
+        spans: list[tuple[int, int, int]],
+        rows: slice,
+        out: NDArray[np.unsignedinteger],
+        pitch: int,
+        place: int,
+    ) -> None:
+        chunk, layout, count, flat = self._chunk, self._chunk.layout, self._chunk.layout.classes, self._flat
+        first, last = layout.strips[k]
+        run = chunk.run(k, spans)
+        if self._tiles == 0:
+            key = self._tail[_HISTORY - 1, first:last]
+            chunk.page_into(0, chunk.first_page(k), run, key)
+            if rows.start == 0:
+                out[place + self._order[first:last]] = key
+        widths = layout.widths[k * count : (k + 1) * count]
+        present = [(c, width) for c, width in enumerate(widths) if width]
+        sizes = np.array(widths, np.int64)
+        for i, top, bottom in spans:
+            number, at = chunk.first_page(k) + 1 + i * len(present), 0
+            for c, width in present:
+                stop = at + (bottom - top) * width
+                chunk.page_into(chunk.stream(i, c), number, run, flat[at:stop])
+                number, at = number + 1, stop
+            self._work.tile(flat, sizes, (top, bottom), self._tail, self._order, first, rows, out, pitch, place)
+
+
 class Decoded:
     """Some columns of a chunk, decoded from row 0 as far as anybody has asked, and kept.
 
     With ``window`` only the last tile is kept, for chunks of which many must fit into memory; going back then starts anew.
     """
 
-    def __init__(self, chunk: Chunk, columns: Selection = None, *, window: bool = False) -> None:
+    def __init__(self, chunk: Chunk, columns: Selection = None, *, window: bool = False, inverse: Any = None) -> None:
         self.chunk = chunk
         self._columns = columns
         self._window = window
         self._steps = chunk.steps(columns) if chunk.form == GRID else None
         layout = chunk.layout
+        self._run: Run | None = None
+        self._inverse = inverse if columns is None and may_run(chunk, inverse) else None
         if columns is None:
             self._groups = [g for g, width in enumerate(layout.widths) if width]
             order = layout.order()
@@ -294,6 +383,7 @@ class Decoded:
             return self._plain(slice(start, stop, step))
         if start < self._base:
             self._base = self.done = 0
+            self._run = None
         while self.done < stop:
             target = self._tile_end(self.done + 1 if self._window else stop)
             if self._window and self.done > start:
@@ -303,7 +393,8 @@ class Decoded:
             first = self.rows(start, self.done, step)
             return np.concatenate([first, self.rows(start + len(first) * step, stop, step)])
         held = self._held[start - self._base : stop - self._base : step]
-        values = held if self.narrow else np.take(held, self._place, axis=1)
+        in_order = self.narrow or self._inverse is not None
+        values = held if in_order else np.take(held, self._place, axis=1)
         return grid.from_codes(values, self._steps, self.chunk.pattern) if self._steps is not None else values
 
     def _tile_end(self, row: int) -> int:
@@ -331,9 +422,24 @@ class Decoded:
         self.done += len(rows) - lead
 
     def advance(self, stop: int) -> None:
+        if self._inverse is not None:
+            self._go_on(self._tile_end(stop))
+            return
         rows, lead = self.prepare(stop)
         restore(rows, self.chunk.number, self.chunk.predictor, max(lead, 1))
         self.accept(rows, lead)
+
+    def _go_on(self, stop: int) -> None:
+        """The compiled way: rows are held in the order of the columns."""
+        if self._run is None:
+            self._run = Run(self.chunk, self._inverse)
+        rows, n = slice(self.done, stop, 1), self.chunk.columns
+        if self._window:
+            self._base, self._held = self.done, np.empty((stop - self.done, n), self._held.dtype)
+        elif self.done == 0:
+            self._held = np.empty((self.chunk.rows, n), self._held.dtype)
+        self._run.to(rows, self._held.reshape(-1), n, (self.done - self._base) * n)
+        self.done = stop
 
     def _plain(self, rows: slice) -> NDArray[np.unsignedinteger]:
         columns = np.arange(self.chunk.columns) if self._columns is None else self._columns

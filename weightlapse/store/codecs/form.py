@@ -86,7 +86,12 @@ class Columns:
 
     def order(self) -> NDArray[np.int64]:
         """The column at each stored position."""
-        return np.concatenate([a + np.argsort(self.label[a:b], kind="stable") for a, b in self.strips])
+        return np.concatenate([a + self.order_of(k) for k, (a, _) in enumerate(self.strips)])
+
+    def order_of(self, strip: int) -> NDArray[np.int64]:
+        """The column, counted from the first of the strip, at each stored position of it."""
+        first, last = self.strips[strip]
+        return np.argsort(self.label[first:last], kind="stable")
 
     def groups(self, columns: NDArray[np.int64]) -> NDArray[np.int64]:
         """The group of each of these columns."""
