@@ -396,7 +396,7 @@ class Passing:
         if self._columns is None and together and step and chunk.form == PACKED and may_run(chunk, self._inverse):
             pitch = out.shape[1]
             wanted = slice(int(rows[0]), int(rows[-1]) + 1, step)
-            Run(chunk, self._inverse).to(wanted, out.reshape(-1), pitch, where.start * pitch + target.start)
+            Run(chunk, self._inverse, once=True).to(wanted, out.reshape(-1), pitch, where.start * pitch + target.start)
         else:
             part = Decoded(chunk, self._columns, inverse=self._inverse)
             _place(_take_rows(part, rows), out, where, target)

@@ -16,7 +16,7 @@ import weightlapse.store.block as block
 from weightlapse.errors import DamagedRecording
 from weightlapse.store.block import Index, Opening, block_name, chunk_payload, chunks_of, lanes
 from weightlapse.store.codecs import decode, grid
-from weightlapse.store.codecs.decode import WORTH_COMPILING, Chunk, Decoded
+from weightlapse.store.codecs.decode import WORTH_COMPILING, Chunk, Run, may_run
 from weightlapse.store.codecs.encode import encode, encode_bounded
 from weightlapse.store.codecs.form import Shape
 from weightlapse.store.codecs.patterns import PATTERNS
@@ -36,6 +36,7 @@ LOSSLESS_HEIGHT, BOUNDED_HEIGHT = (
 TALLEST = 1024
 LARGE = 1 << 19  # values of a tensor from which on its chunks are large
 LARGE_CHUNK, LARGE_STRIP = 1 << 16, 1 << 14
+SHORT = 16  # frames of a time block up to which chunks are twice as wide
 _REACH = 5 << 29  # bytes that may have to be decoded for one frame: about a second's work of two cores
 _FEWEST = 4  # frames of a time block, of however large frames
 _WORTH_A_BLOCK = 1 << 19  # bytes of a time block below which it is not worth a head of its own
@@ -71,7 +72,7 @@ def chunk_limit(height: int, memory: int, size: int = 0) -> int:
 
     Five copies of eight bytes at most. Large tensors have large chunks: there a call costs more than the values behind it.
     """
-    most = LARGE_CHUNK if size >= LARGE else CHUNK
+    most = CHUNK if size < LARGE else LARGE_CHUNK if height > SHORT else 2 * LARGE_CHUNK
     return max(MIN_CHUNK, min(most, memory // 4 // (height * 5 * 4)))
 
 
@@ -190,10 +191,21 @@ def _encode(
         data = encode_bounded(u, dtype, widths, own, shape, compiled=compiled)
     exact = data is None
     data = encode(u, dtype, shape, compiled=compiled) if data is None else data
-    again = Decoded(Chunk(data), inverse=decode.compiled(WORTH_COMPILING if compiled else 0)).rows(0, len(u))
-    if not (np.array_equal(again, u) if exact else within_bounds(again, u, dtype, widths, own)):
+    if (
+        not _same(Chunk(data), u, compiled=compiled)
+        if exact
+        else not within_bounds(Chunk(data).read(), u, dtype, widths, own)
+    ):
         raise NotTheSame(f"frames {segment.first + rows.start} to {segment.first + rows.stop - 1} of {segment.file}")
     return data
+
+
+def _same(chunk: Chunk, u: NDArray[np.unsignedinteger], *, compiled: bool) -> bool:
+    """Whether a chunk decodes to the patterns ``u``; by the compiled pass without writing them down once more."""
+    inverse = decode.compiled(WORTH_COMPILING if compiled else 0)
+    if (chunk.rows, chunk.columns) != u.shape or not may_run(chunk, inverse):
+        return chunk.read().tobytes() == u.tobytes()
+    return Run(chunk, inverse, once=True).to(slice(0, len(u), 1), u.reshape(-1), u.shape[1], compare=True) == 0
 
 
 def within_bounds(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import importlib.util
 import sys
+import threading
 import zlib
 from collections.abc import Iterable
 from functools import partial
@@ -160,7 +161,7 @@ class Chunk:
         if (count == 0) != (self.form == PLAIN):
             raise DamagedRecording("a chunk has classes where it should not, or none where it should")
         self.layout = Columns(self.columns, self.shape.strip, label, max(count, 1))
-        if len(self.layout.widths) != len(self.layout.strips) * self.layout.classes:
+        if self.layout.classes != max(count, 1):
             raise DamagedRecording("the class map of a chunk does not fit its classes")
 
     def _index_pages(self) -> None:
@@ -272,53 +273,82 @@ class Chunk:
         return Decoded(self, columns).rows(start, self.rows if stop is None else stop)
 
 
+_OWN = threading.local()
+
+
+def scratch(name: str, count: int, dtype: Any) -> NDArray[Any]:
+    """Work space of this thread that is kept: new memory for every chunk would cost the system more than the decoding."""
+    kept: dict[tuple[str, np.dtype[Any]], NDArray[Any]] = _OWN.__dict__.setdefault("kept", {})
+    key = name, np.dtype(dtype)
+    if key not in kept or len(kept[key]) < count:
+        kept[key] = np.empty(count, dtype)
+    return kept[key][:count]
+
+
 def may_run(chunk: Chunk, inverse: Any) -> bool:
     """Whether the compiled pass is there, and for such a chunk."""
     return inverse is not None and chunk.form != PLAIN and bool(inverse.Inverse.knows(chunk.number, chunk.predictor))
 
 
 class Run:
-    """All columns of a packed chunk from row 0 on, tile by tile, by the compiled pass. Rows go where they are wanted, and nothing else is held."""
+    """All columns of a packed chunk from row 0 on, tile by tile, by the compiled pass. Rows go where they are wanted, and nothing else is held.
 
-    def __init__(self, chunk: Chunk, inverse: Any) -> None:
+    ``once``: only one such run of this thread is needed at a time, so that it may work where the last one did.
+    """
+
+    def __init__(self, chunk: Chunk, inverse: Any, *, once: bool = False) -> None:
         self._chunk = chunk
+        kind, n = chunk.number.unsigned, chunk.columns
         self._work = inverse.Inverse(chunk.number, chunk.predictor)
-        self._tail = np.empty((_HISTORY, chunk.columns), chunk.number.unsigned)
-        self._order = chunk.layout.order()
+        self._tail = (scratch("tail", _HISTORY * n, kind) if once else np.empty(_HISTORY * n, kind)).reshape(
+            _HISTORY, n
+        )
+        self._order = inverse.order(chunk.layout, scratch("order", n, np.int32) if once else np.empty(n, np.int32))
         self._tiles = 0  # that are done
-        self._flat = np.empty(0, chunk.number.unsigned)
 
-    def to(self, rows: slice, out: NDArray[np.unsignedinteger], pitch: int, place: int = 0) -> None:
+    def to(
+        self,
+        rows: slice,
+        out: NDArray[np.unsignedinteger],
+        pitch: int,
+        place: int = 0,
+        *,
+        compare: bool = False,
+    ) -> int:
         """Go on up to the tile that holds the last of ``rows``, and put them into the flat ``out``, as far as they were not passed before.
 
-        The first begins at ``place``, each next one ``pitch`` later.
+        The first begins at ``place``, each next one ``pitch`` later. With ``compare`` they are held against ``out``, and the number of
+        differences is returned (else 0).
         """
         chunk, layout = self._chunk, self._chunk.layout
         spans = [(i, *chunk.spans[i]) for i in range(self._tiles, len(chunk.spans)) if chunk.spans[i][0] < rows.stop]
         most = max((stop - start for start, stop in layout.strips), default=0)
         most *= max((bottom - top for _, top, bottom in spans), default=0)
-        if len(self._flat) < most:
-            self._flat = np.empty(most, self._tail.dtype)
+        flat = scratch("residuals", most, self._tail.dtype)
+        wrong = 0
         for k in range(len(layout.strips)):
-            self._strip(k, spans, rows, out, pitch, place)
+            wrong += self._strip(k, spans, flat, rows, (out, pitch, place, compare))
         self._tiles += len(spans)
+        return wrong
 
     def _strip(
         self,
         k: int,
         spans: list[tuple[int, int, int]],
+        flat: NDArray[np.unsignedinteger],
         rows: slice,
-        out: NDArray[np.unsignedinteger],
-        pitch: int,
-        place: int,
-    ) -> None:
-        chunk, layout, count, flat = self._chunk, self._chunk.layout, self._chunk.layout.classes, self._flat
+        target: tuple[NDArray[np.unsignedinteger], int, int, bool],
+    ) -> int:
+        chunk, layout, count = self._chunk, self._chunk.layout, self._chunk.layout.classes
+        out, _, place, compare = target
         first, last = layout.strips[k]
-        run = chunk.run(k, spans)
+        run, wrong = chunk.run(k, spans), 0
         if self._tiles == 0:
             key = self._tail[_HISTORY - 1, first:last]
             chunk.page_into(0, chunk.first_page(k), run, key)
-            if rows.start == 0:
+            if rows.start == 0 and compare:
+                wrong += int(np.count_nonzero(out[place + self._order[first:last]] != key))
+            elif rows.start == 0:
                 out[place + self._order[first:last]] = key
         widths = layout.widths[k * count : (k + 1) * count]
         present = [(c, width) for c, width in enumerate(widths) if width]
@@ -329,7 +359,9 @@ class Run:
                 stop = at + (bottom - top) * width
                 chunk.page_into(chunk.stream(i, c), number, run, flat[at:stop])
                 number, at = number + 1, stop
-            self._work.tile(flat, sizes, (top, bottom), self._tail, self._order, first, rows, out, pitch, place)
+            more = i + 1 < len(chunk.spans)
+            wrong += self._work.tile(flat, sizes, (top, bottom), self._tail, self._order, first, more, rows, *target)
+        return wrong
 
 
 class Decoded:
@@ -348,9 +380,9 @@ class Decoded:
         self._inverse = inverse if columns is None and may_run(chunk, inverse) else None
         if columns is None:
             self._groups = [g for g, width in enumerate(layout.widths) if width]
-            order = layout.order()
             self._place = np.empty(chunk.columns, np.int64)
-            self._place[order] = np.arange(chunk.columns)
+            if self._inverse is None:
+                self._place[layout.order()] = np.arange(chunk.columns)
         else:
             self._groups = sorted(set(layout.groups(columns).tolist()))
             self._place = layout.places(columns, self._groups)

@@ -76,22 +76,17 @@ class Columns:
 
     def __init__(self, n: int, strip: int, label: NDArray[np.uint8], classes: int) -> None:
         self.strips = [(start, min(start + strip, n)) for start in range(0, n, strip)]
-        self.classes = classes
+        self.classes = max(classes, 1 + int(label.max(initial=0)))
         self.strip = strip
         self.label = label
         self.widths: list[int] = []
         for start, stop in self.strips:
-            self.widths += np.bincount(label[start:stop], minlength=classes).tolist()
+            self.widths += [int(np.count_nonzero(label[start:stop] == c)) for c in range(self.classes)]
         self.starts: list[int] = [0, *accumulate(self.widths)]
 
     def order(self) -> NDArray[np.int64]:
         """The column at each stored position."""
-        return np.concatenate([a + self.order_of(k) for k, (a, _) in enumerate(self.strips)])
-
-    def order_of(self, strip: int) -> NDArray[np.int64]:
-        """The column, counted from the first of the strip, at each stored position of it."""
-        first, last = self.strips[strip]
-        return np.argsort(self.label[first:last], kind="stable")
+        return np.concatenate([a + np.argsort(self.label[a:b], kind="stable") for a, b in self.strips])
 
     def groups(self, columns: NDArray[np.int64]) -> NDArray[np.int64]:
         """The group of each of these columns."""

@@ -10,10 +10,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from weightlapse.store.codecs.kernels import _compiled
+from weightlapse.store.codecs.kernels import _compiled, order
 from weightlapse.store.codecs.patterns import Pattern
 from weightlapse.store.codecs.predict import DAMPED, LAST, LINEAR, MOMENTUM, NONE, SLOPE, Predictor, float_dtype
 
+__all__ = ["HISTORY", "Inverse", "order"]
 HISTORY = 3  # rows that a predictor looks back
 
 
@@ -55,41 +56,23 @@ def _row(r, one, two, three, one_f, two_f, now, kind, factor, p, bits, q, signed
 
 
 @_compiled
-def _tile(
-    flat,
-    widths,
-    top,
-    bottom,
-    rule,
-    factor,
-    tail,
-    order,
-    strip,
-    low,
-    high,
-    step,
-    out,
-    pitch,
-    place,
-    h,
-    hf,
-    p,
-    bits,
-    q,
-    signed,
-):  # type: ignore[no-untyped-def]
+def _tile(flat, widths, top, bottom, rule, factor, tail, order, strip, more, low, high, step, out, pitch, place, compare, work):  # type: ignore[no-untyped-def]  # fmt: skip
     """One tile of the strip that begins at column ``strip``: ``flat`` has its residuals class by class, ``tail`` (3, columns) the rows before it,
-    in stored order; it becomes what the next tile needs. Rows ``low:high:step`` go by ``order`` to ``out``, where the first of them begins at
-    ``place`` and each next one ``pitch`` later. The rest is work space: a ring of four rows and one of each kind.
+    in stored order; it becomes what the next tile needs if there are ``more``. Rows ``low:high:step`` go by ``order`` to ``out``, where the first of them begins at
+    ``place`` and each next one ``pitch`` later; with ``compare`` they are held against what is there instead, and the number of differences is
+    returned. ``work``: a ring of four rows, and one row of each kind.
     """
-    begin, first = 0, strip
+    h, hf, p, bits, q, signed = work
+    begin, first, wrong = 0, strip, 0
     for width in widths:
         for a in range(0, width, _COLUMNS):
             n = min(_COLUMNS, width - a)
             at = first + a
             for back in range(1, 4):
                 if top >= back:
-                    h[(top - back) & 3, :n] = tail[3 - back, at : at + n]
+                    before, kept = h[(top - back) & 3], tail[3 - back]
+                    for j in range(n):
+                        before[j] = kept[at + j]
             for t in range(top, bottom):
                 kind = LAST if rule != NONE and (t == 1 or (rule == SLOPE and t == 2)) else rule
                 r = flat[begin + (t - top) * width + a : begin + (t - top) * width + a + n]
@@ -97,13 +80,20 @@ def _tile(
                 _row(r, h[one], h[two], h[(t - 3) & 3], hf[one], hf[two], h[i], kind, factor, p, bits, q, signed)
                 if low <= t < high and (t - low) % step == 0:
                     now, to = h[i], place + (t - low) // step * pitch
-                    for j in range(n):
-                        out[to + order[at + j]] = now[j]
+                    if compare:
+                        for j in range(n):
+                            wrong += out[to + order[at + j]] != now[j]
+                    else:
+                        for j in range(n):
+                            out[to + order[at + j]] = now[j]
             for back in range(1, 4):
-                if bottom >= back:
-                    tail[3 - back, at : at + n] = h[(bottom - back) & 3, :n]
+                if more and bottom >= back:
+                    before, kept = h[(bottom - back) & 3], tail[3 - back]
+                    for j in range(n):
+                        kept[at + j] = before[j]
         begin += width * (bottom - top)
         first += width
+    return wrong
 
 
 class Inverse:
@@ -131,13 +121,19 @@ class Inverse:
         widths: NDArray[np.int64],
         span: tuple[int, int],
         tail: NDArray[np.unsignedinteger],
-        order: NDArray[np.int64],
+        order: NDArray[np.int32],
         strip: int,
+        more: bool,
         rows: slice,
         out: NDArray[Any],
         pitch: int,
         place: int,
-    ) -> None:
-        """Restore the rows ``span`` of the strip from column ``strip`` on, and put those of ``rows`` among them into the flat ``out``."""
+        compare: bool,
+    ) -> int:
+        """Restore the rows ``span`` of the strip from column ``strip`` on, and put those of ``rows`` among them into the flat ``out``.
+
+        With ``compare`` nothing is written: the number of values that are others than those in ``out`` is returned.
+        """
         wanted = (rows.start, rows.stop, rows.step)
-        _tile(flat, widths, *span, *self._rule, tail, order, strip, *wanted, out, pitch, place, *self._work)
+        target = (out, pitch, place, compare)
+        return int(_tile(flat, widths, *span, *self._rule, tail, order, strip, more, *wanted, *target, self._work))
