@@ -12,22 +12,13 @@
 
 from __future__ import annotations
 
-import argparse
-import json
 import os
-import resource
-import subprocess
-import sys
-import time
-from collections.abc import Callable, Iterator
-from functools import partial
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import numpy as np
-from stores import folder_nbytes, fresh, machine, table
 from trajectories import CACHE
 
 HERE = Path(__file__).parent

@@ -34,7 +34,7 @@ from weightlapse.store.files import Ahead, File, Part
 from weightlapse.store.layout import TensorSpec
 from weightlapse.store.log import BLOCK, UNSEALED, Place, Seal, read_record, scan
 from weightlapse.store.region import Region, flat_elements, region_shape
-from weightlapse.store.segment import Damage, Frames
+from weightlapse.store.segment import Damage, Frames, Out, targets
 from weightlapse.store.threads import in_order, threads
 
 _WINDOW = 1 << 20  # bytes read at once for checking
@@ -179,23 +179,19 @@ class BlockSegment:
             here = blocks == b
             yield b, numbers[here] - b * height, here
 
-    def read_frame(
-        self, tensors: Sequence[int], frame: int, out: Mapping[int, NDArray[Any]] | None = None
-    ) -> list[NDArray[Any]]:
+    def read_frame(self, tensors: Sequence[int], frame: int, out: Out = None) -> list[NDArray[Any]]:
         """Whole tensors at one frame, into ``out`` (by tensor, each in one piece) where it is given.
 
         A chunk that is wanted as a whole, or nearly, is decoded as a whole: once for all its tensors.
         """
         b, row = divmod(frame, self.opening.height)
-        found: dict[int, NDArray[Any]] = {}
+        found = targets(self.layout, tensors, out)
         flat: dict[int, NDArray[Any]] = {}
-        for t in tensors:
-            if t not in found:
-                spec = self.layout.tensors[t]
-                found[t] = np.empty(spec.shape, spec.storage) if out is None else out[t]
-                flat[t] = found[t].reshape(-1).view(f"<u{spec.storage.itemsize // lanes(spec)[1]}")
-                if spec.size:
-                    self._pieces(t)  # which are all there
+        for t, values in found.items():
+            spec = self.layout.tensors[t]
+            if spec.size:
+                flat[t] = values.reshape(-1).view(f"<u{spec.storage.itemsize // lanes(spec)[1]}")
+                self._pieces(t)  # which are all there
         with self._cache.lock:
             inverse = compiled((row + 1) * sum(map(len, flat.values())))
             tasks, work = [], 0
