@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Mapping, MutableMapping, Sequence
+from collections.abc import Callable, Mapping, MutableMapping, Sequence
 from typing import Any
 
 from numpy.typing import NDArray
@@ -158,6 +158,21 @@ def _refuse_graph(model: Any) -> None:
     """Say what to do with variables of a TensorFlow graph, which people give as a list."""
     for name, leaf in leaves(model).items() if items_of(model) else ():
         refuse_symbol(str(getattr(leaf, "name", name)), leaf)
+
+
+def places_of(model: Any, shapes: Mapping[str, tuple[int, ...]]) -> tuple[dict[str, NDArray[Any]], Callable[[], None]]:
+    """Arrays over the memory of those tensors of a model that can be written to as they are stored, and what to call when that is done.
+
+    Raises :class:`InvalidArgument`, as :func:`load_into` does, when the model does not have one of these tensors, or not in this shape.
+    """
+    framework = _framework(model)
+    if framework == "torch" or (
+        framework != "keras" and framework != "sklearn" and _holds_torch(model, followed=False)
+    ):
+        import weightlapse.adapters.torch as torch
+
+        return torch.places(model if framework == "torch" else torch.container(model), shapes)
+    return {}, lambda: None
 
 
 def load_into(model: Any, state: Mapping[str, NDArray[Any]]) -> None:

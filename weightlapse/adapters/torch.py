@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import inspect
 import math
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from operator import attrgetter, is_
@@ -520,11 +521,11 @@ def _state_to_come(
     return twin.state.get(twin_parameter, {})
 
 
-def load(module: Any, state: Mapping[str, NDArray[Any]]) -> None:
-    """Put ``state`` (names to arrays) into the module's parameters and buffers, in place and exactly."""
+def _fitting(module: Any, shapes: Mapping[str, tuple[int, ...]]) -> dict[str, _Place]:
+    """The place of each of these tensors; raises when the module does not have it, or not in this shape."""
     target = unwrap(module)
     homes = {n: place for place, more in (*_parameters(target), *_buffers(target)) for n in (place.name, *more)}
-    for name, values in state.items():
+    for name, shape in shapes.items():
         if name not in homes:
             raise InvalidArgument(f"the model has no tensor {name!r} to load into; {closest(name, homes)}")
         tensor = homes[name].tensor
@@ -532,10 +533,36 @@ def load(module: Any, state: Mapping[str, NDArray[Any]]) -> None:
             raise InvalidArgument(
                 f"{name} is quantised: make it anew from its integers, scale and zero point, run.state(...)"
             )
-        if tuple(tensor.shape) != values.shape:
-            raise InvalidArgument(
-                f"{name} has shape {values.shape} in the recording and {tuple(tensor.shape)} in the model"
-            )
+        if tuple(tensor.shape) != shape:
+            raise InvalidArgument(f"{name} has shape {shape} in the recording and {tuple(tensor.shape)} in the model")
+    return homes
+
+
+def places(module: Any, shapes: Mapping[str, tuple[int, ...]]) -> tuple[dict[str, NDArray[Any]], Callable[[], None]]:
+    """Arrays, in stored dtype, over those tensors that lie in CPU memory in one piece, each alone in its memory; call the second when they are
+    written: autograd is told.
+    """
+    homes = _fitting(module, shapes)
+    found = {
+        name: homes[name].tensor
+        for name in shapes
+        if type(homes[name].tensor) in (torch.Tensor, torch.nn.Parameter)
+        and homes[name].tensor.device.type == "cpu"
+        and homes[name].tensor.layout == torch.strided
+        and homes[name].tensor.is_contiguous()
+    }
+    owners = Counter(tensor.untyped_storage().data_ptr() for tensor in {id(t): t for t in found.values()}.values())
+    alone = {n: t for n, t in found.items() if owners[t.untyped_storage().data_ptr()] == 1}
+
+    def written() -> None:
+        torch.autograd.graph.increment_version([t for t in alone.values() if not t.is_inference()])
+
+    return {name: as_array(tensor) for name, tensor in alone.items()}, written
+
+
+def load(module: Any, state: Mapping[str, NDArray[Any]]) -> None:
+    """Put ``state`` (names to arrays) into the module's parameters and buffers, in place and exactly."""
+    homes = _fitting(module, {name: values.shape for name, values in state.items()})
     with torch.no_grad():
         for name, values in state.items():
             tensor = homes[name].tensor
