@@ -550,6 +550,7 @@ def places(module: Any, shapes: Mapping[str, tuple[int, ...]]) -> tuple[dict[str
         and homes[name].tensor.device.type == "cpu"
         and homes[name].tensor.layout == torch.strided
         and homes[name].tensor.is_contiguous()
+        and not (homes[name].tensor.is_conj() or homes[name].tensor.is_neg())  # views whose memory holds other numbers
     }
     owners = Counter(tensor.untyped_storage().data_ptr() for tensor in {id(t): t for t in found.values()}.values())
     alone = {n: t for n, t in found.items() if owners[t.untyped_storage().data_ptr()] == 1}
