@@ -149,8 +149,7 @@ def command(
             "fps": float(film.fps),
             "frames": film.frames,
             "seconds": film.seconds,
-            "poster": None if film.poster is None else str(film.poster),
-        }
+        } | ({} if film.poster is None else {"poster": str(film.poster)})
         click.echo(json.dumps(facts))
     elif film.frames == 1:
         click.echo(f"{film.path}: one picture, {film.size[0]}×{film.size[1]}")

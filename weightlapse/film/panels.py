@@ -226,7 +226,7 @@ class Header:
     ticks: Sequence[float] = ()
     done: int = 0
     said: str = ""
-    line: bool = True  # whether a line below fills as the film runs
+    line: bool = True  # whether a line below fills as the film runs, and events are said here
 
     @property
     def _large(self) -> int:
@@ -274,9 +274,7 @@ class Header:
 
     def _say(self, painter: Painter, moment: Moment) -> None:
         """The word under the counter: "step", or what has just happened."""
-        if moment.event == self.said and self.said:
-            return
-        word = moment.event or "step"
+        word = (moment.event if self.line else "") or "step"
         if word == self.said:
             return
         x, y, wide, _ = self.box
@@ -286,7 +284,7 @@ class Header:
             old = glyphs.width(self.said, px) + 4
             painter.fill(x + wide - old, baseline - px, old, px + px // 3, "ground")
         shown = glyphs.fit(word, px, wide // 2)
-        painter.text(x + wide, baseline, shown, px, tone=1 if moment.event else "muted", anchor="right")
+        painter.text(x + wide, baseline, shown, px, tone="muted" if word == "step" else 1, anchor="right")
         self.said = shown
 
 

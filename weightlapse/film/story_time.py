@@ -125,7 +125,9 @@ class Timeline:
         chapter = self.story.chapter_at(moment.frame)
         quiet = f"steps {grouped(chapter.steps[0])} to {grouped(chapter.steps[1])}: most change in "
         quiet += ", ".join(f"{letter(i)} {name}" for i, (name, _) in enumerate(chapter.leaders))
-        words = caption.text if caption else quiet
+        words = quiet
+        if caption:
+            words = f"step {grouped(caption.step)}: {caption.text}" if caption.kind == "event" else caption.text
         if self.said == (words, value):
             return
         painter.fill(x, y, wide, round(px * 1.5), "ground")
