@@ -98,8 +98,8 @@ def make_film(
 
     A complex tensor is two pictures, its magnitude and its phase.
 
-    A weight too small for the picture's pixels is not averaged away: a cell stands for several weights and shows the one farthest
-    from zero, and the label says so. NaN, Inf and values beyond the scale have marks of their own.
+    A weight too small for the picture's pixels is not averaged away: a cell then stands for several weights and shows one of them, always
+    the largest where it stands out, and the label says so. NaN, Inf and values beyond the scale have marks of their own.
 
     >>> make_film(run, "film.mp4", seconds=10)                                     # doctest: +SKIP
     """
