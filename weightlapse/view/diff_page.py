@@ -16,9 +16,9 @@ import numpy as np
 from weightlapse.differences.result import Diff, TensorDiff, percent
 from weightlapse.errors import InvalidArgument, missing_extra
 from weightlapse.film.colours import encode, table
+from weightlapse.film.differences import limit_of
 from weightlapse.film.encode import whole_file
 from weightlapse.picture.numbers import short
-from weightlapse.picture.scale import limit_of
 from weightlapse.view.app import asset
 
 PICTURES = 400  # tensors that get a picture; the table lists all
