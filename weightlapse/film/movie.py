@@ -168,7 +168,8 @@ def make_film(
     if target is None:
         memory = io.BytesIO()
         shoot(memory)
-        return Film(None, (width, height), rate, len(shown), memory.getvalue())
+        shows = None if tale is None else describe(run, order, tale, float(rate), order.title or _name(run))
+        return Film(None, (width, height), rate, len(shown), memory.getvalue(), None, shows)
     with whole_file(target) as out:
         shoot(out)
     if tale is not None and poster is not None and told is not None:
