@@ -122,7 +122,10 @@ def write_block(
         for b in range(opening.blocks):
             rows = slice(b * height, min((b + 1) * height, segment.count))
             if tolerance is not None:
-                bounds[b] = [_bound(segment, i, rows, tolerance) for i in range(len(layout.tensors))]
+                bounds[b] = [
+                    segment.known_bound(i, rows) or _bound(segment, i, rows, tolerance)
+                    for i in range(len(layout.tensors))
+                ]
             tasks = (partial(_encode, segment, pieces, rows, bounds[b], tolerance, compiled) for pieces in chunks)
             for c, (pieces, data) in enumerate(zip(chunks, in_order(tasks, count))):
                 if pause is not None:
@@ -181,12 +184,14 @@ def _encode(
     data = None
     widths = [p.stop - p.start for p in pieces]
     own = [float(bounds[p.tensor]) if tolerance is not None else 0.0 for p in pieces]
+    known = None if tolerance is None else segment.gridded(pieces, rows)
     if tolerance is not None:
-        data = encode_bounded(u, dtype, widths, own, shape, compiled=compiled)
+        data = encode_bounded(u, dtype, widths, own, shape, known=known, compiled=compiled)
     exact = data is None
     data = encode(u, dtype, shape, compiled=compiled) if data is None else data
     again = Chunk(data).read()
-    if not (again.tobytes() == u.tobytes() if exact else within_bounds(again, u, dtype, widths, own)):
+    exactly = [0.0 if known is not None and known[i] is not None else bound for i, bound in enumerate(own)]
+    if not (again.tobytes() == u.tobytes() if exact else within_bounds(again, u, dtype, widths, exactly)):
         raise NotTheSame(f"frames {segment.first + rows.start} to {segment.first + rows.stop - 1} of {segment.file}")
     return data
 
@@ -222,8 +227,7 @@ def _bound(segment: RawSegment, tensor: int, rows: slice, tolerance: float) -> f
     start = segment.layout.offsets[tensor]
     count, mean, spread = 0, 0.0, 0.0
     with np.errstate(all="ignore"):
-        for k in range(rows.start, rows.stop):
-            row = segment.columns(start, spec.size * lanes(spec)[1], pattern.unsigned, slice(k, k + 1))[0]
+        for row in segment.each_row(start, spec.size * lanes(spec)[1], pattern.unsigned, rows):
             values = pattern.numbers(row)
             if not np.isfinite(values.sum()):
                 values = values[np.isfinite(values)]
