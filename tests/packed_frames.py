@@ -34,9 +34,18 @@ def packed_frames(
         for i, spec in enumerate(layout.tensors):
             exact, step, bound = words_of(layout, row, i), 0.0, 0.0
             assert len(exact) == numbers_in(spec)
-            if tolerance is not None and spec.dtype in GRIDDED and spec.size and not (i == 0 and renewed and t % 3 == 2):
+            if (
+                tolerance is not None
+                and spec.dtype in GRIDDED
+                and spec.size
+                and not (i == 0 and renewed and t % 3 == 2)
+            ):
                 pattern = PATTERNS[spec.dtype]
-                values = pattern.numbers(exact.astype(np.uint16) if exact is not None and spec.storage.itemsize == 2 else exact.view(np.uint32))
+                values = pattern.numbers(
+                    exact.astype(np.uint16)
+                    if exact is not None and spec.storage.itemsize == 2
+                    else exact.view(np.uint32)
+                )
                 start = t if renewed == 0 else t // renewed * renewed
                 scale = 1.0 if renewed == 0 else 1 + start / 64
                 bound = tolerance * 0.05 * scale

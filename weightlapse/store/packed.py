@@ -98,9 +98,7 @@ class PackedFrame:
         crcs = np.array([zlib.crc32(data[at : at + PAGE_NBYTES]) for at in pages], "<u4").tobytes()
         table = self.entries.tobytes()
         head_nbytes = -(-(_FIXED.size + len(table) + len(crcs)) // 8) * 8
-        fixed = _FIXED.pack(
-            number, PAGE_NBYTES, head_nbytes, len(self.entries), self.width_words, self.number_words
-        )
+        fixed = _FIXED.pack(number, PAGE_NBYTES, head_nbytes, len(self.entries), self.width_words, self.number_words)
         head = fixed + table + crcs
         head += bytes(head_nbytes - len(head))
         nbytes = head_nbytes + len(data)
@@ -108,7 +106,11 @@ class PackedFrame:
 
 
 def pack_frame(
-    layout: Layout, numbers: Sequence[NDArray[np.int32]], steps: Sequence[float], bounds: Sequence[float], keys: Sequence[bool]
+    layout: Layout,
+    numbers: Sequence[NDArray[np.int32]],
+    steps: Sequence[float],
+    bounds: Sequence[float],
+    keys: Sequence[bool],
 ) -> PackedFrame:
     """The slow and obvious way: numbers of each tensor (what was added, where it is no key) as a frame."""
     outers, widths, words = [], [], []
@@ -546,7 +548,7 @@ class PackedSegment(RawSegment):
                     found.append(Damage(self.file, what, self.first + k, self.first + k + 1))
                 lost = not keys.all()
         left = self._file.size - self._end
-        if left and not (self.is_last and self._is_cut_short(left)):
+        if left and not self._is_cut_short(left):
             found.append(Damage(self.file, f"the last {left} bytes are no frame that can be read"))
         if self._between and not found:
             found.append(Damage(self.file, "bytes between its frames are no records"))
@@ -563,4 +565,3 @@ class PackedSegment(RawSegment):
         own = int.from_bytes(head[28:32], "little")
         right = magic == b"WLPS" and kind == PACKED and zlib.crc32(head[:28], self._seed(self.count)) == own
         return right and record_nbytes(nbytes) > left
-
