@@ -23,6 +23,8 @@ from weightlapse.adapters.dtensor import Place, is_sharded, local, place_of, ref
 from weightlapse.adapters.several import items_of, leaves
 from weightlapse.adapters.source import ArrayInfo, Selection, Views, left_out_text
 from weightlapse.adapters.torch_device import SideStreams, pinned
+from weightlapse.adapters.torch_packed_copies import PackedCopies
+from weightlapse.adapters.torch_packing import Packer
 from weightlapse.adapters.torch_kinds import (
     Reader,
     as_array,
@@ -37,6 +39,7 @@ from weightlapse.adapters.torch_kinds import (
 )
 from weightlapse.errors import CannotRecord, InvalidArgument, closest
 
+_PACKED_SLOTS = 2  # packed frames that may lie on the device at a time
 _FEW = 48  # up to here the cost of a NumPy copy per tensor is below that of one _foreach_copy_
 _WRAPPED = ("_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module")  # never the name of a user's own layer
 
@@ -177,6 +180,8 @@ class TorchSource:
         self._selection = selection
         self._optimizers = optimizers
         self._side: SideStreams | None = None
+        self._packed: PackedCopies | None = None
+        self._packed_from: list[torch.Tensor] = []
         self.pending: Callable[[], None] | None = None
         self.left_out: dict[str, str] = {}  # tensors that cannot be recorded, and why
         self.generation = 0  # rises whenever a parameter is replaced by another
@@ -338,7 +343,19 @@ class TorchSource:
         """Memory for the ring: page-locked where weights come from a device."""
         return pinned(shape) if self._side is not None else np.empty(shape, np.uint8)
 
+    def packed_copies(self, tolerance: float | None, *, every: int, memory: int) -> PackedCopies | None:
+        """From now on :meth:`copy` packs frames where the weights are, and this takes them; None where they cannot be."""
+        self._packed = None
+        devices = {t.device for t in self._detached}
+        if self._made or self._graded or self._states or len(devices) != 1 or not self._infos:
+            return None
+        packer = Packer(self._infos, self._detached, tolerance, every=every, slots=_PACKED_SLOTS)
+        self._packed, self._packed_from = PackedCopies(packer, memory), self._detached
+        return self._packed
+
     def settle(self) -> None:
+        if self._packed is not None:
+            self._packed.settle()
         if self._side is not None:
             self._side.settle()
 
@@ -372,6 +389,8 @@ class TorchSource:
         return row, tensors
 
     def before_any(self, slot: int) -> None:
+        if not self._graded:
+            return
         start = len(self._places) + len(self._made)
         for tensor in self._row(slot)[1][start : start + len(self._graded)]:
             tensor.fill_(math.nan)
@@ -390,6 +409,12 @@ class TorchSource:
     def copy(self, slot: int, params: Any = None) -> bool:
         if not self.refresh():
             return False
+        if self._packed is not None:
+            if self._packed_from is not self._detached:
+                self._packed_from = self._detached
+                self._packed.bind(self._detached)
+            self._packed.start()
+            return True
         row, tensors = self._row(slot)
         if self._arrays is not None:
             for place, values in zip(row, self._arrays):

@@ -22,6 +22,7 @@ from weightlapse.capture.findings import Findings, tell
 from weightlapse.capture.mirroring import Mirroring
 from weightlapse.capture.null import inactive_copy
 from weightlapse.capture.numbering import ResumePoint, whole
+from weightlapse.capture.packed_ring import Packing
 from weightlapse.capture.plain import number_of
 from weightlapse.capture.processes import closed, opened
 from weightlapse.capture.ring import Ring
@@ -50,6 +51,7 @@ class Recorder:
         schedule: Schedule,
         *,
         memory: int,
+        packing: Packing | None = None,
         backpressure: Backpressure = "block",
         last_step: int = 0,
         held: Any = None,
@@ -74,6 +76,7 @@ class Recorder:
             writer,
             ring,
             memory=memory,
+            packing=packing,
             stretch=stretch,
             renewed=self._witness.bind,
             replaced=self._look_for_others,

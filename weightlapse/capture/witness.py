@@ -132,7 +132,7 @@ class Witness:
 
     def unchanged(self, slot: int) -> bool:
         """Whether the row in ``slot`` holds the same weights as the last frame."""
-        if self._slot is None or not self._names:
+        if self._slot is None or not self._names or not self._ring.has_rows:
             return False
         version = self._version()
         if version is not None and version != self._slot_marked:
@@ -148,9 +148,9 @@ class Witness:
 
         Where something moved, the present values are in the ring's next row.
         """
-        if self._fresh:
+        if self._fresh and self._ring.has_rows:
             return self._gone(params) or None
-        return [] if self._counters_moved() and self._read(params) else None
+        return [] if self._counters_moved() and (not self._ring.has_rows or self._read(params)) else None
 
     def ended(self, step: int) -> None:
         """Nothing more will come: say what only the whole of the recording shows."""
@@ -211,6 +211,8 @@ class Witness:
 
     def _gone(self, params: Any = None) -> list[str] | None:
         """Names of weights that are not what the last frame holds; None when that cannot be told."""
+        if not self._ring.has_rows:
+            return []  # the counters are all there is
         if self._slot is None or not self._read(params):
             return None
         names = self._differing(self._ring.slot, self._slot)
