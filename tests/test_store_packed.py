@@ -133,7 +133,6 @@ def test_compaction_of_exact_packed_frames_is_exact(tmp_path: Path) -> None:
 
 def test_rows_and_packed_frames_in_one_recording(tmp_path: Path) -> None:
     rows = moving_rows(BIG, 30)
-    frames, _ = packed_frames(BIG, rows)
     writer = Writer.create(tmp_path / "run", BIG, compact="never", packed=True)
     writer.append(np.arange(10), rows[:10])
     writer.append(np.arange(10, 16), packed_frames(BIG, rows[10:16])[0])

@@ -23,8 +23,6 @@ from weightlapse.adapters.dtensor import Place, is_sharded, local, place_of, ref
 from weightlapse.adapters.several import items_of, leaves
 from weightlapse.adapters.source import ArrayInfo, Selection, Views, left_out_text
 from weightlapse.adapters.torch_device import SideStreams, pinned
-from weightlapse.adapters.torch_packed_copies import PackedCopies
-from weightlapse.adapters.torch_packing import Packer
 from weightlapse.adapters.torch_kinds import (
     Reader,
     as_array,
@@ -37,6 +35,8 @@ from weightlapse.adapters.torch_kinds import (
     readers,
     sort,
 )
+from weightlapse.adapters.torch_packed_copies import PackedCopies
+from weightlapse.adapters.torch_packing import Packer
 from weightlapse.errors import CannotRecord, InvalidArgument, closest
 
 _PACKED_SLOTS = 2  # packed frames that may lie on the device at a time

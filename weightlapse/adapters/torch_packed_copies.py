@@ -14,7 +14,6 @@ from __future__ import annotations
 import threading
 from collections import deque
 from collections.abc import Callable, Sequence
-from contextlib import nullcontext
 from typing import Any
 
 import numpy as np
@@ -89,7 +88,8 @@ class PackedCopies:
         self.slots = len(packer.out)
         self.arena = Arena(torch.empty(max(memory, 4 * packer.capacity), dtype=torch.uint8, pin_memory=on_cuda))
         self._reports = [torch.zeros(packer.most_report, dtype=torch.int64, pin_memory=on_cuda) for _ in packer.out]
-        self._side = self._bus = None
+        self._side: Any = None
+        self._bus: Any = None
         if self._backend is not None:
             self._side, self._bus = (self._backend.Stream(packer.device) for _ in range(2))
         self._lock = threading.Lock()
@@ -189,7 +189,7 @@ class PackedCopies:
             frame.here = True
             return
         with self._backend.stream(self._bus):
-            self._bus.wait_event(frame.packed)  # type: ignore[union-attr]
+            self._bus.wait_event(frame.packed)
             self._run(copy)
             frame.copied = self._backend.Event()
             frame.copied.record(self._bus)

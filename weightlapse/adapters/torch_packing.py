@@ -27,7 +27,7 @@ from weightlapse.adapters.source import ArrayInfo
 
 LANES = 32
 GROUP = 32 * LANES
-_MOST_CODE = 1 << 21  # of a grid code: sums of squares stay whole numbers
+MOST_CODE = 1 << 21  # of a grid code: sums of squares stay whole numbers
 _SLAB = 1 << 14  # groups that the plain way works on at a time
 _TIGHTER = 0.92  # of the bound: a deviation may shrink by that much before the grid must change
 _BAND = (0.96, 1.25)  # times the deviation that a grid was chosen for, within which it stays
@@ -57,6 +57,10 @@ def words_of(tensor: torch.Tensor) -> torch.Tensor:
     return padded.view(torch.int32)
 
 
+def _shares(view: torch.Tensor, tensor: torch.Tensor) -> bool:
+    return view.untyped_storage().data_ptr() == tensor.untyped_storage().data_ptr()
+
+
 def _width(largest: torch.Tensor) -> torch.Tensor:
     """Bits of non-negative int64 numbers below 2**32."""
     return torch.frexp(largest.double())[1].long()
@@ -65,7 +69,9 @@ def _width(largest: torch.Tensor) -> torch.Tensor:
 class Plain:
     """The three passes in plain torch operations. ``tensor_of`` (groups,): which tensor each group is of."""
 
-    def __init__(self, sources: Sequence[torch.Tensor], places: Sequence[tuple[int, int]], tensor_of: torch.Tensor) -> None:
+    def __init__(
+        self, sources: Sequence[torch.Tensor], places: Sequence[tuple[int, int]], tensor_of: torch.Tensor
+    ) -> None:
         self._places, self._tensor_of = places, tensor_of
         self._device = tensor_of.device
         self._values: torch.Tensor | None = None
@@ -74,19 +80,32 @@ class Plain:
     def bind(self, sources: Sequence[torch.Tensor]) -> None:
         """From now on pack these tensors, of the same shapes and dtypes."""
         self._sources = list(sources)
+        self._words: dict[tuple[int, ...], tuple[list[torch.Tensor | None], dict[int, list[torch.Tensor]]]] = {}
         self._short = [t.dtype == torch.bfloat16 for t in sources]
-        self._short_groups = torch.tensor(self._short, device=self._device)[self._tensor_of] if any(self._short) else None
+        self._short_groups = (
+            torch.tensor(self._short, device=self._device)[self._tensor_of] if any(self._short) else None
+        )
 
     def exact(self, now: torch.Tensor, skip: Sequence[bool]) -> None:
         """The bits of all tensors but those in ``skip`` into ``now`` (groups, 1024)."""
-        flat = now.view(-1)
-        chosen = [i for i, left in enumerate(skip) if not left]
-        targets = [flat[a : a + n] for a, n in (self._places[i] for i in chosen)]
-        if targets:
-            torch._foreach_copy_(targets, [words_of(self._sources[i]) for i in chosen])
+        chosen = tuple(i for i, left in enumerate(skip) if not left)
+        if not chosen:
+            return
+        if chosen not in self._words:
+            views = [words_of(self._sources[i]) for i in chosen]
+            kept = [v if _shares(v, self._sources[i]) else None for v, i in zip(views, chosen)]
+            self._words[chosen] = (kept, {})
+        views_of, targets_of = self._words[chosen]
+        targets = targets_of.get(now.data_ptr())
+        if targets is None:
+            flat = now.view(-1)
+            targets = targets_of[now.data_ptr()] = [flat[a : a + n] for a, n in (self._places[i] for i in chosen)]
+        torch._foreach_copy_(
+            targets, [words_of(self._sources[i]) if v is None else v for v, i in zip(views_of, chosen)]
+        )
 
     def codes(self, now: torch.Tensor, grid: torch.Tensor, gridded: Sequence[bool]) -> torch.Tensor:
-        """Grid codes into ``now``; returns int64 (groups, 3): values that have none, sum and sum of squares of the codes.
+        """Grid codes into ``now``; returns int64 (3, groups): values that have none, sum and sum of squares of the codes.
 
         ``grid`` (tensors, 3) float64: step, 1 / step and bound; of step 0 no value has a code.
         """
@@ -98,7 +117,7 @@ class Plain:
             [flat[a : a + n] for a, n in (self._places[i] for i in chosen)],
             [self._sources[i].reshape(-1) for i in chosen],
         )
-        stats = torch.empty((len(now), 3), dtype=torch.int64, device=self._device)
+        stats = torch.empty((3, len(now)), dtype=torch.int64, device=self._device)
         for a in range(0, len(now), _SLAB):
             part = slice(a, a + _SLAB)
             step, inverse, bound = grid[self._tensor_of[part]].unsqueeze(1).unbind(2)
@@ -108,12 +127,12 @@ class Plain:
             if self._short_groups is not None:
                 short = self._short_groups[part, None]
                 back = torch.where(short, back.bfloat16().float(), back)
-            good = ((back.double() - values).abs() <= bound) & (codes.abs() < _MOST_CODE) & (step > 0)
+            good = ((back.double() - values).abs() <= bound) & (codes.abs() < MOST_CODE) & (step > 0)
             codes = torch.where(good, codes, 0.0)
             whole = codes.long()
-            stats[part, 0] = (~good).sum(1)
-            stats[part, 1] = whole.sum(1)
-            stats[part, 2] = (whole * whole).sum(1)
+            stats[0, part] = (~good).sum(1)
+            stats[1, part] = whole.sum(1)
+            stats[2, part] = (whole * whole).sum(1)
             now[part] = whole.int()
         return stats
 
@@ -127,23 +146,38 @@ class Plain:
                 bits = torch.where(self._short_groups[part, None], bits >> 16, bits)
             now[part] = torch.where(gridded_now[self._tensor_of[part], None], now[part], bits)
 
-    def widths(self, now: torch.Tensor, last: torch.Tensor, key: torch.Tensor) -> torch.Tensor:
-        """The bits of each block, int32 (groups, 32); ``key`` (tensors,) bool."""
+    def widths(self, now: torch.Tensor, last: torch.Tensor, key: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """The bits of each block, int32 (groups, 32), and of each group the bits of its widths and their sum, int64 (2, groups).
+
+        ``key`` (tensors,) bool.
+        """
         found = torch.empty((len(now), LANES), dtype=torch.int32, device=self._device)
         for a in range(0, len(now), _SLAB):
             part = slice(a, a + _SLAB)
             folded = self._folded(now, last, key, part).long() & 0xFFFFFFFF
             found[part] = _width(folded.view(-1, LANES, LANES).amax(2)).int()
-        return found
+        return found, torch.stack([_width(found.amax(1)), found.sum(1, dtype=torch.int64)])
 
     def _folded(self, now: torch.Tensor, last: torch.Tensor, key: torch.Tensor, part: slice) -> torch.Tensor:
         added = now[part] - torch.where(key[self._tensor_of[part], None], 0, last[part])
         return (added + added) ^ (added >> 31)
 
     def write(
-        self, now: torch.Tensor, last: torch.Tensor, key: torch.Tensor, widths: torch.Tensor, starts: torch.Tensor, out: torch.Tensor
+        self,
+        now: torch.Tensor,
+        last: torch.Tensor,
+        key: torch.Tensor,
+        widths: torch.Tensor,
+        outer: torch.Tensor,
+        outer_starts: torch.Tensor,
+        starts: torch.Tensor,
+        out: torch.Tensor,
     ) -> None:
-        """The words of all blocks into ``out``, those of group g from ``starts[g]`` on. The last word of ``out`` is for what is in none."""
+        """All words into ``out``: those of the widths of a group from its ``outer_starts`` on, those of its blocks from its ``starts``.
+
+        The last word of ``out`` is for what is in none.
+        """
+        write_blocks(widths[:, None, :], outer[:, None], outer_starts, out)
         for a in range(0, len(now), _SLAB):
             part = slice(a, a + _SLAB)
             folded = self._folded(now, last, key, part).view(-1, LANES, LANES)
@@ -216,12 +250,13 @@ class Packer:
         self._tensor_of = tensor_of
         self._ends = torch.from_numpy(self.group_ends).to(self.device)
         self._counts = torch.from_numpy(np.maximum(self.sizes, 1)).to(self.device).double()
-        self._now, self._last = (
-            torch.zeros((total, GROUP), dtype=torch.int32, device=self.device) for _ in range(2)
-        )
+        self._now, self._last = (torch.zeros((total, GROUP), dtype=torch.int32, device=self.device) for _ in range(2))
         # at the most: every number with all its bits, six words for the widths of a group, and one word for what belongs to none
         self.capacity = self.outer_words + (GROUP + 6) * total
         self.out = [torch.zeros(self.capacity + 1, dtype=torch.int32, device=self.device) for _ in range(slots)]
+        self._stat_ends, self._size_ends = (
+            torch.zeros((rows, total + 1), dtype=torch.int64, device=self.device) for rows in (3, 2)
+        )
         self._sources = list(sources)
         self.frame = 0  # frames packed so far
         self._since_key = every
@@ -233,6 +268,7 @@ class Packer:
         self._look_at = np.zeros(count, np.int64)
         self._keys = np.ones(count, np.bool_)
         self._was_gridded = torch.zeros(count, dtype=torch.bool, device=self.device)
+        self._dirty = True  # whether what was sent last is no longer right
         self._sent: tuple[torch.Tensor, torch.Tensor] | None = None  # grid and keys as they are on the device
         if any(self.gridded):
             mine = [i for i, wanted in enumerate(self.gridded) if wanted]
@@ -264,7 +300,7 @@ class Packer:
         grid, keys = self._tables()
         now, last, passes = self._now, self._last, self._passes
         count = len(self.sizes)
-        totals = torch.zeros((count, 3), dtype=torch.int64, device=self.device)
+        totals = torch.zeros((3, count), dtype=torch.int64, device=self.device)
         gridded = torch.zeros(count, dtype=torch.bool, device=self.device)
         if any(self.gridded):
             totals = self._by_tensor(passes.codes(now, grid, self.gridded))
@@ -273,18 +309,20 @@ class Packer:
         passes.exact(now, self.gridded)
         key = keys | (gridded != self._was_gridded)
         self._was_gridded = gridded
-        widths = passes.widths(now, last, key)
-        outer = _width(widths.amax(1))
-        sizes = torch.stack([outer, widths.sum(1, dtype=torch.int64)], 1)
-        ends = torch.nn.functional.pad(sizes.cumsum(0), (0, 0, 1, 0))  # (groups + 1, 2)
+        widths, sizes = passes.widths(now, last, key)
+        for row, ends in zip(sizes, self._size_ends):
+            torch.cumsum(row, 0, out=ends[1:])
+        outer_ends, ends = self._size_ends
         out = self.out[slot]
-        out[: self.outer_words].view(torch.uint8)[: self.groups] = outer.to(torch.uint8)
-        write_blocks(widths[:, None, :], outer[:, None], ends[:-1, 0] + self.outer_words, out)
-        passes.write(now, last, key, widths, ends[:-1, 1] + (ends[-1, 0] + self.outer_words), out)
+        out[: self.outer_words].view(torch.uint8)[: self.groups] = sizes[0].to(torch.uint8)
+        outer_starts = outer_ends[:-1] + self.outer_words
+        starts = ends[:-1] + (outer_ends[-1] + self.outer_words)
+        passes.write(now, last, key, widths, sizes[0], outer_starts, starts, out)
         self._now, self._last = last, now
-        state = gridded.long() + 2 * ((totals[:, 0] == 0) & (grid[:, 0] > 0)).long()
-        table = torch.cat([state[:, None], key[:, None].long(), totals[:, 1:], ends[self._ends[:-1]]], 1)
-        device_report = torch.cat([table.view(-1), ends[-1]])
+        state = gridded.long() + 2 * ((totals[0] == 0) & (grid[:, 0] > 0)).long()
+        first = self._ends[:-1]
+        table = torch.stack([state, key.long(), totals[1], totals[2], outer_ends[first], ends[first]], 1)
+        device_report = torch.cat([table.view(-1), outer_ends[-1:], ends[-1:]])
         if probed:
             found = torch.stack([_spread(self._sources[i]) for i in probed]).view(-1)
             device_report = torch.cat([device_report, found.view(torch.int64)])
@@ -300,30 +338,32 @@ class Packer:
 
     def _tables(self) -> tuple[torch.Tensor, torch.Tensor]:
         """The grids, and the tensors that are keys, on the device; sent again when they changed."""
-        if self._sent is None or self._keys.any() or self._keys_sent:
+        if self._sent is None or self._dirty or self._keys.any():
             both = np.concatenate([self._grid, self._keys[:, None]], 1)
             host = torch.from_numpy(both)
             if self.device.type == "cuda":
                 host = host.pin_memory()  # kept by the allocator until the copy is done
             sent = host.to(self.device, non_blocking=True)
             self._sent = (sent[:, :3].contiguous(), sent[:, 3] != 0)
-            self._keys_sent = bool(self._keys.any())
+            self._dirty = bool(self._keys.any())  # they are keys in this frame only
         return self._sent
 
-    _keys_sent = False
-
     def _by_tensor(self, stats: torch.Tensor) -> torch.Tensor:
-        ends = torch.nn.functional.pad(stats.cumsum(0), (0, 0, 1, 0))[self._ends]
-        return ends[1:] - ends[:-1]
+        for row, ends in zip(stats, self._stat_ends):
+            torch.cumsum(row, 0, out=ends[1:])
+        ends = self._stat_ends[:, self._ends]
+        return ends[:, 1:] - ends[:, :-1]
 
     def _is_right(self, totals: torch.Tensor, grid: torch.Tensor) -> torch.Tensor:
         """Which tensors are on their grid: every value within the bound, and the bound within tolerance x the deviation of this frame."""
         assert self._tolerance is not None
         step, _, bound = grid.unbind(1)
-        mean = totals[:, 1] / self._counts
-        variance = totals[:, 2] / self._counts - mean * mean
-        deviation = step * variance.clamp(min=0.0).sqrt()  # of what is stored: that of the true values is less by a bound at the most
-        return (totals[:, 0] == 0) & (step > 0) & (bound <= self._tolerance * (deviation - bound))
+        mean = totals[1] / self._counts
+        variance = totals[2] / self._counts - mean * mean
+        deviation = (
+            step * variance.clamp(min=0.0).sqrt()
+        )  # of what is stored: that of the true values is less by a bound at the most
+        return (totals[0] == 0) & (step > 0) & (bound <= self._tolerance * (deviation - bound))
 
     # ---- the host --------------------------------------------------------------------------------------------------
 
@@ -356,7 +396,7 @@ class Packer:
         step = 0.0
         if math.isfinite(bound) and bound > 0 and math.isfinite(largest) and largest > 0:
             step = 2.0 * (bound - 2.0 ** (math.floor(math.log2(largest + bound)) - self._mantissa[i]))
-        if not (step > 0 and largest / step < _MOST_CODE / 2):
+        if not (step > 0 and largest / step < MOST_CODE / 2):
             step = bound = 0.0
         if step == 0:
             self._patience[i] = min(2 * self._patience[i], 256)
@@ -369,6 +409,7 @@ class Packer:
         self._chosen_for[i], self._largest[i] = deviation, largest
         self._changed[i] = self.frame
         self._keys[i] |= step > 0
+        self._dirty = True
 
     def _due(self) -> list[int]:
         """Exact tensors whose deviation is to be looked at in this frame."""

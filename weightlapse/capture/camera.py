@@ -57,7 +57,10 @@ class Camera:
 
     def bind(self) -> None:
         rows, layout = self.ring.rows, self.layout
-        self.source.bind(self.ring.capacity if self.ring.has_rows else 0, lambda slot, tensor: layout.view(rows[slot : slot + 1], tensor)[0, ...])
+        self.source.bind(
+            self.ring.capacity if self.ring.has_rows else 0,
+            lambda slot, tensor: layout.view(rows[slot : slot + 1], tensor)[0, ...],
+        )
         self._renewed(self.ring, layout)
 
     @property

@@ -17,8 +17,8 @@ import weightlapse.store.manifest as manifest
 from weightlapse.capture.ring import MAX_ROWS, MIN_ROWS, Ring
 from weightlapse.errors import CannotRecord
 from weightlapse.store.layout import Layout
-from weightlapse.store.reader import Store
 from weightlapse.store.packed import ENTRY, PackedFrame, group_ends
+from weightlapse.store.reader import Store
 
 _MOST_WAITING = 4 << 30  # bytes of page-locked memory
 _WORTH_IT = 1.25  # times the values of a frame that its groups of 1024 may take
@@ -53,8 +53,12 @@ def make_ring(source: Any, layout: Layout, memory: int, packing: Packing | None)
     wanted = packing is not None and (packing.always or (packing.tolerance is not None and source_on_device(source)))
     if packing is not None and wanted and 0 < padded <= max(_WORTH_IT * layout.row_nbytes, 1 << 16):
         make = getattr(source, "packed_copies", None)
-        copies = None if make is None else make(
-            packing.tolerance, every=frames_to_a_key(layout.row_nbytes), memory=min(memory * 3 // 4, _MOST_WAITING)
+        copies = (
+            None
+            if make is None
+            else make(
+                packing.tolerance, every=frames_to_a_key(layout.row_nbytes), memory=min(memory * 3 // 4, _MOST_WAITING)
+            )
         )
         if copies is not None:
             if len(copies.arena.buffer) > max(memory, 1 << 22):
@@ -118,4 +122,5 @@ class PackedRing(Ring):
         entries["bound"] = np.where(gridded, report.bounds, 0.0)
         entries["key"] = table[:, 1]
         entries["widths"], entries["numbers"] = table[:, 4], table[:, 5]
-        return PackedFrame(entries, *report.words, data)
+        width_words, number_words = report.words
+        return PackedFrame(entries, width_words, number_words, data)

@@ -173,7 +173,15 @@ def watch(
                 writer, point = go_on(where, layout, facts, at, present, when, missing, settings)
             else:
                 point = ResumePoint(at if isinstance(at, int) else step, new=True, take=True)
-                writer = Writer.create(where, layout, meta=facts, tolerance=bound, overwrite=overwrite, packed=not ring.has_rows, **settings)
+                writer = Writer.create(
+                    where,
+                    layout,
+                    meta=facts,
+                    tolerance=bound,
+                    overwrite=overwrite,
+                    packed=not ring.has_rows,
+                    **settings,
+                )
         rec = Recorder(
             source,
             writer,

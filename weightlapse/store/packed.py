@@ -29,7 +29,6 @@ from numpy.typing import NDArray
 
 from weightlapse.errors import DamagedRecording
 from weightlapse.store.belonging import Belonging
-from weightlapse.store.codecs import grid
 from weightlapse.store.codecs.patterns import PATTERNS
 from weightlapse.store.codecs.plan import Piece
 from weightlapse.store.files import Ahead, File
@@ -113,20 +112,27 @@ def pack_frame(
     keys: Sequence[bool],
 ) -> PackedFrame:
     """The slow and obvious way: numbers of each tensor (what was added, where it is no key) as a frame."""
-    outers, widths, words = [], [], []
+    outers: list[NDArray[np.uint8]] = []
+    widths: list[NDArray[np.uint32]] = []
+    words: list[NDArray[np.uint32]] = []
     entries = np.zeros(len(layout.tensors), ENTRY)
     for i, values in enumerate(numbers):
         padded = np.zeros(groups_of(len(values)) * GROUP, np.int32)
         padded[: len(values)] = values
-        entries[i] = (steps[i], bounds[i], sum(map(len, widths)), sum(map(len, words)), keys[i], 0)
-        for parts, part in zip((outers, widths, words), pack(padded)):
-            parts.append(part)  # type: ignore[attr-defined]
+        entries[i] = (steps[i], bounds[i], _total(widths), _total(words), keys[i], 0)
+        outer, width_words, number_words = pack(padded)
+        outers.append(outer)
+        widths.append(width_words)
+        words.append(number_words)
     first = b"".join(outer.tobytes() for outer in outers)
     first += bytes(-len(first) % 4)
-    rest = [part.tobytes() for parts in (widths, words) for part in parts]
-    return PackedFrame(
-        entries, sum(map(len, widths)), sum(map(len, words)), np.frombuffer(first + b"".join(rest), np.uint8)
-    )
+    rest = [part.tobytes() for part in (*widths, *words)]
+    data = np.frombuffer(first + b"".join(rest), np.uint8)
+    return PackedFrame(entries, _total(widths), _total(words), data)
+
+
+def _total(parts: Sequence[NDArray[Any]]) -> int:
+    return sum(len(part) for part in parts)
 
 
 def as_key(frame: PackedFrame, layout: Layout, before: RawSegment) -> PackedFrame:
@@ -148,7 +154,7 @@ def as_key(frame: PackedFrame, layout: Layout, before: RawSegment) -> PackedFram
         numbers = before._whole(before.count - 1, i).copy()
         table.add(0, ends[i + 1] - ends[i], words[c:d], numbers, fresh=bool(entries["key"][i]))
         found.append(numbers[: numbers_in(spec)])
-    return pack_frame(layout, found, entries["step"], entries["bound"], [True] * len(found))
+    return pack_frame(layout, found, entries["step"].tolist(), entries["bound"].tolist(), [True] * len(found))
 
 
 def open_segment(number: int, file: File, ours: Belonging, *, is_last: bool) -> RawSegment:
