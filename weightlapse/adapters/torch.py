@@ -409,7 +409,7 @@ class TorchSource:
     def copy(self, slot: int, params: Any = None) -> bool:
         if not self.refresh():
             return False
-        if self._packed is not None:
+        if self._packed is not None and not self._rows:
             if self._packed_from is not self._detached:
                 self._packed_from = self._detached
                 self._packed.bind(self._detached)
