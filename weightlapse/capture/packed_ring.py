@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 import weightlapse.store.manifest as manifest
-from weightlapse.capture.ring import MAX_ROWS, MIN_ROWS, Ring
+from weightlapse.capture.ring import MAX_ROWS, Ring
 from weightlapse.errors import CannotRecord
 from weightlapse.store.layout import Layout
 from weightlapse.store.packed import ENTRY, PackedFrame, group_ends
@@ -84,7 +84,7 @@ class PackedRing(Ring):
         self._layout = layout
         self._begin(MAX_ROWS)
         self.rows = np.empty((self.capacity, 0), np.uint8)
-        self._wake_every = self._next_wake = MIN_ROWS  # frames lie on the device until they are fetched
+        self._wake_every = self._next_wake = 1  # frames are large, and lie on the device until they are fetched
 
     def has_room(self) -> bool:
         return super().has_room() and self.copies.has_room()
