@@ -19,7 +19,7 @@ import struct
 import threading
 import zlib
 from collections import OrderedDict
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -151,10 +151,16 @@ def as_key(frame: PackedFrame, layout: Layout, before: RawSegment) -> PackedFram
             for name, total in (("widths", frame.width_words), ("numbers", frame.number_words))
         )
         table = Packed(data[ends[i] : ends[i + 1]], width_words[a:b])
-        numbers = before._whole(before.count - 1, i).copy()
+        numbers = before._whole(before.count - 1, [i])[0].copy()
         table.add(0, ends[i + 1] - ends[i], words[c:d], numbers, fresh=bool(entries["key"][i]))
         found.append(numbers[: numbers_in(spec)])
     return pack_frame(layout, found, entries["step"].tolist(), entries["bound"].tolist(), [True] * len(found))
+
+
+def _at_once(tasks: Sequence[Callable[[], None]]) -> None:
+    """By all threads, where there is something to share."""
+    for _ in in_order(tasks, threads() if len(tasks) > 1 else 1):
+        pass
 
 
 def open_segment(number: int, file: File, ours: Belonging, *, is_last: bool) -> RawSegment:
@@ -194,6 +200,7 @@ class PackedSegment(RawSegment):
     def _find_frames(self) -> None:
         self._group_ends = group_ends(self.layout)
         self._heads, self._places = {}, []
+        self._keys: list[NDArray[np.int64]] = []  # for each frame: the one that each tensor is added up from
         self._tables_of: OrderedDict[tuple[int, int], Packed] = OrderedDict()
         self._tables_nbytes = 0
         self._held: OrderedDict[int, tuple[int, NDArray[np.int32]]] = OrderedDict()
@@ -349,7 +356,11 @@ class PackedSegment(RawSegment):
         low, high = head.words(tensor, "widths")
         at = head.outer_nbytes
         table = Packed(outer, np.frombuffer(self._data(k, at + 4 * low, at + 4 * high), "<u4"))
-        low, high = head.words(tensor, "numbers")
+        self._keep(k, tensor, table)
+        return table
+
+    def _keep(self, k: int, tensor: int, table: Packed) -> None:
+        low, high = self._head(k).words(tensor, "numbers")
         if table.starts[-1] != high - low:
             raise DamagedRecording(f"frame {self.first + k} in {self.file} has not as many bits as it says")
         with self._lock:
@@ -358,14 +369,29 @@ class PackedSegment(RawSegment):
                 self._tables_nbytes += table.nbytes
                 while self._tables_nbytes > _TABLES_NBYTES and len(self._tables_of) > 1:
                     self._tables_nbytes -= self._tables_of.popitem(last=False)[1].nbytes
-        return table
+
+    def _keep_all(self, k: int) -> None:
+        """The tables of all tensors of a frame at once."""
+        head, ends = self._head(k), self._group_ends
+        outer = np.frombuffer(self._data(k, 0, ends[-1]), np.uint8)
+        at = head.outer_nbytes
+        whole = Packed(outer, np.frombuffer(self._data(k, at, at + 4 * head.width_words), "<u4"))
+        for tensor in range(len(self.layout.tensors)):
+            self._keep(k, tensor, whole.part(ends[tensor], ends[tensor + 1]))
 
     def _key_of(self, k: int, tensor: int) -> int:
         """The frame that numbers of frame ``k`` are added up from."""
-        for key in range(k, -1, -1):
-            if self._head(key).entries["key"][tensor]:
-                return key
-        raise DamagedRecording(f"no frame of {self.file} up to {self.first + k} can be read by itself")
+        self._head(k)
+        while len(self._keys) <= k:  # where a frame cannot be read: the number of that frame, below zero
+            at, before = len(self._keys), self._keys[-1] if self._keys else np.full(len(self.layout.tensors), -1)
+            try:
+                self._keys.append(np.where(self._head(at).entries["key"] != 0, at, before))
+            except DamagedRecording:
+                self._keys.append(np.full(len(self.layout.tensors), -1 - at))
+        key = int(self._keys[k][tensor])
+        if key < 0:
+            raise self._damaged(-1 - key)
+        return key
 
     def _add(self, k: int, tensor: int, first: int, stop: int, out: NDArray[np.int32]) -> None:
         """Go on to frame ``k``: numbers of the groups ``[first, stop)``."""
@@ -388,31 +414,39 @@ class PackedSegment(RawSegment):
             at = k
             yield k, float(self._head(k).entries["step"][tensor]), out
 
-    def _whole(self, k: int, tensor: int) -> NDArray[np.int32]:
-        """All numbers of a tensor at a frame, kept so that the next frame costs only what was added since. Not to be changed."""
-        groups = self._group_ends[tensor + 1] - self._group_ends[tensor]
-        key = self._key_of(k, tensor)
-        with self._lock:
-            at, out = self._held.pop(tensor, (-1, np.empty(0, np.int32)))
-            self._held_nbytes -= out.nbytes
-        if not key <= at <= k:
-            at, out = key - 1, np.empty(groups * GROUP, np.int32)
-        ranges = [(a, min(a + _AT_ONCE, groups)) for a in range(0, groups, _AT_ONCE)]
-        for each in range(at + 1, k + 1):
-            self._table(each, tensor)
+    def _whole(self, k: int, tensors: Sequence[int]) -> list[NDArray[np.int32]]:
+        """All numbers of tensors at a frame, kept so that the next frame costs only what was added since. Not to be changed."""
+        begun: list[tuple[int, int, NDArray[np.int32]]] = []
+        for tensor in tensors:
+            groups, key = self._group_ends[tensor + 1] - self._group_ends[tensor], self._key_of(k, tensor)
+            with self._lock:
+                at, out = self._held.pop(tensor, (-1, np.empty(0, np.int32)))
+                self._held_nbytes -= out.nbytes
+            if not key <= at <= k:
+                at, out = key - 1, np.empty(groups * GROUP, np.int32)
+            begun.append((tensor, at, out))
+        if 2 * sum(out.size for _, _, out in begun) > self._group_ends[-1] * GROUP:
+            frames = range(1 + min((at for _, at, _ in begun), default=k), k + 1)
+            _at_once([partial(self._keep_all, each) for each in frames])
 
-        def go_on(a: int, b: int) -> None:
+        def go_on(tensor: int, at: int, out: NDArray[np.int32], a: int, b: int) -> None:
             for each in range(at + 1, k + 1):
                 self._add(each, tensor, a, b, out[a * GROUP : b * GROUP])
 
-        for _ in in_order((partial(go_on, a, b) for a, b in ranges), threads() if len(ranges) > 1 else 1):
-            pass
+        _at_once(
+            [
+                partial(go_on, tensor, at, out, a, min(a + _AT_ONCE, len(out) // GROUP))
+                for tensor, at, out in begun
+                for a in range(0, len(out) // GROUP, _AT_ONCE)
+            ]
+        )
         with self._lock:
-            self._held[tensor] = (k, out)
-            self._held_nbytes += out.nbytes
+            for tensor, _, out in begun:
+                self._held[tensor] = (k, out)
+                self._held_nbytes += out.nbytes
             while self._held_nbytes > _HELD_NBYTES and len(self._held) > 1:
                 self._held_nbytes -= self._held.popitem(last=False)[1][1].nbytes
-        return out
+        return [out for _, _, out in begun]
 
     # ---- values ----------------------------------------------------------------------------------------------------
 
@@ -476,36 +510,36 @@ class PackedSegment(RawSegment):
         flat = out.reshape(len(numbers), -1)
         rising = np.unique(numbers)
         if len(rising) == 1 and 2 * (high - low) > spec.size:
-            values = [self._frame_bytes(tensor, int(rising[0]))[low * size : high * size]]
+            values = [self._frame_bytes([tensor], int(rising[0]))[0][low * size : high * size]]
         else:
             values = self._flat(tensor, rising.tolist(), low * size, high * size)  # type: ignore[assignment]
         for k, row in zip(rising.tolist(), values):
             flat[numbers == k] = np.ascontiguousarray(row).view(spec.storage)[picked]
         return out
 
-    def _frame_bytes(self, tensor: int, frame: int) -> NDArray[np.uint8]:
-        """A whole tensor at one frame, as bytes."""
-        spec = self.layout.tensors[tensor]
-        if not spec.nbytes:
-            return np.empty(0, np.uint8)
-        numbers = self._whole(frame, tensor)[: numbers_in(spec)]
-        step = float(self._head(frame).entries["step"][tensor])
-        ranges = range(0, len(numbers), _AT_ONCE * GROUP)
-        out = np.empty(len(numbers), np.uint16 if spec.storage.itemsize == 2 else np.uint32)
+    def _frame_bytes(self, tensors: Sequence[int], frame: int) -> list[NDArray[np.uint8]]:
+        """Whole tensors at one frame, as bytes."""
+        specs = [self.layout.tensors[t] for t in tensors]
+        steps = self._head(frame).entries["step"]
+        outs = [np.empty(numbers_in(spec), np.uint16 if spec.storage.itemsize == 2 else np.uint32) for spec in specs]
 
-        def put(a: int) -> None:
-            out[a : a + _AT_ONCE * GROUP] = restored(numbers[a : a + _AT_ONCE * GROUP], step, spec)
+        def put(numbers: NDArray[np.int32], step: float, spec: TensorSpec, out: NDArray[Any]) -> None:
+            out[...] = restored(numbers, step, spec)
 
-        for _ in in_order((partial(put, a) for a in ranges), threads() if len(ranges) > 1 else 1):
-            pass
-        return out.view(np.uint8)[: spec.nbytes]
+        each = _AT_ONCE * GROUP
+        _at_once(
+            [
+                partial(put, numbers[a : min(a + each, len(out))], float(steps[t]), spec, out[a : a + each])
+                for t, spec, numbers, out in zip(tensors, specs, self._whole(frame, tensors), outs)
+                for a in range(0, len(out), each)
+            ]
+        )
+        return [out.view(np.uint8)[: spec.nbytes] for spec, out in zip(specs, outs)]
 
     def read_frame(self, tensors: Sequence[int], frame: int) -> list[NDArray[Any]]:
-        found = []
-        for t in tensors:
-            spec = self.layout.tensors[t]
-            found.append(self._frame_bytes(t, frame).view(spec.storage).reshape(spec.shape))
-        return found
+        specs = [self.layout.tensors[t] for t in tensors]
+        each = dict(zip(dict.fromkeys(tensors), self._frame_bytes(list(dict.fromkeys(tensors)), frame)))
+        return [each[t].view(spec.storage).reshape(spec.shape) for t, spec in zip(tensors, specs)]
 
     def known_bound(self, tensor: int, rows: slice) -> float:
         return max(self.bound(tensor, k) for k in range(rows.start, rows.stop))
@@ -528,6 +562,10 @@ class PackedSegment(RawSegment):
                 row[...] = numbers[low : low + len(row)]
             found.append((steps.pop(), codes))
         return found
+
+    def patterns(self, piece: Piece, known: Codes) -> NDArray[np.unsignedinteger[Any]]:
+        step, codes = known
+        return restored(codes.reshape(-1), step, self.layout.tensors[piece.tensor]).reshape(codes.shape)
 
     def bound(self, tensor: int, frame: int) -> float:
         return float(self._head(frame).entries["bound"][tensor])

@@ -112,6 +112,13 @@ class Packed:
         self.widths = widths.astype(np.uint8)  # (groups, 32)
         self.starts = np.concatenate([np.zeros(1, np.int64), widths.sum(axis=1, dtype=np.int64).cumsum()])
 
+    def part(self, first: int, stop: int) -> Packed:
+        """The groups ``[first, stop)`` by themselves."""
+        found = Packed.__new__(Packed)
+        found._kernels = self._kernels
+        found.widths, found.starts = self.widths[first:stop], self.starts[first : stop + 1] - self.starts[first]
+        return found
+
     @property
     def nbytes(self) -> int:
         return self.widths.nbytes + self.starts.nbytes

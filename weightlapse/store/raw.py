@@ -287,6 +287,10 @@ class RawSegment(Whole):
                 flat[a - first : b - first] = self._rows(a, b)[:, start : start + nbytes]
         return out
 
+    def patterns(self, piece: Piece, known: Codes) -> NDArray[np.unsignedinteger[Any]]:
+        """The patterns (frames, values) that codes of :meth:`gridded` stand for."""
+        raise NotImplementedError
+
     def each_row(self, start: int, count: int, dtype: np.dtype[Any], rows: slice) -> Iterator[NDArray[Any]]:
         """:meth:`columns`, one frame at a time; a row is valid until the next."""
         return (self.columns(start, count, dtype, slice(k, k + 1))[0] for k in range(rows.start, rows.stop))
