@@ -67,13 +67,25 @@ def _width(largest: torch.Tensor) -> torch.Tensor:
 
 
 class Plain:
-    """The three passes in plain torch operations. ``tensor_of`` (groups,): which tensor each group is of."""
+    """The passes over all values in plain torch operations. ``ends`` (tensors + 1,): where the groups of each tensor begin; ``sizes``: its numbers."""
 
     def __init__(
-        self, sources: Sequence[torch.Tensor], places: Sequence[tuple[int, int]], tensor_of: torch.Tensor
+        self,
+        sources: Sequence[torch.Tensor],
+        ends: NDArray[np.int64],
+        sizes: NDArray[np.int64],
+        tolerance: float | None,
     ) -> None:
-        self._places, self._tensor_of = places, tensor_of
-        self._device = tensor_of.device
+        self._device = sources[0].device
+        self._tolerance = tolerance
+        self._places = [(int(a) * GROUP, int(n)) for a, n in zip(ends, sizes)]
+        self._tensor_of = torch.from_numpy(np.repeat(np.arange(len(sizes)), np.diff(ends))).to(self._device)
+        self._ends = torch.from_numpy(ends).to(self._device)
+        self._counts = torch.from_numpy(np.maximum(sizes, 1)).to(self._device)
+        self._outer_words = -(-int(ends[-1]) // 4)
+        self._stat_ends, self._size_ends = (
+            torch.zeros((rows, int(ends[-1]) + 1), dtype=torch.int64, device=self._device) for rows in (3, 2)
+        )
         self._values: torch.Tensor | None = None
         self.bind(sources)
 
@@ -85,6 +97,66 @@ class Plain:
         self._short_groups = (
             torch.tensor(self._short, device=self._device)[self._tensor_of] if any(self._short) else None
         )
+
+    def pack(
+        self,
+        now: torch.Tensor,
+        last: torch.Tensor,
+        out: torch.Tensor,
+        grid: torch.Tensor,
+        keys: torch.Tensor,
+        was_gridded: torch.Tensor,
+        gridded: Sequence[bool],
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Numbers into ``now`` and their words into ``out``; returns which tensors are on their grid (bool), and the report."""
+        count = len(keys)
+        totals = torch.zeros((3, count), dtype=torch.int64, device=self._device)
+        on_grid = torch.zeros(count, dtype=torch.bool, device=self._device)
+        if any(gridded):
+            totals = self._by_tensor(self.codes(now, grid, gridded))
+            on_grid = self._is_right(totals, grid)
+            self.bits(now, on_grid)
+        self.exact(now, gridded)
+        key = keys | (on_grid != was_gridded)
+        widths, sizes = self.widths(now, last, key)
+        outer_ends, ends = self._ends_of(sizes)
+        out[: self._outer_words].view(torch.uint8)[: len(now)] = sizes[0].to(torch.uint8)
+        self.write(
+            now,
+            last,
+            key,
+            widths,
+            sizes[0],
+            outer_ends + self._outer_words,
+            ends + outer_ends[-1] + self._outer_words,
+            out,
+        )
+        state = on_grid.long() + 2 * ((totals[0] == 0) & (grid[:, 0] > 0)).long()
+        first = self._ends[:-1]
+        table = torch.stack([state, key.long(), totals[1], totals[2], outer_ends[first], ends[first]], 1)
+        return on_grid, torch.cat([table.view(-1), outer_ends[-1:], ends[-1:]])
+
+    def _ends_of(self, sizes: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        for row, ends in zip(sizes, self._size_ends):
+            torch.cumsum(row, 0, out=ends[1:])
+        return self._size_ends[0], self._size_ends[1]
+
+    def _by_tensor(self, stats: torch.Tensor) -> torch.Tensor:
+        for row, ends in zip(stats, self._stat_ends):
+            torch.cumsum(row, 0, out=ends[1:])
+        ends = self._stat_ends[:, self._ends]
+        return ends[:, 1:] - ends[:, :-1]
+
+    def _is_right(self, totals: torch.Tensor, grid: torch.Tensor) -> torch.Tensor:
+        """Which tensors are on their grid: every value within the bound, and the bound within tolerance x the deviation of this frame."""
+        assert self._tolerance is not None
+        step, _, bound = grid.unbind(1)
+        mean = totals[1] / self._counts
+        variance = totals[2] / self._counts - mean * mean
+        deviation = (
+            step * variance.clamp(min=0.0).sqrt()
+        )  # of what is stored: that of the true values is less by a bound at the most
+        return (totals[0] == 0) & (step > 0) & (bound <= self._tolerance * (deviation - bound))
 
     def exact(self, now: torch.Tensor, skip: Sequence[bool]) -> None:
         """The bits of all tensors but those in ``skip`` into ``now`` (groups, 1024)."""
@@ -177,11 +249,11 @@ class Plain:
 
         The last word of ``out`` is for what is in none.
         """
-        write_blocks(widths[:, None, :], outer[:, None], outer_starts, out)
+        write_blocks(widths[:, None, :], outer[:, None], outer_starts[:-1], out)
         for a in range(0, len(now), _SLAB):
             part = slice(a, a + _SLAB)
             folded = self._folded(now, last, key, part).view(-1, LANES, LANES)
-            write_blocks(folded, widths[part].long(), starts[part], out)
+            write_blocks(folded, widths[part].long(), starts[:-1][part], out)
 
 
 def write_blocks(folded: torch.Tensor, widths: torch.Tensor, starts: torch.Tensor, out: torch.Tensor) -> None:
@@ -236,8 +308,6 @@ class Packer:
         self.group_ends = np.concatenate([np.zeros(1, np.int64), groups.cumsum()])
         total = int(self.group_ends[-1])
         self.groups, self.outer_words = total, -(-total // 4)
-        places = [(int(a) * GROUP, int(n)) for a, n in zip(self.group_ends, self.sizes)]
-        tensor_of = torch.from_numpy(np.repeat(np.arange(count), groups)).to(self.device)
         self.gridded = [tolerance is not None and t.dtype in _GRIDDED and t.numel() > 0 for t in sources]
         self._mantissa = [_GRIDDED.get(t.dtype, 0) for t in sources]
         passes: Any = Plain
@@ -245,18 +315,12 @@ class Packer:
             compiled = self.device.type == "cuda" and importlib.util.find_spec("triton") is not None
         if compiled:
             passes = importlib.import_module("weightlapse.adapters.torch_packing_triton").Fused
-        self._passes = passes(sources, places, tensor_of)
+        self._passes = passes(sources, self.group_ends, self.sizes, tolerance)
         self.compiled = compiled
-        self._tensor_of = tensor_of
-        self._ends = torch.from_numpy(self.group_ends).to(self.device)
-        self._counts = torch.from_numpy(np.maximum(self.sizes, 1)).to(self.device).double()
         self._now, self._last = (torch.zeros((total, GROUP), dtype=torch.int32, device=self.device) for _ in range(2))
         # at the most: every number with all its bits, six words for the widths of a group, and one word for what belongs to none
         self.capacity = self.outer_words + (GROUP + 6) * total
         self.out = [torch.zeros(self.capacity + 1, dtype=torch.int32, device=self.device) for _ in range(slots)]
-        self._stat_ends, self._size_ends = (
-            torch.zeros((rows, total + 1), dtype=torch.int64, device=self.device) for rows in (3, 2)
-        )
         self._sources = list(sources)
         self.frame = 0  # frames packed so far
         self._since_key = every
@@ -298,31 +362,11 @@ class Packer:
         self._since_key += 1
         probed = self._due()
         grid, keys = self._tables()
-        now, last, passes = self._now, self._last, self._passes
-        count = len(self.sizes)
-        totals = torch.zeros((3, count), dtype=torch.int64, device=self.device)
-        gridded = torch.zeros(count, dtype=torch.bool, device=self.device)
-        if any(self.gridded):
-            totals = self._by_tensor(passes.codes(now, grid, self.gridded))
-            gridded = self._is_right(totals, grid)
-            passes.bits(now, gridded)
-        passes.exact(now, self.gridded)
-        key = keys | (gridded != self._was_gridded)
-        self._was_gridded = gridded
-        widths, sizes = passes.widths(now, last, key)
-        for row, ends in zip(sizes, self._size_ends):
-            torch.cumsum(row, 0, out=ends[1:])
-        outer_ends, ends = self._size_ends
-        out = self.out[slot]
-        out[: self.outer_words].view(torch.uint8)[: self.groups] = sizes[0].to(torch.uint8)
-        outer_starts = outer_ends[:-1] + self.outer_words
-        starts = ends[:-1] + (outer_ends[-1] + self.outer_words)
-        passes.write(now, last, key, widths, sizes[0], outer_starts, starts, out)
+        now, last = self._now, self._last
+        self._was_gridded, device_report = self._passes.pack(
+            now, last, self.out[slot], grid, keys, self._was_gridded, self.gridded
+        )
         self._now, self._last = last, now
-        state = gridded.long() + 2 * ((totals[0] == 0) & (grid[:, 0] > 0)).long()
-        first = self._ends[:-1]
-        table = torch.stack([state, key.long(), totals[1], totals[2], outer_ends[first], ends[first]], 1)
-        device_report = torch.cat([table.view(-1), outer_ends[-1:], ends[-1:]])
         if probed:
             found = torch.stack([_spread(self._sources[i]) for i in probed]).view(-1)
             device_report = torch.cat([device_report, found.view(torch.int64)])
@@ -347,23 +391,6 @@ class Packer:
             self._sent = (sent[:, :3].contiguous(), sent[:, 3] != 0)
             self._dirty = bool(self._keys.any())  # they are keys in this frame only
         return self._sent
-
-    def _by_tensor(self, stats: torch.Tensor) -> torch.Tensor:
-        for row, ends in zip(stats, self._stat_ends):
-            torch.cumsum(row, 0, out=ends[1:])
-        ends = self._stat_ends[:, self._ends]
-        return ends[:, 1:] - ends[:, :-1]
-
-    def _is_right(self, totals: torch.Tensor, grid: torch.Tensor) -> torch.Tensor:
-        """Which tensors are on their grid: every value within the bound, and the bound within tolerance x the deviation of this frame."""
-        assert self._tolerance is not None
-        step, _, bound = grid.unbind(1)
-        mean = totals[1] / self._counts
-        variance = totals[2] / self._counts - mean * mean
-        deviation = (
-            step * variance.clamp(min=0.0).sqrt()
-        )  # of what is stored: that of the true values is less by a bound at the most
-        return (totals[0] == 0) & (step > 0) & (bound <= self._tolerance * (deviation - bound))
 
     # ---- the host --------------------------------------------------------------------------------------------------
 

@@ -22,6 +22,7 @@ from weightlapse.store.reader import Store
 
 _MOST_WAITING = 4 << 30  # bytes of page-locked memory
 _WORTH_IT = 1.25  # times the values of a frame that its groups of 1024 may take
+_LARGE = 32 << 20  # bytes of a frame from which on packing costs the training less than the copy
 _SEGMENT_NBYTES = 16 << 30  # of raw frames between two whole keys
 _SEGMENT_FRAMES = (32, 256)
 
@@ -50,7 +51,8 @@ def frames_to_a_key(row_nbytes: int) -> int:
 def make_ring(source: Any, layout: Layout, memory: int, packing: Packing | None) -> Ring:
     """The ring for frames of this layout: a packed one where that is wanted and possible."""
     padded = 4096 * group_ends(layout)[-1]
-    wanted = packing is not None and (packing.always or (packing.tolerance is not None and source_on_device(source)))
+    on_device = bool(getattr(source, "on_device", False)) and layout.row_nbytes >= _LARGE
+    wanted = packing is not None and (packing.always or (packing.tolerance is not None and on_device))
     if packing is not None and wanted and 0 < padded <= max(_WORTH_IT * layout.row_nbytes, 1 << 16):
         make = getattr(source, "packed_copies", None)
         copies = (
@@ -68,10 +70,6 @@ def make_ring(source: Any, layout: Layout, memory: int, packing: Packing | None)
                 )
             return PackedRing(copies, layout)
     return Ring(layout.row_nbytes, memory, getattr(source, "allocate", None))
-
-
-def source_on_device(source: Any) -> bool:
-    return bool(getattr(source, "on_device", False))
 
 
 class PackedRing(Ring):

@@ -205,6 +205,7 @@ class PackedSegment(RawSegment):
         self._tables_nbytes = 0
         self._held: OrderedDict[int, tuple[int, NDArray[np.int32]]] = OrderedDict()
         self._held_nbytes = 0
+        self._left: dict[tuple[int, int, int], tuple[int, NDArray[np.int32]]] = {}
         self._lock = threading.Lock()
         steps: list[int] = []
         crcs: list[int] = []
@@ -402,17 +403,26 @@ class PackedSegment(RawSegment):
         table.add(first, stop, words, out, fresh=bool(head.entries["key"][tensor]))
 
     def _follow(
-        self, tensor: int, frames: Sequence[int], first: int, stop: int
+        self, tensor: int, frames: Sequence[int], first: int, stop: int, *, keep: bool = False
     ) -> Iterator[tuple[int, float, NDArray[np.int32]]]:
-        """(frame, step, numbers of the groups ``[first, stop)``) for rising frames; the numbers are those of the next when it comes."""
-        out = np.empty((stop - first) * GROUP, np.int32)
-        at = -1
+        """(frame, step, numbers of the groups ``[first, stop)``) for rising frames; the numbers are those of the next when it comes.
+
+        ``keep``: who reads stretch after stretch goes on where he was.
+        """
+        at, out = -1, np.empty((stop - first) * GROUP, np.int32)
+        if keep:
+            with self._lock:
+                at, out = self._left.pop((tensor, first, stop), (at, out))
+                at = at if at < frames[0] else -1
         for k in frames:
             key = self._key_of(k, tensor)
             for each in range(key if key > at else at + 1, k + 1):
                 self._add(each, tensor, first, stop, out)
             at = k
             yield k, float(self._head(k).entries["step"][tensor]), out
+        if keep and at + 1 < self.count:
+            with self._lock:
+                self._left[tensor, first, stop] = (at, out)
 
     def _whole(self, k: int, tensors: Sequence[int]) -> list[NDArray[np.int32]]:
         """All numbers of tensors at a frame, kept so that the next frame costs only what was added since. Not to be changed."""
@@ -546,6 +556,7 @@ class PackedSegment(RawSegment):
 
     def gridded(self, pieces: Sequence[Piece], rows: slice) -> list[Codes | None] | None:
         frames = range(rows.start, rows.stop)
+        small = 4 * GROUP * self._group_ends[-1] <= _HELD_NBYTES
         found: list[Codes | None] = []
         for piece in pieces:
             steps = {float(self._head(k).entries["step"][piece.tensor]) for k in frames}
@@ -558,7 +569,7 @@ class PackedSegment(RawSegment):
             first, stop = piece.start // GROUP, -(-piece.stop // GROUP)
             codes = np.empty((len(frames), piece.stop - piece.start), np.int32)
             low = piece.start - first * GROUP
-            for row, (_, _, numbers) in zip(codes, self._follow(piece.tensor, frames, first, stop)):
+            for row, (_, _, numbers) in zip(codes, self._follow(piece.tensor, frames, first, stop, keep=small)):
                 row[...] = numbers[low : low + len(row)]
             found.append((steps.pop(), codes))
         return found
