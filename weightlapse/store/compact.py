@@ -197,6 +197,7 @@ def _encode(
     data = encode(u, dtype, shape, compiled=compiled) if data is None else data
     again = Chunk(data).read()
     exactly = [0.0 if known is not None and known[i] is not None else bound for i, bound in enumerate(own)]
+    exact |= not any(exactly)
     if not (again.tobytes() == u.tobytes() if exact else within_bounds(again, u, dtype, widths, exactly)):
         raise NotTheSame(f"frames {segment.first + rows.start} to {segment.first + rows.stop - 1} of {segment.file}")
     return data

@@ -19,7 +19,7 @@ import struct
 import threading
 import zlib
 from collections import OrderedDict
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -520,36 +520,42 @@ class PackedSegment(RawSegment):
         flat = out.reshape(len(numbers), -1)
         rising = np.unique(numbers)
         if len(rising) == 1 and 2 * (high - low) > spec.size:
-            values = [self._frame_bytes([tensor], int(rising[0]))[0][low * size : high * size]]
+            whole = self.read_frame([tensor], int(rising[0]))[0].reshape(-1)
+            values = [whole[low:high].view(np.uint8)]
         else:
             values = self._flat(tensor, rising.tolist(), low * size, high * size)  # type: ignore[assignment]
         for k, row in zip(rising.tolist(), values):
             flat[numbers == k] = np.ascontiguousarray(row).view(spec.storage)[picked]
         return out
 
-    def _frame_bytes(self, tensors: Sequence[int], frame: int) -> list[NDArray[np.uint8]]:
-        """Whole tensors at one frame, as bytes."""
-        specs = [self.layout.tensors[t] for t in tensors]
-        steps = self._head(frame).entries["step"]
-        outs = [np.empty(numbers_in(spec), np.uint16 if spec.storage.itemsize == 2 else np.uint32) for spec in specs]
+    def read_frame(
+        self, tensors: Sequence[int], frame: int, out: Mapping[int, NDArray[Any]] | None = None
+    ) -> list[NDArray[Any]]:
+        specs = {t: self.layout.tensors[t] for t in tensors}
+        found = {t: np.empty(spec.shape, spec.storage) if out is None else out[t] for t, spec in specs.items()}
+        steps, each = self._head(frame).entries["step"], _AT_ONCE * GROUP
+        rest: list[tuple[int, NDArray[Any]]] = []  # whose values are shorter than a number
 
-        def put(numbers: NDArray[np.int32], step: float, spec: TensorSpec, out: NDArray[Any]) -> None:
-            out[...] = restored(numbers, step, spec)
+        def put(numbers: NDArray[np.int32], step: float, spec: TensorSpec, target: NDArray[Any]) -> None:
+            target[...] = restored(numbers, step, spec)
 
-        each = _AT_ONCE * GROUP
-        _at_once(
-            [
-                partial(put, numbers[a : min(a + each, len(out))], float(steps[t]), spec, out[a : a + each])
-                for t, spec, numbers, out in zip(tensors, specs, self._whole(frame, tensors), outs)
-                for a in range(0, len(out), each)
-            ]
-        )
-        return [out.view(np.uint8)[: spec.nbytes] for spec, out in zip(specs, outs)]
-
-    def read_frame(self, tensors: Sequence[int], frame: int) -> list[NDArray[Any]]:
-        specs = [self.layout.tensors[t] for t in tensors]
-        each = dict(zip(dict.fromkeys(tensors), self._frame_bytes(list(dict.fromkeys(tensors)), frame)))
-        return [each[t].view(spec.storage).reshape(spec.shape) for t, spec in zip(tensors, specs)]
+        tasks = []
+        for (t, spec), numbers in zip(specs.items(), self._whole(frame, list(specs))):
+            item, size = 2 if spec.storage.itemsize == 2 else 4, numbers_in(spec)
+            if spec.nbytes == item * size:
+                target = found[t].reshape(-1).view(f"<u{item}")
+            else:
+                target = np.empty(size, f"<u{item}")
+                rest.append((t, target))
+            for a in range(0, size, each):
+                tasks.append(
+                    partial(put, numbers[a : min(a + each, size)], float(steps[t]), spec, target[a : a + each])
+                )
+        _at_once(tasks)
+        for t, target in rest:
+            values = target.view(np.uint8)[: specs[t].nbytes].view(specs[t].storage)
+            found[t][...] = values.reshape(specs[t].shape)
+        return [found[t] for t in tensors]
 
     def known_bound(self, tensor: int, rows: slice) -> float:
         return max(self.bound(tensor, k) for k in range(rows.start, rows.stop))
