@@ -37,6 +37,7 @@ from weightlapse.store.reader import Store
 from weightlapse.store.threads import threads
 
 HERE = Path(__file__).parent
+MEMORY = 4 << 30  # that the recorder may use
 RESULT = HERE / "results" / "gpu.md"
 
 
@@ -218,9 +219,9 @@ def log_nbytes(run: Path) -> int:
     return sum(f.stat().st_size for f in (run / "log").glob("*.seg"))
 
 
-def film(table: Table, training: Training, folder: Path, steps: int, usual: list[float], on_gpu: bool) -> None:
+def film(table: Table, training: Training, folder: Path, steps: int, usual: list[float]) -> None:
     found = recorded(training, folder / "film", steps, usual, kept=(0, 1, 2, 40, steps // 2, steps),
-                     tolerance="film", memory="4GB", pack=True)  # fmt: skip
+                     tolerance="film", memory=MEMORY, pack=True)  # fmt: skip
     found.clones.pop(0, None)
     frames = wl.load(found.run).frames
     each = log_nbytes(found.run) / frames
@@ -235,10 +236,9 @@ def film(table: Table, training: Training, folder: Path, steps: int, usual: list
     table.add(
         "values out of bounds", f"{wrong} of {looked:,}; the largest error is {worst:.3f} of what is allowed", "0"
     )
-    reading(table, found.run, training, on_gpu)
 
 
-def reading(table: Table, run: Path, training: Training, on_gpu: bool) -> None:
+def reading(table: Table, run: Path, training: Training) -> None:
     store = Store.open(run)
     segment = store.raw_segments[0]
     raw = training.nbytes * segment.count
@@ -248,7 +248,7 @@ def reading(table: Table, run: Path, training: Training, on_gpu: bool) -> None:
     seconds = time.perf_counter() - began
     table.add("a state out of the log", f"{seconds:.2f} s, {training.nbytes / seconds / 1e9:.2f} GB/s")
     began = time.perf_counter()
-    compress(run, segment, store.ours, store.tolerance, count=threads(), sync=False)
+    compress(run, segment, store.ours, store.tolerance, count=threads(), sync=False, memory=MEMORY)
     seconds = time.perf_counter() - began
     block = (run / f"blocks/{segment.number:06d}.blk").stat().st_size
     goal = ">= 1 GB/s with 16 cores"
@@ -270,7 +270,7 @@ def exact(table: Table, training: Training, folder: Path, steps: int, usual: lis
     for pack in (False, True):
         word = "exact, packed" if pack else "exact, rows"
         kept = (1, 2, steps // 10)
-        found = recorded(training, folder / "exact", steps, usual, kept=kept, every=10, memory="4GB", pack=pack)
+        found = recorded(training, folder / "exact", steps, usual, kept=kept, every=10, memory=MEMORY, pack=pack)
         each = log_nbytes(found.run) / wl.load(found.run).frames
         table.add(f"every 10th step, {word}: free-running", f"{100 * found.overhead:+.2f} %", "<= 1 %")
         wrong, looked, _ = violations(found, None)
@@ -340,13 +340,13 @@ def main() -> None:
         usual.append(training.timed(max(steps // 5, 10)))
         weights = sum(p.numel() for p in training.model.parameters())
         table.add("a step without recording", f"{1e3 * usual[-1]:.1f} ms, {weights / 1e6:.1f} M weights")
-        film(table, training, folder, steps, usual, on_gpu)
-        shutil.rmtree(folder / "film")
+        film(table, training, folder, steps, usual)
         gc.collect()
         exact(table, training, folder, max(steps // 2 // 10 * 10, 40), usual)
         peers(table, training, folder, usual)
         told = ", ".join(f"{1e3 * seconds:.1f}" for seconds in usual)
         table.add("steps without recording, in between", f"{told} ms")
+        reading(table, folder / "film", training)
     finally:
         shutil.rmtree(folder, ignore_errors=True)
     where = f"{device}; torch {torch.__version__}, Python {platform.python_version()}, {os.cpu_count()} cores"
