@@ -575,7 +575,8 @@ class PackedSegment(RawSegment):
             first, stop = piece.start // GROUP, -(-piece.stop // GROUP)
             codes = np.empty((len(frames), piece.stop - piece.start), np.int32)
             low = piece.start - first * GROUP
-            for row, (_, _, numbers) in zip(codes, self._follow(piece.tensor, frames, first, stop, keep=small)):
+            followed = self._follow(piece.tensor, frames, first, stop, keep=small)
+            for (_, _, numbers), row in zip(followed, codes):  # in this order: what is followed comes to its end
                 row[...] = numbers[low : low + len(row)]
             found.append((steps.pop(), codes))
         return found
