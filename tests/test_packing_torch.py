@@ -309,9 +309,8 @@ BACKEND = Backend()
 @pytest.fixture
 def device(monkeypatch: pytest.MonkeyPatch) -> Backend:
     def packed_copies(self: adapter.TorchSource, tolerance: float | None, *, every: int, memory: int) -> PackedCopies:
-        packer = Packer(self._infos, self._detached, tolerance, every=every, slots=2)
+        packer = Packer(self._infos, [t.detach() for t in self._here], tolerance, every=every, slots=2)
         self._packed = PackedCopies(packer, memory, BACKEND, BACKEND.run)
-        self._packed_from = self._detached
         return self._packed
 
     monkeypatch.setattr(adapter.TorchSource, "packed_copies", packed_copies)

@@ -112,6 +112,10 @@ class PackedCopies:
     def bind(self, sources: Sequence[torch.Tensor]) -> None:
         self.packer.bind(sources)
 
+    def copy(self, slot: int) -> None:
+        """The face that copies into rows have."""
+        self.start()
+
     def start(self) -> None:
         """Queue the packing of the present values. Call :meth:`settle` before they change, :meth:`publish` if the frame is to be kept."""
         if self._started is not None:

@@ -10,6 +10,7 @@ from typing import Any, Literal
 import numpy as np
 
 from weightlapse.adapters.source import Source
+from weightlapse.capture.layouts import rows_of
 from weightlapse.capture.numbering import Missing, ResumePoint, Values, resume_point
 from weightlapse.capture.ring import Ring
 from weightlapse.capture.schedule import Schedule
@@ -41,7 +42,7 @@ def cannot_be_written(path: Path) -> Iterator[None]:
 def present_weights(source: Source, layout: Layout, ring: Ring, params: Any) -> Values:
     """What the model holds now: its weights by name, in stored dtypes. Fills the first row of a ring that nobody uses yet, where it has any."""
     rows = ring.rows if ring.has_rows else np.zeros((1, layout.row_nbytes), np.uint8)
-    source.bind(len(rows), lambda slot, tensor: layout.view(rows[slot : slot + 1], tensor)[0, ...])
+    source.bind(rows_of(layout, rows))
     source.copy(0, params)
     if getattr(source, "on_device", False):
         source.pending()  # type: ignore[attr-defined]

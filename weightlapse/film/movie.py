@@ -211,7 +211,7 @@ def _load(path: str | os.PathLike[str]) -> Any:
 
 
 def _name(run: Any) -> str:
-    return str(getattr(run, "path", "")).rstrip("/").rpartition("/")[2] or "weights"
+    return getattr(run, "name", None) or str(getattr(run, "path", "")).rstrip("/").rpartition("/")[2] or "weights"
 
 
 def _target(path: str | os.PathLike[str] | None) -> tuple[str, Path | None]:

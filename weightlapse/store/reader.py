@@ -5,7 +5,7 @@ from __future__ import annotations
 import bisect
 import contextlib
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -315,14 +315,17 @@ class Store:
             return self._segment_at(frame).layout
         return next((e.layout for e in reversed(self._epochs) if e.start <= frame), self._epochs[0].layout)
 
-    def read_frame(self, frame: int, names: list[str] | None = None) -> dict[str, NDArray[Any]]:
-        """One frame as stored arrays by name (without aliases)."""
+    def read_frame(
+        self, frame: int, names: Sequence[str] | None = None, out: Mapping[str, NDArray[Any]] | None = None
+    ) -> dict[str, NDArray[Any]]:
+        """One frame as stored arrays by name (without aliases); read into the arrays of ``out`` (stored dtype and shape, in one piece) where given."""
 
         def read() -> dict[str, NDArray[Any]]:
             segment = self._segment_at(frame)
             wanted = names if names is not None else [t.name for t in segment.layout.tensors]
             tensors = [self._tensor(name, segment.layout) for name in wanted]
-            return dict(zip(wanted, segment.read_frame(tensors, frame - segment.first)))
+            into = None if out is None else {t: out[name] for t, name in zip(tensors, wanted)}
+            return dict(zip(wanted, segment.read_frame(tensors, frame - segment.first, into)))
 
         values: dict[str, NDArray[Any]] = self._again(read)
         return values

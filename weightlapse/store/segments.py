@@ -18,7 +18,7 @@ from weightlapse.store.layout import Layout
 from weightlapse.store.lines import OPEN_END, Ranges
 from weightlapse.store.packed import open_segment
 from weightlapse.store.raw import RawSegment, segment_name
-from weightlapse.store.segment import Begun, Damage, Frames, LostSegment, Region, Segment, SegmentPart
+from weightlapse.store.segment import Begun, Damage, Frames, LostSegment, Out, Region, Segment, SegmentPart
 
 STUB_NBYTES = 96  # a shorter log file holds no frame, whatever else it holds
 _TRIES = 8  # a compaction may finish between listing and opening; eight in a row will not
@@ -74,8 +74,8 @@ class TwoCopies:
 
         return fresh, finish_either
 
-    def read_frame(self, tensors: Sequence[int], frame: int) -> list[NDArray[Any]]:
-        values: list[NDArray[Any]] = self._either(lambda segment: segment.read_frame(tensors, frame))
+    def read_frame(self, tensors: Sequence[int], frame: int, out: Out = None) -> list[NDArray[Any]]:
+        values: list[NDArray[Any]] = self._either(lambda segment: segment.read_frame(tensors, frame, out))
         return values
 
     def bound(self, tensor: int, frame: int) -> float:

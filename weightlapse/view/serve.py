@@ -30,7 +30,7 @@ def open_subjects(runs: Sequence[Any]) -> list[Subject]:
     subjects: list[Subject] = []
     for run in runs:
         recording = load(run) if isinstance(run, str | Path) else run
-        name = Path(str(recording.path)).name or "recording"
+        name = getattr(recording, "name", None) or Path(str(recording.path)).name or "recording"
         taken = sum(s.name == name or s.name.startswith(f"{name} (") for s in subjects)
         subjects.append(Subject(recording, f"{name} ({taken + 1})" if taken else name))
     return subjects

@@ -56,6 +56,8 @@ class Subject:
         if not isinstance(run, Recording):
             return run
         again = load(run.path)
+        if run.branch is not None:
+            again = again.branches[run.branch]
         cache = getattr(again._store, "cache", None)  # recordings of several processes have one for each
         if memory is not None and cache is not None:
             cache.limit = memory
