@@ -7,6 +7,7 @@ from typing import Any
 
 from weightlapse.adapters.source import Source
 from weightlapse.capture.layouts import difference, layout_of, rows_of
+from weightlapse.capture.memory import ring_for
 from weightlapse.capture.pump import Pump
 from weightlapse.capture.ring import Ring
 from weightlapse.errors import CannotRecord
@@ -25,7 +26,7 @@ class Camera:
         writer: Writer,
         ring: Ring,
         *,
-        memory: int,
+        memory: int | None,
         stretch: bool,
         renewed: Callable[[Ring, Layout], None],
         replaced: Callable[[], None],
@@ -117,7 +118,7 @@ class Camera:
             raise CannotRecord("a sharded model changed its tensors, which cannot be recorded on many processes")
         layout = layout_of(self.source.arrays(params))
         note = note or difference(self.layout.tensors, layout.tensors)
-        ring = Ring(layout.row_nbytes, self._memory, getattr(self.source, "allocate", None))
+        ring = ring_for(layout.row_nbytes, self._memory, getattr(self.source, "allocate", None))
         taken = self.taken
 
         def begin(writer: Writer) -> None:

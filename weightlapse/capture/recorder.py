@@ -8,6 +8,7 @@ the recording. With ``WEIGHTLAPSE_STRICT=1`` it raises instead.
 from __future__ import annotations
 
 import os
+import sys
 import weakref
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -49,7 +50,7 @@ class Recorder:
         ring: Ring,
         schedule: Schedule,
         *,
-        memory: int,
+        memory: int | None,
         backpressure: Backpressure = "block",
         last_step: int = 0,
         held: Any = None,
@@ -446,6 +447,15 @@ class Recorder:
                 if self._pump.failure is not None:
                     raise self._pump.failure
                 self._say_paused(str(self._pump.paused))
+
+    def announce(self, text: Callable[[], str]) -> None:
+        """Tell the person at the terminal, and the recording, what recording will cost; never at the cost of the recording."""
+        try:
+            said = text()
+        except Exception as error:  # noqa: BLE001 — a machine that cannot be measured can still be recorded on
+            said = f"what recording costs could not be measured ({type(error).__name__}: {error})"
+        print(f"weightlapse, recording to {self.path}: {said}.", file=sys.stderr)
+        self.mark(said)
 
     def mirror(self, mirror: Mirror) -> None:
         """Keep a copy of the recording there while it grows."""
