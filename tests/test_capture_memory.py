@@ -48,7 +48,7 @@ def test_less_is_taken_where_memory_cannot_be_had(monkeypatch: pytest.MonkeyPatc
         return np.empty(shape, np.uint8)
 
     assert ring_for(40_000_000, None, allocate).capacity == 3
-    assert asked == [16, 7, 3]
+    assert asked == [16, 8, 3]
     with pytest.raises(wl.CannotRecord, match="no memory for two frames of 60,000,000 bytes"):
         ring_for(60_000_000, None, lambda shape: exec("raise MemoryError()"))
     with pytest.raises(wl.CannotRecord, match="at least two frames must fit"):

@@ -122,10 +122,15 @@ class Recorder:
         ``params`` are the present values, for models that do not hold them themselves (JAX pytrees, mappings that are made anew; a mapping that is
         changed in place need not be given). ``step`` numbers the update; by default it is one more than the last. ``scalars`` are logged with it.
         """
-        self._wait()
-        with self.guard():
-            if self._ready() and self._by_hand(params, step):
+        if self._steps is not None:
+            self._steps.wait()
+        try:
+            if self._ready() and self._by_hand(params, step) and scalars:
                 self._log(scalars)
+        except Exception as error:  # noqa: BLE001 — a recorder never kills a training run
+            self._meet(error)
+        if self._findings.pending:
+            self._findings.tell()
 
     def _by_hand(self, params: Any, step: Any) -> bool:
         """A step that the user says; False when it is none, so that numbers that come with it belong nowhere."""
@@ -251,7 +256,8 @@ class Recorder:
             return
         if self._pump.paused is not None:
             self._say_paused(self._pump.paused)
-        if not camera.has_room():
+        ring = camera.ring
+        if ring.filled - ring.taken >= ring.capacity and not camera.has_room():
             self._lose(step, self._pump.paused or _STRETCHED)
             return
         try:
