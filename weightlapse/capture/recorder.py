@@ -8,6 +8,7 @@ the recording. With ``WEIGHTLAPSE_STRICT=1`` it raises instead.
 from __future__ import annotations
 
 import os
+import sys
 import weakref
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -50,7 +51,7 @@ class Recorder:
         ring: Ring,
         schedule: Schedule,
         *,
-        memory: int,
+        memory: int | None,
         packing: Packing | None = None,
         backpressure: Backpressure = "block",
         last_step: int = 0,
@@ -124,10 +125,15 @@ class Recorder:
         ``params`` are the present values, for models that do not hold them themselves (JAX pytrees, mappings that are made anew; a mapping that is
         changed in place need not be given). ``step`` numbers the update; by default it is one more than the last. ``scalars`` are logged with it.
         """
-        self._wait()
-        with self.guard():
-            if self._ready() and self._by_hand(params, step):
+        if self._steps is not None:
+            self._steps.wait()
+        try:
+            if self._ready() and self._by_hand(params, step) and scalars:
                 self._log(scalars)
+        except Exception as error:  # noqa: BLE001 — a recorder never kills a training run
+            self._meet(error)
+        if self._findings.pending:
+            self._findings.tell()
 
     def _by_hand(self, params: Any, step: Any) -> bool:
         """A step that the user says; False when it is none, so that numbers that come with it belong nowhere."""
@@ -253,7 +259,8 @@ class Recorder:
             return
         if self._pump.paused is not None:
             self._say_paused(self._pump.paused)
-        if not camera.has_room():
+        ring = camera.ring
+        if (not ring.has_rows or ring.filled - ring.taken >= ring.capacity) and not camera.has_room():
             self._lose(step, self._pump.paused or _STRETCHED)
             return
         try:
@@ -449,6 +456,15 @@ class Recorder:
                 if self._pump.failure is not None:
                     raise self._pump.failure
                 self._say_paused(str(self._pump.paused))
+
+    def announce(self, text: Callable[[], str]) -> None:
+        """Tell the person at the terminal, and the recording, what recording will cost; never at the cost of the recording."""
+        try:
+            said = text()
+        except Exception as error:  # noqa: BLE001 — a machine that cannot be measured can still be recorded on
+            said = f"what recording costs could not be measured ({type(error).__name__}: {error})"
+        print(f"weightlapse, recording to {self.path}: {said}.", file=sys.stderr)
+        self.mark(said)
 
     def mirror(self, mirror: Mirror) -> None:
         """Keep a copy of the recording there while it grows."""

@@ -414,6 +414,11 @@ class Writer:
             self._journal.close()
             self._lock.release()
 
+    @property
+    def uncompressed(self) -> int:
+        """Segments of the log that are still to be compressed."""
+        return self._compactor.waiting
+
     def _give_back(self, takeover: place.Takeover) -> None:
         if self._segment is not None:  # begun, and without a frame
             remove_proved(self._segment.path)
