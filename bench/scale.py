@@ -262,7 +262,7 @@ def frames() -> str:
         "",
         f"Ratio {ratio:.3f} in blocks of {block.opening.height} frames; the state is that of the last frame of a block, through all before it.",  # type: ignore[attr-defined]
     ]
-    return "\n".join(text + ["", _heights()])
+    return "\n".join([*text, "", _heights()])
 
 
 def _heights() -> str:
