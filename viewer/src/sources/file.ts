@@ -2,6 +2,7 @@
 
 import type { Findings, Pair, Stats } from "../archive";
 import { codeOf, scaleLimit } from "../scene/colour";
+import { layoutOf } from "../picture/layout";
 import { indexOf, planeSize } from "../scene/plane";
 import { nearestFrame } from "../scene/time";
 import { pieceAt, ViewerError, type Manifest, type Piece, type Query, type Source, type Tensor, type Values } from "../source";
@@ -103,7 +104,7 @@ export class FileSource implements Source {
   }
 
   private region(run: number, name: string, frame: number, query: Query): { r: number[]; c: number[]; f: number[]; w: number } {
-    const { rows, cols } = planeSize(this.piece(run, name, frame).shape);
+    const { rows, cols } = planeSize(this.piece(run, name, frame));
     const span = (text: unknown, most: number) => (text === undefined ? [0, most] : String(text).split(":").map(Number));
     return { r: span(query.r, rows), c: span(query.c, cols), f: String(query.f ?? "1,1").split(",").map(Number), w: cols };
   }
@@ -158,7 +159,7 @@ export class FileSource implements Source {
 
   private async series(run: number, name: string, query: Query): Promise<ArrayBuffer> {
     const [start, wanted] = String(query.frames).split(":").map(Number);
-    const piece = this.piece(run, name, start), stop = Math.min(wanted, piece.stop), { cols } = planeSize(piece.shape);
+    const piece = this.piece(run, name, start), stop = Math.min(wanted, piece.stop), { cols } = planeSize(piece);
     const cells = String(query.cells).split(";").map((cell) => { const [row, col] = cell.split(",").map(Number); return row * cols + col; });
     const { values, bounds } = await this.lines(run, name, cells, start, stop);
     return message({ start, step: 1, count: stop - start, dtype: dtypeOf(values), bounds }, values);
@@ -166,7 +167,9 @@ export class FileSource implements Source {
 
   private async order(run: number, name: string, frame: number, kind: string): Promise<{ rows: number[]; cols: number[] }> {
     if (kind !== "norm") throw new ViewerError("This page holds no such order; open the recording with weightlapse view.");
-    const piece = this.piece(run, name, frame), { rows, cols } = planeSize(piece.shape);
+    const piece = this.piece(run, name, frame), { rows, cols } = planeSize(piece);
+    const own = (n: number) => Array.from({ length: n }, (_, i) => i);
+    if (layoutOf(piece).wrapped) return { rows: own(rows), cols: own(cols) }; // units that run over several lines stay as they are
     const { values } = await this.frame(run, name, piece.stop - 1);
     const down = new Float64Array(rows), across = new Float64Array(cols);
     for (let i = 0; i < rows; i++) for (let j = 0; j < cols; j++) {
@@ -188,12 +191,15 @@ export class FileSource implements Source {
       const { values } = await this.frame(run, name, f);
       if (first?.length !== values.length) first = before = values;
       const base = kind === "distance" ? first : kind === "update" ? before : null;
+      const drawn = layoutOf(piece), empty = (i: number) => indexOf(piece, Math.floor(i / drawn.cols), i % drawn.cols) === null;
+      const count = piece.shape.reduce((n, size) => n * size, 1);
       let sum = 0;
       for (let i = 0; i < values.length; i++) {
+        if (drawn.wrapped && empty(i)) continue;
         const v = Number(values[i]) - (base ? Number(base[i]) : 0);
         sum += kind === "mean" ? v : kind === "mass" ? Math.abs(v) : v * v;
       }
-      const value = kind === "mean" ? sum / values.length : kind === "mass" ? sum : Math.sqrt(sum);
+      const value = kind === "mean" ? sum / count : kind === "mass" ? sum : Math.sqrt(sum);
       frames.push(f);
       numbers.push(Number.isFinite(value) ? value : null);
       before = values;
@@ -204,14 +210,19 @@ export class FileSource implements Source {
   private async lineAverage(run: number, name: string, tensor: Tensor, word: string, line: number, stride: number): Promise<unknown> {
     const frames: number[] = [], numbers: number[] = [];
     for (const piece of tensor.pieces) {
-      const { rows, cols } = planeSize(piece.shape), count = word === "row" ? cols : rows;
+      const { rows, cols } = planeSize(piece), count = word === "row" ? cols : rows;
       if (line >= (word === "row" ? rows : cols)) continue;
       for (let f = piece.start; f < piece.stop; f += stride) {
         const { values } = await this.frame(run, name, f);
-        let sum = 0;
-        for (let i = 0; i < count; i++) sum += Number(values[word === "row" ? line * cols + i : i * cols + line]);
+        let sum = 0, there = 0;
+        for (let i = 0; i < count; i++) {
+          const [r, c] = word === "row" ? [line, i] : [i, line];
+          if (indexOf(piece, r, c) === null) continue;
+          sum += Number(values[r * cols + c]);
+          there++;
+        }
         frames.push(f);
-        numbers.push(sum / count);
+        numbers.push(sum / there);
       }
     }
     return { kind: `${word}:${line}`, frames, values: numbers.map((v) => (Number.isFinite(v) ? v : null)), sampled: null };
@@ -223,10 +234,10 @@ export class FileSource implements Source {
     for (const member of found?.members ?? []) {
       const tensor = this.tensor(run, member.tensor), piece = tensor?.pieces[tensor.pieces.length - 1];
       if (!piece || piece.every) continue; // thinned in space: a unit is no longer whole
-      const { rows, cols } = planeSize(piece.shape), cells: number[] = [];
+      const { rows, cols } = planeSize(piece), cells: number[] = [];
       for (let r = 0; r < rows; r++) for (let c = 0; c < cols && cells.length < 400; c++) {
-        const at = indexOf(piece.shape, r, c)[member.axis];
-        if ((Array.isArray(member.unit) ? member.unit[at] : Math.floor(at / member.unit)) === unit) cells.push(r * cols + c);
+        const at = indexOf(piece, r, c)?.[member.axis];
+        if (at !== undefined && (Array.isArray(member.unit) ? member.unit[at] : Math.floor(at / member.unit)) === unit) cells.push(r * cols + c);
       }
       const { values } = await this.lines(run, member.tensor, cells, piece.start, piece.stop), count = piece.stop - piece.start;
       const line = (i: number) => Array.from(values.subarray(i * count, (i + 1) * count) as ArrayLike<number>, (v) => (Number.isFinite(Number(v)) ? Number(v) : null));
