@@ -13,6 +13,7 @@ import { pairSources, sourcesOf } from "./sets";
 import { pieceAt, type Manifest, type Run, type Source, type Tensor } from "./source";
 import { orderKey, Stage, type Place } from "./stage";
 import { Store, writeAddress, type View } from "./state";
+import { Surveyor } from "./surveyor";
 import { rememberedTheme, rememberTheme } from "./theme";
 import { Inspector } from "./ui/inspector";
 import { Legend } from "./ui/legend";
@@ -33,6 +34,7 @@ export class App {
   private tree: Tree;
   private timeline: Timeline;
   private inspector: Inspector;
+  private surveyor: Surveyor;
   private toolbar!: Toolbar;
   private legend = new Legend();
   private player: Player;
@@ -51,7 +53,8 @@ export class App {
     this.stage = new Stage(this.store, this.archive);
     this.tree = new Tree(this.store, this.archive);
     this.timeline = new Timeline(this.store);
-    this.inspector = new Inspector(this.store, this.archive, this.stage);
+    this.surveyor = new Surveyor(this.store, this.archive, (text) => this.complain(text));
+    this.inspector = new Inspector(this.store, this.archive, this.stage, this.surveyor.where.element);
     this.player = new Player(this.store, this.stage, () => this.run.frames, () => !this.run.closed);
     this.probe = new Probe(this.stage, this.archive, (reading) => this.inspector.read(reading));
   }
@@ -78,7 +81,9 @@ export class App {
     this.tree.fill(this.run);
     this.timeline.fill(this.run);
     this.inspector.fill(this.manifest.runs);
+    this.surveyor.run = this.run;
     await this.setPanels();
+    void this.surveyor.fill(this.run);
     void this.inspector.loadCurve();
     void this.loadFindings();
     if (this.manifest.runs.length > 1) void this.loadPair();
@@ -92,7 +97,7 @@ export class App {
       picture: () => savePicture(this.stage, this.title(), this.run.steps[this.store.view.frame]),
       film: () => this.toggleFilm(), whole: () => this.stage.whole(),
       theme: () => this.setTheme(this.theme === "dark" ? "light" : "dark", true),
-      tree: () => this.root.classList.toggle("tree-open"),
+      map: () => this.store.set({ map: this.store.view.map === "on" ? "off" : "on" }),
     }, runs.length > 1, this.run.epochs.length > 1);
     this.toolbar.filmButton.hidden = !Film.possible;
     const brand = h("header", { class: "brand" }, h("span", { class: "mark", "aria-hidden": "true" }),
@@ -100,7 +105,7 @@ export class App {
       h("span", { class: "live" }, "recording"));
     this.root.replaceChildren(
       h("div", { class: "left" }, brand, this.tree.element),
-      h("main", { class: "middle" }, this.toolbar.element, this.problem, this.stage.element, h("div", { class: "under" }, this.legend.element, this.note)),
+      h("main", { class: "middle" }, this.toolbar.element, this.problem, this.surveyor.map.element, this.stage.element, h("div", { class: "under" }, this.legend.element, this.note)),
       this.inspector.element, this.timeline.element);
     if (this.manifest.note) { this.note.textContent = this.manifest.note; this.note.hidden = false; }
   }
@@ -109,6 +114,7 @@ export class App {
 
   private readAddress(hash: string, first: boolean): void {
     const { view, complaints } = resolve(hash, this.manifest.runs, first);
+    if (first && this.options.page && !/[#&]tensor=/.test(hash)) view.map ??= "on"; // who comes without an address is shown around
     this.store.set(view);
     this.complain(complaints.length ? `Address: ${complaints.join("; ")}.` : null);
   }
@@ -163,6 +169,7 @@ export class App {
       this.reshape();
       this.stage.refresh(this.scrubbing);
     } else if (any("frame")) this.reshape();
+    this.surveyor.changed(changed);
     if (any("fps", "time")) this.timeline.update();
     else if (any("frame")) this.timeline.move();
     if (any("scalar", "time")) { this.timeline.fill(this.run); this.inspector.draw(); }
@@ -360,7 +367,7 @@ export class App {
     this.timeline.fill(run);
     this.inspector.fill(this.manifest.runs);
     if (following) this.store.set({ frame: run.frames - 1 });
-    if (run.frames >> 6 !== was >> 6 || run.closed) { this.tree.refresh(true); void this.inspector.follow(); }
+    if (run.frames >> 6 !== was >> 6 || run.closed) { this.tree.refresh(true); void this.inspector.follow(); void this.surveyor.fill(run); }
   }
 
   // -- looks and troubles -------------------------------------------------------------------------------------------------
@@ -373,6 +380,7 @@ export class App {
     if (remember) rememberTheme(theme);
     this.stage.setTheme(theme);
     this.stage.refresh();
+    this.surveyor.map.setTheme(theme);
     if (!this.manifest) return;
     this.describe();
     this.tree.refresh(false);

@@ -137,7 +137,7 @@ export class Panel {
           r: span.r.join(":"), c: span.c.join(":") };
         this.archive.clip(query, look, cancel.signal).then((clip) => {
           const size = clip.h * clip.w;
-          clip.frames.forEach((n, i) => this.keep(this.clipKey(n, about), clip.pixels.subarray(i * size, (i + 1) * size), clip.limits[i], clip));
+          clip.frames.forEach((n, i) => { this.keep(this.clipKey(n, about), clip.pixels.subarray(i * size, (i + 1) * size), clip.limits[i], clip); });
         }, (error: Error) => { if (error.name !== "AbortError") this.error = error.message; })
           .finally(() => { this.asking.delete(name); arrived(); });
       }

@@ -16,12 +16,11 @@ from weightlapse.errors import InvalidArgument
 from weightlapse.film.encode import whole_file
 from weightlapse.progress import track
 from weightlapse.view.aligned import pair
-from weightlapse.view.app import asset
+from weightlapse.view.assets import asset
 from weightlapse.view.manifest import manifest, numbers
 from weightlapse.view.pack import Plan, blocks, estimate, strides, thinned
 from weightlapse.view.pyramid import scale_limit
-from weightlapse.view.serve import open_subjects
-from weightlapse.view.subject import Subject
+from weightlapse.view.subject import Subject, open_subjects
 
 ALL = 1 << 62
 # from the best to the smallest: (bits, every so many-th cell, the fewest frames for which it is worth it). Exact before sixteen bits before

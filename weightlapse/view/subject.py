@@ -6,6 +6,7 @@ import math
 import threading
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -178,7 +179,7 @@ class Subject:
                 at = np.append(at, length - 1)
             with self.lock:
                 track = self.track(name, piece)
-                parts = [_strided(track, at, where) for where in _bands(piece.shape)]
+                parts = [_strided(track, at, where) for where in bands(piece.shape)]
             yield at + piece.start, np.concatenate(parts, axis=1)
 
     def some(self, name: str, piece: Piece, frame: int) -> NDArray[Any]:
@@ -186,7 +187,7 @@ class Subject:
         with self.lock:
             track = self.track(name, piece)
             return np.concatenate(
-                [np.asarray(track[(frame - piece.start, *where)]).ravel() for where in _bands(piece.shape)]
+                [np.asarray(track[(frame - piece.start, *where)]).ravel() for where in bands(piece.shape)]
             )
 
     def updates(self, name: str, places: int = 8) -> NDArray[np.float64]:
@@ -198,15 +199,27 @@ class Subject:
                 continue
             with self.lock:
                 track = self.track(name, piece)
-                bands = _bands(piece.shape)
+                where = bands(piece.shape)
+                middle = where[len(where) // 2]
                 for at in sorted({int(f) for f in np.linspace(0, max(0, length - 2), places)}):
-                    pair = np.asarray(track[(slice(at, at + 2), *bands[len(bands) // 2])], np.float64)
+                    pair = np.asarray(track[(slice(at, at + 2), *middle)], np.float64)
                     with np.errstate(invalid="ignore", over="ignore"):
                         found.append((pair[-1] - pair[0]).ravel())
         return np.concatenate(found)
 
     def limit(self, name: str) -> float:
         return scale_limit(np.concatenate([values.ravel() for _, values in self.sample(name)]))
+
+
+def open_subjects(runs: Sequence[Any]) -> list[Subject]:
+    """Recordings, or paths to them, as the viewer shows them; equal names get a number."""
+    subjects: list[Subject] = []
+    for run in runs:
+        recording = load(run) if isinstance(run, str | Path) else run
+        name = Path(str(recording.path)).name or "recording"
+        taken = sum(s.name == name or s.name.startswith(f"{name} (") for s in subjects)
+        subjects.append(Subject(recording, f"{name} ({taken + 1})" if taken else name))
+    return subjects
 
 
 def _strided(track: Any, frames: NDArray[np.int64], where: tuple[slice, ...]) -> NDArray[np.float64]:
@@ -220,17 +233,16 @@ def _strided(track: Any, frames: NDArray[np.int64], where: tuple[slice, ...]) ->
     return np.concatenate([v.reshape(v.shape[0], -1) for v in values])
 
 
-def _bands(shape: tuple[int, ...]) -> list[tuple[slice, ...]]:
-    """Slices that hold at most ``SAMPLED_CELLS`` cells of a tensor, spread over its first axis."""
-    if math.prod(shape) <= SAMPLED_CELLS:
+def bands(shape: tuple[int, ...], cells: int = SAMPLED_CELLS) -> list[tuple[slice, ...]]:
+    """Slices that hold at most ``cells`` cells of a tensor, spread over its first axis."""
+    if math.prod(shape) <= cells:
         return [tuple(slice(0, n) for n in shape)]
-    budget = SAMPLED_CELLS // SAMPLED_BANDS
+    budget = cells // SAMPLED_BANDS
     tail = []
     for n in reversed(shape[1:]):  # innermost first: neighbours in memory
         take = min(n, max(1, budget))
         tail.append(slice(0, take))
         budget //= take
     height = min(shape[0], max(1, budget))
-    bands = min(SAMPLED_BANDS, shape[0] // height)
-    starts = np.linspace(0, shape[0] - height, bands).astype(int)
+    starts = np.linspace(0, shape[0] - height, min(SAMPLED_BANDS, shape[0] // height)).astype(int)
     return [(slice(int(s), int(s) + height), *reversed(tail)) for s in starts]

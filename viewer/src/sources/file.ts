@@ -136,7 +136,7 @@ export class FileSource implements Source {
       parts.push(codes);
     }
     const all = new Uint8Array(parts.length * h2 * w2);
-    parts.forEach((p, i) => all.set(p, i * h2 * w2));
+    parts.forEach((p, i) => { all.set(p, i * h2 * w2); });
     return message({ frames, limits, h: h2, w: w2, r, c, f }, all);
   }
 

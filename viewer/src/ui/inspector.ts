@@ -48,13 +48,13 @@ export class Inspector {
   private drawApart: () => void = () => undefined;
   private runs: Run[] = [];
 
-  constructor(private store: Store, private archive: Archive, private stage: Stage) {
+  constructor(private store: Store, private archive: Archive, private stage: Stage, where: HTMLElement) {
     this.value = h("div", { "data-testid": "value", class: "value", "aria-live": "polite" }, this.big, this.where, this.more);
     const curves = choice("Curve of the tensor", CURVES, store.view.curve, (v) => store.set({ curve: v }), { "aria-label": "Curve of the tensor" });
     this.curveSelect = curves.select;
     this.element = h("aside", { class: "inspector", "aria-label": "Inspector" }, this.value,
-      this.apart, h("section", { "aria-label": "Trajectories" }, h("h2", {}, "Trajectories"), this.hint, this.chart, this.pinList, this.pinMore), this.unit,
-      h("section", { "aria-label": "Curve" }, curves.element, this.curveChart, this.curveNote), this.findings, this.events, this.facts);
+      where, this.findings, this.apart, h("section", { "aria-label": "Trajectories" }, h("h2", {}, "Trajectories"), this.hint, this.chart, this.pinList, this.pinMore), this.unit,
+      h("section", { "aria-label": "Curve" }, curves.element, this.curveChart, this.curveNote), this.events, this.facts);
     this.chart.hidden = true;
     new ResizeObserver(() => this.draw()).observe(this.element);
     this.read(null);
@@ -219,7 +219,7 @@ export class Inspector {
         const canvas = h("canvas", { class: "chart", role: "img", "aria-label": `${label} weights of unit ${unit} of ${group} over time` });
         const shown = lines.slice(0, 400);
         const alpha = shown.length > 60 ? 0.18 : shown.length > 16 ? 0.4 : 0.9;
-        this.redraws.push(() => drawChart(canvas, { axis: true, zero: true, place: this.place(), pad: { left: 54, right: 4, top: 6, bottom: 6 },
+        this.redraws.push(() => drawChart(canvas, { axis: true, place: this.place(), pad: { left: 54, right: 4, top: 6, bottom: 6 },
           lines: shown.map((y, i) => ({ x: frames, y, colour: faded(hue(i), alpha), width: 1.1 })) }));
         return [h("h3", {}, `${label} · ${lines.length}${lines.length > shown.length ? ` (first ${shown.length} drawn)` : ""}`), canvas];
       }));
@@ -292,7 +292,7 @@ export class Inspector {
       const dash = (i: number) => (i >= HUES ? [5, 3] : []);
       const lines: Line[] = [...this.pins.map((p) => ({ x: p.frames, y: p.values, colour: hue(p.hue), dash: dash(p.hue) })),
         ...this.averages.map((a) => ({ x: a.frames, y: a.values, colour: hue(a.hue), dash: dash(a.hue), width: 2.25 })), ...this.meanOfPins()];
-      drawChart(this.chart, { axis: true, zero: true, place, pad, lines });
+      drawChart(this.chart, { axis: true, place, pad, lines });
       playhead(this.chart);
     }
     drawChart(this.curveChart, { axis: true, place, pad, lines: this.curveLine ? [this.curveLine] : [] });

@@ -111,7 +111,7 @@ export class Timeline {
 
   draw(): void {
     const run = this.run;
-    if (!run || !run.frames) return;
+    if (!run?.frames) return;
     const scale = this.store.view.time, steps = run.steps;
     const values = run.scalars[this.scalar.value] ?? [];
     const lines: Line[] = values.length ? [{ x: Array.from(values, (_, i) => i), y: values, colour: css("--accent"), width: 1.75 }] : [];
