@@ -1,18 +1,21 @@
 // A page that is one file: the same questions as the server's, answered from the blocks inside the page.
 
 import type { Findings, Pair, Stats } from "../archive";
+import type { Surveyed } from "../map/change";
 import { codeOf, scaleLimit } from "../scene/colour";
 import { indexOf, planeSize } from "../scene/plane";
 import { nearestFrame } from "../scene/time";
 import { pieceAt, ViewerError, type Manifest, type Piece, type Query, type Source, type Tensor, type Values } from "../source";
 import { decode, type Block, type Frames } from "./blocks";
+import { evenly, singularValues, summary } from "./figures";
 import { pooled, reducedTo } from "./pool";
 
 interface Packed { blocks: Block[]; stats: Stats }
-interface Data extends Manifest { tensors: Record<string, Packed>[]; findings: Findings[]; pair: Pair | null }
+interface Data extends Manifest { tensors: Record<string, Packed>[]; findings: Findings[]; pair: Pair | null; overview?: Record<string, Surveyed> }
 
 const KEPT_BYTES = 256e6;
 const CLIP_BYTES = 8e6;
+const MOMENTS = 48; // at which distributions are taken
 
 export class FileSource implements Source {
   private data: Data;
@@ -32,6 +35,10 @@ export class FileSource implements Source {
       case "order": return json(await this.order(run, name, Number(query.frame), String(query.order)));
       case "curve": return json(await this.curve(run, name, String(query.kind)));
       case "neuron": return json(await this.neuron(run, String(query.group), Number(query.unit)));
+      case "overview": return json({ tensors: this.data.overview ?? {}, next: null, of: this.data.runs[0].tensors.length });
+      case "distribution": return json(await this.distribution(run, name, String(query.of), Number(query.unit)));
+      case "units": return json(await this.units(run, name));
+      case "spectrum": return json(await this.spectrum(run, name));
       case "findings": return json(this.data.findings[run] ?? { findings: [], reason: "Not examined." });
       case "pair": if (this.data.pair) return json(this.data.pair);
     }
@@ -215,6 +222,67 @@ export class FileSource implements Source {
       }
     }
     return { kind: `${word}:${line}`, frames, values: numbers.map((v) => (Number.isFinite(v) ? v : null)), sampled: null };
+  }
+
+  private async distribution(run: number, name: string, of: string, unit: number): Promise<unknown> {
+    if (of === "gradients") {
+      name = `gradients:${name}`;
+      if (!this.data.tensors[run]?.[name]) throw new ViewerError("No gradients are recorded; watch(..., streams=('weights', 'gradients')) records them.");
+    }
+    const frames: number[] = [], rows: number[][] = [], updates = of === "updates" ? 1 : 0;
+    let sampled: [number, number] | null = null;
+    for (const piece of this.tensor(run, name).pieces) {
+      if (unit >= piece.shape[0]) throw new ViewerError(`${name} has no unit ${unit}.`);
+      if (piece.every) sampled = [piece.shape.reduce((a, b) => a * b, 1), (piece.whole ?? piece.shape).reduce((a, b) => a * b, 1)];
+      const cells = unit < 0 ? null : this.cellsOf(piece, unit);
+      for (const f of evenly(piece.start + updates, piece.stop - 1, MOMENTS)) {
+        const now = (await this.frame(run, name, f)).values, before = updates ? (await this.frame(run, name, f - 1)).values : null;
+        const value = (i: number) => Number(now[i]) - (before ? Number(before[i]) : 0);
+        frames.push(f);
+        rows.push(cells ? cells.map(value) : Array.from({ length: now.length }, (_, i) => value(i)));
+      }
+    }
+    return { frames, sampled, of, ...summary(rows) };
+  }
+
+  /** The cells of one position on the first axis. */
+  private cellsOf(piece: Piece, unit: number): number[] {
+    const { rows, cols } = planeSize(piece.shape), found: number[] = [];
+    for (let r = 0; r < rows; r++) for (let c = 0; c < cols; c++) if (indexOf(piece.shape, r, c)[0] === unit) found.push(r * cols + c);
+    return found;
+  }
+
+  private async units(run: number, name: string): Promise<unknown> {
+    const pieces = this.tensor(run, name).pieces, piece = pieces[pieces.length - 1], { rows, cols } = planeSize(piece.shape);
+    if (piece.shape.length < 2) throw new ViewerError(`${name} has no units of several weights.`);
+    const unitOf = Int32Array.from({ length: rows * cols }, (_, i) => indexOf(piece.shape, Math.floor(i / cols), i % cols)[0]);
+    const high = piece.shape[0], width = (rows * cols) / high, frames = evenly(piece.start, piece.stop - 1, MOMENTS);
+    const lines: (number | null)[][] = Array.from({ length: high }, () => []);
+    for (const f of frames) {
+      const { values } = await this.frame(run, name, f), sums = new Float64Array(high);
+      for (let i = 0; i < unitOf.length; i++) sums[unitOf[i]] += Number(values[i]) ** 2;
+      sums.forEach((sum, u) => { lines[u].push(Number.isFinite(sum) ? Math.sqrt(sum / width) : null); });
+    }
+    const whole = (piece.whole ?? piece.shape).slice(1).reduce((a, b) => a * b, 1), every = piece.every?.[0] ?? 1;
+    return { frames, units: lines.map((_, u) => u * every), of: (piece.whole ?? piece.shape)[0], lines, sampled: width < whole ? [width, whole] : null };
+  }
+
+  private async spectrum(run: number, name: string): Promise<unknown> {
+    const pieces = this.tensor(run, name).pieces, piece = pieces[pieces.length - 1], { rows, cols } = planeSize(piece.shape);
+    const high = piece.shape[0], wide = (rows * cols) / high;
+    if (piece.shape.length < 2) throw new ViewerError(`${name} is no matrix, so it has no spectrum.`);
+    if (Math.min(high, wide) > 192 || piece.every) throw new ViewerError("The spectrum of so large a tensor takes too long here; open the recording with weightlapse view.");
+    const filled = new Int32Array(high);
+    const place = Int32Array.from({ length: rows * cols }, (_, i) => { const u = indexOf(piece.shape, Math.floor(i / cols), i % cols)[0]; return u * wide + filled[u]++; });
+    const frames: number[] = [], found: number[][] = [];
+    for (const f of evenly(piece.start, piece.stop - 1, 6)) {
+      const { values } = await this.frame(run, name, f), matrix = new Float64Array(rows * cols);
+      for (let i = 0; i < matrix.length; i++) matrix[place[i]] = Number(values[i]);
+      if (!matrix.every(Number.isFinite)) continue; // a NaN has no spectrum: the moment is left out
+      frames.push(f);
+      found.push(singularValues(matrix, high, wide));
+    }
+    return { frames, values: found };
   }
 
   private async neuron(run: number, group: string, unit: number): Promise<unknown> {
