@@ -480,8 +480,8 @@ def test_the_colours_are_those_of_the_scale(browser: Any, url: str, run: Any, pa
     from io import BytesIO
 
     from PIL import Image
-
     from weightlapse.view.pyramid import codes, scale_limit
+
     from weightlapse.view.subject import Subject
     from weightlapse.view.thumbnail import palette
 

@@ -6,6 +6,7 @@ import { h, themeChanged } from "./dom";
 import { Follower } from "./live";
 import { Player } from "./player";
 import { Probe } from "./probe";
+import { layoutOf } from "./picture/layout";
 import { cellOf, planeSize } from "./scene/plane";
 import type { Theme } from "./scene/colour";
 import { nearestFrame } from "./scene/time";
@@ -296,8 +297,8 @@ export class App {
     const [row, col] = this.stage.own(place), { source } = place.panel;
     if (this.store.view.show === "all" && source.tensor.name !== this.store.view.tensor) { this.store.set({ tensor: source.tensor.name }); return; }
     void this.inspector.pin(source.run, source.tensor, row, col, source.frameOf(this.shown)).catch((e: Error) => this.complain(e.message));
-    const shape = place.panel.shapeAt(this.shown);
-    if (source.run === 0 && shape) this.inspector.showUnit(unitsOf(this.run, source.tensor.name, shape, row, col));
+    const piece = place.panel.pieceAt(this.shown);
+    if (source.run === 0 && piece) this.inspector.showUnit(unitsOf(this.run, source.tensor.name, piece, row, col));
   }
 
   private jump(finding: Finding): void {
@@ -311,11 +312,13 @@ export class App {
     this.stage.framed = null;
     if (tensor && piece && finding.units.length) {
       // a unit is a position on the first axis: a row, or as many rows as its kernels have
-      const { rows } = planeSize(piece.shape), high = Math.max(1, Math.floor(rows / (piece.shape[0] || 1)));
-      const found = piece.shape.length > 1 ? finding.units.slice(0, 200).flatMap((u) => Array.from({ length: high }, (_, i) => u * high + i)) : [];
+      const { rows } = planeSize(piece), first = (u: number) => cellOf(piece, piece.shape.map((_, axis) => (axis === 0 ? u : 0)))[0];
+      const high = Math.max(1, first(1) - first(0));
+      const lines = layoutOf(piece).across.some((l) => l.axis === 0); // units set like text are no rows
+      const found = piece.shape.length > 1 && !lines ? finding.units.slice(0, 200).flatMap((u) => Array.from({ length: high }, (_, i) => first(u) + i)) : [];
       this.stage.framed = { tensor: tensor.name, rows: found.filter((r) => r < rows) };
-      const cell = cellOf(piece.shape, piece.shape.map((_, axis) => (axis === 0 ? finding.units[0] : 0)));
-      this.inspector.showUnit(unitsOf(this.run, tensor.name, piece.shape, cell[0], cell[1]));
+      const cell = cellOf(piece, piece.shape.map((_, axis) => (axis === 0 ? finding.units[0] : 0)));
+      this.inspector.showUnit(unitsOf(this.run, tensor.name, piece, cell[0], cell[1]));
     }
     this.stage.redraw();
   }

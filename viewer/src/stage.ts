@@ -7,6 +7,8 @@ import { webglPainter } from "./gl/webgl";
 import { h } from "./dom";
 import { drawOverlay } from "./overlay";
 import { Panel, type Source } from "./panel";
+import { blank, layoutOf } from "./picture/layout";
+import { GROUNDS, rgb } from "./picture/palette";
 import { lookup, type Theme } from "./scene/colour";
 import { byLayer, layerOf, sideBySide, type Camera } from "./scene/layout";
 import { display, finest, visible } from "./scene/reduce";
@@ -16,7 +18,7 @@ import type { Store } from "./state";
 export interface Place { panel: Panel; row: number; col: number }
 export interface CellBox { x: number; y: number; dx: number; dy: number }
 
-const MARGIN = 18;
+const MARGIN = 28; // room for the numbers along a picture
 
 export function orderKey(panel: Panel, frame: number): string {
   return `${panel.source.tensor.name}@${pieceAt(panel.source.tensor, panel.source.frameOf(frame))?.start ?? -1}`;
@@ -116,7 +118,8 @@ export class Stage {
     for (const panel of this.panels) {
       const b = this.boxOf(panel, frame), { rows, cols } = panel.size(frame);
       const col = Math.floor((x - b.x) / b.dx), row = Math.floor((y - b.y) / b.dy);
-      if (row >= 0 && row < rows && col >= 0 && col < cols && panel.shapeAt(frame)) return { panel, row, col };
+      const piece = row >= 0 && row < rows && col >= 0 && col < cols && panel.pieceAt(frame);
+      if (piece && !blank(layoutOf(piece), row, col)) return { panel, row, col };
     }
     return null;
   }
@@ -239,8 +242,7 @@ export class Stage {
         h: texture.height * f[0] * b.dy * ratio,
       });
     }
-    const background = this.theme === "dark" ? [16, 17, 19] : [255, 255, 255];
-    this.painter.draw(items, this.table, background as [number, number, number]);
+    this.painter.draw(items, this.table, rgb(GROUNDS[this.theme]));
     const over = this.overlayState(frame);
     if (over !== this.overlaid) { this.overlaid = over; drawOverlay(this.overlay, this, frame); } // while playing it mostly stays as it is
     this.publish();

@@ -107,7 +107,7 @@ def make_film(
     width, height = _size(size, suffix)
     rate = _rate(fps)
     scales.check(scale)
-    table = colours.theme(theme).table(cmap)
+    table = colours.table(theme, cmap)
     if preset not in PRESETS:
         raise InvalidArgument(f"preset must be one of {', '.join(map(repr, PRESETS))}, not {preset!r}")
     if crf is not None and not (isinstance(crf, int) and 0 <= crf <= 51):
@@ -130,6 +130,7 @@ def make_film(
             names, shown, (width, height), scale, panels, groups, title, _note(picked, shown, pace), pace == "log"
         )
     scene = _scene(run, order)
+    scene.signs = colours.signs(table)
     linger = round(1.5 * float(rate))
     if suffix in STILL:
         assert target is not None
@@ -304,7 +305,8 @@ def picture(
     names = chosen(run, tensors, np.array([index]))
     order = Order(names, np.arange(int(index) + 1), size, scales.check(scale), panels, None, title, still=int(index))
     scene = compose(run, order)
-    surface = Surface(size[0], size[1], colours.theme(theme).table(cmap))
+    table = colours.table(theme, cmap)
+    surface, scene.signs = Surface(size[0], size[1], table), colours.signs(table)
     (moment,) = moments(run, scene, np.array([index]))
     scene.draw(surface, moment)
     return rgb(surface)

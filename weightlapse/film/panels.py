@@ -3,20 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Protocol
 
 import numpy as np
 
 import weightlapse.film.text as glyphs
 from weightlapse.film.blocks import Measure, Placed
-from weightlapse.film.grids import Values
+from weightlapse.film.frames import Values
 from weightlapse.film.grown import Lineage
-from weightlapse.film.numbers import grouped, short
 from weightlapse.film.painter import Painter
-from weightlapse.film.scales import Scale, of
 from weightlapse.film.surface import Box
 from weightlapse.film.tiles import Tile
+from weightlapse.picture.compose import layout_of
+from weightlapse.picture.layout import Layout
+from weightlapse.picture.numbers import grouped, short
+from weightlapse.picture.scale import limit_of
 
 _NUMBERED = 64  # tensors up to this size show their values in the cells where there is room
 
@@ -52,7 +54,7 @@ class Weights:
 
     stages: Sequence[tuple[int, Sequence[Placed]]]
     measure: Measure
-    scales: Mapping[str, Scale] | None
+    scales: Mapping[str, float] | None
     missing: int = 0
     box: Box = (0, 0, 0, 0)
     heading: str = ""
@@ -60,6 +62,7 @@ class Weights:
     stage: int = -1
     labels: dict[str, str] = field(default_factory=dict)  # what stands above each block
     framed: dict[str, Tile] = field(default_factory=dict)  # each tile as it was last drawn
+    smaller: dict[tuple[str, tuple[int, ...]], Layout] = field(default_factory=dict)  # of tensors that have yet to grow
 
     def static(self, painter: Painter) -> None:
         x, y, _, high = self.box
@@ -84,20 +87,20 @@ class Weights:
 
     def _block(self, painter: Painter, block: Placed, moment: Moment) -> None:
         relabel = self.scales is None
-        shown: dict[str, Scale] = {}
+        shown: dict[str, float] = {}
         main = block.tiles[0]
         there = moment.values.get(main.name)
-        now = main if there is None else main.shaped(there.shape)
+        now = main if there is None else self._shaped(main, block, there.shape)
         short_of = main.width - now.width, main.height - now.height  # a network that has yet to grow
         for tile in block.tiles:
             value = moment.values.get(tile.name)
             if value is None:
                 continue
-            shaped = tile.shaped(value.shape)
+            shaped = self._shaped(tile, block, value.shape)
             if tile is not main:  # what stands beside or below keeps its distance
                 beside = tile.name in block.block.beside
                 shaped = shaped.at(tile.x - (short_of[0] if beside else 0), tile.y - (0 if beside else short_of[1]))
-            scale = of([value]) if self.scales is None else self.scales[tile.name]
+            scale = limit_of(value) if self.scales is None else self.scales[tile.name]
             shown[tile.name] = scale
             if self.framed.get(tile.name) != shaped:
                 relabel = True
@@ -120,14 +123,29 @@ class Weights:
         self.framed[tile.name] = tile
         painter.outline(tile.x, tile.y, tile.width, tile.height)
         new = None if self.lineage is None else self.lineage.new_rows(tile.name, frame)
-        if new is None or tile.parts > 1 or tile.upright:
+        if new is None or tile.upright or len(tile.layout.shape) < 2 or tile.layout.wrapped:
             return
-        rows = np.flatnonzero(new.repeat(tile.grid.unit_rows))
-        starts, thick = tile.starts[0], max(round(3 * self.measure.unit), 2)
+        rows = np.flatnonzero(new.repeat(tile.layout.rows // len(new)))
+        thick = max(round(3 * self.measure.unit), 2)
         for row in np.unique(rows // tile.thinned[0]):
-            painter.fill(tile.x - thick - 2, tile.y + int(starts[row]), thick, tile.cell[1], 1)
+            painter.fill(tile.x - thick - 2, tile.y + int(row) * tile.cell[1], thick, tile.cell[1], 1)
 
-    def _label(self, painter: Painter, block: Placed, scales: Mapping[str, Scale]) -> None:
+    def _shaped(self, tile: Tile, block: Placed, shape: tuple[int, ...]) -> Tile:
+        """The same place and cells for a tensor of another shape (before it grew)."""
+        if shape == tile.layout.shape:
+            return tile
+        if (tile.name, shape) not in self.smaller:
+            if len(shape) == 1:
+                levels = tuple(
+                    replace(level, count=shape[0], stride=1) for level in (tile.layout.down or tile.layout.across)[:1]
+                )
+                smaller = Layout(shape, levels, ()) if tile.upright else Layout(shape, (), levels)
+            else:
+                smaller = layout_of(tile.name.rpartition("|")[2], shape)
+            self.smaller[tile.name, shape] = smaller
+        return replace(tile, layout=self.smaller[tile.name, shape])
+
+    def _label(self, painter: Painter, block: Placed, scales: Mapping[str, float]) -> None:
         """Name in ink, then shape, thinning and scale in grey, as much of it as there is room for."""
         px = block.words
         small = max(px - 2, 9)
@@ -136,11 +154,11 @@ class Weights:
         tile = self.framed[block.block.main]
         known = [name for name in block.block.names if name in scales]
         choices = (
-            ["×".join(map(str, tile.grid.shape)) or "scalar"],
+            ["×".join(map(str, tile.layout.shape)) or "scalar"],
             [f"1 of {tile.thinned[0]}×{tile.thinned[1]}, spikes kept", f"1 of {tile.thinned[0]}×{tile.thinned[1]}"]
             if tile.thinned != (1, 1)
             else [],
-            [" | ".join("±" + short(scales[name].limit, 2) for name in known), "±" + short(scales[known[0]].limit, 2)],
+            [" | ".join("±" + short(scales[name], 2) for name in known), "±" + short(scales[known[0]], 2)],
         )
         name = title(block.block.title, px, wide, bold)
         room = wide - glyphs.width(name, px, bold=bold)
@@ -267,15 +285,14 @@ class Legend:
     note: str
 
     def static(self, painter: Painter) -> None:
-        from weightlapse.film.colours import MINUS_INF, NAN, OVER, PLUS_INF, UNDER
-        from weightlapse.film.painter import sign
+        from weightlapse.film.colours import HIGH, LOW, MINUS_INF, NAN, OVER, PLUS_INF, UNDER
 
         x, y, wide, high = self.box
         px = max(self.measure.text - 2, 9)
         baseline = y + high // 2 + px // 3
         bar, thick = round(150 * max(self.measure.unit, 0.6)), max(round(10 * self.measure.unit), 6)
         x += painter.text(x, baseline, self.ends[0], px, tone="muted") + px // 2
-        ramp = np.linspace(0, 255.999, bar).astype(np.uint16)
+        ramp = np.rint(np.linspace(LOW, HIGH, bar)).astype(np.uint16)
         painter.paint(x, y + (high - thick) // 2, np.repeat(ramp[None, :], thick, axis=0))
         x += bar + px // 2
         x += painter.text(x, baseline, self.ends[2], px, tone="muted") + px * 2
@@ -285,7 +302,7 @@ class Legend:
             if x + needed > self.box[0] + wide - glyphs.width(self.note, px) - px:
                 break
             for code in codes:
-                painter.paint(x, y + (high - side) // 2, sign(code, side, side))
+                painter.signed(x, y + (high - side) // 2, code, side, side)
                 x += side + 2
             x += px // 3
             x += painter.text(x, baseline, word, px, tone="muted") + px + px // 2

@@ -12,9 +12,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from weightlapse.errors import InvalidArgument
+from weightlapse.picture.sample import Piece, bands
+from weightlapse.picture.scale import limit_of
 from weightlapse.view.manifest import numbers
-from weightlapse.view.pyramid import scale_limit
-from weightlapse.view.subject import Piece, Subject, bands
+from weightlapse.view.subject import Subject
 
 PERCENTILES = (
     0,
@@ -81,7 +82,7 @@ def summary(rows: list[NDArray[np.float64]]) -> dict[str, Any]:
     finite = [row[np.isfinite(row)] for row in rows]
     every = np.concatenate(finite) if finite else np.zeros(0)
     low, high = (float(every.min()), float(every.max())) if every.size else (0.0, 1.0)
-    limit = scale_limit(every)
+    limit = limit_of(every)
     low, high = max(low, -limit), min(high, limit)
     if not low < high:
         low, high = low - (abs(low) or 1.0) * 0.5, high + (abs(high) or 1.0) * 0.5

@@ -14,8 +14,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from weightlapse.picture.sample import bands
 from weightlapse.view.manifest import numbers
-from weightlapse.view.subject import Subject, bands
+from weightlapse.view.subject import Subject
 
 MOMENTS = 16
 CELLS = 6144

@@ -15,8 +15,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from weightlapse.view.plane import Plane
-from weightlapse.view.subject import Piece, Subject
+from weightlapse.picture.sample import Piece
+from weightlapse.view.subject import Subject
 
 BLOCK_VALUES = 2_000_000
 ALWAYS_EXACT = 4096  # values over all frames: counters and single numbers are not worth an error
@@ -61,8 +61,9 @@ class Block:
 
 
 def strides(shape: tuple[int, ...], stride: int) -> tuple[int, ...]:
-    """Every ``stride``-th position on the two large axes of a tensor; small axes stay whole."""
-    return tuple(stride if axis < 2 and n >= 16 * stride else 1 for axis, n in enumerate(shape))
+    """Every ``stride``-th position on the two largest axes of a tensor; small axes (a kernel's, say) stay whole."""
+    large = sorted(range(len(shape)), key=lambda axis: -shape[axis])[:2]
+    return tuple(stride if axis in large and n >= 16 * stride else 1 for axis, n in enumerate(shape))
 
 
 def thinned(shape: tuple[int, ...], steps: tuple[int, ...]) -> tuple[int, ...]:
@@ -76,8 +77,7 @@ def read_thinned(subject: Subject, name: str, piece: Piece, frame: int, steps: t
         values = np.asarray(
             track[(frame - piece.start, *(slice(0, n, s) for n, s in zip(piece.shape, steps, strict=True)))]
         )
-    plane = Plane(values.shape)
-    return plane.read(values[None], 0, slice(0, plane.rows), slice(0, plane.cols))
+    return subject.layout(name, piece, values.shape).arrange(values)
 
 
 def encode(values: NDArray[Any], dtype: str, bits: int, recorded: list[float], start: int) -> Block:

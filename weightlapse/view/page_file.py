@@ -16,13 +16,13 @@ from numpy.typing import NDArray
 import weightlapse.view.extras as extras
 from weightlapse.errors import InvalidArgument
 from weightlapse.film.encode import whole_file
+from weightlapse.picture.scale import limit_of
 from weightlapse.progress import track
 from weightlapse.view.aligned import pair
 from weightlapse.view.assets import asset
 from weightlapse.view.manifest import manifest, numbers
 from weightlapse.view.overview import overview
 from weightlapse.view.pack import Plan, blocks, estimate, strides, thinned
-from weightlapse.view.pyramid import scale_limit
 from weightlapse.view.subject import Subject, open_subjects
 
 ALL = 1 << 62
@@ -148,7 +148,9 @@ def _run(subject: Subject, plan: Plan, *, with_blocks: bool) -> dict[str, Any]:
             if first == stop:
                 continue
             steps = strides(piece.shape, plan.stride)
-            described = {"start": first, "stop": stop, "shape": list(thinned(piece.shape, steps))}
+            shape = thinned(piece.shape, steps)
+            laid_out = subject.layout(name, piece, shape).to_json()
+            described = {"start": first, "stop": stop, "shape": list(shape), "layout": laid_out}
             if max(steps, default=1) > 1:
                 described |= {"every": list(steps), "whole": list(piece.shape)}
             entry["pieces"].append(described)
@@ -170,9 +172,9 @@ def _stats(subject: Subject, name: str, kept: Any) -> dict[str, Any]:
     if not pieces:  # a tensor without cells
         return {"limit": 1.0, "moved": 1.0, "stirred": 1.0, "frames": [], "rms": []}
     with np.errstate(all="ignore"):
-        moved = scale_limit(np.concatenate([(v - v[0]).ravel() for v in pieces]))
-    limit = scale_limit(np.concatenate([v.ravel() for v in pieces]))
-    return {"limit": limit, "moved": moved, "stirred": scale_limit(subject.updates(name)), "frames": frames, "rms": rms}
+        moved = limit_of(np.concatenate([(v - v[0]).ravel() for v in pieces]))
+    limit = limit_of(np.concatenate([v.ravel() for v in pieces]))
+    return {"limit": limit, "moved": moved, "stirred": limit_of(subject.updates(name)), "frames": frames, "rms": rms}
 
 
 def _note(subjects: list[Subject], plan: Plan, runs: list[dict[str, Any]]) -> str:

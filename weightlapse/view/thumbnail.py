@@ -10,31 +10,18 @@ import zlib
 import numpy as np
 from numpy.typing import NDArray
 
-from weightlapse.view.plane import Plane
-from weightlapse.view.pyramid import codes, reduce_to
+from weightlapse.picture.codes import codes
+from weightlapse.picture.palette import table
+from weightlapse.picture.reduce import reduce_to
 from weightlapse.view.subject import Subject
 
 MOMENTS = 3  # first, middle, last frame
 SIDE = 160  # most cells of a picture along one side
 TENSORS = 6
 
-# blue, white, red, with a colour of its own for each of the codes that are no number on the scale
-_NEGATIVE = [[5, 48, 97], [33, 102, 172], [67, 147, 195], [146, 197, 222], [209, 229, 240]]
-_POSITIVE = [[253, 219, 199], [244, 165, 130], [214, 96, 77], [178, 24, 43], [103, 0, 31]]
-_ANCHORS = np.array([*_NEGATIVE, [248, 247, 245], *_POSITIVE], np.float64)
-
-
-def palette() -> NDArray[np.uint8]:
-    """The colour of each eight-bit code (256, 3), the page's light one."""
-    at = np.linspace(0, len(_ANCHORS) - 1, 251)
-    table = np.zeros((256, 3))
-    table[3:254] = np.stack([np.interp(at, np.arange(len(_ANCHORS)), channel) for channel in _ANCHORS.T], axis=1)
-    table[[0, 1, 2, 254, 255]] = [[255, 205, 0], [0, 150, 136], [0, 22, 54], [58, 0, 14], [156, 39, 176]]
-    return table.round().astype(np.uint8)
-
 
 def png(pixels: NDArray[np.uint8]) -> bytes:
-    """An indexed PNG of ``pixels`` (h, w) in the page's palette."""
+    """An indexed PNG of ``pixels`` (h, w) in the light palette."""
     height, width = pixels.shape
 
     def chunk(kind: bytes, data: bytes) -> bytes:
@@ -44,7 +31,7 @@ def png(pixels: NDArray[np.uint8]) -> bytes:
     head = struct.pack(">IIBBBBB", width, height, 8, 3, 0, 0, 0)
     parts = (
         (b"IHDR", head),
-        (b"PLTE", palette().tobytes()),
+        (b"PLTE", table("light").tobytes()),
         (b"IDAT", zlib.compress(rows.tobytes(), 9)),
         (b"IEND", b""),
     )
@@ -70,7 +57,7 @@ def thumbnail(subject: Subject) -> str:
 
 def _picture(subject: Subject, name: str, frame: int, limit: float) -> str:
     try:
-        plane = Plane(subject.piece(name, frame).shape)
+        plane = subject.layout(name, subject.piece(name, frame))
     except ValueError:
         return "not there yet"
     if plane.rows * plane.cols == 0:

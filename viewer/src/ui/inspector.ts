@@ -106,7 +106,9 @@ export class Inspector {
     if (same >= 0) { this.pins.splice(same, 1); this.showPins(); return; }
     const piece = pieceAt(tensor, frame);
     if (!piece) return;
-    const pin: Pin = { run, tensor: tensor.name, row, col, index: ownIndex(piece, row, col), hue: this.freeHue(), frames: [], values: [] };
+    const index = ownIndex(piece, row, col);
+    if (!index) return; // the empty end of a last line
+    const pin: Pin = { run, tensor: tensor.name, row, col, index, hue: this.freeHue(), frames: [], values: [] };
     this.pins.push(pin);
     this.showPins();
     await this.load(pin, tensor, piece.start, piece.stop);
@@ -129,7 +131,7 @@ export class Inspector {
   }
 
   private async load(pin: Pin, tensor: Tensor, start: number, stop: number): Promise<void> {
-    const { rows, cols } = planeSize(pieceAt(tensor, start)!.shape);
+    const { rows, cols } = planeSize(pieceAt(tensor, start)!);
     if (pin.row >= rows || pin.col >= cols) return;
     const series = await this.archive.series(pin.run, pin.tensor, [[pin.row, pin.col]], [start, stop], 1);
     pin.frames = Array.from({ length: series.count }, (_, i) => series.start + i);
