@@ -67,8 +67,8 @@ export class Archive {
   curve(run: number, tensor: string, kind: string): Promise<Curve> { return this.remember("curve", { run, tensor, kind }); }
   neuron(run: number, group: string, unit: number): Promise<Neuron> { return this.remember("neuron", { run, group, unit }); }
   findings(run: number): Promise<Findings> { return this.remember("findings", { run }); }
-  distribution(run: number, tensor: string, of: string, unit: number): Promise<Distribution> {
-    return this.remember("distribution", { run, tensor, of, unit });
+  distribution(run: number, tensor: string, of: string, unit: number, scope: string): Promise<Distribution> {
+    return this.remember("distribution", { run, tensor, of, unit, scope });
   }
   units(run: number, tensor: string): Promise<Units> { return this.remember("units", { run, tensor }); }
   spectrum(run: number, tensor: string): Promise<Spectrum> { return this.remember("spectrum", { run, tensor }); }

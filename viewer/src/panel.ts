@@ -30,6 +30,7 @@ export class Panel {
   plane: Plane | null = null; // the exact values behind what is drawn, once they are here
   error: string | null = null;
   limit = 1; // of the tensor's own scale
+  layerLimit = 1; // of the largest scale in its layer
   moved = 1; // of its differences from the first frame
   stirred = 1; // of the steps between neighbouring frames
   private busy = false;

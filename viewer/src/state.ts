@@ -28,7 +28,9 @@ export interface View {
   panels: string[]; // opened parts of the inspector
   spread: "bands" | "ridge";
   of: "weights" | "updates" | "gradients"; // whose distribution
-  compare: "side" | "blink"; // of two: beside each other, or in turn at one place
+  scope: "tensor" | "layer" | "unit";
+  unit: number; // -1: none
+  compare: "side" | "blink" | "difference"; // beside each other, in turn at one place, or their difference alone
   align: "both" | "on" | "off"; // a second run in the first one's order of units, as it is, or both
   against: string; // "frame:N": compared with this frame of the same run instead of with another run
 }
@@ -75,7 +77,9 @@ export const PROPERTIES: { [K in keyof View]: Property<View[K]> } = {
   panels: list(/^[a-z]+$/),
   spread: oneOf("bands", "ridge"),
   of: oneOf("weights", "updates", "gradients"),
-  compare: oneOf("side", "blink"),
+  scope: oneOf("tensor", "layer", "unit"),
+  unit: whole(-1, -1, false),
+  compare: oneOf("side", "blink", "difference"),
   align: oneOf("both", "on", "off"),
   against: text("", /^(frame:\d+|)$/),
 };

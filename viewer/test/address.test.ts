@@ -15,7 +15,7 @@ test("every property comes back from the address as it went in", () => {
   const changed: Partial<View> = {};
   const other: Record<string, unknown> = { tensor: "a.b/c=d&e", frame: 7, fps: 60, scale: "layer", diff: "frame:3", order: "kin", cells: "mean", time: "log",
     show: "pair", also: ["x", "y z"], zoom: "2,-3.5,4e-3", scalar: "loss", curve: "mass", map: "on", colour: "symlog", window: "2:8",
-    pins: ["0|fc.weight|1,2", "1|fc.weight|0,0"], panels: ["units", "spectrum"], spread: "ridge", of: "updates", compare: "blink", align: "on", against: "frame:4", rank: "now" };
+    pins: ["0|fc.weight|1,2", "1|fc.weight|0,0"], panels: ["units", "spectrum"], spread: "ridge", of: "updates", scope: "unit", unit: 3, compare: "blink", align: "on", against: "frame:4", rank: "now" };
   for (const [key, property] of Object.entries(PROPERTIES)) {
     assert.ok(key in other, `the test has no other value for ${key}`);
     assert.notDeepEqual(other[key], property.initial, key);

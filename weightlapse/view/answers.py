@@ -151,7 +151,8 @@ class Answers:
     def _distribution(self, query: Query, cancel: Cancel) -> tuple[str, bytes]:
         subject, unit = self.pictures.subject(query), number(query, "unit", -1)
         name, kind = query.get("tensor", ""), query.get("of", "weights")
-        return self._json(distributions.distribution(subject, name, kind, None if unit < 0 else unit, cancel.is_set))
+        names = distributions.layer_of(subject, name) if query.get("scope") == "layer" else [name]
+        return self._json(distributions.distribution(subject, names, kind, None if unit < 0 else unit, cancel.is_set))
 
     def _units(self, query: Query, cancel: Cancel) -> tuple[str, bytes]:
         return self._json(

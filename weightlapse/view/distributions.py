@@ -5,6 +5,7 @@ units; singular values. All from a bounded number of cells and moments, and it i
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Callable
 from typing import Any
 
@@ -41,40 +42,55 @@ SPECTRUM_CELLS = 4_000_000
 
 
 def distribution(
-    subject: Subject, name: str, kind: str, unit: int | None, cancelled: Callable[[], bool]
+    subject: Subject, names: list[str], kind: str, unit: int | None, cancelled: Callable[[], bool]
 ) -> dict[str, Any]:
-    """``frames`` (T,), ``percentiles`` (T, 9) at `PERCENTILES`, ``counts`` (T, 48) of a histogram from ``low`` to ``high`` in equal bins (what lies
-    beyond is in ``beyond``), ``bad`` (T,) numbers that are not finite; ``sampled``: [cells read, cells there], None when all were.
+    """The values of some tensors together. ``frames`` (T,), ``percentiles`` (T, 9) at `PERCENTILES`, ``counts`` (T, 48) of a histogram from ``low`` to
+    ``high`` in equal bins (what lies beyond is in ``beyond``), ``bad`` (T,) numbers that are not finite; ``sampled``: [cells read, cells there], None when
+    all were.
     """
     if kind not in KINDS:
         raise InvalidArgument(f"of={kind!r} is none of {', '.join(KINDS)}")
     if kind == "gradients":
-        name = gradients_of(subject, name)
-    frames: list[int] = []
-    rows: list[NDArray[np.float64]] = []
-    sampled: list[int] | None = None
-    pieces = [p for p in subject.pieces(name) if math.prod(p.shape)]
-    total = sum(p.stop - p.start for p in pieces)
-    for piece in pieces:
-        length = piece.stop - piece.start
-        first = 1 if kind == "updates" else 0
-        if length <= first:
-            continue
-        count = max(2, min(length - first, round(MOMENTS * length / total)))
-        at = np.unique(np.round(np.linspace(first, length - 1, count)).astype(np.int64))
-        where = _where(piece, unit)
-        for frame in at.tolist():
-            if cancelled():
-                break
-            values = _cells(subject, name, piece, [frame], where)
-            if kind == "updates":
-                with np.errstate(invalid="ignore", over="ignore"):
-                    values = values - _cells(subject, name, piece, [frame - 1], where)
-            frames.append(piece.start + frame)
-            rows.append(values[0])
-            there = math.prod(piece.shape) // (piece.shape[0] if unit is not None else 1)
-            sampled = [values.shape[1], there] if values.shape[1] < there else sampled
-    return {"frames": frames, "sampled": sampled, **summary(rows), "of": kind}
+        names = gradients_of(subject, names)
+    rows: dict[int, list[NDArray[np.float64]]] = {}
+    read = there = 0
+    for name in names:
+        pieces = [p for p in subject.pieces(name) if math.prod(p.shape)]
+        for piece in pieces:
+            where = _where(piece, unit)
+            if piece is pieces[0]:
+                there += math.prod(piece.shape) // (piece.shape[0] if unit is not None else 1)
+                read += sum(math.prod(s.stop - s.start for s in w) for w in where)
+            for frame in _moments(piece, sum(p.stop - p.start for p in pieces), first=int(kind == "updates")):
+                if cancelled():
+                    break
+                values = _cells(subject, name, piece, [frame], where)
+                if kind == "updates":
+                    with np.errstate(invalid="ignore", over="ignore"):
+                        values = values - _cells(subject, name, piece, [frame - 1], where)
+                rows.setdefault(piece.start + frame, []).append(values[0])
+    frames = sorted(rows)
+    sampled = [read, there] if read < there else None
+    return {"frames": frames, "sampled": sampled, "of": kind, **summary([np.concatenate(rows[f]) for f in frames])}
+
+
+def layer_of(subject: Subject, name: str) -> list[str]:
+    """The tensors of one layer and stream: those whose names differ from ``name`` in the last word only."""
+    streams = subject.run.streams
+    stem = re.match(r"(.*)[./]", name)
+    if stem is None:
+        return [name]
+    same = re.compile(re.escape(stem[0]) + r"[^./]+")
+    return [n for n in subject.names() if streams.get(n) == streams.get(name) and same.fullmatch(n)]
+
+
+def _moments(piece: Piece, total: int, first: int) -> list[int]:
+    """Frames of a piece, counted from its start, from number ``first`` on; the whole recording gets about `MOMENTS`."""
+    length = piece.stop - piece.start
+    if length <= first:
+        return []
+    count = max(2, min(length - first, round(MOMENTS * length / total)))
+    return sorted({round(f) for f in np.linspace(first, length - 1, count).tolist()})
 
 
 def summary(rows: list[NDArray[np.float64]]) -> dict[str, Any]:
@@ -150,16 +166,16 @@ def spectrum(subject: Subject, name: str, cancelled: Callable[[], bool]) -> dict
     return {"frames": frames, "values": values}
 
 
-def gradients_of(subject: Subject, name: str) -> str:
-    """The recorded gradient of a tensor."""
-    wanted = f"gradients:{name}"
-    if wanted in subject.names():
-        return wanted
-    if subject.run.streams.get(name) == "gradients":
-        return name
-    raise InvalidArgument(
-        f"no gradient of {name!r} is recorded; watch(..., streams=('weights', 'gradients')) records it"
-    )
+def gradients_of(subject: Subject, names: list[str]) -> list[str]:
+    """The recorded gradients of some tensors."""
+    known, streams = set(subject.names()), subject.run.streams
+    found = [n if streams.get(n) == "gradients" else f"gradients:{n}" for n in names]
+    found = [n for n in found if n in known]
+    if not found:
+        raise InvalidArgument(
+            f"no gradient of {names[0]!r} is recorded; watch(..., streams=('weights', 'gradients')) records it"
+        )
+    return found
 
 
 def _where(piece: Piece, unit: int | None) -> list[tuple[slice, ...]]:

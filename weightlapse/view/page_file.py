@@ -132,6 +132,7 @@ def _run(subject: Subject, plan: Plan, *, with_blocks: bool) -> dict[str, Any]:
     """The manifest of a run reduced to the kept frames and cells, and its blocks by tensor."""
     kept = plan.keep(subject.frames)
     about = manifest(subject)
+    del about["path"]  # where it lay is nobody's business who gets the page
     about["steps"] = [about["steps"][f] for f in kept]
     about["scalars"] = {k: [v[f] for f in kept] for k, v in about["scalars"].items()}
     about |= {"frames": len(kept), "closed": True, "kept": None if len(kept) == subject.frames else subject.frames}

@@ -5,6 +5,7 @@ import type { Surveyed } from "../map/change";
 import { codeOf, scaleLimit } from "../scene/colour";
 import { layoutOf } from "../picture/layout";
 import { indexOf, planeSize } from "../scene/plane";
+import { layerOf } from "../scene/layout";
 import { nearestFrame } from "../scene/time";
 import { pieceAt, ViewerError, type Manifest, type Piece, type Query, type Source, type Tensor, type Values } from "../source";
 import { decode, type Block, type Frames } from "./blocks";
@@ -37,7 +38,7 @@ export class FileSource implements Source {
       case "curve": return json(await this.curve(run, name, String(query.kind)));
       case "neuron": return json(await this.neuron(run, String(query.group), Number(query.unit)));
       case "overview": return json({ tensors: this.data.overview ?? {}, next: null, of: this.data.runs[0].tensors.length });
-      case "distribution": return json(await this.distribution(run, name, String(query.of), Number(query.unit)));
+      case "distribution": return json(await this.distribution(run, this.together(run, name, String(query.scope)), String(query.of), Number(query.unit)));
       case "units": return json(await this.units(run, name));
       case "spectrum": return json(await this.spectrum(run, name));
       case "findings": return json(this.data.findings[run] ?? { findings: [], reason: "Not examined." });
@@ -235,25 +236,33 @@ export class FileSource implements Source {
     return { kind: `${word}:${line}`, frames, values: numbers.map((v) => (Number.isFinite(v) ? v : null)), sampled: null };
   }
 
-  private async distribution(run: number, name: string, of: string, unit: number): Promise<unknown> {
+  /** The tensor, or all of its layer. */
+  private together(run: number, name: string, scope: string): string[] {
+    if (scope !== "layer" || !layerOf(name)) return [name];
+    const { stream } = this.tensor(run, name);
+    return this.data.runs[run].tensors.filter((t) => t.stream === stream && layerOf(t.name) === layerOf(name)).map((t) => t.name);
+  }
+
+  private async distribution(run: number, names: string[], of: string, unit: number): Promise<unknown> {
     if (of === "gradients") {
-      name = `gradients:${name}`;
-      if (!this.data.tensors[run]?.[name]) throw new ViewerError("No gradients are recorded; watch(..., streams=('weights', 'gradients')) records them.");
+      names = names.map((n) => `gradients:${n}`).filter((n) => this.data.tensors[run]?.[n]);
+      if (!names.length) throw new ViewerError("No gradients are recorded; watch(..., streams=('weights', 'gradients')) records them.");
     }
-    const frames: number[] = [], rows: number[][] = [], updates = of === "updates" ? 1 : 0;
-    let sampled: [number, number] | null = null;
-    for (const piece of this.tensor(run, name).pieces) {
+    const rows = new Map<number, number[]>(), updates = of === "updates" ? 1 : 0;
+    let read = 0, there = 0;
+    for (const name of names) for (const piece of this.tensor(run, name).pieces) {
       if (unit >= piece.shape[0]) throw new ViewerError(`${name} has no unit ${unit}.`);
-      if (piece.every) sampled = [piece.shape.reduce((a, b) => a * b, 1), (piece.whole ?? piece.shape).reduce((a, b) => a * b, 1)];
-      const cells = this.cellsOf(piece, unit);
+      const cells = this.cellsOf(piece, unit), size = (shape: number[]) => shape.slice(unit < 0 ? 0 : 1).reduce((a, b) => a * b, 1);
+      if (piece === this.tensor(run, name).pieces[0]) { read += cells.length; there += size(piece.whole ?? piece.shape); }
       for (const f of evenly(piece.start + updates, piece.stop - 1, MOMENTS)) {
         const now = (await this.frame(run, name, f)).values, before = updates ? (await this.frame(run, name, f - 1)).values : null;
-        const value = (i: number) => Number(now[i]) - (before ? Number(before[i]) : 0);
-        frames.push(f);
-        rows.push(cells.map(value));
+        const row = rows.get(f) ?? [];
+        for (const i of cells) row.push(Number(now[i]) - (before ? Number(before[i]) : 0));
+        rows.set(f, row);
       }
     }
-    return { frames, sampled, of, ...summary(rows) };
+    const frames = [...rows.keys()].sort((a, b) => a - b);
+    return { frames, sampled: read < there ? [read, there] : null, of, ...summary(frames.map((f) => rows.get(f)!)) };
   }
 
   /** The cells that hold weights: of one position on the first axis, or (`unit` < 0) all. */
