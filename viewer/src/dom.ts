@@ -17,7 +17,7 @@ export function h<K extends keyof HTMLElementTagNameMap>(tag: K, attributes: Att
 /** A labelled choice. */
 export function choice(label: string, options: [string, string][], value: string, change: (value: string) => void,
   attributes: Attributes = {}): { element: HTMLLabelElement; select: HTMLSelectElement } {
-  const select = h("select", { ...attributes, change: () => change(select.value) },
+  const select = h("select", { "aria-label": label, ...attributes, change: () => change(select.value) },
     ...options.map(([v, text]) => h("option", { value: v, selected: v === value }, text)));
   return { element: h("label", { class: "choice" }, h("span", {}, label), select), select };
 }

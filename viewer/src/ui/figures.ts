@@ -4,7 +4,7 @@ import type { Archive, Distribution, Spectrum, Units } from "../archive";
 import { choice, css, fit, h } from "../dom";
 import { brief, grouped } from "../numbers";
 import { layerOf } from "../scene/layout";
-import type { Run } from "../source";
+import { ViewerError, type Run } from "../source";
 import { windowOf, type Store, type View } from "../state";
 import { labels, ticks } from "./axis";
 import { drawAxis, drawChart, PAD, range, scaleOf, type Line } from "./chart";
@@ -81,6 +81,7 @@ export class Figures {
     const say = (text: string) => { part.note.textContent = text; };
     say("…");
     try {
+      this.refuse(part.name, tensor, of, scope);
       let draw: () => void, told: string;
       if (part.name === "distribution") {
         const d = await this.archive.distribution(0, tensor, of, scope === "unit" ? unit : -1, scope === "layer" ? "layer" : "tensor");
@@ -111,6 +112,15 @@ export class Figures {
       fit(part.canvas);
       say((error as Error).message);
     }
+  }
+
+  /** What has no figure is known without asking. */
+  private refuse(part: string, tensor: string, of: string, scope: string): void {
+    const { tensors } = this.run!, found = tensors.find((t) => t.name === tensor), flat = !found || found.pieces[found.pieces.length - 1].shape.length < 2;
+    const near = tensors.filter((t) => t.name === `gradients:${tensor}` || t.name === tensor || (scope === "layer" && layerOf(t.name) === layerOf(`gradients:${tensor}`)));
+    if (part === "distribution" && of === "gradients" && !near.some((t) => t.stream === "gradients"))
+      throw new ViewerError(`No gradient of ${tensor} is recorded; watch(..., streams=("weights", "gradients")) records it.`);
+    if (part !== "distribution" && flat) throw new ViewerError(`${tensor} is no matrix: it has no ${part === "units" ? "units of several weights" : "singular values"}.`);
   }
 
   draw(): void { for (const part of this.parts) if (part.details.open) part.draw?.(); }

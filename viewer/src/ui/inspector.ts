@@ -287,7 +287,7 @@ export class Inspector {
 
   showFindings(findings: Finding[], reason: string | null): void {
     this.findings.hidden = false;
-    const list = findings.slice(0, 100).map((f) => h("li", {}, h("button", { "data-testid": "finding", class: `finding ${f.severity}`,
+    const list = findings.slice(0, 100).map((f) => h("li", {}, h("button", { "data-testid": "finding", class: `finding is-${f.severity}`,
       click: () => this.onJump(f) }, h("b", {}, f.kind.replace(/_/g, " ")), f.tensor ? ` ${f.tensor}` : "", f.step === null ? "" : ` · step ${f.step}`,
     h("span", { class: "why" }, f.text))));
     this.findings.replaceChildren(h("h2", {}, "Findings"), list.length ? h("ul", { class: "jumps" }, ...list)

@@ -146,10 +146,9 @@ export class NetworkMap {
       group.classList.toggle("chosen", layer.tensors.includes(this.store.view.tensor));
       group.classList.toggle("bad", bad !== null);
       const side = this.placed!.boxes[i].side;
-      mark.textContent = side >= 30 && change !== null ? percent(change).replace(" ", "") : "";
-      mark.style.fill = (this.theme === "dark") === (t > 0.62) ? "#17181b" : "#fff";
-      if ((this.theme === "light") === (t < 0.62)) mark.style.fill = this.theme === "light" ? "#1d1f21" : "#17181b";
-      if (this.theme === "dark" && t <= 0.62) mark.style.fill = "#f2f0ea";
+      mark.textContent = side < 30 || change === null ? "" : bad === null ? percent(change).replace(" ", "") : "NaN";
+      const light = this.theme === "light" ? t < 0.55 : t > 0.5;
+      mark.style.fill = light ? "#1d1f21" : "#ffffff";
       group.setAttribute("aria-label", this.describe(layer, change, bad));
     });
     this.most.textContent = percent(most < 1e-11 ? 0 : most);

@@ -9,6 +9,7 @@ import { windowOf, type Store } from "../state";
 import { drawChart, type Line } from "./chart";
 
 const PLAY = "M4 2.5v11l9-5.5z", PAUSE = "M3.5 2.5h3v11h-3zM9.5 2.5h3v11h-3z";
+const GRAVITY = ["error", "warning", "note"];
 const SPEEDS = [1, 2, 5, 10, 15, 24, 30, 60, 120, 240, 480];
 
 export class Timeline {
@@ -142,7 +143,7 @@ export class Timeline {
       g.fillRect(a, hh - 3, Math.max(2, b - a), 3);
     }
     for (const [step] of run.events) flag(g, at(step), hh, css("--ink"));
-    for (const f of this.findings) if (f.step !== null) dot(g, at(f.step), hh - 6, css(f.severity === "info" ? "--soft" : "--warn"));
+    for (const f of this.findings) if (f.step !== null) dot(g, at(f.step), hh - 6, css(f.severity === "note" ? "--soft" : "--warn"));
     this.words(g, at, w, hh);
   }
 
@@ -151,7 +152,8 @@ export class Timeline {
     const run = this.run!;
     g.font = `500 11px ${css("--font")}`;
     g.textAlign = "left";
-    const found = this.findings.filter((f) => f.step !== null && f.severity !== "info");
+    const worst = Math.min(...this.findings.map((f) => GRAVITY.indexOf(f.severity)));
+    const found = this.findings.filter((f) => f.step !== null && f.severity !== "note" && GRAVITY.indexOf(f.severity) === worst);
     for (const [y, colour, items] of [[10, css("--ink"), run.events.map(([step, text]) => ({ step, text }))],
       [hh - 6, css("--warn"), found.map((f) => ({ step: f.step!, text: `${f.kind.replace(/_/g, " ")}${f.tensor ? `: ${f.tensor}` : ""}` }))]] as [number, string, { step: number; text: string }[]][]) {
       g.textBaseline = "middle";
