@@ -14,6 +14,7 @@ import os
 import platform
 import shutil
 import statistics
+import subprocess
 import sys
 import tempfile
 import time
@@ -64,22 +65,32 @@ def witnessed(model: nn.Module, optimizer: torch.optim.Optimizer, folder: Path) 
         yield None
 
 
+class Blind:
+    """In the place of the witness: sees nothing."""
+
+    attached = False
+
+    def before(self) -> None: ...
+    def after(self, step: int) -> None: ...
+    def passed(self) -> None: ...
+    def ended(self, step: int) -> None: ...
+    def frame(self, slot: int, step: int) -> None: ...
+
+    def unchanged(self, slot: int) -> bool:
+        return False
+
+    def moved(self, params: object = None) -> None:
+        return None
+
+
 @contextmanager
 def unwitnessed(model: nn.Module, optimizer: torch.optim.Optimizer, folder: Path) -> Iterator[Record | None]:
-    """The same frames, copied by a bare hook of the optimizer that looks at nothing else."""
+    """The same recorder without its witness, called by a post-step hook of the optimizer."""
     with wl.watch(model, folder / "run") as rec:
-        camera, count = rec._camera, iter(range(1, 1 << 60))
-
-        def frame(*_: object) -> None:
-            step = next(count)
-            if camera.has_room():
-                camera.copy(None, step)
-                camera.publish(step)
-
-        handle = optimizer.register_step_post_hook(frame)
+        rec._witness = Blind()  # type: ignore[assignment]
+        handle = optimizer.register_step_post_hook(lambda *_: rec.after(sure=True))
         yield None
         handle.remove()
-        rec._witness.start(None)  # it has seen nothing of all this, and would say so
 
 
 @contextmanager
@@ -106,7 +117,7 @@ def tensorboard(model: nn.Module, optimizer: torch.optim.Optimizer, folder: Path
         yield record
 
 
-WITNESS = {"none": nothing, "a bare hook": unwitnessed, "witnessed": witnessed}
+WITNESS = {"none": nothing, "a hook, no witness": unwitnessed, "witnessed": witnessed}
 RECORDERS = {
     "none": nothing,
     "weightlapse": weightlapse,
@@ -184,7 +195,7 @@ def table(title: str, make: Callable[[], nn.Module], steps: int, rounds: int) ->
 
 
 def witness(title: str, make: Callable[[], nn.Module], steps: int, rounds: int) -> list[str]:
-    """What following the optimizer from outside and witnessing costs beside a bare hook that copies the same frames."""
+    """What following the optimizer from outside and witnessing costs beside a hook that records the same frames."""
     loops = {name: Loop(make, name) for name in WITNESS}
     turns: dict[str, list[tuple[float, float, float, float]]] = {name: [] for name in WITNESS}
     for round_ in range(rounds + 1):
@@ -197,28 +208,78 @@ def witness(title: str, make: Callable[[], nn.Module], steps: int, rounds: int) 
     lines = [
         f"**The witness: {title}**",
         "",
-        "| | step takes | CPU of the training thread | more CPU than a bare hook |",
+        "| | step takes | CPU of the training thread | more CPU than without |",
         "|---|---|---|---|",
     ]
     for name, found in turns.items():
         wall, cpu = (statistics.median(turn[i] for turn in found) * 1e6 for i in (0, 2))
-        more = statistics.median(a[2] / b[2] for a, b in zip(found, turns["a bare hook"])) - 1
+        more = statistics.median(a[2] / b[2] for a, b in zip(found, turns["a hook, no witness"])) - 1
         lines.append(f"| {name} | {wall:,.1f} µs | {cpu:,.1f} µs | {more:+.1%} |")
     return [*lines, ""]
+
+
+def worker() -> None:
+    """Two loops, with and without a recorder, in a process of their own: a line of standard input is a number of steps, the answer two times."""
+    loops = [Loop(mlp, "none"), Loop(mlp, "witnessed")]
+    for line in sys.stdin:
+        print(*(loop.turn(int(line))[2] for loop in loops), flush=True)
+    for loop in loops:
+        loop.close()
+
+
+def before_and_now(before: Path, steps: int, rounds: int, processes: int = 4) -> list[str]:
+    """The CPU time of a recorded step of another state of the package beside this one, each in several processes that take turns."""
+
+    def start(root: Path) -> subprocess.Popen[str]:
+        command = [sys.executable, str(HERE / "overhead.py"), "--worker"]
+        environment = {**os.environ, "PYTHONPATH": str(root)}
+        return subprocess.Popen(command, env=environment, text=True, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+
+    roots = {"before": before, "now": HERE.parent}
+    running = [(name, start(root)) for _ in range(processes) for name, root in roots.items()]
+    turns: dict[str, list[list[tuple[float, float]]]] = {name: [[] for _ in range(processes)] for name in roots}
+    for round_ in range(rounds + 1):
+        for k, (name, process) in enumerate(running):
+            assert process.stdin is not None
+            assert process.stdout is not None
+            process.stdin.write(f"{steps}\n")
+            process.stdin.flush()
+            none, recorded = map(float, process.stdout.readline().split())
+            if round_ > 0:
+                turns[name][k // len(roots)].append((none, recorded))
+    for _, process in running:
+        process.communicate()
+    lines = ["**Before and now: digits MLP**, CPU time of the training thread", ""]
+    lines += ["| | step without | recording adds | of a step |", "|---|---|---|---|"]
+    added: dict[str, float] = {}
+    bare = statistics.median(none for found in turns.values() for process in found for none, _ in process) * 1e6
+    for name, found in turns.items():
+        added[name] = statistics.median(statistics.median(b - a for a, b in one) for one in found) * 1e6
+        lines.append(f"| {name} | {bare:,.1f} µs | {added[name]:,.1f} µs | {added[name] / bare:.1%} |")
+    share = (added["now"] - added["before"]) / (bare + added["before"])
+    return [*lines, "", f"A recorded step takes {share:+.1%} of what it took before.", ""]
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--steps", type=int, default=60, help="steps of one turn")
     parser.add_argument("--rounds", type=int, default=25)
+    parser.add_argument(
+        "--before", type=Path, help="folder of another state of the repository, to compare a recorded step with"
+    )
+    parser.add_argument("--worker", action="store_true", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     torch.set_num_threads(1)
+    if arguments.worker:
+        return worker()
     facts = f"{len(os.sched_getaffinity(0))} cores, one torch thread, Python {platform.python_version()}, "
     facts += f"torch {torch.__version__}, NumPy {np.__version__}, weightlapse {wl.__version__}"
     lines = ["# What recording every weight at every step costs the training loop", "", facts, ""]
     lines += table("Digits MLP 64-128-64-10, batch 64, Adam", mlp, arguments.steps, arguments.rounds)
     lines += table("CNN (conv + batch norm), batch 64, Adam", cnn, max(5, arguments.steps // 6), arguments.rounds)
     lines += witness("digits MLP", mlp, arguments.steps, 2 * arguments.rounds)
+    if arguments.before is not None:
+        lines += before_and_now(arguments.before, arguments.steps, arguments.rounds)
     lines += [
         "Medians over rounds; each recorder is compared with 'none' of its own round. torch.save, safetensors and weightlapse keep"
     ]

@@ -98,6 +98,7 @@ def paint(
     cell: tuple[int, int],
     table: NDArray[np.uint8],
     ground: tuple[int, int, int],
+    between: tuple[int, int, int],
 ) -> NDArray[np.uint8]:
     """The picture of a tensor, (rows * high, columns * wide, 3), pixel by pixel."""
     wide, high = cell
@@ -108,7 +109,7 @@ def paint(
             index = layout.index(row, column)
             free = y % high < gap(starts(layout.down, row), high) or x % wide < gap(starts(layout.across, column), wide)
             if index is None or free:
-                out[y, x] = ground
+                out[y, x] = ground if index is None else between
                 continue
             number = code(float(values[index]), limit)
             colour = table[number]

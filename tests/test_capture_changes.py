@@ -103,6 +103,33 @@ def test_replaced_storage_and_layers_are_never_recorded_stale(tmp_path: Path) ->
     check(tmp_path / "run", by_hand)
 
 
+@pytest.mark.parametrize("change", ["transposed", "reshaped", "shortened", "strided", "back in order"])
+def test_another_view_of_the_same_memory(tmp_path: Path, change: str) -> None:
+    """The same parameter at the same address, with other strides or another shape."""
+    p = nn.Parameter(torch.arange(64.0).reshape(8, 8))
+    if change == "back in order":
+        p.data = p.data.t()
+    model = nn.ParameterDict({"p": p})
+    seen = [p.detach().clone()]
+    with wl.watch(model, tmp_path / "run") as rec:
+        for k in range(6):
+            if k == 3:
+                p.data = {
+                    "transposed": p.data.t(),
+                    "reshaped": p.data.reshape(4, 16),
+                    "shortened": p.data[:5],
+                    "strided": p.data.as_strided((8, 4), (8, 2)),
+                    "back in order": p.data.t(),
+                }[change]
+            p.data.add_(1.0)
+            rec.step()
+            seen.append(p.detach().clone())
+    run = wl.load(tmp_path / "run")
+    assert run.steps.tolist() == list(range(7))
+    for k, expected in enumerate(seen):
+        assert np.array_equal(run.state(step=k)["p"], expected.numpy()), k
+
+
 def test_a_layer_that_grows_begins_an_epoch(tmp_path: Path) -> None:
     model = mlp()
     optimizer = torch.optim.SGD(model.parameters(), 0.1)

@@ -75,6 +75,9 @@ BACKEND = Backend()
 class DeviceTensors(SideStreams):
     """Treats tensors in main memory as if they lay on a device."""
 
+    def holds(self, tensor: torch.Tensor) -> bool:
+        return True
+
     def start(self, targets: Any, sources: Any) -> Callable[[], None]:
         side = self._streams.setdefault("device", Stream())
         side.wait_stream(BACKEND.current_stream("device"))
@@ -93,7 +96,6 @@ def device(monkeypatch: pytest.MonkeyPatch) -> Backend:
     def on_device(self: adapter.TorchSource) -> None:
         self._side = self._side or DeviceTensors(BACKEND)
         remember(self)
-        self._arrays = None
 
     monkeypatch.setattr(adapter.TorchSource, "_remember", on_device)
     monkeypatch.setattr(adapter, "pinned", lambda shape: np.empty(shape, np.uint8))

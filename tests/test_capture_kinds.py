@@ -418,12 +418,14 @@ def test_a_tensor_made_of_tensors_is_recorded_as_them(tmp_path: Path) -> None:
 # ---- what cannot be recorded costs itself alone ------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("kind", ["sparse_coo", "sparse_csr", "nested"])
+@pytest.mark.parametrize("kind", ["sparse_coo", "sparse_csr", "nested", "qint8", "quint4x2"])
 def test_a_tensor_that_cannot_be_recorded_is_left_out_and_said(tmp_path: Path, kind: str) -> None:
     model = mlp()
     odd = {
         "sparse_coo": lambda: torch.eye(3).to_sparse(),
         "sparse_csr": lambda: torch.eye(3).to_sparse_csr(),
+        "qint8": lambda: torch.zeros(4, dtype=torch.uint8).view(torch.qint8),  # without a quantiser
+        "quint4x2": lambda: torch.zeros(4, dtype=torch.uint8).view(torch.quint4x2),
         "nested": lambda: torch.nested.nested_tensor([torch.ones(2), torch.ones(3)]),
     }[kind]
     with warnings.catch_warnings():
@@ -431,7 +433,7 @@ def test_a_tensor_that_cannot_be_recorded_is_left_out_and_said(tmp_path: Path, k
         model.register_buffer("odd", odd())
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
     states = [clone(model)]
-    with pytest.warns(UserWarning, match="odd is not recorded: it is"):
+    with pytest.warns(UserWarning, match="odd is not recorded: it"):
         rec = wl.watch(model, tmp_path / "run", optimizer=optimizer, streams=("weights", "buffers"))
     train(model, [optimizer], lambda k: states.append(clone(model)))
     rec.close()

@@ -80,6 +80,10 @@ def test_cells_and_weights_are_one_to_one(
         assert not blank[row, column]
     assert blank.sum() == drawn.rows * drawn.cols - values.size
     assert np.array_equal(drawn.unfold(cells), values)
+    empty = np.zeros_like(blank)
+    for row, column, rows, columns in drawn.ends():
+        empty[row : row + rows, column : column + columns] = True
+    assert np.array_equal(empty, blank)
 
 
 shapes = st.lists(st.integers(1, 7), min_size=0, max_size=5).map(tuple)
@@ -124,9 +128,9 @@ def test_pixels_are_those_of_the_twin(name, shape, network) -> None:  # type: ig
     end = limit_of(values)
     small = [("light", (12, 8)), ("light", (4, 4)), ("dark", (2, 2))] if drawn.rows * drawn.cols < 200 else []
     for theme_name, cell in [("dark", (6, 6)), *small]:
-        ground = tuple(int(v) for v in rgb(theme(theme_name).ground)[0])
+        ground, between = (tuple(map(int, rgb(word)[0])) for word in (theme(theme_name).ground, theme(theme_name).gap))
         picture = raster(values, drawn, end, cell, theme_name=theme_name)
-        assert np.array_equal(picture, oracle.paint(values, drawn, end, cell, table(theme_name), ground))
+        assert np.array_equal(picture, oracle.paint(values, drawn, end, cell, table(theme_name), ground, between))
 
 
 @pytest.mark.parametrize("name,shape,network", CASES, ids=[c[0] for c in CASES])

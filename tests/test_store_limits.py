@@ -221,6 +221,21 @@ def test_a_flipped_byte_in_the_last_record_of_the_journal_is_damage(
     assert verified(tmp_path / "run", capsys)[0] == 0
 
 
+@pytest.mark.parametrize("count", [1, 8, 64, 400])
+def test_bytes_taken_out_of_the_middle_of_the_journal_are_no_write_that_was_cut_short(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], count: int
+) -> None:
+    """The record that lost them claims more than is left, as one that is being written does; but others follow it."""
+    made(tmp_path / "run", count=40)
+    path = tmp_path / "run/journal.log"
+    good = path.read_bytes()
+    for at in range(0, len(good) - count - 32, 97):
+        path.write_bytes(good[:at] + good[at + count :])
+        code, told = verified(tmp_path / "run", capsys)
+        assert code == 1, f"{count} bytes at {at}: {told}"
+        assert "journal.log" in told
+
+
 def test_counts_are_held_against_the_files_before_anything_is_made(tmp_path: Path) -> None:
     """80 kB that claim 16.7 million frames and 2000 scalars: neither memory nor time."""
     made(tmp_path / "run", count=5)

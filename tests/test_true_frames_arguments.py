@@ -52,6 +52,12 @@ REFUSED: dict[str, tuple[Any, dict[str, Any], str]] = {
     "meta": (MODEL, {"meta": {"a": [1, object()]}}, "meta['a'][1] is a object"),
     "meta of data": (MODEL, {"meta": {"x": np.zeros(20_000)}}, "meta['x'] is an array of 20000 float64"),
     "meta of a function": (MODEL, {"meta": {"f": {"g": print}}}, "meta['f']['g'] is a builtin_function_or_method"),
+    "meta of a number": (MODEL, {"meta": 3}, "meta=3: give facts by name"),
+    "meta of a list": (MODEL, {"meta": [("a", 1)]}, "give facts by name"),
+    "mirror": (MODEL, {"mirror": 3}, "mirror=3: give an fsspec URL"),
+    "empty wiring": (MODEL, {"wiring": " \n"}, "the text is empty"),
+    "overwrite": (MODEL, {"overwrite": "no"}, "overwrite='no': give True or False"),
+    "resume": (MODEL, {"resume": 5}, "resume=5: give True or False"),
     "no path": (MODEL, {"path": ""}, "name the folder of the recording"),
     "path of a number": (MODEL, {"path": 3}, "the folder of the recording is a path"),
     "compact": (MODEL, {"compact": "liv"}, "choose one of 'auto', 'live', 'after', 'never'; nearest: 'live'"),
@@ -164,6 +170,8 @@ def test_what_load_was_probably_meant_to_open(tmp_path: Path, monkeypatch: pytes
             wl.load(path)
     with pytest.raises(wl.InvalidArgument, match="such as recorder"):
         wl.load(MODEL)  # type: ignore[arg-type]
+    with pytest.raises(wl.InvalidArgument, match="the path is empty"):
+        wl.load("")
     assert wl.load("runs/first").frames == 1
 
 

@@ -17,6 +17,9 @@ import torch
 import weightlapse as wl
 from tests.nets_capture import clone, mlp
 from tests.test_true_frames_updates import said
+from weightlapse.view.manifest import additions
+from weightlapse.view.serve import open_subjects
+from weightlapse.view.subject import Subject
 
 
 @pytest.fixture(autouse=True)
@@ -300,6 +303,34 @@ def test_info_shows_branches(tmp_path: Path, capsys: pytest.CaptureFixture[str])
         main(["info", "--json", str(tmp_path / "run")])
     facts = json.loads(capsys.readouterr().out)
     assert facts["branches"] == [{"name": "after-3", "frames": 2, "first_step": 4, "last_step": 5}]
+
+
+def test_the_page_and_the_viewer_show_branches(tmp_path: Path) -> None:
+    first = Run()
+    with wl.watch(first.model, tmp_path / "run", optimizer=first.optimizer):
+        first.train(5)
+    for at in (3, 2):
+        again = first.restored(at)
+        with wl.watch(again.model, tmp_path / "run", optimizer=again.optimizer, resume=True, resume_at=at):
+            again.train(2)
+    run = wl.load(tmp_path / "run")
+    assert run.branch is None
+    assert {name: branch.branch for name, branch in run.branches.items()} == {n: n for n in run.branches}
+    assert set(run.branches) == {"after-3", "after-2"}
+    page = wl.make_page(run, tmp_path / "page.html", other=run.branches["after-3"])
+    text = Path(page).read_text("utf-8")
+    events = additions(Subject(run, run.name), 0)["events"]
+    for name, branch in run.branches.items():
+        words = (
+            f"branch {name} was left here: steps {branch.steps[0]} to {branch.steps[-1]}, {len(branch.steps)} frames"
+        )
+        assert [int(name.split("-")[1]), words] in events
+        assert words in text
+    assert '"run, after-3"' in text  # beside the main line, as a recording of its own
+    subjects = open_subjects([run, *run.branches.values()])
+    assert [s.name for s in subjects] == ["run", *(f"run, {name}" for name in run.branches)]
+    for subject in subjects:
+        assert np.array_equal(subject.reopened().steps, subject.run.steps)
 
 
 def test_a_grown_layer_is_no_match(tmp_path: Path) -> None:

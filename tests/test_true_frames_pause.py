@@ -187,3 +187,36 @@ def test_space_that_comes_while_closing(tmp_path: Path, monkeypatch: pytest.Monk
     assert rec.stopped is None
     assert wl.load(tmp_path / "run").steps.tolist() == [0, 1]
     assert wl.load(tmp_path / "run").closed
+
+
+@pytest.mark.parametrize("call", ["journal.put", "list"])
+@pytest.mark.parametrize("number", [errno.EMFILE, errno.ENOSPC])
+def test_a_close_waits_for_a_fault_that_passes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, call: str, number: int
+) -> None:
+    rec = wl.watch(values(0), tmp_path / "run")
+    for k in range(1, 20):
+        rec.step(values(k), loss=k)
+    rec.flush()
+    failing = [2]
+
+    def once_or_twice(real: Any) -> Any:
+        def called(*arguments: Any, **options: Any) -> Any:
+            if failing[0]:
+                failing[0] -= 1
+                raise OSError(number, "planted")
+            return real(*arguments, **options)
+
+        return called
+
+    if call == "list":
+        monkeypatch.setattr(Path, "glob", once_or_twice(Path.glob))
+    else:
+        journal = rec._pump.writer._journal
+        journal.put = once_or_twice(journal.put)
+    rec.close()
+    assert failing == [0]
+    assert rec.failed is None
+    run = wl.load(tmp_path / "run")
+    assert run.closed
+    assert run.steps.tolist() == list(range(20))

@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 import torch
 from torch import nn
+from torch.optim.optimizer import register_optimizer_step_post_hook
 
 import weightlapse as wl
 from tests.nets_capture import check, clone, mlp
@@ -457,6 +458,37 @@ def test_weights_clipped_after_the_step(tmp_path: Path) -> None:
     assert "clipping" in texts[0]
     assert "changed after step 5" in texts[1]
     assert np.array_equal(wl.load(tmp_path / "run")["0.weight"][-1], model[0].weight.detach().numpy())
+
+
+@pytest.mark.parametrize("when", ["before", "after", "before, of all", "after, of all", "after, first of its kind"])
+def test_hooks_that_change_weights_belong_to_the_step(tmp_path: Path, when: str) -> None:
+    model = mlp()
+    optimizer = torch.optim.Adam(model.parameters(), 0.5)
+    by_hand = [clone(model)]
+
+    def clip(*_: Any) -> None:
+        with torch.no_grad():
+            for p in model.parameters():
+                p.clamp_(-0.1, 0.1)
+
+    def register() -> Any:
+        all_ = "of all" in when
+        return register_optimizer_step_post_hook(clip) if all_ else optimizer.register_step_post_hook(clip)
+
+    handles = [] if "after" in when else [register()]
+    with said() as texts, wl.watch(model, tmp_path / "run", optimizer=optimizer):
+        if "first" in when:
+            handles.append(optimizer.register_step_pre_hook(lambda *_: None))
+        for k in range(6):
+            if k == 2 and "after" in when:
+                handles.append(register())
+            backward(model)
+            optimizer.step()
+            by_hand.append(clone(model))
+    for handle in handles:
+        handle.remove()
+    assert texts == []
+    check(tmp_path / "run", by_hand)
 
 
 def test_weights_loaded_after_watch_was_called(tmp_path: Path) -> None:

@@ -17,8 +17,9 @@ import pytest
 
 import weightlapse as wl
 from tests.browser import Page, chromium, needs_chromium
+from weightlapse.picture.palette import table
 from weightlapse.view.subject import Subject
-from weightlapse.view.thumbnail import palette, png, thumbnail
+from weightlapse.view.thumbnail import png, thumbnail
 from weightlapse.view.widget import Widget
 
 
@@ -116,7 +117,7 @@ def test_the_picture_is_a_real_png() -> None:
 
     pixels = np.random.default_rng(0).integers(0, 256, (7, 11)).astype(np.uint8)
     with Image.open(BytesIO(png(pixels))) as image:
-        assert np.array_equal(np.asarray(image.convert("RGB")), palette()[pixels])
+        assert np.array_equal(np.asarray(image.convert("RGB")), table("light")[pixels])
 
 
 NOTEBOOK = """<!doctype html><body><script type="module">

@@ -224,4 +224,4 @@ def main(seed: int, first: int, count: int, seconds: float = 1e9) -> None:
 
 
 if __name__ == "__main__":
-    main(*(int(word) for word in sys.argv[1:4]))
+    main(*(int(word) for word in sys.argv[1:5]))

@@ -262,4 +262,4 @@ def main(seed: int, count: int, seconds: float = 1e9) -> None:
 
 
 if __name__ == "__main__":
-    main(*(int(word) for word in sys.argv[1:3]))
+    main(*(int(word) for word in sys.argv[1:4]))

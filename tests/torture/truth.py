@@ -276,6 +276,8 @@ def look(path: Path, truth: Truth, *, extra: Line | None = None) -> Seen:
     runs = {"": run}
     with contextlib.suppress(WeightlapseError):
         runs |= {name: branch for name, branch in run.branches.items() if name in truth.branches}
+    if _told(path, "a rewind of which no frame is left"):
+        lines[""] = _before_the_last_rewind(truth, run) or truth.main
     for name, line in lines.items():
         if name in runs:
             known = (
@@ -292,6 +294,25 @@ def look(path: Path, truth: Truth, *, extra: Line | None = None) -> Seen:
         seen.clean = False
     seen.closed = run.closed
     return seen
+
+
+def _told(path: Path, words: str) -> bool:
+    try:
+        return any(words in str(damage) for damage in open_store(path).verify())
+    except WeightlapseError:
+        return False
+
+
+def _before_the_last_rewind(truth: Truth, run: Recording) -> Line | None:
+    """The main line as it was before the last rewind, where nothing that was recorded after it is left."""
+    if not truth.branches:
+        return None
+    name, branch = list(truth.branches.items())[-1]
+    kept = int(name.removeprefix("after-").partition(".")[0])
+    if any(step > kept and step in truth.main.steps for step in run.steps.tolist()):
+        return None
+    stays = truth.main.cut(kept)
+    return Line(stays.steps + branch.steps, stays.values + branch.values, stays.scalars | branch.scalars)
 
 
 def _smoke(run: Recording) -> None:

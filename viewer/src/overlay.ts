@@ -18,7 +18,7 @@ export function drawOverlay(canvas: HTMLCanvasElement, stage: Stage, frame: numb
     const box = { x: b.x, y: b.y, w: b.dx * cols, h: b.dy * rows };
     if (box.x > w || box.y > h || box.x + box.w < 0 || box.y + box.h < 0) continue;
     const piece = panel.pieceAt(frame);
-    if (piece) drawGround(g, layoutOf(piece), b, css("--paper"), w, h);
+    if (piece) drawGround(g, layoutOf(piece), b, stage.theme, w, h);
     g.lineWidth = 1;
     g.strokeStyle = line;
     g.strokeRect(Math.round(box.x) - 0.5, Math.round(box.y) - 0.5, Math.round(box.w) + 1, Math.round(box.h) + 1);

@@ -45,7 +45,7 @@ export class Stage {
   private overlay: HTMLCanvasElement;
   private camera: Camera = { k: 1, x: 0, y: 0 };
   private table: Uint8Array;
-  private theme: Theme = "light";
+  theme: Theme = "light";
   private pending = 0;
   private settle = 0;
   private pointers = new Map<number, { x: number; y: number }>();

@@ -8,7 +8,7 @@ import { codeOf, limitOf } from "../src/picture/codes";
 import { blanks, cellOf, gaps, indexOf, layout, type Layout, type LayoutJson } from "../src/picture/layout";
 import { SIGNED, signed } from "../src/picture/marks";
 import { short } from "../src/picture/numbers";
-import { GROUNDS, INKS, isLight, lookup, rgb, type Theme } from "../src/picture/palette";
+import { GAPS, GROUNDS, INKS, isLight, lookup, rgb, type Theme } from "../src/picture/palette";
 import { side } from "../src/picture/ticks";
 
 const number = (told: number | string) => (typeof told === "string" ? Number({ inf: "Infinity", "-inf": "-Infinity", nan: "NaN" }[told]) : told);
@@ -39,7 +39,7 @@ function codes(drawn: Layout, values: Float32Array, limit: number): Uint8Array {
 }
 
 function paint(drawn: Layout, code: Uint8Array, cell: number, theme: Theme): Uint8Array {
-  const table = lookup(theme), ground = rgb(GROUNDS[theme]), w = drawn.cols * cell, out = new Uint8Array(drawn.rows * cell * w * 3);
+  const table = lookup(theme), ground = rgb(GROUNDS[theme]), gap = rgb(GAPS[theme]), w = drawn.cols * cell, out = new Uint8Array(drawn.rows * cell * w * 3);
   const down = gaps(drawn.down, cell), across = gaps(drawn.across, cell);
   const free = (list: [number, number][], at: number) => list.some(([every, wide]) => at >= every * cell && at % (every * cell) < wide);
   for (let y = 0; y < drawn.rows * cell; y++)
@@ -48,7 +48,8 @@ function paint(drawn: Layout, code: Uint8Array, cell: number, theme: Theme): Uin
       let colour: number[] = [...table.subarray(4 * c, 4 * c + 3)];
       if ((c < 3 || c > 253) && cell >= SIGNED && signed(c, x % cell, y % cell, cell, cell))
         colour = isLight(colour[0], colour[1], colour[2]) ? [0, 0, 0] : [255, 255, 255];
-      if (free(down, y) || free(across, x) || indexOf(drawn, row, col) === null) colour = ground;
+      if (free(down, y) || free(across, x)) colour = gap;
+      if (indexOf(drawn, row, col) === null) colour = ground;
       out.set(colour, 3 * (y * w + x));
     }
   return out;
@@ -88,7 +89,7 @@ test("palettes, grounds and inks are those of Python", () => {
   for (const theme of THEMES) {
     const table = lookup(theme);
     file.palettes[theme].forEach((colour, code) => { assert.deepEqual([...table.subarray(4 * code, 4 * code + 3)], colour); });
-    assert.deepEqual({ ground: GROUNDS[theme], ink: INKS[theme] }, file.themes[theme]);
+    assert.deepEqual({ ground: GROUNDS[theme], gap: GAPS[theme], ink: INKS[theme] }, file.themes[theme]);
   }
 });
 

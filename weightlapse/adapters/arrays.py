@@ -5,13 +5,19 @@ from __future__ import annotations
 import sys
 from collections.abc import Mapping, MutableMapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
+from operator import attrgetter
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from weightlapse.adapters.source import DTYPES, FLOATS, ArrayInfo, Selection, Views, left_out_text
+from weightlapse.adapters.rows import Gather, Rows
+from weightlapse.adapters.source import DTYPES, FLOATS, ArrayInfo, Selection, left_out_text
+from weightlapse.adapters.structure import Structure
 from weightlapse.errors import CannotRecord, InvalidArgument, closest
+
+_DTYPE, _SHAPE = attrgetter("dtype"), attrgetter("shape")
 
 
 @dataclass(frozen=True)
@@ -40,8 +46,8 @@ def stored(name: str, value: Any) -> tuple[NDArray[Any], str]:
 
         return as_numpy(name, value), dtype_of(value)
     refuse_symbol(name, value)
-    array = np.asarray(value)
-    dtype = array.dtype.name
+    array = value if type(value) is np.ndarray else np.asarray(value)
+    dtype = _name_of(array.dtype)
     if dtype in _PATTERNS:
         return array.view(_PATTERNS[dtype]), dtype
     if dtype in _FEW_BITS:
@@ -51,6 +57,9 @@ def stored(name: str, value: Any) -> tuple[NDArray[Any], str]:
             f"its dtype is {array.dtype}, and only numbers of up to 64 bits (complex: 128) can be recorded"
         )
     return (array if array.dtype.isnative else array.astype(array.dtype.newbyteorder("="))), dtype
+
+
+_name_of = lru_cache(maxsize=None)(attrgetter("name"))  # NumPy makes the name of a dtype anew each time
 
 
 def refuse_symbol(name: str, value: Any) -> None:
@@ -89,13 +98,11 @@ def flatten(value: Any, prefix: str = "") -> dict[str, Any]:
 Entry = tuple[str, str, Any]  # name, stream, value
 
 
-class ArraySource:
-    """Records mappings of arrays given to ``rec.step(mapping)``.
-
-    For other objects that are made of arrays, :meth:`entries` is overridden, and ``takes_params`` where the object holds its arrays itself.
-    """
+class EntrySource:
+    """An object that is made of arrays, listed by :meth:`entries`."""
 
     framework = "arrays"
+    generation = 0
     takes_params = True
 
     def __init__(self, selection: Selection) -> None:
@@ -106,56 +113,85 @@ class ArraySource:
 
     def entries(self, params: Any) -> list[Entry]:
         """All arrays that there are now, of every stream."""
-        if not isinstance(params, Mapping):
-            raise InvalidArgument(f"a mapping of names to arrays is needed here, not {type(params).__name__}")
-        return [(name, "weights", value) for name, value in flatten(params).items()]
-
-    def _chosen(self, entries: list[Entry]) -> list[Entry]:
-        streams, wants = self._selection.streams, self._selection.wants
-        return [entry for entry in entries if entry[1] in streams and wants(entry[0])]
+        raise NotImplementedError
 
     def arrays(self, params: Any) -> Sequence[ArrayInfo]:
         entries = self.entries(params)
-        for stream in self._selection.streams:
+        streams = self._selection.streams
+        for stream in streams:
             if stream in ("gradients", "optimizer"):
                 raise InvalidArgument(
                     f"the stream {stream!r} is only there for torch modules; put such arrays into the mapping yourself"
                 )
         if not entries:
             raise InvalidArgument(f"there is no array to record in this {self.framework} object")
-        self._selection.check([name for name, stream, _ in entries if stream in self._selection.streams])
+        self._selection.check([name for name, stream, _ in entries if stream in streams])
         self._infos, self.left_out = [], {}
-        for name, stream, value in self._chosen(entries):
+        self._listed = [entry[:2] for entry in entries]
+        self._picked: list[int] = []
+        for i, (name, stream, value) in enumerate(entries):
+            if stream not in streams or not self._selection.wants(name):
+                continue
             try:
                 array, dtype = stored(name, value)
             except CannotRecord as error:
                 self.left_out[name] = str(error)
             else:
                 self._infos.append(ArrayInfo(name, dtype, array.shape, stream))
+                self._picked.append(i)
         if not self._infos:
             raise CannotRecord(left_out_text(self.left_out))
+        self._shapes = [info.shape for info in self._infos]
         return self._infos
 
-    def bind(self, slots: int, views: Views) -> None:
-        self._views = [[views(slot, i) for i in range(len(self._infos))] for slot in range(slots)]
+    def bind(self, rows: Rows) -> None:
         self._bound = self._infos
+        self._gather = Gather(rows, range(len(self._infos)))
+        self._dtypes = [dtype.newbyteorder("=") for dtype in rows.dtypes]
 
     def before_any(self, slot: int) -> None: ...
 
     def before(self, slot: int) -> None: ...
 
+    def values(self, params: Any) -> list[Any] | None:
+        """The present values of what was last listed, None when there are other arrays now."""
+        entries = self.entries(params)
+        if [entry[:2] for entry in entries] != self._listed:
+            return None
+        return [entries[i][2] for i in self._picked]
+
     def copy(self, slot: int, params: Any) -> bool:
-        chosen = [entry for entry in self._chosen(self.entries(params)) if entry[0] not in self.left_out]
-        if self._infos is not self._bound or len(chosen) != len(self._infos):
+        if self._infos is not self._bound or (values := self.values(params)) is None:
             return False
-        for (name, _, value), info, view in zip(chosen, self._infos, self._views[slot]):
-            if name != info.name:
+        if {*map(type, values)} != {np.ndarray} or [*map(_DTYPE, values)] != self._dtypes:
+            kept = [stored(info.name, value) for info, value in zip(self._infos, values)]
+            if [dtype for _, dtype in kept] != [info.dtype for info in self._infos]:
                 return False
-            array, dtype = stored(name, value)
-            if array.shape != info.shape or dtype != info.dtype:
-                return False
-            np.copyto(view, array)
+            values = [array for array, _ in kept]
+        if [*map(_SHAPE, values)] != self._shapes:
+            return False
+        self._gather.copy(slot, values)
         return True
+
+
+class ArraySource(EntrySource):
+    """Records mappings of arrays given to ``rec.step(mapping)``."""
+
+    def entries(self, params: Any) -> list[Entry]:
+        if not isinstance(params, Mapping):
+            raise InvalidArgument(f"a mapping of names to arrays is needed here, not {type(params).__name__}")
+        return [(name, "weights", value) for name, value in flatten(params).items()]
+
+    def arrays(self, params: Any) -> Sequence[ArrayInfo]:
+        infos = super().arrays(params)
+        self._structure = Structure(params)
+        return infos
+
+    def values(self, params: Any) -> list[Any] | None:
+        leaves = self._structure.leaves(params)
+        if leaves is None:
+            return super().values(params)
+        return leaves if len(self._picked) == len(leaves) else [leaves[i] for i in self._picked]
 
 
 def load_mapping(target: MutableMapping[str, Any], state: Mapping[str, NDArray[Any]]) -> None:

@@ -10,7 +10,7 @@ import stat
 from pathlib import Path
 from typing import Any
 
-from weightlapse.adapters.arrays import ArraySource, Entry
+from weightlapse.adapters.arrays import Entry, EntrySource
 from weightlapse.adapters.checkpoint_files import READERS, each_once, first_line
 from weightlapse.errors import CannotRecord, InvalidArgument
 
@@ -22,7 +22,7 @@ class Checkpoint(dict[str, Any]):
     """The arrays of one checkpoint by name."""
 
 
-class CheckpointSource(ArraySource):
+class CheckpointSource(EntrySource):
     """Records checkpoints; running statistics of norm layers, told by their names, are buffers."""
 
     framework = "checkpoints"

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Mapping, MutableMapping, Sequence
+from collections.abc import Callable, Mapping, MutableMapping, Sequence
 from typing import Any
 
 from numpy.typing import NDArray
 
-from weightlapse.adapters.arrays import ArraySource, load_mapping, refuse_symbol
+from weightlapse.adapters.arrays import ArraySource, EntrySource, load_mapping, refuse_symbol
 from weightlapse.adapters.checkpoints import Checkpoint, CheckpointSource
 from weightlapse.adapters.iteration import Iteration
 from weightlapse.adapters.several import SeveralSource, items_of, leaves, part_of
@@ -129,7 +129,7 @@ def find_source(
     )
 
 
-def _part_source(name: str, model: Any, selection: Selection) -> ArraySource:
+def _part_source(name: str, model: Any, selection: Selection) -> EntrySource:
     """The adapter of one of several models."""
     framework = _framework(model)
     if framework is None or framework == "torch":
@@ -139,7 +139,7 @@ def _part_source(name: str, model: Any, selection: Selection) -> ArraySource:
     return _own_source(framework, model, selection)
 
 
-def _own_source(framework: str, model: Any, selection: Selection) -> ArraySource:
+def _own_source(framework: str, model: Any, selection: Selection) -> EntrySource:
     """The adapter of a model that holds its arrays itself, torch modules left aside."""
     if framework == "keras":
         from weightlapse.adapters.keras import KerasSource
@@ -158,6 +158,21 @@ def _refuse_graph(model: Any) -> None:
     """Say what to do with variables of a TensorFlow graph, which people give as a list."""
     for name, leaf in leaves(model).items() if items_of(model) else ():
         refuse_symbol(str(getattr(leaf, "name", name)), leaf)
+
+
+def places_of(model: Any, shapes: Mapping[str, tuple[int, ...]]) -> tuple[dict[str, NDArray[Any]], Callable[[], None]]:
+    """Arrays over the memory of those tensors of a model that can be written to as they are stored, and what to call when that is done.
+
+    Raises :class:`InvalidArgument`, as :func:`load_into` does, when the model does not have one of these tensors, or not in this shape.
+    """
+    framework = _framework(model)
+    if framework == "torch" or (
+        framework != "keras" and framework != "sklearn" and _holds_torch(model, followed=False)
+    ):
+        import weightlapse.adapters.torch as torch
+
+        return torch.places(model if framework == "torch" else torch.container(model), shapes)
+    return {}, lambda: None
 
 
 def load_into(model: Any, state: Mapping[str, NDArray[Any]]) -> None:

@@ -14,7 +14,7 @@ import jax
 import numpy as np
 from numpy.typing import NDArray
 
-from weightlapse.adapters.arrays import ArraySource, Entry
+from weightlapse.adapters.arrays import Entry, EntrySource
 from weightlapse.adapters.source import Selection
 from weightlapse.errors import InvalidArgument, closest
 
@@ -25,7 +25,7 @@ def is_pytree(model: Any) -> bool:
     return not isinstance(model, jax.Array) and any(isinstance(leaf, jax.Array) for leaf in leaves)
 
 
-class JaxSource(ArraySource):
+class JaxSource(EntrySource):
     """A pytree given to every ``rec.step(params)``. Leaves that are no arrays of numbers (functions, random keys) are left out."""
 
     framework = "jax"
@@ -39,7 +39,7 @@ class JaxSource(ArraySource):
         return [(name, "weights", np.asarray(leaf)) for name, leaf in found]
 
 
-class NnxSource(ArraySource):
+class NnxSource(EntrySource):
     """A ``flax.nnx.Module``: parameters are weights, every other array that it holds (batch statistics) is a buffer.
 
     The state of random number generators is left out.

@@ -17,14 +17,14 @@ import keras
 import numpy as np
 from numpy.typing import NDArray
 
-from weightlapse.adapters.arrays import ArraySource, Entry
+from weightlapse.adapters.arrays import Entry, EntrySource
 from weightlapse.adapters.keras_steps import GIVEN
 from weightlapse.adapters.source import Selection
 from weightlapse.adapters.trainer import Watching
 from weightlapse.errors import CannotRecord, InvalidArgument, closest
 
 
-class KerasSource(ArraySource):
+class KerasSource(EntrySource):
     """A ``keras.Model``; :meth:`entries` lists its variables with their present values."""
 
     framework = "keras"

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from weightlapse.adapters.arrays import ArraySource, Entry
+from weightlapse.adapters.arrays import Entry, EntrySource
 from weightlapse.adapters.source import Selection
 from weightlapse.errors import InvalidArgument
 
@@ -37,17 +37,17 @@ def leaves(model: Any, prefix: str = "") -> dict[str, Any]:
     return found
 
 
-class SeveralSource(ArraySource):
+class SeveralSource(EntrySource):
     """Models that hold their arrays themselves, of any framework but torch: the entries of each, under its name."""
 
     takes_params = False
 
-    def __init__(self, model: Any, source_of: Callable[[str, Any], ArraySource], selection: Selection) -> None:
+    def __init__(self, model: Any, source_of: Callable[[str, Any], EntrySource], selection: Selection) -> None:
         super().__init__(selection)
         self._model = model
         self._source_of = source_of
         self._parts: dict[str, Any] = {}
-        self._sources: dict[str, ArraySource] = {}
+        self._sources: dict[str, EntrySource] = {}
         self._look()
         self.framework = next(iter(self._sources.values())).framework
 

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from weightlapse.adapters.arrays import ArraySource, Entry, flatten
+from weightlapse.adapters.arrays import Entry, EntrySource, flatten
 from weightlapse.adapters.source import Selection
 from weightlapse.errors import CannotRecord, InvalidArgument, closest
 
@@ -22,7 +22,7 @@ _WEIGHTS = ("coefs_", "intercepts_", "coef_", "intercept_")
 GIVEN: ContextVar[Mapping[str, Any] | None] = ContextVar("weights of an estimator", default=None)
 
 
-class SklearnSource(ArraySource):
+class SklearnSource(EntrySource):
     """An estimator; its arrays are named "coefs_.0", "intercepts_.0", ... or "coef_", "intercept_"."""
 
     framework = "sklearn"

@@ -6,12 +6,11 @@ An adapter turns a model into a :class:`Source`: named arrays, and a way to copy
 from __future__ import annotations
 
 import fnmatch
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from numpy.typing import NDArray
-
+from weightlapse.adapters.rows import Rows
 from weightlapse.errors import CannotRecord, InvalidArgument, closest
 
 FLOATS = (
@@ -48,9 +47,6 @@ def left_out_text(left_out: Mapping[str, str]) -> str:
     return "; ".join(f"{name} is not recorded: {why}" for name, why in left_out.items())
 
 
-Views = Callable[[int, int], NDArray[Any]]  # (slot, array number) -> where its values go, in stored dtype
-
-
 class Source(Protocol):
     """A model as named arrays.
 
@@ -62,13 +58,14 @@ class Source(Protocol):
     framework: str
     shards: dict[str, dict[str, list[int]]]  # of arrays that are parts of tensors: "shape" of the whole, "offset" in it
     left_out: dict[str, str]  # tensors that were chosen and cannot be recorded, with the reason
+    generation: int  # rises whenever one of its tensors is replaced by another
     takes_params: bool  # True when step() must be given the current values, because the model object does not hold them
 
     def arrays(self, params: Any) -> Sequence[ArrayInfo]:
         """What there is to record now; ``params`` are the values given by the user, None when the model holds them."""
 
-    def bind(self, slots: int, views: Views) -> None:
-        """From now on, copy the arrays last listed into these places."""
+    def bind(self, rows: Rows) -> None:
+        """From now on, copy the arrays last listed into these rows."""
 
     def before_any(self, slot: int) -> None:
         """Fill the places of what does not exist before the first update (gradients: NaN)."""

@@ -1,17 +1,17 @@
 """``torch.nn.Module``: parameters, buffers, gradients and optimizer state under their state-dict names.
 
-Few tensors in CPU memory are copied through cached NumPy views (one ``memcpy`` each, no dispatch); many, or tensors elsewhere, with one
-``torch._foreach_copy_``. Before each copy the cached views are checked against the live tensors, so that a replaced layer or a swapped
-storage is seen at the next step and never recorded stale.
+How they are copied is prepared when they are listed (``torch_copy.py``). Before each copy what was prepared is checked against the live tensors, so
+that a replaced layer, a swapped storage or another view of the same memory is seen at the next step and never recorded stale.
 """
 
 from __future__ import annotations
 
 import inspect
 import math
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from operator import is_
+from operator import attrgetter, is_
 from typing import Any
 
 import numpy as np
@@ -20,8 +20,10 @@ import torch.optim.swa_utils
 from numpy.typing import NDArray
 
 from weightlapse.adapters.dtensor import Place, is_sharded, local, place_of, refuse_flat_parameters
+from weightlapse.adapters.rows import Rows
 from weightlapse.adapters.several import items_of, leaves
-from weightlapse.adapters.source import ArrayInfo, Selection, Views, left_out_text
+from weightlapse.adapters.source import ArrayInfo, Selection, left_out_text
+from weightlapse.adapters.torch_copy import Copies
 from weightlapse.adapters.torch_device import SideStreams, pinned
 from weightlapse.adapters.torch_kinds import (
     Reader,
@@ -37,7 +39,9 @@ from weightlapse.adapters.torch_kinds import (
 )
 from weightlapse.errors import CannotRecord, InvalidArgument, closest
 
-_FEW = 48  # up to here the cost of a NumPy copy per tensor is below that of one _foreach_copy_
+_VERSION, _SHAPE = attrgetter("_version"), attrgetter("shape")
+_POINTER, _STRIDE, _IN_ORDER = torch.Tensor.data_ptr, torch.Tensor.stride, torch.Tensor.is_contiguous
+_WARY = 64
 _WRAPPED = ("_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module")  # never the name of a user's own layer
 
 
@@ -177,10 +181,11 @@ class TorchSource:
         self._selection = selection
         self._optimizers = optimizers
         self._side: SideStreams | None = None
-        self.pending: Callable[[], None] | None = None
+        self.pending: Callable[[], None] = _nothing  # waits until the last copy is done
         self.left_out: dict[str, str] = {}  # tensors that cannot be recorded, and why
         self.generation = 0  # rises whenever a parameter is replaced by another
         self._identities: list[int] = []
+        self._wary = _WARY  # copies to come after which exchanged memory is still reckoned with
         self._rank = rank
 
     # ---- what there is ---------------------------------------------------------------------------------------------
@@ -200,7 +205,9 @@ class TorchSource:
         self._selection.check(known, () if with_buffers else (n for p, more in buffers for n in (p.name, *more)))
         chosen = [(p, more) for p, more in parameters if self._mine(p.tensor) and self._selection.wants(p.name, more)]
         modules = [m for _, m in _walk(self.module)]
-        self._homes = [home_of(d) for m in modules for d in (m._parameters, m._buffers)]
+        self._homes = [home_of(m._parameters) for m in modules]
+        if with_buffers:
+            self._homes += [home_of(m._buffers) for m in modules]
         self._children = [m._modules for m in modules if m._modules]
         self._structure = self._look_at_structure()
         self._places: list[_Place] = []
@@ -275,33 +282,45 @@ class TorchSource:
         """Whether this process records the tensor: its shard, or on rank 0 what all processes have alike."""
         return self._rank == 0 or is_sharded(tensor)
 
-    def _look_at_structure(self) -> tuple[list[int], list[list[Any]], list[int]]:
+    def _look_at_structure(self) -> list[Any]:
         """How many tensors each module holds, which modules there are, and what the optimizers keep for how many parameters.
 
         Tells of a layer that was added or replaced, and of a parameter that an optimizer was given later.
         """
-        kept: list[int] = []
+        found: list[Any] = [*map(len, self._homes)]
+        for children in self._children:
+            found += children.values()
         if "optimizer" in self._selection.streams:
-            kept = [len(o.state.get(p, ())) for o in self._optimizers for g in o.param_groups for p in g["params"]]
-        return [len(d) for d in self._homes], [list(d.values()) for d in self._children], kept
+            found += [len(o.state.get(p, ())) for o in self._optimizers for g in o.param_groups for p in g["params"]]
+        return found
 
     def _remember(self) -> None:
         """Hold on to the live tensors of weights and buffers, and to what tells when they are no longer the same."""
-        self._slots = [(place.home, place.key) for place in self._places]
+        self._homes_of = [place.home for place in self._places]
+        self._keys = [place.key for place in self._places]
+        self._get = dict.get if all(isinstance(home, dict) for home in self._homes_of) else _get
         self._live = [place.tensor for place in self._places]
         self._here = [local(t) for t in self._live]
-        self._pointers = [t.data_ptr() for t in self._here]
-        self._shapes = [t.shape for t in self._here]
+        self._pointers = [*map(_POINTER, self._here)]
+        self._shapes = [*map(_SHAPE, self._here)]
+        self._in_order = [*map(_IN_ORDER, self._here)]
+        self._strided = [t for t, simple in zip(self._here, self._in_order) if not simple]
+        self._strides = [*map(_STRIDE, self._strided)]
         if self._side is None and any(t.device.type == "cuda" for t in self._here):
             self._side = SideStreams()
-        self._on_cpu = all(t.device.type == "cpu" for t in self._here)
-        self._arrays = [as_array(t) for t in self._here] if self._on_cpu and len(self._here) <= _FEW else None
-        self._detached = [plain(t.detach()) for t in self._here]
 
-    def version(self) -> tuple[list[int], list[int]] | None:
-        """How often torch has changed each parameter in place, and where it lies: unequal after an update, but for changes of ``.data`` in place."""
-        counted = self._counted
-        return ([t._version for t in counted], [t.data_ptr() for t in counted]) if counted else None
+    def version(self, *, copied: bool = False) -> tuple[list[int], list[int]] | None:
+        """How often torch has changed each parameter in place, and where those recorded lie: unequal after an update, but for changes of ``.data``
+        in place. ``copied``: the values have just been copied, so it is known where they lie."""
+        if not self._counted:
+            return None
+        return [*map(_VERSION, self._counted)], self._pointers if copied else [*map(_POINTER, self._here)]
+
+    def moved_since(self, version: tuple[list[int], list[int]]) -> bool:
+        """Whether :meth:`version` has become another. Where memory was not exchanged for long (``p.data = ...``), the counters alone are looked at."""
+        if [*map(_VERSION, self._counted)] != version[0]:
+            return True
+        return self._wary > 0 and [*map(_POINTER, self._here)] != version[1]
 
     def held(self, tensors: Sequence[torch.Tensor]) -> tuple[list[str], list[str]]:
         """Names of the parameters that are among ``tensors`` (or views of the same memory), and of the trainable ones that are not."""
@@ -319,13 +338,14 @@ class TorchSource:
         return self._infos is self._bound and (self._is_current() or self._relist())
 
     def _is_current(self) -> bool:
-        live = [home.get(key) for home, key in self._slots]
         return (
-            all(map(is_, live, self._live))
-            and [t.data_ptr() for t in self._here] == self._pointers
-            and [t.shape for t in self._here] == self._shapes
+            all(map(is_, map(self._get, self._homes_of, self._keys), self._live))
+            and [*map(_POINTER, self._here)] == self._pointers
+            and [*map(_SHAPE, self._here)] == self._shapes
+            and [*map(_IN_ORDER, self._here)] == self._in_order
+            and [*map(_STRIDE, self._strided)] == self._strides
             and self._look_at_structure() == self._structure
-            and all(place.home.get(place.key) is tensor for place, tensor in self._passed)
+            and (not self._passed or all(place.home.get(place.key) is tensor for place, tensor in self._passed))
             and (self._parts is None or _same(list(leaves(self._parts).values()), self._leaves))
         )
 
@@ -353,66 +373,67 @@ class TorchSource:
 
     # ---- copying ---------------------------------------------------------------------------------------------------
 
-    def bind(self, slots: int, views: Views) -> None:
-        self._views = views
-        self._bound = self._infos
-        self._rows: list[list[NDArray[Any]] | None] = [None] * slots
-        self._tensors: list[list[torch.Tensor] | None] = [None] * slots
-        if (
-            slots * len(self._infos) <= 16_384
-        ):  # ready before the first step; for more tensors each row when it is first used
-            for slot in range(slots):
-                self._row(slot)
+    def bind(self, rows: Rows) -> None:
+        self._rows = rows
+        self._aim()
+        self._columns = [rows.column(i) for i in range(len(self._places), len(self._infos))]
 
-    def _row(self, slot: int) -> tuple[list[NDArray[Any]], list[torch.Tensor]]:
-        row, tensors = self._rows[slot], self._tensors[slot]
-        if row is None or tensors is None:
-            row = self._rows[slot] = [self._views(slot, i) for i in range(len(self._infos))]
-            tensors = self._tensors[slot] = [over(v, info.dtype) for v, info in zip(row, self._infos)]
-        return row, tensors
+    def _aim(self) -> None:
+        """Prepare the copies of what was last listed."""
+        self._bound = self._infos
+        tensors = [t.detach() for t in self._here]
+        self._copies = Copies(self._rows, tensors, [i.dtype for i in self._infos], self._side)
+
+    def _places_in(self, slot: int, first: int, count: int) -> list[NDArray[Any]]:
+        """Where in the row ``slot`` some arrays go: ``count`` of them from the one numbered ``first`` after those that are copied as they lie."""
+        return [column[slot, ...] for column in self._columns[first : first + count]]
 
     def before_any(self, slot: int) -> None:
-        start = len(self._places) + len(self._made)
-        for tensor in self._row(slot)[1][start : start + len(self._graded)]:
-            tensor.fill_(math.nan)
+        for place, info in zip(self._gradient_places(slot), self._gradient_infos()):
+            over(place, info.dtype).fill_(math.nan)
+
+    def _gradient_places(self, slot: int) -> list[NDArray[Any]]:
+        return self._places_in(slot, len(self._made), len(self._graded))
+
+    def _gradient_infos(self) -> Sequence[ArrayInfo]:
+        first = len(self._places) + len(self._made)
+        return self._infos[first : first + len(self._graded)]
 
     def before(self, slot: int) -> None:
         if self._graded:
-            tensors = self._row(slot)[1][len(self._places) + len(self._made) :]
-            for tensor, place in zip(tensors, self._graded):
-                parameter = place.home.get(place.key)
+            for place, info, held in zip(self._gradient_places(slot), self._gradient_infos(), self._graded):
+                parameter = held.home.get(held.key)
                 gradient = None if parameter is None else local(parameter.grad)
-                if gradient is None or gradient.shape != tensor.shape:
-                    tensor.fill_(math.nan)
+                if gradient is None or gradient.shape != info.shape:
+                    over(place, info.dtype).fill_(math.nan)
                 else:
-                    tensor.copy_(gradient.detach().to_dense() if gradient.is_sparse else gradient.detach())
+                    _put(place, info.dtype, gradient.to_dense() if gradient.is_sparse else gradient)
 
     def copy(self, slot: int, params: Any = None) -> bool:
-        if not self.refresh():
+        if self._infos is not self._bound or not (self._is_current() or self._relist()):
             return False
-        row, tensors = self._row(slot)
-        if self._arrays is not None:
-            for place, values in zip(row, self._arrays):
-                np.copyto(place, values)
-        elif self._detached:
-            if self._side is None:
-                torch._foreach_copy_(tensors[: len(self._detached)], self._detached)
-            else:
-                self.pending = self._side.start(tensors[: len(self._detached)], self._detached)
-        for i, (source, kind, read) in enumerate(self._made, len(self._places)):
+        if self._wary:
+            self._wary -= 1
+        self.pending = self._copies.copy(slot) or _nothing
+        if not self._columns:
+            return True
+        for (source, kind, read), place, info in zip(
+            self._made, self._places_in(slot, 0, len(self._made)), self._infos[len(self._places) :]
+        ):
             held = source.home.get(source.key)
-            if held is None or sort(held) != kind or not _fits(value := read(held), self._infos[i]):
+            if held is None or sort(held) != kind or not _fits(value := read(held), info):
                 return False
-            tensors[i].copy_(plain(value))
-        start = len(self._places) + len(self._made) + len(self._graded)
-        for i, getter in enumerate(self._states, start):
-            value = local(getter())
-            if value is None:
-                row[i].fill(0)
-            elif value.shape != self._infos[i].shape:
+            _put(place, info.dtype, plain(value))
+        first = len(self._made) + len(self._graded)
+        infos = self._infos[len(self._places) + first :]
+        for getter, place, info in zip(self._states, self._places_in(slot, first, len(self._states)), infos):
+            state = local(getter())
+            if state is None:
+                place.fill(0)
+            elif state.shape != info.shape:
                 return False
             else:
-                tensors[i].copy_(value.detach())
+                _put(place, info.dtype, state)
         return True
 
     def _relist(self) -> bool:
@@ -420,7 +441,8 @@ class TorchSource:
         before = self._bound
         if list(self.arrays()) != before:
             return False
-        self._bound = self._infos
+        self._aim()
+        self._wary = _WARY
         return True
 
 
@@ -430,6 +452,21 @@ def _memory(tensor: torch.Tensor) -> int:
         return local(tensor).untyped_storage().data_ptr()
     except (RuntimeError, NotImplementedError, AttributeError):
         return 0
+
+
+def _nothing() -> None: ...
+
+
+def _get(home: Any, key: str) -> Any:
+    return home.get(key)
+
+
+def _put(place: NDArray[Any], dtype: str, tensor: torch.Tensor) -> None:
+    """Copy a tensor from anywhere to its place in a row."""
+    if tensor.device.type == "cpu" and dtype == dtype_of(tensor):
+        np.copyto(place, as_array(tensor))
+    else:
+        over(place, dtype).copy_(tensor.detach())
 
 
 def _same(some: Sequence[Any], others: Sequence[Any]) -> bool:
@@ -484,11 +521,11 @@ def _state_to_come(
     return twin.state.get(twin_parameter, {})
 
 
-def load(module: Any, state: Mapping[str, NDArray[Any]]) -> None:
-    """Put ``state`` (names to arrays) into the module's parameters and buffers, in place and exactly."""
+def _fitting(module: Any, shapes: Mapping[str, tuple[int, ...]]) -> dict[str, _Place]:
+    """The place of each of these tensors; raises when the module does not have it, or not in this shape."""
     target = unwrap(module)
     homes = {n: place for place, more in (*_parameters(target), *_buffers(target)) for n in (place.name, *more)}
-    for name, values in state.items():
+    for name, shape in shapes.items():
         if name not in homes:
             raise InvalidArgument(f"the model has no tensor {name!r} to load into; {closest(name, homes)}")
         tensor = homes[name].tensor
@@ -496,10 +533,37 @@ def load(module: Any, state: Mapping[str, NDArray[Any]]) -> None:
             raise InvalidArgument(
                 f"{name} is quantised: make it anew from its integers, scale and zero point, run.state(...)"
             )
-        if tuple(tensor.shape) != values.shape:
-            raise InvalidArgument(
-                f"{name} has shape {values.shape} in the recording and {tuple(tensor.shape)} in the model"
-            )
+        if tuple(tensor.shape) != shape:
+            raise InvalidArgument(f"{name} has shape {shape} in the recording and {tuple(tensor.shape)} in the model")
+    return homes
+
+
+def places(module: Any, shapes: Mapping[str, tuple[int, ...]]) -> tuple[dict[str, NDArray[Any]], Callable[[], None]]:
+    """Arrays, in stored dtype, over those tensors that lie in CPU memory in one piece, each alone in its memory; call the second when they are
+    written: autograd is told.
+    """
+    homes = _fitting(module, shapes)
+    found = {
+        name: homes[name].tensor
+        for name in shapes
+        if type(homes[name].tensor) in (torch.Tensor, torch.nn.Parameter)
+        and homes[name].tensor.device.type == "cpu"
+        and homes[name].tensor.layout == torch.strided
+        and homes[name].tensor.is_contiguous()
+        and not (homes[name].tensor.is_conj() or homes[name].tensor.is_neg())  # views whose memory holds other numbers
+    }
+    owners = Counter(tensor.untyped_storage().data_ptr() for tensor in {id(t): t for t in found.values()}.values())
+    alone = {n: t for n, t in found.items() if owners[t.untyped_storage().data_ptr()] == 1}
+
+    def written() -> None:
+        torch.autograd.graph.increment_version([t for t in alone.values() if not t.is_inference()])
+
+    return {name: as_array(tensor) for name, tensor in alone.items()}, written
+
+
+def load(module: Any, state: Mapping[str, NDArray[Any]]) -> None:
+    """Put ``state`` (names to arrays) into the module's parameters and buffers, in place and exactly."""
+    homes = _fitting(module, {name: values.shape for name, values in state.items()})
     with torch.no_grad():
         for name, values in state.items():
             tensor = homes[name].tensor

@@ -38,6 +38,10 @@ class SideStreams:
         self._streams: dict[Any, Any] = {}
         self._running: dict[Any, Any] = {}  # device -> the event after the last copies started there
 
+    def holds(self, tensor: torch.Tensor) -> bool:
+        """Whether a tensor lies on a device."""
+        return tensor.device.type != "cpu"
+
     def start(self, targets: Sequence[torch.Tensor], sources: Sequence[torch.Tensor]) -> Callable[[], None]:
         """Begin to copy; returns a function that waits until all is copied. Call :meth:`settle` before the sources change."""
         by_device: dict[Any, tuple[list[torch.Tensor], list[torch.Tensor]]] = {}

@@ -17,6 +17,7 @@ import torch
 from numpy.typing import NDArray
 
 from weightlapse.adapters.dtensor import local
+from weightlapse.adapters.source import DTYPES
 from weightlapse.errors import CannotRecord
 
 Reader = Callable[[torch.Tensor], torch.Tensor]
@@ -81,6 +82,8 @@ def problem(tensor: Any) -> str | None:
         return f"it is {kind}, and only dense tensors can be recorded: keep a dense copy, or watch its values as a mapping of arrays"
     if tensor.is_quantized and tensor.qscheme() not in _QUANTISED:
         return f"it is quantised by {tensor.qscheme()}, whose scales are not known here"
+    if not tensor.is_quantized and dtype_of(tensor) not in DTYPES:
+        return f"its dtype {tensor.dtype} means nothing without a scale, and it has none"
     return None
 
 

@@ -16,6 +16,8 @@ from typing import Any
 
 import torch
 from torch.optim import Optimizer
+from torch.optim.optimizer import _global_optimizer_post_hooks as _AFTER_ALL
+from torch.optim.optimizer import register_optimizer_step_post_hook as _register_after_all
 
 from weightlapse.adapters.iteration import DOUBTFUL, Iteration
 from weightlapse.adapters.nesting import inside_another_step, may_nest
@@ -46,7 +48,7 @@ class TorchSteps:
         # a bare optimizer touches the weights within step() alone; of a wrapper that is not known
         self._bare = {id(o): not _within(o) for o in self.inner}
         self.plain = all(self._bare[id(o)] and not _methods(o, _OPENING) for o in optimizers)
-        self._depth = 0
+        self.running = False  # whether a call of something given is under way
         self._opened = False  # whether an update has begun that a later call will make
         self._inner_made = False  # whether an optimizer inside has made its own step in the present call
         self._wrapped: list[_Wrapped] = []
@@ -76,15 +78,28 @@ class TorchSteps:
     def follow(self, watcher: Watcher) -> None:
         self._watcher = watcher
         for given in self._given:
-            for name in _methods(given, _FINAL + _OPENING):
-                self._wrapped.append(_Wrapped(self, given, name))
+            if self._tells(given):
+                self._handles.append(_PlainHooks(self, given, watcher))
+            else:
+                self._wrapped += [_Wrapped(self, given, name) for name in _methods(given, _FINAL + _OPENING)]
+        plain = [o for o in self._given if self._tells(o)]
         for optimizer in self.inner:
-            if isinstance(optimizer, Optimizer) and "_optimizer_step_post_hooks" in vars(optimizer):
-                nests = may_nest(optimizer)
-                self._handles += [
-                    optimizer.register_step_pre_hook(_hook(self._before_inner)),
-                    optimizer.register_step_post_hook(_hook(self._after_inner, nests)),
-                ]
+            if _has_hooks(optimizer) and not any(optimizer is o for o in plain):
+                within = not any(optimizer is o for o in self._given)
+                before, after = _hooks(self, may_nest(optimizer), within=within)
+                self._handles += [optimizer.register_step_pre_hook(before), optimizer.register_step_post_hook(after)]
+
+    def _tells(self, given: Any) -> bool:
+        """Whether hooks say all: a bare torch optimizer whose ``step`` is that of its class, or this in the wrapper of a scheduler."""
+        own = vars(given).get("step")
+        return (
+            self._bare[id(given)]
+            and _has_hooks(given)
+            and getattr(type(given).step, "hooked", False)
+            and not may_nest(given)
+            and _methods(given, _FINAL + _OPENING) == ["step"]
+            and (own is None or (hasattr(own, "_wrapped_by_lr_sched") and own.__wrapped__ is type(given).step))
+        )
 
     def leave(self) -> None:
         self._watcher = None
@@ -97,22 +112,22 @@ class TorchSteps:
 
     # ---- the user's call of the outermost object -------------------------------------------------------------------
 
-    def enter(self, name: str) -> None:
-        """A call of the method ``name`` begins; one within another is part of that one."""
-        if self._depth == 0:
-            if not self._opened and self._watcher is not None and not self._within_iteration:
-                self._watcher.before()
-            self._opened = self._opened or name in _OPENING
-            self._inner_made = False
-        self._depth += 1
-
-    def exit(self) -> None:
-        self._depth -= 1
-
-    def returned(self, owner: Any, name: str) -> None:
-        """The call has returned without an error."""
-        if self._depth == 0 and name in _FINAL:
+    def run(self, owner: Any, name: str, call: Callable[..., Any], args: Any, kwargs: Any) -> Any:
+        """A call of ``owner.name(...)``; one within another is part of that one."""
+        if self.running:
+            return call(*args, **kwargs)
+        if not self._opened:
+            self.begins()
+            self._opened = name in _OPENING
+        self._inner_made = False
+        self.running = True
+        try:
+            result = call(*args, **kwargs)
+        finally:
+            self.running = False
+        if name in _FINAL:
             self.made(owner)
+        return result
 
     def made(self, owner: Any) -> None:
         self._opened = False
@@ -125,19 +140,19 @@ class TorchSteps:
             if self.iteration.doubtful:
                 self._watcher.doubt(DOUBTFUL)
 
-    @property
-    def _within_iteration(self) -> bool:
-        """Whether the update that begins is not the first of its iteration: the others of it have moved the weights already."""
-        return self.iteration is not None and self.iteration.under_way
-
     # ---- calls that go around it -----------------------------------------------------------------------------------
 
-    def _before_inner(self, optimizer: Any) -> None:
-        if self._depth == 0 and not self._opened and self._watcher is not None and not self._within_iteration:
+    def begins(self) -> None:
+        """An update begins, unless it is one of an iteration, of which others have moved the weights already."""
+        if self._watcher is not None and (self.iteration is None or not self.iteration.under_way):
             self._watcher.before()
 
-    def _after_inner(self, optimizer: Any, nests: bool) -> None:
-        if self._depth > 0:
+    def before_inner(self) -> None:
+        if not self._opened:
+            self.begins()
+
+    def after_inner(self, optimizer: Any, nests: bool) -> None:
+        if self.running:
             self._inner_made = self._inner_made or not _was_skipped(optimizer)
         elif not (nests and inside_another_step(optimizer)):
             self.made(optimizer)
@@ -164,13 +179,7 @@ class _Wrapped:
             result = self.__wrapped__(*args, **kwargs)
             _made_by_a_graph(self._steps, self._owner, self._name)
             return result
-        self._steps.enter(self._name)
-        try:
-            result = self.__wrapped__(*args, **kwargs)
-        finally:
-            self._steps.exit()
-        self._steps.returned(self._owner, self._name)
-        return result
+        return self._steps.run(self._owner, self._name, self.__wrapped__, args, kwargs)
 
     @property
     def __self__(self) -> Any:
@@ -211,12 +220,74 @@ def _made_by_a_graph(steps: TorchSteps, owner: Any, name: str) -> None:
         steps.made(owner)
 
 
-def _hook(call: Callable[..., None], *more: Any) -> Callable[..., None]:
-    def hook(optimizer: Any, *_: Any) -> None:
-        if not torch.compiler.is_compiling():
-            call(optimizer, *more)
+class _PlainHooks:
+    """Tells of a bare optimizer with as few calls as there can be: the last of its hooks, or of those of all optimizers, is always ours."""
 
-    return hook
+    def __init__(self, steps: TorchSteps, optimizer: Optimizer, watcher: Watcher) -> None:
+        iteration, hooks = steps.iteration, optimizer._optimizer_step_post_hooks
+
+        def before(_: Any, *__: Any) -> None:
+            if steps.running or torch.compiler.is_compiling():
+                return
+            if next(reversed(hooks)) != mine.id:
+                hooks.move_to_end(mine.id)  # type: ignore[attr-defined]
+            if iteration is None:
+                watcher.before()
+            else:
+                steps.begins()
+
+        def after(optimizer: Any, *_: Any) -> None:
+            if steps.running:
+                return
+            if torch.compiler.is_compiling():
+                _made_by_a_graph(steps, optimizer, "step")
+            elif _AFTER_ALL:
+                self._after_all()
+            elif iteration is not None:
+                steps.made(optimizer)
+            elif getattr(optimizer, "found_inf", None) is None or not _was_skipped(optimizer):
+                watcher.after(sure=True)
+
+        mine = optimizer.register_step_post_hook(after)
+        self._steps, self._optimizer = steps, optimizer
+        self._handles: list[Any] = [mine, optimizer.register_step_pre_hook(before)]
+        self._last: Any = None
+
+    def _after_all(self) -> None:
+        """There are hooks of all optimizers, which are about to be called: ours comes after them."""
+        if self._last is None:
+            self._last = _register_after_all(self._at_last)
+            self._handles.append(self._last)
+        _AFTER_ALL.move_to_end(self._last.id)  # type: ignore[attr-defined]
+
+    def _at_last(self, optimizer: Any, *_: Any) -> None:
+        if optimizer is self._optimizer and not torch.compiler.is_compiling() and not self._steps.running:
+            self._steps.made(optimizer)
+
+    def remove(self) -> None:
+        for handle in self._handles:
+            handle.remove()
+
+
+def _hooks(steps: TorchSteps, nests: bool, *, within: bool) -> tuple[Callable[..., None], Callable[..., None]]:
+    """Pre and post hook of an optimizer. Nothing of them is left in a compiled graph; ``within``: it is part of something that is given."""
+
+    def before(optimizer: Any, *_: Any) -> None:
+        if not steps.running and not torch.compiler.is_compiling():
+            steps.before_inner()
+
+    def after(optimizer: Any, *_: Any) -> None:
+        if within or not steps.running:
+            if not torch.compiler.is_compiling():
+                steps.after_inner(optimizer, nests)
+            elif not within and not steps.running:
+                _made_by_a_graph(steps, optimizer, "step")
+
+    return before, after
+
+
+def _has_hooks(optimizer: Any) -> bool:
+    return isinstance(optimizer, Optimizer) and "_optimizer_step_post_hooks" in vars(optimizer)
 
 
 def _was_skipped(optimizer: Any) -> bool:

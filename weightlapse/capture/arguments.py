@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from weightlapse.adapters.source import Source, Steps
+from weightlapse.capture.plain import plain
 from weightlapse.errors import InvalidArgument, WeightlapseError, closest
 
 
@@ -54,6 +55,21 @@ def check_choice(name: str, value: Any, *choices: str) -> None:
         )
 
 
+def check_switches(**values: Any) -> None:
+    """Refuse what is neither True nor False: ``overwrite="no"`` would be taken for a yes."""
+    for name, value in values.items():
+        if not isinstance(value, (bool, np.bool_)):
+            raise InvalidArgument(f"{name}={value!r:.80}: give True or False")
+
+
+def check_meta(meta: Any) -> dict[str, Any]:
+    """The facts of the ``meta=`` argument by name, as JSON can hold them."""
+    facts = {} if meta is None else plain(meta)
+    if not isinstance(facts, dict):
+        raise InvalidArgument(f"meta={meta!r:.80}: give facts by name, such as meta={{'lr': 0.1}}")
+    return facts
+
+
 def check_objects(model: Any, path: Any) -> None:
     """Refuse a model and a path that were given in the wrong order, or as something else."""
     if isinstance(model, (str, bytes, os.PathLike)):
@@ -77,6 +93,10 @@ def check_wiring(wiring: Any) -> str:
     if isinstance(wiring, type) or not (isinstance(wiring, str) or hasattr(wiring, "to_spec")):
         raise InvalidArgument(f"wiring={wiring!r:.80}: give a weightlapse.Wiring or its text (wiring.to_spec())")
     text = wiring if isinstance(wiring, str) else str(wiring.to_spec())
+    if not text.strip():
+        raise InvalidArgument(
+            "wiring='': the text is empty and says nothing of the model: leave it out, or give example= an input to trace it from"
+        )
     try:
         importlib.import_module("weightlapse.wiring.data").Wiring.from_spec(text)
     except (WeightlapseError, ValueError, KeyError, IndexError, TypeError) as error:

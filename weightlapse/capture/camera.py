@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 from weightlapse.adapters.source import Source
-from weightlapse.capture.layouts import difference, layout_of
+from weightlapse.capture.layouts import difference, layout_of, rows_of
 from weightlapse.capture.pump import Pump
 from weightlapse.capture.ring import Ring
 from weightlapse.errors import CannotRecord
@@ -40,12 +40,13 @@ class Camera:
         self.pump = Pump(writer, ring)
         self.stretch = stretch
         self.on_device = bool(getattr(source, "on_device", False))
+        self.reads_gradients = bool(getattr(source, "graded", False))
         self.announced = False  # whether every update is announced, so that copies from a device may run until then
         self._device: Any = source
         self._memory = memory
         self._renewed = renewed
         self._replaced = replaced
-        self._generation: int = getattr(source, "generation", 0)
+        self._generation = source.generation
         self._base = writer.frames  # frames written before this ring's first
         self._branched = writer.branched  # of them those that a rewound recording has left behind
         self._stale = False  # whether the source must be listed anew before it is copied
@@ -53,9 +54,8 @@ class Camera:
         self.bind()
 
     def bind(self) -> None:
-        rows, layout = self.ring.rows, self.layout
-        self.source.bind(self.ring.capacity, lambda slot, tensor: layout.view(rows[slot : slot + 1], tensor)[0, ...])
-        self._renewed(self.ring, layout)
+        self.source.bind(rows_of(self.layout, self.ring.rows))
+        self._renewed(self.ring, self.layout)
 
     @property
     def taken(self) -> int:
@@ -66,10 +66,6 @@ class Camera:
     def frames(self) -> int:
         """Frames of the recording so far."""
         return self.taken - self._branched
-
-    @property
-    def reads_gradients(self) -> bool:
-        return bool(getattr(self.source, "graded", False))
 
     def has_room(self) -> bool:
         """Whether there is a row for the next frame; waits for one, unless that is in vain or not wanted."""
@@ -98,7 +94,7 @@ class Camera:
             self.relayout(params, step)
             if not self.source.copy(self.ring.slot, params):
                 raise CannotRecord(_RESTLESS)
-        if self._generation != (generation := getattr(self.source, "generation", 0)):
+        if self._generation != (generation := self.source.generation):
             self._generation = generation
             self._replaced()
         if self.reads_gradients and self._graded != self.ring.slot:

@@ -54,7 +54,7 @@ class Findings:
         self.path = path
         self._note = note
         self._said: set[str] = set()
-        self._pending: list[str] = []
+        self.pending: list[str] = []  # to be told
 
     def said(self, kind: str) -> bool:
         return kind in self._said
@@ -68,12 +68,12 @@ class Findings:
         self._said.add(key)
         self._note(lambda writer: writer.event(step, f"[{kind}] {text}"))
         if warn:
-            self._pending.append(f"weightlapse, recording to {self.path}: {text}")
+            self.pending.append(f"weightlapse, recording to {self.path}: {text}")
 
     def tell(self) -> None:
         """Warn of what was said since the last time: when all else is done, for a warning may be an error here."""
-        if self._pending:
-            texts, self._pending = self._pending, []
+        if self.pending:
+            texts, self.pending = self.pending, []
             for text in texts:
                 tell(text)
 

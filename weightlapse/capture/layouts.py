@@ -4,6 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import numpy as np
+from numpy.typing import NDArray
+
+from weightlapse.adapters.rows import Rows
 from weightlapse.adapters.source import ArrayInfo
 from weightlapse.errors import InvalidArgument
 from weightlapse.store.layout import MAX_NAME, Layout, TensorSpec
@@ -26,6 +30,12 @@ def layout_of(arrays: Sequence[ArrayInfo]) -> Layout:
                     "characters; rename it in the model or mapping"
                 )
     return Layout(TensorSpec(a.name, a.dtype, a.shape, a.stream, a.aliases) for a in arrays)
+
+
+def rows_of(layout: Layout, memory: NDArray[np.uint8]) -> Rows:
+    """Rows of this layout in ``memory`` (capacity, row_nbytes), for a source to fill."""
+    tensors = layout.tensors
+    return Rows(memory, layout.offsets, [t.storage for t in tensors], [t.shape for t in tensors])
 
 
 def difference(old: Sequence[TensorSpec], new_ones: Sequence[TensorSpec]) -> str:

@@ -6,7 +6,6 @@ full disk, a quota, too many open files) pauses it: it tries again, while the tr
 
 from __future__ import annotations
 
-import errno
 import os
 import threading
 import time
@@ -18,14 +17,10 @@ from typing import Any
 import numpy as np
 
 from weightlapse.capture.ring import Ring
+from weightlapse.store.passing import PASSING
 from weightlapse.store.writer import Writer
 
 _IDLE_SECONDS = 0.2  # what is in the ring reaches the disk after this time at the latest
-_TRANSIENT = frozenset(
-    number
-    for name in ("ENOSPC", "EDQUOT", "EIO", "EMFILE", "ENFILE")
-    if (number := getattr(errno, name, None)) is not None
-)
 _RETRY_SECONDS = (0.05, 1.0)  # first and longest wait before the next attempt
 
 
@@ -133,7 +128,7 @@ class Pump:
                 ring = self.ring
                 ring.work.wait(_IDLE_SECONDS)
                 ring.work.clear()
-            self.writer.close()
+            self.writer.close(patience=self.patience)
         except Exception as error:  # noqa: BLE001 — whatever the disk does must not surface in the training thread here
             self.failure = error
             self._give_up(error)
@@ -153,7 +148,7 @@ class Pump:
                     self._tell_pause(self.paused, time.monotonic() - began)
                 return
             except OSError as error:
-                if error.errno not in _TRANSIENT or patience <= 0:
+                if error.errno not in PASSING or patience <= 0:
                     raise
                 with self._drained:  # whoever waits for a flush or for room goes on
                     self.paused = error.strerror or str(error)

@@ -180,12 +180,14 @@ class Recorder:
     def before(self) -> None:
         """The optimizer that is followed begins an update."""
         try:
-            if not self.active:
+            camera = self._camera
+            if self._closed or self._disowned or self.stopped is not None:
                 return
-            self._camera.settle()
+            if camera.on_device:
+                camera.settle()
             self._witness.before()
-            if self._camera.reads_gradients and self._schedule.wants(self._next()) and self._camera.has_room():
-                self._camera.before(self._next())
+            if camera.reads_gradients and self._schedule.wants(self._next()) and camera.has_room():
+                camera.before(self._next())
         except Exception as error:  # noqa: BLE001 — a recorder never kills a training run
             self._meet(error)
 
@@ -197,7 +199,8 @@ class Recorder:
                 self._frame(self._next(), None)
         except Exception as error:  # noqa: BLE001 — a recorder never kills a training run
             self._meet(error)
-        self._findings.tell()
+        if self._findings.pending:
+            self._findings.tell()
 
     def wants_next(self) -> bool:
         """Whether the next update becomes a frame."""
@@ -255,17 +258,18 @@ class Recorder:
         except Exception as error:
             self._lose(step, f"{type(error).__name__}: {error}")
             raise
-        self._say_left_out(step)
+        if self._source.left_out:
+            self._say_left_out(step)
         slot = camera.ring.slot
-        unchanged = self._witness.unchanged(slot)
-        if unchanged and params is not None and params is self._held:
+        if params is not None and params is self._held and self._witness.unchanged(slot):
             why = "rec.step() was called without values, and the mapping given to watch() has not been changed in place: call rec.step(params)"
             self._lose(step, why)
             self._refuse("unreadable", f"step {step} is missing: {why}")
             return
-        self._end_gap()
+        if self._gap is not None:
+            self._end_gap()
+        self._witness.frame(slot, step)
         camera.publish(step)
-        self._witness.frame(slot, step, unchanged=unchanged)
 
     # ---- what cannot be recorded -----------------------------------------------------------------------------------
 
@@ -299,6 +303,8 @@ class Recorder:
 
     def _ready(self) -> bool:
         """Whether there is something to record into; says once when there is not."""
+        if not self._disowned and self._pump.failure is None:
+            return not self._closed and self.stopped is None
         if self._disowned.strip():
             why, self._disowned = self._disowned, " "
             tell(f"weightlapse, recording to {self.path}: {why}.")

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from weightlapse.adapters.source import Source
+from weightlapse.capture.layouts import rows_of
 from weightlapse.capture.numbering import Missing, ResumePoint, Values, resume_point
 from weightlapse.capture.ring import Ring
 from weightlapse.capture.schedule import Schedule
@@ -38,7 +39,7 @@ def cannot_be_written(path: Path) -> Iterator[None]:
 
 def present_weights(source: Source, layout: Layout, ring: Ring, params: Any) -> Values:
     """What the model holds now: its weights by name, in stored dtypes. Fills the first row of a ring that nobody uses yet."""
-    source.bind(ring.capacity, lambda slot, tensor: layout.view(ring.rows[slot : slot + 1], tensor)[0, ...])
+    source.bind(rows_of(layout, ring.rows))
     source.copy(0, params)
     if getattr(source, "on_device", False):
         source.pending()  # type: ignore[attr-defined]

@@ -14,7 +14,9 @@ from weightlapse.adapters.source import Selection
 from weightlapse.capture.arguments import (
     check_choice,
     check_memory,
+    check_meta,
     check_objects,
+    check_switches,
     check_tolerance,
     check_wiring,
     refuse_strangers,
@@ -23,7 +25,6 @@ from weightlapse.capture.late import LateRecorder
 from weightlapse.capture.layouts import layout_of
 from weightlapse.capture.null import NullRecorder
 from weightlapse.capture.numbering import Missing, ResumePoint, check_step
-from weightlapse.capture.plain import plain
 from weightlapse.capture.processes import open_at
 from weightlapse.capture.ranks import model_is_sharded, process_group, record_together
 from weightlapse.capture.recorder import Backpressure, Recorder
@@ -126,6 +127,10 @@ def watch(
     check_choice("compact", compact, "auto", "live", "after", "never")
     check_choice("fsync", fsync, "close", "flush", "never")
     check_choice("missing", missing, "refuse", "gap")
+    check_switches(overwrite=overwrite, resume=resume, every_rank=every_rank)
+    own = check_meta(meta)
+    if mirror is not None and not isinstance(mirror, str):
+        raise InvalidArgument(f"mirror={mirror!r:.80}: give an fsspec URL as text, such as 's3://bucket/run'")
     at = _resumed_at(overwrite, resume, resume_at, first_step)
     selection = Selection(tensors, streams)
     steps = find_steps(model, None if optimizer is None else _listed(optimizer), frame)
@@ -153,7 +158,7 @@ def watch(
         layout = layout_of(source.arrays(first))
         ring = Ring(layout.row_nbytes, budget, getattr(source, "allocate", None))
         spec = _wiring_spec(model, wiring, example)
-        facts = {"framework": source.framework, "model": type(model).__name__, "every": repr(when), **plain(meta or {})}
+        facts = {"framework": source.framework, "model": type(model).__name__, "every": repr(when), **own}
         if sharded:
             facts["distributed"] = {"rank": rank, "world_size": count, "shards": source.shards}
         copy = None if mirror is None else Mirror(_rank_url(mirror, rank, sharded), replace=overwrite or resume)

@@ -31,7 +31,8 @@ class Witness:
     def __init__(self, source: Source, findings: Findings) -> None:
         self._source = source
         self._findings = findings
-        self._version: Any = getattr(source, "version", lambda: None)
+        self._version: Any = getattr(source, "version", lambda copied=False: None)
+        self._moved_since: Any = getattr(source, "moved_since", lambda version: self._version() != version)
         self.attached = False  # whether an optimizer is followed
         self.not_held: list[str] = []  # trainable tensors that no given optimizer holds
         self.steps = 0  # seen so far
@@ -60,13 +61,20 @@ class Witness:
         self._mark(slot)
         self.steps = 0
 
-    def frame(self, slot: int, step: int, *, unchanged: bool) -> None:
-        """The step ``step`` is the frame in ``slot``; ``unchanged`` when it holds what the frame before held."""
-        self._mark(slot)
+    def frame(self, slot: int, step: int) -> None:
+        """The step ``step`` is the frame in ``slot``, which has just been copied."""
+        version = self._version(copied=True)
+        if self._holds_the_same(slot, version):
+            self._equal += 1
+            if self._equal == _PATIENT_FRAMES:
+                self._say_unchanged(step)
+        else:
+            self._equal = 0
         self._frames += 1
-        self._equal = self._equal + 1 if unchanged else 0
-        if self._equal == _PATIENT_FRAMES:
-            self._say_unchanged(step)
+        self._marked = self._slot_marked = version
+        self._slot, self._fresh = slot, True
+        self.steps += 1
+        self._logs = 0
 
     def passed(self) -> None:
         """A step was seen that is no frame."""
@@ -90,8 +98,14 @@ class Witness:
 
     def before(self) -> None:
         """An update begins: have the weights left the last frame?"""
-        self._left = []
-        if self._fresh and self._counters_moved() and not self._findings.said("changed_after"):
+        if self._left:
+            self._left = []
+        if (
+            self._fresh
+            and self._marked is not None
+            and self._moved_since(self._marked)
+            and not self._findings.said("changed_after")
+        ):
             self._left = self._gone() or []
             self._entered = self._version()
 
@@ -131,11 +145,11 @@ class Witness:
         return (version := self._version()) is not None and version == self._marked
 
     def unchanged(self, slot: int) -> bool:
-        """Whether the row in ``slot`` holds the same weights as the last frame."""
-        if self._slot is None or not self._names:
-            return False
-        version = self._version()
-        if version is not None and version != self._slot_marked:
+        """Whether the row in ``slot``, which has just been copied, holds the same weights as the last frame."""
+        return self._holds_the_same(slot, self._version(copied=True))
+
+    def _holds_the_same(self, slot: int, version: Any) -> bool:
+        if (version is not None and version != self._slot_marked) or self._slot is None or not self._names:
             return False
         if getattr(self._source, "on_device", False):
             self._source.pending()  # type: ignore[attr-defined]

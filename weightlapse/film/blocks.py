@@ -24,6 +24,8 @@ class Block:
     beside: tuple[str, ...] = ()
     below: tuple[str, ...] = ()
     shapes: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
+    badge: str = ""  # a letter before its name
+    said: tuple[str, ...] = ()  # words after it
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -40,6 +42,7 @@ class Measure:
     gap: int  # between blocks
     words: int  # size of the letters above a block
     narrowest: int  # of a block with a label
+    lines: int = 1  # of a label: the name, and, on a second one, what else is to be said
 
     @staticmethod
     def of(width: int, height: int) -> Measure:

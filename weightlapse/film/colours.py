@@ -5,6 +5,7 @@ table, GIF and APNG as palette indices without any quantising.
 
     0 ... 255      values, as `weightlapse.picture.codes` has them for every picture of the package: 128 is zero
     256, 257       black and white for the signs drawn inside marked cells
+    258            the gaps between filters, heads and gates
     264 ... 295    greys, from the ground to the ink
     296 ... 359    eight series colours, in eight steps from the ground
 """
@@ -21,7 +22,7 @@ from weightlapse.picture.palette import colour_map, light, rgb
 Codes = NDArray[np.uint16]
 
 MARKS = (NAN, MINUS_INF, UNDER, OVER, PLUS_INF)
-SIGN_DARK, SIGN_LIGHT = 256, 257
+SIGN_DARK, SIGN_LIGHT, GAP = 256, 257, 258
 GREY, GREYS = 264, 32
 GROUND, INK = GREY, GREY + GREYS - 1
 SERIES, SERIES_COUNT, SERIES_LEVELS = 296, 8, 8
@@ -64,6 +65,7 @@ def table(theme: str, cmap: str | None = None) -> NDArray[np.uint8]:
     out = np.zeros((CODES, 3), dtype=np.uint8)
     out[:256] = palettes.table(theme, cmap)
     out[SIGN_LIGHT] = 255
+    out[GAP] = rgb(chosen.gap)[0]
     ground, ink = rgb(chosen.ground)[0], rgb(chosen.ink)[0]
     ramp = np.linspace(0, 1, GREYS)[:, None]
     out[GREY : GREY + GREYS] = np.rint(ground + ramp * (ink - ground))
@@ -84,14 +86,14 @@ def palette(table: NDArray[np.uint8], series_used: int, cmap: str) -> tuple[NDAr
     Signs and marks keep their colours, greys and series give up every second step, the map takes all entries that are left.
     """
     entry = np.zeros(CODES, dtype=np.uint8)
-    kept_whole = [*MARKS, SIGN_DARK, SIGN_LIGHT]
+    kept_whole = [*MARKS, SIGN_DARK, SIGN_LIGHT, GAP]
     colours: list[NDArray[np.uint8]] = [table[kept_whole]]
-    entry[kept_whole] = np.arange(7)
+    entry[kept_whole] = np.arange(8)
     greys = 16
     kept = np.rint(np.linspace(0, GREYS - 1, greys)).astype(int)
     colours.append(table[GREY + kept])
-    entry[GREY : GREY + GREYS] = 7 + np.abs(np.arange(GREYS)[:, None] - kept).argmin(axis=1)
-    taken = 7 + greys
+    entry[GREY : GREY + GREYS] = 8 + np.abs(np.arange(GREYS)[:, None] - kept).argmin(axis=1)
+    taken = 8 + greys
     for index in range(SERIES_COUNT):
         if index < series_used:
             colours.append(table[series(index) + 1 : series(index) + SERIES_LEVELS : 2])

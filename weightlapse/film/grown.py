@@ -51,7 +51,7 @@ class Lineage:
 
 
 def events_of(run: Any) -> list[tuple[int, str]]:
-    """(step, words) of everything that happened: what the user marked, and every change of the layout in a few words.
+    """(step, words) of everything that happened: what the user marked, every change of the layout in a few words, and where branches were left.
 
     A recorder writes its own, longer event for such a change; that one is left out.
     """
@@ -61,7 +61,19 @@ def events_of(run: Any) -> list[tuple[int, str]]:
         (int(steps[b.start]), _words(a, b)) for a, b in itertools.pairwise(epochs) if b.start < min(b.stop, len(steps))
     ]
     notes = {str(epoch.note) for epoch in epochs[1:]}
-    return sorted([*((int(step), str(words)) for step, words in run.events if str(words) not in notes), *changes])
+    told = [(int(step), str(words)) for step, words in run.events if str(words) not in notes]
+    return sorted([*told, *changes, *_left(run, steps)])
+
+
+def _left(run: Any, steps: NDArray[np.int64]) -> list[tuple[int, str]]:
+    """Of each branch, the step that the recording was rewound to and what was trained after it before."""
+    found = []
+    for name, branch in getattr(run, "branches", {}).items():
+        first, last = int(branch.steps[0]), int(branch.steps[-1])
+        at = max(int(np.searchsorted(steps, first)) - 1, 0)
+        told = f"branch {name} was left here: steps {first} to {last}, {len(branch.steps)} frames"
+        found.append((int(steps[at]) if len(steps) else first, told))
+    return found
 
 
 def stages_of(run: Any, frames: NDArray[np.int64]) -> list[tuple[int, NDArray[np.int64]]]:

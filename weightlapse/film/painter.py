@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 import weightlapse.film.text as glyphs
 from weightlapse.film.colours import (
+    GAP,
     GREY,
     GREYS,
     GROUND,
@@ -104,10 +105,13 @@ class Painter:
     def tile(self, tile: Tile, codes: Codes) -> None:
         """The cells of ``tile``, odd values with their signs.
 
-        ``codes`` has one row and column of ground at its end, as ``Tile.codes`` gives them.
+        ``codes`` has one row and column for the gaps at its end, as ``Tile.codes`` gives them.
         """
         self.surface.cells(tile.x, tile.y, codes, tile.row_map, tile.column_map)
         wide, high = tile.cell
+        if tile.thinned == (1, 1):
+            for row, column, rows, columns in tile.layout.ends():
+                self.fill(tile.x + column * wide, tile.y + row * high, columns * wide, rows * high, "ground")
         if min(wide, high) < SIGNED:
             return
         inside = codes[:-1, :-1]
@@ -117,9 +121,26 @@ class Painter:
         for row, column in np.argwhere(odd)[:_SIGNS_AT_MOST]:
             top, left = row * high, column * wide
             part = self._cell(int(codes[row, column]), wide, high).copy()
-            part[tile.row_map[top : top + high] != row] = GROUND  # the gap before a filter stays free
-            part[:, tile.column_map[left : left + wide] != column] = GROUND
+            part[tile.row_map[top : top + high] != row] = GAP  # the gap before a filter stays free
+            part[:, tile.column_map[left : left + wide] != column] = GAP
             self.surface.paint(tile.x + left, tile.y + top, part)
+
+    def ring(self, tile: Tile, row: int, column: int, side: int) -> None:
+        """A ring around a cell, inside the tile: what must be found although it is small."""
+        wide, high = tile.cell
+        middle = column * wide + wide // 2, row * high + high // 2
+        left, top = (
+            max(min(m - side // 2, most - side), 0) // 2 * 2 for m, most in zip(middle, (tile.width, tile.height))
+        )
+        broad, tall = min(side, tile.width), min(side, tile.height)
+        for line, tone in ((4, "ground"), (2, "ink")):
+            for x, y, w, h in (
+                (0, 0, broad, line),
+                (0, tall - line, broad, line),
+                (0, 0, line, tall),
+                (broad - line, 0, line, tall),
+            ):
+                self.fill(tile.x + left + x, tile.y + top + y, w, h, tone)
 
     def signed(self, x: int, y: int, code: int, width: int, height: int) -> None:
         """A cell of an odd value, with its sign."""

@@ -76,7 +76,7 @@ class Pair:
             if align and not self.align
             else ""
         )
-        names = Path(first.path).name, Path(second.path).name
+        names = tuple(getattr(run, "name", None) or Path(run.path).name for run in (first, second))
         self.labels = ("A", "B") if names[0] == names[1] else names
         self.path = " and ".join(self.labels)
         self.scalars = {name: np.asarray(values)[self.second.at] for name, values in second.scalars.items()}

@@ -19,6 +19,7 @@ from weightlapse.picture.compose import layout_of
 from weightlapse.picture.layout import Layout
 from weightlapse.picture.numbers import grouped, short
 from weightlapse.picture.scale import limit_of
+from weightlapse.picture.words import describe
 
 _NUMBERED = 64  # tensors up to this size show their values in the cells where there is room
 
@@ -32,6 +33,8 @@ class Moment:
     progress: float  # 0 at the film's first picture, 1 at its last
     values: Mapping[str, Values]
     event: str = ""
+    index: int = 0  # of the picture in the film
+    linger: int = 1  # pictures for which words stay
 
 
 class Panel(Protocol):
@@ -153,15 +156,19 @@ class Weights:
         wide = block.width + (0 if bold else 2)
         tile = self.framed[block.block.main]
         known = [name for name in block.block.names if name in scales]
+        shape = tile.layout.shape
         choices = (
-            ["×".join(map(str, tile.layout.shape)) or "scalar"],
+            list(block.block.said),
+            [describe(shape, block.block.kind), "×".join(map(str, shape)) or "scalar"],
             [f"1 of {tile.thinned[0]}×{tile.thinned[1]}, spikes kept", f"1 of {tile.thinned[0]}×{tile.thinned[1]}"]
             if tile.thinned != (1, 1)
             else [],
             [" | ".join("±" + short(scales[name], 2) for name in known), "±" + short(scales[known[0]], 2)],
         )
-        name = title(block.block.title, px, wide, bold)
-        room = wide - glyphs.width(name, px, bold=bold)
+        two = self.measure.lines > 1 and block.label > 0
+        badge = glyphs.width(block.block.badge, px, bold=True) + px // 2 if block.block.badge else 0
+        name = title(block.block.title, px, wide - badge, bold)
+        room = wide - (0 if two else badge + glyphs.width(name, px, bold=bold))
         words: list[str] = []
         for choice in choices:
             fitting = next((word for word in choice if glyphs.width(word, small) + px * 2 // 3 <= room), "")
@@ -176,10 +183,15 @@ class Weights:
             painter.fill(block.x, block.y, wide, block.label - 2, "ground")
         self.labels[key] = line
         baseline = block.y + block.label - max(px // 2, 5)
-        x = block.x + painter.text(block.x, baseline, name, px, bold=bold)
+        first = baseline - round(small * 1.5) if two else baseline
+        x = block.x
+        if badge:
+            painter.text(x, first, block.block.badge, px, bold=True, tone=1)
+            x += badge
+        x += painter.text(x, first, name, px, bold=bold)
+        x = block.x if two else x + px * 2 // 3
         for word in words:
-            x += px * 2 // 3
-            x += painter.text(x, baseline, word, small, tone="muted")
+            x += painter.text(x, baseline, word, small, tone="muted") + px * 2 // 3
 
     @property
     def thinned(self) -> bool:
@@ -214,6 +226,7 @@ class Header:
     ticks: Sequence[float] = ()
     done: int = 0
     said: str = ""
+    line: bool = True  # whether a line below fills as the film runs, and events are said here
 
     @property
     def _large(self) -> int:
@@ -231,6 +244,8 @@ class Header:
             self.measure.text,
             tone="muted",
         )
+        if not self.line:
+            return
         painter.fill(x, y + high - self._line, wide, self._line, "line")
         for tick in self.ticks:
             painter.fill(x + round(tick * (wide - 2)), y + high - 3 * self._line, 2, 3 * self._line, 1)
@@ -249,7 +264,7 @@ class Header:
         painter.fill(x + wide - space - 2, top, space + 2, glyphs.line(px)[0] + glyphs.line(px)[1], "ground")
         painter.text(x + wide, baseline, digits, px, bold=True, anchor="right")
         self._say(painter, moment)
-        until = round(moment.progress * wide)
+        until = round(moment.progress * wide) if self.line else 0
         if until < self.done:
             painter.fill(x, y + high - self._line, wide, self._line, "line")
             self.done = 0
@@ -259,9 +274,7 @@ class Header:
 
     def _say(self, painter: Painter, moment: Moment) -> None:
         """The word under the counter: "step", or what has just happened."""
-        if moment.event == self.said and self.said:
-            return
-        word = moment.event or "step"
+        word = (moment.event if self.line else "") or "step"
         if word == self.said:
             return
         x, y, wide, _ = self.box
@@ -271,7 +284,7 @@ class Header:
             old = glyphs.width(self.said, px) + 4
             painter.fill(x + wide - old, baseline - px, old, px + px // 3, "ground")
         shown = glyphs.fit(word, px, wide // 2)
-        painter.text(x + wide, baseline, shown, px, tone=1 if moment.event else "muted", anchor="right")
+        painter.text(x + wide, baseline, shown, px, tone="muted" if word == "step" else 1, anchor="right")
         self.said = shown
 
 

@@ -8,7 +8,7 @@ from functools import cached_property
 import numpy as np
 from numpy.typing import NDArray
 
-from weightlapse.film.colours import GROUND, Codes, encode
+from weightlapse.film.colours import GAP, GROUND, Codes, encode
 from weightlapse.film.frames import Values
 from weightlapse.film.scales import SPIKE
 from weightlapse.picture.cells import pixels
@@ -56,7 +56,7 @@ class Tile:
 
     @cached_property
     def row_map(self) -> NDArray[np.intp]:
-        """Which row of cells each pixel shows; ``rows`` (ground) in the gaps."""
+        """Which row of cells each pixel shows; ``rows`` in the gaps."""
         return _map(pixels(self.layout.down, self.cell[1]), self.rows, self.cell[1], self.thinned)
 
     @cached_property
@@ -72,9 +72,9 @@ class Tile:
         return replace(self, x=x, y=y)
 
     def codes(self, values: Values, limit: float) -> Codes:
-        """Codes of every cell on ±``limit``, with one row and column of ground at the end for the gaps."""
+        """Codes of every cell on ±``limit``, with one row and column at the end for the gaps."""
         drawn = typical(self.layout.arrange(values), *self.thinned, SPIKE * limit)
-        codes = np.full((self.rows + 1, self.columns + 1), GROUND, dtype=np.uint16)
+        codes = np.full((self.rows + 1, self.columns + 1), GAP, dtype=np.uint16)
         codes[:-1, :-1] = encode(drawn, limit)
         if self.blank is not None:
             codes[:-1, :-1][self.blank] = GROUND

@@ -117,7 +117,9 @@ def build() -> dict[str, Any]:
         ],
         "numbers": [[_told(number), short(number)] for number in NUMBERS],
         "palettes": {name: table(name).tolist() for name in THEMES},
-        "themes": {name: {"ground": chosen.ground, "ink": chosen.ink} for name, chosen in THEMES.items()},
+        "themes": {
+            name: {"ground": chosen.ground, "gap": chosen.gap, "ink": chosen.ink} for name, chosen in THEMES.items()
+        },
     }
 
 

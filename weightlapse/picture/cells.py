@@ -17,7 +17,7 @@ from weightlapse.picture.codes import MINUS_INF, NAN, OVER, PLUS_INF, UNDER
 from weightlapse.picture.layout import Level
 
 SIGNED = 6  # pixels from which a cell has room for a sign
-GROUND = -1  # in the maps of `pixels`
+GAP = -1  # in the maps of `pixels`
 
 
 def gap_pixels(gap: int, cell: float) -> int:
@@ -32,7 +32,7 @@ def gap_pixels(gap: int, cell: float) -> int:
 
 
 def gaps(levels: Sequence[Level], cell: float) -> list[tuple[int, int]]:
-    """(every so many cells, pixels of ground at their beginning), outermost first, where there are any."""
+    """(every so many cells, pixels of gap at their beginning), outermost first, where there are any."""
     found = []
     for i, level in enumerate(levels):
         every = math.prod(inner.count for inner in levels[i + 1 :])
@@ -43,7 +43,7 @@ def gaps(levels: Sequence[Level], cell: float) -> list[tuple[int, int]]:
 
 
 def pixels(levels: Sequence[Level], cell: int) -> NDArray[np.intp]:
-    """Which cell each pixel shows along one side, ``GROUND`` in the gaps.
+    """Which cell each pixel shows along one side, ``GAP`` in the gaps.
 
     >>> pixels((Level(0, 2, 2, gap=2), Level(0, 2)), 4).tolist()
     [0, 0, 0, 0, 1, 1, 1, 1, -1, -1, 2, 2, 3, 3, 3, 3]
@@ -52,7 +52,7 @@ def pixels(levels: Sequence[Level], cell: int) -> NDArray[np.intp]:
     out = np.repeat(np.arange(count), cell)
     inside = np.arange(count * cell)
     for every, wide in gaps(levels, cell):
-        out[(inside % (every * cell) < wide) & (inside >= every * cell)] = GROUND
+        out[(inside % (every * cell) < wide) & (inside >= every * cell)] = GAP
     return out
 
 

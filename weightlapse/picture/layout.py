@@ -111,6 +111,29 @@ class Layout:
             out += at[np.asarray(order)[now]] - at[now]
         return out
 
+    def ends(self) -> list[tuple[int, int, int, int]]:
+        """The cells without a weight as rectangles (row, column, rows, columns): the ends of last lines."""
+        found = []
+        for i, level in enumerate(self.across):
+            line = next(
+                (other for other in self.down if other.axis == level.axis and other.stride > level.stride), None
+            )
+            if line is None or not self.wrapped:
+                continue
+            at = self.down.index(line)
+            full, rest = divmod(self.shape[level.axis], line.stride)  # whole lines, and entries on the one after them
+            if full >= line.count:
+                continue
+            rest = -(-rest // level.stride)
+            wide = math.prod(inner.count for inner in self.across[i + 1 :])
+            high = math.prod(inner.count for inner in self.down[at + 1 :])
+            blocks = math.prod(outer.count for outer in self.down[:at])
+            found += [
+                ((block * line.count + full) * high, rest * wide, high, (level.count - rest) * wide)
+                for block in range(blocks)
+            ]
+        return found
+
     def arrange(self, values: NDArray[Any]) -> NDArray[Any]:
         """``values`` (..., *shape) as (..., rows, cols). Cells without a weight repeat the last one of their axis, so that they never stand out."""
         values = np.asarray(values)

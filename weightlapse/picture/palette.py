@@ -29,10 +29,13 @@ ANCHORS = {
 
 @dataclass(frozen=True)
 class Theme:
-    """Colours as ``rrggbb``. ``cmap`` is the map that suits the ground; marks are those of NaN, -Inf, below, above, +Inf."""
+    """Colours as ``rrggbb``. ``gap``: between filters, heads and gates. ``cmap``: the map that suits the ground. ``marks``: those of NaN, -Inf,
+    below, above, +Inf.
+    """
 
     name: str
     ground: str
+    gap: str
     ink: str
     cmap: str
     # Okabe and Ito (2008) in an order that keeps neighbours apart; darkened or lightened for the ground
@@ -44,6 +47,7 @@ THEMES = {
     "light": Theme(
         "light",
         "ffffff",
+        "c8cbd0",
         "1d1f21",
         "RdBu_r",
         "0063a6 c8500a 00856a 8c3c86 b8860b 3f9bd0 6b6b6b a5243d",
@@ -52,6 +56,7 @@ THEMES = {
     "dark": Theme(
         "dark",
         "101113",
+        "44474d",
         "e9e7e2",
         "night",
         "5ab4f0 f2945a 3cc8a0 d896d2 e8c24a 9ad4ff a8b0b8 ff7f8f",

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from weightlapse.picture.cells import GROUND, SIGNED, pixels, sign
+from weightlapse.picture.cells import GAP, SIGNED, pixels, sign
 from weightlapse.picture.codes import OVER, UNDER, codes
 from weightlapse.picture.layout import Layout
 from weightlapse.picture.palette import light, rgb, table, theme
@@ -29,7 +29,8 @@ def raster(
     (8, 12, 3)
     """
     wide, high = cell
-    colours, ground = table(theme_name, cmap), rgb(theme(theme_name).ground)[0].astype(np.uint8)
+    colours, chosen = table(theme_name, cmap), theme(theme_name)
+    ground, gap = rgb(f"{chosen.ground} {chosen.gap}").astype(np.uint8)
     drawn = codes(layout.arrange(values), limit)
     rows, cols = pixels(layout.down, high), pixels(layout.across, wide)
     out = colours[np.repeat(np.repeat(drawn, high, axis=0), wide, axis=1)]
@@ -40,7 +41,7 @@ def raster(
             code = int(drawn[row, col])
             part = out[row * high : (row + 1) * high, col * wide : (col + 1) * wide]
             part[sign(code, wide, high)] = 0 if light(colours[code]) else 255
+    out[rows == GAP] = gap
+    out[:, cols == GAP] = gap
     out[np.repeat(np.repeat(blank, high, axis=0), wide, axis=1)] = ground
-    out[rows == GROUND] = ground
-    out[:, cols == GROUND] = ground
     return out

@@ -5,7 +5,7 @@ from __future__ import annotations
 import html
 import importlib
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,8 @@ from numpy.typing import NDArray
 from weightlapse.errors import InvalidArgument, MissingStep, NotARecording, UnknownTensor, closest
 from weightlapse.recording.epoch import Epoch
 from weightlapse.recording.nearby import recordings_like
+from weightlapse.recording.play import play
+from weightlapse.recording.straight import load_frame, state_into
 from weightlapse.recording.track import Track
 from weightlapse.store.layout import Layout, widen
 from weightlapse.store.ranks import RankedStore, open_store
@@ -32,6 +34,8 @@ def load(path: str | os.PathLike[str]) -> Recording:
     """
     if not isinstance(path, (str, os.PathLike)):
         raise InvalidArgument(f"load({type(path).__name__}): give the path of a recording, such as recorder.path")
+    if not os.fspath(path):
+        raise InvalidArgument("load(''): the path is empty; give the path of a recording, such as recorder.path")
     try:
         return Recording(open_store(path), path)
     except NotARecording as error:
@@ -106,6 +110,17 @@ class Recording:
     def branches(self) -> dict[str, Recording]:
         """What was trained after step N before the recording was rewound to N: recordings of those frames alone, by name ("after-N")."""
         return {name: Recording(self._store.on_branch(name), self.path) for name in self._store.branches}
+
+    @property
+    def branch(self) -> str | None:
+        """The name of the branch that this is, None for the recording itself."""
+        return getattr(self._store, "branch", None)
+
+    @property
+    def name(self) -> str:
+        """What to call it: the name of its folder, of a branch with the branch's."""
+        folder = Path(str(self.path)).name or "recording"
+        return folder if self.branch is None else f"{folder}, {self.branch}"
 
     @property
     def events(self) -> list[tuple[int, str]]:
@@ -201,13 +216,34 @@ class Recording:
         return int(found[0])
 
     def state(
-        self, step: int | None = None, *, frame: int | None = None, streams: Iterable[str] = ("weights", "buffers")
+        self,
+        step: int | None = None,
+        *,
+        frame: int | None = None,
+        streams: Iterable[str] = ("weights", "buffers"),
+        out: Mapping[str, Any] | None = None,
     ) -> dict[str, NDArray[Any]]:
         """All tensors of one frame (the last where none is named) by name, tied ones under each of their names (the same array).
 
-        Raises :class:`MissingStep` (a KeyError) that names the nearest recorded steps.
+        ``out``: writable arrays (also tensors of torch in CPU memory, memory maps) by name, of the shape and dtype that the frame has here
+        (see :attr:`Track.dtype`). Only these are read, of any stream, straight into them, and returned as arrays over the same memory. Where
+        reading fails some of them may hold the frame already.
+
+        Raises :class:`MissingStep` (a KeyError) that names the nearest recorded steps, :class:`UnknownTensor` and :class:`InvalidArgument`
+        for what in ``out`` does not fit.
+
+        >>> import numpy as np, tempfile, weightlapse as wl
+        >>> path = tempfile.mkdtemp()
+        >>> with wl.watch({"W": np.arange(6.0).reshape(2, 3)}, path) as rec:
+        ...     rec.step({"W": np.ones((2, 3))})
+        >>> mine = np.zeros((2, 3))
+        >>> _ = wl.load(path).state(step=1, out={"W": mine})
+        >>> mine.sum()
+        np.float64(6.0)
         """
         number = self._frame(step, -1 if step is None and frame is None else frame)
+        if out is not None:
+            return state_into(self._store, number, out)
         wanted = set(streams)
         specs = [t for t in self._store.layout_at(number).tensors if t.stream in wanted]
         stored = self._store.read_frame(number, [t.name for t in specs])
@@ -223,8 +259,31 @@ class Recording:
         return self._store.read_frame(self._frame(None, frame))
 
     def load_into(self, model: Any, step: int | None = None, *, frame: int | None = None) -> None:
-        """Put the weights (and buffers) of one frame back into a model, in place; the last frame when neither is given."""
-        importlib.import_module("weightlapse.adapters.find").load_into(model, self.state(step, frame=frame))
+        """Put the weights (and buffers) of one frame back into a model, in place; the last frame when neither is given.
+
+        Tensors in CPU memory are read straight into the model, without a second copy of it; nothing is changed when one does not fit. Should
+        the recording turn out to be damaged on the way, the model may hold a part of the frame, and the error says so.
+        """
+        number = self._frame(step, -1 if step is None and frame is None else frame)
+        load_frame(self._store, number, model)
+
+    def play(
+        self,
+        start: int = 0,
+        stop: int | None = None,
+        step: int = 1,
+        *,
+        tensors: Iterable[str] | None = None,
+        memory: int = 512 << 20,
+    ) -> Iterator[tuple[int, dict[str, NDArray[Any]]]]:
+        """(step, state) of frame after frame, ``range(start, stop, step)`` of them, read ahead in stretches while the last ones are looked at.
+
+        ``tensors``: their names, by default all weights and buffers. ``memory``: bytes of frames that are held at most, but always one that is
+        looked at and one that is read. Frames come with the layout of their epoch; a compressed block is decoded once for each stretch, not
+        once for each frame.
+        """
+        numbers = range(*slice(start, stop, step).indices(self.frames))
+        return play(self._store, numbers, None if tensors is None else list(tensors), memory)
 
     def neuron(self, group: str, unit: int) -> dict[str, NDArray[Any]]:
         """One unit over time: "incoming" and "outgoing" weights, "bias", "gain", "statistics", each (T, ...).

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import zlib
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Container, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
 from itertools import count, pairwise
@@ -18,13 +18,23 @@ from weightlapse.errors import DamagedRecording
 from weightlapse.store.belonging import Belonging, read_copies
 from weightlapse.store.block import Index, Opening, Placed, check_pieces, lanes, pieces_by_tensor, read_chunk_head
 from weightlapse.store.cache import Cache
-from weightlapse.store.codecs.decode import WORTH_THREADS, Chunk, Decoded, Selection, advance_together
+from weightlapse.store.codecs.decode import (
+    WORTH_THREADS,
+    Chunk,
+    Decoded,
+    Run,
+    Selection,
+    advance_together,
+    compiled,
+    may_run,
+)
+from weightlapse.store.codecs.form import PACKED
 from weightlapse.store.codecs.plan import Piece
 from weightlapse.store.files import Ahead, File, Part
 from weightlapse.store.layout import TensorSpec
 from weightlapse.store.log import BLOCK, UNSEALED, Place, Seal, read_record, scan
 from weightlapse.store.region import Region, flat_elements, region_shape
-from weightlapse.store.segment import Damage, Frames
+from weightlapse.store.segment import Damage, Frames, Out, targets
 from weightlapse.store.threads import in_order, threads
 
 _WINDOW = 1 << 20  # bytes read at once for checking
@@ -142,9 +152,12 @@ class BlockSegment:
         placed = self._pieces(tensor)
         out = np.empty((len(numbers), len(wanted)), f"<u{spec.storage.itemsize // each}")
         todo: list[tuple[Decoded | Passing, NDArray[np.int64], Any, Any]] = []
-        for b, rows, where in self._by_block(numbers):
-            for c, columns, target in _selections(placed, wanted):
-                todo.append((self._decoded(b, c, columns, spec), rows, where, target))
+        parts = [(b, rows, where) for b, rows, where in self._by_block(numbers)]
+        inverse = compiled(sum(int(rows.max()) + 1 for _, rows, _ in parts) * len(wanted))
+        selected = list(_selections(placed, wanted))
+        for b, rows, where in parts:
+            for c, columns, target in selected:
+                todo.append((self._decoded(b, c, columns, spec, inverse), rows, where, target))
         fresh = _narrow(todo)
 
         def finish() -> NDArray[Any]:
@@ -166,46 +179,52 @@ class BlockSegment:
             here = blocks == b
             yield b, numbers[here] - b * height, here
 
-    def read_frame(self, tensors: Sequence[int], frame: int) -> list[NDArray[Any]]:
-        """Whole tensors at one frame. A chunk that is wanted as a whole, or nearly, is decoded as a whole: once for all its tensors."""
-        b, row = divmod(frame, self.opening.height)
-        wanted = set(tensors)
-        whole: dict[int, NDArray[np.unsignedinteger]] = {}
-        with self._cache.lock:
-            for c, pieces in enumerate(self._index.chunks):
-                inside = sum(p.stop - p.start for p in pieces if p.tensor in wanted)
-                if len(pieces) > 1 and 2 * inside > sum(p.stop - p.start for p in pieces):
-                    spec = self.layout.tensors[pieces[0].tensor]
-                    with self._told(spec):
-                        whole[c] = self._decoded(b, c, None, spec).rows(row, row + 1)[0]
-            return [self._from_chunks(tensor, frame, whole) for tensor in tensors]
+    def read_frame(self, tensors: Sequence[int], frame: int, out: Out = None) -> list[NDArray[Any]]:
+        """Whole tensors at one frame, into ``out`` (by tensor, each in one piece) where it is given.
 
-    def _from_chunks(self, tensor: int, frame: int, whole: dict[int, NDArray[np.unsignedinteger]]) -> NDArray[Any]:
-        spec = self.layout.tensors[tensor]
-        if spec.size == 0:
-            return np.empty(spec.shape, spec.storage)
-        pieces = self._pieces(tensor)
-        if len(pieces) == 1 and pieces[0][0] in whole:
-            c, at, piece = pieces[0]
-            values = np.array(whole[c][at : at + piece.stop])
-            return values.view(spec.storage).reshape(spec.shape)
-        return self.read(tensor, slice(frame, frame + 1), (slice(None),) * len(spec.shape))[0, ...]
+        A chunk that is wanted as a whole, or nearly, is decoded as a whole: once for all its tensors.
+        """
+        b, row = divmod(frame, self.opening.height)
+        found = targets(self.layout, tensors, out)
+        flat: dict[int, NDArray[Any]] = {}
+        for t, values in found.items():
+            spec = self.layout.tensors[t]
+            if spec.size:
+                flat[t] = values.reshape(-1).view(f"<u{spec.storage.itemsize // lanes(spec)[1]}")
+                self._pieces(t)  # which are all there
+        with self._cache.lock:
+            inverse = compiled((row + 1) * sum(map(len, flat.values())))
+            tasks, work = [], 0
+            for c, pieces in enumerate(self._index.chunks):
+                for columns, mine in _wanted(pieces, flat):
+                    part = self._decoded(b, c, columns, self.layout.tensors[mine[0][1].tensor], inverse)
+                    tasks.append(partial(self._frame_part, part, row, mine, flat))
+                    work += part.width * (row + 1)
+            for _ in in_order(tasks, threads() if work >= WORTH_THREADS else 1):
+                pass
+        return [found[t] for t in tensors]
+
+    def _frame_part(self, part: Decoded | Passing, row: int, pieces: Placing, flat: Mapping[int, NDArray[Any]]) -> None:
+        """One row of the columns of these pieces (at where each begins among them) into the tensors."""
+        with self._told(self.layout.tensors[pieces[0][1].tensor]):
+            at, piece = pieces[0]
+            if len(pieces) == 1 and at == 0 and isinstance(part, Passing):
+                part.into(np.array([row]), flat[piece.tensor][None], slice(0, 1), slice(piece.start, piece.stop))
+                return
+            values = part.rows(row, row + 1)[0]
+            for at, piece in pieces:
+                flat[piece.tensor][piece.start : piece.stop] = values[at : at + piece.stop - piece.start]
 
     def _fill(self, todo: list[Any], out: NDArray[Any], spec: TensorSpec) -> None:
         with self._told(spec):
             fresh = _narrow(todo)
             if len(fresh) > 1:
                 advance_together(fresh)
-            values_of = [
-                (partial(_take_rows, part, rows), part.width * (int(rows.max()) + 1)) for part, rows, _, _ in todo
-            ]
-            count = threads() if sum(size for _, size in values_of) >= WORTH_THREADS else 1
-            results = in_order((take for take, _ in values_of), count)
-            for (_, _, where, target), values in zip(todo, results):
-                if isinstance(where, slice) or isinstance(target, slice):
-                    out[where, target] = values
-                else:
-                    out[np.ix_(where, target)] = values
+            work = sum(part.width * (int(rows.max()) + 1) for part, rows, _, _ in todo)
+            count = threads() if work >= WORTH_THREADS else 1
+            tasks = (partial(_put, part, rows, out, where, target) for part, rows, where, target in todo)
+            for _ in in_order(tasks, count):
+                pass
 
     @contextmanager
     def _told(self, spec: TensorSpec) -> Iterator[None]:
@@ -218,22 +237,25 @@ class BlockSegment:
                 "not returned; other values can still be read, and `weightlapse verify` lists what is damaged"
             ) from error
 
-    def _decoded(self, b: int, c: int, columns: Selection, spec: TensorSpec) -> Decoded | Passing:
+    def _decoded(self, b: int, c: int, columns: Selection, spec: TensorSpec, inverse: Any) -> Decoded | Passing:
+        """The columns of a chunk, by the compiled pass where it is given."""
         wide = columns is None or len(columns) >= _NARROW
         if wide and self._held_nbytes(b) > self._cache.limit // 2:  # too much to keep any of it for the next read
-            return Passing(partial(self._decoded_from, partial(self._open_chunk, b, c), columns, spec))
+            n = sum(piece.stop - piece.start for piece in self._index.chunks[c])
+            some = None if columns is not None and len(columns) == n else columns
+            return Passing(partial(self._opened, b, c, spec), some, n if some is None else len(some), inverse)
         chunk = self._chunk(b, c)
         self._check_dtype(chunk, spec)
         if columns is not None and len(columns) == chunk.columns:
             columns = None
         key = (self._key, b, c, None if columns is None else columns.tobytes())
         window = self._frame_nbytes(b) > self._cache.limit // 2
-        return self._cache.get(key, lambda: Decoded(chunk, columns, window=window))
+        return self._cache.get(key, lambda: Decoded(chunk, columns, window=window, inverse=inverse))
 
-    def _decoded_from(self, opened: Callable[[], Chunk], columns: Selection, spec: TensorSpec) -> Decoded:
-        chunk = opened()
+    def _opened(self, b: int, c: int, spec: TensorSpec) -> Chunk:
+        chunk = self._open_chunk(b, c)
         self._check_dtype(chunk, spec)
-        return Decoded(chunk, None if columns is not None and len(columns) == chunk.columns else columns)
+        return chunk
 
     def _check_dtype(self, chunk: Chunk, spec: TensorSpec) -> None:
         if chunk.pattern.name != lanes(spec)[0]:
@@ -312,13 +334,14 @@ class BlockSegment:
                 found.append(
                     Damage(self.file, f"the record {place.kind.decode('ascii', 'replace')} fails its checksum")
                 )
+        inverse = compiled(self.count * self.layout.row_nbytes // 4)
         for b in range(self.opening.blocks):
             first = b * self.opening.height
             last = min(first + self.opening.height, self.count)
             for c, pieces in enumerate(self._index.chunks):
                 names = ", ".join(dict.fromkeys(self._name(p.tensor) for p in pieces))
                 try:
-                    Decoded(self._chunk(b, c)).rows(0, last - first)
+                    Decoded(self._chunk(b, c), inverse=inverse).rows(0, last - first)
                 except DamagedRecording as error:
                     found.append(Damage(self.file, f"{names}: {error}", self.first + first, self.first + last))
                     continue
@@ -354,14 +377,25 @@ class BlockSegment:
 class Passing:
     """Columns of a chunk that is opened, decoded and dropped when it is read: where too many are wanted to hold them all."""
 
-    width = 1 << 30
     fresh = False
 
-    def __init__(self, opened: Callable[[], Decoded]) -> None:
-        self._opened = opened
+    def __init__(self, opened: Callable[[], Chunk], columns: Selection, width: int, inverse: Any) -> None:
+        self._opened, self._columns, self.width, self._inverse = opened, columns, width, inverse
 
     def rows(self, start: int, stop: int, step: int = 1) -> NDArray[np.unsignedinteger]:
-        return self._opened().rows(start, stop, step)
+        return Decoded(self._opened(), self._columns).rows(start, stop, step)
+
+    def into(self, rows: NDArray[np.int64], out: NDArray[np.unsignedinteger], where: Any, target: Any) -> None:
+        """The rows into ``out[where, target]`` (out in one piece): straight, where the compiled pass can."""
+        chunk, step = self._opened(), _even(rows)
+        together = isinstance(where, slice) and isinstance(target, slice)
+        if self._columns is None and together and step and chunk.form == PACKED and may_run(chunk, self._inverse):
+            pitch = out.shape[1]
+            wanted = slice(int(rows[0]), int(rows[-1]) + 1, step)
+            Run(chunk, self._inverse, once=True).to(wanted, out.reshape(-1), pitch, where.start * pitch + target.start)
+        else:
+            part = Decoded(chunk, self._columns, inverse=self._inverse)
+            _place(_take_rows(part, rows), out, where, target)
 
 
 def _narrow(todo: list[tuple[Decoded | Passing, NDArray[np.int64], Any, Any]]) -> list[tuple[Decoded, int]]:
@@ -370,12 +404,47 @@ def _narrow(todo: list[tuple[Decoded | Passing, NDArray[np.int64], Any, Any]]) -
     return [(part, stop) for part, stop in parts if part.width < _NARROW and part.fresh]
 
 
+def _put(part: Decoded | Passing, rows: NDArray[np.int64], out: NDArray[Any], where: Any, target: Any) -> None:
+    if isinstance(part, Passing):
+        part.into(rows, out, where, target)
+    else:
+        _place(_take_rows(part, rows), out, where, target)
+
+
+def _place(values: NDArray[Any], out: NDArray[Any], where: Any, target: Any) -> None:
+    if isinstance(where, slice) or isinstance(target, slice):
+        out[where, target] = values
+    else:
+        out[np.ix_(where, target)] = values
+
+
+def _even(rows: NDArray[np.int64]) -> int:
+    """The distance of rows that rise evenly, 0 for others."""
+    step = int(rows[1] - rows[0]) if len(rows) > 1 else 1
+    return step if step > 0 and (len(rows) < 3 or bool((np.diff(rows) == step).all())) else 0
+
+
 def _take_rows(part: Decoded | Passing, rows: NDArray[np.int64]) -> NDArray[np.unsignedinteger]:
     start, stop = int(rows.min()), int(rows.max()) + 1
-    step = int(rows[1] - rows[0]) if len(rows) > 1 else 1
-    if step > 0 and (len(rows) < 3 or (np.diff(rows) == step).all()):
-        return part.rows(start, stop, step)
-    return part.rows(start, stop)[rows - start]
+    step = _even(rows)
+    return part.rows(start, stop, step) if step else part.rows(start, stop)[rows - start]
+
+
+Placing = list[tuple[int, Piece]]  # pieces, and where each begins among the columns
+
+
+def _wanted(pieces: tuple[Piece, ...], tensors: Container[int]) -> Iterator[tuple[Selection, Placing]]:
+    """The columns of a chunk that hold these tensors: all of them where most are wanted, else those of each piece."""
+    at, mine = 0, []
+    for piece in pieces:
+        if piece.tensor in tensors:
+            mine.append((at, piece))
+        at += piece.stop - piece.start
+    if 2 * sum(piece.stop - piece.start for _, piece in mine) > at:
+        yield None, mine
+    else:
+        for first, piece in mine:
+            yield np.arange(first, first + piece.stop - piece.start), [(0, piece)]
 
 
 def _selections(

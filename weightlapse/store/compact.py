@@ -15,8 +15,8 @@ from numpy.typing import NDArray
 import weightlapse.store.block as block
 from weightlapse.errors import DamagedRecording
 from weightlapse.store.block import Index, Opening, block_name, chunk_payload, chunks_of, lanes
-from weightlapse.store.codecs import grid
-from weightlapse.store.codecs.decode import Chunk
+from weightlapse.store.codecs import decode, grid
+from weightlapse.store.codecs.decode import WORTH_COMPILING, Chunk, Run, may_run
 from weightlapse.store.codecs.encode import encode, encode_bounded
 from weightlapse.store.codecs.form import Shape
 from weightlapse.store.codecs.patterns import PATTERNS
@@ -34,8 +34,11 @@ LOSSLESS_HEIGHT, BOUNDED_HEIGHT = (
     256,
 )  # frames of a time block, at most: longer ones are smaller, shorter ones faster to enter
 TALLEST = 1024
-LARGE = 1 << 20  # values of a tensor from which on its chunks are large
+LARGE = 1 << 19  # values of a tensor from which on its chunks are large
 LARGE_CHUNK, LARGE_STRIP = 1 << 16, 1 << 14
+SHORT = 16  # frames of a time block up to which chunks are twice as wide
+_REACH = 5 << 29  # bytes that may have to be decoded for one frame: about a second's work of two cores
+_FEWEST = 4  # frames of a time block, of however large frames
 _WORTH_A_BLOCK = 1 << 19  # bytes of a time block below which it is not worth a head of its own
 _WORTH_COMPILING = 48 << 20  # bytes of a segment from which on loading the compiler pays
 _STRICTER = 1 - 1e-9  # bounds are kept this much tighter than asked, so that another way to sum a variance agrees
@@ -51,9 +54,12 @@ class NotTheSame(DamagedRecording):
 
 
 def block_frames(tolerance: float | None, row_nbytes: int = 1 << 20) -> int:
-    """Frames of a time block, at most: more of small frames, because every block costs a call and a head of its own."""
+    """Frames of a time block, at most: more of small frames, because every block costs a call and a head of its own, and fewer of large ones,
+    because the last frame of a block is found through all others.
+    """
     usual = LOSSLESS_HEIGHT if tolerance is None else BOUNDED_HEIGHT
-    return max(usual, min(TALLEST, _WORTH_A_BLOCK // max(row_nbytes, 1)))
+    row = max(row_nbytes, 1)
+    return max(min(usual, max(_FEWEST, _REACH // row)), min(TALLEST, _WORTH_A_BLOCK // row))
 
 
 def block_height(count: int, tolerance: float | None, row_nbytes: int = 1 << 20) -> int:
@@ -66,7 +72,7 @@ def chunk_limit(height: int, memory: int, size: int = 0) -> int:
 
     Five copies of eight bytes at most. Large tensors have large chunks: there a call costs more than the values behind it.
     """
-    most = LARGE_CHUNK if size >= LARGE else CHUNK
+    most = CHUNK if size < LARGE else LARGE_CHUNK if height > SHORT else 2 * LARGE_CHUNK
     return max(MIN_CHUNK, min(most, memory // 4 // (height * 5 * 4)))
 
 
@@ -74,7 +80,7 @@ def chunk_shape(tolerance: float | None, height: int, columns: int = 1 << 20) ->
     """Pages of about two thousand residuals where they are long, and of many more where each takes a bit or less; no shorter in narrow chunks."""
     strip, tile = 2048 if tolerance is None else 4096, 32 if height > 64 else 8
     if columns > CHUNK:
-        strip, tile = LARGE_STRIP, 16 if height > 32 else 4
+        strip, tile = LARGE_STRIP if height > 32 else columns, 16 if height > 32 else 4
     return Shape(strip=strip, tile=max(tile, min(height, 32 * 1024 // max(columns, 1))))
 
 
@@ -185,10 +191,21 @@ def _encode(
         data = encode_bounded(u, dtype, widths, own, shape, compiled=compiled)
     exact = data is None
     data = encode(u, dtype, shape, compiled=compiled) if data is None else data
-    again = Chunk(data).read()
-    if not (again.tobytes() == u.tobytes() if exact else within_bounds(again, u, dtype, widths, own)):
+    if (
+        not _same(Chunk(data), u, compiled=compiled)
+        if exact
+        else not within_bounds(Chunk(data).read(), u, dtype, widths, own)
+    ):
         raise NotTheSame(f"frames {segment.first + rows.start} to {segment.first + rows.stop - 1} of {segment.file}")
     return data
+
+
+def _same(chunk: Chunk, u: NDArray[np.unsignedinteger], *, compiled: bool) -> bool:
+    """Whether a chunk decodes to the patterns ``u``; by the compiled pass without writing them down once more."""
+    inverse = decode.compiled(WORTH_COMPILING if compiled else 0)
+    if (chunk.rows, chunk.columns) != u.shape or not may_run(chunk, inverse):
+        return chunk.read().tobytes() == u.tobytes()
+    return Run(chunk, inverse, once=True).to(slice(0, len(u), 1), u.reshape(-1), u.shape[1], compare=True) == 0
 
 
 def within_bounds(

@@ -28,7 +28,17 @@ from weightlapse.errors import DamagedRecording
 from weightlapse.store.files import File
 from weightlapse.store.layout import Layout
 from weightlapse.store.lines import Fork, Ranges, lines_of, positions
-from weightlapse.store.log import HEAD, HEADER_NBYTES, UNSEALED, Record, Seal, decode_header, next_record, records
+from weightlapse.store.log import (
+    HEAD,
+    HEADER_NBYTES,
+    MAGIC,
+    UNSEALED,
+    Record,
+    Seal,
+    decode_header,
+    next_record,
+    records,
+)
 from weightlapse.store.scalars import Scalars, columns
 
 SCALAR = np.dtype([("frame", "<i8"), ("id", "<i8"), ("value", "<f8")])
@@ -182,7 +192,16 @@ def _is_cut_short(tail: bytes) -> bool:
     if len(tail) < HEADER_NBYTES:
         return True
     header = decode_header(tail[:HEADER_NBYTES])
-    return header is not None and header[1] > len(tail) - HEADER_NBYTES
+    return header is not None and header[1] > len(tail) - HEADER_NBYTES and not _holds_a_header(tail, HEADER_NBYTES)
+
+
+def _holds_a_header(data: bytes, at: int) -> bool:
+    """Whether another record begins behind ``at``: then bytes are missing in the middle, and no write was cut short."""
+    while (at := data.find(MAGIC, at)) >= 0:
+        if decode_header(data[at : at + HEADER_NBYTES]) is not None:
+            return True
+        at += 1
+    return False
 
 
 def _gap(first: int, entry: dict[str, Any]) -> Gap:

@@ -87,3 +87,27 @@ def positions(ranges: Ranges, numbers: NDArray[np.int64]) -> NDArray[np.int64]:
         found[inside] = numbers[inside] - a + at
         at += b - a
     return found
+
+
+def untold(forks: list[Fork], runs: list[tuple[int, NDArray[np.int64]]]) -> list[Fork]:
+    """Rewinds of which every record is lost, from the steps: on a line they rise, so where a file begins with a lower one the recording was rewound.
+
+    ``runs``: (number of the first frame, steps; -1 unknown) of each file, in the order of writing. A fall inside a file is no rewind and stays.
+    The step of such a rewind counts as the last one before the first that was recorded after it.
+    """
+    found: list[Fork] = []
+    for first, steps in runs:
+        known = steps[steps >= 0]
+        if not len(known) or any(fork.first == first for fork in forks):
+            continue
+        until = [fork for fork in [*forks, *found] if fork.first < first]
+        main, _ = lines_of(sorted(until, key=lambda fork: fork.first))
+        earlier = [(a, s[positions(main, np.arange(a, a + len(s))) >= 0]) for a, s in runs if a < first]
+        before = np.concatenate([np.empty(0, np.int64), *(s for _, s in earlier)])
+        lower = np.flatnonzero((before >= 0) & (before < known[0]))
+        if (before >= known[0]).any():
+            step = int(known[0]) - 1
+            found.append(
+                Fork(first, int(lower[-1]) + 1 if len(lower) else 0, step, f"lost-rewind-{len(found)}-to-{step}")
+            )
+    return found

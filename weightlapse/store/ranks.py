@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import reduce
 from typing import Any
 
@@ -66,6 +66,8 @@ class _Shard:
     frames: NDArray[np.int64]  # merged frame number -> frame number of that rank
     offset: tuple[int, ...]
     shape: tuple[int, ...]
+    name: str = ""
+    target: Any = None  # where in the whole tensor its values go
 
 
 class RankedStore:
@@ -202,9 +204,28 @@ class RankedStore:
                 )
         return out
 
-    def read_frame(self, frame: int, names: Sequence[str] | None = None) -> dict[str, NDArray[Any]]:
-        wanted = names if names is not None else [spec.name for spec in self._layout.tensors]
-        return {name: self.read(name, np.array([frame]))[0, ...] for name in wanted}
+    def read_frame(
+        self, frame: int, names: Sequence[str] | None = None, out: Mapping[str, NDArray[Any]] | None = None
+    ) -> dict[str, NDArray[Any]]:
+        """As :meth:`Store.read_frame`: each rank reads what it alone holds, and its parts go to their places."""
+        wanted = dict.fromkeys(names if names is not None else [spec.name for spec in self._layout.tensors])
+        specs = {name: self._known(name) for name in wanted}
+        found = {n: np.empty(s.shape, s.storage) if out is None else out[n] for n, s in specs.items()}
+        homes: dict[Store, list[_Shard]] = {}
+        for name, values in found.items():
+            placed = set()
+            for shard in self._shards[name]:
+                if (shard.offset, shard.shape) not in placed:  # of replicas either counts
+                    placed.add((shard.offset, shard.shape))
+                    homes.setdefault(shard.store, []).append(replace(shard, name=name, target=_part(values, shard)))
+        for store, shards in homes.items():
+            local = int(shards[0].frames[frame])
+            direct = {s.name: s.target for s in shards if s.target.flags.c_contiguous}
+            store.read_frame(local, list(direct), direct)
+            for shard in shards:
+                if shard.name not in direct:
+                    shard.target[...] = store.read_frame(local, [shard.name])[shard.name]
+        return found
 
     def bound(self, name: str, frame: int | None = None) -> float:
         shards = self._shards[self._known(name).name]
@@ -218,6 +239,11 @@ class RankedStore:
             prefix = "" if rank == 0 else f"{rank_folder(rank)}/"
             found += [Damage(prefix + d.file, d.what, d.first, d.stop) for d in store.verify()]
         return found
+
+
+def _part(values: NDArray[Any], shard: _Shard) -> NDArray[Any]:
+    where: Any = (*(slice(a, a + n) for a, n in zip(shard.offset, shard.shape)), ...)
+    return values[where]  # type: ignore[no-any-return]
 
 
 def _place_of(store: Store, spec: TensorSpec) -> tuple[tuple[int, ...], tuple[int, ...]]:

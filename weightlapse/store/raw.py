@@ -21,6 +21,8 @@ import struct
 import zlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -42,7 +44,8 @@ from weightlapse.store.log import (
     scan,
 )
 from weightlapse.store.region import flat_elements, region_shape
-from weightlapse.store.segment import Damage, Frames, Region, Whole
+from weightlapse.store.segment import Damage, Frames, Out, Region, Whole, targets
+from weightlapse.store.threads import in_order, threads
 
 FRAME, PAGED = b"FRAM", b"FRMP"
 PAGE_NBYTES = 1 << 16
@@ -318,17 +321,30 @@ class RawSegment(Whole):
             return self._rows(first, stop)[numbers - first]
         return np.stack([self._rows(k, k + 1)[0] for k in numbers.tolist()])
 
-    def read_frame(self, tensors: Sequence[int], frame: int) -> list[NDArray[Any]]:
-        """Tensors that lie near each other are read together."""
-        found: dict[int, NDArray[Any]] = {}
-        for group in self._neighbours(sorted(set(tensors))):
+    def read_frame(self, tensors: Sequence[int], frame: int, out: Out = None) -> list[NDArray[Any]]:
+        """Tensors that lie near each other are read together, large ones in pieces."""
+        found = targets(self.layout, tensors, out)
+        for group in self._neighbours(sorted(found)):
             low = self.layout.offsets[group[0]]
             high = self.layout.offsets[group[-1]] + self.layout.tensors[group[-1]].nbytes
+            if len(group) == 1 and self.opening.page and high - low > _TOGETHER:
+                self._in_pieces(frame, low, high, found[group[0]].reshape(-1).view(np.uint8))
+                continue
             data = self._bytes(frame, low, high) if high > low else memoryview(b"")
             for t in group:
                 spec, start = self.layout.tensors[t], self.layout.offsets[t] - low
-                found[t] = np.frombuffer(data[start : start + spec.nbytes], spec.storage).reshape(spec.shape).copy()
+                found[t][...] = np.frombuffer(data[start : start + spec.nbytes], spec.storage).reshape(spec.shape)
         return [found[t] for t in tensors]
+
+    def _in_pieces(self, frame: int, low: int, high: int, out: NDArray[np.uint8]) -> None:
+        """Bytes ``[low, high)`` of a frame, some whole pages at a time, side by side: memory for a piece of each thread and no more."""
+
+        def piece(a: int, b: int) -> None:
+            out[a - low : b - low] = np.frombuffer(self._bytes(frame, a, b), np.uint8)
+
+        edges = [low, *range(-(-(low + 1) // _TOGETHER) * _TOGETHER, high, _TOGETHER), high]
+        for _ in in_order((partial(piece, a, b) for a, b in pairwise(edges)), threads()):
+            pass
 
     def _neighbours(self, tensors: list[int]) -> Iterator[list[int]]:
         """Runs of tensors that follow each other closely and are small together."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import bisect
 import contextlib
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -20,12 +20,12 @@ from weightlapse.store.codecs.decode import advance_together
 from weightlapse.store.folder import Folder, LocalFolder
 from weightlapse.store.journal import Journal, LayoutEpoch
 from weightlapse.store.layout import Layout
-from weightlapse.store.lines import OPEN_END, positions
+from weightlapse.store.lines import OPEN_END, Fork, lines_of, positions, untold
 from weightlapse.store.log import UNSEALED
 from weightlapse.store.raw import RawSegment
 from weightlapse.store.scalars import Scalars
 from weightlapse.store.segment import Damage, Frames, Region, Segment, as_slice
-from weightlapse.store.segments import SegmentList, TwoCopies, on_line
+from weightlapse.store.segments import SegmentList, TwoCopies, on_line, rising
 
 _TRIES = 4
 
@@ -104,10 +104,16 @@ class Store:
             raise DamagedRecording(
                 f"neither {self.journal_name} nor any segment of {self.location} says what its tensors are: nothing can be read"
             )
-        main, branches = self.journal.lines()
+        self._found = found
+        self._lines = self.journal.lines()
+        self._lost_rewinds: list[Fork] = []
+        if not rising(on_line(found, self._lines[0])):
+            told = list(self.journal.forks.values())
+            self._lost_rewinds = untold(told, [(s.first, s.steps) for s in found])
+            self._lines = lines_of(sorted([*told, *self._lost_rewinds], key=lambda fork: fork.first))
+        main, branches = self._lines
         self.line = main if self.branch is None else branches.get(self.branch, ())
         self.branches = list(branches)
-        self._found = found
         self.segments = on_line(found, self.line)
         self._firsts = [segment.first for segment in self.segments]
         self.steps = np.concatenate([np.empty(0, np.int64), *(s.steps for s in self.segments)])
@@ -126,11 +132,11 @@ class Store:
                 raise NotARecording(
                     f"{self.location} has no {self.journal_name}: it is not a whole recording"
                 ) from None
-            self._journal_fault = "is missing: scalars and events are lost"
+            self._journal_fault = "is missing: scalars and events are lost, and a rewind of which no frame is left"
         if self._journal_fault is None and (
             self.journal.end == 0 or (self.journal.head is None and not self.ours.unsealed)
         ):
-            self._journal_fault = "has lost its beginning, or all of it: scalars and events may be lost"
+            self._journal_fault = "has lost its beginning, or all of it: scalars and events may be lost, and a rewind of which no frame is left"
         whose = manifest.id_in(self.journal.head) if self.journal.head is not None else self.id
         if whose != self.id:
             self._journal_fault = (
@@ -309,14 +315,17 @@ class Store:
             return self._segment_at(frame).layout
         return next((e.layout for e in reversed(self._epochs) if e.start <= frame), self._epochs[0].layout)
 
-    def read_frame(self, frame: int, names: list[str] | None = None) -> dict[str, NDArray[Any]]:
-        """One frame as stored arrays by name (without aliases)."""
+    def read_frame(
+        self, frame: int, names: Sequence[str] | None = None, out: Mapping[str, NDArray[Any]] | None = None
+    ) -> dict[str, NDArray[Any]]:
+        """One frame as stored arrays by name (without aliases); read into the arrays of ``out`` (stored dtype and shape, in one piece) where given."""
 
         def read() -> dict[str, NDArray[Any]]:
             segment = self._segment_at(frame)
             wanted = names if names is not None else [t.name for t in segment.layout.tensors]
             tensors = [self._tensor(name, segment.layout) for name in wanted]
-            return dict(zip(wanted, segment.read_frame(tensors, frame - segment.first)))
+            into = None if out is None else {t: out[name] for t, name in zip(tensors, wanted)}
+            return dict(zip(wanted, segment.read_frame(tensors, frame - segment.first, into)))
 
         values: dict[str, NDArray[Any]] = self._again(read)
         return values
@@ -339,7 +348,7 @@ class Store:
         """Damage of frames in the order of writing, told with the numbers that they have on this line, or on a branch."""
         if damage.stop <= damage.first or self.line == ((0, OPEN_END),):
             return [damage]
-        main, branches = self.journal.lines()
+        main, branches = self._lines
         told = []
         for name, line in ((None, main), *branches.items()):
             where = positions(line, np.arange(damage.first, damage.stop))
@@ -366,6 +375,8 @@ class Store:
         tail = self._folder.open(self.journal_name).size - self.journal.end if self._journal_fault is None else 0
         if tail > 0 and (self.closed or not self.journal.cut_short):
             found.append(Damage(self.journal_name, f"the last {tail} bytes are no record that can be read"))
+        rewound = "no record is left of a rewind to step {0.step} or before: what the steps show as cut off is branch {0.name}"
+        found += [Damage(self.journal_name, rewound.format(fork)) for fork in self._lost_rewinds]
         known = self.steps[self.steps >= 0]
         if (np.diff(known) <= 0).any():
             at = int(np.flatnonzero(np.diff(known) <= 0)[0])

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -14,7 +14,14 @@ from weightlapse.store.layout import Layout
 
 Frames = slice | NDArray[np.int64]  # frame numbers within the segment
 Region = tuple[slice, ...]  # one slice per axis of the tensor
+Out = Mapping[int, NDArray[Any]] | None  # by tensor number
 Begun = tuple[list[Any], Callable[[], NDArray[Any]]]
+
+
+def targets(layout: Layout, tensors: Sequence[int], out: Out) -> dict[int, NDArray[Any]]:
+    """Where the values of these tensors go: into ``out``, or into new arrays."""
+    specs = {t: layout.tensors[t] for t in tensors}
+    return {t: np.empty(spec.shape, spec.storage) if out is None else out[t] for t, spec in specs.items()}
 
 
 @dataclass(frozen=True)
@@ -45,8 +52,8 @@ class Segment(Protocol):
     def begin(self, tensor: int, frames: Frames, region: Region) -> Begun:
         """:meth:`read` in two halves: narrow parts that may be decoded together with those of other segments, and the second half."""
 
-    def read_frame(self, tensors: Sequence[int], frame: int) -> list[NDArray[Any]]:
-        """Whole tensors at one frame of the segment."""
+    def read_frame(self, tensors: Sequence[int], frame: int, out: Out = None) -> list[NDArray[Any]]:
+        """Whole tensors at one frame of the segment; by tensor number into ``out``, arrays of stored dtype in one piece, where they are given."""
 
     def bound(self, tensor: int, frame: int) -> float:
         """The largest absolute error that a value of this tensor may have at this frame of the segment; 0.0 where storage is exact."""
@@ -77,7 +84,7 @@ class LostSegment(Whole):
             return np.empty((0, *spec.shape), spec.storage)[(slice(None), *region)]
         raise DamagedRecording(f"frames {self.first} to {self.first + self.count - 1} are lost: {self._reason}")
 
-    def read_frame(self, tensors: Sequence[int], frame: int) -> list[NDArray[Any]]:
+    def read_frame(self, tensors: Sequence[int], frame: int, out: Out = None) -> list[NDArray[Any]]:
         raise DamagedRecording(f"frame {self.first + frame} is lost: {self._reason}")
 
     def bound(self, tensor: int, frame: int) -> float:
@@ -109,8 +116,8 @@ class SegmentPart:
     def begin(self, tensor: int, frames: Frames, region: Region) -> Begun:
         return self.whole.begin(tensor, self._frames(frames), region)
 
-    def read_frame(self, tensors: Sequence[int], frame: int) -> list[NDArray[Any]]:
-        return self.whole.read_frame(tensors, frame + self._start)
+    def read_frame(self, tensors: Sequence[int], frame: int, out: Out = None) -> list[NDArray[Any]]:
+        return self.whole.read_frame(tensors, frame + self._start, out)
 
     def bound(self, tensor: int, frame: int) -> float:
         return self.whole.bound(tensor, frame + self._start)

@@ -17,7 +17,7 @@ from weightlapse.store.folder import Folder
 from weightlapse.store.layout import Layout
 from weightlapse.store.lines import OPEN_END, Ranges
 from weightlapse.store.raw import RawSegment, segment_name
-from weightlapse.store.segment import Begun, Damage, Frames, LostSegment, Region, Segment, SegmentPart
+from weightlapse.store.segment import Begun, Damage, Frames, LostSegment, Out, Region, Segment, SegmentPart
 
 STUB_NBYTES = 96  # a shorter log file holds no frame, whatever else it holds
 _TRIES = 8  # a compaction may finish between listing and opening; eight in a row will not
@@ -73,8 +73,8 @@ class TwoCopies:
 
         return fresh, finish_either
 
-    def read_frame(self, tensors: Sequence[int], frame: int) -> list[NDArray[Any]]:
-        values: list[NDArray[Any]] = self._either(lambda segment: segment.read_frame(tensors, frame))
+    def read_frame(self, tensors: Sequence[int], frame: int, out: Out = None) -> list[NDArray[Any]]:
+        values: list[NDArray[Any]] = self._either(lambda segment: segment.read_frame(tensors, frame, out))
         return values
 
     def bound(self, tensor: int, frame: int) -> float:
@@ -261,3 +261,15 @@ def _numbered(names: list[str], suffix: str) -> set[int]:
     """The numbers of the files that bear the name of a segment: six digits, more only where six are not enough."""
     stems = (n[: -len(suffix)] for n in names if n.endswith(suffix))
     return {int(s) for s in stems if s.isascii() and s.isdigit() and f"{int(s):06d}" == s}
+
+
+def rising(segments: list[Segment]) -> bool:
+    """Whether the known steps rise from each of these segments to the next, as they do on every line."""
+    last = -1
+    for segment in segments:
+        known = segment.steps[segment.steps >= 0]
+        if len(known):
+            if known[0] <= last:
+                return False
+            last = int(known[-1])
+    return True

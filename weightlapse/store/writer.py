@@ -32,6 +32,7 @@ from weightlapse.store.layout import Layout
 from weightlapse.store.lines import Fork, take
 from weightlapse.store.lock import Lock
 from weightlapse.store.log import AppendFile, RecordFile
+from weightlapse.store.passing import patiently
 from weightlapse.store.raw import Opening, RawSegment, frame_parts, opening_records, page_of, segment_name
 from weightlapse.store.reader import Store
 from weightlapse.store.remove import remove_proved
@@ -345,21 +346,23 @@ class Writer:
             self._segment.sync()
         self._journal.sync()
 
-    def close(self, *, in_order: bool = True) -> None:
-        """End the recording; ``in_order=False`` leaves it marked as open, as a crash would."""
+    def close(self, *, in_order: bool = True, patience: float = 0.0) -> None:
+        """End the recording; ``in_order=False`` leaves it marked as open, as a crash would. ``patience``: seconds to wait for a fault that passes."""
         try:
             if self._takeover is not None:  # not one frame: the old recording is worth more than an empty one
                 self._give_back(self._takeover)
                 return
             if in_order:
-                self._journal.put((journal.CLOSE, b"", self.frames))
+                patiently(lambda: self._journal.put((journal.CLOSE, b"", self.frames)), patience)
                 self._end_segment()
                 self._compactor.finish()
                 if self._compactor.failure is not None:
                     self._tell_uncompacted(self._compactor.failure)
             if self._fsync != "never":
                 self._sync()
-                for log in (self.path / "log").glob("*.seg"):  # blocks are on the device before their log is deleted
+                for log in patiently(
+                    lambda: list((self.path / "log").glob("*.seg")), patience
+                ):  # blocks are on the device before their log is deleted
                     sync_path(log)
         finally:
             self._compactor.stop()

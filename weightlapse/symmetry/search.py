@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Literal
 
 import numpy as np
@@ -50,9 +51,13 @@ class Search:
         # what balancing did to b travels with its units, into whichever group a move of their parents brings them
         self._balanced = identity(wiring).times(self._factor_b)
         self._matcher = Matcher(self._flat_a, self._flat_b, wiring, allowed)
-        self._raw = Matcher(a, b, wiring, allowed) if self._scaled else self._matcher
         self.best = self._judge(identity(wiring), "as it is")
         self._flat_best = float("inf")
+
+    @cached_property
+    def _raw(self) -> Matcher:
+        """On the weights as they are; made only when it is needed."""
+        return Matcher(self.a, self.b, self.wiring, self.allowed) if self._scaled else self._matcher
 
     def run(self, restarts: int, rng: np.random.Generator) -> Found:
         starts: list[tuple[str, Callable[[], None]]] = [
@@ -66,7 +71,7 @@ class Search:
             self._matcher.begin(self._flat_b, self._balanced)
             begin()
             self._descend(name)
-            if self._matcher.unmistakable():
+            if not self.near and self._matcher.unmistakable():
                 return self.best
         for i in range(restarts):
             if self.near:

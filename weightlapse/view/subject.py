@@ -46,6 +46,8 @@ class Subject:
         if not isinstance(run, Recording):
             return run
         again = load(run.path)
+        if run.branch is not None:
+            again = again.branches[run.branch]
         cache = getattr(again._store, "cache", None)  # recordings of several processes have one for each
         if memory is not None and cache is not None:
             cache.limit = memory
@@ -200,7 +202,7 @@ def open_subjects(runs: Sequence[Any]) -> list[Subject]:
     subjects: list[Subject] = []
     for run in runs:
         recording = load(run) if isinstance(run, str | Path) else run
-        name = Path(str(recording.path)).name or "recording"
+        name = getattr(recording, "name", None) or Path(str(recording.path)).name or "recording"
         taken = sum(s.name == name or s.name.startswith(f"{name} (") for s in subjects)
         subjects.append(Subject(recording, f"{name} ({taken + 1})" if taken else name))
     return subjects

@@ -57,7 +57,12 @@ def contents(model: nn.Module) -> Contents:
         if kind in _DICTS or isinstance(value, nn.Module):
             inside = value if kind in _DICTS else vars(value)
             marks.append(len(inside))
-            waiting += inside.values()
+            for part in inside.values():
+                if type(part) in _PLAIN or (type(part) in _DICTS and not part):  # most of what a module holds
+                    objects.append(part)
+                    marks.append(None)
+                else:
+                    waiting.append(part)
         elif not isinstance(value, (type, types.ModuleType)):
             mark, parts = _inside(value)
             marks += (mark, len(parts))

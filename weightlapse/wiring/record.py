@@ -8,6 +8,7 @@ the weights themselves, which the twin shares, is put back.
 from __future__ import annotations
 
 import contextlib
+import contextvars
 import functools
 import random
 from collections.abc import Callable, Iterator, Mapping
@@ -215,12 +216,19 @@ def as_call(example: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
     return tree_map(own, args), tree_map(own, kwargs)
 
 
+_QUIET: contextvars.ContextVar[bool] = contextvars.ContextVar("_QUIET", default=False)
+
+
 @contextlib.contextmanager
 def quietly(*, unfused: bool = False) -> Iterator[None]:
     """Nothing that is global stays changed: random states, gradient and inference mode, backends.
 
     ``unfused`` takes plain kernels, which hide no operators (a whole recurrent layer, say), and are slower.
     """
+    if _QUIET.get() and not unfused:  # what is around puts everything back
+        yield
+        return
+    token = _QUIET.set(True)
     numpy_state, python_state = np.random.get_state(), random.getstate()  # noqa: NPY002
     mha, mkldnn = torch.backends.mha.get_fastpath_enabled(), torch._C._get_mkldnn_enabled()
     cudnn = torch._C._get_cudnn_enabled()
@@ -238,6 +246,7 @@ def quietly(*, unfused: bool = False) -> Iterator[None]:
         torch._C._set_cudnn_enabled(cudnn)
         np.random.set_state(numpy_state)  # noqa: NPY002
         random.setstate(python_state)
+        _QUIET.reset(token)
 
 
 def record(

@@ -36,6 +36,7 @@ _PLAIN = frozenset(_BARE)  # asked first, for it is quick
 # Machinery around a model that no forward changes, and that is large or alive.
 _APART = ("torch.optim", "torch.utils.data", "torch.distributed", "torch._", "torch.fx", "threading", "logging", "multiprocessing",
           "concurrent", "asyncio", "socket", "queue", "importlib", "typing")  # fmt: skip
+_EMPTY = frozenset({dict, OrderedDict, list, set})
 _CONTAINERS: tuple[type, ...] = (OrderedDict, defaultdict, dict, list, set, deque)
 
 
@@ -170,7 +171,14 @@ class _Copier:
         if hasattr(value, "__dict__"):
             state = vars(new)
             for name, attribute in list(vars(value).items()):
-                state[name] = self.of(attribute)
+                kind = type(attribute)
+                if kind in _PLAIN:
+                    state[name] = attribute
+                elif kind in _EMPTY and not attribute and id(attribute) not in self.memo:  # most of what a module holds
+                    self.alive.append(attribute)
+                    state[name] = self.memo[id(attribute)] = kind()
+                else:
+                    state[name] = self.of(attribute)
 
     def _container(self, value: Any) -> Any:
         kind: Any = type(value)

@@ -6,6 +6,7 @@ fails is dropped and named, a symmetry that fails is taken away.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
@@ -35,13 +36,23 @@ class Move:
 def moved(moves: Iterable[Move], wiring: Wiring) -> dict[str, Placement]:
     """What the moves, one after the other, do to each tensor."""
     out: dict[str, Placement] = {}
-    for move in moves:
-        for i, m in enumerate(move.group.members):
-            factors = None if move.factors is None or not move.exponents[i] else move.factors ** move.exponents[i]
-            if move.order is not None or factors is not None:
-                length = wiring.shapes[m.tensor][m.axis]
-                out[m.tensor] = out.get(m.tensor, Placement()).then(m, length, move.order, factors)
+    for _, same in itertools.groupby(moves, key=lambda move: id(move.group)):
+        steps = list(same)
+        while steps:  # one reordering, and all the rescalings behind it, in one go
+            last = next((i for i, move in enumerate(steps) if i and move.order is not None), len(steps))
+            _together(out, steps[:last], wiring)
+            steps = steps[last:]
     return out
+
+
+def _together(out: dict[str, Placement], moves: Sequence[Move], wiring: Wiring) -> None:
+    group, order = moves[0].group, moves[0].order
+    for i, m in enumerate(group.members):
+        powers = [move.factors ** move.exponents[i] for move in moves if move.factors is not None and move.exponents[i]]
+        if order is not None or powers:
+            factors = np.prod(powers, axis=0) if powers else None
+            length = wiring.shapes[m.tensor][m.axis]
+            out[m.tensor] = out.get(m.tensor, Placement()).then(m, length, order, factors)
 
 
 def works(bench: Bench, wiring: Wiring, group: Group, rng: np.random.Generator) -> float:

@@ -1,16 +1,17 @@
 // What lies over the cells of a picture: the gaps between filters, heads and gates, the empty ends of last lines, and the numbers along its sides.
 
 import { blanks, gaps, type Layout } from "./layout";
+import { GAPS, GROUNDS, type Theme } from "./palette";
 import { side } from "./ticks";
 
 export interface Cells { x: number; y: number; dx: number; dy: number } // in CSS pixels
 
-/** Gaps and empty cells in the colour of the ground; `w`, `h`: the screen, beyond which nothing is drawn. */
-export function drawGround(g: CanvasRenderingContext2D, drawn: Layout, b: Cells, ground: string, w: number, h: number): void {
+/** Gaps, and empty cells in the colour of the ground; `w`, `h`: the screen, beyond which nothing is drawn. */
+export function drawGround(g: CanvasRenderingContext2D, drawn: Layout, b: Cells, theme: Theme, w: number, h: number): void {
   const ratio = devicePixelRatio || 1, px = (v: number) => Math.round(v * ratio) / ratio;
   const left = Math.max(px(b.x), 0), right = Math.min(px(b.x + drawn.cols * b.dx), w);
   const top = Math.max(px(b.y), 0), bottom = Math.min(px(b.y + drawn.rows * b.dy), h);
-  g.fillStyle = ground;
+  g.fillStyle = `#${GAPS[theme]}`;
   for (const [every, pixels] of gaps(drawn.down, b.dy * ratio))
     for (let row = Math.max(1, Math.floor(-b.y / (every * b.dy))) * every; row < drawn.rows; row += every) {
       const y = px(b.y + row * b.dy);
@@ -23,6 +24,7 @@ export function drawGround(g: CanvasRenderingContext2D, drawn: Layout, b: Cells,
       if (x > w) break;
       g.fillRect(x, top, pixels / ratio, bottom - top);
     }
+  g.fillStyle = `#${GROUNDS[theme]}`;
   for (const [row, col, rows, cols] of blanks(drawn)) {
     const x = px(b.x + col * b.dx), y = px(b.y + row * b.dy);
     g.fillRect(x, y, px(b.x + (col + cols) * b.dx) - x, px(b.y + (row + rows) * b.dy) - y);

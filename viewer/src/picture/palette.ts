@@ -9,6 +9,7 @@ const ANCHORS: Record<Theme, string> = { // ColorBrewer's RdBu, reversed; and "n
   dark: "bedeff 78b6f2 4286cc 225892 183250 18191c 482418 863c22 c86234 f49860 ffd6b2",
 };
 export const GROUNDS: Record<Theme, string> = { light: "ffffff", dark: "101113" };
+export const GAPS: Record<Theme, string> = { light: "c8cbd0", dark: "44474d" }; // between filters, heads and gates
 export const INKS: Record<Theme, string> = { light: "1d1f21", dark: "e9e7e2" };
 const MARKED: Record<Theme, string> = { light: "ffcd00 009688 001636 3a000e 9c27b0", dark: "ffe13c 1de9b6 e2f1ff fff0e2 ea80fc" };
 

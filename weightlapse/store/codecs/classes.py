@@ -40,7 +40,7 @@ def assign(size: NDArray[np.float64], smallest: int) -> NDArray[np.uint8]:
         return np.zeros(n, np.uint8)
     usual = size.mean(axis=1, keepdims=True) + 2.0**-20
     octave = _octaves((size / usual).mean(axis=0) * usual.mean())
-    return _merged(octave, np.ones(n), smallest)
+    return _merged(octave, None, smallest)
 
 
 def streams(size: NDArray[np.float64], label: NDArray[np.uint8], heights: NDArray[np.int64]) -> NDArray[np.uint8]:
@@ -52,17 +52,18 @@ def streams(size: NDArray[np.float64], label: NDArray[np.uint8], heights: NDArra
     return _merged(_octaves(cells.ravel()), numbers.ravel().astype(np.float64), SMALLEST_STREAM).reshape(cells.shape)
 
 
-def _merged(octave: NDArray[np.int64], weight: NDArray[np.float64], smallest: float) -> NDArray[np.uint8]:
+def _merged(octave: NDArray[np.int64], weight: NDArray[np.float64] | None, smallest: float) -> NDArray[np.uint8]:
     """Labels 0, 1, ... by rising octave, where octaves of too little weight have joined a neighbour."""
-    present, label = np.unique(octave, return_inverse=True)
-    counts = np.bincount(label, weights=weight).tolist()
+    octave = octave - octave.min()  # a few dozen different ones: counted, not sorted
+    present = np.flatnonzero(np.bincount(octave))
+    counts = np.bincount(octave, weights=weight)[present].tolist()
     groups = [[i] for i in range(len(present))]
     while len(groups) > 1 and (len(groups) > MAX_CLASSES or min(counts) < smallest):
         i = int(np.argmin(counts))
         left = i - 1 if i + 1 == len(groups) or (i > 0 and counts[i - 1] <= counts[i + 1]) else i
         groups[left : left + 2] = [groups[left] + groups[left + 1]]
         counts[left : left + 2] = [counts[left] + counts[left + 1]]
-    table = np.empty(len(present), np.uint8)
+    table = np.zeros(int(present[-1]) + 1, np.uint8)
     for k, members in enumerate(groups):
-        table[members] = k
-    return table[label]
+        table[present[members]] = k
+    return table[octave]

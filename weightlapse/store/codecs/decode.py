@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import importlib
+import importlib.util
+import sys
+import threading
 import zlib
 from collections.abc import Iterable
 from functools import partial
@@ -35,10 +39,18 @@ from weightlapse.store.threads import in_order, threads
 
 Selection = NDArray[np.int64] | None  # column numbers, rising or not; None is all of them
 WORTH_THREADS = 1 << 20  # values to decode below which threads cost more than they save
+WORTH_COMPILING = 1 << 26  # values to decode from which on loading the compiler pays
 _HISTORY = 3  # rows that a predictor looks back
-
-
 _FIRST_LOOK = 4096  # bytes read for the head at first: nearly always enough
+_ALONE = 32 << 10  # bytes of a page from which on it is read by itself
+_INVERSE = "weightlapse.store.codecs.inverse"
+
+
+def compiled(values: int) -> Any:
+    """The compiled pass of the decoder where it is loaded already or so many values are worth loading it; None without numba."""
+    if _INVERSE not in sys.modules and (values < WORTH_COMPILING or importlib.util.find_spec("numba") is None):
+        return None
+    return importlib.import_module(_INVERSE)
 
 
 class Bytes(Protocol):
@@ -149,7 +161,7 @@ class Chunk:
         if (count == 0) != (self.form == PLAIN):
             raise DamagedRecording("a chunk has classes where it should not, or none where it should")
         self.layout = Columns(self.columns, self.shape.strip, label, max(count, 1))
-        if len(self.layout.widths) != len(self.layout.strips) * self.layout.classes:
+        if self.layout.classes != max(count, 1):
             raise DamagedRecording("the class map of a chunk does not fit its classes")
 
     def _index_pages(self) -> None:
@@ -181,8 +193,24 @@ class Chunk:
             raise DamagedRecording("a page of a chunk fails its checksum")
         return page
 
-    def _run(self, strip: int, spans: list[tuple[int, int, int]]) -> tuple[int, memoryview] | None:
-        """The bytes of these tiles of a strip, read at once, and where they begin."""
+    def first_page(self, strip: int) -> int:
+        """The number of the page of row 0 of a strip; those of its tiles and classes follow."""
+        return self._first[strip]
+
+    def stream(self, tile: int, c: int) -> int:
+        """The histogram of a tile and class."""
+        return 1 + self._cells[tile][c]
+
+    def page_into(
+        self, stream: int, number: int, run: tuple[int, memoryview] | None, out: NDArray[np.unsignedinteger]
+    ) -> None:
+        """The numbers of a page under a histogram into ``out``, which lies together."""
+        self._reader(stream).read_into(self._page(number, run), out)
+
+    def run(self, strip: int, spans: list[tuple[int, int, int]]) -> tuple[int, memoryview] | None:
+        """The bytes of these tiles of a strip, read at once, and where they begin; None where pages are long enough to be read one by one."""
+        if self._offsets[-1] - self._offsets[0] >= _ALONE * len(self._crcs):
+            return None
         number = self._first[strip] + 1
         first = number + spans[0][0] * self._present[strip] if spans and spans[0][0] else number - 1
         last = number + (spans[-1][0] + 1) * self._present[strip] if spans else number
@@ -212,7 +240,7 @@ class Chunk:
             width = self.layout.widths[g]
             if k != strip:
                 strip = k
-                run = None if narrow else self._run(k, spans)
+                run = None if narrow else self.run(k, spans)
                 if start == 0:
                     first, last = self.layout.strips[k]
                     key = self._reader(0).read(self._page(self._first[k], run), last - first)
@@ -245,23 +273,116 @@ class Chunk:
         return Decoded(self, columns).rows(start, self.rows if stop is None else stop)
 
 
+_OWN = threading.local()
+
+
+def scratch(name: str, count: int, dtype: Any) -> NDArray[Any]:
+    """Work space of this thread that is kept: new memory for every chunk would cost the system more than the decoding."""
+    kept: dict[tuple[str, np.dtype[Any]], NDArray[Any]] = _OWN.__dict__.setdefault("kept", {})
+    key = name, np.dtype(dtype)
+    if key not in kept or len(kept[key]) < count:
+        kept[key] = np.empty(count, dtype)
+    return kept[key][:count]
+
+
+def may_run(chunk: Chunk, inverse: Any) -> bool:
+    """Whether the compiled pass is there, and for such a chunk."""
+    return inverse is not None and chunk.form != PLAIN and bool(inverse.Inverse.knows(chunk.number, chunk.predictor))
+
+
+class Run:
+    """All columns of a packed chunk from row 0 on, tile by tile, by the compiled pass. Rows go where they are wanted, and nothing else is held.
+
+    ``once``: only one such run of this thread is needed at a time, so that it may work where the last one did.
+    """
+
+    def __init__(self, chunk: Chunk, inverse: Any, *, once: bool = False) -> None:
+        self._chunk = chunk
+        kind, n = chunk.number.unsigned, chunk.columns
+        self._work = inverse.Inverse(chunk.number, chunk.predictor)
+        self._tail = (scratch("tail", _HISTORY * n, kind) if once else np.empty(_HISTORY * n, kind)).reshape(
+            _HISTORY, n
+        )
+        self._order = inverse.order(chunk.layout, scratch("order", n, np.int32) if once else np.empty(n, np.int32))
+        self._tiles = 0  # that are done
+
+    def to(
+        self,
+        rows: slice,
+        out: NDArray[np.unsignedinteger],
+        pitch: int,
+        place: int = 0,
+        *,
+        compare: bool = False,
+    ) -> int:
+        """Go on up to the tile that holds the last of ``rows``, and put them into the flat ``out``, as far as they were not passed before.
+
+        The first begins at ``place``, each next one ``pitch`` later. With ``compare`` they are held against ``out``, and the number of
+        differences is returned (else 0).
+        """
+        chunk, layout = self._chunk, self._chunk.layout
+        spans = [(i, *chunk.spans[i]) for i in range(self._tiles, len(chunk.spans)) if chunk.spans[i][0] < rows.stop]
+        most = max((stop - start for start, stop in layout.strips), default=0)
+        most *= max((bottom - top for _, top, bottom in spans), default=0)
+        flat = scratch("residuals", most, self._tail.dtype)
+        wrong = 0
+        for k in range(len(layout.strips)):
+            wrong += self._strip(k, spans, flat, rows, (out, pitch, place, compare))
+        self._tiles += len(spans)
+        return wrong
+
+    def _strip(
+        self,
+        k: int,
+        spans: list[tuple[int, int, int]],
+        flat: NDArray[np.unsignedinteger],
+        rows: slice,
+        target: tuple[NDArray[np.unsignedinteger], int, int, bool],
+    ) -> int:
+        chunk, layout, count = self._chunk, self._chunk.layout, self._chunk.layout.classes
+        out, _, place, compare = target
+        first, last = layout.strips[k]
+        run, wrong = chunk.run(k, spans), 0
+        if self._tiles == 0:
+            key = self._tail[_HISTORY - 1, first:last]
+            chunk.page_into(0, chunk.first_page(k), run, key)
+            if rows.start == 0 and compare:
+                wrong += int(np.count_nonzero(out[place + self._order[first:last]] != key))
+            elif rows.start == 0:
+                out[place + self._order[first:last]] = key
+        widths = layout.widths[k * count : (k + 1) * count]
+        present = [(c, width) for c, width in enumerate(widths) if width]
+        sizes = np.array(widths, np.int64)
+        for i, top, bottom in spans:
+            number, at = chunk.first_page(k) + 1 + i * len(present), 0
+            for c, width in present:
+                stop = at + (bottom - top) * width
+                chunk.page_into(chunk.stream(i, c), number, run, flat[at:stop])
+                number, at = number + 1, stop
+            more = i + 1 < len(chunk.spans)
+            wrong += self._work.tile(flat, sizes, (top, bottom), self._tail, self._order, first, more, rows, *target)
+        return wrong
+
+
 class Decoded:
     """Some columns of a chunk, decoded from row 0 as far as anybody has asked, and kept.
 
     With ``window`` only the last tile is kept, for chunks of which many must fit into memory; going back then starts anew.
     """
 
-    def __init__(self, chunk: Chunk, columns: Selection = None, *, window: bool = False) -> None:
+    def __init__(self, chunk: Chunk, columns: Selection = None, *, window: bool = False, inverse: Any = None) -> None:
         self.chunk = chunk
         self._columns = columns
         self._window = window
         self._steps = chunk.steps(columns) if chunk.form == GRID else None
         layout = chunk.layout
+        self._run: Run | None = None
+        self._inverse = inverse if columns is None and may_run(chunk, inverse) else None
         if columns is None:
             self._groups = [g for g, width in enumerate(layout.widths) if width]
-            order = layout.order()
             self._place = np.empty(chunk.columns, np.int64)
-            self._place[order] = np.arange(chunk.columns)
+            if self._inverse is None:
+                self._place[layout.order()] = np.arange(chunk.columns)
         else:
             self._groups = sorted(set(layout.groups(columns).tolist()))
             self._place = layout.places(columns, self._groups)
@@ -294,6 +415,7 @@ class Decoded:
             return self._plain(slice(start, stop, step))
         if start < self._base:
             self._base = self.done = 0
+            self._run = None
         while self.done < stop:
             target = self._tile_end(self.done + 1 if self._window else stop)
             if self._window and self.done > start:
@@ -303,7 +425,8 @@ class Decoded:
             first = self.rows(start, self.done, step)
             return np.concatenate([first, self.rows(start + len(first) * step, stop, step)])
         held = self._held[start - self._base : stop - self._base : step]
-        values = held if self.narrow else np.take(held, self._place, axis=1)
+        in_order = self.narrow or self._inverse is not None
+        values = held if in_order else np.take(held, self._place, axis=1)
         return grid.from_codes(values, self._steps, self.chunk.pattern) if self._steps is not None else values
 
     def _tile_end(self, row: int) -> int:
@@ -331,9 +454,24 @@ class Decoded:
         self.done += len(rows) - lead
 
     def advance(self, stop: int) -> None:
+        if self._inverse is not None:
+            self._go_on(self._tile_end(stop))
+            return
         rows, lead = self.prepare(stop)
         restore(rows, self.chunk.number, self.chunk.predictor, max(lead, 1))
         self.accept(rows, lead)
+
+    def _go_on(self, stop: int) -> None:
+        """The compiled way: rows are held in the order of the columns."""
+        if self._run is None:
+            self._run = Run(self.chunk, self._inverse)
+        rows, n = slice(self.done, stop, 1), self.chunk.columns
+        if self._window:
+            self._base, self._held = self.done, np.empty((stop - self.done, n), self._held.dtype)
+        elif self.done == 0:
+            self._held = np.empty((self.chunk.rows, n), self._held.dtype)
+        self._run.to(rows, self._held.reshape(-1), n, (self.done - self._base) * n)
+        self.done = stop
 
     def _plain(self, rows: slice) -> NDArray[np.unsignedinteger]:
         columns = np.arange(self.chunk.columns) if self._columns is None else self._columns

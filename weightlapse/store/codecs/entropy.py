@@ -53,13 +53,24 @@ class PageReader:
     def read(self, page: bytes, count: int) -> NDArray[np.unsignedinteger]:
         """The ``count`` numbers of a page."""
         out = np.empty(count, self._wide)
+        self._into(page, out)
+        return out if self._wide is self.dtype else out.astype(self.dtype, copy=False)
+
+    def read_into(self, page: bytes, out: NDArray[np.unsignedinteger]) -> None:
+        """The numbers of a page into ``out``, which has as many places and lies together."""
+        if self._wide == self.dtype:
+            self._into(page, out)
+        else:
+            out[...] = self.read(page, len(out))
+
+    def _into(self, page: bytes, out: NDArray[np.unsignedinteger]) -> None:
+        count = len(out)
         try:
             progress, _ = self._chunk.read_page_into(page, count, out)
         except BaseException as error:
             raise _damaged(error) from error
         if progress.n_processed != count:
             raise DamagedRecording(f"a page of {count} numbers holds {progress.n_processed}")
-        return out if self._wide is self.dtype else out.astype(self.dtype, copy=False)
 
 
 @lru_cache(maxsize=8)

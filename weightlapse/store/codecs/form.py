@@ -33,6 +33,7 @@ from __future__ import annotations
 
 import struct
 from dataclasses import dataclass
+from functools import lru_cache
 from itertools import accumulate
 
 import numpy as np
@@ -68,6 +69,14 @@ def tiles(rows: int, height: int) -> list[tuple[int, int]]:
     return [(top, min(bottom, rows)) for top, bottom in zip(tops, [*tops[1:], rows]) if bottom > top]
 
 
+@lru_cache(maxsize=8)
+def _first_groups(n: int, strip: int, classes: int) -> NDArray[np.int64]:
+    """For each column the number of the first group of its strip."""
+    groups = np.arange(n, dtype=np.int64) // strip * classes
+    groups.flags.writeable = False
+    return groups
+
+
 class Columns:
     """The order of columns in a packed chunk: strip by strip, by class within a strip, by number within a class.
 
@@ -76,12 +85,15 @@ class Columns:
 
     def __init__(self, n: int, strip: int, label: NDArray[np.uint8], classes: int) -> None:
         self.strips = [(start, min(start + strip, n)) for start in range(0, n, strip)]
-        self.classes = classes
+        self.classes = max(classes, 1 + int(label.max(initial=0)))
         self.strip = strip
         self.label = label
-        self.widths: list[int] = []
-        for start, stop in self.strips:
-            self.widths += np.bincount(label[start:stop], minlength=classes).tolist()
+        self.widths: list[int]
+        if len(self.strips) > 1:
+            every = label + _first_groups(n, strip, self.classes)
+            self.widths = np.bincount(every, minlength=len(self.strips) * self.classes).tolist()
+        else:
+            self.widths = [int(np.count_nonzero(label == c)) for c in range(self.classes)]
         self.starts: list[int] = [0, *accumulate(self.widths)]
 
     def order(self) -> NDArray[np.int64]:

@@ -26,6 +26,23 @@ def _compiled(function: Callable[..., Any]) -> Any:
 
 
 @_compiled
+def _order(label, strip, classes, starts, out):  # type: ignore[no-untyped-def]
+    at = starts.copy()
+    for k in range(-(-len(label) // strip)):
+        mine = at[k * classes : (k + 1) * classes]
+        for j in range(k * strip, min((k + 1) * strip, len(label))):
+            c = label[j]
+            out[mine[c]] = j
+            mine[c] += 1
+
+
+def order(columns: Columns, out: NDArray[np.int32]) -> NDArray[np.int32]:
+    """``columns.order()`` into ``out`` (n,): by counting, in one pass."""
+    _order(columns.label, columns.strip, columns.classes, np.array(columns.starts, np.int64), out)
+    return out
+
+
+@_compiled
 def _row(u, w, t, rule, factor, r, q, signed, p, bits):  # type: ignore[no-untyped-def]
     """The residuals of row ``t`` into ``r``. ``q`` with its signed view and ``p`` with its bits are work space of one row."""
     n = u.shape[1]
@@ -137,5 +154,6 @@ class Passes:
             sizes.append(own)
         key, out = np.empty(len(self._r), self._u.dtype), np.empty(at, self._u.dtype)
         starts = np.array(columns.starts, np.int64)
-        _pages(*self._rule, self._spans, columns.order(), starts, begins, self._r, *self._work, key, out)
+        arranged = order(columns, np.empty(len(self._r), np.int32))
+        _pages(*self._rule, self._spans, arranged, starts, begins, self._r, *self._work, key, out)
         return key, [out[a:b] for a, b in streams], sizes
