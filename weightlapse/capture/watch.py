@@ -25,6 +25,7 @@ from weightlapse.capture.late import LateRecorder
 from weightlapse.capture.layouts import layout_of
 from weightlapse.capture.null import NullRecorder
 from weightlapse.capture.numbering import Missing, ResumePoint, check_step
+from weightlapse.capture.observer import find_look
 from weightlapse.capture.processes import open_at
 from weightlapse.capture.ranks import model_is_sharded, process_group, record_together
 from weightlapse.capture.recorder import Backpressure, Recorder
@@ -186,6 +187,8 @@ def watch(
         try:
             if spec is not None:
                 writer.set_wiring(spec)
+            if (look := find_look(source, model, example, steps)) is not None:
+                rec.observe(look)
             rec.begin(point, first)
             rec.attach(steps)
         except BaseException:
