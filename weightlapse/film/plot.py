@@ -25,6 +25,7 @@ from weightlapse.film.frames import all_shapes, check_frames, chosen, epoch_at, 
 from weightlapse.film.grids import Values, fold, grid, thin
 from weightlapse.film.numbers import spans_decades
 from weightlapse.film.sizing import column_parts
+from weightlapse.film.spike import autopsy as autopsy  # wl.plot.autopsy
 from weightlapse.measures.measure import measure
 from weightlapse.recording.polar import PARTS, polar
 

@@ -23,6 +23,8 @@ HISTORY = 40  # frames before those, which say what is usual
 LEFT = 2.0  # times the largest of its history: a tensor that left it
 UNIT_LEFT = 6.0  # the same for one unit of many
 PAUSE = 3  # frames inside its history that a tensor may make on the way to the spike
+CONCENTRATED = 0.999  # of an update in a few of many units: weights that were thrown
+GROWING = 3  # frames of growth
 ENDLESS = 1e30  # stands for NaN and Inf
 FOREIGN = 10.0  # an update that left this much further than its gradient was not made by it
 
@@ -30,13 +32,15 @@ FOREIGN = 10.0  # an update that left this much further than its gradient was no
 @dataclass(frozen=True)
 class Departure:
     """One tensor's way out of its history. ``what``: "update", "gradient" or "second moment"; ``step``: the first outside;
-    ``factor``: how many times the largest value of its history it reached; ``units``: those that went, empty when most did."""
+    ``factor``: how many times the largest value of its history it reached; ``units``: those that went, empty when most
+    did, and ``share``: how much of the squared length is theirs."""
 
     tensor: str
     what: str
     step: int
     factor: float
     units: tuple[int, ...]
+    share: float
 
 
 @dataclass(frozen=True)
@@ -167,14 +171,16 @@ def _examined(run: Any, names: list[str], label: str, frame: int, diverged: bool
         start = _way_out(outside[usual:])
         if start is not None:
             at = usual + start
-            departures.append(
-                Departure(s.tensor, s.what, int(steps[at]), float(reach[at : at + PAUSE].max()), _units(rows[at]))
-            )
+            units = _units(rows[at])
+            square = s.rows[at] ** 2
+            share = float(square[list(units)].sum() / square.sum()) if units and np.isfinite(square.sum()) else 0.0
+            factor = float(reach[at : at + PAUSE].max())
+            departures.append(Departure(s.tensor, s.what, int(steps[at]), factor, units, share))
     departures = _ranked(departures)
     step = int(run.steps[frame])
     first_out = departures[0] if departures else None
     loss = np.asarray(run.scalars[label], dtype=np.float64) if label in run.scalars else np.full(len(run.steps), np.nan)
-    cause = _cause(departures, step, set(names), factors, steps)
+    cause = _cause(departures, step, run, names, factors, steps)
     shown = []
     if first_out is not None:
         shown.append(curve(f"{first_out.what} of {first_out.tensor} over the largest of its history", steps, factors[first_out.tensor], len(steps) - 1))  # fmt: skip
@@ -278,29 +284,32 @@ def _ranked(departures: list[Departure]) -> list[Departure]:
     return sorted(best, key=lambda d: key[d.tensor])
 
 
-def _cause(departures: list[Departure], step: int, names: set[str], factors: dict[str, Array], steps: Any) -> str:
+def _cause(
+    departures: list[Departure], step: int, run: Any, names: list[str], factors: dict[str, Array], steps: Any
+) -> str:
+    """What the order and the shape of the departures say of the cause; "" where they do not say."""
     if not departures:
         return ""
     first = departures[0]
     at_once = [d for d in departures if d.step == first.step]
-    if first.step >= step and len(at_once) > max(1, len(names) // 2):
-        spread = np.log([max(d.factor, 1e-9) for d in at_once])
-        alone = len(spread) > 1 and spread[0] - spread[1] > np.log(FOREIGN)
-        return "weights" if alone else "batch"
-    if len(at_once) > max(1, len(names) // 2):
-        return "step size"
     i = int(np.searchsorted(steps, first.step))
     way = factors[first.tensor][i:]
-    if len(way) >= LASTING and way[-1] > 1.5 * way[0]:
+    if first.what == "update" and first.share > CONCENTRATED:
+        return "weights"
+    if first.what == "update" and len(way) >= GROWING and (np.diff(way) > 0).all() and way[-1] > 1.5 * way[0]:
         return "growth"
-    return "weights"
+    if len(at_once) >= max(2, len(names) / 2):
+        return "batch" if first.step >= step else "" if first.what == "gradient" else "step size"
+    if first.what == "update" and f"gradients:{first.tensor}" in run.names:
+        return "step size"  # its gradient is known, and had not left
+    return ""
 
 
 _CAUSES = {
     "batch": "everything left its history at once, with the loss: look at the batch of this step",
     "step size": "all moved further at once while the loss was still usual: the step size changed",
     "growth": "it has grown since, step by step",
-    "weights": "",
+    "weights": "the weights were changed there, not trained",
     "": "",
 }
 
@@ -320,7 +329,7 @@ def _sentence(jump: str, departures: list[Departure], cause: str) -> str:
 
 
 def _from(before: Array) -> str:
-    return f"goes from {before[-1]:.3g} " if before.size else "goes "
+    return f"goes from {np.median(before[-LASTING:]):.3g} " if before.size else "goes "
 
 
 def one(run: Any, step: int | None) -> Autopsy:

@@ -161,6 +161,7 @@ def learning_rate(evidence: Evidence) -> Iterator[Finding]:
     half = WINDOW // 4
     lowest = np.lib.stride_tricks.sliding_window_view(together, half).min(axis=1)
     wild = np.flatnonzero(lowest > 2 * RATIO_HIGH)
+    wild = wild if wild.size >= WINDOW - half else wild[wild >= half]  # small first weights grow fast, and soon no more
     value, high = np.quantile(together, (0.5, 0.75))
     if high > RATIO_HIGH or wild.size:
         first = int(wild[0]) if wild.size else 0

@@ -15,6 +15,7 @@ from weightlapse.measures.units import Layer
 FLAT = 0.8  # of the values of a hidden layer on the flat part: healthy tanh networks stay below a half
 LOOKS = 3  # in a row, up to the last one
 MEMORY = 500  # optimizer steps after which decay has taken 63 % of a weight: usual is ten thousand and more
+SHORT = 200  # and so few of them are too few whatever the size of the weights
 SHRUNK = 0.5  # of its norm at the start
 INWARD = 0.9  # cosine of an update and minus the weights: nothing but shrinking
 LONG = 20  # frames
@@ -59,6 +60,7 @@ def _flat(evidence: Evidence, layer: Layer, op: str, looks: list[tuple[int, Acti
             "Try a lower learning rate, a smaller initial bias, or an activation that is never flat (leaky ReLU, GELU)."
         )
         return Finding("dead", layer.producer, tuple(range(layer.size)), step, "error", text, advice, (share,))
+    evidence.explained |= _upstream(evidence, layer) - {p.tensor for p in layer.outgoing}
     text = f"{seen.flat:.0%} of the values of {layer.name} lie on the flat part of {op}, from step {step} on: hardly any gradient passes."
     advice = "Try smaller initial weights, normalised inputs, or a normalisation before the activation."
     units = tuple(sorted(seen.off))
@@ -73,7 +75,7 @@ def _upstream(evidence: Evidence, layer: Layer) -> set[str]:
 
 @rule(
     "decay_dominated",
-    found="decay takes two thirds of a weight in fewer than 500 steps and the matrices have shrunk to under half; or updates point at the origin for 20 frames on end",
+    found="decay takes two thirds of a weight in fewer than 200 steps, or 500 where matrices are down to half; or updates point at the origin for 20 frames",
     direct="the optimizer's own rate and decay, as seen while recording; without them the angle between update and weights",
     blind="decay inside Adam's gradient (not AdamW), which its second moment normalises; optimizers other than torch's; decay that a gradient outweighs",
 )  # fmt: skip
@@ -88,12 +90,12 @@ def decay_dominated(evidence: Evidence) -> Iterator[Finding]:
             continue
         rate = evidence.observed.decay(name, evidence.steps)
         small = np.flatnonzero(norm < SHRUNK * norm[0])
-        if not small.size or norm[-1] >= SHRUNK * norm[0]:
-            continue
-        known = np.median(rate) * MEMORY > 1
-        straight = len(inward) >= LONG and float(np.nanmin(inward[-LONG:])) > INWARD
+        shrunk, per_step = bool(small.size) and norm[-1] < SHRUNK * norm[0], float(np.median(rate))
+        known = per_step * (MEMORY if shrunk else SHORT) > 1 and per_step * np.ptp(evidence.steps) > 1
+        straight = shrunk and len(inward) >= LONG and float(np.nanmin(inward[-LONG:])) > INWARD
         if known or straight:
-            hit.append((name, int(evidence.steps[small[0]]), float(np.median(rate)) if known else float(np.nanmedian(series.shrink[-LONG:]))))  # fmt: skip
+            since = int(evidence.steps[small[0]]) if shrunk else int(evidence.steps[0])
+            hit.append((name, since, per_step if known else float(np.nanmedian(series.shrink[-LONG:]))))
     if not hit or len(hit) < len(matrices) / 2:
         return
     name, step, rate_of = max(hit, key=lambda h: h[2])
@@ -117,17 +119,26 @@ def decay_dominated(evidence: Evidence) -> Iterator[Finding]:
 def tied(evidence: Evidence) -> Iterator[Finding]:
     """Layers that learn as one."""
     pairs = [(a, b) for a, b in evidence.observed.shared if a in evidence.names or b in evidence.names]
-    together: dict[str, list[str]] = {}
-    for a, b in pairs:
-        together.setdefault(a, []).append(b)
-    for first, second in _equal(evidence):
-        together.setdefault(first, []).append(second)
-    for name, others in together.items():
-        text = f"{name} and {listed(others, 4)} are one and the same tensor: these layers learn as one."
+    together: dict[tuple[str, str], list[tuple[str, str]]] = {}
+    for a, b in [*pairs, *(p for p in _equal(evidence) if p not in pairs)]:
+        together.setdefault(_owners(a, b), []).append((a, b))
+    for (here, there), shared in together.items():
+        name = shared[0][0]
+        both = f"{name} and {shared[0][1]} are one and the same tensor"
+        what = f"{here} and {there} share {listed([a for a, _ in shared], 4)}" if len(shared) > 1 else both
+        text = f"{what}: these layers learn as one."
         advice = (
             "If that is not meant, make each layer by itself: [Linear(8, 8) for _ in range(3)], not [Linear(8, 8)] * 3."
         )
         yield Finding("tied", name, (), int(evidence.steps[0]), "warning", text, advice)
+
+
+def _owners(a: str, b: str) -> tuple[str, str]:
+    """The parts of two names that differ, with what is before: ``blocks.0`` and ``blocks.1`` of ``blocks.0.q.weight`` and ``blocks.1.q.weight``."""
+    first, second = a.split("."), b.split(".")
+    while len(first) > 1 and len(second) > 1 and first[-1] == second[-1]:
+        first.pop(), second.pop()
+    return ".".join(first), ".".join(second)
 
 
 def _equal(evidence: Evidence) -> Iterator[tuple[str, str]]:

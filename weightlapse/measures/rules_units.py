@@ -52,6 +52,8 @@ def dead_and_saturated(evidence: Evidence) -> Iterator[Finding]:
     silent = {layer.name for layer in layers if (state := states[layer.name]).informative.any() and state.whole()}
     for layer in layers:
         state = states[layer.name]
+        if layer.producer in evidence.explained:
+            continue
         if layer.name in silent:
             if _cut_off(evidence, layer, layers, silent):
                 evidence.explained |= _before(layers, silent) | layer.tensors
@@ -96,7 +98,8 @@ class _State:
         return bool(still and self.informative[start:].sum() >= self.needed)
 
     def since(self) -> int:
-        return _since(np.asarray(self.rest.all(axis=1)), self.informative) or 0
+        start = _since(np.asarray(self.rest.all(axis=1)), self.informative) or 0
+        return start - max(_jumped(norms, glide, start) for norms, glide in zip(self.incoming.T, self.glide.T))
 
 
 def _state(evidence: Evidence, layer: Layer, learning: NDArray[np.bool_]) -> _State:
