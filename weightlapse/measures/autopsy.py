@@ -94,7 +94,11 @@ def autopsy(run: Any, *, tensors: str | Sequence[str] = "*", broken: int | None 
 def autopsies(run: Any, names: list[str], broken: int | None = None) -> Iterator[Autopsy]:
     """:func:`autopsy` of the tensors ``names``."""
     events = spikes(run)
-    if broken is not None and not any(broken - BEFORE <= frame <= broken for _, frame, _ in events):
+    if (
+        broken is not None
+        and broken > LASTING
+        and not any(broken - BEFORE <= frame <= broken for _, frame, _ in events)
+    ):
         events.append(("the training", broken, True))
     for label, frame, diverged in sorted(events, key=lambda event: event[1]):
         found = _examined(run, names, label, frame, diverged)

@@ -18,6 +18,7 @@ RATIO_HIGH = (
     5e-2  # update per step over weight: 1e-3 is the usual rule of thumb, monitors of live training warn above 5e-2
 )
 RATIO_LOW = 1e-6  # and below 1e-6
+WILD_FIRST = 0.3  # of a weight matrix at each of its first five steps
 FROZEN = 0.5  # of the run without any change, after having changed
 WINDOW = 20  # frames of loss before a spike
 RUNAWAY = 1e4  # times its start (at least 1): a running variance beyond this has lost its data
@@ -161,7 +162,8 @@ def learning_rate(evidence: Evidence) -> Iterator[Finding]:
     half = WINDOW // 4
     lowest = np.lib.stride_tricks.sliding_window_view(together, half).min(axis=1)
     wild = np.flatnonzero(lowest > 2 * RATIO_HIGH)
-    wild = wild if wild.size >= WINDOW - half else wild[wild >= half]  # small first weights grow fast, and soon no more
+    # small first weights grow fast, and soon no more: at the very beginning it takes more
+    wild = wild if wild.size >= WINDOW - half else wild[(wild >= half) | (lowest[wild] > WILD_FIRST)]
     value, high = np.quantile(together, (0.5, 0.75))
     if high > RATIO_HIGH or wild.size:
         first = int(wild[0]) if wild.size else 0
