@@ -23,6 +23,7 @@ from weightlapse.capture.findings import Findings, tell
 from weightlapse.capture.mirroring import Mirroring
 from weightlapse.capture.null import inactive_copy
 from weightlapse.capture.numbering import ResumePoint, whole
+from weightlapse.capture.observer import Observer
 from weightlapse.capture.packed_ring import Packing
 from weightlapse.capture.plain import number_of
 from weightlapse.capture.processes import closed, opened
@@ -70,6 +71,7 @@ class Recorder:
         self._number: Callable[[], int] | None = None
         self._findings = Findings(self.path, lambda write: self._pump.note(write))
         self._witness = Witness(source, self._findings)
+        self._observer: Observer | None = None
         stretch = backpressure == "stretch"
         self._steps: Steps | None = None
         self._camera = Camera(
@@ -243,9 +245,15 @@ class Recorder:
             self._camera.copy(params, point.step)
             self._camera.publish(point.step)
             self._witness.start(slot)
+        if self._observer is not None:
+            self._observer.frame(point.step)
         self._say_left_out(point.step)
         if point.doubt:
             self._findings.say("resumed_elsewhere", point.step, f"{point.doubt}.")
+
+    def observe(self, look: Callable[[], dict[str, Any]]) -> None:
+        """At a few frames, have what ``look()`` sees of the network written beside them."""
+        self._observer = Observer(look, self._pump.note)
 
     def tell(self) -> None:
         """Warn of what was said since the last time."""
@@ -280,6 +288,8 @@ class Recorder:
             self._end_gap()
         self._witness.frame(slot, step)
         camera.publish(step)
+        if self._observer is not None:
+            self._observer.frame(step)
 
     # ---- what cannot be recorded -----------------------------------------------------------------------------------
 
@@ -494,6 +504,8 @@ class Recorder:
     def _look_back(self, last_frame: bool) -> None:
         """The last look at the weights: a last frame, if it is needed, and what only the end shows."""
         self._end_gap()
+        if self._observer is not None:
+            self._observer.look(self._last)
         if self._camera.has_room() and not getattr(self._source, "elsewhere", False):
             names = self._witness.moved(self._held)
             if names is not None:

@@ -26,6 +26,7 @@ from weightlapse.capture.layouts import layout_of
 from weightlapse.capture.memory import ring_memory
 from weightlapse.capture.null import NullRecorder
 from weightlapse.capture.numbering import Missing, ResumePoint, check_step
+from weightlapse.capture.observer import find_look
 from weightlapse.capture.packed_ring import make_ring, packing_of
 from weightlapse.capture.processes import open_at
 from weightlapse.capture.ranks import model_is_sharded, process_group, record_together
@@ -206,6 +207,8 @@ def watch(
         try:
             if spec is not None:
                 writer.set_wiring(spec)
+            if (look := find_look(source, model, example, steps)) is not None:
+                rec.observe(look)
             rec.begin(point, first)
             rec.attach(steps)
         except BaseException:

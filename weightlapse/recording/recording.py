@@ -143,6 +143,12 @@ class Recording:
         return self._store.events
 
     @property
+    def observed(self) -> list[tuple[int, dict[str, Any]]]:
+        """What the recorder saw of the network at a few steps besides its frames, (step, facts): which weights were frozen or shared, what the
+        optimizer did, how its activations lay on the example. Empty where nothing was seen. See ``docs/format.md``."""
+        return self._store.observed
+
+    @property
     def gaps(self) -> list[tuple[int, int, str]]:
         return self._store.gaps
 
