@@ -13,7 +13,7 @@ export function drawOverlay(canvas: HTMLCanvasElement, stage: Stage, frame: numb
   g.font = `500 11.5px ${css("--font")}`;
   g.textBaseline = "alphabetic";
   let lastLayer = "";
-  for (const panel of stage.panels) {
+  for (const panel of stage.visible) {
     const b = stage.boxOf(panel, frame), { rows, cols } = panel.size(frame);
     const box = { x: b.x, y: b.y, w: b.dx * cols, h: b.dy * rows };
     if (box.x > w || box.y > h || box.x + box.w < 0 || box.y + box.h < 0) continue;
@@ -39,14 +39,14 @@ export function drawOverlay(canvas: HTMLCanvasElement, stage: Stage, frame: numb
     }
   }
   for (const mark of stage.marks) {
-    for (const panel of stage.panels) {
+    for (const panel of stage.visible) {
       if (panel.source.tensor.name !== mark.tensor || panel.source.run !== mark.run) continue;
       const order = stage.orderOf(panel);
       const row = order ? order.rows.indexOf(mark.row) : mark.row, col = order ? order.cols.indexOf(mark.col) : mark.col;
       ring(g, stage.boxOf(panel, frame), row, col, mark.colour, css("--paper"));
     }
   }
-  if (stage.framed) for (const panel of stage.panels) {
+  if (stage.framed) for (const panel of stage.visible) {
     if (panel.source.tensor.name !== stage.framed.tensor || panel.source.run !== 0) continue;
     const b = stage.boxOf(panel, frame), { rows, cols } = panel.size(frame), order = stage.orderOf(panel), high = Math.max(3, b.dy);
     g.strokeStyle = css("--warn");
@@ -58,7 +58,7 @@ export function drawOverlay(canvas: HTMLCanvasElement, stage: Stage, frame: numb
   }
   const at = stage.cursor ?? stage.hover;
   if (!at) return;
-  for (const panel of stage.panels) {
+  for (const panel of stage.visible) {
     const { rows, cols } = panel.size(frame);
     const linked = panel === at.panel || (panel.source.tensor.name === at.panel.source.tensor.name && at.row < rows && at.col < cols);
     if (linked) ring(g, stage.boxOf(panel, frame), at.row, at.col, focus, css("--paper"));

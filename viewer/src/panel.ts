@@ -30,6 +30,7 @@ export class Panel {
   plane: Plane | null = null; // the exact values behind what is drawn, once they are here
   error: string | null = null;
   limit = 1; // of the tensor's own scale
+  layerLimit = 1; // of the largest scale in its layer
   moved = 1; // of its differences from the first frame
   stirred = 1; // of the steps between neighbouring frames
   private busy = false;
@@ -142,7 +143,7 @@ export class Panel {
           r: span.r.join(":"), c: span.c.join(":") };
         this.archive.clip(query, look, cancel.signal).then((clip) => {
           const size = clip.h * clip.w;
-          clip.frames.forEach((n, i) => this.keep(this.clipKey(n, about), clip.pixels.subarray(i * size, (i + 1) * size), clip.limits[i], clip));
+          clip.frames.forEach((n, i) => { this.keep(this.clipKey(n, about), clip.pixels.subarray(i * size, (i + 1) * size), clip.limits[i], clip); });
         }, (error: Error) => { if (error.name !== "AbortError") this.error = error.message; })
           .finally(() => { this.asking.delete(name); arrived(); });
       }

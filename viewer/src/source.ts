@@ -26,6 +26,7 @@ export interface Additions {
 
 export interface Run extends Additions {
   name: string;
+  path?: string; // where a server has it
   tensors: Tensor[];
   exact: boolean;
   tolerance: number | null;

@@ -88,7 +88,7 @@ for (const one of file.tensors) {
 test("palettes, grounds and inks are those of Python", () => {
   for (const theme of THEMES) {
     const table = lookup(theme);
-    file.palettes[theme].forEach((colour, code) => assert.deepEqual([...table.subarray(4 * code, 4 * code + 3)], colour));
+    file.palettes[theme].forEach((colour, code) => { assert.deepEqual([...table.subarray(4 * code, 4 * code + 3)], colour); });
     assert.deepEqual({ ground: GROUNDS[theme], gap: GAPS[theme], ink: INKS[theme] }, file.themes[theme]);
   }
 });

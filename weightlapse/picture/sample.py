@@ -104,11 +104,11 @@ def _breaks(frames: Frames) -> list[int]:
     return found
 
 
-def bands(shape: tuple[int, ...]) -> list[tuple[slice, ...]]:
-    """Slices that hold at most ``CELLS`` cells of a tensor, spread over its first axis."""
-    if math.prod(shape) <= CELLS:
+def bands(shape: tuple[int, ...], cells: int = CELLS) -> list[tuple[slice, ...]]:
+    """Slices that hold at most ``cells`` cells of a tensor, spread over its first axis."""
+    if math.prod(shape) <= cells:
         return [tuple(slice(0, n) for n in shape)]
-    budget = CELLS // BANDS
+    budget = cells // BANDS
     tail = []
     for n in reversed(shape[1:]):  # innermost first: neighbours in memory
         take = min(n, max(1, budget))

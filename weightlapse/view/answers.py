@@ -14,11 +14,13 @@ from typing import Any
 
 import numpy as np
 
+import weightlapse.view.distributions as distributions
 import weightlapse.view.extras as extras
 from weightlapse.errors import InvalidArgument, UnknownTensor
 from weightlapse.picture.scale import limit_of
 from weightlapse.view.aligned import pair
 from weightlapse.view.manifest import additions, manifest, numbers
+from weightlapse.view.overview import overview
 from weightlapse.view.pictures import Pictures
 from weightlapse.view.subject import Subject
 from weightlapse.view.wire import BINARY, JSON, Cancel, Cancelled, Query, little, message, number, span
@@ -44,6 +46,10 @@ class Answers:
             "curve": self._curve,
             "neuron": self._neuron,
             "findings": self._findings,
+            "overview": self._overview,
+            "distribution": self._distribution,
+            "units": self._units,
+            "spectrum": self._spectrum,
             "pair": self._pair,
         }
 
@@ -138,6 +144,23 @@ class Answers:
 
     def _findings(self, query: Query, cancel: Cancel) -> tuple[str, bytes]:
         return self._json(extras.findings(self.pictures.subject(query)))
+
+    def _overview(self, query: Query, cancel: Cancel) -> tuple[str, bytes]:
+        return self._json(overview(self.pictures.subject(query), number(query, "since", 0), cancel.is_set))
+
+    def _distribution(self, query: Query, cancel: Cancel) -> tuple[str, bytes]:
+        subject, unit = self.pictures.subject(query), number(query, "unit", -1)
+        name, kind = query.get("tensor", ""), query.get("of", "weights")
+        names = distributions.layer_of(subject, name) if query.get("scope") == "layer" else [name]
+        return self._json(distributions.distribution(subject, names, kind, None if unit < 0 else unit, cancel.is_set))
+
+    def _units(self, query: Query, cancel: Cancel) -> tuple[str, bytes]:
+        return self._json(
+            distributions.unit_norms(self.pictures.subject(query), query.get("tensor", ""), cancel.is_set)
+        )
+
+    def _spectrum(self, query: Query, cancel: Cancel) -> tuple[str, bytes]:
+        return self._json(distributions.spectrum(self.pictures.subject(query), query.get("tensor", ""), cancel.is_set))
 
     def _pair(self, query: Query, cancel: Cancel) -> tuple[str, bytes]:
         """The two runs compared; the aligned one becomes a run of its own, under the number that the answer gives."""

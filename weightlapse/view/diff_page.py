@@ -19,7 +19,7 @@ from weightlapse.film.colours import encode, table
 from weightlapse.film.differences import limit_of
 from weightlapse.film.encode import whole_file
 from weightlapse.picture.numbers import short
-from weightlapse.view.app import asset
+from weightlapse.view.assets import asset
 
 PICTURES = 400  # tensors that get a picture; the table lists all
 _SPARE = "Only the first {} of {} pictures are here; the table lists every tensor that differs."

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import threading
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -198,3 +199,14 @@ class Subject:
     def limit(self, name: str) -> float:
         seen = [values.ravel() for _, values in self.sample(name)]
         return limit_of(np.concatenate(seen)) if seen else 1.0
+
+
+def open_subjects(runs: Sequence[Any]) -> list[Subject]:
+    """Recordings, or paths to them, as the viewer shows them; equal names get a number."""
+    subjects: list[Subject] = []
+    for run in runs:
+        recording = load(run) if isinstance(run, str | Path) else run
+        name = getattr(recording, "name", None) or Path(str(recording.path)).name or "recording"
+        taken = sum(s.name == name or s.name.startswith(f"{name} (") for s in subjects)
+        subjects.append(Subject(recording, f"{name} ({taken + 1})" if taken else name))
+    return subjects
