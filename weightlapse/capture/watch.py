@@ -208,6 +208,8 @@ def watch(
             if point.new:
                 withdraw(where, writer.identity)
             raise
+        if why := getattr(source, "unpacked", ""):
+            rec.mark(f"frames are not packed: {why}")
         if copy is not None:
             rec.mirror(copy)
         return rec
