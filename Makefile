@@ -26,6 +26,11 @@ setup: $(VENV)/.dev  ## a .venv with the package and all that its tests need
 demo: $(VENV)/.user  ## train a real network on real digits, record it, film it
 	$(BIN)/weightlapse demo
 
+# the viewer's tools; its tests run them too where Node is there (tests/test_view_bundle.py)
+viewer/node_modules: viewer/package-lock.json
+	cd viewer && npm ci --no-fund --no-audit
+	@touch $@
+
 test: $(VENV)/.dev   ## run the tests
 	$(BIN)/python -m pytest -n 2 --dist loadgroup -q
 
@@ -34,6 +39,8 @@ check: $(VENV)/.dev  ## format, lint, types, layers: all that needs no running
 	$(BIN)/ruff check .
 	$(BIN)/mypy weightlapse
 	$(BIN)/python -m pytest -q tests/test_layers.py
+	@if command -v npm >/dev/null; then $(MAKE) --no-print-directory viewer/node_modules && cd viewer && npm run --silent check && npm test --silent; \
+	else echo "no Node here: the viewer's TypeScript was not checked"; fi
 
 MINUTES ?= 20
 torture: $(VENV)/.dev ## damage, faults and kills for MINUTES=20; writes bench/results/torture.md
@@ -45,8 +52,8 @@ bench: $(VENV)/.dev  ## measure beside the peers; writes bench/RESULTS.md
 docs: $(VENV)/.dev   ## rebuild the gallery and the pictures of the documentation
 	$(BIN)/python docs/build.py
 
-viewer:              ## build the browser bundle into weightlapse/view/page (needs Node)
-	cd viewer && npm ci --no-fund --no-audit && npm run build
+viewer: viewer/node_modules  ## build the browser bundle into weightlapse/view/page (needs Node)
+	cd viewer && npm run build
 
 clean:               ## remove what make made
 	rm -rf $(VENV) weightlapse-demo .pytest_cache .mypy_cache .ruff_cache

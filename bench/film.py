@@ -102,7 +102,7 @@ def floor(run: Any, count: int, faithful: bool, preset: str) -> Callable[[Path],
     order = Order(["w"], np.arange(count), (1280, 720), panels=["weights", "loss"])
     scene = compose(run, order)
     reel = Reel(1280, 720, Fraction(24), count, "", "", faithful, preset, 18)
-    surface = surface_for(".mp4", reel, colours.theme("light").table("RdBu_r"), 2, "RdBu_r")
+    surface = surface_for(".mp4", reel, colours.table("light", "RdBu_r"), 2, "RdBu_r")
     ready = []
     for moment in moments(run, scene, order.frames):
         scene.draw(surface, moment)

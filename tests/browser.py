@@ -7,7 +7,9 @@ import os
 import shutil
 import subprocess
 import sys
+import tempfile
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -87,6 +89,15 @@ class Page:
         """The heat map as drawn."""
         return bytes(self.get("heatmap").screenshot())
 
+    def faults(self, axe: str) -> list[str]:
+        """What axe-core calls a serious or critical fault of accessibility, as the page is now; ``axe`` is its source."""
+        self.page.evaluate(axe)
+        found = self.page.evaluate("async () => (await axe.run()).violations")
+        grave = [v for v in found if v["impact"] in ("serious", "critical")]
+        return [
+            f"{v['id']}: {', '.join(str(n['target']) + ' ' + n['html'][:120] for n in v['nodes'][:4])}" for v in grave
+        ]
+
     def quiet(self) -> None:
         """Nothing was complained about, and nobody else was asked for anything."""
         assert self.errors == []
@@ -94,6 +105,20 @@ class Page:
             u for u in self.requests if not u.startswith(("http://127.0.0.1:", "file:", "data:", "blob:", "about:"))
         ]
         assert foreign == []
+
+
+def axe_source() -> str:
+    """The source of axe-core, one of the viewer's locked development packages."""
+    viewer = Path(__file__).resolve().parent.parent / "viewer"
+    file = Path("node_modules") / "axe-core" / "axe.min.js"
+    if not (viewer / file).exists():
+        if shutil.which("npm") is None and not os.environ.get("WEIGHTLAPSE_REQUIRE_FRAMEWORKS"):
+            pytest.skip("needs Node to fetch axe-core (Debian: apt-get install nodejs npm)")
+        viewer = Path(tempfile.mkdtemp(prefix="weightlapse-axe-"))
+        for name in ("package.json", "package-lock.json"):
+            shutil.copy(Path(__file__).resolve().parent.parent / "viewer" / name, viewer)
+        subprocess.run(["npm", "ci", "--no-fund", "--no-audit", "--silent"], cwd=viewer, check=True, timeout=300)
+    return (viewer / file).read_text("utf-8")
 
 
 @contextlib.contextmanager

@@ -15,6 +15,8 @@ class ImaginedTrack:
         self.shape = (run.frames, *run.shapes[name])
 
     def __getitem__(self, key: Any) -> NDArray[np.float32]:
+        if isinstance(key, tuple):
+            return self[key[0]][(slice(None), *key[1:]) if isinstance(key[0], slice) else key[1:]]
         frames = np.arange(self.run.frames)[key]
         if np.ndim(frames) == 0:
             return self._one(int(frames))

@@ -32,6 +32,6 @@ def test_pictures_are_made_by_their_program(tmp_path: Path) -> None:
     )
     assert done.returncode == 0, done.stderr[-3000:]
     made = {path.name for path in tmp_path.iterdir()}
-    assert made == {"digits.gif", "growth.gif", "pair.png", "plots.png"}
+    assert made == {"digits.gif", "growth.gif", "pair.png", "plots.png", "story.png"}
     for name in made:
         assert shape(tmp_path / name) == shape(PICTURES / name)  # training differs in its last digits between machines

@@ -3,18 +3,26 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from tests.oracles_film import Imagined
+from weightlapse.film import colours
 from weightlapse.film.blocks import Measure, Placed, blocks
-from weightlapse.film.colours import GROUND, NAN, OVER, encode
-from weightlapse.film.grids import fold, grid, pixels, thin
+from weightlapse.film.colours import GAP, GROUND, NAN, OVER, encode
 from weightlapse.film.layout import place
-from weightlapse.film.scales import Scale
+from weightlapse.film.movie import moments
+from weightlapse.film.pair import Pair, compose_pair
+from weightlapse.film.scene import Order, compose
+from weightlapse.film.surface import Surface
 from weightlapse.film.tiles import Tile
+from weightlapse.picture.compose import layout_of
+from weightlapse.picture.layout import plain
+from weightlapse.picture.reduce import typical
 
 MLP = {
     "fc1.weight": (128, 64),
@@ -127,6 +135,79 @@ def test_any_shapes_in_any_box(shapes: list[tuple[int, ...]], width: int, height
     assert missing == len(blocks(named)) - len(placed)
 
 
+kinds_of_names = st.sampled_from(
+    ["{}.weight", "{}/kernel", "kernel", "attn{}.in_proj_weight", "wte{}.weight", "{}.experts.w", "{}"]
+)
+
+
+@settings(max_examples=150, deadline=None)
+@given(
+    st.data(),
+    st.integers(80, 900),
+    st.integers(60, 700),
+    st.sampled_from([(160, 120), (320, 240), (854, 480), (1280, 720), (3840, 2160)]),
+)
+def test_any_network_with_its_biases_in_any_box(
+    data: st.DataObject, width: int, height: int, size: tuple[int, int]
+) -> None:
+    """Boxes smaller than a label, biases beside and below, kinds of every sort: a place for each, or counted as missing; never an error."""
+    named: dict[str, tuple[int, ...]] = {}
+    for i in range(data.draw(st.integers(1, 6))):
+        name = data.draw(kinds_of_names).format(f"l{i}")
+        s = data.draw(shape)
+        named[name] = s
+        if len(s) >= 2 and data.draw(st.booleans()):
+            bias = name.replace("weight", "bias").replace("kernel", "bias")
+            named.setdefault(bias, (data.draw(st.sampled_from([s[0], s[-1]])),))
+    width, height = width // 2 * 2, height // 2 * 2
+    placed, missing = place(blocks(named), width, height, Measure.of(*size))
+    assert missing == len(blocks(named)) - len(placed)
+    check(placed, {name: named[name] for p in placed for name in p.block.names}, width, height)
+    for tile in (t for p in placed for t in p.tiles):
+        tile.codes(np.zeros(tile.layout.shape), 1.0)
+
+
+NARROW = {"kernel": (10, 8), "bias": (8,)}
+
+
+@pytest.mark.parametrize("shapes", [NARROW, {"kernel": (8, 10), "bias": (10,)}, {"weight": (300, 2), "bias": (300,)}, {"conv/kernel": (3, 3, 1, 40), "conv/bias": (40,)},
+                                    {"a.weight": (2, 500), "a.bias": (2,), "b.bias": (7,)}])  # fmt: skip
+@pytest.mark.parametrize("size", [(1280, 720), (854, 480), (320, 240), (160, 120), (480, 854)])
+def test_one_run_or_two_in_any_size(shapes: dict[str, tuple[int, ...]], size: tuple[int, int]) -> None:
+    """The film itself: alone, and beside another with their difference, down to boxes too small for a label."""
+    large = size[0] >= 400 and size[1] >= 260  # smaller pictures of two are refused in words
+    for other in (None, Imagined(shapes, 3)) if large else (None,):
+        run: Any = Imagined(shapes, 3) if other is None else Pair(Imagined(shapes, 3), other, align=False)
+        order = Order(list(shapes), np.arange(3), size)
+        scene = compose(run, order) if other is None else compose_pair(run, order)
+        surface = Surface(*size, colours.table("light"))
+        drawn = []
+        for moment in moments(run, scene, np.arange(3)):
+            scene.draw(surface, moment)
+            drawn.append(np.stack(surface.planes, axis=2).copy())
+        assert (drawn[0] != drawn[-1]).any()
+
+
+@settings(max_examples=25, deadline=None)
+@given(
+    st.lists(shape, min_size=1, max_size=4),
+    st.booleans(),
+    st.sampled_from(["{}.weight", "{}/kernel"]),
+    st.sampled_from([(400, 260), (426, 480), (854, 480)]),
+)
+def test_two_runs_of_any_network(shapes: list[tuple[int, ...]], below: bool, form: str, size: tuple[int, int]) -> None:
+    named: dict[str, tuple[int, ...]] = {}
+    for i, s in enumerate(shapes):
+        named[form.format(f"l{i}")] = s
+        if len(s) > 1:
+            named[f"l{i}.bias" if "." in form else f"l{i}/bias"] = (s[-1 if below else 0],)
+    pair = Pair(Imagined(named, 2), Imagined(named, 2), align=False)
+    scene = compose_pair(pair, Order(list(named), np.arange(2), size))
+    surface = Surface(*size, colours.table("light"))
+    for moment in moments(pair, scene, np.arange(2)):
+        scene.draw(surface, moment)
+
+
 def test_biases_stand_beside_their_rows() -> None:
     by_main = {b.main: b for b in blocks(MLP | CNN | KERAS)}
     assert by_main["fc1.weight"].beside == ("fc1.bias",)
@@ -140,47 +221,33 @@ def test_biases_stand_beside_their_rows() -> None:
 
 
 def test_cells_show_the_right_weights() -> None:
-    """A tile's cells against the obvious loop: matrix, kernels (torch and Keras order, cut into columns or not), folded strip."""
+    """A tile's cells against the layout's own word: matrix, kernels, strips; nothing twice, nothing left out."""
     rng = np.random.default_rng(0)
-    networks = (
+    seen = set()
+    for shapes in (
         CNN,
+        KERAS,
         {"k.kernel": (3, 3, 2, 5)},
-        {"eight.weight": (8, 1, 3, 3)},
         {"seven.weight": (7, 2, 5, 1)},
         {"v": (700,)},
         {"m.weight": (7, 9)},
-    )
-    seen = set()
-    for shapes in networks:
+    ):
         placed, _ = place(blocks(shapes), 860, 560, Measure.of(1280, 720))
         for tile in (t for p in placed for t in p.tiles):
-            value = rng.normal(size=tile.grid.shape)
-            codes = tile.codes(value, Scale(4.0, 3.0))
-            assert codes[tile.row_map][:, tile.column_map].shape == (tile.height, tile.width)
+            value = rng.normal(size=tile.layout.shape)
+            codes = tile.codes(value, 4.0)
+            shown = codes[tile.row_map][:, tile.column_map]
+            assert shown.shape == (tile.height, tile.width)
             if tile.thinned != (1, 1):
                 continue
-            high, broad = tile.grid.unit_rows, tile.grid.unit_columns
-            filled = 0
-            for index in np.ndindex(*tile.grid.shape):
-                if tile.upright:
-                    row, column = index[0], 0
-                elif not tile.grid.kernels:
-                    row, column = (0, *index) if len(index) == 1 else index
-                elif tile.grid.channels_last:
-                    row, column = index[3] * high + index[0], index[2] * broad + index[1]
-                else:
-                    row, column = index[0] * high + index[2], index[1] * broad + index[3]
-                if tile.parts > 1 and tile.across:
-                    per = math.ceil(tile.grid.rows / high / tile.parts) * high  # whole kernels in every piece
-                    row, column = row % per, column + row // per * tile.grid.columns
-                elif tile.parts > 1:
-                    per = math.ceil(tile.grid.columns / tile.parts)
-                    row, column = row + column // per, column % per
+            for index in np.ndindex(*tile.layout.shape):
+                row, column = tile.layout.cell(index)
                 assert codes[row, column] == encode(np.array([value[index]]), 4.0)[0]
-                filled += 1
-            assert np.count_nonzero(codes != GROUND) == filled
-            seen.add((tile.grid.kernels, tile.parts > 1, tile.across))
-    assert {(True, True, True), (True, False, True), (False, False, True), (False, True, False)} <= seen
+                # the last pixel of a cell always shows it: gaps are at the first
+                assert shown[(row + 1) * tile.cell[1] - 1, (column + 1) * tile.cell[0] - 1] == codes[row, column]
+            assert np.count_nonzero((codes != GROUND) & (codes != GAP)) == value.size
+            seen.add((len(tile.layout.shape), tile.layout.wrapped, tile.upright))
+    assert {(4, False, False), (2, False, False), (1, False, True), (1, False, False)} <= seen
 
 
 @settings(max_examples=60, deadline=None)
@@ -191,36 +258,27 @@ def test_thinning_never_hides_a_spike(rows: int, columns: int, down: int, across
     spike = [9.0, -9.0, np.nan, np.inf][kind]
     at = int(rng.integers(rows)), int(rng.integers(columns))
     values[at] = spike
-    drawn = thin(values, down, across, 1.5)
+    drawn = typical(values, down, across, 1.5)
     assert drawn.shape == (-(-rows // down), -(-columns // across))
     assert np.array_equal(drawn[at[0] // down, at[1] // across], spike, equal_nan=True)
     others = np.delete(drawn.ravel(), at[0] // down * drawn.shape[1] + at[1] // across)
     assert np.isin(others, values).all()  # every cell is a weight of the tensor, no average
 
 
-def test_fold_keeps_every_cell_once() -> None:
-    codes = np.arange(30, dtype=np.uint16).reshape(10, 3)
-    folded = fold(codes, 4, across=True)
-    assert folded.shape == (3, 12)
-    assert sorted(folded[folded != GROUND].tolist()) == list(range(30))
-    assert folded[:, :3].tolist() == codes[:3].tolist()
-    wide = fold(codes.T, 4, across=False)
-    assert wide.shape == (12, 3)
-    assert wide[:3].tolist() == codes.T[:, :3].tolist()
-
-
-def test_pixel_maps_have_their_gaps() -> None:
-    assert pixels(5, 4, 2, 2).tolist() == [0] * 4 + [1] * 4 + [5] * 2 + [2] * 4 + [3] * 4 + [5] * 2 + [4] * 4
-    tile = Tile("k", grid((4, 2, 3, 3)), (6, 6), group=(3, 3), gap=(2, 4))
-    assert (tile.height, tile.width) == (4 * 18 + 3 * 2, 2 * 18 + 4)
-    codes = tile.codes(np.ones((4, 2, 3, 3)), Scale(1.0, 1.0))
-    assert codes[tile.row_map][:, tile.column_map][18, 0] == GROUND
+def test_gaps_are_taken_from_the_entry_behind_them() -> None:
+    tile = Tile("k", layout_of("k.weight", (4, 4, 3, 3)), (6, 6))
+    assert (tile.height, tile.width) == (4 * 18, 4 * 18)
+    shown = tile.codes(np.ones((4, 4, 3, 3)), 1.0)[tile.row_map][:, tile.column_map]
+    assert (shown[18:20] == GAP).all()  # between filters
+    assert (shown[:, 18:20] == GAP).all()  # between the kernels of one
+    assert (shown[20:36, 20:36] != GAP).all()
+    assert (shown[:2, :2] != GAP).all()  # nothing before the first
 
 
 def test_a_tile_says_nan_where_it_is() -> None:
-    tile = Tile("w", grid((3, 3)), (8, 8))
+    tile = Tile("w", plain((3, 3)), (8, 8))
     value = np.zeros((3, 3))
     value[1, 2], value[0, 0] = np.nan, 5
-    codes = tile.codes(value, Scale(1.0, 1.0))
+    codes = tile.codes(value, 1.0)
     assert codes[1, 2] == NAN
     assert codes[0, 0] == OVER

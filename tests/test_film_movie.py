@@ -66,7 +66,7 @@ def misses(run: Any, path: Path, size: tuple[int, int] = SMALL) -> NDArray[np.in
     tiles, scales = tiles_of(run, size, ["weights", "loss"])
     tile = tiles["fc.weight"]
     assert min(tile.cell) >= 4
-    table = colours.theme("light").table("RdBu_r").astype(np.int64)
+    table = colours.table("light", "RdBu_r").astype(np.int64)
     errors = []
     for index, picture in enumerate(decoded(path)):
         codes = tile.codes(np.asarray(run["fc.weight"][index]), scales["fc.weight"])
@@ -95,7 +95,7 @@ def test_colours_are_true(run: Any, tmp_path: Path, suffix: str, options: dict[s
 
 def test_gif_and_apng_hold_exactly_the_palette(run: Any, tmp_path: Path) -> None:
     """No quantising: every pixel of a cell is the palette's entry for its code."""
-    entries, entry = colours.palette(colours.theme("light").table("RdBu_r"), 2, "RdBu_r")
+    entries, entry = colours.palette(colours.table("light", "RdBu_r"), 2, "RdBu_r")
     tiles, scales = tiles_of(run, SMALL, ["weights", "loss"])
     tile = tiles["fc.weight"]
     for suffix in (".gif", ".apng"):
@@ -112,10 +112,10 @@ def test_the_usual_mp4_is_close_and_plays_everywhere(run: Any, tmp_path: Path) -
     wl.make_film(run, path, size=SMALL, panels=["weights", "loss"])
     tiles, scales = tiles_of(run, SMALL, ["weights", "loss"])
     tile = tiles["fc.weight"]
-    table = colours.theme("light").table("RdBu_r").astype(np.int64)
+    table = colours.table("light", "RdBu_r").astype(np.int64)
     for index, picture in enumerate(decoded(path)):
         wanted = table[tile.codes(np.asarray(run["fc.weight"][index]), scales["fc.weight"])[:-1, :-1]]
-        top, left = tile.starts
+        top, left = np.arange(tile.rows) * tile.cell[1], np.arange(tile.columns) * tile.cell[0]
         middle = picture[(tile.y + top + tile.cell[1] // 2)[:, None], (tile.x + left + tile.cell[0] // 2)[None, :]]
         assert np.abs(middle - wanted).mean() < 4
     with av.open(str(path)) as container:
@@ -170,13 +170,13 @@ def test_odd_values_have_their_marks(tmp_path: Path) -> None:
     wl.make_film(run, tmp_path / "film.gif", size=SMALL, panels=["weights"])
     tiles, _ = tiles_of(run, SMALL, ["weights"])
     tile = tiles["w"]
-    table = colours.theme("light").table("RdBu_r")
+    table = colours.table("light", "RdBu_r")
     before, after = decoded(tmp_path / "film.gif")
     for (row, column), code in {(3, 4): colours.NAN, (5, 6): colours.PLUS_INF, (7, 8): colours.MINUS_INF}.items():
-        top, left = tile.y + tile.starts[0][row], tile.x + tile.starts[1][column]
+        top, left = tile.y + row * tile.cell[1], tile.x + column * tile.cell[0]
         cell = after[top : top + tile.cell[1], left : left + tile.cell[0]]
         assert (cell[0, 0] == table[code]).all()
-        assert (cell == table[colours.SIGN_DARK]).all(axis=2).any()  # and a sign that needs no colour
+        assert (cell == table[colours.signs(table)[code]]).all(axis=2).any()  # and a sign that needs no colour
         assert (before[top : top + tile.cell[1], left : left + tile.cell[0]] != table[code]).any(axis=2).all()
 
 
@@ -207,7 +207,7 @@ def test_global_scale_is_one_scale(tmp_path: Path) -> None:
 
 def test_the_loss_grows(run: Any, tmp_path: Path) -> None:
     wl.make_film(run, tmp_path / "film.gif", size=SMALL, panels=["scalars:loss"])
-    blue = colours.theme("light").table("RdBu_r")[colours.series(0) + colours.SERIES_LEVELS - 1]
+    blue = colours.table("light", "RdBu_r")[colours.series(0) + colours.SERIES_LEVELS - 1]
     reach = []
     for picture in decoded(tmp_path / "film.gif"):
         columns = np.flatnonzero((picture[70:] == blue).all(axis=2).any(axis=0))
@@ -347,7 +347,7 @@ def test_an_event_holds_and_is_said(run: Any, tmp_path: Path) -> None:
     film = wl.make_film(run, tmp_path / "film.gif", size=SMALL, fps=10, hold=0.5)
     assert film.frames == FRAMES + 5
     plain = decoded(wl.make_film(run, tmp_path / "plain.gif", size=SMALL, fps=10).path)
-    orange = colours.theme("light").table("RdBu_r")[colours.series(1) + colours.SERIES_LEVELS - 1]
+    orange = colours.table("light", "RdBu_r")[colours.series(1) + colours.SERIES_LEVELS - 1]
     said = [(p[:60, SMALL[0] // 2 :] == orange).all(axis=2).sum() for p in plain]
     assert max(said[:6]) < said[6]
     assert said[-1] > 0.9 * said[6]  # 1.5 seconds are longer than what is left

@@ -85,7 +85,7 @@ def test_heatmap_marks_odd_values(tmp_path: Path) -> None:
         rec.step({"w": weight})
     axes = wl.plot.heatmap(tmp_path / "run", "w")
     assert np.asarray(axes.images[0].get_array()).tolist() == [
-        [255, colours.NAN],
+        [colours.HIGH, colours.NAN],
         [colours.PLUS_INF, colours.MINUS_INF],
     ]
     assert [text.get_text() for text in axes.get_legend().get_texts()] == ["NaN", "+∞", "−∞"]

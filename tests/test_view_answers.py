@@ -17,11 +17,13 @@ from numpy.typing import NDArray
 
 import weightlapse as wl
 from weightlapse.errors import InvalidArgument, UnknownTensor
+from weightlapse.picture.codes import codes
+from weightlapse.picture.layout import plain
+from weightlapse.picture.reduce import pool, reduce_to
+from weightlapse.picture.scale import limit_of
 from weightlapse.view.answers import Answers
 from weightlapse.view.pack import decoded, encode
 from weightlapse.view.pictures import nearest
-from weightlapse.view.plane import Plane
-from weightlapse.view.pyramid import codes, pool, reduce_to, scale_limit
 from weightlapse.view.subject import Subject
 from weightlapse.view.wire import Cancelled
 
@@ -55,31 +57,6 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Any:
 @pytest.fixture(scope="module")
 def answers(run: Any) -> Answers:
     return Answers([Subject(run, "run")])
-
-
-# -- shapes ---------------------------------------------------------------------------------------------------------------
-
-
-@given(st.lists(st.integers(1, 5), min_size=0, max_size=5).map(tuple), st.data())
-def test_cells_and_indices_are_inverse(shape: tuple[int, ...], data: st.DataObject) -> None:
-    plane = Plane(shape)
-    row = data.draw(st.integers(0, plane.rows - 1))
-    col = data.draw(st.integers(0, plane.cols - 1))
-    assert plane.cell(plane.index(row, col)) == (row, col)
-
-
-@given(st.lists(st.integers(1, 5), min_size=1, max_size=5).map(tuple), st.data())
-def test_a_region_is_read_as_cut_from_the_whole(shape: tuple[int, ...], data: st.DataObject) -> None:
-    plane = Plane(shape)
-    values = np.arange(2 * np.prod(shape)).reshape(2, *shape)
-    twin = np.array([[values[(1, *plane.index(r, c))] for c in range(plane.cols)] for r in range(plane.rows)])
-    top, left = data.draw(st.integers(0, plane.rows - 1)), data.draw(st.integers(0, plane.cols - 1))
-    rows, cols = (
-        slice(top, data.draw(st.integers(top + 1, plane.rows))),
-        slice(left, data.draw(st.integers(left + 1, plane.cols))),
-    )
-    assert np.array_equal(plane.read(values, 1, rows, cols), twin[rows, cols])
-    assert np.array_equal(plane.unfold(twin), values[1])
 
 
 # -- reduction ------------------------------------------------------------------------------------------------------------
@@ -130,10 +107,10 @@ def test_codes_are_the_table_of_the_module(values: NDArray[np.float32], limit: f
 def test_the_scale_ignores_one_outlier_and_marks_it() -> None:
     values = np.random.default_rng(0).uniform(-1, 1, 10_000)
     values[7] = 1e6
-    assert scale_limit(values) < 4
-    assert codes(values.astype(np.float32), scale_limit(values))[7] == 254
-    assert scale_limit(np.full(3, np.nan)) == 1.0
-    assert scale_limit(np.zeros(3)) == 1.0
+    assert limit_of(values) < 4
+    assert codes(values.astype(np.float32), limit_of(values))[7] == 254
+    assert limit_of(np.full(3, np.nan)) == 1.0
+    assert limit_of(np.zeros(3)) == 1.0
 
 
 # -- answers --------------------------------------------------------------------------------------------------------------
@@ -155,7 +132,7 @@ def test_half_floats_and_integers_travel_without_loss(run: Any, answers: Answers
 def test_differences_are_taken_from_the_frames_named(run: Any, answers: Answers) -> None:
     for reference, frame in (("first", 0), ("prev", 8), ("frame:4", 4)):
         _, values = unpack(answers.reply("plane", {"tensor": "conv.weight", "frame": "9", "ref": reference})[1])
-        plane = Plane((4, 3, 2, 5))
+        plane = plain((4, 3, 2, 5))
         twin = run["conv.weight"][9].astype(float) - run["conv.weight"][frame].astype(float)
         assert np.array_equal(
             values.reshape(8, 15), plane.read(twin.astype(np.float32)[None], 0, slice(0, 8), slice(0, 15))
@@ -183,7 +160,7 @@ def test_trajectories_are_the_track(run: Any, answers: Answers) -> None:
     _, values = unpack(
         answers.reply("series", {"tensor": "conv.weight", "cells": "5,11;0,0", "frames": "2:18", "step": "2"})[1]
     )
-    plane = Plane((4, 3, 2, 5))
+    plane = plain((4, 3, 2, 5))
     for line, cell in zip(values.reshape(2, 8), ((5, 11), (0, 0)), strict=True):
         assert np.array_equal(line, run["conv.weight"][(slice(2, 18, 2), *plane.index(*cell))])
 

@@ -481,9 +481,9 @@ def test_the_colours_are_those_of_the_scale(browser: Any, url: str, run: Any, pa
 
     from PIL import Image
 
-    from weightlapse.view.pyramid import codes, scale_limit
+    from weightlapse.picture.codes import codes
+    from weightlapse.picture.palette import table
     from weightlapse.view.subject import Subject
-    from weightlapse.view.thumbnail import palette
 
     with browser.new_context(viewport={"width": 1300, "height": 850}, color_scheme="light") as context:
         page = Page(context.new_page())
@@ -494,15 +494,15 @@ def test_the_colours_are_those_of_the_scale(browser: Any, url: str, run: Any, pa
         assert page.attribute("heatmap", "data-painter") == ("webgl2" if painter == "webgl" else "canvas")
         page.page.mouse.move(2, 2)
         page.page.wait_for_timeout(300)
-        limit = scale_limit(np.concatenate([v.ravel() for _, v in Subject(run, "a").sample("half")]))
-        colours = palette()[codes(run["half"][10].astype(np.float32), limit)]
+        limit = Subject(run, "a").limit("half")
+        colours = table("light")[codes(run["half"][10].astype(np.float32), limit)]
         with Image.open(BytesIO(page.pixels())) as image:
             pixels = np.asarray(image.convert("RGB")).astype(int)
         x, y, dx, dy = map(float, page.attribute("heatmap", "data-cells").split())
         for row in range(3):
             for col in range(3):
                 if np.isinf(run["half"][10, row, col]):
-                    continue  # hatched
+                    continue  # signed
                 seen = pixels[round(y + (row + 0.35) * dy), round(x + (col + 0.85) * dx)]
                 assert np.abs(seen - colours[row, col]).max() <= 2, (row, col)
         page.quiet()

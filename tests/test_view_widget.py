@@ -17,8 +17,9 @@ import pytest
 
 import weightlapse as wl
 from tests.browser import Page, chromium, needs_chromium
+from weightlapse.picture.palette import table
 from weightlapse.view.subject import Subject
-from weightlapse.view.thumbnail import palette, png, thumbnail
+from weightlapse.view.thumbnail import png, thumbnail
 from weightlapse.view.widget import Widget
 
 
@@ -115,8 +116,8 @@ def test_the_picture_is_a_real_png() -> None:
     from PIL import Image
 
     pixels = np.random.default_rng(0).integers(0, 256, (7, 11)).astype(np.uint8)
-    with Image.open(BytesIO(png(pixels))) as image:
-        assert np.array_equal(np.asarray(image.convert("RGB")), palette()[pixels])
+    with Image.open(BytesIO(png(table("light")[pixels]))) as image:
+        assert np.array_equal(np.asarray(image), table("light")[pixels])
 
 
 NOTEBOOK = """<!doctype html><body><script type="module">

@@ -12,7 +12,8 @@
     lift/              networks that write weights
     ensembles/         many networks trained at once
     differences/       what differs between two networks, in words
-    film/              recording to pictures
+    picture/           how a tensor becomes a picture: layout, scale, colours
+    film/              picture and time to films and figures
     view/              recording to browser
     studies/           five small experiments, answered
     cli/               the same verbs from a shell
@@ -54,6 +55,7 @@ _HOME = {
     "show": "view.serve",
     "make_page": "view.page_file",
     "measure": "measures.measure",
+    "autopsy": "measures.autopsy",
     "diagnose": "measures.doctor",
     "trace": "wiring.trace",
     "Wiring": "wiring.data",

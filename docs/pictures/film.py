@@ -59,6 +59,34 @@ def digits(work: Path, out: Path) -> None:
     figure.savefig(out / "plots.png", dpi=96)
 
 
+def story(work: Path, out: Path) -> None:
+    """A small transformer on the digits, one row of pixels a token."""
+
+    class Block(nn.Module):
+        def __init__(self, width: int) -> None:
+            super().__init__()
+            self.ln_1, self.ln_2 = nn.LayerNorm(width), nn.LayerNorm(width)
+            self.attn = nn.MultiheadAttention(width, 4, batch_first=True)
+            self.up, self.down = nn.Linear(width, 4 * width), nn.Linear(4 * width, width)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            y = self.ln_1(x)
+            x = x + self.attn(y, y, y, need_weights=False)[0]
+            return x + self.down(nn.functional.gelu(self.up(self.ln_2(x))))
+
+    parts = Layers(rows=nn.Unflatten(1, (8, 8)), embed=nn.Linear(8, 32))
+    parts["blocks"] = nn.Sequential(*[Block(32) for _ in range(8)])
+    model = nn.Sequential(Layers(**parts, flat=nn.Flatten(), head=nn.Linear(256, 10)))
+    with wl.watch(arrays(model), work / "transformer") as rec:
+        for number, loss in enumerate(steps(model, 120, 0.002)):
+            rec.step(arrays(model), loss=loss)
+            if number == 60:
+                rec.mark("half way")
+    film = wl.make_film(work / "transformer", work / "story.gif", size=(854, 480), seconds=2, fps=5)
+    assert film.poster is not None
+    film.poster.replace(out / "story.png")
+
+
 def pair(work: Path, out: Path) -> None:
     """A student that started near a shuffled copy of its teacher."""
     teacher, student = (
@@ -105,7 +133,7 @@ def main(out: Path) -> None:
     torch.manual_seed(0)
     torch.set_num_threads(1)
     with tempfile.TemporaryDirectory() as work:
-        for make in (digits, pair, growth):
+        for make in (digits, pair, growth, story):
             make(Path(work), out)
 
 

@@ -4,19 +4,25 @@ import { resolve } from "./address";
 import { Archive, type Finding } from "./archive";
 import { h, themeChanged } from "./dom";
 import { Follower } from "./live";
+import type { Source as PanelSource } from "./panel";
 import { Player } from "./player";
 import { Probe } from "./probe";
-import { cellOf, planeSize } from "./scene/plane";
+import { layoutOf } from "./picture/layout";
+import { linesTable, pythonOf, valuesTable } from "./quote";
+import { cellOf, ownIndex, planeSize } from "./scene/plane";
 import type { Theme } from "./scene/colour";
+import { layerOf } from "./scene/layout";
 import { nearestFrame } from "./scene/time";
-import { pairSources, sourcesOf } from "./sets";
-import { pieceAt, type Manifest, type Run, type Source, type Tensor } from "./source";
+import { comparedSources, sourcesOf } from "./sets";
+import { pieceAt, ViewerError, type Manifest, type Run, type Source, type Tensor } from "./source";
 import { orderKey, Stage, type Place } from "./stage";
 import { Store, writeAddress, type View } from "./state";
+import { Surveyor } from "./surveyor";
 import { rememberedTheme, rememberTheme } from "./theme";
 import { Inspector } from "./ui/inspector";
 import { Legend } from "./ui/legend";
-import { Film, savePicture } from "./ui/save";
+import { Film, pictureOf, safe, savePicture } from "./ui/save";
+import { Share } from "./ui/share";
 import { Timeline } from "./ui/timeline";
 import { Toolbar } from "./ui/toolbar";
 import { Tree } from "./ui/tree";
@@ -33,6 +39,7 @@ export class App {
   private tree: Tree;
   private timeline: Timeline;
   private inspector: Inspector;
+  private surveyor: Surveyor;
   private toolbar!: Toolbar;
   private legend = new Legend();
   private player: Player;
@@ -42,6 +49,7 @@ export class App {
   private note = h("div", { "data-testid": "note", class: "note", hidden: true });
   private manifest!: Manifest;
   private scrubbing = false;
+  private aligned: number | null = null; // the number of the run that is the second in the first one's order of units
   private addressTimer = 0;
   private follower: Follower | null = null;
   private theme: Theme = "light";
@@ -51,7 +59,8 @@ export class App {
     this.stage = new Stage(this.store, this.archive);
     this.tree = new Tree(this.store, this.archive);
     this.timeline = new Timeline(this.store);
-    this.inspector = new Inspector(this.store, this.archive, this.stage);
+    this.surveyor = new Surveyor(this.store, this.archive, (text) => this.complain(text));
+    this.inspector = new Inspector(this.store, this.archive, this.stage, this.surveyor.where.element);
     this.player = new Player(this.store, this.stage, () => this.run.frames, () => !this.run.closed);
     this.probe = new Probe(this.stage, this.archive, (reading) => this.inspector.read(reading));
   }
@@ -78,7 +87,10 @@ export class App {
     this.tree.fill(this.run);
     this.timeline.fill(this.run);
     this.inspector.fill(this.manifest.runs);
+    void this.inspector.sync().catch((e: Error) => this.complain(e.message));
+    this.surveyor.run = this.run;
     await this.setPanels();
+    void this.surveyor.fill(this.run);
     void this.inspector.loadCurve();
     void this.loadFindings();
     if (this.manifest.runs.length > 1) void this.loadPair();
@@ -89,18 +101,18 @@ export class App {
   private build(): void {
     const runs = this.manifest.runs;
     this.toolbar = new Toolbar(this.store, {
-      picture: () => savePicture(this.stage, this.title(), this.run.steps[this.store.view.frame]),
+      picture: () => void savePicture(this.stage, this.title(), this.run.steps[this.store.view.frame]), share: this.share(),
       film: () => this.toggleFilm(), whole: () => this.stage.whole(),
       theme: () => this.setTheme(this.theme === "dark" ? "light" : "dark", true),
-      tree: () => this.root.classList.toggle("tree-open"),
-    }, runs.length > 1, this.run.epochs.length > 1);
+      map: () => this.store.set({ map: this.store.view.map === "on" ? "off" : "on" }),
+    }, runs.length > 1 || this.run.frames > 1, this.run.epochs.length > 1, runs.length > 1);
     this.toolbar.filmButton.hidden = !Film.possible;
     const brand = h("header", { class: "brand" }, h("span", { class: "mark", "aria-hidden": "true" }),
       h("span", { class: "word" }, "weightlapse"), h("span", { class: "run" }, runs.map((r) => r.name).slice(0, 2).join("  ·  ")),
       h("span", { class: "live" }, "recording"));
     this.root.replaceChildren(
       h("div", { class: "left" }, brand, this.tree.element),
-      h("main", { class: "middle" }, this.toolbar.element, this.problem, this.stage.element, h("div", { class: "under" }, this.legend.element, this.note)),
+      h("main", { class: "middle" }, this.toolbar.element, this.problem, this.surveyor.map.element, this.stage.element, h("div", { class: "under" }, this.legend.element, this.note)),
       this.inspector.element, this.timeline.element);
     if (this.manifest.note) { this.note.textContent = this.manifest.note; this.note.hidden = false; }
   }
@@ -109,6 +121,7 @@ export class App {
 
   private readAddress(hash: string, first: boolean): void {
     const { view, complaints } = resolve(hash, this.manifest.runs, first);
+    if (first && this.options.page && !/[#&]tensor=/.test(hash)) view.map ??= "on"; // who comes without an address is shown around
     this.store.set(view);
     this.complain(complaints.length ? `Address: ${complaints.join("; ")}.` : null);
   }
@@ -129,7 +142,13 @@ export class App {
     store.onChange((changed) => this.changed(changed));
     stage.onPlace = () => this.probe.update(this.shown, player.playing ? 96 : 0);
     stage.onPick = (place) => this.pick(place);
-    stage.onProblem = (text) => { if (text === null) this.complain(null); else { this.player.stop(); this.trouble(text); } };
+    stage.onProblem = (text) => {
+      if (text === null) { this.complain(null); return; }
+      player.stop();
+      this.trouble(text);
+      const drawn = stage.panels[0]?.drawn; // the handle stands where the picture is
+      if (drawn && drawn.frame !== store.view.frame) store.set({ frame: drawn.frame });
+    };
     stage.onDrawn = (frame) => this.drawn(frame);
     timeline.onPlay = () => player.toggle();
     timeline.onScrub = (active) => {
@@ -153,16 +172,22 @@ export class App {
   private changed(changed: Set<keyof View>): void {
     const any = (...keys: (keyof View)[]) => keys.some((k) => changed.has(k));
     if (any("tensor", "order") && this.stage.framed?.tensor !== this.store.view.tensor) this.stage.framed = null;
-    if (any("tensor", "also", "show")) { this.player.stop(); void this.setPanels(); this.tree.select(); }
+    if (any("tensor", "also", "show", "compare", "align", "against")) { this.player.stop(); void this.setPanels(); this.tree.select(); }
     if (any("tensor", "curve")) void this.inspector.loadCurve();
     if (any("order")) this.stage.orders.clear();
     if (any("order")) void this.loadOrders();
+    if (any("colour")) this.stage.retable();
+    if (any("pins")) void this.inspector.sync().catch((e: Error) => this.complain(e.message));
+    if (any("panels", "of", "spread", "scope", "unit", "tensor", "window", "time")) this.inspector.figures.follow();
+    if (any("window")) { this.timeline.draw(); this.inspector.draw(); }
+    if (any("scale", "diff")) this.stage.retable(true);
     if (any("scale", "diff") && !any("tensor", "also", "show")) {
       void this.loadLimits().then(() => this.stage.refresh());
     } else if (any("frame", "cells") && !this.player.playing) {
       this.reshape();
       this.stage.refresh(this.scrubbing);
     } else if (any("frame")) this.reshape();
+    this.surveyor.changed(changed);
     if (any("fps", "time")) this.timeline.update();
     else if (any("frame")) this.timeline.move();
     if (any("scalar", "time")) { this.timeline.fill(this.run); this.inspector.draw(); }
@@ -190,7 +215,7 @@ export class App {
     this.toolbar.update(tensor, tensor ? (pieceAt(tensor, view.frame)?.shape ?? null) : null, this.run);
     const panel = this.stage.panels[0];
     const own = view.show === "all" && view.scale === "tensor" && !view.diff;
-    if (panel) this.legend.update(own ? "of each tensor" : this.stage.limitOf(panel), this.theme);
+    if (panel) this.legend.update(own ? "of each tensor" : this.stage.limitOf(panel), this.theme, this.stage.colours);
   }
 
   private async setPanels(): Promise<void> {
@@ -198,7 +223,7 @@ export class App {
     const own = sourcesOf(this.run, show === "all" ? this.run.tensors.map((t) => t.name) : [tensor, ...also]);
     const first = own.findIndex((s) => s.tensor.name === tensor);
     if (show === "all" && first > 0) own.unshift(...own.splice(first, 1)); // the chosen tensor is the one the attributes speak of
-    this.stage.setPanels(show === "pair" ? pairSources(this.manifest.runs, tensor) : own);
+    this.stage.setPanels(show === "pair" ? comparedSources(this.manifest.runs, this.aligned, this.store.view) : own);
     this.sizes = "";
     this.reshaped();
     const panels = this.stage.panels;
@@ -223,12 +248,19 @@ export class App {
       panel.limit = stats.limit;
       panel.moved = stats.moved;
       panel.stirred = stats.stirred;
+      if (scale === "layer") panel.layerLimit = await this.layerLimit(panel.source);
     }));
     if (scale === "global") {
       const all = await Promise.all(this.run.tensors.filter((t) => t.stream === "weights").map((t) => this.archive.stats(0, t.name)));
       this.stage.globalLimit = Math.max(...all.map((s) => s.limit));
     }
     this.describe();
+  }
+
+  /** The end of the largest scale in the layer of a panel's tensor. */
+  private async layerLimit({ run, of, tensor }: PanelSource): Promise<number> {
+    const same = of.tensors.filter((t) => t.stream === tensor.stream && layerOf(t.name) === layerOf(tensor.name));
+    return Math.max(...(await Promise.all(same.map((t) => this.archive.stats(run, t.name)))).map((s) => s.limit));
   }
 
   private async loadOrders(): Promise<void> {
@@ -264,8 +296,10 @@ export class App {
   private async loadPair(): Promise<void> {
     try {
       const pair = await this.archive.pair();
-      if (pair.run && !this.manifest.runs[2]) {
-        this.manifest.runs.push(pair.run);
+      if (this.manifest.source === "file") this.aligned = pair.aligned && this.manifest.runs[2] ? 2 : null;
+      else if (pair.run && this.aligned === null) {
+        this.aligned = this.manifest.runs.push(pair.run) - 1;
+        this.toolbar.canAlign();
         if (this.store.view.show === "pair") await this.setPanels();
       }
       this.inspector.showPair(pair);
@@ -288,9 +322,9 @@ export class App {
   private pick(place: Place): void {
     const [row, col] = this.stage.own(place), { source } = place.panel;
     if (this.store.view.show === "all" && source.tensor.name !== this.store.view.tensor) { this.store.set({ tensor: source.tensor.name }); return; }
-    void this.inspector.pin(source.run, source.tensor, row, col, source.frameOf(this.shown)).catch((e: Error) => this.complain(e.message));
-    const shape = place.panel.shapeAt(this.shown);
-    if (source.run === 0 && shape) this.inspector.showUnit(unitsOf(this.run, source.tensor.name, shape, row, col));
+    this.inspector.pin(source.run, source.tensor, row, col, source.frameOf(this.shown));
+    const piece = place.panel.pieceAt(this.shown);
+    if (source.run === 0 && piece) this.inspector.showUnit(unitsOf(this.run, source.tensor.name, piece, row, col));
   }
 
   private jump(finding: Finding): void {
@@ -304,11 +338,13 @@ export class App {
     this.stage.framed = null;
     if (tensor && piece && finding.units.length) {
       // a unit is a position on the first axis: a row, or as many rows as its kernels have
-      const { rows } = planeSize(piece.shape), high = Math.max(1, Math.floor(rows / (piece.shape[0] || 1)));
-      const found = piece.shape.length > 1 ? finding.units.slice(0, 200).flatMap((u) => Array.from({ length: high }, (_, i) => u * high + i)) : [];
+      const { rows } = planeSize(piece), first = (u: number) => cellOf(piece, piece.shape.map((_, axis) => (axis === 0 ? u : 0)))[0];
+      const high = Math.max(1, first(1) - first(0));
+      const lines = layoutOf(piece).across.some((l) => l.axis === 0); // units set like text are no rows
+      const found = piece.shape.length > 1 && !lines ? finding.units.slice(0, 200).flatMap((u) => Array.from({ length: high }, (_, i) => first(u) + i)) : [];
       this.stage.framed = { tensor: tensor.name, rows: found.filter((r) => r < rows) };
-      const cell = cellOf(piece.shape, piece.shape.map((_, axis) => (axis === 0 ? finding.units[0] : 0)));
-      this.inspector.showUnit(unitsOf(this.run, tensor.name, piece.shape, cell[0], cell[1]));
+      const cell = cellOf(piece, piece.shape.map((_, axis) => (axis === 0 ? finding.units[0] : 0)));
+      this.inspector.showUnit(unitsOf(this.run, tensor.name, piece, cell[0], cell[1]));
     }
     this.stage.redraw();
   }
@@ -319,6 +355,8 @@ export class App {
     const { view } = this.store, last = this.run.frames - 1;
     const to: Record<string, number> = { ArrowRight: view.frame + 1, ArrowLeft: view.frame - 1, PageUp: view.frame + 10, PageDown: view.frame - 10,
       Home: 0, End: last };
+    if (e.key === "/") { this.tree.find(); e.preventDefault(); return; }
+    if (e.key === "m") { this.store.set({ map: view.map === "on" ? "off" : "on" }); return; }
     if (e.key === " ") {
       if (target.matches("button")) return; // its own click does it
       this.player.toggle();
@@ -332,6 +370,26 @@ export class App {
   private title(): string {
     const { view } = this.store;
     return view.show === "all" ? this.run.name : `${this.run.name}  ${view.tensor}`;
+  }
+
+  /** What is shown, for elsewhere. */
+  private share(): HTMLElement {
+    const file = safe(this.title());
+    return new Share({
+      link: () => location.href.split("#")[0] + writeAddress(this.store.view),
+      picture: () => pictureOf(this.stage, this.title(), this.run.steps[this.shown]),
+      python: () => pythonOf({ view: { ...this.store.view, frame: this.shown }, paths: this.manifest.runs.map((r) => r.path ?? r.name), frames: this.run.frames,
+        start: pieceAt(this.tensor(this.store.view.tensor)!, this.shown)?.start ?? 0, limit: this.stage.panels[0] ? this.stage.limitOf(this.stage.panels[0]) : null,
+        pins: this.inspector.trajectories() }),
+      values: () => {
+        const panel = this.stage.panels[0], plane = panel?.plane;
+        const piece = plane && pieceAt(panel.source.tensor, plane.frame);
+        if (!panel || !plane || !piece || plane.f[0] > 1 || plane.f[1] > 1 || this.stage.lookOf(panel).ref || this.stage.lookOf(panel).order)
+          throw new ViewerError("The stored values can be saved while they are shown one by one: zoom in, as stored, and not as a difference.");
+        return { name: `${file}-${panel.source.of.steps[plane.frame]}.csv`, text: valuesTable(plane, panel.source.tensor.dtype, (r, c) => ownIndex(piece, r, c)) };
+      },
+      lines: () => ({ name: `${file}-lines.csv`, text: linesTable(this.run.steps, this.inspector.lines()) }),
+    }, (text) => this.complain(text)).element;
   }
 
   private toggleFilm(): void {
@@ -360,7 +418,7 @@ export class App {
     this.timeline.fill(run);
     this.inspector.fill(this.manifest.runs);
     if (following) this.store.set({ frame: run.frames - 1 });
-    if (run.frames >> 6 !== was >> 6 || run.closed) { this.tree.refresh(true); void this.inspector.follow(); }
+    if (run.frames >> 6 !== was >> 6 || run.closed) { this.tree.refresh(true); void this.inspector.follow(); void this.surveyor.fill(run); }
   }
 
   // -- looks and troubles -------------------------------------------------------------------------------------------------
@@ -373,6 +431,7 @@ export class App {
     if (remember) rememberTheme(theme);
     this.stage.setTheme(theme);
     this.stage.refresh();
+    this.surveyor.map.setTheme(theme);
     if (!this.manifest) return;
     this.describe();
     this.tree.refresh(false);

@@ -1,5 +1,6 @@
 // Typed questions to a source, and a bounded memory of the answers that come up again.
 
+import type { Survey, Surveyed } from "./map/change";
 import { jsonOf, unpack, valuesOf, type Additions, type Manifest, type Query, type Run, type Source, type Values } from "./source";
 
 export interface Span { r: [number, number]; c: [number, number] }
@@ -26,6 +27,12 @@ export interface Neuron { group: string; unit: number; parts: { label: string; f
 export interface Finding { kind: string; tensor: string | null; units: number[]; step: number | null; severity: string; text: string }
 export interface Findings { findings: Finding[]; reason: string | null }
 export interface Pair { frames: number[]; raw: (number | null)[]; aligned: (number | null)[] | null; reason: string | null; run: Run | null }
+
+export interface Distribution { frames: number[]; percentiles: (number | null)[][]; counts: number[][]; beyond: number[]; low: number; high: number;
+  bad: number[]; sampled: [number, number] | null; of: string }
+export interface Units { frames: number[]; units: number[]; of: number; lines: (number | null)[][]; sampled: [number, number] | null }
+export interface Spectrum { frames: number[]; values: number[][] }
+interface Overview { tensors: Record<string, Surveyed>; next: number | null; of: number }
 
 const PLANE_BYTES = 96e6;
 
@@ -60,6 +67,23 @@ export class Archive {
   curve(run: number, tensor: string, kind: string): Promise<Curve> { return this.remember("curve", { run, tensor, kind }); }
   neuron(run: number, group: string, unit: number): Promise<Neuron> { return this.remember("neuron", { run, group, unit }); }
   findings(run: number): Promise<Findings> { return this.remember("findings", { run }); }
+  distribution(run: number, tensor: string, of: string, unit: number, scope: string): Promise<Distribution> {
+    return this.remember("distribution", { run, tensor, of, unit, scope });
+  }
+  units(run: number, tensor: string): Promise<Units> { return this.remember("units", { run, tensor }); }
+  spectrum(run: number, tensor: string): Promise<Spectrum> { return this.remember("spectrum", { run, tensor }); }
+
+  /** The survey of all tensors, in parts; `some` is told after each. A failure leaves what has come. */
+  async survey(run: number, some: (survey: Survey, of: number) => void): Promise<void> {
+    const survey: Survey = new Map();
+    for (let since: number | null = 0; since !== null;) {
+      const part: Overview = jsonOf<Overview>(await this.source.ask("overview", { run, since }));
+      for (const [name, found] of Object.entries(part.tensors)) survey.set(name, found);
+      some(survey, part.of);
+      since = part.next;
+    }
+  }
+
   pair(): Promise<Pair> { return this.remember("pair", {}); }
   order(run: number, tensor: string, frame: number, order: string): Promise<{ rows: number[]; cols: number[] }> {
     return this.remember("order", { run, tensor, frame, order });

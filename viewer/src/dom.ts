@@ -17,7 +17,7 @@ export function h<K extends keyof HTMLElementTagNameMap>(tag: K, attributes: Att
 /** A labelled choice. */
 export function choice(label: string, options: [string, string][], value: string, change: (value: string) => void,
   attributes: Attributes = {}): { element: HTMLLabelElement; select: HTMLSelectElement } {
-  const select = h("select", { ...attributes, change: () => change(select.value) },
+  const select = h("select", { "aria-label": label, ...attributes, change: () => change(select.value) },
     ...options.map(([v, text]) => h("option", { value: v, selected: v === value }, text)));
   return { element: h("label", { class: "choice" }, h("span", {}, label), select), select };
 }
@@ -57,3 +57,14 @@ export function css(name: string): string {
 }
 
 export function themeChanged(): void { colours.clear(); }
+
+/** An element of a drawing. */
+export function svg<K extends keyof SVGElementTagNameMap>(tag: K, attributes: Attributes = {}, ...children: (Node | string)[]): SVGElementTagNameMap[K] {
+  const element = document.createElementNS("http://www.w3.org/2000/svg", tag);
+  for (const [name, value] of Object.entries(attributes)) {
+    if (typeof value === "function") element.addEventListener(name, value);
+    else if (value !== false && value !== null && value !== undefined) element.setAttribute(name, String(value));
+  }
+  element.append(...children);
+  return element;
+}

@@ -9,6 +9,7 @@ import { FileSource } from "./sources/file";
 function boot(root: HTMLElement): void {
   const data = document.getElementById("weightlapse-data");
   const source: Source = data ? new FileSource(data) : new HttpSource();
+  (globalThis as { weightlapseSource?: Source }).weightlapseSource = source; // for scripts: the questions that the page itself asks
   void new App(root, source, { page: true }).start();
 }
 

@@ -1,8 +1,9 @@
-// What lies over the pictures: frames, names, the borders of kernels, the cell under the pointer, marked weights.
+// What lies over the pictures: gaps, frames, names, numbers, the cell under the pointer, marked weights.
 
 import { css, fit } from "./dom";
 import { leafOf } from "./scene/layout";
-import { tileSize } from "./scene/plane";
+import { drawGround, drawTicks } from "./picture/ground";
+import { layoutOf } from "./picture/layout";
 import type { Stage } from "./stage";
 
 export function drawOverlay(canvas: HTMLCanvasElement, stage: Stage, frame: number): void {
@@ -12,15 +13,16 @@ export function drawOverlay(canvas: HTMLCanvasElement, stage: Stage, frame: numb
   g.font = `500 11.5px ${css("--font")}`;
   g.textBaseline = "alphabetic";
   let lastLayer = "";
-  for (const panel of stage.panels) {
+  for (const panel of stage.visible) {
     const b = stage.boxOf(panel, frame), { rows, cols } = panel.size(frame);
     const box = { x: b.x, y: b.y, w: b.dx * cols, h: b.dy * rows };
     if (box.x > w || box.y > h || box.x + box.w < 0 || box.y + box.h < 0) continue;
-    const shape = panel.shapeAt(frame);
+    const piece = panel.pieceAt(frame);
+    if (piece) drawGround(g, layoutOf(piece), b, stage.theme, w, h);
     g.lineWidth = 1;
     g.strokeStyle = line;
     g.strokeRect(Math.round(box.x) - 0.5, Math.round(box.y) - 0.5, Math.round(box.w) + 1, Math.round(box.h) + 1);
-    if (shape) kernels(g, shape, b, rows, cols, line, w, h);
+    if (piece) { if (!several) drawTicks(g, layoutOf(piece), b, soft, w, h); }
     else { g.fillStyle = soft; g.fillText(rows * cols ? "not there at this step" : "no values", box.x + 6, box.y + 16); }
     if (several) {
       const many = stage.panels.length > 4;
@@ -37,14 +39,14 @@ export function drawOverlay(canvas: HTMLCanvasElement, stage: Stage, frame: numb
     }
   }
   for (const mark of stage.marks) {
-    for (const panel of stage.panels) {
+    for (const panel of stage.visible) {
       if (panel.source.tensor.name !== mark.tensor || panel.source.run !== mark.run) continue;
       const order = stage.orderOf(panel);
       const row = order ? order.rows.indexOf(mark.row) : mark.row, col = order ? order.cols.indexOf(mark.col) : mark.col;
       ring(g, stage.boxOf(panel, frame), row, col, mark.colour, css("--paper"));
     }
   }
-  if (stage.framed) for (const panel of stage.panels) {
+  if (stage.framed) for (const panel of stage.visible) {
     if (panel.source.tensor.name !== stage.framed.tensor || panel.source.run !== 0) continue;
     const b = stage.boxOf(panel, frame), { rows, cols } = panel.size(frame), order = stage.orderOf(panel), high = Math.max(3, b.dy);
     g.strokeStyle = css("--warn");
@@ -56,28 +58,11 @@ export function drawOverlay(canvas: HTMLCanvasElement, stage: Stage, frame: numb
   }
   const at = stage.cursor ?? stage.hover;
   if (!at) return;
-  for (const panel of stage.panels) {
+  for (const panel of stage.visible) {
     const { rows, cols } = panel.size(frame);
     const linked = panel === at.panel || (panel.source.tensor.name === at.panel.source.tensor.name && at.row < rows && at.col < cols);
     if (linked) ring(g, stage.boxOf(panel, frame), at.row, at.col, focus, css("--paper"));
   }
-}
-
-function kernels(g: CanvasRenderingContext2D, shape: number[], b: { x: number; y: number; dx: number; dy: number }, rows: number,
-  cols: number, line: string, w: number, h: number): void {
-  const [th, tw] = tileSize(shape);
-  if (shape.length < 3 || Math.min(th * b.dy, tw * b.dx) < 5 || th * tw < 2) return;
-  g.strokeStyle = line;
-  g.beginPath();
-  for (let r = th; r < rows && th > 1; r += th) {
-    const y = Math.round(b.y + r * b.dy) - 0.5;
-    if (y > 0 && y < h) { g.moveTo(Math.max(0, b.x), y); g.lineTo(Math.min(w, b.x + cols * b.dx), y); }
-  }
-  for (let c = tw; c < cols && tw > 1; c += tw) {
-    const x = Math.round(b.x + c * b.dx) - 0.5;
-    if (x > 0 && x < w) { g.moveTo(x, Math.max(0, b.y)); g.lineTo(x, Math.min(h, b.y + rows * b.dy)); }
-  }
-  g.stroke();
 }
 
 function ring(g: CanvasRenderingContext2D, b: { x: number; y: number; dx: number; dy: number }, row: number, col: number, colour: string,

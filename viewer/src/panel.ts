@@ -5,7 +5,7 @@ import type { Painter, Texture } from "./gl/painter";
 import { chosen, scaleLimit, type Mode } from "./scene/colour";
 import type { Rect } from "./scene/layout";
 import { planeSize } from "./scene/plane";
-import { pieceAt, type Run, type Tensor, type Values } from "./source";
+import { pieceAt, type Piece, type Run, type Tensor, type Values } from "./source";
 
 const PREVIEW_CELLS = 150_000; // larger pictures come in eight bits first, exactly a moment later
 const EXACT_CELLS = 4_000_000; // whole pictures up to this size are fetched whole and kept
@@ -30,6 +30,7 @@ export class Panel {
   plane: Plane | null = null; // the exact values behind what is drawn, once they are here
   error: string | null = null;
   limit = 1; // of the tensor's own scale
+  layerLimit = 1; // of the largest scale in its layer
   moved = 1; // of its differences from the first frame
   stirred = 1; // of the steps between neighbouring frames
   private busy = false;
@@ -48,9 +49,14 @@ export class Panel {
     return shape?.every((n) => n > 0) ? shape : null;
   }
 
+  /** The piece of the recording that is drawn at a frame. */
+  pieceAt(frame: number): Piece | null {
+    return this.shapeAt(frame) && (pieceAt(this.source.tensor, this.source.frameOf(frame)) ?? null);
+  }
+
   size(frame: number): { rows: number; cols: number } {
     const tensor = this.source.tensor;
-    return planeSize(this.shapeAt(frame) ?? tensor.pieces[tensor.pieces.length - 1].shape);
+    return planeSize(this.pieceAt(frame) ?? tensor.pieces[tensor.pieces.length - 1]);
   }
 
   /** Fetches the picture as exactly as the screen can show it. One request at a time: while it is under way only the newest of the
@@ -137,7 +143,7 @@ export class Panel {
           r: span.r.join(":"), c: span.c.join(":") };
         this.archive.clip(query, look, cancel.signal).then((clip) => {
           const size = clip.h * clip.w;
-          clip.frames.forEach((n, i) => this.keep(this.clipKey(n, about), clip.pixels.subarray(i * size, (i + 1) * size), clip.limits[i], clip));
+          clip.frames.forEach((n, i) => { this.keep(this.clipKey(n, about), clip.pixels.subarray(i * size, (i + 1) * size), clip.limits[i], clip); });
         }, (error: Error) => { if (error.name !== "AbortError") this.error = error.message; })
           .finally(() => { this.asking.delete(name); arrived(); });
       }

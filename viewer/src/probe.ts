@@ -24,8 +24,9 @@ export class Probe {
     const { panel } = place, { source } = panel, at = source.frameOf(frame);
     const piece = pieceAt(source.tensor, at);
     if (!piece) { this.onRead(null); return; }
-    const [row, col] = this.stage.own(place);
-    const about = { tensor: source.tensor.name, run: source.run, index: ownIndex(piece, row, col), step: source.of.steps[at], frame,
+    const [row, col] = this.stage.own(place), index = ownIndex(piece, row, col);
+    if (!index) { this.onRead(null); return; }
+    const about = { tensor: source.tensor.name, run: source.run, index, step: source.of.steps[at], frame,
       dtype: source.tensor.dtype, others: this.beside(place, frame) };
     const plane = panel.plane, look = this.stage.lookOf(panel);
     const whole = plane && plane.frame === at && plane.f[0] === 1 && plane.f[1] === 1;

@@ -1,8 +1,9 @@
-// Which pictures stand on the stage: chosen tensors of one run, or one tensor of two runs.
+// Which pictures stand on the stage: chosen tensors of one run, or one tensor of several runs or of two steps of one.
 
 import type { Source as PanelSource } from "./panel";
 import { nearestFrame } from "./scene/time";
 import type { Run } from "./source";
+import type { View } from "./state";
 
 export function sourcesOf(run: Run, names: string[]): PanelSource[] {
   return names.flatMap((name) => {
@@ -11,14 +12,30 @@ export function sourcesOf(run: Run, names: string[]): PanelSource[] {
   });
 }
 
-/** Two runs: each by itself, the second as it is and, where it could be aligned, aligned; and the difference. */
-export function pairSources([a, b, aligned]: Run[], name: string): PanelSource[] {
-  const sources: PanelSource[] = sourcesOf(a, [name]).map((s) => ({ ...s, title: a.name }));
-  for (const [number, run, title] of [[1, b, b?.name], [2, aligned, `${b?.name}, aligned`]] as [number, Run | undefined, string][]) {
-    const tensor = run?.tensors.find((t) => t.name === name);
-    if (run && tensor) sources.push({ run: number, of: run, tensor, ref: "", title, frameOf: (f) => nearestFrame(run.steps, a.steps[f]) });
+/** One tensor compared: with a fixed frame of the same run, or with the other runs at the nearest step. `aligned`: the number of the run that is the second
+ * in the first one's order of units. Beside each other with the differences, in turn without them, or the differences alone. */
+export function comparedSources(runs: Run[], aligned: number | null, view: View): PanelSource[] {
+  const first = sourcesOf(runs[0], [view.tensor])[0];
+  if (!first) return [];
+  const others: PanelSource[] = [], differences: PanelSource[] = [];
+  if (view.against) {
+    const at = Math.min(runs[0].frames - 1, Number(view.against.slice(6)));
+    others.push({ ...first, title: `step ${runs[0].steps[at]}`, frameOf: () => at });
+    differences.push({ ...first, ref: `frame:${at}`, title: `difference from step ${runs[0].steps[at]}` });
+  } else {
+    const raw = aligned === null || view.align !== "on";
+    runs.forEach((run, number) => {
+      const isAligned = number === aligned, tensor = run.tensors.find((t) => t.name === view.tensor);
+      if (number === 0 || !tensor || (isAligned ? view.align === "off" : number === 1 && !raw)) return;
+      const title = isAligned && aligned !== null ? `${runs[1].name}, aligned` : run.name;
+      others.push({ run: number, of: run, tensor, ref: "", title, frameOf: (f) => nearestFrame(run.steps, runs[0].steps[f]) });
+      const covered = number === 1 && aligned !== null && view.align === "both" && view.compare === "side"; // its aligned twin tells more
+      if (!covered) differences.push({ ...first, ref: `run:${number}`, title: isAligned ? "difference, aligned" : runs.length > 2 ? `difference from ${run.name}` : "difference" });
+    });
+    others.sort((a, b) => (a.of === runs[1] ? -1 : 0) - (b.of === runs[1] ? -1 : 0) || Number(b.run === aligned) - Number(a.run === aligned) || a.run - b.run);
   }
-  const last = sources[sources.length - 1];
-  if (last && last.run > 0) sources.push({ ...sources[0], ref: `run:${last.run}`, title: last.run === 2 ? "difference, aligned" : "difference" });
-  return sources;
+  const itself = { ...first, title: view.against ? "this step" : runs[0].name };
+  if (view.compare === "blink") return [itself, ...others];
+  if (view.compare === "difference" && differences.length) return differences;
+  return [itself, ...others, ...differences];
 }

@@ -1,6 +1,8 @@
 // Where the page's data comes from. A source answers a word and a flat query with bytes; a server, a file and a notebook are three
 // sources, and nothing else in the page knows which one it has.
 
+import type { LayoutJson } from "./picture/layout";
+
 export type Query = Record<string, string | number>;
 
 export interface Source {
@@ -8,8 +10,8 @@ export interface Source {
 }
 
 /** `every` and `whole`: a page in a file may hold only every n-th position of an axis of the whole shape. */
-export interface Piece { start: number; stop: number; shape: number[]; every?: number[]; whole?: number[] }
-export interface Tensor { name: string; dtype: string; stream: string; aliases: string[]; pieces: Piece[] }
+export interface Piece { start: number; stop: number; shape: number[]; layout?: LayoutJson; every?: number[]; whole?: number[] }
+export interface Tensor { name: string; dtype: string; kind?: string; stream: string; aliases: string[]; pieces: Piece[] }
 export interface Epoch { start: number; stop: number }
 
 export interface Additions {
@@ -24,6 +26,7 @@ export interface Additions {
 
 export interface Run extends Additions {
   name: string;
+  path?: string; // where a server has it
   tensors: Tensor[];
   exact: boolean;
   tolerance: number | null;

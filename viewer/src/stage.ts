@@ -7,16 +7,20 @@ import { webglPainter } from "./gl/webgl";
 import { h } from "./dom";
 import { drawOverlay } from "./overlay";
 import { Panel, type Source } from "./panel";
-import { lookup, type Theme } from "./scene/colour";
+import { blank, layoutOf } from "./picture/layout";
+import { GROUNDS, rgb } from "./picture/palette";
+import { codeOf, lookup, type Theme } from "./scene/colour";
 import { byLayer, layerOf, sideBySide, type Camera } from "./scene/layout";
 import { display, finest, visible } from "./scene/reduce";
 import { pieceAt } from "./source";
 import type { Store } from "./state";
+import { shares, warped } from "./warp";
 
 export interface Place { panel: Panel; row: number; col: number }
 export interface CellBox { x: number; y: number; dx: number; dy: number }
 
-const MARGIN = 18;
+const MARGIN = 28; // room for the numbers along a picture
+const SHARES = 60_000; // cells that percentiles of colour are made from
 
 export function orderKey(panel: Panel, frame: number): string {
   return `${panel.source.tensor.name}@${pieceAt(panel.source.tensor, panel.source.frameOf(frame))?.start ?? -1}`;
@@ -41,7 +45,7 @@ export class Stage {
   private overlay: HTMLCanvasElement;
   private camera: Camera = { k: 1, x: 0, y: 0 };
   private table: Uint8Array;
-  private theme: Theme = "light";
+  theme: Theme = "light";
   private pending = 0;
   private settle = 0;
   private pointers = new Map<number, { x: number; y: number }>();
@@ -62,14 +66,48 @@ export class Stage {
 
   setTheme(theme: Theme): void {
     this.theme = theme;
-    this.table = lookup(theme);
+    this.retable();
+  }
+
+  /** The colours of the codes, stretched as the view asks. The shares of the percentiles are those of the first exact picture: colours stay the same over time. */
+  retable(forget = false): void {
+    if (forget) this.ranks = null;
+    const { colour } = this.store.view, [panel] = this.panels, values = panel?.plane?.values, drawn = panel?.drawn;
+    if (colour === "percentile" && !this.ranks && values && drawn?.exact) {
+      const stride = Math.max(1, Math.floor(values.length / SHARES)), codes = new Uint8Array(Math.ceil(values.length / stride));
+      for (let i = 0; i < codes.length; i++) codes[i] = codeOf(Number(values[i * stride]), drawn.limit);
+      this.ranks = shares(codes);
+    }
+    this.table = warped(lookup(this.theme), colour, this.ranks);
     this.redraw();
+  }
+
+  get colours(): Uint8Array { return this.table; }
+  private ranks: Float64Array | null = null;
+
+  // -- panels that take turns ---------------------------------------------------------------------------------------------
+
+  private turn = 0;
+  private blinks = 0;
+
+  get blinking(): boolean { return this.store.view.show === "pair" && this.store.view.compare === "blink" && this.panels.length > 1; }
+
+  /** The panels that are on the screen: all, or the one whose turn it is. */
+  get visible(): Panel[] { return this.blinking ? [this.panels[this.turn % this.panels.length]] : this.panels; }
+
+  private blink(): void {
+    clearInterval(this.blinks);
+    this.turn = 0;
+    const calm = matchMedia("(prefers-reduced-motion: reduce)").matches;
+    if (this.blinking) this.blinks = window.setInterval(() => { this.turn++; this.redraw(); }, calm ? 2500 : 800);
   }
 
   setPanels(sources: Source[]): void {
     for (const panel of this.panels) panel.dispose();
     this.hover = this.cursor = this.last = null;
     this.panels = sources.map((s) => new Panel(s, this.archive, this.painter));
+    this.blink();
+    this.retable(true);
     this.arrange();
     this.readCamera();
   }
@@ -82,7 +120,7 @@ export class Stage {
     if (show === "pair") return Math.max(...this.panels.map((p) => p.limit));
     if (diff === "prev") return panel.stirred;
     if (diff) return panel.moved;
-    return scale === "global" ? this.globalLimit : panel.limit;
+    return scale === "global" ? this.globalLimit : scale === "layer" ? panel.layerLimit : panel.limit;
   }
 
   // -- places -----------------------------------------------------------------------------------------------------------
@@ -103,6 +141,7 @@ export class Stage {
     const sizes = this.panels.map((p) => ({ ...p.size(frame), layer: `${p.source.run}:${layerOf(p.source.tensor.name)}` }));
     const many = this.store.view.show === "all";
     const rects = many ? byLayer(sizes, w, hh) : sideBySide(sizes, w, hh, sizes.length > 1);
+    if (this.blinking) rects.fill(sideBySide(sizes.slice(0, 1), w, hh, true)[0]);
     rects.forEach((r, i) => { this.panels[i].rect = { ...r, x: r.x + MARGIN, y: r.y + MARGIN }; });
   }
 
@@ -113,10 +152,11 @@ export class Stage {
 
   placeAt(x: number, y: number): Place | null {
     const frame = this.store.view.frame;
-    for (const panel of this.panels) {
+    for (const panel of this.visible) {
       const b = this.boxOf(panel, frame), { rows, cols } = panel.size(frame);
       const col = Math.floor((x - b.x) / b.dx), row = Math.floor((y - b.y) / b.dy);
-      if (row >= 0 && row < rows && col >= 0 && col < cols && panel.shapeAt(frame)) return { panel, row, col };
+      const piece = row >= 0 && row < rows && col >= 0 && col < cols && panel.pieceAt(frame);
+      if (piece && !blank(layoutOf(piece), row, col)) return { panel, row, col };
     }
     return null;
   }
@@ -228,7 +268,8 @@ export class Stage {
     this.pending = 0;
     const ratio = devicePixelRatio || 1, frame = this.store.view.frame;
     const items: Item[] = [];
-    for (const panel of this.panels) {
+    if (this.store.view.colour === "percentile" && !this.ranks && this.panels[0]?.drawn?.exact) this.retable();
+    for (const panel of this.visible) {
       const drawn = panel.drawn;
       if (!drawn || !panel.shapeAt(frame)) continue;
       const b = this.boxOf(panel, drawn.frame), { span, f, texture } = drawn;
@@ -239,8 +280,7 @@ export class Stage {
         h: texture.height * f[0] * b.dy * ratio,
       });
     }
-    const background = this.theme === "dark" ? [16, 17, 19] : [255, 255, 255];
-    this.painter.draw(items, this.table, background as [number, number, number]);
+    this.painter.draw(items, this.table, rgb(GROUNDS[this.theme]));
     const over = this.overlayState(frame);
     if (over !== this.overlaid) { this.overlaid = over; drawOverlay(this.overlay, this, frame); } // while playing it mostly stays as it is
     this.publish();
@@ -249,7 +289,7 @@ export class Stage {
   private overlaid = "";
   private overlayState(frame: number): string {
     const at = this.cursor ?? this.hover;
-    return JSON.stringify([this.camera, this.theme, this.overlay.width, this.overlay.height, this.marks, this.framed, this.store.view.order,
+    return JSON.stringify([this.blinking && this.turn, this.camera, this.theme, this.overlay.width, this.overlay.height, this.marks, this.framed, this.store.view.order,
       [...this.orders.keys()], at && [this.panels.indexOf(at.panel), at.row, at.col],
       this.panels.map((p) => [p.rect, p.size(frame), p.shapeAt(frame) !== null, p.source.title])]);
   }

@@ -1,10 +1,12 @@
 // Which units a weight belongs to: the rows of one layer are the columns of the next.
 
+import type { Laid } from "./picture/layout";
 import { indexOf } from "./scene/plane";
 import type { Run } from "./source";
 
-export function unitsOf(run: Run, tensor: string, shape: number[], row: number, col: number): { group: string; unit: number; what: string }[] {
-  const index = indexOf(shape, row, col);
+export function unitsOf(run: Run, tensor: string, piece: Laid, row: number, col: number): { group: string; unit: number; what: string }[] {
+  const index = indexOf(piece, row, col);
+  if (!index) return [];
   const found: { group: string; unit: number; what: string }[] = [];
   for (const group of run.groups) {
     for (const member of group.members) {

@@ -355,6 +355,14 @@ class TorchSource:
         )
 
     @property
+    def device(self) -> str:
+        """Where most of what is recorded lies."""
+        sizes: dict[str, int] = {}
+        for tensor in self._here:
+            sizes[str(tensor.device)] = sizes.get(str(tensor.device), 0) + tensor.nbytes
+        return max(sizes, key=lambda device: sizes[device], default="cpu")
+
+    @property
     def on_device(self) -> bool:
         """Whether copies run beside the training, so that :meth:`settle` must be called before the next update."""
         return self._side is not None

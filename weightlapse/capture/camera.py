@@ -26,7 +26,7 @@ class Camera:
         writer: Writer,
         ring: Ring,
         *,
-        memory: int,
+        memory: int | None,
         packing: Packing | None = None,
         stretch: bool,
         renewed: Callable[[Ring, Layout], None],

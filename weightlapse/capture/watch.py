@@ -23,8 +23,10 @@ from weightlapse.capture.arguments import (
 )
 from weightlapse.capture.late import LateRecorder
 from weightlapse.capture.layouts import layout_of
+from weightlapse.capture.memory import ring_memory
 from weightlapse.capture.null import NullRecorder
 from weightlapse.capture.numbering import Missing, ResumePoint, check_step
+from weightlapse.capture.observer import find_look
 from weightlapse.capture.packed_ring import make_ring, packing_of
 from weightlapse.capture.processes import open_at
 from weightlapse.capture.ranks import model_is_sharded, process_group, record_together
@@ -37,6 +39,8 @@ from weightlapse.store.ranks import rank_folder
 from weightlapse.store.remote import is_url
 from weightlapse.store.repair import withdraw
 from weightlapse.store.writer import Compact, Fsync, Writer
+
+_SPOKEN_OF = 32_000_000  # bytes of a frame from which on it is said before training what it costs
 
 
 def watch(
@@ -51,7 +55,7 @@ def watch(
     wiring: Any = None,
     example: Any = None,
     meta: Mapping[str, Any] | None = None,
-    memory: int | str = "256MB",
+    memory: int | str = "auto",
     overwrite: bool = False,
     resume: bool = False,
     resume_at: int | Literal["weights"] | None = None,
@@ -83,7 +87,8 @@ def watch(
     - ``tolerance``: None stores every bit; a number allows that error, as a fraction of a tensor's standard deviation; "film" is 1e-2.
     - ``wiring``: a :class:`weightlapse.Wiring` (or its text spec) to store with the recording. ``example``: an example input, or a tuple of
       them, from which the wiring is traced instead.
-    - ``meta``: your own facts; scalars and small arrays of any library, paths and dates become what JSON can hold. ``memory``: bytes that the recorder may use.
+    - ``meta``: your own facts; scalars and small arrays of any library, paths and dates become what JSON can hold. ``memory``: bytes that the recorder may use;
+      "auto" is room for some frames, at most a quarter of what is free, and always enough for the model.
     - ``overwrite`` replaces a recording at ``path``, never anything else. ``resume`` goes on with it, after its last step; where there is none yet
       it begins one. With ``resume_at=N`` (or ``first_step=N``) the model has had N steps: the frames after N become a branch, which stays
       readable. ``resume_at="weights"`` goes on after the frame that holds the model's weights. A number beyond the last step is refused, unless
@@ -171,7 +176,8 @@ def watch(
         if (overwrite or resume) and (open_here := open_at(where)) is not None:
             open_here.mark("closed, because the same path is watched anew")
             open_here.close()
-        settings: dict[str, Any] = {"memory": budget, "compact": compact, "fsync": fsync}
+        for_all = budget or ring_memory(ring, layout.row_nbytes)
+        settings: dict[str, Any] = {"memory": for_all, "compact": compact, "fsync": fsync}
         with cannot_be_written(where):
             if resume and is_there(where):
                 present = lambda: present_weights(source, layout, ring, first)  # noqa: E731
@@ -201,6 +207,8 @@ def watch(
         try:
             if spec is not None:
                 writer.set_wiring(spec)
+            if (look := find_look(source, model, example, steps)) is not None:
+                rec.observe(look)
             rec.begin(point, first)
             rec.attach(steps)
         except BaseException:
@@ -212,6 +220,12 @@ def watch(
             rec.mark(f"frames are not packed: {why}")
         if copy is not None:
             rec.mirror(copy)
+        if layout.row_nbytes >= _SPOKEN_OF and rank == 0:
+            device = str(getattr(source, "device", "cpu"))
+            plan = importlib.import_module("weightlapse.capture.plan")
+            rec.announce(
+                lambda: plan.before_training(where, type(model).__name__, layout, bound, when, for_all, device)
+            )
         return rec
 
     target = Path(os.path.abspath(path))  # the program may change its folder while it trains

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     import torch
 
 EPOCHS, BATCH, SEED = 16, 64, 0
+PAGE_BYTES = 2_000_000  # small enough to mail; the page says what it left out
 
 
 def _digits() -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
@@ -137,7 +138,7 @@ def command(out: Path) -> None:
     title = "A network learns to read digits"
     make_film(run, out / "film.mp4", title=title)
     make_film(run, out / "weights.png", title=title)
-    make_page(run, out / "page.html")
+    make_page(run, out / "page.html", max_bytes=PAGE_BYTES)
 
     # the fastest tenth: what the steps cost when nothing else on the machine gets between them
     before, after = float(np.quantile(plain, 0.1)), float(np.quantile(recorded, 0.1))

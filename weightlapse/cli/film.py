@@ -89,6 +89,11 @@ def size_of(words: str) -> tuple[int, int]:
 @click.option("--hold", default=0.0, show_default=True, help="Seconds to stand still at each event.")
 @click.option("--faithful", is_flag=True, help="4:4:4 without loss: exact colours, fewer players.")
 @click.option("--title", default="", help="Heading; the recording's name by default.")
+@click.option(
+    "--story/--no-story",
+    default=None,
+    help="A map, the layers that change most and captions (default for large networks), or every tensor.",
+)
 @click.option("--json", "as_json", is_flag=True, help="One JSON object on standard output.")
 def command(
     run: Path,
@@ -108,6 +113,7 @@ def command(
     hold: float,
     faithful: bool,
     title: str,
+    story: bool | None,
     as_json: bool,
 ) -> None:
     """Make a film of RUN: every weight at every step."""
@@ -133,6 +139,7 @@ def command(
         hold=hold,
         faithful=faithful,
         title=title,
+        story=story,
     )
     if as_json:
         facts = {
@@ -142,7 +149,7 @@ def command(
             "fps": float(film.fps),
             "frames": film.frames,
             "seconds": film.seconds,
-        }
+        } | ({} if film.poster is None else {"poster": str(film.poster)})
         click.echo(json.dumps(facts))
     elif film.frames == 1:
         click.echo(f"{film.path}: one picture, {film.size[0]}×{film.size[1]}")

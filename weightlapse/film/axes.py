@@ -7,8 +7,9 @@ from typing import Any
 import numpy as np
 
 from weightlapse.errors import missing_extra
-from weightlapse.film.colours import MINUS_INF, NAN, OVER, PLUS_INF, SIGN_DARK, THEMES, UNDER
-from weightlapse.film.numbers import short
+from weightlapse.film.colours import HIGH, LOW, MINUS_INF, NAN, OVER, PLUS_INF, SIGN_DARK, UNDER, table
+from weightlapse.picture.numbers import short
+from weightlapse.picture.palette import THEMES
 
 
 def _pyplot() -> Any:
@@ -40,8 +41,8 @@ def listed_map(cmap: str) -> tuple[Any, Any]:
     _pyplot()
     from matplotlib.colors import ListedColormap, NoNorm
 
-    table = THEMES["light"].table(cmap)[: SIGN_DARK + 1]
-    return ListedColormap(table / 255.0), NoNorm(0, SIGN_DARK)
+    colours = table("light", cmap)[: SIGN_DARK + 1]
+    return ListedColormap(colours / 255.0), NoNorm(0, SIGN_DARK)
 
 
 def colour_bar(ax: Any, image: Any, limit: float, cmap: str) -> None:
@@ -49,9 +50,9 @@ def colour_bar(ax: Any, image: Any, limit: float, cmap: str) -> None:
     from matplotlib.colors import ListedColormap, Normalize
     from matplotlib.patches import Patch
 
-    table = THEMES["light"].table(cmap) / 255.0
+    colours = table("light", cmap) / 255.0
     bar = ax.figure.colorbar(
-        ScalarMappable(Normalize(-limit, limit), ListedColormap(table[:256])), ax=ax, shrink=0.8, aspect=30
+        ScalarMappable(Normalize(-limit, limit), ListedColormap(colours[LOW : HIGH + 1])), ax=ax, shrink=0.8, aspect=30
     )
     bar.set_ticks([-limit, 0, limit], labels=[short(-limit, 2), "0", short(limit, 2)])
     bar.outline.set_visible(False)
@@ -59,7 +60,7 @@ def colour_bar(ax: Any, image: Any, limit: float, cmap: str) -> None:
     present = [code for code in words if (np.asarray(image.get_array()) == code).any()]
     if present:
         ax.legend(
-            handles=[Patch(color=table[code], label=words[code]) for code in present],
+            handles=[Patch(color=colours[code], label=words[code]) for code in present],
             loc="upper center",
             bbox_to_anchor=(0.5, 0),
             ncols=5,

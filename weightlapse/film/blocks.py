@@ -5,9 +5,12 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from typing import Any
 
-from weightlapse.film.grids import Grid, grid
 from weightlapse.film.tiles import Tile
+from weightlapse.picture.compose import layout
+from weightlapse.picture.kinds import Kind, kinds
+from weightlapse.picture.layout import Layout
 
 
 @dataclass(frozen=True)
@@ -16,10 +19,13 @@ class Block:
 
     title: str
     main: str
-    grid: Grid
+    layout: Layout
+    kind: Kind
     beside: tuple[str, ...] = ()
     below: tuple[str, ...] = ()
     shapes: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
+    badge: str = ""  # a letter before its name
+    said: tuple[str, ...] = ()  # words after it
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -36,6 +42,7 @@ class Measure:
     gap: int  # between blocks
     words: int  # size of the letters above a block
     narrowest: int  # of a block with a label
+    lines: int = 1  # of a label: the name, and, on a second one, what else is to be said
 
     @staticmethod
     def of(width: int, height: int) -> Measure:
@@ -78,7 +85,7 @@ def even(value: float) -> int:
     return max(int(value) // 2 * 2, 2)
 
 
-def blocks(shapes: Mapping[str, tuple[int, ...]]) -> list[Block]:
+def blocks(shapes: Mapping[str, tuple[int, ...]], wiring: Any = None) -> list[Block]:
     """Tensors in network order, biases put beside their matrices, vectors of one module together.
 
     >>> [b.names for b in blocks({"fc.weight": (3, 4), "fc.bias": (3,), "ln.weight": (3,), "ln.bias": (3,)})]
@@ -86,26 +93,25 @@ def blocks(shapes: Mapping[str, tuple[int, ...]]) -> list[Block]:
     """
     taken: set[str] = set()
     out: list[Block] = []
+    known = kinds(shapes, wiring)
     for name, shape in shapes.items():
         if name in taken:
             continue
         taken.add(name)
+        kind = known[name]
         if len(shape) >= 2:
             partner = _bias_of(name)
             bias = shapes.get(partner) if partner else None
-            last = name.rpartition(".")[2].rpartition("/")[2] == "kernel"
             beside: tuple[str, ...] = ()
             below: tuple[str, ...] = ()
             if partner and bias is not None and partner not in taken and len(bias) == 1:
-                if not last and bias[0] == shape[0]:
+                units_across = kind.units[-1] in ("unit", "output")  # Keras, Flax and GPT-2 keep (in, out)
+                if bias[0] == shape[kind.down[0]] and not units_across:
                     beside = (partner,)
-                elif bias[0] == shape[-1]:
-                    if len(shape) == 2:
-                        below = (partner,)
-                    else:
-                        beside = (partner,)
+                elif len(shape) == 2 and bias[0] == shape[1]:
+                    below = (partner,)
             taken.update(beside + below)
-            out.append(Block(name, name, grid(shape, channels_last=last and len(shape) > 2), beside, below, shapes))
+            out.append(Block(name, name, layout(shape, kind), kind, beside, below, shapes))
         else:
             module = _module(name)
             same = tuple(
@@ -114,7 +120,8 @@ def blocks(shapes: Mapping[str, tuple[int, ...]]) -> list[Block]:
                 if other not in taken and s == shape and _module(other) == module and not _claimed(other, shapes)
             )
             taken.update(same)
-            out.append(Block(module if same and module else name, name, grid(shape), (), same, shapes))
+            title = module if same and module else name
+            out.append(Block(title, name, layout(shape, kind), kind, (), same, shapes))
     return out
 
 

@@ -13,6 +13,7 @@ from weightlapse.film.colours import SERIES_COUNT
 from weightlapse.film.curves import Line
 from weightlapse.film.frames import all_shapes, sample, values_over
 from weightlapse.measures.measure import measure
+from weightlapse.measures.stream import Members
 
 _POINTS = 600  # moments at which weights are looked at for a curve: about one per pixel
 _LINES = 32  # single weights in one chart
@@ -110,24 +111,25 @@ def _short_names(shapes: Shapes) -> dict[str, str]:
 def groups(run: Any, order: Any, shapes: Shapes, _: str) -> tuple[str, list[Line]]:
     """The average of each group of weights; without ``groups=`` the mean |w| of each tensor.
 
-    ``order.groups`` maps a label to (tensor, flat positions), positions being anything that indexes a flat array.
+    ``order.groups`` is written as for `measure`: a label and flat positions of the only tensor, ``(tensor, positions)`` or ``{tensor: positions}``.
     """
     given = order.groups
-    where: dict[str, tuple[str, Any]] = {}
     known = all_shapes(run)
-    for label, (name, positions) in (given or {}).items():
-        if name not in known:
-            raise InvalidArgument(f"group {label!r}: no tensor is called {name!r} ({closest(name, known)})")
-        if not np.arange(int(np.prod(known[name])))[positions].size:
-            raise InvalidArgument(f"group {label!r} holds no weight of {name!r}")
-        where[label] = (name, positions)
-    if not where:
-        where = {name: (name, slice(None)) for name in shapes}
+    where: dict[str, Mapping[str, Any]] = {name: {name: slice(None)} for name in shapes}
+    if given:
+        where = {}
+        for label, members in given.items():
+            bare = not isinstance(members, Mapping) and not (isinstance(members, tuple) and isinstance(members[0], str))
+            for name in () if bare else members if isinstance(members, Mapping) else members[:1]:
+                if name not in known:
+                    raise InvalidArgument(f"group {label!r}: no tensor is called {name!r} ({closest(name, known)})")
+            where[label] = Members(label, members, list(shapes if bare else known), known).at
     looked = sample(order.frames, _POINTS)
     averages: dict[str, list[float]] = {label: [] for label in where}
-    for values in values_over(run, sorted({name for name, _ in where.values()}), looked):
-        for label, (name, positions) in where.items():
-            flat = values[name].reshape(-1)[positions].astype(np.float64) if name in values else np.array([np.nan])
+    for values in values_over(run, sorted({name for members in where.values() for name in members}), looked):
+        for label, members in where.items():
+            parts = [values[name].reshape(-1)[at].astype(np.float64) for name, at in members.items() if name in values]
+            flat = np.concatenate(parts) if parts else np.array([np.nan])
             averages[label].append(float(np.mean(flat if given else np.abs(flat))))
     steps = np.asarray(run.steps)[looked]
     return ("group averages" if given else "mean |w|"), [

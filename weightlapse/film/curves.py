@@ -12,10 +12,10 @@ from numpy.typing import NDArray
 import weightlapse.film.text as glyphs
 from weightlapse.film.blocks import Measure
 from weightlapse.film.colours import GROUND, Codes
-from weightlapse.film.numbers import grouped, linear_ticks, log_ticks, short, spans_decades
 from weightlapse.film.painter import Painter, Tone, dot, ramp, stroke
 from weightlapse.film.panels import Moment
 from weightlapse.film.surface import Box
+from weightlapse.picture.numbers import grouped, linear_ticks, log_ticks, short, spans_decades
 
 
 @dataclass(frozen=True)

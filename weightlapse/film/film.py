@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import html
+from collections.abc import Mapping
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
@@ -30,6 +31,8 @@ class Film:
     fps: Fraction
     frames: int
     data: bytes | None = None
+    poster: Path | None = None  # the picture that tells most, beside a film that tells a story
+    shows: Mapping[str, Any] | None = None  # what such a film shows when, as in the .json beside it
 
     @property
     def seconds(self) -> float:

@@ -10,10 +10,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from weightlapse.errors import InvalidArgument, MissingStep, UnknownTensor, closest
-from weightlapse.film.grids import Values
 from weightlapse.recording.polar import whole
 from weightlapse.store.layout import value_dtype
 
+Values = NDArray[np.generic]
 READ_BYTES = 32 << 20  # read at once: enough to use a decoded block well, small beside any model
 
 

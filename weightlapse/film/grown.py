@@ -9,8 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from weightlapse.film.frames import values_over
-from weightlapse.film.grids import Values
+from weightlapse.film.frames import Values, values_over
 
 _ALIKE = 0.9  # cosine from which a new unit counts as the child of an old one when the recording does not say
 

@@ -14,8 +14,13 @@ from weightlapse.film.blocks import Block, Measure, Placed, even
 from weightlapse.film.sizing import sized
 
 
-def place(items: Sequence[Block], width: int, height: int, measure: Measure) -> tuple[list[Placed], int]:
-    """The blocks inside ``width`` × ``height``, origin (0, 0), and how many did not fit in (0 except for hundreds in a tiny picture)."""
+def place(
+    items: Sequence[Block], width: int, height: int, measure: Measure, *, middle: bool = True
+) -> tuple[list[Placed], int]:
+    """The blocks inside ``width`` × ``height``, origin (0, 0), and how many did not fit in (0 except for hundreds in a tiny picture).
+
+    ``middle``: what leaves much room stands in the middle of it.
+    """
     if not items:
         return [], 0
     for style in (measure, measure.compact(), measure.unlabelled()):
@@ -25,8 +30,10 @@ def place(items: Sequence[Block], width: int, height: int, measure: Measure) -> 
             if found and (best is None or found[0] > best[0] + 0.05):
                 best = found
         if best:
-            return _settled(best[1], width, height), 0
-    fewer, missing = place(items[: len(items) * 3 // 4], width, height, measure) if len(items) > 1 else ([], 0)
+            return _settled(best[1], width, height) if middle else best[1], 0
+    fewer, missing = (
+        place(items[: len(items) * 3 // 4], width, height, measure, middle=middle) if len(items) > 1 else ([], 0)
+    )
     return fewer, missing + len(items) - len(items) * 3 // 4
 
 
@@ -64,14 +71,15 @@ def _merit(placed: Sequence[Placed]) -> float:
 
 def _share(block: Block) -> float:
     """Relative area of a block; a vector needs little to be read."""
-    return math.sqrt(block.grid.cells) * (0.25 if block.grid.rows == 1 and block.grid.columns > 4 else 1.0)
+    cells = block.layout.rows * block.layout.cols
+    return math.sqrt(cells) * (0.25 if len(block.layout.shape) <= 1 and cells > 4 else 1.0)
 
 
 def _use_leftover(
     items: Sequence[Block], scale: float, fits: Callable[[Sequence[float]], list[Placed] | None], found: list[Placed]
 ) -> list[Placed]:
     """Cells are even, so sizes jump; let single blocks jump where there is still room."""
-    kinds = [(block.grid.shape, len(block.names)) for block in items]  # equal layers keep equal sizes
+    kinds = [(block.layout.shape, len(block.names)) for block in items]  # equal layers keep equal sizes
     scales = [scale] * len(items)
     largest_first = dict.fromkeys(kind for kind, _ in sorted(zip(kinds, items), key=lambda pair: -_share(pair[1])))
     for factor in (2.6, 1.8, 1.4):

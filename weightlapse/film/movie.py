@@ -23,6 +23,9 @@ from weightlapse.film.pace import first_at, timeline
 from weightlapse.film.panels import Moment
 from weightlapse.film.scene import Order, Scene, compose
 from weightlapse.film.stills import numbered, pictures, still
+from weightlapse.film.story import Story, many
+from weightlapse.film.story_file import beside, describe, poster_picture, write
+from weightlapse.film.story_scene import compose_story, tell
 from weightlapse.progress import track
 from weightlapse.recording.polar import polar
 from weightlapse.store.layout import value_dtype
@@ -52,6 +55,7 @@ def make_film(
     preset: str = "veryfast",
     crf: int | None = None,
     title: str = "",
+    story: bool | None = None,
 ) -> Film:
     """Draw every weight at every step, as a film or a still, by the suffix of ``path``.
 
@@ -74,11 +78,15 @@ def make_film(
             beginning), "equal change" (time runs by how much the weights move).
         seconds: length of the film; frames are left out or repeated to fit.
         hold: seconds that the film stands still at each recorded event; 0: one picture per frame, no more.
-        groups: for the panel "groups": label -> (tensor, flat positions to average).
+        groups: for the panel "groups", as in `measure`: ``{group: flat positions}`` of the only tensor, ``{group: (tensor, flat positions)}`` or
+            ``{group: {tensor: flat positions}}``.
         faithful: 4:4:4 without loss: decoded colours at most 2 of 255 off. Not every player shows it.
         preset: x264's trade of speed for size, "ultrafast" to "veryslow".
         crf: quality of mp4 and webm, 0 (best) to 51; 12 (webm: 16) by default, and without loss when ``faithful``.
         title: heading; the recording's name by default.
+        story: whether the film shows a map of the network, enlarges the layers that change most in each stretch, keeps time on an axis of
+            steps, and captions events and findings; a poster (``x.poster.png``) and a description (``x.json``) are then written beside it.
+            None: for a network of more than twenty layers, unless ``panels`` or ``other`` say otherwise. False: every tensor.
 
     Returns:
         A `Film`; as the last value of a notebook cell it plays.
@@ -90,8 +98,8 @@ def make_film(
 
     A complex tensor is two pictures, its magnitude and its phase.
 
-    A weight too small for the picture's pixels is not averaged away: a cell stands for several weights and shows the one farthest
-    from zero, and the label says so. NaN, Inf and values beyond the scale have marks of their own.
+    A weight too small for the picture's pixels is not averaged away: a cell then stands for several weights and shows one of them, always
+    the largest where it stands out, and the label says so. NaN, Inf and values beyond the scale have marks of their own.
 
     >>> make_film(run, "film.mp4", seconds=10)                                     # doctest: +SKIP
     """
@@ -107,7 +115,7 @@ def make_film(
     width, height = _size(size, suffix)
     rate = _rate(fps)
     scales.check(scale)
-    table = colours.theme(theme).table(cmap)
+    table = colours.table(theme, cmap)
     if preset not in PRESETS:
         raise InvalidArgument(f"preset must be one of {', '.join(map(repr, PRESETS))}, not {preset!r}")
     if crf is not None and not (isinstance(crf, int) and 0 <= crf <= 51):
@@ -129,7 +137,10 @@ def make_film(
         order = Order(
             names, shown, (width, height), scale, panels, groups, title, _note(picked, shown, pace), pace == "log"
         )
-    scene = _scene(run, order)
+    tale = _story(run, order, story, other, float(rate), np.unique(shown))
+    poster, told = (None, None) if tale is None or target is None or single or numbered(target) else beside(target)
+    scene = _scene(run, order) if tale is None else compose_story(run, order, tale)
+    scene.signs = colours.signs(table)
     linger = round(1.5 * float(rate))
     if suffix in STILL:
         assert target is not None
@@ -157,9 +168,19 @@ def make_film(
     if target is None:
         memory = io.BytesIO()
         shoot(memory)
-        return Film(None, (width, height), rate, len(shown), memory.getvalue())
+        shows = None if tale is None else describe(run, order, tale, float(rate), order.title or _name(run))
+        return Film(None, (width, height), rate, len(shown), memory.getvalue(), None, shows)
     with whole_file(target) as out:
         shoot(out)
+    if tale is not None and poster is not None and told is not None:
+        best = poster_picture(tale, len(shown))
+        again = compose_story(run, order, tale)
+        again.signs = scene.signs
+        (moment,) = moments(run, again, shown, np.array([best]), linger=linger)
+        still(poster, again, moment, (width, height), table, order.title or _name(run))
+        shows = describe(run, order, tale, float(rate), order.title or _name(run))
+        write(told, shows)
+        return Film(target, (width, height), rate, len(shown), None, poster, shows)
     return Film(target, (width, height), rate, len(shown), None)
 
 
@@ -184,7 +205,9 @@ def moments(
         newest = int(np.searchsorted(happened, index, side="right")) - 1
         said = newest >= 0 and index - happened[newest] < linger
         event = words[int(happened[newest])] if said else ""
-        yield Moment(frame, int(steps[frame]), float((index if len(shown) > 1 else frame) / last), values, event)
+        progress = float((index if len(shown) > 1 else frame) / last)
+        picture = int(index) if len(shown) > 1 else frame  # a still is the last picture of all that its curves show
+        yield Moment(frame, int(steps[frame]), progress, values, event, picture, linger)
 
 
 def _events(run: Any) -> dict[int, str]:
@@ -202,6 +225,22 @@ def _scene(run: Any, order: Order) -> Scene:
     from weightlapse.film.pair import Pair, compose_pair
 
     return compose_pair(run, order) if isinstance(run, Pair) else compose(run, order)
+
+
+def _story(
+    run: Any, order: Order, wanted: bool | None, other: Any, fps: float, frames: NDArray[np.int64]
+) -> Story | None:
+    """The story to be told; None where all tensors are to be seen."""
+    clash = (
+        "other=" if other is not None else "panels=" if order.panels is not None else "groups=" if order.groups else ""
+    )
+    if wanted and clash:
+        raise InvalidArgument(
+            f"story=True shows a map and enlarged layers, and {clash} asks for something else; leave one of them out"
+        )
+    if wanted is False or clash or (wanted is None and not (min(order.size) >= 240 and many(run, order.names, frames))):
+        return None
+    return tell(run, order, fps)
 
 
 def _load(path: str | os.PathLike[str]) -> Any:
@@ -304,7 +343,8 @@ def picture(
     names = chosen(run, tensors, np.array([index]))
     order = Order(names, np.arange(int(index) + 1), size, scales.check(scale), panels, None, title, still=int(index))
     scene = compose(run, order)
-    surface = Surface(size[0], size[1], colours.theme(theme).table(cmap))
+    table = colours.table(theme, cmap)
+    surface, scene.signs = Surface(size[0], size[1], table), colours.signs(table)
     (moment,) = moments(run, scene, np.array([index]))
     scene.draw(surface, moment)
     return rgb(surface)

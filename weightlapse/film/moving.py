@@ -11,11 +11,11 @@ from numpy.typing import NDArray
 import weightlapse.film.text as glyphs
 from weightlapse.film.blocks import Measure
 from weightlapse.film.colours import GROUND
-from weightlapse.film.grids import Values
-from weightlapse.film.numbers import short
+from weightlapse.film.frames import Values
 from weightlapse.film.painter import Painter, ramp
 from weightlapse.film.panels import Moment, title
 from weightlapse.film.surface import Box
+from weightlapse.picture.numbers import short
 
 BINS = 61  # odd, so that zero has a bin of its own
 _COUNTED = 200_000  # values of one tensor that a ridge looks at; more are strided, which no histogram shows

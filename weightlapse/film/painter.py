@@ -5,8 +5,8 @@ Colours are given as a tone: "ink", "muted", "faint", "line", "ground", or a ser
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import ClassVar
 
@@ -15,24 +15,26 @@ from numpy.typing import NDArray
 
 import weightlapse.film.text as glyphs
 from weightlapse.film.colours import (
+    GAP,
     GREY,
     GREYS,
     GROUND,
-    MINUS_INF,
-    NAN,
+    HIGH,
+    LOW,
+    MARKS,
     OVER,
-    PLUS_INF,
     SERIES_LEVELS,
     SIGN_DARK,
-    SIGN_LIGHT,
     UNDER,
+    ZERO,
     Codes,
     series,
 )
-from weightlapse.film.grids import Values
-from weightlapse.film.numbers import short
+from weightlapse.film.frames import Values
 from weightlapse.film.surface import Surface
 from weightlapse.film.tiles import Tile
+from weightlapse.picture.cells import SIGNED, sign
+from weightlapse.picture.numbers import short
 
 Tone = str | int
 _STRENGTH = {"ink": 1.0, "muted": 0.62, "faint": 0.36, "line": 0.16, "ground": 0.0}
@@ -55,9 +57,10 @@ def _ramp(tone: Tone) -> Codes:
 
 @dataclass
 class Painter:
-    """Draws on ``surface``; pure pixels, no memory of what was drawn."""
+    """Draws on ``surface``; pure pixels, no memory of what was drawn. ``sign_of``: the code of the sign in a cell of each odd value."""
 
     surface: Surface
+    sign_of: Mapping[int, int] = field(default_factory=lambda: dict.fromkeys(MARKS, SIGN_DARK))
     keeps_curves: ClassVar[bool] = False
 
     def text(
@@ -102,57 +105,68 @@ class Painter:
     def tile(self, tile: Tile, codes: Codes) -> None:
         """The cells of ``tile``, odd values with their signs.
 
-        ``codes`` has one row and column of ground at its end, as ``Tile.codes`` gives them.
+        ``codes`` has one row and column for the gaps at its end, as ``Tile.codes`` gives them.
         """
         self.surface.cells(tile.x, tile.y, codes, tile.row_map, tile.column_map)
         wide, high = tile.cell
-        if min(wide, high) < 6 or codes[:-1, :-1].max(initial=0) < OVER:
+        if tile.thinned == (1, 1):
+            for row, column, rows, columns in tile.layout.ends():
+                self.fill(tile.x + column * wide, tile.y + row * high, columns * wide, rows * high, "ground")
+        if min(wide, high) < SIGNED:
             return
-        odd = (codes >= OVER) & (codes <= MINUS_INF)
-        top, left = tile.starts
+        inside = codes[:-1, :-1]
+        odd = (inside <= UNDER) | ((inside >= OVER) & (inside < 256))
+        if not odd.any():
+            return
         for row, column in np.argwhere(odd)[:_SIGNS_AT_MOST]:
-            place = tile.x + int(left[column]), tile.y + int(top[row])
-            self.surface.paint(*place, sign(int(codes[row, column]), wide, high))
+            top, left = row * high, column * wide
+            part = self._cell(int(codes[row, column]), wide, high).copy()
+            part[tile.row_map[top : top + high] != row] = GAP  # the gap before a filter stays free
+            part[:, tile.column_map[left : left + wide] != column] = GAP
+            self.surface.paint(tile.x + left, tile.y + top, part)
+
+    def ring(self, tile: Tile, row: int, column: int, side: int) -> None:
+        """A ring around a cell, inside the tile: what must be found although it is small."""
+        wide, high = tile.cell
+        middle = column * wide + wide // 2, row * high + high // 2
+        left, top = (
+            max(min(m - side // 2, most - side), 0) // 2 * 2 for m, most in zip(middle, (tile.width, tile.height))
+        )
+        broad, tall = min(side, tile.width), min(side, tile.height)
+        for line, tone in ((4, "ground"), (2, "ink")):
+            for x, y, w, h in (
+                (0, 0, broad, line),
+                (0, tall - line, broad, line),
+                (0, 0, line, tall),
+                (broad - line, 0, line, tall),
+            ):
+                self.fill(tile.x + left + x, tile.y + top + y, w, h, tone)
+
+    def signed(self, x: int, y: int, code: int, width: int, height: int) -> None:
+        """A cell of an odd value, with its sign."""
+        self.surface.paint(x, y, self._cell(code, width, height))
+
+    def _cell(self, code: int, width: int, height: int) -> Codes:
+        return np.where(sign(code, width, height), self.sign_of[code], code).astype(np.uint16)
 
     def numbers(self, tile: Tile, codes: Codes, values: Values, px: int) -> None:
         """Write each value into its cell, where cells are large enough. The letters take their colour from the map itself."""
         wide, high = tile.cell
-        if wide < 3.4 * px or high < 1.6 * px or tile.parts > 1:
+        if wide < 3.4 * px or high < 1.6 * px or tile.layout.wrapped:
             return
-        flat = tile.grid.arrange(values)
-        flat = flat.T if tile.upright else flat
-        top, left = tile.starts
+        flat = tile.layout.arrange(values)
         for (row, column), value in np.ndenumerate(flat):
             code = int(codes[row, column])
-            if code >= OVER:
+            if code <= UNDER or code >= OVER:
                 continue
             mask = glyphs.mask(short(float(value), 2), px, False)
             if mask.shape[1] > wide - 4:
                 continue
-            target = 128 if abs(code - 128) >= 60 else 255 if code >= 128 else 0
+            target = ZERO if abs(code - ZERO) >= 59 else HIGH if code >= ZERO else LOW
             written = np.rint(code + (target - code) * (mask / 255.0)).astype(np.uint16)
-            x = tile.x + int(left[column]) + (wide - mask.shape[1]) // 2
-            y = tile.y + int(top[row]) + (high - px) // 2 - round(px * 0.12)
+            x = tile.x + int(column) * wide + (wide - mask.shape[1]) // 2
+            y = tile.y + int(row) * high + (high - px) // 2 - round(px * 0.12)
             self.surface.paint(x // 2 * 2, y // 2 * 2, written)
-
-
-@lru_cache(maxsize=256)
-def sign(code: int, width: int, height: int) -> Codes:
-    """The cell of an odd value: a cross for NaN, a triangle up or down for ±Inf, a light dot for what is beyond the scale."""
-    cell = np.full((height, width), code, dtype=np.uint16)
-    y, x = np.mgrid[0:height, 0:width]
-    side = min(width, height)
-    u, v = (x - (width - 1) / 2) / side, (y - (height - 1) / 2) / side  # -0.5 ... 0.5 in the middle square
-    inside = np.maximum(np.abs(u), np.abs(v)) <= 0.34
-    if code == NAN:
-        cell[inside & (np.abs(np.abs(u) - np.abs(v)) <= max(0.08, 0.6 / side))] = SIGN_DARK
-    elif code == PLUS_INF:
-        cell[inside & (np.abs(u) <= (v + 0.34) / 2)] = SIGN_DARK
-    elif code == MINUS_INF:
-        cell[inside & (np.abs(u) <= (0.34 - v) / 2)] = SIGN_DARK
-    elif code in (OVER, UNDER):
-        cell[np.hypot(u, v) <= max(0.2, 0.8 / side)] = SIGN_LIGHT
-    return cell
 
 
 def stroke(width: int, height: int, lines: Sequence[tuple[NDArray[np.float64], Tone]], thickness: float) -> Codes:

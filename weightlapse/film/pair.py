@@ -20,13 +20,12 @@ import weightlapse.film.scales as scales
 from weightlapse.errors import InvalidArgument
 from weightlapse.film.blocks import Measure, Placed, blocks, even
 from weightlapse.film.curves import Curves, Line
-from weightlapse.film.frames import all_shapes, sample, values_over
-from weightlapse.film.grids import Values
+from weightlapse.film.frames import Values, all_shapes, sample, values_over
 from weightlapse.film.layout import place
-from weightlapse.film.numbers import grouped
 from weightlapse.film.panels import Header, Legend, Panel, Weights
 from weightlapse.film.scene import THINNED, Order, Scene, frame_boxes, legend_ends
 from weightlapse.film.surface import Box
+from weightlapse.picture.numbers import grouped
 from weightlapse.progress import track
 from weightlapse.symmetry.runs import align_runs
 from weightlapse.symmetry.states import distance, float_arrays, parameter_names
@@ -151,7 +150,7 @@ def compose_pair(pair: Pair, order: Order) -> Scene:
     head = even(measure.text * 2.5)
     count = len(pair.columns)
     each = even((wide - gap * (count - 1)) / count)
-    placed, missing = place(blocks(shapes), each, high - low - gap - head, measure)
+    placed, missing = place(blocks(shapes, pair.wiring), each, high - low - gap - head, measure)
     by_tensor = _shared_scales(pair, names, order)
     panels: list[Panel] = []
     for i, (column, heading) in enumerate(zip(pair.columns, _headings(pair))):
@@ -205,13 +204,13 @@ def _in_column(placed: Placed, column: str, *, labelled: bool) -> Placed:
     )
 
 
-def _shared_scales(pair: Pair, names: Sequence[str], order: Order) -> dict[str, scales.Scale] | None:
+def _shared_scales(pair: Pair, names: Sequence[str], order: Order) -> dict[str, float] | None:
     if order.scale == "step":
         return None
     frames = np.unique(order.frames)
     sides = [scales.over_frames(side.run, names, np.unique(side.at[frames])) for side in (pair.first, pair.second)]
-    found = {name: max((side[name] for side in sides), key=lambda s: s.limit) for name in names}
-    return dict.fromkeys(found, max(found.values(), key=lambda s: s.limit)) if order.scale == "global" else found
+    found = {name: max(side[name] for side in sides) for name in names}
+    return dict.fromkeys(found, max(found.values())) if order.scale == "global" else found
 
 
 def _charts(pair: Pair, order: Order, names: Sequence[str], box: Box, measure: Measure, gap: int) -> list[Panel]:

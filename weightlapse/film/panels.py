@@ -3,20 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Protocol
 
 import numpy as np
 
 import weightlapse.film.text as glyphs
 from weightlapse.film.blocks import Measure, Placed
-from weightlapse.film.grids import Values
+from weightlapse.film.frames import Values
 from weightlapse.film.grown import Lineage
-from weightlapse.film.numbers import grouped, short
 from weightlapse.film.painter import Painter
-from weightlapse.film.scales import Scale, of
 from weightlapse.film.surface import Box
 from weightlapse.film.tiles import Tile
+from weightlapse.picture.compose import alike
+from weightlapse.picture.layout import Layout
+from weightlapse.picture.numbers import grouped, short
+from weightlapse.picture.scale import limit_of
+from weightlapse.picture.words import describe
 
 _NUMBERED = 64  # tensors up to this size show their values in the cells where there is room
 
@@ -30,6 +33,8 @@ class Moment:
     progress: float  # 0 at the film's first picture, 1 at its last
     values: Mapping[str, Values]
     event: str = ""
+    index: int = 0  # of the picture in the film
+    linger: int = 1  # pictures for which words stay
 
 
 class Panel(Protocol):
@@ -52,7 +57,7 @@ class Weights:
 
     stages: Sequence[tuple[int, Sequence[Placed]]]
     measure: Measure
-    scales: Mapping[str, Scale] | None
+    scales: Mapping[str, float] | None
     missing: int = 0
     box: Box = (0, 0, 0, 0)
     heading: str = ""
@@ -60,6 +65,7 @@ class Weights:
     stage: int = -1
     labels: dict[str, str] = field(default_factory=dict)  # what stands above each block
     framed: dict[str, Tile] = field(default_factory=dict)  # each tile as it was last drawn
+    smaller: dict[tuple[str, tuple[int, ...]], Layout] = field(default_factory=dict)  # of tensors that have yet to grow
 
     def static(self, painter: Painter) -> None:
         x, y, _, high = self.box
@@ -84,20 +90,20 @@ class Weights:
 
     def _block(self, painter: Painter, block: Placed, moment: Moment) -> None:
         relabel = self.scales is None
-        shown: dict[str, Scale] = {}
+        shown: dict[str, float] = {}
         main = block.tiles[0]
         there = moment.values.get(main.name)
-        now = main if there is None else main.shaped(there.shape)
+        now = main if there is None else self._shaped(main, block, there.shape)
         short_of = main.width - now.width, main.height - now.height  # a network that has yet to grow
         for tile in block.tiles:
             value = moment.values.get(tile.name)
             if value is None:
                 continue
-            shaped = tile.shaped(value.shape)
+            shaped = self._shaped(tile, block, value.shape)
             if tile is not main:  # what stands beside or below keeps its distance
                 beside = tile.name in block.block.beside
                 shaped = shaped.at(tile.x - (short_of[0] if beside else 0), tile.y - (0 if beside else short_of[1]))
-            scale = of([value]) if self.scales is None else self.scales[tile.name]
+            scale = limit_of(value) if self.scales is None else self.scales[tile.name]
             shown[tile.name] = scale
             if self.framed.get(tile.name) != shaped:
                 relabel = True
@@ -120,14 +126,23 @@ class Weights:
         self.framed[tile.name] = tile
         painter.outline(tile.x, tile.y, tile.width, tile.height)
         new = None if self.lineage is None else self.lineage.new_rows(tile.name, frame)
-        if new is None or tile.parts > 1 or tile.upright:
+        if new is None or tile.upright or len(tile.layout.shape) < 2 or tile.layout.wrapped:
             return
-        rows = np.flatnonzero(new.repeat(tile.grid.unit_rows))
-        starts, thick = tile.starts[0], max(round(3 * self.measure.unit), 2)
+        rows = np.flatnonzero(new.repeat(tile.layout.rows // len(new)))
+        thick = max(round(3 * self.measure.unit), 2)
         for row in np.unique(rows // tile.thinned[0]):
-            painter.fill(tile.x - thick - 2, tile.y + int(starts[row]), thick, tile.cell[1], 1)
+            painter.fill(tile.x - thick - 2, tile.y + int(row) * tile.cell[1], thick, tile.cell[1], 1)
 
-    def _label(self, painter: Painter, block: Placed, scales: Mapping[str, Scale]) -> None:
+    def _shaped(self, tile: Tile, block: Placed, shape: tuple[int, ...]) -> Tile:
+        """The same place and cells for a tensor of another shape (before it grew)."""
+        if shape == tile.layout.shape:
+            return tile
+        if (tile.name, shape) not in self.smaller:
+            smaller = alike(tile.layout, shape)
+            self.smaller[tile.name, shape] = smaller
+        return replace(tile, layout=self.smaller[tile.name, shape])
+
+    def _label(self, painter: Painter, block: Placed, scales: Mapping[str, float]) -> None:
         """Name in ink, then shape, thinning and scale in grey, as much of it as there is room for."""
         px = block.words
         small = max(px - 2, 9)
@@ -135,15 +150,19 @@ class Weights:
         wide = block.width + (0 if bold else 2)
         tile = self.framed[block.block.main]
         known = [name for name in block.block.names if name in scales]
+        shape = tile.layout.shape
         choices = (
-            ["×".join(map(str, tile.grid.shape)) or "scalar"],
+            list(block.block.said),
+            [describe(shape, block.block.kind), "×".join(map(str, shape)) or "scalar"],
             [f"1 of {tile.thinned[0]}×{tile.thinned[1]}, spikes kept", f"1 of {tile.thinned[0]}×{tile.thinned[1]}"]
             if tile.thinned != (1, 1)
             else [],
-            [" | ".join("±" + short(scales[name].limit, 2) for name in known), "±" + short(scales[known[0]].limit, 2)],
+            [" | ".join("±" + short(scales[name], 2) for name in known), "±" + short(scales[known[0]], 2)],
         )
-        name = title(block.block.title, px, wide, bold)
-        room = wide - glyphs.width(name, px, bold=bold)
+        two = self.measure.lines > 1 and block.label > 0
+        badge = glyphs.width(block.block.badge, px, bold=True) + px // 2 if block.block.badge else 0
+        name = title(block.block.title, px, wide - badge, bold)
+        room = wide - (0 if two else badge + glyphs.width(name, px, bold=bold))
         words: list[str] = []
         for choice in choices:
             fitting = next((word for word in choice if glyphs.width(word, small) + px * 2 // 3 <= room), "")
@@ -158,10 +177,15 @@ class Weights:
             painter.fill(block.x, block.y, wide, block.label - 2, "ground")
         self.labels[key] = line
         baseline = block.y + block.label - max(px // 2, 5)
-        x = block.x + painter.text(block.x, baseline, name, px, bold=bold)
+        first = baseline - round(small * 1.5) if two else baseline
+        x = block.x
+        if badge:
+            painter.text(x, first, block.block.badge, px, bold=True, tone=1)
+            x += badge
+        x += painter.text(x, first, name, px, bold=bold)
+        x = block.x if two else x + px * 2 // 3
         for word in words:
-            x += px * 2 // 3
-            x += painter.text(x, baseline, word, small, tone="muted")
+            x += painter.text(x, baseline, word, small, tone="muted") + px * 2 // 3
 
     @property
     def thinned(self) -> bool:
@@ -196,6 +220,7 @@ class Header:
     ticks: Sequence[float] = ()
     done: int = 0
     said: str = ""
+    line: bool = True  # whether a line below fills as the film runs, and events are said here
 
     @property
     def _large(self) -> int:
@@ -213,6 +238,8 @@ class Header:
             self.measure.text,
             tone="muted",
         )
+        if not self.line:
+            return
         painter.fill(x, y + high - self._line, wide, self._line, "line")
         for tick in self.ticks:
             painter.fill(x + round(tick * (wide - 2)), y + high - 3 * self._line, 2, 3 * self._line, 1)
@@ -231,7 +258,7 @@ class Header:
         painter.fill(x + wide - space - 2, top, space + 2, glyphs.line(px)[0] + glyphs.line(px)[1], "ground")
         painter.text(x + wide, baseline, digits, px, bold=True, anchor="right")
         self._say(painter, moment)
-        until = round(moment.progress * wide)
+        until = round(moment.progress * wide) if self.line else 0
         if until < self.done:
             painter.fill(x, y + high - self._line, wide, self._line, "line")
             self.done = 0
@@ -241,9 +268,7 @@ class Header:
 
     def _say(self, painter: Painter, moment: Moment) -> None:
         """The word under the counter: "step", or what has just happened."""
-        if moment.event == self.said and self.said:
-            return
-        word = moment.event or "step"
+        word = (moment.event if self.line else "") or "step"
         if word == self.said:
             return
         x, y, wide, _ = self.box
@@ -253,7 +278,7 @@ class Header:
             old = glyphs.width(self.said, px) + 4
             painter.fill(x + wide - old, baseline - px, old, px + px // 3, "ground")
         shown = glyphs.fit(word, px, wide // 2)
-        painter.text(x + wide, baseline, shown, px, tone=1 if moment.event else "muted", anchor="right")
+        painter.text(x + wide, baseline, shown, px, tone="muted" if word == "step" else 1, anchor="right")
         self.said = shown
 
 
@@ -267,15 +292,14 @@ class Legend:
     note: str
 
     def static(self, painter: Painter) -> None:
-        from weightlapse.film.colours import MINUS_INF, NAN, OVER, PLUS_INF, UNDER
-        from weightlapse.film.painter import sign
+        from weightlapse.film.colours import HIGH, LOW, MINUS_INF, NAN, OVER, PLUS_INF, UNDER
 
         x, y, wide, high = self.box
         px = max(self.measure.text - 2, 9)
         baseline = y + high // 2 + px // 3
         bar, thick = round(150 * max(self.measure.unit, 0.6)), max(round(10 * self.measure.unit), 6)
         x += painter.text(x, baseline, self.ends[0], px, tone="muted") + px // 2
-        ramp = np.linspace(0, 255.999, bar).astype(np.uint16)
+        ramp = np.rint(np.linspace(LOW, HIGH, bar)).astype(np.uint16)
         painter.paint(x, y + (high - thick) // 2, np.repeat(ramp[None, :], thick, axis=0))
         x += bar + px // 2
         x += painter.text(x, baseline, self.ends[2], px, tone="muted") + px * 2
@@ -285,7 +309,7 @@ class Legend:
             if x + needed > self.box[0] + wide - glyphs.width(self.note, px) - px:
                 break
             for code in codes:
-                painter.paint(x, y + (high - side) // 2, sign(code, side, side))
+                painter.signed(x, y + (high - side) // 2, code, side, side)
                 x += side + 2
             x += px // 3
             x += painter.text(x, baseline, word, px, tone="muted") + px + px // 2

@@ -18,14 +18,17 @@ import weightlapse.film.charts as charts
 import weightlapse.film.scales as scales
 from weightlapse.errors import InvalidArgument, UnknownTensor, closest
 from weightlapse.film.axes import axes_or_new, colour_bar, finished, listed_map, series_colours
-from weightlapse.film.blocks import blocks
 from weightlapse.film.colours import GROUND, encode
 from weightlapse.film.differences import diff as diff  # wl.plot.diff
-from weightlapse.film.frames import all_shapes, check_frames, chosen, epoch_at, sample, values_over
-from weightlapse.film.grids import Values, fold, grid, thin
-from weightlapse.film.numbers import spans_decades
-from weightlapse.film.sizing import column_parts
+from weightlapse.film.frames import Values, all_shapes, check_frames, chosen, epoch_at, sample, values_over
+from weightlapse.film.spike import autopsy as autopsy  # wl.plot.autopsy
 from weightlapse.measures.measure import measure
+from weightlapse.picture.cells import gaps
+from weightlapse.picture.compose import layout_of
+from weightlapse.picture.numbers import spans_decades
+from weightlapse.picture.reduce import typical
+from weightlapse.picture.sample import limit
+from weightlapse.picture.scale import limit_of
 from weightlapse.recording.polar import PARTS, polar
 
 _POINTS = 2000  # frames looked at for a curve: more than the pixels of any figure
@@ -89,14 +92,13 @@ def heatmap(
     name = _named(run, tensor)
     (index,) = check_frames(int(frame), len(run.steps))
     value = _value(run, name, int(index))
-    limit = _limit(run, name, scale, value)
-    last = next(block for block in blocks(all_shapes(run)) if name in block.names)
-    cells = grid(value.shape, channels_last=last.grid.channels_last and last.main == name)
-    flat = cells.arrange(value)
+    end = _limit(run, name, scale, value)
+    drawn = layout_of(name, value.shape, all_shapes(run), getattr(run, "wiring", None))
+    flat = drawn.arrange(value)
     step = int(np.ceil(np.sqrt(flat.size / _CELLS))) if flat.size > _CELLS else 1
-    codes = encode(thin(flat, step, step, scales.of([value]).spike), limit)
-    parts = column_parts(cells) if step == 1 else 1
-    codes = fold(codes, parts, across=True, unit=cells.unit_rows if step == 1 else 1)
+    codes = encode(typical(flat, step, step, scales.SPIKE * end), end)
+    if drawn.wrapped:
+        codes[drawn.blank()[::step, ::step]] = GROUND
     high, broad = codes.shape
     wide = min(max(5.5 * broad / max(high, 1), 1.5), 11) + 1.5
     ax = axes_or_new(ax, (wide, min(max((wide - 1.5) * high / max(broad, 1), 1.2), 5.5) + 0.8))
@@ -108,12 +110,12 @@ def heatmap(
         interpolation="nearest",
         aspect="equal" if 0.05 < high / broad < 20 else "auto",
     )
-    if cells.kernels and max(codes.shape) <= 400:
-        for across in range(cells.unit_columns, broad, cells.unit_columns):
-            ax.axvline(across / step - 0.5, color="white", lw=0.8)
-        for down in range(cells.unit_rows, high, cells.unit_rows):
-            ax.axhline(down / step - 0.5, color="white", lw=0.8)
-    colour_bar(ax, image, limit, cmap)
+    if step == 1 and max(codes.shape) <= 400:
+        for levels, line in ((drawn.across, ax.axvline), (drawn.down, ax.axhline)):
+            for every, pixels in gaps(levels, 12):
+                for place in range(every, broad if levels is drawn.across else high, every):
+                    line(place - 0.5, color="white", lw=0.4 * pixels)
+    colour_bar(ax, image, end, cmap)
     shape = "×".join(map(str, value.shape)) or "scalar"
     said = f"step {int(np.asarray(run.steps)[index])}, {shape}" + (
         f", 1 of {step}×{step} weights, spikes kept" if step > 1 else ""
@@ -307,10 +309,9 @@ def _value(run: Any, name: str, frame: int) -> Values:
 
 def _limit(run: Any, name: str, scale: str | float, value: Values) -> float:
     if scale == "step":
-        return scales.of([value]).limit
+        return limit_of(value)
     if scale == "tensor":
-        looked = sample(np.arange(len(run.steps)), 64)
-        return scales.over_frames(run, [name], looked)[name].limit
+        return limit(run, name)
     if isinstance(scale, (int, float)) and np.isfinite(scale) and scale > 0:
         return float(scale)
     raise InvalidArgument(f"scale must be 'tensor', 'step' or a positive number, not {scale!r}")

@@ -14,18 +14,17 @@ import weightlapse.film.charts as charts
 import weightlapse.film.scales as scales
 from weightlapse.errors import InvalidArgument, closest
 from weightlapse.film.blocks import Measure, blocks, even
-from weightlapse.film.colours import SERIES_COUNT
+from weightlapse.film.colours import MARKS, SERIES_COUNT, SIGN_DARK
 from weightlapse.film.curves import Curves, Line, stacked
-from weightlapse.film.frames import all_shapes, epoch_at, sample, values_over
-from weightlapse.film.grids import Values
+from weightlapse.film.frames import Values, all_shapes, epoch_at, sample, values_over
 from weightlapse.film.grown import Lineage, events_of, stages_of
 from weightlapse.film.layout import place
 from weightlapse.film.moving import Mass, Ridges, Words, density
-from weightlapse.film.numbers import grouped
 from weightlapse.film.painter import Painter
 from weightlapse.film.panels import Header, Legend, Moment, Panel, Weights
-from weightlapse.film.scales import Scale
 from weightlapse.film.surface import Box, Surface
+from weightlapse.picture.numbers import grouped
+from weightlapse.picture.sample import limit
 
 KINDS = ("weights", "scalars", "lines", "groups", "mass", "distance", "norms", "histograms", "text")
 _SCALES_SAID = {
@@ -68,6 +67,7 @@ class Scene:
 
     panels: list[Panel]
     read: Callable[[NDArray[np.int64]], Iterator[dict[str, Values]]]
+    signs: Mapping[int, int] = field(default_factory=lambda: dict.fromkeys(MARKS, SIGN_DARK))  # see `colours.signs`
     started: bool = field(default=False)
 
     @property
@@ -77,7 +77,7 @@ class Scene:
         return max([1, *(tone % SERIES_COUNT for tone in tones if isinstance(tone, int))]) + 1
 
     def draw(self, surface: Surface, moment: Moment) -> None:
-        self.draw_on(Painter(surface), moment)
+        self.draw_on(Painter(surface, self.signs), moment)
 
     def draw_on(self, painter: Painter, moment: Moment) -> None:
         if not self.started:
@@ -104,7 +104,7 @@ def compose(run: Any, order: Order) -> Scene:
     others = [(kind, words) for kind, words in wanted if kind != "weights"]
 
     built: list[Panel] = []
-    tile_scales: dict[str, Scale] = {}
+    tile_scales: dict[str, float] = {}
     main, side = _split(body, bool(heat), len(others), measure)
     if heat:
         drawn = _globbed(shapes, heat[0][1])
@@ -157,11 +157,11 @@ def frame_boxes(width: int, height: int, measure: Measure) -> tuple[Box, Box, Bo
     )
 
 
-def legend_ends(mode: str, by_tensor: Mapping[str, Scale]) -> tuple[str, str, str]:
-    from weightlapse.film.numbers import short
+def legend_ends(mode: str, by_tensor: Mapping[str, float]) -> tuple[str, str, str]:
+    from weightlapse.picture.numbers import short
 
     if mode == "global" and by_tensor:
-        largest = short(max(s.limit for s in by_tensor.values()))
+        largest = short(max(by_tensor.values()))
         return "−" + largest, "0", "+" + largest
     return "−scale", "0", "+scale"
 
@@ -172,14 +172,17 @@ def weight_panel(run: Any, shapes: Mapping[str, tuple[int, ...]], box: Box, meas
     for start, frames in stages_of(run, order.shown):
         known = all_shapes(run, frames)
         placed, left_out = place(
-            blocks({name: known[name] for name in shapes if name in known}), box[2], box[3], measure
+            blocks({name: known[name] for name in shapes if name in known}, getattr(run, "wiring", None)),
+            box[2],
+            box[3],
+            measure,
         )
         stages.append((start, [p.moved(p.x + box[0], p.y + box[1]) for p in placed]))
         missing = max(missing, left_out)
     names = list(dict.fromkeys(tile.name for _, placed in stages for p in placed for tile in p.tiles))
     by_tensor = None if order.scale == "step" else scales.over_frames(run, names, order.looked(run))
     if by_tensor and order.scale == "global":
-        by_tensor = dict.fromkeys(by_tensor, max(by_tensor.values(), key=lambda s: s.limit))
+        by_tensor = dict.fromkeys(by_tensor, max(by_tensor.values()))
     lineage = Lineage(run) if len(getattr(run, "epochs", ())) > 1 else None
     return Weights(stages, measure, by_tensor, missing, box, lineage=lineage)
 
@@ -263,7 +266,7 @@ def _curves(make: Callable[..., tuple[str, list[Line]]]) -> Callable[..., Panel]
         box: Box,
         measure: Measure,
         words: str,
-        _: Mapping[str, Scale],
+        _: Mapping[str, float],
     ) -> Panel:
         title, lines = make(run, order, _globbed(shapes, words) if make is not charts.scalars else shapes, words)
         steps = np.asarray(run.steps)
@@ -280,14 +283,14 @@ def _histograms(
     box: Box,
     measure: Measure,
     words: str,
-    known: Mapping[str, Scale],
+    known: Mapping[str, float],
 ) -> Panel:
     kept = _globbed(shapes, words)
     matrices = {name: shape for name, shape in kept.items() if len(shape) >= 2} or kept
     room = max((box[3] - 2 * measure.text) // (measure.text + 4), 1)
     names = list(matrices)[:room]
     looked = list(values_over(run, names, sample(order.looked(run), 24)))
-    by_name = {name: (known.get(name) or scales.of(v[name] for v in looked if name in v)).limit for name in names}
+    by_name = {name: known.get(name) or limit(run, name, order.looked(run)) for name in names}
     tallest = {name: max(float(density(v[name], by_name[name]).max()) for v in looked if name in v) for name in names}
     return Ridges(box, measure, by_name, tallest)
 
@@ -299,7 +302,7 @@ def _mass(
     box: Box,
     measure: Measure,
     words: str,
-    _: Mapping[str, Scale],
+    _: Mapping[str, float],
 ) -> Panel:
     kept = _globbed(shapes, words)
     single = len(kept) == 1 and int(np.prod(next(iter(kept.values())))) <= 64
@@ -323,7 +326,7 @@ def _words(
     box: Box,
     measure: Measure,
     words: str,
-    _: Mapping[str, Scale],
+    _: Mapping[str, float],
 ) -> Panel:
     return Words(box, measure, words)
 

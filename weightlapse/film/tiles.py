@@ -8,81 +8,79 @@ from functools import cached_property
 import numpy as np
 from numpy.typing import NDArray
 
-from weightlapse.film.colours import GROUND, Codes, encode
-from weightlapse.film.grids import Grid, Values, extent, fold, grid, per_part, pixels, thin
-from weightlapse.film.scales import Scale
+from weightlapse.film.colours import GAP, GROUND, Codes, encode
+from weightlapse.film.frames import Values
+from weightlapse.film.scales import SPIKE
+from weightlapse.picture.cells import pixels
+from weightlapse.picture.layout import Layout
+from weightlapse.picture.reduce import typical
 
 
 @dataclass(frozen=True)
 class Tile:
     """The tensor ``name`` at pixel (x, y), each cell ``cell`` = (width, height) pixels.
 
-    ``thinned`` = (rows, columns) of weights behind one cell; ``parts`` > 1: the grid is cut and its pieces set side by side
-    (``across``) or below each other; ``upright``: a vector drawn as a column, beside the matrix whose rows it belongs to;
-    ``group`` = cells per unit (rows, columns) with ``gap`` pixels between units.
+    ``thinned`` = (rows, columns) of weights behind one cell. ``part``: where a strip or a grown tensor is laid out otherwise than by its kind
+    alone, how (see `shaped`).
     """
 
     name: str
-    grid: Grid
+    layout: Layout
     cell: tuple[int, int]
     x: int = 0
     y: int = 0
     thinned: tuple[int, int] = (1, 1)
-    parts: int = 1
-    across: bool = True
-    upright: bool = False
-    group: tuple[int, int] = (1, 1)
-    gap: tuple[int, int] = (0, 0)  # between units down, between units across
 
     @property
     def rows(self) -> int:
         """Cells from top to bottom."""
-        whole = -(-(self.grid.columns if self.upright else self.grid.rows) // self.thinned[0])
-        return per_part(whole, self.parts, self.group[0]) if self.across else whole * self.parts
+        return -(-self.layout.rows // self.thinned[0])
 
     @property
     def columns(self) -> int:
         """Cells from left to right."""
-        whole = -(-(self.grid.rows if self.upright else self.grid.columns) // self.thinned[1])
-        return whole * self.parts if self.across else per_part(whole, self.parts, 1)
+        return -(-self.layout.cols // self.thinned[1])
 
     @property
     def width(self) -> int:
-        return extent(self.columns, self.cell[0], self.group[1], self.gap[1])
+        return self.columns * self.cell[0]
 
     @property
     def height(self) -> int:
-        return extent(self.rows, self.cell[1], self.group[0], self.gap[0])
+        return self.rows * self.cell[1]
+
+    @property
+    def upright(self) -> bool:
+        """A vector drawn as a column, beside the matrix whose rows it belongs to."""
+        return len(self.layout.shape) == 1 and not self.layout.across
 
     @cached_property
     def row_map(self) -> NDArray[np.intp]:
-        return pixels(self.rows, self.cell[1], self.group[0], self.gap[0])
+        """Which row of cells each pixel shows; ``rows`` in the gaps."""
+        return _map(pixels(self.layout.down, self.cell[1]), self.rows, self.cell[1], self.thinned)
 
     @cached_property
     def column_map(self) -> NDArray[np.intp]:
-        return pixels(self.columns, self.cell[0], self.group[1], self.gap[1])
+        return _map(pixels(self.layout.across, self.cell[0]), self.columns, self.cell[0], self.thinned)
 
     @cached_property
-    def starts(self) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
-        """First pixel of every row and of every column of cells."""
-        return np.unique(self.row_map, return_index=True)[1], np.unique(self.column_map, return_index=True)[1]
+    def blank(self) -> NDArray[np.bool_] | None:
+        """Cells without a weight, at the end of a last line."""
+        return self.layout.blank()[:: self.thinned[0], :: self.thinned[1]] if self.layout.wrapped else None
 
     def at(self, x: int, y: int) -> Tile:
         return replace(self, x=x, y=y)
 
-    def shaped(self, shape: tuple[int, ...]) -> Tile:
-        """The same place and cells for a tensor of another shape (before it grew)."""
-        if shape == self.grid.shape:
-            return self
-        return replace(self, grid=grid(shape, channels_last=self.grid.channels_last))
-
-    def codes(self, values: Values, scale: Scale) -> Codes:
-        """Codes of every cell on ``scale``, with one row and column of ground at the end for the gaps."""
-        flat = self.grid.arrange(values)
-        drawn = thin(flat.T if self.upright else flat, *self.thinned, scale.spike)
-        folded = fold(
-            encode(drawn, scale.limit), self.parts, across=self.across, unit=self.group[0] if self.across else 1
-        )
-        codes = np.full((folded.shape[0] + 1, folded.shape[1] + 1), GROUND, dtype=np.uint16)
-        codes[:-1, :-1] = folded
+    def codes(self, values: Values, limit: float) -> Codes:
+        """Codes of every cell on ±``limit``, with one row and column at the end for the gaps."""
+        drawn = typical(self.layout.arrange(values), *self.thinned, SPIKE * limit)
+        codes = np.full((self.rows + 1, self.columns + 1), GAP, dtype=np.uint16)
+        codes[:-1, :-1] = encode(drawn, limit)
+        if self.blank is not None:
+            codes[:-1, :-1][self.blank] = GROUND
         return codes
+
+
+def _map(exact: NDArray[np.intp], count: int, cell: int, thinned: tuple[int, int]) -> NDArray[np.intp]:
+    whole = exact if thinned == (1, 1) else np.repeat(np.arange(count), cell)
+    return np.where(whole < 0, count, whole)

@@ -136,7 +136,7 @@ def write_vector(
     figure = Figure(figsize=(size[0] / dpi, size[1] / dpi), dpi=dpi)
     paper = _Paper(size[0], size[1], table, figure=figure)
     figure.set_facecolor(paper.colour(int(ramp("ground")[255])))
-    scene.draw_on(VectorPainter(paper), moment)
+    scene.draw_on(VectorPainter(paper, scene.signs), moment)
     known = {"Title": title, "Creator": "weightlapse"} | ({"Date": None} if form == "svg" else {"CreationDate": None})
     # the font is named in the file, not drawn as outlines: text stays text, and small
     with (

@@ -59,7 +59,7 @@ def measure(
         tensors: glob or globs; floating-point and complex tensors of all matching names.
         by: ``"tensor"``: one number per tensor; ``"unit"``: one per row of its first axis, (T, rows); ``"layer"``: the tensors of
             one module together; ``"network"``: all selected tensors together, under the name ``"network"``.
-        groups: ``{group: flat positions}`` for one tensor or ``{group: {tensor: flat positions}}``; results are then by group.
+        groups: ``{group: flat positions}`` for one tensor, ``{group: (tensor, flat positions)}`` or ``{group: {tensor: flat positions}}``; results are then by group.
         frames: which frames, a slice; all by default.
         bins: for ``histogram``. top: for ``top_movers``. model, data: for ``function_drift``.
 

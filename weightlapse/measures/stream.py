@@ -124,14 +124,22 @@ def frame_range(run: Any, frames: slice | None) -> range:
 
 
 class Members:
-    """Where the entries of one user-named group live: flat positions in each tensor, or ``...`` for all of it."""
+    """Where the entries of one user-named group live: ``at``, tensor -> flat positions, or a slice for all of it.
+
+    ``members``: flat positions (a sequence, a slice, or ``...`` for all) of the only tensor of ``names``, or of the one that bears the group's
+    name; ``(tensor, positions)``; or ``{tensor: positions}``. The same for measures and for films.
+    """
 
     def __init__(self, name: str, members: Any, names: list[str], shapes: Mapping[str, tuple[int, ...]]) -> None:
+        if isinstance(members, tuple) and len(members) == 2 and isinstance(members[0], str):
+            members = {members[0]: members[1]}
         if not isinstance(members, Mapping):
+            if name in names:
+                names = [name]
             if len(names) != 1:
                 raise InvalidArgument(
                     f"group {name!r} gives bare positions, but {len(names)} tensors are selected; "
-                    "give a mapping from tensor to positions, or choose one tensor with tensors="
+                    "write {group: {tensor: positions}}, or choose one tensor with tensors="
                 )
             members = {names[0]: members}
         self.name = name
@@ -145,10 +153,11 @@ class Members:
                 self.at[tensor] = slice(None)
                 continue
             size = int(np.prod(shapes[tensor]))
-            flat = np.asarray(positions, dtype=np.int64).reshape(-1)
+            flat = np.arange(size)[positions] if isinstance(positions, slice) else np.asarray(positions)
+            flat = (np.flatnonzero(flat) if flat.dtype == bool else flat.astype(np.int64)).reshape(-1)
             if flat.size == 0 or flat.min() < -size or flat.max() >= size:
                 raise InvalidArgument(
-                    f"group {name!r}: positions in {tensor!r} must be flat indices below {size}, and at least one"
+                    f"group {name!r} holds no weight of {tensor!r}, or one that it has not: positions must be flat indices below {size}"
                 )
             self.at[tensor] = flat % size
 

@@ -358,6 +358,10 @@ class Writer:
     def event(self, step: int, text: str) -> None:
         self._journal.put((journal.EVENT, text.encode("utf-8", "replace"), step))
 
+    def observed(self, step: int, seen: dict[str, Any]) -> None:
+        """What was seen of the network at this step besides its frame, as a JSON object."""
+        self._journal.put((journal.OBSERVED, json.dumps(seen, ensure_ascii=False).encode(), step))
+
     def gap(self, first_step: int, last_step: int, reason: str) -> None:
         """Say that the steps from ``first_step`` to ``last_step`` are missing although they should be here, and why."""
         payload = json.dumps({"last": last_step, "reason": reason}, ensure_ascii=False).encode()
@@ -413,6 +417,11 @@ class Writer:
                 self._segment.close()
             self._journal.close()
             self._lock.release()
+
+    @property
+    def uncompressed(self) -> int:
+        """Segments of the log that are still to be compressed."""
+        return self._compactor.waiting
 
     def _give_back(self, takeover: place.Takeover) -> None:
         if self._segment is not None:  # begun, and without a frame

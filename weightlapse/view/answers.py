@@ -14,13 +14,14 @@ from typing import Any
 
 import numpy as np
 
+import weightlapse.view.distributions as distributions
 import weightlapse.view.extras as extras
 from weightlapse.errors import InvalidArgument, UnknownTensor
+from weightlapse.picture.scale import limit_of
 from weightlapse.view.aligned import pair
 from weightlapse.view.manifest import additions, manifest, numbers
+from weightlapse.view.overview import overview
 from weightlapse.view.pictures import Pictures
-from weightlapse.view.plane import Plane
-from weightlapse.view.pyramid import scale_limit
 from weightlapse.view.subject import Subject
 from weightlapse.view.wire import BINARY, JSON, Cancel, Cancelled, Query, little, message, number, span
 
@@ -45,6 +46,10 @@ class Answers:
             "curve": self._curve,
             "neuron": self._neuron,
             "findings": self._findings,
+            "overview": self._overview,
+            "distribution": self._distribution,
+            "units": self._units,
+            "spectrum": self._spectrum,
             "pair": self._pair,
         }
 
@@ -87,10 +92,10 @@ class Answers:
                 rms += numbers(np.sqrt(np.mean(values**2, axis=1)))
         if not pieces:  # a tensor without cells
             return self._json({"limit": 1.0, "moved": 1.0, "stirred": 1.0, "frames": [], "rms": []})
-        limit = scale_limit(np.concatenate([v.ravel() for v in pieces]))
+        limit = limit_of(np.concatenate([v.ravel() for v in pieces]))
         with np.errstate(all="ignore"):
-            moved = scale_limit(np.concatenate([(v - v[0]).ravel() for v in pieces]))
-        stirred = scale_limit(subject.updates(name))
+            moved = limit_of(np.concatenate([(v - v[0]).ravel() for v in pieces]))
+        stirred = limit_of(subject.updates(name))
         return self._json({"limit": limit, "moved": moved, "stirred": stirred, "frames": frames, "rms": rms})
 
     # -- numbers ------------------------------------------------------------------------------------------------------
@@ -101,18 +106,19 @@ class Answers:
         frames = span(query.get("frames", f"0:{subject.frames}"), subject.frames, "frames")
         piece = subject.piece(name, frames.start)
         stop = min(frames.stop, piece.stop)
-        plane = Plane(piece.shape)
+        layout = subject.layout(name, piece)
         rows = []
         for text in query.get("cells", "").split(";")[:256]:
             try:
                 row, col = (int(part) for part in text.split(","))
             except ValueError:
                 raise InvalidArgument(f"cells={text!r} is not of the form 'row,column'") from None
-            if not (0 <= row < plane.rows and 0 <= col < plane.cols):
-                raise InvalidArgument(f"the cell {text} lies outside {plane.rows} x {plane.cols}")
+            index = layout.index(row, col) if 0 <= row < layout.rows and 0 <= col < layout.cols else None
+            if index is None:
+                raise InvalidArgument(f"the cell {text} lies outside {layout.rows} x {layout.cols}, or holds no weight")
             if cancel.is_set():
                 raise Cancelled
-            rows.append(subject.trajectory(name, plane.index(row, col), frames.start, stop, step))
+            rows.append(subject.trajectory(name, index, frames.start, stop, step))
         values = little(np.stack(rows))
         shown = list(range(frames.start, stop, step))
         header = {"dtype": values.dtype.name, "start": frames.start, "step": step, "count": len(shown)}
@@ -138,6 +144,23 @@ class Answers:
 
     def _findings(self, query: Query, cancel: Cancel) -> tuple[str, bytes]:
         return self._json(extras.findings(self.pictures.subject(query)))
+
+    def _overview(self, query: Query, cancel: Cancel) -> tuple[str, bytes]:
+        return self._json(overview(self.pictures.subject(query), number(query, "since", 0), cancel.is_set))
+
+    def _distribution(self, query: Query, cancel: Cancel) -> tuple[str, bytes]:
+        subject, unit = self.pictures.subject(query), number(query, "unit", -1)
+        name, kind = query.get("tensor", ""), query.get("of", "weights")
+        names = distributions.layer_of(subject, name) if query.get("scope") == "layer" else [name]
+        return self._json(distributions.distribution(subject, names, kind, None if unit < 0 else unit, cancel.is_set))
+
+    def _units(self, query: Query, cancel: Cancel) -> tuple[str, bytes]:
+        return self._json(
+            distributions.unit_norms(self.pictures.subject(query), query.get("tensor", ""), cancel.is_set)
+        )
+
+    def _spectrum(self, query: Query, cancel: Cancel) -> tuple[str, bytes]:
+        return self._json(distributions.spectrum(self.pictures.subject(query), query.get("tensor", ""), cancel.is_set))
 
     def _pair(self, query: Query, cancel: Cancel) -> tuple[str, bytes]:
         """The two runs compared; the aligned one becomes a run of its own, under the number that the answer gives."""

@@ -11,7 +11,6 @@ import hmac
 import threading
 from collections.abc import Awaitable, Callable, MutableMapping
 from concurrent.futures import ThreadPoolExecutor
-from importlib.resources import files
 from typing import Any
 
 from starlette.applications import Starlette
@@ -21,6 +20,7 @@ from starlette.routing import Route
 
 from weightlapse.errors import WeightlapseError
 from weightlapse.view.answers import Answers
+from weightlapse.view.assets import asset
 from weightlapse.view.wire import Cancelled
 
 Scope = MutableMapping[str, Any]
@@ -47,11 +47,6 @@ ASSETS = {
     "/app.css": ("app.css", "text/css; charset=utf-8"),
 }
 COOKIE = "weightlapse-token"
-
-
-def asset(name: str) -> str:
-    """A file of the built page, as text."""
-    return (files("weightlapse.view") / "page" / name).read_text("utf-8")
 
 
 def make_app(answers: Answers, *, hosts: set[str], token: str | None = None) -> App:

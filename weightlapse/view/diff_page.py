@@ -15,11 +15,11 @@ import numpy as np
 
 from weightlapse.differences.result import Diff, TensorDiff, percent
 from weightlapse.errors import InvalidArgument, missing_extra
-from weightlapse.film.colours import THEMES, encode
+from weightlapse.film.colours import encode, table
 from weightlapse.film.differences import limit_of
 from weightlapse.film.encode import whole_file
-from weightlapse.film.numbers import short
-from weightlapse.view.app import asset
+from weightlapse.picture.numbers import short
+from weightlapse.view.assets import asset
 
 PICTURES = 400  # tensors that get a picture; the table lists all
 _SPARE = "Only the first {} of {} pictures are here; the table lists every tensor that differs."
@@ -128,7 +128,6 @@ def _png(picture: Any, limit: float) -> str:
         from PIL import Image
     except ImportError:
         raise missing_extra("pillow", extra="view", purpose="drawing differences") from None
-    table = THEMES["light"].table("RdBu_r")
     out = io.BytesIO()
-    Image.fromarray(table[encode(picture, limit)]).save(out, "PNG", optimize=True)
+    Image.fromarray(table("light")[encode(picture, limit)]).save(out, "PNG", optimize=True)
     return "data:image/png;base64," + base64.b64encode(out.getvalue()).decode()

@@ -10,14 +10,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from weightlapse.errors import InvalidArgument, WeightlapseError
+from weightlapse.picture.layout import Layout, Level
 from weightlapse.recording.polar import PARTS, whole
 from weightlapse.view.manifest import numbers
-from weightlapse.view.plane import Plane, plane_axes
 from weightlapse.view.subject import Subject
 
 CURVE_POINTS = 400
 CURVE_CELLS = 60_000_000  # cells that one exact curve may read; beyond that a sample of the tensor stands for it
 ORDER_CELLS = 4_000_000
+ORDERS = ("norm", "canonical", "kin")
 NEURON_VALUES = 4_000_000
 
 
@@ -28,34 +29,35 @@ def unit_order(subject: Subject, name: str, frame: int, kind: str) -> tuple[NDAr
     grew in mid-run beside their parents.
     """
     piece = subject.piece(name, frame)
-    plane = Plane(piece.shape)
+    plane = subject.layout(name, piece)
     if plane.rows * plane.cols > ORDER_CELLS:
         raise InvalidArgument(
             f"{name!r} has {plane.rows * plane.cols:,} cells; units are put in order up to {ORDER_CELLS:,}"
         )
+    if plane.wrapped or set(_axes(plane.down)) & set(_axes(plane.across)):
+        if kind not in ORDERS:
+            raise InvalidArgument(f"order={kind!r} is none of {', '.join(map(repr, ORDERS))}")
+        return np.arange(plane.rows), np.arange(plane.cols)  # units that run over several lines stay as they are
     if kind == "kin":
         found = subject.lineage().at(frame).get(name, {})
-        down, across = plane_axes(len(piece.shape))
-        orders = []
-        for axes, size in ((down, plane.rows), (across, plane.cols)):
-            order = np.arange(size)
-            if axes and axes[0] in found:
-                tile = size // piece.shape[axes[0]]
-                order = (found[axes[0]][0][:, None] * tile + np.arange(tile)).ravel()
-            orders.append(order)
-        return orders[0], orders[1]
+        orders = {axis: order for axis, (order, _) in found.items()}
+        return plane.moved(orders, down=True), plane.moved(orders, down=False)
     if kind == "canonical":
         return _canonical_order(subject, name, piece.stop - 1, plane)
     if kind != "norm":
-        raise InvalidArgument(f"order={kind!r} is none of 'norm', 'canonical', 'kin'")
+        raise InvalidArgument(f"order={kind!r} is none of {', '.join(map(repr, ORDERS))}")
     with np.errstate(all="ignore"):
         weights = np.nan_to_num(np.abs(subject.picture(name, piece.stop - 1).astype(np.float64)))
         rows, cols = (weights**2).sum(axis=1), (weights**2).sum(axis=0)
     return np.argsort(-rows, kind="stable"), np.argsort(-cols, kind="stable")
 
 
+def _axes(levels: tuple[Level, ...]) -> list[int]:
+    return [level.axis for level in levels]
+
+
 def _canonical_order(
-    subject: Subject, name: str, frame: int, plane: Plane
+    subject: Subject, name: str, frame: int, plane: Layout
 ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """The unit order of the canonical form of the run's last state, read off by moving cell numbers instead of weights.
 
@@ -92,7 +94,7 @@ def curve(subject: Subject, name: str, kind: str, cancelled: Callable[[], bool])
     word, _, number = kind.partition(":")
     out: dict[str, Any] = {"kind": kind, "frames": [], "values": [], "sampled": None}
     for piece in subject.pieces(name):
-        plane = Plane(piece.shape)
+        plane = subject.layout(name, piece)
         if plane.rows * plane.cols == 0:
             continue
         length = piece.stop - piece.start
@@ -127,9 +129,14 @@ def curve(subject: Subject, name: str, kind: str, cancelled: Callable[[], bool])
 
 
 def _line(subject: Subject, name: str, frame: int, word: str, number: str) -> NDArray[np.float64]:
-    rows = slice(int(number), int(number) + 1) if word == "row" else None
-    cols = slice(int(number), int(number) + 1) if word == "col" else None
-    return np.asarray(subject.picture(name, frame, rows, cols), np.float64)
+    """The values that a curve is made from, each weight once: a whole tensor, or one row or column of its picture."""
+    if word not in ("row", "col"):
+        return np.asarray(subject.values(name, frame), np.float64)
+    line = slice(int(number), int(number) + 1)
+    plane = subject.layout(name, subject.piece(name, frame))
+    where = (line, slice(0, plane.cols)) if word == "row" else (slice(0, plane.rows), line)
+    found = np.asarray(subject.picture(name, frame, *where), np.float64)
+    return found[~plane.blank()[where]] if plane.wrapped else found
 
 
 def _number(word: str, values: NDArray[np.float64]) -> float:
@@ -143,7 +150,7 @@ def _number(word: str, values: NDArray[np.float64]) -> float:
     raise InvalidArgument(f"kind={word!r} is none of norm, mean, mass, update, distance, row:I, col:J")
 
 
-def _sampled_curve(subject: Subject, name: str, word: str, out: dict[str, Any], plane: Plane) -> None:
+def _sampled_curve(subject: Subject, name: str, word: str, out: dict[str, Any], plane: Layout) -> None:
     cells = plane.rows * plane.cols
     first: NDArray[np.float64] | None = None
     for frames, values in subject.sample(name):

@@ -24,11 +24,15 @@ def manifest(subject: Subject) -> dict[str, Any]:
         wiring = run.wiring
         tensors, streams = [], run.streams
         for name in subject.names():
-            pieces = [{"start": p.start, "stop": p.stop, "shape": list(p.shape)} for p in subject.pieces(name)]
+            pieces = [
+                {"start": p.start, "stop": p.stop, "shape": list(p.shape), "layout": subject.layout(name, p).to_json()}
+                for p in subject.pieces(name)
+            ]
             tensors.append(
                 {
                     "name": name,
                     "dtype": subject.dtype(name),
+                    "kind": subject.kind(name).word,
                     "stream": streams.get(name, "weights"),
                     "aliases": list(run.aliases.get(name, [])),
                     "pieces": pieces,
@@ -36,6 +40,7 @@ def manifest(subject: Subject) -> dict[str, Any]:
             )
         return {
             "name": subject.name,
+            "path": str(getattr(run, "path", subject.name)),
             "tensors": tensors,
             "tolerance": run.tolerance if isinstance(run.tolerance, float | int) else None,
             "exact": run.tolerance is None,

@@ -15,8 +15,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from weightlapse.view.plane import Plane
-from weightlapse.view.subject import Piece, Subject
+from weightlapse.picture.sample import Piece
+from weightlapse.view.subject import Subject
 
 BLOCK_VALUES = 2_000_000
 ALWAYS_EXACT = 4096  # values over all frames: counters and single numbers are not worth an error
@@ -61,23 +61,24 @@ class Block:
 
 
 def strides(shape: tuple[int, ...], stride: int) -> tuple[int, ...]:
-    """Every ``stride``-th position on the two large axes of a tensor; small axes stay whole."""
-    return tuple(stride if axis < 2 and n >= 16 * stride else 1 for axis, n in enumerate(shape))
+    """Every ``stride``-th position on the two largest axes of a tensor; small axes (a kernel's, say) stay whole."""
+    large = sorted(range(len(shape)), key=lambda axis: -shape[axis])[:2]
+    return tuple(stride if axis in large and n >= 16 * stride else 1 for axis, n in enumerate(shape))
 
 
 def thinned(shape: tuple[int, ...], steps: tuple[int, ...]) -> tuple[int, ...]:
     return tuple(-(-n // s) for n, s in zip(shape, steps, strict=True))
 
 
-def read_thinned(subject: Subject, name: str, piece: Piece, frame: int, steps: tuple[int, ...]) -> NDArray[Any]:
-    """One frame's kept cells as (rows, columns) of the thinned tensor."""
+def read_thinned(
+    subject: Subject, name: str, piece: Piece, frames: NDArray[np.int64], steps: tuple[int, ...]
+) -> NDArray[Any]:
+    """The kept cells of some frames as (frames, rows, columns) of the thinned tensor, in one read."""
     with subject.lock:
         track = subject.track(name, piece)
-        values = np.asarray(
-            track[(frame - piece.start, *(slice(0, n, s) for n, s in zip(piece.shape, steps, strict=True)))]
-        )
-    plane = Plane(values.shape)
-    return plane.read(values[None], 0, slice(0, plane.rows), slice(0, plane.cols))
+        where = (slice(0, n, s) for n, s in zip(piece.shape, steps, strict=True))
+        values = np.asarray(track[(frames - piece.start, *where)])
+    return subject.layout(name, piece, values.shape[1:]).arrange(values)
 
 
 def encode(values: NDArray[Any], dtype: str, bits: int, recorded: list[float], start: int) -> Block:
@@ -129,9 +130,9 @@ def blocks(subject: Subject, name: str, piece: Piece, kept: NDArray[np.int64], f
     dtype = subject.dtype(name)
     out = []
     for at in range(0, len(kept), together):
-        frames = kept[at : at + together].tolist()
-        values = np.stack([read_thinned(subject, name, piece, f, steps).ravel() for f in frames])
-        out.append(encode(values, dtype, bits, [subject.bound(name, f) for f in frames], first + at))
+        frames = kept[at : at + together]
+        values = read_thinned(subject, name, piece, frames, steps).reshape(len(frames), -1)
+        out.append(encode(values, dtype, bits, [subject.bound(name, f) for f in frames.tolist()], first + at))
     return out
 
 

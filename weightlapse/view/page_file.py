@@ -5,23 +5,25 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
+import math
 import os
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 import weightlapse.view.extras as extras
 from weightlapse.errors import InvalidArgument
 from weightlapse.film.encode import whole_file
+from weightlapse.picture.scale import limit_of
 from weightlapse.progress import track
 from weightlapse.view.aligned import pair
-from weightlapse.view.app import asset
+from weightlapse.view.assets import asset
 from weightlapse.view.manifest import manifest, numbers
+from weightlapse.view.overview import overview
 from weightlapse.view.pack import Plan, blocks, estimate, strides, thinned
-from weightlapse.view.pyramid import scale_limit
-from weightlapse.view.serve import open_subjects
-from weightlapse.view.subject import Subject
+from weightlapse.view.subject import Subject, open_subjects
 
 ALL = 1 << 62
 # from the best to the smallest: (bits, every so many-th cell, the fewest frames for which it is worth it). Exact before sixteen bits before
@@ -54,6 +56,7 @@ def make_page(run: Any, out: str | os.PathLike[str], *, max_bytes: int = 20_000_
     if target.is_dir():
         raise InvalidArgument(f"{target} is a folder; give the name of the HTML file to write")
     reports: dict[str, Any] = {"findings": [extras.findings(s) for s in subjects[:1]], "pair": None}
+    reports["overview"] = overview(subjects[0], 0, lambda: False, math.inf)["tensors"]
     if len(subjects) > 1:
         reports["pair"], aligned = pair(subjects)
         subjects += [aligned] if aligned is not None else []
@@ -99,6 +102,7 @@ def _data(subjects: list[Subject], plan: Plan, reports: dict[str, Any], *, with_
         kept = plan.keep(subjects[0].frames)
         frames = [min(int(np.searchsorted(kept, f)), len(kept) - 1) for f in reports["pair"]["frames"]]
         reports = reports | {"pair": reports["pair"] | {"frames": frames, "run": None}}
+    reports = reports | {"overview": _kept(reports["overview"], plan.keep(subjects[0].frames))}
     data = {
         "version": 1,
         "source": "file",
@@ -108,10 +112,27 @@ def _data(subjects: list[Subject], plan: Plan, reports: dict[str, Any], *, with_
     return data | ({"note": note} if note else {})
 
 
+def _kept(survey: dict[str, Any], kept: NDArray[np.int64]) -> dict[str, Any]:
+    """The survey of all tensors with its moments counted among the kept frames, in as many digits as a map can show."""
+    short = {}
+    for name, found in survey.items():
+        frames = np.minimum(np.searchsorted(kept, found["frames"]), len(kept) - 1)
+        one_each = np.unique(frames, return_index=True)[1].tolist()
+        numbers_ = {k: [_digits(found[k][i]) for i in one_each] for k in ("norm", "moved", "step")}
+        bad = None if found["bad"] is None else int(min(np.searchsorted(kept, found["bad"]), len(kept) - 1))
+        short[name] = {"frames": frames[one_each].tolist(), **numbers_, "bad": bad, "exact": found["exact"]}
+    return short
+
+
+def _digits(value: float | None) -> float | None:
+    return None if value is None else float(f"{value:.5g}")
+
+
 def _run(subject: Subject, plan: Plan, *, with_blocks: bool) -> dict[str, Any]:
     """The manifest of a run reduced to the kept frames and cells, and its blocks by tensor."""
     kept = plan.keep(subject.frames)
     about = manifest(subject)
+    del about["path"]  # where it lay is nobody's business who gets the page
     about["steps"] = [about["steps"][f] for f in kept]
     about["scalars"] = {k: [v[f] for f in kept] for k, v in about["scalars"].items()}
     about |= {"frames": len(kept), "closed": True, "kept": None if len(kept) == subject.frames else subject.frames}
@@ -128,7 +149,9 @@ def _run(subject: Subject, plan: Plan, *, with_blocks: bool) -> dict[str, Any]:
             if first == stop:
                 continue
             steps = strides(piece.shape, plan.stride)
-            described = {"start": first, "stop": stop, "shape": list(thinned(piece.shape, steps))}
+            shape = thinned(piece.shape, steps)
+            laid_out = subject.layout(name, piece, shape).to_json()
+            described = {"start": first, "stop": stop, "shape": list(shape), "layout": laid_out}
             if max(steps, default=1) > 1:
                 described |= {"every": list(steps), "whole": list(piece.shape)}
             entry["pieces"].append(described)
@@ -150,9 +173,9 @@ def _stats(subject: Subject, name: str, kept: Any) -> dict[str, Any]:
     if not pieces:  # a tensor without cells
         return {"limit": 1.0, "moved": 1.0, "stirred": 1.0, "frames": [], "rms": []}
     with np.errstate(all="ignore"):
-        moved = scale_limit(np.concatenate([(v - v[0]).ravel() for v in pieces]))
-    limit = scale_limit(np.concatenate([v.ravel() for v in pieces]))
-    return {"limit": limit, "moved": moved, "stirred": scale_limit(subject.updates(name)), "frames": frames, "rms": rms}
+        moved = limit_of(np.concatenate([(v - v[0]).ravel() for v in pieces]))
+    limit = limit_of(np.concatenate([v.ravel() for v in pieces]))
+    return {"limit": limit, "moved": moved, "stirred": limit_of(subject.updates(name)), "frames": frames, "rms": rms}
 
 
 def _note(subjects: list[Subject], plan: Plan, runs: list[dict[str, Any]]) -> str:

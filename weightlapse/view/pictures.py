@@ -12,9 +12,10 @@ from numpy.typing import NDArray
 
 import weightlapse.view.extras as extras
 from weightlapse.errors import InvalidArgument
-from weightlapse.view.plane import Plane
+from weightlapse.picture.codes import codes
+from weightlapse.picture.reduce import MODES, pool, reduce_to
+from weightlapse.picture.scale import limit_of
 from weightlapse.view.previews import Previews
-from weightlapse.view.pyramid import MODES, codes, pool, reduce_to, scale_limit
 from weightlapse.view.subject import Subject
 from weightlapse.view.wire import BINARY, Cancel, Cancelled, Query, factors, little, message, number, scale_end, span
 
@@ -107,7 +108,7 @@ class Pictures:
 
     def _region(self, subject: Subject, query: Query, frame: int) -> tuple[str, slice, slice]:
         name = query.get("tensor", "")
-        plane = Plane(subject.piece(name, frame).shape)
+        plane = subject.layout(name, subject.piece(name, frame))
         rows = span(query["r"], plane.rows, "r") if "r" in query else slice(0, plane.rows)
         cols = span(query["c"], plane.cols, "c") if "c" in query else slice(0, plane.cols)
         return name, rows, cols
@@ -250,7 +251,7 @@ class Pictures:
         stop = min(stop, subject.piece(name, start).stop)
         limit = query.get("limit", "step")
         reference, order = query.get("ref", ""), query.get("order", "")
-        whole = Plane(subject.piece(name, start).shape)
+        whole = subject.layout(name, subject.piece(name, start))
         about = {"r": [rows.start, rows.stop], "c": [cols.start, cols.stop], "f": [fr, fc]}
         simple = not reference and not order and limit != "step" and (rows.stop, cols.stop) == (whole.rows, whole.cols)
         if stop - start == 1 and simple and fr * fc > 1 and rows.start == cols.start == 0:
@@ -264,7 +265,7 @@ class Pictures:
         for frame, reduced in self._playing(
             subject, name, range(start, stop, step), rows, cols, (fr, fc), mode, reference, order, cancel
         ):
-            end = scale_limit(reduced) if limit == "step" else scale_end(limit)
+            end = limit_of(reduced) if limit == "step" else scale_end(limit)
             picture = codes(reduced, end)
             pictures.append(picture.tobytes())
             frames.append(frame)
@@ -295,7 +296,7 @@ class Pictures:
                 at = own.piece(name, number)
                 if at.shape != piece.shape:
                     return b""
-                plane = Plane(at.shape)
+                plane = own.layout(name, at)
                 whole = (slice(0, plane.rows), slice(0, plane.cols))
                 return codes(self._reduced(own, name, number, *whole, (fr, fc), mode, "", "", never), limit).tobytes()
 

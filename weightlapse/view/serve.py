@@ -11,29 +11,16 @@ import socket
 import sys
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from weightlapse.errors import InvalidArgument, missing_extra
-from weightlapse.recording.recording import load
 from weightlapse.view.answers import Answers
-from weightlapse.view.subject import Subject
+from weightlapse.view.subject import open_subjects
 
 if TYPE_CHECKING:
     import uvicorn
 
 LOOPBACK = {"127.0.0.1", "localhost", "[::1]"}
-
-
-def open_subjects(runs: Sequence[Any]) -> list[Subject]:
-    """Recordings, or paths to them, as the viewer shows them; equal names get a number."""
-    subjects: list[Subject] = []
-    for run in runs:
-        recording = load(run) if isinstance(run, str | Path) else run
-        name = getattr(recording, "name", None) or Path(str(recording.path)).name or "recording"
-        taken = sum(s.name == name or s.name.startswith(f"{name} (") for s in subjects)
-        subjects.append(Subject(recording, f"{name} ({taken + 1})" if taken else name))
-    return subjects
 
 
 def show(run: Any, *others: Any, port: int = 0, open_browser: bool = True, block: bool | None = None) -> Any:

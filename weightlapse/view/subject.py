@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import threading
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,24 +13,13 @@ from numpy.typing import NDArray
 
 from weightlapse.errors import InvalidArgument, UnknownTensor, closest
 from weightlapse.film.grown import Lineage
+from weightlapse.picture.compose import layout
+from weightlapse.picture.kinds import Kind, kinds
+from weightlapse.picture.layout import Layout
+from weightlapse.picture.sample import Piece, bands, pieces, sample
+from weightlapse.picture.scale import limit_of
 from weightlapse.recording.polar import polar, whole
 from weightlapse.recording.recording import Recording, load
-from weightlapse.view.plane import Plane
-from weightlapse.view.pyramid import scale_limit
-
-SAMPLED_CELLS = 24_576  # cells of a tensor that stand for all of them in scales and sparklines
-SAMPLED_BANDS = 4
-SAMPLED_FRAMES = 48
-
-
-@dataclass(frozen=True)
-class Piece:
-    """The frames ``start <= frame < stop`` in which a tensor keeps one shape; ``epoch`` is None for a run of one layout."""
-
-    start: int
-    stop: int
-    shape: tuple[int, ...]
-    epoch: int | None
 
 
 class Subject:
@@ -44,6 +33,8 @@ class Subject:
         self.name = name
         self.lock = threading.RLock()
         self._pieces: dict[str, list[Piece]] = {}
+        self._kinds: dict[int | None, dict[str, Kind]] = {}
+        self._layouts: dict[tuple[str, tuple[int, ...], tuple[int, ...]], Layout] = {}
         self._known = (-1, -1)
         self._lineage: tuple[int, Lineage] | None = None
 
@@ -82,24 +73,13 @@ class Subject:
                 self._known = (self.frames, len(epochs))
                 self._pieces.clear()
             if name not in self._pieces:
-                self._pieces[name] = self._find_pieces(name, list(epochs))
+                try:
+                    self._pieces[name] = pieces(self.run, name)
+                except UnknownTensor:
+                    raise UnknownTensor(
+                        f"the recording {self.name} has no tensor {name!r}; {closest(name, self.names())}"
+                    ) from None
             return self._pieces[name]
-
-    def _find_pieces(self, name: str, epochs: list[Any]) -> list[Piece]:
-        if len(epochs) <= 1:
-            if name not in self.run.shapes:
-                raise UnknownTensor(
-                    f"the recording {self.name} has no tensor {name!r}; {closest(name, self.run.names)}"
-                )
-            return [Piece(0, self.frames, tuple(self.run.shapes[name]), None)]
-        found = []
-        for number, epoch in enumerate(epochs):
-            stop = self.frames if number == len(epochs) - 1 else epoch.stop
-            if name in epoch.shapes and stop > epoch.start:
-                found.append(Piece(epoch.start, stop, tuple(epoch.shapes[name]), number))
-        if not found:
-            raise UnknownTensor(f"the recording {self.name} has no tensor {name!r}; {closest(name, self.names())}")
-        return found
 
     def piece(self, name: str, frame: int) -> Piece:
         """The piece that holds ``frame``; InvalidArgument where the tensor does not exist then."""
@@ -109,7 +89,25 @@ class Subject:
         raise InvalidArgument(f"{name!r} does not exist at frame {frame} of {self.name}")
 
     def track(self, name: str, piece: Piece) -> Any:
-        return self.run[name] if piece.epoch is None else self.run.epochs[piece.epoch][name]
+        return piece.track(self.run, name)
+
+    def kind(self, name: str, piece: Piece | None = None) -> Kind:
+        """What the tensor is, from its name, its neighbours and the wiring."""
+        piece = piece or self.pieces(name)[-1]
+        with self.lock:
+            if piece.epoch not in self._kinds:
+                shapes = self.run.shapes if piece.epoch is None else self.run.epochs[piece.epoch].shapes
+                self._kinds[piece.epoch] = kinds({n: tuple(s) for n, s in shapes.items()}, self.run.wiring)
+            return self._kinds[piece.epoch][name]
+
+    def layout(self, name: str, piece: Piece, shape: tuple[int, ...] | None = None) -> Layout:
+        """Where each weight is drawn; ``shape``: of a thinned copy, which is laid out in the same way."""
+        wanted = piece.shape if shape is None else tuple(shape)
+        key = (name, piece.shape, wanted)
+        with self.lock:
+            if key not in self._layouts:
+                self._layouts[key] = layout(wanted, self.kind(name, piece))
+            return self._layouts[key]
 
     def lineage(self) -> Lineage:
         """Which unit came from which, for a network that grew in mid-run."""
@@ -129,11 +127,17 @@ class Subject:
     def picture(self, name: str, frame: int, rows: slice | None = None, cols: slice | None = None) -> NDArray[Any]:
         """The cells ``rows`` x ``cols`` (all by default) of one frame, in the tensor's own dtype."""
         piece = self.piece(name, frame)
-        plane = Plane(piece.shape)
+        plane = self.layout(name, piece)
         with self.lock:
             return plane.read(
                 self.track(name, piece), frame - piece.start, rows or slice(0, plane.rows), cols or slice(0, plane.cols)
             )
+
+    def values(self, name: str, frame: int) -> NDArray[Any]:
+        """The tensor at one frame, as it was stored."""
+        piece = self.piece(name, frame)
+        with self.lock:
+            return np.asarray(self.track(name, piece)[frame - piece.start])
 
     def pictures(self, name: str, frames: range, rows: slice, cols: slice) -> NDArray[Any]:
         """The cells of several frames of one piece, (frames, rows, columns), in one read.
@@ -143,7 +147,7 @@ class Subject:
         piece = self.piece(name, frames.start)
         at = slice(frames.start - piece.start, frames[-1] + 1 - piece.start, frames.step)
         with self.lock:
-            return Plane(piece.shape).read_many(self.track(name, piece), at, rows, cols)
+            return self.layout(name, piece).read_many(self.track(name, piece), at, rows, cols)
 
     def trajectory(self, name: str, index: Sequence[int], start: int, stop: int, step: int = 1) -> NDArray[Any]:
         """One weight at the frames ``start:stop:step``, all within one piece."""
@@ -163,32 +167,17 @@ class Subject:
         with self.lock:
             return float(self.run.bound(name, frame))
 
-    def sample(
-        self, name: str, frames: int = SAMPLED_FRAMES
-    ) -> Iterator[tuple[NDArray[np.int64], NDArray[np.float64]]]:
-        """(frames, values of a few thousand cells at them) per piece: what scales and sparklines are made from.
-
-        Bands of neighbouring cells are read rather than scattered ones, because the store keeps neighbours together.
-        """
-        pieces = [p for p in self.pieces(name) if math.prod(p.shape)]
-        total = sum(p.stop - p.start for p in pieces)
-        for piece in pieces:
-            length = piece.stop - piece.start
-            stride = max(1, math.ceil(total / frames))
-            at = np.arange(0, length, stride)
-            if at[-1] != length - 1:
-                at = np.append(at, length - 1)
-            with self.lock:
-                track = self.track(name, piece)
-                parts = [_strided(track, at, where) for where in _bands(piece.shape)]
-            yield at + piece.start, np.concatenate(parts, axis=1)
+    def sample(self, name: str) -> Iterator[tuple[NDArray[np.int64], NDArray[np.float64]]]:
+        """(frames, values of a few thousand cells at them) per piece: what scales and sparklines are made from."""
+        with self.lock:
+            yield from list(sample(self.run, name, parts=self.pieces(name)))
 
     def some(self, name: str, piece: Piece, frame: int) -> NDArray[Any]:
         """The cells of one frame that stand for the tensor in estimates, in its own dtype."""
         with self.lock:
             track = self.track(name, piece)
             return np.concatenate(
-                [np.asarray(track[(frame - piece.start, *where)]).ravel() for where in _bands(piece.shape)]
+                [np.asarray(track[(frame - piece.start, *where)]).ravel() for where in bands(piece.shape)]
             )
 
     def updates(self, name: str, places: int = 8) -> NDArray[np.float64]:
@@ -200,39 +189,24 @@ class Subject:
                 continue
             with self.lock:
                 track = self.track(name, piece)
-                bands = _bands(piece.shape)
+                parts = bands(piece.shape)
                 for at in sorted({int(f) for f in np.linspace(0, max(0, length - 2), places)}):
-                    pair = np.asarray(track[(slice(at, at + 2), *bands[len(bands) // 2])], np.float64)
+                    pair = np.asarray(track[(slice(at, at + 2), *parts[len(parts) // 2])], np.float64)
                     with np.errstate(invalid="ignore", over="ignore"):
                         found.append((pair[-1] - pair[0]).ravel())
         return np.concatenate(found)
 
     def limit(self, name: str) -> float:
-        return scale_limit(np.concatenate([values.ravel() for _, values in self.sample(name)]))
+        seen = [values.ravel() for _, values in self.sample(name)]
+        return limit_of(np.concatenate(seen)) if seen else 1.0
 
 
-def _strided(track: Any, frames: NDArray[np.int64], where: tuple[slice, ...]) -> NDArray[np.float64]:
-    """``frames`` are evenly spaced but for the last: one strided read and one more frame."""
-    stride = int(frames[1] - frames[0]) if len(frames) > 1 else 1
-    even = len(frames) < 2 or bool((np.diff(frames) == stride).all())
-    stop = int(frames[-1]) + 1 if even else int(frames[-2]) + 1
-    values = [np.asarray(track[(slice(int(frames[0]), stop, stride), *where)], np.float64)]
-    if not even:
-        values.append(np.asarray(track[(slice(int(frames[-1]), int(frames[-1]) + 1), *where)], np.float64))
-    return np.concatenate([v.reshape(v.shape[0], -1) for v in values])
-
-
-def _bands(shape: tuple[int, ...]) -> list[tuple[slice, ...]]:
-    """Slices that hold at most ``SAMPLED_CELLS`` cells of a tensor, spread over its first axis."""
-    if math.prod(shape) <= SAMPLED_CELLS:
-        return [tuple(slice(0, n) for n in shape)]
-    budget = SAMPLED_CELLS // SAMPLED_BANDS
-    tail = []
-    for n in reversed(shape[1:]):  # innermost first: neighbours in memory
-        take = min(n, max(1, budget))
-        tail.append(slice(0, take))
-        budget //= take
-    height = min(shape[0], max(1, budget))
-    bands = min(SAMPLED_BANDS, shape[0] // height)
-    starts = np.linspace(0, shape[0] - height, bands).astype(int)
-    return [(slice(int(s), int(s) + height), *reversed(tail)) for s in starts]
+def open_subjects(runs: Sequence[Any]) -> list[Subject]:
+    """Recordings, or paths to them, as the viewer shows them; equal names get a number."""
+    subjects: list[Subject] = []
+    for run in runs:
+        recording = load(run) if isinstance(run, str | Path) else run
+        name = getattr(recording, "name", None) or Path(str(recording.path)).name or "recording"
+        taken = sum(s.name == name or s.name.startswith(f"{name} (") for s in subjects)
+        subjects.append(Subject(recording, f"{name} ({taken + 1})" if taken else name))
+    return subjects

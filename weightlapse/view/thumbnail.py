@@ -10,44 +10,27 @@ import zlib
 import numpy as np
 from numpy.typing import NDArray
 
-from weightlapse.view.plane import Plane
-from weightlapse.view.pyramid import codes, reduce_to
+from weightlapse.picture.codes import codes
+from weightlapse.picture.palette import table
+from weightlapse.picture.raster import raster
+from weightlapse.picture.reduce import reduce_to
 from weightlapse.view.subject import Subject
 
 MOMENTS = 3  # first, middle, last frame
 SIDE = 160  # most cells of a picture along one side
 TENSORS = 6
 
-# blue, white, red, with a colour of its own for each of the codes that are no number on the scale
-_NEGATIVE = [[5, 48, 97], [33, 102, 172], [67, 147, 195], [146, 197, 222], [209, 229, 240]]
-_POSITIVE = [[253, 219, 199], [244, 165, 130], [214, 96, 77], [178, 24, 43], [103, 0, 31]]
-_ANCHORS = np.array([*_NEGATIVE, [248, 247, 245], *_POSITIVE], np.float64)
-
-
-def palette() -> NDArray[np.uint8]:
-    """The colour of each eight-bit code (256, 3), the page's light one."""
-    at = np.linspace(0, len(_ANCHORS) - 1, 251)
-    table = np.zeros((256, 3))
-    table[3:254] = np.stack([np.interp(at, np.arange(len(_ANCHORS)), channel) for channel in _ANCHORS.T], axis=1)
-    table[[0, 1, 2, 254, 255]] = [[255, 205, 0], [0, 150, 136], [0, 22, 54], [58, 0, 14], [156, 39, 176]]
-    return table.round().astype(np.uint8)
-
 
 def png(pixels: NDArray[np.uint8]) -> bytes:
-    """An indexed PNG of ``pixels`` (h, w) in the page's palette."""
-    height, width = pixels.shape
+    """A PNG of RGB ``pixels`` (h, w, 3)."""
+    height, width, _ = pixels.shape
 
     def chunk(kind: bytes, data: bytes) -> bytes:
         return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
 
-    rows = np.concatenate([np.zeros((height, 1), np.uint8), pixels], axis=1)
-    head = struct.pack(">IIBBBBB", width, height, 8, 3, 0, 0, 0)
-    parts = (
-        (b"IHDR", head),
-        (b"PLTE", palette().tobytes()),
-        (b"IDAT", zlib.compress(rows.tobytes(), 9)),
-        (b"IEND", b""),
-    )
+    rows = np.concatenate([np.zeros((height, 1), np.uint8), pixels.reshape(height, -1)], axis=1)
+    head = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
+    parts = ((b"IHDR", head), (b"IDAT", zlib.compress(rows.tobytes(), 9)), (b"IEND", b""))
     return b"\x89PNG\r\n\x1a\n" + b"".join(chunk(kind, data) for kind, data in parts)
 
 
@@ -70,15 +53,24 @@ def thumbnail(subject: Subject) -> str:
 
 def _picture(subject: Subject, name: str, frame: int, limit: float) -> str:
     try:
-        plane = Plane(subject.piece(name, frame).shape)
+        plane = subject.layout(name, subject.piece(name, frame))
     except ValueError:
         return "not there yet"
     if plane.rows * plane.cols == 0:
         return "empty"
-    factors = [1 << max(0, int(np.ceil(np.log2(n / SIDE)))) for n in (plane.rows, plane.cols)]
-    values = reduce_to(subject.picture(name, frame), factors[0], factors[1], "extreme")
-    data = base64.b64encode(png(codes(values, limit))).decode()
-    wide, high = max(24, min(2 * SIDE, values.shape[1] * 4)), max(12, min(2 * SIDE, values.shape[0] * 4))
+    if max(plane.rows, plane.cols) <= SIDE:
+        cell = max(1, min(8, 2 * SIDE // plane.cols, 2 * SIDE // plane.rows))
+        pixels = raster(subject.values(name, frame), plane, limit, (cell, cell))
+    else:
+        factors = [1 << max(0, int(np.ceil(np.log2(n / SIDE)))) for n in (plane.rows, plane.cols)]
+        pixels = table("light")[
+            codes(reduce_to(subject.picture(name, frame), factors[0], factors[1], "extreme"), limit)
+        ]
+        if plane.wrapped:
+            pixels[plane.blank()[:: factors[0], :: factors[1]]] = 255
+    data = base64.b64encode(png(pixels)).decode()
+    high, wide = pixels.shape[:2]
+    scale = max(1, min(4, 2 * SIDE // max(high, wide)))
     alt = html.escape(f"{name} at step {subject.run.steps[frame]}", quote=True)
-    style = f"width:{wide}px;height:{high}px;image-rendering:pixelated"
+    style = f"width:{max(24, wide * scale)}px;height:{max(12, high * scale)}px;image-rendering:pixelated"
     return f"<img alt='{alt}' style='{style}' src='data:image/png;base64,{data}'>"

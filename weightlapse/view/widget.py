@@ -8,7 +8,7 @@ from typing import Any
 
 from weightlapse.errors import WeightlapseError, missing_extra
 from weightlapse.view.answers import Answers
-from weightlapse.view.serve import open_subjects
+from weightlapse.view.subject import open_subjects
 from weightlapse.view.thumbnail import thumbnail
 from weightlapse.view.wire import Cancelled
 

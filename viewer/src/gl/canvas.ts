@@ -1,4 +1,6 @@
-import { codeOf } from "../scene/colour";
+import { codeOf } from "../picture/codes";
+import { SIGNED, signed } from "../picture/marks";
+import { isLight } from "../picture/palette";
 import type { Item, Painter, Texture } from "./painter";
 
 interface Held extends Texture { data: Uint8Array | Float32Array }
@@ -19,8 +21,6 @@ export function canvasPainter(canvas: HTMLCanvasElement): Painter {
   };
 }
 
-const MARKED = 7; // device pixels from which a cell has room for a mark
-
 function paint(g: CanvasRenderingContext2D, canvas: HTMLCanvasElement, item: Item, colours: Uint32Array): void {
   const x0 = Math.max(0, Math.round(item.x)), y0 = Math.max(0, Math.round(item.y));
   const x1 = Math.min(canvas.width, Math.round(item.x + item.w)), y1 = Math.min(canvas.height, Math.round(item.y + item.h));
@@ -30,7 +30,7 @@ function paint(g: CanvasRenderingContext2D, canvas: HTMLCanvasElement, item: Ite
   const out = new Uint32Array(image.data.buffer);
   const px = item.w / width, py = item.h / height;
   const spanX = Math.min(8, Math.max(1, Math.ceil(1 / px - 0.01))), spanY = Math.min(8, Math.max(1, Math.ceil(1 / py - 0.01)));
-  const marked = Math.min(px, py) >= MARKED;
+  const marked = Math.min(px, py) >= SIGNED;
   const cell = (at: number, start: number, size: number, count: number) => Math.min(count - 1, Math.max(0, Math.floor((at + 0.5 - start) / size)));
   const columns = Int32Array.from({ length: x1 - x0 }, (_, i) => cell(x0 + i, item.x, px, width));
   let before = -1;
@@ -46,23 +46,15 @@ function paint(g: CanvasRenderingContext2D, canvas: HTMLCanvasElement, item: Ite
         colour = colours[code];
         last = col;
       }
-      out[at] = marked && (code < 3 || code > 253) && mark(code, (x0 + i + 0.5 - item.x) / px - col, (y + 0.5 - item.y) / py - row, px, py)
+      out[at] = marked && (code < 3 || code > 253) && signed(code, Math.floor(x0 + i + 0.5 - item.x - col * px), Math.floor(y + 0.5 - item.y - row * py), Math.floor(px + 0.001), Math.floor(py + 0.001))
         ? contrast(colour) : colour;
     }
   }
   g.putImageData(image, x0, y0);
 }
 
-/** The same marks as in picture.frag: a cross for NaN, hatching for infinities, a dot beyond the scale. `u`, `v`: the place in the cell. */
-function mark(code: number, u: number, v: number, px: number, py: number): boolean {
-  if (code === 0) return Math.abs(u - v) < 0.09 || Math.abs(u + v - 1) < 0.09;
-  if (code === 1 || code === 255) return (u * px + v * py) % 6 < 2;
-  return Math.hypot(u - 0.5, v - 0.5) < 0.16;
-}
-
 function contrast(colour: number): number {
-  const light = 0.3 * (colour & 255) + 0.6 * ((colour >> 8) & 255) + 0.1 * ((colour >> 16) & 255);
-  return light > 127 ? 0xff000000 : 0xffffffff;
+  return isLight(colour & 255, (colour >> 8) & 255, (colour >> 16) & 255) ? 0xff000000 : 0xffffffff;
 }
 
 function reduced(item: Item, data: Uint8Array | Float32Array, row: number, col: number, spanX: number, spanY: number): number {

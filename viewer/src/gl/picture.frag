@@ -8,7 +8,7 @@ uniform sampler2D palette;
 uniform ivec2 cells;   // columns, rows
 uniform int fold;      // texels in a row of the texture, where the picture is wider than a texture may be; else 0
 uniform bool coded;    // the texture holds codes already
-uniform float limit;
+uniform float factor;  // codes per value: 125 / the end of the scale
 uniform int mode;      // 0 extreme, 1 mean, 2 min, 3 max
 uniform vec2 pixels;   // device pixels of one cell
 in vec2 place;
@@ -42,22 +42,23 @@ float reduced(vec2 at) {
 int code(float v) {
   if (isNan(v)) return 0;
   if (isInf(v)) return v < 0.0 ? 1 : 255;
-  return int(clamp(v * (125.0 / limit), -126.0, 126.0) + 128.5);
+  return int(clamp(v * factor, -126.0, 126.0) + 128.5);
 }
 
 void main() {
   vec2 at = min(place * vec2(cells), vec2(cells) - 0.001);
   int c = coded ? int(fetch(ivec2(at)) * 255.0 + 0.5) : code(reduced(at));
   colour = texelFetch(palette, ivec2(c, 0), 0);
-  // what is no ordinary number is also marked by shape, where a cell has room for it
-  if ((c < 3 || c > 253) && min(pixels.x, pixels.y) >= 7.0) {
-    vec2 in_cell = fract(at);
-    vec2 px = in_cell * pixels;
-    float contrast = dot(colour.rgb, vec3(0.3, 0.6, 0.1)) > 0.5 ? 0.0 : 1.0;
-    bool mark;
-    if (c == 0) mark = abs(in_cell.x - in_cell.y) < 0.09 || abs(in_cell.x + in_cell.y - 1.0) < 0.09; // cross: not a number
-    else if (c == 1 || c == 255) mark = mod(px.x + px.y, 6.0) < 2.0;                                  // hatched: infinite
-    else mark = length(in_cell - 0.5) < 0.16;                                                         // dot: beyond the scale
-    if (mark) colour.rgb = vec3(contrast);
+  // what is no ordinary number is also marked by shape, where a cell has room for it; whole numbers, as in picture/marks.ts
+  if ((c < 3 || c > 253) && min(pixels.x, pixels.y) >= 6.0) {
+    ivec2 size = ivec2(pixels + 0.001), px = ivec2(fract(at) * pixels + 0.001);
+    int x = 2 * px.x + 1 - size.x, y = 2 * px.y + 1 - size.y, side = min(size.x, size.y);
+    bool inside = 100 * max(abs(x), abs(y)) <= 68 * side;
+    bool mark = c == 0 ? inside && 100 * abs(abs(x) - abs(y)) <= max(16 * side, 120)
+      : c == 255 ? inside && 200 * abs(x) <= 100 * y + 68 * side
+      : c == 1 ? inside && 200 * abs(x) <= 68 * side - 100 * y
+      : 25 * (x * x + y * y) <= max(4 * side * side, 64);
+    ivec3 full = ivec3(colour.rgb * 255.0 + 0.5);
+    if (mark) colour.rgb = vec3(3 * full.r + 6 * full.g + full.b > 1275 ? 0.0 : 1.0);
   }
 }

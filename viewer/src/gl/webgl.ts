@@ -1,11 +1,12 @@
 import vertex from "./picture.vert";
 import light from "./codes.frag";
 import fragment from "./picture.frag";
+import { factorOf } from "../picture/codes";
+import { SIGNED } from "../picture/marks";
 import type { Painter, Texture } from "./painter";
 
 interface GlTexture extends Texture { handle: WebGLTexture; fold: number; texW: number; texH: number }
 
-const MARKED = 7; // device pixels from which cells have room for marks
 const MODES = { extreme: 0, mean: 1, min: 2, max: 3 } as const;
 
 /** Whether WebGL2 would be drawn by the processor: a browser that only imitates it draws faster on a plain canvas. */
@@ -25,7 +26,7 @@ export function webglPainter(canvas: HTMLCanvasElement): Painter | null {
   const program = link(gl, fragment), lightProgram = link(gl, light);
   const at = (name: string) => gl.getUniformLocation(program, name);
   const u = { box: at("box"), screen: at("screen"), values: at("values"), palette: at("palette"), cells: at("cells"), fold: at("fold"),
-    coded: at("coded"), limit: at("limit"), mode: at("mode"), pixels: at("pixels") };
+    coded: at("coded"), factor: at("factor"), mode: at("mode"), pixels: at("pixels") };
   const v = { box: gl.getUniformLocation(lightProgram, "box"), screen: gl.getUniformLocation(lightProgram, "screen"),
     size: gl.getUniformLocation(lightProgram, "size") };
   gl.useProgram(lightProgram);
@@ -84,7 +85,7 @@ export function webglPainter(canvas: HTMLCanvasElement): Painter | null {
       for (const item of items) {
         const texture = item.texture as GlTexture;
         gl.bindTexture(gl.TEXTURE_2D, texture.handle);
-        if (texture.bytes && !texture.fold && Math.min(item.w / item.cols, item.h / item.rows) < MARKED) {
+        if (texture.bytes && !texture.fold && Math.min(item.w / item.cols, item.h / item.rows) < SIGNED) {
           gl.useProgram(lightProgram);
           gl.uniform2f(v.screen, canvas.width, canvas.height);
           gl.uniform4f(v.box, item.x, item.y, item.w, item.h);
@@ -98,7 +99,7 @@ export function webglPainter(canvas: HTMLCanvasElement): Painter | null {
         gl.uniform2i(u.cells, texture.width, texture.height);
         gl.uniform1i(u.fold, texture.fold);
         gl.uniform1i(u.coded, texture.bytes ? 1 : 0);
-        gl.uniform1f(u.limit, item.limit);
+        gl.uniform1f(u.factor, factorOf(item.limit));
         gl.uniform1i(u.mode, MODES[item.mode]);
         gl.uniform2f(u.pixels, item.w / item.cols, item.h / item.rows);
         gl.drawArrays(gl.TRIANGLE_STRIP, 0, 4);

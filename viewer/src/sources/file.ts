@@ -1,18 +1,23 @@
 // A page that is one file: the same questions as the server's, answered from the blocks inside the page.
 
 import type { Findings, Pair, Stats } from "../archive";
+import type { Surveyed } from "../map/change";
 import { codeOf, scaleLimit } from "../scene/colour";
+import { layoutOf } from "../picture/layout";
 import { indexOf, planeSize } from "../scene/plane";
+import { layerOf } from "../scene/layout";
 import { nearestFrame } from "../scene/time";
 import { pieceAt, ViewerError, type Manifest, type Piece, type Query, type Source, type Tensor, type Values } from "../source";
 import { decode, type Block, type Frames } from "./blocks";
+import { evenly, singularValues, summary } from "./figures";
 import { pooled, reducedTo } from "./pool";
 
 interface Packed { blocks: Block[]; stats: Stats }
-interface Data extends Manifest { tensors: Record<string, Packed>[]; findings: Findings[]; pair: Pair | null }
+interface Data extends Manifest { tensors: Record<string, Packed>[]; findings: Findings[]; pair: Pair | null; overview?: Record<string, Surveyed> }
 
 const KEPT_BYTES = 256e6;
 const CLIP_BYTES = 8e6;
+const MOMENTS = 48; // at which distributions are taken
 
 export class FileSource implements Source {
   private data: Data;
@@ -32,6 +37,10 @@ export class FileSource implements Source {
       case "order": return json(await this.order(run, name, Number(query.frame), String(query.order)));
       case "curve": return json(await this.curve(run, name, String(query.kind)));
       case "neuron": return json(await this.neuron(run, String(query.group), Number(query.unit)));
+      case "overview": return json({ tensors: this.data.overview ?? {}, next: null, of: this.data.runs[0].tensors.length });
+      case "distribution": return json(await this.distribution(run, this.together(run, name, String(query.scope)), String(query.of), Number(query.unit)));
+      case "units": return json(await this.units(run, name));
+      case "spectrum": return json(await this.spectrum(run, name));
       case "findings": return json(this.data.findings[run] ?? { findings: [], reason: "Not examined." });
       case "pair": if (this.data.pair) return json(this.data.pair);
     }
@@ -103,7 +112,7 @@ export class FileSource implements Source {
   }
 
   private region(run: number, name: string, frame: number, query: Query): { r: number[]; c: number[]; f: number[]; w: number } {
-    const { rows, cols } = planeSize(this.piece(run, name, frame).shape);
+    const { rows, cols } = planeSize(this.piece(run, name, frame));
     const span = (text: unknown, most: number) => (text === undefined ? [0, most] : String(text).split(":").map(Number));
     return { r: span(query.r, rows), c: span(query.c, cols), f: String(query.f ?? "1,1").split(",").map(Number), w: cols };
   }
@@ -136,7 +145,7 @@ export class FileSource implements Source {
       parts.push(codes);
     }
     const all = new Uint8Array(parts.length * h2 * w2);
-    parts.forEach((p, i) => all.set(p, i * h2 * w2));
+    parts.forEach((p, i) => { all.set(p, i * h2 * w2); });
     return message({ frames, limits, h: h2, w: w2, r, c, f }, all);
   }
 
@@ -158,7 +167,7 @@ export class FileSource implements Source {
 
   private async series(run: number, name: string, query: Query): Promise<ArrayBuffer> {
     const [start, wanted] = String(query.frames).split(":").map(Number);
-    const piece = this.piece(run, name, start), stop = Math.min(wanted, piece.stop), { cols } = planeSize(piece.shape);
+    const piece = this.piece(run, name, start), stop = Math.min(wanted, piece.stop), { cols } = planeSize(piece);
     const cells = String(query.cells).split(";").map((cell) => { const [row, col] = cell.split(",").map(Number); return row * cols + col; });
     const { values, bounds } = await this.lines(run, name, cells, start, stop);
     return message({ start, step: 1, count: stop - start, dtype: dtypeOf(values), bounds }, values);
@@ -166,7 +175,9 @@ export class FileSource implements Source {
 
   private async order(run: number, name: string, frame: number, kind: string): Promise<{ rows: number[]; cols: number[] }> {
     if (kind !== "norm") throw new ViewerError("This page holds no such order; open the recording with weightlapse view.");
-    const piece = this.piece(run, name, frame), { rows, cols } = planeSize(piece.shape);
+    const piece = this.piece(run, name, frame), { rows, cols } = planeSize(piece);
+    const own = (n: number) => Array.from({ length: n }, (_, i) => i);
+    if (layoutOf(piece).wrapped) return { rows: own(rows), cols: own(cols) }; // units that run over several lines stay as they are
     const { values } = await this.frame(run, name, piece.stop - 1);
     const down = new Float64Array(rows), across = new Float64Array(cols);
     for (let i = 0; i < rows; i++) for (let j = 0; j < cols; j++) {
@@ -188,12 +199,15 @@ export class FileSource implements Source {
       const { values } = await this.frame(run, name, f);
       if (first?.length !== values.length) first = before = values;
       const base = kind === "distance" ? first : kind === "update" ? before : null;
+      const drawn = layoutOf(piece), empty = (i: number) => indexOf(piece, Math.floor(i / drawn.cols), i % drawn.cols) === null;
+      const count = piece.shape.reduce((n, size) => n * size, 1);
       let sum = 0;
       for (let i = 0; i < values.length; i++) {
+        if (drawn.wrapped && empty(i)) continue;
         const v = Number(values[i]) - (base ? Number(base[i]) : 0);
         sum += kind === "mean" ? v : kind === "mass" ? Math.abs(v) : v * v;
       }
-      const value = kind === "mean" ? sum / values.length : kind === "mass" ? sum : Math.sqrt(sum);
+      const value = kind === "mean" ? sum / count : kind === "mass" ? sum : Math.sqrt(sum);
       frames.push(f);
       numbers.push(Number.isFinite(value) ? value : null);
       before = values;
@@ -204,17 +218,101 @@ export class FileSource implements Source {
   private async lineAverage(run: number, name: string, tensor: Tensor, word: string, line: number, stride: number): Promise<unknown> {
     const frames: number[] = [], numbers: number[] = [];
     for (const piece of tensor.pieces) {
-      const { rows, cols } = planeSize(piece.shape), count = word === "row" ? cols : rows;
+      const { rows, cols } = planeSize(piece), count = word === "row" ? cols : rows;
       if (line >= (word === "row" ? rows : cols)) continue;
       for (let f = piece.start; f < piece.stop; f += stride) {
         const { values } = await this.frame(run, name, f);
-        let sum = 0;
-        for (let i = 0; i < count; i++) sum += Number(values[word === "row" ? line * cols + i : i * cols + line]);
+        let sum = 0, there = 0;
+        for (let i = 0; i < count; i++) {
+          const [r, c] = word === "row" ? [line, i] : [i, line];
+          if (indexOf(piece, r, c) === null) continue;
+          sum += Number(values[r * cols + c]);
+          there++;
+        }
         frames.push(f);
-        numbers.push(sum / count);
+        numbers.push(sum / there);
       }
     }
     return { kind: `${word}:${line}`, frames, values: numbers.map((v) => (Number.isFinite(v) ? v : null)), sampled: null };
+  }
+
+  /** The tensor, or all of its layer. */
+  private together(run: number, name: string, scope: string): string[] {
+    if (scope !== "layer" || !layerOf(name)) return [name];
+    const { stream } = this.tensor(run, name);
+    return this.data.runs[run].tensors.filter((t) => t.stream === stream && layerOf(t.name) === layerOf(name)).map((t) => t.name);
+  }
+
+  private async distribution(run: number, names: string[], of: string, unit: number): Promise<unknown> {
+    if (of === "gradients") {
+      names = names.map((n) => `gradients:${n}`).filter((n) => this.data.tensors[run]?.[n]);
+      if (!names.length) throw new ViewerError("No gradients are recorded; watch(..., streams=('weights', 'gradients')) records them.");
+    }
+    const rows = new Map<number, number[]>(), updates = of === "updates" ? 1 : 0;
+    let read = 0, there = 0;
+    for (const name of names) for (const piece of this.tensor(run, name).pieces) {
+      if (unit >= piece.shape[0]) throw new ViewerError(`${name} has no unit ${unit}.`);
+      const cells = this.cellsOf(piece, unit), size = (shape: number[]) => shape.slice(unit < 0 ? 0 : 1).reduce((a, b) => a * b, 1);
+      if (piece === this.tensor(run, name).pieces[0]) { read += cells.length; there += size(piece.whole ?? piece.shape); }
+      for (const f of evenly(piece.start + updates, piece.stop - 1, MOMENTS)) {
+        const now = (await this.frame(run, name, f)).values, before = updates ? (await this.frame(run, name, f - 1)).values : null;
+        const row = rows.get(f) ?? [];
+        for (const i of cells) row.push(Number(now[i]) - (before ? Number(before[i]) : 0));
+        rows.set(f, row);
+      }
+    }
+    const frames = [...rows.keys()].sort((a, b) => a - b);
+    return { frames, sampled: read < there ? [read, there] : null, of, ...summary(frames.map((f) => rows.get(f)!)) };
+  }
+
+  /** The cells that hold weights: of one position on the first axis, or (`unit` < 0) all. */
+  private cellsOf(piece: Piece, unit: number): number[] {
+    const { rows, cols } = planeSize(piece), found: number[] = [];
+    for (let r = 0; r < rows; r++) for (let c = 0; c < cols; c++) {
+      const index = indexOf(piece, r, c);
+      if (index && (unit < 0 || index[0] === unit)) found.push(r * cols + c);
+    }
+    return found;
+  }
+
+  /** For each cell of a piece, the place (in C order) of the weight that it holds; -1 where it holds none. */
+  private placesOf(piece: Piece): Int32Array {
+    const { rows, cols } = planeSize(piece);
+    return Int32Array.from({ length: rows * cols }, (_, i) => {
+      const index = indexOf(piece, Math.floor(i / cols), i % cols);
+      return index ? index.reduce((at, k, axis) => at * piece.shape[axis] + k, 0) : -1;
+    });
+  }
+
+  private async units(run: number, name: string): Promise<unknown> {
+    const pieces = this.tensor(run, name).pieces, piece = pieces[pieces.length - 1];
+    if (piece.shape.length < 2) throw new ViewerError(`${name} has no units of several weights.`);
+    const places = this.placesOf(piece), [high, ...others] = piece.shape, width = others.reduce((a, b) => a * b, 1), frames = evenly(piece.start, piece.stop - 1, MOMENTS);
+    const lines: (number | null)[][] = Array.from({ length: high }, () => []);
+    for (const f of frames) {
+      const { values } = await this.frame(run, name, f), sums = new Float64Array(high);
+      for (let i = 0; i < places.length; i++) if (places[i] >= 0) sums[Math.floor(places[i] / width)] += Number(values[i]) ** 2;
+      sums.forEach((sum, u) => { lines[u].push(Number.isFinite(sum) ? Math.sqrt(sum / width) : null); });
+    }
+    const whole = (piece.whole ?? piece.shape).slice(1).reduce((a, b) => a * b, 1), every = piece.every?.[0] ?? 1;
+    return { frames, units: lines.map((_, u) => u * every), of: (piece.whole ?? piece.shape)[0], lines, sampled: width < whole ? [width, whole] : null };
+  }
+
+  private async spectrum(run: number, name: string): Promise<unknown> {
+    const pieces = this.tensor(run, name).pieces, piece = pieces[pieces.length - 1];
+    const [high, ...others] = piece.shape, wide = others.reduce((a, b) => a * b, 1);
+    if (piece.shape.length < 2) throw new ViewerError(`${name} is no matrix, so it has no spectrum.`);
+    if (Math.min(high, wide) > 192 || piece.every) throw new ViewerError("The spectrum of so large a tensor takes too long here; open the recording with weightlapse view.");
+    const places = this.placesOf(piece);
+    const frames: number[] = [], found: number[][] = [];
+    for (const f of evenly(piece.start, piece.stop - 1, 6)) {
+      const { values } = await this.frame(run, name, f), matrix = new Float64Array(high * wide);
+      for (let i = 0; i < places.length; i++) if (places[i] >= 0) matrix[places[i]] = Number(values[i]);
+      if (!matrix.every(Number.isFinite)) continue; // a NaN has no spectrum: the moment is left out
+      frames.push(f);
+      found.push(singularValues(matrix, high, wide));
+    }
+    return { frames, values: found };
   }
 
   private async neuron(run: number, group: string, unit: number): Promise<unknown> {
@@ -223,10 +321,10 @@ export class FileSource implements Source {
     for (const member of found?.members ?? []) {
       const tensor = this.tensor(run, member.tensor), piece = tensor?.pieces[tensor.pieces.length - 1];
       if (!piece || piece.every) continue; // thinned in space: a unit is no longer whole
-      const { rows, cols } = planeSize(piece.shape), cells: number[] = [];
+      const { rows, cols } = planeSize(piece), cells: number[] = [];
       for (let r = 0; r < rows; r++) for (let c = 0; c < cols && cells.length < 400; c++) {
-        const at = indexOf(piece.shape, r, c)[member.axis];
-        if ((Array.isArray(member.unit) ? member.unit[at] : Math.floor(at / member.unit)) === unit) cells.push(r * cols + c);
+        const at = indexOf(piece, r, c)?.[member.axis];
+        if (at !== undefined && (Array.isArray(member.unit) ? member.unit[at] : Math.floor(at / member.unit)) === unit) cells.push(r * cols + c);
       }
       const { values } = await this.lines(run, member.tensor, cells, piece.start, piece.stop), count = piece.stop - piece.start;
       const line = (i: number) => Array.from(values.subarray(i * count, (i + 1) * count) as ArrayLike<number>, (v) => (Number.isFinite(Number(v)) ? Number(v) : null));

@@ -1,4 +1,4 @@
-// Reduced pictures, as weightlapse/view/pyramid.py makes them; a page in a file has no server to ask.
+// Reduced pictures, as weightlapse/picture/reduce.py makes them; a page in a file has no server to ask.
 
 import { chosen, type Mode } from "../scene/colour";
 import type { Values } from "../source";

@@ -1,27 +1,31 @@
 // Lines over time: trajectories, curves, losses, sparklines. Many points are thinned to the smallest and largest of each pixel.
 
 import { css, fit } from "../dom";
-import { brief } from "../numbers";
+import { labels, logTicks, ticks } from "./axis";
 
 export interface Line { x: ArrayLike<number>; y: ArrayLike<number | null>; colour: string; width?: number; dash?: number[] }
 
+export interface Pad { left: number; right: number; top: number; bottom: number }
+export const PAD: Pad = { left: 54, right: 4, top: 6, bottom: 6 };
+
 export interface ChartOptions {
   lines: Line[];
-  place(x: number): number; // 0 to 1
+  place(x: number): number; // 0 to 1 within the chart; what lies beyond is cut off
   log?: boolean;
-  axis?: boolean; // labels of the largest and smallest value
-  zero?: boolean;
-  pad?: { left: number; right: number; top: number; bottom: number };
+  axis?: boolean; // numbered lines at round values
+  pad?: Pad;
+  ends?: [number, number]; // the range of values, where it is known
 }
 
 export interface Scale { low: number; high: number; log: boolean; y(value: number): number }
 
-/** The range of some lines; logarithmic only where all values are positive. */
-export function range(lines: Line[], log: boolean): { low: number; high: number; log: boolean } {
+/** The range of some lines (of what is within the chart); logarithmic only where all values are positive. */
+export function range(lines: Line[], log: boolean, place?: (x: number) => number): { low: number; high: number; log: boolean } {
   let low = Infinity, high = -Infinity, least = Infinity;
-  for (const { y } of lines) for (let i = 0; i < y.length; i++) {
+  for (const { x, y } of lines) for (let i = 0; i < y.length; i++) {
     const v = y[i];
     if (v === null || !Number.isFinite(v)) continue;
+    if (place) { const at = place(x[i]); if (at < -1e-6 || at > 1 + 1e-6) continue; }
     if (v < low) low = v;
     if (v > high) high = v;
     if (v > 0 && v < least) least = v;
@@ -33,39 +37,51 @@ export function range(lines: Line[], log: boolean): { low: number; high: number;
   return { low, high, log };
 }
 
+/** A scale of values from the lower to the upper edge of a chart. */
+export function scaleOf(r: { low: number; high: number; log: boolean }, h: number, pad: Pad): Scale {
+  const ih = Math.max(1, h - pad.top - pad.bottom);
+  return { ...r, y: (v) => pad.top + ih * (1 - ((r.log ? Math.log10(Math.max(v, 10 ** r.low)) : v) - r.low) / (r.high - r.low || 1)) };
+}
+
+/** Numbered lines at round values. */
+export function drawAxis(g: CanvasRenderingContext2D, scale: Scale, w: number, h: number, pad: Pad): void {
+  const count = Math.max(2, Math.round((h - pad.top - pad.bottom) / 34));
+  const at = scale.log ? logTicks(scale.low, scale.high, count) : ticks(scale.low, scale.high, count), told = labels(at);
+  g.font = `10.5px ${css("--font")}`;
+  g.textAlign = "right";
+  g.textBaseline = "middle";
+  g.lineWidth = 1;
+  at.forEach((v, i) => {
+    const y = Math.round(scale.y(v)) + 0.5;
+    g.strokeStyle = css("--line");
+    g.globalAlpha = v === 0 ? 1 : 0.55;
+    g.beginPath(); g.moveTo(pad.left, y); g.lineTo(w - pad.right, y); g.stroke();
+    g.globalAlpha = 1;
+    g.fillStyle = css("--soft");
+    g.fillText(told[i], pad.left - 6, Math.min(h - 5, Math.max(6, y)), pad.left - 8);
+  });
+}
+
 export function drawChart(canvas: HTMLCanvasElement, options: ChartOptions): Scale {
   const { g, w, h } = fit(canvas);
-  const pad = options.pad ?? { left: 0, right: 0, top: 4, bottom: 4 };
-  const iw = Math.max(1, w - pad.left - pad.right), ih = Math.max(1, h - pad.top - pad.bottom);
-  const r = range(options.lines, options.log ?? false);
-  const y = (v: number) => pad.top + ih * (1 - ((r.log ? Math.log10(Math.max(v, 10 ** r.low)) : v) - r.low) / (r.high - r.low || 1));
-  if (options.zero && !r.log && r.low < 0 && r.high > 0) {
-    g.strokeStyle = css("--line");
-    g.lineWidth = 1;
-    g.beginPath();
-    g.moveTo(pad.left, Math.round(y(0)) + 0.5);
-    g.lineTo(w - pad.right, Math.round(y(0)) + 0.5);
-    g.stroke();
-  }
+  const pad = options.pad ?? { left: 0, right: 0, top: 4, bottom: 4 }, iw = Math.max(1, w - pad.left - pad.right);
+  const r = options.ends ? { low: options.ends[0], high: options.ends[1], log: false } : range(options.lines, options.log ?? false, options.place);
+  const scale = scaleOf(r, h, pad);
+  if (options.axis) drawAxis(g, scale, w, h, pad);
+  g.save();
+  g.beginPath();
+  g.rect(pad.left, 0, iw, h);
+  g.clip();
   g.lineJoin = "round";
   for (const line of options.lines) {
     g.strokeStyle = line.colour;
     g.lineWidth = line.width ?? 1.5;
     g.setLineDash(line.dash ?? []);
-    trace(g, line, (x) => pad.left + options.place(x) * iw, y);
+    trace(g, line, (x) => pad.left + options.place(x) * iw, scale.y);
     g.setLineDash([]);
   }
-  if (options.axis) {
-    g.font = `10.5px ${css("--font")}`;
-    g.fillStyle = css("--soft");
-    g.textAlign = "right";
-    const ends = r.log ? [10 ** r.high, 10 ** r.low] : [r.high, r.low];
-    g.textBaseline = "top";
-    g.fillText(brief(ends[0]), pad.left - 6, pad.top - 2);
-    g.textBaseline = "bottom";
-    g.fillText(brief(ends[1]), pad.left - 6, pad.top + ih + 2);
-  }
-  return { ...r, y };
+  g.restore();
+  return scale;
 }
 
 function trace(g: CanvasRenderingContext2D, line: Line, px: (x: number) => number, py: (y: number) => number): void {

@@ -4,12 +4,13 @@ import type { Archive, Finding, Pair } from "../archive";
 import { choice, css, h } from "../dom";
 import { brief, bytes, grouped, shortest } from "../numbers";
 import type { Reading } from "../probe";
-import { ownIndex, planeSize } from "../scene/plane";
+import { cellOf, ownIndex, planeSize } from "../scene/plane";
 import { fractionOfFrame } from "../scene/time";
-import { pieceAt, type Run, type Tensor } from "../source";
+import { pieceAt, ViewerError, type Piece, type Run, type Tensor } from "../source";
 import type { Stage } from "../stage";
-import type { Store } from "../state";
+import { windowOf, type Store } from "../state";
 import { drawChart, type Line } from "./chart";
+import { Figures } from "./figures";
 
 const HUES = 8; // colours of lines, in the style sheet; dashes tell apart what repeats
 const hue = (i: number) => css(`--h${i % HUES}`);
@@ -23,6 +24,7 @@ const CURVES: [string, string][] = [["norm", "norm"], ["distance", "distance fro
 export class Inspector {
   readonly element: HTMLElement;
   readonly value: HTMLDivElement;
+  readonly figures: Figures;
   onJump: (finding: Finding) => void = () => undefined;
   onStep: (step: number) => void = () => undefined;
   private pins: Pin[] = [];
@@ -48,13 +50,14 @@ export class Inspector {
   private drawApart: () => void = () => undefined;
   private runs: Run[] = [];
 
-  constructor(private store: Store, private archive: Archive, private stage: Stage) {
+  constructor(private store: Store, private archive: Archive, private stage: Stage, where: HTMLElement) {
     this.value = h("div", { "data-testid": "value", class: "value", "aria-live": "polite" }, this.big, this.where, this.more);
     const curves = choice("Curve of the tensor", CURVES, store.view.curve, (v) => store.set({ curve: v }), { "aria-label": "Curve of the tensor" });
     this.curveSelect = curves.select;
+    this.figures = new Figures(store, archive, () => this.place());
     this.element = h("aside", { class: "inspector", "aria-label": "Inspector" }, this.value,
-      this.apart, h("section", { "aria-label": "Trajectories" }, h("h2", {}, "Trajectories"), this.hint, this.chart, this.pinList, this.pinMore), this.unit,
-      h("section", { "aria-label": "Curve" }, curves.element, this.curveChart, this.curveNote), this.findings, this.events, this.facts);
+      where, this.findings, this.apart, h("section", { "aria-label": "Trajectories" }, h("h2", {}, "Trajectories"), this.hint, this.chart, this.pinList, this.pinMore), this.unit,
+      h("section", { "aria-label": "Curve" }, curves.element, this.curveChart, this.curveNote), this.figures.element, this.events, this.facts);
     this.chart.hidden = true;
     new ResizeObserver(() => this.draw()).observe(this.element);
     this.read(null);
@@ -62,6 +65,7 @@ export class Inspector {
 
   fill(runs: Run[]): void {
     this.runs = runs;
+    this.figures.fill(runs[0]);
     const run = runs[0], count = (t: Tensor) => t.pieces[t.pieces.length - 1].shape.reduce((a, b) => a * b, 1);
     const weights = run.tensors.reduce((n, t) => n + count(t), 0);
     this.facts.textContent = [`${grouped(run.frames)} frames`, `${grouped(weights)} values each`,
@@ -101,15 +105,35 @@ export class Inspector {
 
   // -- trajectories -------------------------------------------------------------------------------------------------------
 
-  async pin(run: number, tensor: Tensor, row: number, col: number, frame: number): Promise<void> {
-    const same = this.pins.findIndex((p) => p.run === run && p.tensor === tensor.name && p.row === row && p.col === col);
-    if (same >= 0) { this.pins.splice(same, 1); this.showPins(); return; }
-    const piece = pieceAt(tensor, frame);
-    if (!piece) return;
-    const pin: Pin = { run, tensor: tensor.name, row, col, index: ownIndex(piece, row, col), hue: this.freeHue(), frames: [], values: [] };
-    this.pins.push(pin);
+  /** Chooses a weight, or no longer. The view holds the chosen ones, so they are in the link. */
+  pin(run: number, tensor: Tensor, row: number, col: number, frame: number): void {
+    const piece = pieceAt(tensor, frame), index = piece && ownIndex(piece, row, col);
+    if (!index) return;
+    const key = pinKey(run, tensor.name, index), { pins } = this.store.view;
+    this.store.set({ pins: pins.includes(key) ? pins.filter((p) => p !== key) : [...pins, key] });
+  }
+
+  /** Draws the weights that the view has chosen, and no others. */
+  async sync(): Promise<void> {
+    const { pins, frame } = this.store.view;
+    this.pins = this.pins.filter((p) => pins.includes(pinKey(p.run, p.tensor, p.index)));
+    const loading: Promise<void>[] = [], lost: string[] = [];
+    for (const key of pins) {
+      if (this.pins.some((p) => pinKey(p.run, p.tensor, p.index) === key)) continue;
+      const [number, ...words] = key.split("|"), run = Number(number), places = words.pop()!, name = words.join("|");
+      const index = places ? places.split(",").map(Number) : [], tensor = this.runs[run]?.tensors.find((t) => t.name === name);
+      const holds = (piece: Piece | undefined) => piece !== undefined && piece.shape.length === index.length
+        && index.every((i, axis) => i % (piece.every?.[axis] ?? 1) === 0 && i / (piece.every?.[axis] ?? 1) < piece.shape[axis]);
+      const piece = tensor && [pieceAt(tensor, Math.min(frame, this.runs[run].frames - 1)), ...[...tensor.pieces].reverse()].find(holds);
+      if (!tensor || !piece) { lost.push(`${name}[${places}]`); continue; }
+      const [row, col] = cellOf(piece, index.map((i, axis) => i / (piece.every?.[axis] ?? 1)));
+      const pin: Pin = { run, tensor: name, row, col, index, hue: this.freeHue(), frames: [], values: [] };
+      this.pins.push(pin);
+      loading.push(this.load(pin, tensor, piece.start, piece.stop));
+    }
     this.showPins();
-    await this.load(pin, tensor, piece.start, piece.stop);
+    await Promise.all(loading);
+    if (lost.length) throw new ViewerError(`Not in this recording: ${lost.join("; ")}.`);
   }
 
   private freeHue(): number {
@@ -129,7 +153,7 @@ export class Inspector {
   }
 
   private async load(pin: Pin, tensor: Tensor, start: number, stop: number): Promise<void> {
-    const { rows, cols } = planeSize(pieceAt(tensor, start)!.shape);
+    const { rows, cols } = planeSize(pieceAt(tensor, start)!);
     if (pin.row >= rows || pin.col >= cols) return;
     const series = await this.archive.series(pin.run, pin.tensor, [[pin.row, pin.col]], [start, stop], 1);
     pin.frames = Array.from({ length: series.count }, (_, i) => series.start + i);
@@ -156,7 +180,7 @@ export class Inspector {
     const entry = (label: string, colour: string, remove: () => void, attributes: Record<string, string>) => h("li", attributes, chip(colour),
       h("span", { title: label }, label), h("button", { title: "Remove", "aria-label": `Remove ${label}`, click: () => { remove(); this.showPins(); } }, "×"));
     const items = this.pins.map((p) => entry(`${p.tensor}[${p.index.join(", ")}]${p.run ? ` · ${this.runs[p.run]?.name ?? p.run}` : ""}`, hue(p.hue),
-      () => { this.pins = this.pins.filter((q) => q !== p); }, { "data-testid": "pin", "data-tensor": p.tensor, "data-index": p.index.join(",") }));
+      () => { this.store.set({ pins: this.store.view.pins.filter((q) => q !== pinKey(p.run, p.tensor, p.index)) }); }, { "data-testid": "pin", "data-tensor": p.tensor, "data-index": p.index.join(",") }));
     for (const a of this.averages) items.push(entry(a.label, hue(a.hue), () => { this.averages = this.averages.filter((q) => q !== a); }, { "data-testid": "average" }));
     if (this.pins.length > 1) items.push(h("li", {}, chip(css("--ink")), h("span", {}, "average of the chosen weights")));
     const last = this.pins[this.pins.length - 1];
@@ -179,8 +203,15 @@ export class Inspector {
   }
 
   /** The values behind the trajectories, for whoever wants to read them. */
-  trajectories(): { tensor: string; index: number[]; frames: number[]; values: number[] }[] {
-    return this.pins.map(({ tensor, index, frames, values }) => ({ tensor, index, frames, values }));
+  trajectories(): { run: number; tensor: string; index: number[]; frames: number[]; values: number[] }[] {
+    return this.pins.map(({ run, tensor, index, frames, values }) => ({ run, tensor, index, frames, values }));
+  }
+
+  /** Every line that is drawn: chosen weights, averages, the curve. */
+  lines(): { label: string; frames: ArrayLike<number>; values: ArrayLike<number | null> }[] {
+    const curve = this.curveLine ? [{ label: `${this.store.view.curve} of ${this.store.view.tensor}`, frames: this.curveLine.x, values: this.curveLine.y }] : [];
+    return [...this.pins.map((p) => ({ label: `${p.run ? `${this.runs[p.run]?.name}: ` : ""}${p.tensor}[${p.index.join(", ")}]`, frames: p.frames, values: p.values })),
+      ...this.averages.map((a) => ({ label: a.label, frames: a.frames, values: a.values })), ...curve];
   }
 
   // -- curves -------------------------------------------------------------------------------------------------------------
@@ -219,7 +250,7 @@ export class Inspector {
         const canvas = h("canvas", { class: "chart", role: "img", "aria-label": `${label} weights of unit ${unit} of ${group} over time` });
         const shown = lines.slice(0, 400);
         const alpha = shown.length > 60 ? 0.18 : shown.length > 16 ? 0.4 : 0.9;
-        this.redraws.push(() => drawChart(canvas, { axis: true, zero: true, place: this.place(), pad: { left: 54, right: 4, top: 6, bottom: 6 },
+        this.redraws.push(() => drawChart(canvas, { axis: true, place: this.place(), pad: { left: 54, right: 4, top: 6, bottom: 6 },
           lines: shown.map((y, i) => ({ x: frames, y, colour: faded(hue(i), alpha), width: 1.1 })) }));
         return [h("h3", {}, `${label} · ${lines.length}${lines.length > shown.length ? ` (first ${shown.length} drawn)` : ""}`), canvas];
       }));
@@ -256,7 +287,7 @@ export class Inspector {
 
   showFindings(findings: Finding[], reason: string | null): void {
     this.findings.hidden = false;
-    const list = findings.slice(0, 100).map((f) => h("li", {}, h("button", { "data-testid": "finding", class: `finding ${f.severity}`,
+    const list = findings.slice(0, 100).map((f) => h("li", {}, h("button", { "data-testid": "finding", class: `finding is-${f.severity}`,
       click: () => this.onJump(f) }, h("b", {}, f.kind.replace(/_/g, " ")), f.tensor ? ` ${f.tensor}` : "", f.step === null ? "" : ` · step ${f.step}`,
     h("span", { class: "why" }, f.text))));
     this.findings.replaceChildren(h("h2", {}, "Findings"), list.length ? h("ul", { class: "jumps" }, ...list)
@@ -272,8 +303,9 @@ export class Inspector {
   // -- drawing ------------------------------------------------------------------------------------------------------------
 
   private place(): (frame: number) => number {
-    const steps = this.runs[0]?.steps ?? [0, 1], scale = this.store.view.time;
-    return (f) => fractionOfFrame(steps, Math.min(f, steps.length - 1), scale);
+    const steps = this.runs[0]?.steps ?? [0, 1], scale = this.store.view.time, [a, b] = windowOf(this.store.view, steps.length);
+    const at = (f: number) => fractionOfFrame(steps, Math.min(f, steps.length - 1), scale), first = at(a), wide = at(b) - first || 1;
+    return (f) => (at(f) - first) / wide;
   }
 
   draw(): void {
@@ -282,6 +314,7 @@ export class Inspector {
     const playhead = (canvas: HTMLCanvasElement) => {
       const g = canvas.getContext("2d")!, w = canvas.clientWidth, hh = canvas.clientHeight;
       const x = pad.left + place(frame) * (w - pad.left - pad.right);
+      if (x < pad.left - 1 || x > w) return;
       g.strokeStyle = css("--focus");
       g.globalAlpha = 0.55;
       g.lineWidth = 1;
@@ -292,15 +325,18 @@ export class Inspector {
       const dash = (i: number) => (i >= HUES ? [5, 3] : []);
       const lines: Line[] = [...this.pins.map((p) => ({ x: p.frames, y: p.values, colour: hue(p.hue), dash: dash(p.hue) })),
         ...this.averages.map((a) => ({ x: a.frames, y: a.values, colour: hue(a.hue), dash: dash(a.hue), width: 2.25 })), ...this.meanOfPins()];
-      drawChart(this.chart, { axis: true, zero: true, place, pad, lines });
+      drawChart(this.chart, { axis: true, place, pad, lines });
       playhead(this.chart);
     }
     drawChart(this.curveChart, { axis: true, place, pad, lines: this.curveLine ? [this.curveLine] : [] });
     playhead(this.curveChart);
     this.drawApart();
+    this.figures.draw();
     for (const redraw of this.redraws) redraw();
   }
 }
+
+function pinKey(run: number, tensor: string, index: number[]): string { return `${run}|${tensor}|${index.join(",")}`; }
 
 function chip(colour: string): HTMLElement {
   const element = h("i", { class: "chip" });

@@ -2,7 +2,7 @@
 
 import { h } from "../dom";
 import { brief } from "../numbers";
-import { MARKS, lookup, type Theme } from "../scene/colour";
+import { MARKS, type Theme } from "../scene/colour";
 
 export class Legend {
   readonly element: HTMLElement;
@@ -16,9 +16,9 @@ export class Legend {
   }
 
   /** `limit`: the end of the scale, words for what it is the end of, or null where every step has its own. */
-  update(limit: number | string | null, theme: Theme): void {
+  update(limit: number | string | null, theme: Theme, table: Uint8Array): void {
     const g = this.bar.getContext("2d")!, image = g.createImageData(251, 1);
-    image.data.set(lookup(theme).subarray(12, 12 + 251 * 4));
+    image.data.set(table.subarray(12, 12 + 251 * 4));
     this.bar.width = 251;
     g.putImageData(image, 0, 0);
     const words = limit === null ? "of the step" : limit;

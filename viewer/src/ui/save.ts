@@ -1,7 +1,8 @@
 // The current view as a picture, or played from here to the end as a film; both made in the page.
 
-import { css, h } from "../dom";
+import { css } from "../dom";
 import type { Stage } from "../stage";
+import { download } from "./share";
 
 function caption(title: string, step: number | undefined): string {
   return `${title}   step ${step ?? ""}`;
@@ -24,21 +25,19 @@ function compose(out: HTMLCanvasElement, stage: Stage, text: string): void {
   g.fillText(text, 18 * ratio, hh - strip / 2 - 2 * ratio, w - 36 * ratio);
 }
 
-function download(blob: Blob, name: string): void {
-  const url = URL.createObjectURL(blob);
-  const link = h("a", { href: url, download: name });
-  link.click();
-  setTimeout(() => URL.revokeObjectURL(url), 10000);
-}
-
-function safe(title: string): string {
+export function safe(title: string): string {
   return title.replace(/[^\w.-]+/g, "_").slice(0, 80) || "weights";
 }
 
-export function savePicture(stage: Stage, title: string, step: number | undefined): void {
+export function pictureOf(stage: Stage, title: string, step: number | undefined): Promise<Blob | null> {
   const out = document.createElement("canvas");
   compose(out, stage, caption(title, step));
-  out.toBlob((blob) => { if (blob) download(blob, `${safe(title)}-${step}.png`); }, "image/png");
+  return new Promise((done) => { out.toBlob(done, "image/png"); });
+}
+
+export async function savePicture(stage: Stage, title: string, step: number | undefined): Promise<void> {
+  const blob = await pictureOf(stage, title, step);
+  if (blob) download(blob, `${safe(title)}-${step}.png`);
 }
 
 /** Records every drawn frame until `stop`; the browser encodes. */

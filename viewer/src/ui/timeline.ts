@@ -5,10 +5,11 @@ import { choice, css, h, icon } from "../dom";
 import { brief, grouped } from "../numbers";
 import { fractionOfFrame, fractionOfStep, frameAt, type TimeScale } from "../scene/time";
 import type { Run } from "../source";
-import type { Store } from "../state";
+import { windowOf, type Store } from "../state";
 import { drawChart, type Line } from "./chart";
 
 const PLAY = "M4 2.5v11l9-5.5z", PAUSE = "M3.5 2.5h3v11h-3zM9.5 2.5h3v11h-3z";
+const GRAVITY = ["error", "warning", "note"];
 const SPEEDS = [1, 2, 5, 10, 15, 24, 30, 60, 120, 240, 480];
 
 export class Timeline {
@@ -111,7 +112,7 @@ export class Timeline {
 
   draw(): void {
     const run = this.run;
-    if (!run || !run.frames) return;
+    if (!run?.frames) return;
     const scale = this.store.view.time, steps = run.steps;
     const values = run.scalars[this.scalar.value] ?? [];
     const lines: Line[] = values.length ? [{ x: Array.from(values, (_, i) => i), y: values, colour: css("--accent"), width: 1.75 }] : [];
@@ -132,8 +133,45 @@ export class Timeline {
       g.beginPath(); g.moveTo(x, 0); g.lineTo(x, hh); g.stroke();
       g.setLineDash([]);
     }
+    const { window } = this.store.view;
+    if (window) { // what the charts show; the rest is dimmed
+      const [a, b] = windowOf(this.store.view, run.frames).map((f) => fractionOfFrame(steps, f, scale) * w);
+      g.fillStyle = css("--gap");
+      g.fillRect(0, 0, a, hh);
+      g.fillRect(b, 0, w - b, hh);
+      g.fillStyle = css("--accent");
+      g.fillRect(a, hh - 3, Math.max(2, b - a), 3);
+    }
     for (const [step] of run.events) flag(g, at(step), hh, css("--ink"));
-    for (const f of this.findings) if (f.step !== null) dot(g, at(f.step), hh - 6, css(f.severity === "info" ? "--soft" : "--warn"));
+    for (const f of this.findings) if (f.step !== null) dot(g, at(f.step), hh - 6, css(f.severity === "note" ? "--soft" : "--warn"));
+    this.words(g, at, w, hh);
+  }
+
+  /** Events and findings in words, as far as there is room: events above, findings below, each the first of those that would overlap. */
+  private words(g: CanvasRenderingContext2D, at: (step: number) => number, w: number, hh: number): void {
+    const run = this.run!;
+    g.font = `500 11px ${css("--font")}`;
+    g.textAlign = "left";
+    const worst = Math.min(...this.findings.map((f) => GRAVITY.indexOf(f.severity)));
+    const found = this.findings.filter((f) => f.step !== null && f.severity !== "note" && GRAVITY.indexOf(f.severity) === worst);
+    for (const [y, colour, items] of [[10, css("--ink"), run.events.map(([step, text]) => ({ step, text }))],
+      [hh - 6, css("--warn"), found.map((f) => ({ step: f.step!, text: `${f.kind.replace(/_/g, " ")}${f.tensor ? `: ${f.tensor}` : ""}` }))]] as [number, string, { step: number; text: string }[]][]) {
+      g.textBaseline = "middle";
+      let free = -Infinity;
+      for (const { step, text } of [...items].sort((a, b) => a.step - b.step).slice(0, 200)) {
+        const short = text.length > 44 ? `${text.slice(0, 43)}…` : text, wide = g.measureText(short).width;
+        let x = at(step) + 7;
+        if (x + wide > w) x = at(step) - 7 - wide;
+        if (x < Math.max(free, 0)) continue;
+        g.globalAlpha = 0.72;
+        g.fillStyle = css("--ground");
+        g.fillRect(x - 2, y - 7, wide + 4, 14);
+        g.globalAlpha = 1;
+        g.fillStyle = colour;
+        g.fillText(short, x, y);
+        free = x + wide + 10;
+      }
+    }
   }
 
   // -- pointer and keyboard -----------------------------------------------------------------------------------------------
@@ -145,9 +183,11 @@ export class Timeline {
 
   private listen(): void {
     const s = this.slider;
-    let dragging = false;
+    let dragging = false, from = -1;
+    s.addEventListener("dblclick", () => this.store.set({ window: "" }));
     s.addEventListener("pointerdown", (e) => {
       if (!this.run) return;
+      if (e.shiftKey) { from = this.frameUnder(e); s.setPointerCapture(e.pointerId); return; } // a stretch of time for the charts
       dragging = true;
       s.setPointerCapture(e.pointerId);
       this.onScrub(true);
@@ -156,9 +196,11 @@ export class Timeline {
     s.addEventListener("pointermove", (e) => {
       if (!this.run) return;
       if (dragging) this.store.set({ frame: this.frameUnder(e) });
+      const to = this.frameUnder(e);
+      if (from >= 0 && to !== from) this.store.set({ window: `${Math.min(from, to)}:${Math.max(from, to)}` });
       this.hint(e);
     });
-    const end = () => { if (dragging) { dragging = false; this.onScrub(false); } };
+    const end = () => { from = -1; if (dragging) { dragging = false; this.onScrub(false); } };
     s.addEventListener("pointerup", end);
     s.addEventListener("pointercancel", end);
     s.addEventListener("pointerleave", () => { this.tip.hidden = true; });

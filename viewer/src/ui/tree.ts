@@ -5,6 +5,7 @@ import { css, h } from "../dom";
 import { grouped } from "../numbers";
 import { layerOf, leafOf } from "../scene/layout";
 import { fractionOfFrame } from "../scene/time";
+import { matches } from "../search";
 import type { Run, Tensor } from "../source";
 import type { Store } from "../state";
 import { drawChart } from "./chart";
@@ -13,15 +14,18 @@ export class Tree {
   readonly element: HTMLElement;
   private list: HTMLDivElement;
   private entries = new Map<string, { row: HTMLDivElement; spark: HTMLCanvasElement; drawn: boolean }>();
-  private heads: { head: HTMLElement; names: string[] }[] = [];
+  private heads: { group: HTMLElement; names: string[] }[] = [];
   private seen: IntersectionObserver;
+  private search: HTMLInputElement;
+  private none: HTMLElement;
   private run!: Run;
 
   constructor(private store: Store, private archive: Archive) {
-    this.list = h("div", { "data-testid": "tensor-list", role: "listbox", "aria-label": "Tensors", class: "tensors" });
-    const search = h("input", { type: "search", placeholder: "Find a tensor", "aria-label": "Find a tensor",
-      input: () => this.filter(search.value) });
-    this.element = h("nav", { class: "tree", "aria-label": "Tensors of the network" }, search, this.list);
+    this.list = h("div", { "data-testid": "tensor-list", role: "grid", "aria-label": "Tensors", class: "tensors" });
+    this.search = h("input", { type: "search", placeholder: "Find: words in any order", "aria-label": "Find a tensor", "data-testid": "search",
+      input: () => this.filter(this.search.value), keydown: (e) => this.searching(e as KeyboardEvent) });
+    this.none = h("p", { class: "hint", hidden: true });
+    this.element = h("nav", { class: "tree", "aria-label": "Tensors of the network" }, this.search, this.none, this.list);
     this.seen = new IntersectionObserver((found) => {
       for (const f of found) if (f.isIntersecting) this.drawSpark((f.target as HTMLElement).dataset.tensor!);
     }, { root: this.list, rootMargin: "100px" });
@@ -41,10 +45,10 @@ export class Tree {
     }
     for (const [layer, tensors] of layers) {
       const names = tensors.map((t) => t.name);
-      const head = h("div", { class: "layer", role: "presentation" }, layer || "network");
-      this.heads.push({ head, names });
-      children.push(head);
-      for (const tensor of tensors) children.push(this.entry(tensor));
+      const head = h("div", { role: "row" }, h("div", { class: "layer", role: "rowheader", "aria-colspan": 2 }, layer || "network"));
+      const group = h("div", { role: "rowgroup", "aria-label": layer || "network" }, head, ...tensors.map((tensor) => this.entry(tensor)));
+      this.heads.push({ group, names });
+      children.push(group);
     }
     this.list.replaceChildren(...children);
     this.select();
@@ -55,12 +59,12 @@ export class Tree {
     const spark = h("canvas", { class: "spark", "aria-hidden": "true" });
     const add = h("button", { class: "add", title: "Show beside the others", "aria-label": `Show ${tensor.name} beside the others`, tabindex: -1,
       click: (e) => { e.stopPropagation(); this.toggle(tensor.name); } }, "+");
-    const row = h("div", { "data-testid": "tensor", "data-tensor": tensor.name, role: "option", "aria-selected": "false", tabindex: -1,
+    const row = h("div", { "data-testid": "tensor", "data-tensor": tensor.name, role: "row", "aria-selected": "false", tabindex: -1,
       title: [tensor.name, ...tensor.aliases].join(" = "),
       click: (e) => { if ((e as MouseEvent).shiftKey || (e as MouseEvent).ctrlKey || (e as MouseEvent).metaKey) this.toggle(tensor.name);
         else this.choose(tensor.name); } },
-    h("span", { class: "leaf" }, leafOf(tensor.name.replace(/^(gradients|optimizer):/, ""))),
-    h("span", { class: "shape" }, shape.map(grouped).join(" × ") || "1"), spark, add);
+    h("div", { role: "gridcell", class: "what" }, h("span", { class: "leaf" }, leafOf(tensor.name.replace(/^(gradients|optimizer):/, ""))),
+      h("span", { class: "shape" }, shape.map(grouped).join(" × ") || "1"), spark), h("div", { role: "gridcell" }, add));
     this.entries.set(tensor.name, { row, spark, drawn: false });
     this.seen.observe(row);
     return row;
@@ -95,17 +99,37 @@ export class Tree {
   }
 
   private filter(text: string): void {
-    const wanted = text.toLowerCase();
-    for (const [name, { row }] of this.entries) row.hidden = !name.toLowerCase().includes(wanted);
-    for (const { head, names } of this.heads) head.hidden = !names.some((n) => n.toLowerCase().includes(wanted));
+    let found = 0;
+    for (const [name, { row }] of this.entries) { row.hidden = !matches(name, text); found += Number(!row.hidden); }
+    for (const { group, names } of this.heads) group.hidden = names.every((n) => this.entries.get(n)!.row.hidden);
+    this.none.hidden = found > 0;
+    this.none.textContent = `No tensor has all of these words: ${text}`;
   }
 
+  private shown(): HTMLDivElement[] { return [...this.entries.values()].map((x) => x.row).filter((r) => !r.hidden); }
+
+  /** Enter opens the first tensor found, the arrow goes down to the list, Escape forgets the words. */
+  private searching(e: KeyboardEvent): void {
+    const [first] = this.shown();
+    if (e.key === "Enter" && first) this.choose(first.dataset.tensor!);
+    else if (e.key === "ArrowDown" && first) first.focus();
+    else if (e.key === "Escape" && this.search.value) { this.search.value = ""; this.filter(""); }
+    else return;
+    e.preventDefault();
+    e.stopPropagation();
+  }
+
+  /** To the words of the search, from anywhere. */
+  find(): void { this.search.focus(); this.search.select(); }
+
   private key(e: KeyboardEvent): void {
-    const rows = [...this.entries.values()].map((x) => x.row).filter((r) => !r.hidden);
+    const rows = this.shown();
     const at = rows.indexOf(document.activeElement as HTMLDivElement);
     if (at < 0) return;
     const to: Record<string, number> = { ArrowDown: at + 1, ArrowUp: at - 1 };
-    if (e.key in to) rows[Math.min(rows.length - 1, Math.max(0, to[e.key]))].focus();
+    if (e.key === "ArrowUp" && at === 0) this.search.focus();
+    else if (e.key === "+" || (e.key === "Enter" && e.shiftKey)) this.toggle(rows[at].dataset.tensor!);
+    else if (e.key in to) rows[Math.min(rows.length - 1, Math.max(0, to[e.key]))].focus();
     else if (e.key === "Enter") this.choose(rows[at].dataset.tensor!);
     else return;
     e.preventDefault();

@@ -1,11 +1,8 @@
-"""Pictures smaller than their tensors: pyramids of min, mean and max, and the eight-bit codes that the page colours.
+"""Pictures smaller than their tensors: what one cell shows that stands for several weights. A spike (and NaN) always shows.
 
-A screen shows a million cells at most. A larger tensor is reduced by powers of two, and the reduction keeps the smallest, the mean
-and the largest value of every tile, so that a single spike (or NaN) among ten million cells still shows.
-
-Eight-bit codes are the same on every path (server, static page, WebGL):
-
-    0 NaN   1 -Inf   2 below the scale   3 .. 253 linear, 128 is zero   254 above the scale   255 +Inf
+A screen shows a million cells at most. The page reduces by powers of two to the smallest, the mean and the largest value of every tile,
+and draws of these the *extreme* one, the farthest from zero. A film draws the *typical* one: a weight from the middle of the tile, unless
+one in it is a spike. Extremes change place and sign from frame to frame, so they would flicker in a film.
 """
 
 from __future__ import annotations
@@ -16,8 +13,6 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-STEPS = 125  # codes on each side of zero
-SMALLEST_LIMIT = 1e-35  # below it float32, in which pictures are drawn, has no digits left
 MODES = ("extreme", "mean", "min", "max")
 
 
@@ -92,33 +87,39 @@ def reduce_to(values: NDArray[Any], fr: int, fc: int, mode: str) -> NDArray[np.f
         return np.where(high >= -low, high, low)  # NaN compares false, and is then in `low` too
 
 
-def codes(values: NDArray[np.float32], limit: float) -> NDArray[np.uint8]:
-    """Eight-bit codes of ``values`` on a symmetric scale of +-``limit`` (see the module's table)."""
-    with np.errstate(over="ignore", invalid="ignore"):
-        scaled = np.asarray(values, np.float32) * np.float32(STEPS / limit)
-        finite = np.isfinite(scaled.sum(dtype=np.float64))
-    if finite:
-        np.clip(scaled, -STEPS - 1, STEPS + 1, out=scaled)
-        scaled += np.float32(128.5)
-        return scaled.astype(np.uint8)
-    nan = np.isnan(values)
-    with np.errstate(invalid="ignore"):
-        out = (np.clip(np.where(nan, 0, scaled), -STEPS - 1, STEPS + 1) + np.float32(128.5)).astype(np.uint8)
-    out[nan] = 0
-    out[values == -np.inf] = 1
-    out[values == np.inf] = 255
-    return out
+def typical(values: NDArray[Any], rows: int, columns: int, spike: float) -> NDArray[Any]:
+    """Of every ``rows`` × ``columns`` block of a 2-D array its middle weight, or, where one is larger than ``spike``, the largest.
 
+    Magnitudes are compared; NaN and Inf count as larger than any spike.
 
-def scale_limit(values: NDArray[Any]) -> float:
-    """Where a tensor's colour scale ends: its largest magnitude, or three times the 99th percentile where that is smaller.
-
-    The second rule keeps one outlier from turning everything else white; what lies beyond gets a mark of its own.
+    >>> typical(np.array([[1.0, -9.0, 0.5], [2.0, 0.25, 0.125]]), 2, 2, 5.0).tolist()
+    [[-9.0, 0.125]]
     """
-    magnitude = np.abs(np.asarray(values, np.float64)).ravel()
-    magnitude = magnitude[np.isfinite(magnitude)]
-    if magnitude.size == 0:
-        return 1.0
-    largest = float(magnitude.max())
-    limit = min(largest, 3 * float(np.quantile(magnitude, 0.99))) or largest
-    return max(limit, SMALLEST_LIMIT) if limit > 0 else 1.0
+    if rows == columns == 1:
+        return values
+    high, extreme = values.shape[0], values
+    middle = values[np.minimum(np.arange(0, high, rows) + rows // 2, high - 1)]
+    middle = middle[:, np.minimum(np.arange(0, values.shape[1], columns) + columns // 2, values.shape[1] - 1)]
+    for axis, step in ((0, rows), (1, columns)):  # rows first: whole rows are compared at once
+        if step > 1:
+            extreme = _extremes(extreme, axis, step)
+    with np.errstate(invalid="ignore"):
+        return np.where(np.abs(extreme) <= spike, middle, extreme)  # false for NaN
+
+
+def _extremes(values: NDArray[Any], axis: int, step: int) -> NDArray[Any]:
+    whole = values.shape[axis] // step * step
+    head = values[:, :whole] if axis else values[:whole]
+    split = head.reshape((head.shape[0], -1, step) if axis else (-1, step, head.shape[1]))
+    parts = [_farthest(split, 2 if axis else 1)]
+    if whole < values.shape[axis]:
+        tail = values[:, whole:] if axis else values[whole:]
+        parts.append(np.expand_dims(_farthest(tail, axis), axis))
+    return np.concatenate(parts, axis=axis)
+
+
+def _farthest(values: NDArray[Any], axis: int) -> NDArray[Any]:
+    high, low = values.max(axis=axis), values.min(axis=axis)  # both are NaN where any value is
+    with np.errstate(invalid="ignore"):
+        picked: NDArray[Any] = np.where(high >= -low, high, low)
+    return picked

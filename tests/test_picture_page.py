@@ -1,0 +1,141 @@
+"""Film and page paint the same pixels: every case of picture/cases.json, in a real browser, through both of its painters."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+from collections.abc import Iterator
+from io import BytesIO
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+import weightlapse as wl
+from tests.browser import Page, chromium, needs_chromium, served
+from weightlapse.film import colours
+from weightlapse.film.painter import Painter
+from weightlapse.film.scales import over_frames
+from weightlapse.film.surface import Surface
+from weightlapse.film.tiles import Tile
+from weightlapse.picture import cases
+from weightlapse.picture.compose import layouts
+
+VIEWER = Path(__file__).resolve().parent.parent / "viewer"
+browsers = pytest.mark.xdist_group("browser")
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Any:
+    """All tensors of the cases in one recording, two frames long."""
+    path = tmp_path_factory.mktemp("cases") / "run"
+    first = {name: cases.values_of(name, shape) for shapes in cases.NETWORKS.values() for name, shape in shapes.items()}
+    with wl.watch({name: np.roll(value, 1) for name, value in first.items()}, path) as rec:
+        rec.step(first)
+    return wl.load(path)
+
+
+def show(page: Page, name: str) -> None:
+    page.page.locator(f"[data-testid=tensor][data-tensor='{name}']").click()
+    page.until("heatmap", data_tensor=name, data_frame=1, data_exact=1)
+
+
+def painted(run: Any, name: str, frame: int, cell: tuple[int, int], theme: str) -> NDArray[np.uint8]:
+    """What a film paints, with cells as large as the page's."""
+    table = colours.table(theme)
+    tile = Tile(name, layouts(run.shapes, run.wiring)[name], cell)
+    surface = Surface(tile.width, tile.height, table)
+    limit = over_frames(run, [name], np.arange(len(run.steps)))[name]
+    Painter(surface, colours.signs(table)).tile(tile, tile.codes(np.asarray(run[name][frame]), limit))
+    return np.stack(surface.planes, axis=2)
+
+
+def drawn(page: Page) -> tuple[NDArray[np.uint8], tuple[int, int]]:
+    """What the page shows of the tensor, and the size of its cells."""
+    from PIL import Image
+
+    page.page.mouse.move(2, 2)
+    x, y, dx, dy = map(float, page.attribute("heatmap", "data-cells").split())
+    rows, cols = (int(page.attribute("heatmap", f"data-{side}")) for side in ("rows", "cols"))
+    assert dx == round(dx)
+    assert dy == round(dy)
+    with Image.open(BytesIO(page.pixels())) as image:
+        pixels = np.asarray(image.convert("RGB"))
+    left, top = round(x), round(y)
+    return pixels[top : top + rows * int(dy), left : left + cols * int(dx)], (int(dx), int(dy))
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
+    with chromium() as browser:
+        yield browser
+
+
+@needs_chromium
+@browsers
+@pytest.mark.parametrize("painter", ["webgl2", "canvas"])
+def test_film_and_page_are_pixel_for_pixel_the_same(browser: Any, run: Any, painter: str) -> None:
+    theme = "light" if painter == "webgl2" else "dark"
+    with (
+        served(run.path) as url,
+        browser.new_context(viewport={"width": 1300, "height": 850}, color_scheme=theme) as context,
+    ):
+        page = Page(context.new_page())
+        if painter == "webgl2":  # without the name of its renderer the page takes it for a real one
+            page.page.add_init_script("WebGL2RenderingContext.prototype.getExtension = () => null;")
+        page.open(f"{url}#frame=1")
+        assert page.attribute("heatmap", "data-painter") == painter
+        for name in run.names:
+            show(page, name)
+            page.page.wait_for_timeout(100)
+            pixels, cell = drawn(page)
+            expected = painted(run, name, 1, cell, theme)
+            assert pixels.shape == expected.shape, name
+            wrong = np.argwhere((pixels != expected).any(axis=2))
+            assert not len(wrong), f"{name}: {len(wrong)} of {pixels[..., 0].size} pixels, the first at {wrong[0]}"
+            if np.size(run[name][0]) > 1:  # the comparison sees the frame before
+                assert (pixels != painted(run, name, 0, cell, theme)).any(), name
+        page.quiet()
+
+
+@needs_chromium
+@browsers
+def test_the_pointer_finds_the_weight_in_every_layout(browser: Any, run: Any) -> None:
+    with served(run.path) as url, browser.new_context(viewport={"width": 1300, "height": 850}) as context:
+        page = Page(context.new_page())
+        page.open(f"{url}#frame=1")
+        for name, layout in layouts(run.shapes).items():
+            if len(layout.shape) < 3 and not layout.wrapped:
+                continue
+            show(page, name)
+            for index in (tuple(n - 1 for n in layout.shape), tuple(n // 2 for n in layout.shape)):
+                page.point(*layout.cell(index))
+                page.until("value", data_index=",".join(map(str, index)), data_tensor=name)
+                stored = run[name][(1, *index)]
+                assert np.array_equal(np.float32(page.attribute("value", "data-value")), stored, equal_nan=True)
+        page.quiet()
+
+
+@pytest.mark.skipif(shutil.which("npm") is None, reason="needs Node to run the page's own tests")
+def test_typescript_draws_every_case_as_python_does(tmp_path: Path) -> None:
+    """The page's mirror of the model, without a browser: viewer/test/picture.test.ts over cases.json."""
+    source = tmp_path / "viewer"
+    shutil.copytree(VIEWER, source, ignore=shutil.ignore_patterns("node_modules"))
+    (tmp_path / "weightlapse" / "picture").mkdir(parents=True)
+    shutil.copy(cases.PATH, tmp_path / "weightlapse" / "picture")
+
+    def run() -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            ["node", "test.mjs", "picture"], cwd=source, capture_output=True, text=True, timeout=300, check=False
+        )
+
+    subprocess.run(["npm", "ci", "--no-fund", "--no-audit"], cwd=source, check=True, capture_output=True, timeout=300)
+    done = run()
+    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-2000:]
+    told = json.loads(cases.PATH.read_text())
+    told["tensors"][0]["limit"] *= 2
+    (tmp_path / "weightlapse" / "picture" / "cases.json").write_text(json.dumps(told))
+    assert run().returncode != 0  # the check itself sees a change

@@ -1,0 +1,139 @@
+"""The cases that the tests of Python, of TypeScript and of the page all run: ``python -m weightlapse.picture.cases`` writes cases.json.
+
+Whoever changes how tensors are drawn writes the file anew; what differs from it is a fault on the side that was not changed.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from weightlapse.picture.cells import gaps
+from weightlapse.picture.codes import codes
+from weightlapse.picture.compose import layout, strip
+from weightlapse.picture.kinds import kinds
+from weightlapse.picture.layout import Layout
+from weightlapse.picture.numbers import short
+from weightlapse.picture.palette import THEMES, table
+from weightlapse.picture.raster import raster
+from weightlapse.picture.scale import limit_of
+from weightlapse.picture.ticks import side
+
+PATH = Path(__file__).parent / "cases.json"
+
+NETWORKS: dict[str, dict[str, tuple[int, ...]]] = {
+    "dense": {"fc1.weight": (6, 8), "fc1.bias": (6,), "dense/kernel": (8, 5), "dense/bias": (5,), "lone": (1, 1), "scalar": ()},
+    "convolution": {
+        "first.weight": (24, 1, 3, 3),
+        "colour.weight": (7, 3, 5, 5),
+        "deep.weight": (6, 4, 3, 3),
+        "point.weight": (6, 8, 1, 1),
+        "wide.weight": (2, 30, 3, 3),
+        "line.weight": (5, 3, 4),
+        "volume.weight": (3, 2, 2, 3, 3),
+        "conv/kernel": (3, 3, 4, 6),
+        "depth/depthwise_kernel": (3, 3, 8, 1),
+    },
+    "attention": {
+        "attn.in_proj_weight": (24, 8),
+        "attn.in_proj_bias": (24,),
+        "h.attn.c_attn.weight": (8, 24),
+        "mha/query/kernel": (8, 2, 4),
+        "mha/attention_output/kernel": (2, 4, 8),
+    },
+    "embedding": {"wte.weight": (101, 4), "wpe.weight": (16, 8)},
+    "recurrent": {"lstm.weight_ih_l0": (16, 3), "lstm.weight_hh_l0": (16, 4), "lstm.bias_ih_l0": (16,), "gru/kernel": (5, 9), "gru/recurrent_kernel": (3, 9)},
+    "stacks": {"experts.w1": (5, 6, 9), "blocks": (3, 4, 20)},
+}  # fmt: skip
+SCALES = {
+    "zero": [0.0] * 4,
+    "one runs away": [*range(1, 200), 1e9],
+    "nothing finite": [math.nan, math.inf],
+    "signs": [-2.0, 1.0],
+}
+NUMBERS = [0.0, 0.35123, -12345.0, 0.000012, 1.0, -0.5, 1e9, 123456.7, math.inf, -math.inf, math.nan]
+
+
+def values_of(name: str, shape: tuple[int, ...]) -> np.ndarray[Any, np.dtype[np.float32]]:
+    """Numbers from a formula that every language computes alike, with one NaN, both infinities and one value beyond the scale."""
+    size, seed = math.prod(shape), sum(map(ord, name))
+    flat = np.array([((i * 7919 + seed * 104729) % 2001 - 1000) / 1000 for i in range(size)], np.float32)
+    for place, odd in ((5, np.nan), (11, np.inf), (17, -np.inf), (23, 60.0), (29, -60.0)):
+        if size > 2 * place:
+            flat[place] = odd
+    return flat.reshape(shape)
+
+
+def case(name: str, drawn: Layout, word: str) -> dict[str, Any]:
+    """How one tensor is drawn, with hashes of its codes and pixels."""
+    values = values_of(name, drawn.shape)
+    limit = limit_of(values)
+    cell = 12 if drawn.rows * drawn.cols < 400 else 6
+    some = sorted({(r, c) for r in (0, drawn.rows // 2, drawn.rows - 1) for c in (0, drawn.cols // 2, drawn.cols - 1)})
+    picture = codes(drawn.arrange(values), limit)
+    return {
+        "name": name,
+        "kind": word,
+        "layout": drawn.to_json(),
+        "rows": drawn.rows,
+        "cols": drawn.cols,
+        "cells": [[row, col, None if (at := drawn.index(row, col)) is None else list(at)] for row, col in some],
+        "cell": cell,
+        "gaps": {"down": gaps(drawn.down, cell), "across": gaps(drawn.across, cell)},
+        "ticks": {
+            way: [s.unit, [[tick.first, tick.cells, tick.text] for tick in s.ticks]]
+            for way in ("down", "across")
+            if (s := side(drawn, down=way == "down", cell=cell, room=30))
+        },
+        "limit": limit,
+        "codes": hashlib.sha256(picture.tobytes()).hexdigest(),
+        "pixels": {
+            t: hashlib.sha256(raster(values, drawn, limit, (cell, cell), theme_name=t).tobytes()).hexdigest()
+            for t in THEMES
+        },
+    }
+
+
+def build() -> dict[str, Any]:
+    """Everything in cases.json."""
+    tensors = []
+    for network in NETWORKS.values():
+        known = kinds(network)
+        tensors += [case(name, layout(shape, known[name]), known[name].word) for name, shape in network.items()]
+    tensors.append(case("lines", strip(50, 4), "vector"))
+    return {
+        "tensors": tensors,
+        "networks": {
+            word: {name: list(shape) for name, shape in network.items()} for word, network in NETWORKS.items()
+        },
+        "scales": [
+            {"name": name, "values": [_told(v) for v in values], "limit": limit_of(np.array(values))}
+            for name, values in SCALES.items()
+        ],
+        "numbers": [[_told(number), short(number)] for number in NUMBERS],
+        "palettes": {name: table(name).tolist() for name in THEMES},
+        "themes": {
+            name: {"ground": chosen.ground, "gap": chosen.gap, "ink": chosen.ink} for name, chosen in THEMES.items()
+        },
+    }
+
+
+def _told(number: float) -> float | str:
+    return float(number) if math.isfinite(number) else str(number)
+
+
+def text() -> str:
+    """The file: one tensor a line, so that a change is seen where it is."""
+    found = build()
+    lines = ",\n".join("  " + json.dumps(one) for one in found.pop("tensors"))
+    rest = ",\n".join(f"{json.dumps(key)}: {json.dumps(value)}" for key, value in found.items())
+    return "{" + f'"tensors": [\n{lines}\n],\n{rest}' + "}\n"
+
+
+if __name__ == "__main__":
+    PATH.write_text(text(), encoding="utf-8")

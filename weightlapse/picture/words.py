@@ -1,0 +1,46 @@
+"""What a tensor is, in a few words: "32 filters of 16×3×3", "query, key, value of 64 units"."""
+
+from __future__ import annotations
+
+import math
+
+from weightlapse.picture.kinds import Kind
+
+
+def describe(shape: tuple[int, ...], kind: Kind) -> str:
+    """A label for a tensor, with the names of its axes.
+
+    >>> from weightlapse.picture.kinds import kind_of
+    >>> describe((32, 16, 3, 3), kind_of("conv.weight", (32, 16, 3, 3)))
+    '32 filters of 16×3×3'
+    >>> describe((10, 64), kind_of("fc.weight", (10, 64)))
+    '10 units × 64 inputs'
+    """
+    sizes = "×".join(map(str, shape))
+    if not shape:
+        return "one number"
+    parts = [
+        ", ".join(cut.names) if cut.names else _count(cut.count, cut.unit)
+        for cut in kind.cuts
+        if cut.unit in ("part", "gate", "head")
+    ]
+    if kind.word == "convolution":
+        filters = kind.down[0]
+        rest = [
+            shape[axis]
+            for axis in (kind.across[0], *sorted(a for a in range(len(shape)) if a not in (filters, kind.across[0])))
+        ]
+        return f"{_count(shape[filters], 'filter')} of {'×'.join(map(str, rest))}"
+    if kind.word in ("experts", "stack"):
+        return f"{_count(math.prod(shape[:-2]), 'expert' if kind.word == 'experts' else 'matrix')} of {shape[-2]}×{shape[-1]}"
+    if parts:
+        return f"{sizes}: {'; '.join(parts)}"
+    if len(shape) == 2:
+        return f"{_count(shape[0], kind.units[0])} × {_count(shape[1], kind.units[1])}"
+    return sizes
+
+
+def _count(number: int, unit: str) -> str:
+    if number == 1:
+        return f"1 {unit}"
+    return f"{number} {'matrices' if unit == 'matrix' else unit + 's'}"
