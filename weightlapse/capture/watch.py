@@ -216,6 +216,8 @@ def watch(
             if point.new:
                 withdraw(where, writer.identity)
             raise
+        if why := getattr(source, "unpacked", ""):
+            rec.mark(f"frames are not packed: {why}")
         if copy is not None:
             rec.mirror(copy)
         if layout.row_nbytes >= _SPOKEN_OF and rank == 0:

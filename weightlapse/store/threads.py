@@ -64,7 +64,7 @@ class _Turns:
     Python meanwhile would let all others wait that long, again and again.
     """
 
-    SECONDS = 2e-4
+    SECONDS = 5e-5
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
