@@ -35,9 +35,11 @@ MORE = {"figures": (("digits",), FIGURES), "ridgeline": (("digits",), FIGURES + 
 
 
 def small(path: Path) -> None:
-    """Fewer colours: a screenshot is a few shades, and a repository keeps every version of it."""
+    """Few colours, none of them invented: a screenshot is a few shades, and a repository keeps every version of it."""
     with Image.open(path) as image:
-        image.convert("RGB").quantize(96, method=Image.Quantize.MEDIANCUT, dither=Image.Dither.NONE).save(path, optimize=True)
+        image.convert("RGB").quantize(256, method=Image.Quantize.MAXCOVERAGE, dither=Image.Dither.NONE).save(
+            path, optimize=True
+        )
 
 
 def shoot(browser: Any, url: str, address: str, name: str, size: tuple[int, int], theme: str, pair: bool) -> None:
@@ -46,15 +48,17 @@ def shoot(browser: Any, url: str, address: str, name: str, size: tuple[int, int]
     if pair:
         page.page.wait_for_selector("section[aria-label='Distance of the two runs']", timeout=60_000)
     else:
-        page.page.wait_for_selector("[data-testid=ranked]", timeout=60_000, state="attached")
+        page.page.wait_for_selector("[data-testid=map][data-surveyed='1']", timeout=60_000, state="attached")
     page.page.wait_for_timeout(1500)
     if "panels" in address:
         page.page.locator(".figures").scroll_into_view_if_needed()
-        page.page.evaluate("document.querySelector('.inspector').scrollTop = document.querySelector('.figures').offsetTop - 80")
+        page.page.evaluate(
+            "document.querySelector('.inspector').scrollTop = document.querySelector('.figures').offsetTop - 80"
+        )
         page.page.wait_for_timeout(800)
     path = HERE / f"viewer-{name}-{size[0]}-{theme}.png"
     page.page.screenshot(path=path)
-    page.quiet()
+    assert page.errors == [], page.errors
     context.close()
     small(path)
 
