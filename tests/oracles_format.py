@@ -10,6 +10,7 @@ import math
 import re
 import struct
 import zlib
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ import numpy as np
 
 from tests.oracles_store import ITEM, read_chunk
 
+FRAMES = (b"FRAM", b"FRMP", b"FRPK")
 UNSEALED_KINDS = (b"HEAD", b"SEGM", b"BLCK")
 Frame = dict[str, bytes]
 
@@ -56,13 +58,38 @@ class Whole:
     stopped: str | None
 
 
+def _two_bytes(tensor: dict[str, Any]) -> bool:
+    """Whether a value (a complex one as a whole) takes two bytes."""
+    return ITEM[tensor["dtype"]] * (2 if tensor["dtype"].startswith(("complex", "bcomplex")) else 1) == 2
+
+
+def _block(width: int, words: Iterator[int]) -> list[int]:
+    """32 numbers of so many bits."""
+    taken = [next(words) for _ in range(width)]
+    return [sum((word >> j & 1) << i for i, word in enumerate(taken)) for j in range(32)]
+
+
+def _bytes_of(numbers: list[int], step: float, dtype: str, nbytes: int, *, two: bool) -> bytes:
+    """What numbers stand for, as the bytes of the tensor."""
+    if step == 0:
+        bits = 16 if two else 32
+        data = b"".join((n % (1 << bits)).to_bytes(bits // 8, "little") for n in numbers)
+        assert data[nbytes:].strip(b"\0") == b""
+        return data[:nbytes]
+    values = np.array([((n + (1 << 31)) % (1 << 32)) - (1 << 31) for n in numbers]).astype(np.float64) * step
+    if dtype == "bfloat16":
+        wide = values.astype(np.float32).view(np.uint32).astype(np.int64)
+        return ((wide + 0x7FFF + (wide >> 16 & 1)) >> 16).astype("<u2").tobytes()
+    return values.astype(dtype).tobytes()
+
+
 class Reader:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         data = (folder / "manifest.json").read_bytes()
         self.manifest = json.loads(data)
         assert self.manifest["format"] == "weightlapse recording"
-        assert self.manifest["version"] in (1, 2)
+        assert self.manifest["version"] in (1, 2, 3)
         assert self.manifest["byte_order"] == "little"
         assert re.fullmatch("[0-9a-f]{32}", self.manifest["id"])
         self.id = bytes.fromhex(self.manifest["id"])
@@ -82,13 +109,13 @@ class Reader:
             magic, kind, length, number, crc, own = struct.unpack_from("<4s4sQqII", data, at)
             assert magic == b"WLPS", (kind, at)
             place = at
-            if kind in (b"FRAM", b"FRMP"):
+            if kind in FRAMES:
                 if first_frame is None:
                     first_frame = found[0][1]
                 place = first_frame + frames
                 frames += 1
             seal = (self.key + place) & 0xFFFFFFFF if sealed and kind not in UNSEALED_KINDS else 0
-            assert own == zlib.crc32(data[at : at + 28], seal if kind in (b"FRAM", b"FRMP") else 0), (kind, at)
+            assert own == zlib.crc32(data[at : at + 28], seal if kind in FRAMES else 0), (kind, at)
             payload = data[at + 32 : at + 32 + length]
             assert len(payload) == length
             if kind == b"FRMP":
@@ -98,6 +125,10 @@ class Reader:
                 pages = [payload[p : min(p + row[5], row[2])] for p in range(0, row[2], row[5])]
                 assert struct.pack(f"<{len(pages)}I", *map(zlib.crc32, pages)) == sums
                 payload = payload[: row[2]]
+            elif kind == b"FRPK":
+                (head,) = struct.unpack_from("<I", payload, 8)
+                assert head % 8 == 0
+                assert zlib.crc32(payload[:head], seal) == crc
             else:
                 assert zlib.crc32(payload, seal) == crc, (kind, at)
             found.append((kind, number, payload, at))
@@ -163,17 +194,73 @@ class Reader:
         if not self._belongs(opening[48:] if sealed else None, numbers[0], name):
             return None
         found = self.records(data, sealed=sealed)
-        frames = [r for r in found if r[0] in (b"FRAM", b"FRMP")]
+        frames = [r for r in found if r[0] in FRAMES]
         assert not frames or frames[0][3] == numbers[4]
-        assert {r[0] for r in frames} <= ({b"FRMP"} if numbers[5] else {b"FRAM"})
+        assert {r[0] for r in frames} <= {{0: b"FRAM", 1: b"FRPK"}.get(numbers[5], b"FRMP")}
+        assert numbers[5] != 1 or self.manifest["version"] == 3
         if sealed:
             before = found[: len(found) - len(frames)]
             assert [r[0] for r in before][:2] == [b"SEGM", b"LAYT"]
             assert before[-1][:3] == before[0][:3]
         layout = self._layout(numbers[3], [p for kind, _, p, _ in found if kind == b"LAYT"])
-        return Part(
-            numbers[0], found[0][1], [r[1] for r in frames], layout, [self._frame(r[2], layout) for r in frames]
-        )
+        if numbers[5] == 1:
+            values = self._unpacked([r[2] for r in frames], layout)
+        else:
+            values = [self._frame(r[2], layout) for r in frames]
+        return Part(numbers[0], found[0][1], [r[1] for r in frames], layout, values)
+
+    def _unpacked(self, payloads: list[bytes], layout: list[dict[str, Any]]) -> list[Frame]:
+        """The frames of a segment of packed ones."""
+        found: list[Frame] = []
+        before: dict[str, tuple[float, list[int]]] = {}
+        for k, payload in enumerate(payloads):
+            number, page, head, tensors, widths, words = struct.unpack_from("<4I2Q", payload)
+            assert (number, page, tensors) == (k, 65536, len(layout))
+            entries = [struct.unpack_from("<2d2Q2I", payload, 32 + 40 * i) for i in range(tensors)]
+            data = payload[head:]
+            pages = [data[at : at + page] for at in range(0, len(data), page)]
+            at = 32 + 40 * tensors
+            assert payload[at : at + 4 * len(pages)] == struct.pack(f"<{len(pages)}I", *map(zlib.crc32, pages))
+            assert payload[at + 4 * len(pages) : head].strip(b"\0") == b""
+            assert head == -(-(at + 4 * len(pages)) // 8) * 8
+            sizes = self.sizes(layout)
+            counts = [-(-n * item // (2 if _two_bytes(t) else 4)) for t, (_, n, item) in zip(layout, sizes)]
+            groups = sum(-(-count // 1024) for count in counts)
+            outer = -(-groups // 4) * 4
+            assert len(data) == outer + 4 * (widths + words)
+            assert data[groups:outer].strip(b"\0") == b""
+            sources = [
+                iter(struct.unpack(f"<{widths}I", data[outer : outer + 4 * widths])),
+                iter(struct.unpack(f"<{words}I", data[outer + 4 * widths :])),
+            ]
+            taken, group, frame = [0, 0], 0, {}
+            for (step, bound, first, second, key, zero), t, (name, n, item), count in zip(
+                entries, layout, sizes, counts
+            ):
+                assert [first, second, zero] == [*taken, 0]
+                assert key in (0, 1)
+                assert key == 1 or k > 0
+                assert step >= 0
+                assert bound >= 0
+                assert step == 0 or t["dtype"] in ("float32", "bfloat16", "float16")
+                numbers: list[int] = []
+                for _ in range(-(-count // 1024)):
+                    own = _block(data[group], sources[0])
+                    taken[0] += data[group]
+                    group += 1
+                    for width in own:
+                        numbers += [(z >> 1) ^ -(z & 1) for z in _block(width, sources[1])]
+                        taken[1] += width
+                assert not any(numbers[count:])
+                numbers = numbers[:count]
+                if not key:
+                    assert before[name][0] == step
+                    numbers = [a + b for a, b in zip(before[name][1], numbers)]
+                before[name] = (step, numbers)
+                frame[name] = _bytes_of(numbers, step, t["dtype"], n * item, two=_two_bytes(t))
+            assert [next(source, None) for source in sources] == [None, None]
+            found.append(frame)
+        return found
 
     def _frame(self, row: bytes, layout: list[dict[str, Any]]) -> Frame:
         frame, at = {}, 0

@@ -3,15 +3,22 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from tests.oracles_film import Imagined
+from weightlapse.film import colours
 from weightlapse.film.blocks import Measure, Placed, blocks
 from weightlapse.film.colours import GAP, GROUND, NAN, OVER, encode
 from weightlapse.film.layout import place
+from weightlapse.film.movie import moments
+from weightlapse.film.pair import Pair, compose_pair
+from weightlapse.film.scene import Order, compose
+from weightlapse.film.surface import Surface
 from weightlapse.film.tiles import Tile
 from weightlapse.picture.compose import layout_of
 from weightlapse.picture.layout import plain
@@ -158,6 +165,47 @@ def test_any_network_with_its_biases_in_any_box(
     check(placed, {name: named[name] for p in placed for name in p.block.names}, width, height)
     for tile in (t for p in placed for t in p.tiles):
         tile.codes(np.zeros(tile.layout.shape), 1.0)
+
+
+NARROW = {"kernel": (10, 8), "bias": (8,)}
+
+
+@pytest.mark.parametrize("shapes", [NARROW, {"kernel": (8, 10), "bias": (10,)}, {"weight": (300, 2), "bias": (300,)}, {"conv/kernel": (3, 3, 1, 40), "conv/bias": (40,)},
+                                    {"a.weight": (2, 500), "a.bias": (2,), "b.bias": (7,)}])  # fmt: skip
+@pytest.mark.parametrize("size", [(1280, 720), (854, 480), (320, 240), (160, 120), (480, 854)])
+def test_one_run_or_two_in_any_size(shapes: dict[str, tuple[int, ...]], size: tuple[int, int]) -> None:
+    """The film itself: alone, and beside another with their difference, down to boxes too small for a label."""
+    large = size[0] >= 400 and size[1] >= 260  # smaller pictures of two are refused in words
+    for other in (None, Imagined(shapes, 3)) if large else (None,):
+        run: Any = Imagined(shapes, 3) if other is None else Pair(Imagined(shapes, 3), other, align=False)
+        order = Order(list(shapes), np.arange(3), size)
+        scene = compose(run, order) if other is None else compose_pair(run, order)
+        surface = Surface(*size, colours.table("light"))
+        drawn = []
+        for moment in moments(run, scene, np.arange(3)):
+            scene.draw(surface, moment)
+            drawn.append(np.stack(surface.planes, axis=2).copy())
+        assert (drawn[0] != drawn[-1]).any()
+
+
+@settings(max_examples=25, deadline=None)
+@given(
+    st.lists(shape, min_size=1, max_size=4),
+    st.booleans(),
+    st.sampled_from(["{}.weight", "{}/kernel"]),
+    st.sampled_from([(400, 260), (426, 480), (854, 480)]),
+)
+def test_two_runs_of_any_network(shapes: list[tuple[int, ...]], below: bool, form: str, size: tuple[int, int]) -> None:
+    named: dict[str, tuple[int, ...]] = {}
+    for i, s in enumerate(shapes):
+        named[form.format(f"l{i}")] = s
+        if len(s) > 1:
+            named[f"l{i}.bias" if "." in form else f"l{i}/bias"] = (s[-1 if below else 0],)
+    pair = Pair(Imagined(named, 2), Imagined(named, 2), align=False)
+    scene = compose_pair(pair, Order(list(named), np.arange(2), size))
+    surface = Surface(*size, colours.table("light"))
+    for moment in moments(pair, scene, np.arange(2)):
+        scene.draw(surface, moment)
 
 
 def test_biases_stand_beside_their_rows() -> None:

@@ -14,6 +14,7 @@ import pytest
 import weightlapse as wl
 from tests.oracles_film import Imagined
 from weightlapse.errors import InvalidArgument
+from weightlapse.film.curves import Line
 from weightlapse.film.scene import Order
 from weightlapse.film.story import changed, rowed, told
 from weightlapse.film.story_map import Map
@@ -128,6 +129,23 @@ def test_the_poster_is_where_it_breaks(film: Any, run: Any) -> None:
     assert int(np.argmin(apart)) == BROKEN
     yellow = np.array([255, 205, 0])
     assert (np.abs(poster - yellow).max(axis=2) == 0).sum() > 20  # the layer on the map
+
+
+def test_in_memory_it_is_told_too(run: Any) -> None:
+    film = wl.make_film(run, size=(480, 320), frames=slice(0, 8))
+    assert film.path is film.poster is None
+    assert film.shows is not None
+    assert film.shows["pictures"] == 8
+
+
+def test_a_loss_that_became_nan_is_not_said_to_be_new(run: Any) -> None:
+    line = Line("loss", np.array([0, 10, 20]), np.array([3.0, 2.0, 1.0]))
+    frames = np.arange(FRAMES)
+    axis = Timeline(
+        (0, 0, 800, 80), story_measure(854, 480), told(run, list(run.names), frames, fps=24, enlarged=1), (0, 290), line
+    )
+    assert axis._newest(line, 20) == "loss 1"
+    assert axis._newest(line, 200) == "loss 1, last at step 20"
 
 
 def test_every_tensor_when_asked(run: Any, tmp_path: Path) -> None:

@@ -10,8 +10,8 @@ from torch import nn
 
 import tests.nets_growth as nets
 import weightlapse as wl
-from weightlapse.errors import CannotGrow, InvalidArgument
-from weightlapse.growth.certificate import SHALLOW, TOLERANCE, Trial
+from weightlapse.errors import CannotGrow, InvalidArgument, VacuousComparison
+from weightlapse.growth.certificate import MAGNIFIED, SHALLOW, TOLERANCE, Check, Trial
 
 X = torch.randn(5, 6, generator=torch.Generator().manual_seed(0))
 
@@ -232,6 +232,78 @@ def test_the_tolerance_grows_with_depth_and_says_so() -> None:
     deep[0].bias.data[0] += 1e-6
     assert max(c.error for c in trial.checks(lambda m: m, deep, own_only=True)) > g.certificate.tolerance
     assert wl.widen(nets.mlp(), {"0": 9}, nets.vectors()).certificate.tolerance == TOLERANCE
+
+
+class Magnifying(nn.Module):
+    """A norm over a batch whose values hardly differ: what it puts out is mostly the rounding of what goes in."""
+
+    def __init__(self, spread: float) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.a, self.b, self.norm = nn.Linear(6, 8), nn.Linear(8, 6), nn.BatchNorm1d(6, eps=1e-30)
+        self.o = nn.Linear(6, 3)
+        with torch.no_grad():
+            self.b.weight.mul_(spread)
+            self.b.bias.fill_(3.0)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.o(torch.relu(self.norm(self.b(torch.tanh(self.a(x))))))
+
+
+@pytest.mark.parametrize("spread, error, allowed", [
+    (1e-6, 1e-10, True), (1e-5, 1e-11, True), (1e-6, 1e-8, False), (1.0, 1e-10, False), (1.0, 1e-11, False),
+])  # fmt: skip
+def test_what_a_network_magnifies_is_measured_and_allowed(spread: float, error: float, allowed: bool) -> None:
+    trial = Trial.of(Magnifying(spread), [X])
+    worst = Check("examples", "train", "own", error)
+    assert trial.allows(worst, trial.limit) is allowed
+    assert any("magnifies rounding" in n for n in trial.notes) is allowed
+    assert (trial.tolerance > error) is allowed
+    assert trial.tolerance <= MAGNIFIED
+
+
+def test_a_true_difference_is_refused_also_where_rounding_is_magnified() -> None:
+    class Wrong(Magnifying):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            h = torch.tanh(self.a(x))
+            return self.o(torch.relu(self.norm(self.b(h)))) + 1e-7 * (h.shape[-1] - 8)
+
+    with pytest.raises(CannotGrow, match=r"would differ by .*; 1.0e-12 is allowed"):
+        wl.widen(Wrong(1e-6), {"a": 11}, X)
+
+
+# ---- forwards that let no gradient through
+
+
+class Overwrites(nn.Module):
+    """Changes in place what autograd would need."""
+
+    def __init__(self, how: str, dead: bool = False) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.a, self.b, self.o, self.how = nn.Linear(6, 8), nn.Linear(8, 8), nn.Linear(8, 3), how
+        if dead:
+            nn.init.constant_(self.a.bias, -100.0)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        z = torch.sigmoid(self.b(torch.relu(self.a(x))))
+        y = self.o(z) + x.sum(-1, keepdim=True)
+        if self.how == "scaled":
+            z.mul_(2)
+        elif self.how == "row":
+            z[0] = 0
+        else:
+            z.select(1, 0).add_(1)
+        return y
+
+
+@pytest.mark.parametrize("how", ["scaled", "row", "column"])
+def test_units_are_not_counted_where_no_gradients_can_be_taken(how: str) -> None:
+    g = wl.widen(Overwrites(how), {"a": 11}, X)
+    assert g.certificate.live == {}
+    assert any("live units were not counted" in n for n in g.certificate.notes)
+    with pytest.raises(VacuousComparison, match="not one unit of 'a'"):
+        wl.widen(Overwrites(how, dead=True), {"a": 11}, X)
 
 
 # ---- numbers that are none

@@ -16,7 +16,7 @@ from weightlapse.film.tiles import Tile
 from weightlapse.picture import cases
 from weightlapse.picture.cells import sign
 from weightlapse.picture.codes import codes
-from weightlapse.picture.compose import layout, layout_of, layouts, strip
+from weightlapse.picture.compose import alike, layout, layout_of, layouts, strip
 from weightlapse.picture.kinds import kind_of, kinds
 from weightlapse.picture.layout import Layout, Level, plain
 from weightlapse.picture.numbers import short
@@ -280,6 +280,37 @@ def test_a_strip_in_lines() -> None:
     assert drawn.index(2, 1) == (9,)
     assert drawn.index(2, 2) is None
     assert strip(4, 1, upright=True) == Layout((4,), (Level(0, 4),), ())
+
+
+def test_what_grows_keeps_its_lines() -> None:
+    whole = layout_of("first.weight", (24, 1, 3, 3))
+    before = alike(whole, (16, 1, 3, 3))
+    assert oracle.cells_of(before) == oracle.filters((16, 1, 3, 3), filter_axis=0, input_axis=1, per_line=6)
+    assert (before.rows, before.cols) == (9, whole.cols)
+    assert alike(plain((10, 8)), (6, 8)) == plain((6, 8))
+    assert alike(strip(10, 1, upright=True), (6,)) == strip(6, 1, upright=True)
+
+
+def test_the_thumbnail_of_a_notebook_is_the_same_picture(tmp_path) -> None:  # type: ignore[no-untyped-def]
+    from base64 import b64decode
+    from io import BytesIO
+
+    from PIL import Image
+
+    import weightlapse as wl
+    from weightlapse.view.subject import Subject
+    from weightlapse.view.thumbnail import thumbnail
+
+    weight = np.random.default_rng(0).normal(size=(7, 3, 5, 5)).astype(np.float32)
+    with wl.watch({"conv.weight": weight}, tmp_path / "run"):
+        pass
+    run = wl.load(tmp_path / "run")
+    data = thumbnail(Subject(run, "run")).partition("base64,")[2].partition("'")[0]
+    with Image.open(BytesIO(b64decode(data))) as image:
+        pixels = np.asarray(image)
+    drawn = layout_of("conv.weight", weight.shape)
+    cell = pixels.shape[0] // drawn.rows
+    assert np.array_equal(pixels, raster(weight, drawn, limit_of(weight), (cell, cell)))
 
 
 def test_numbers_are_short() -> None:

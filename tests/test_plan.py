@@ -498,7 +498,7 @@ MODELS = {
 def slow_disk(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "measure", lambda *_, **__: SLOW_DISK)
     monkeypatch.setattr(module, "free_nbytes", lambda _: 10**15)
-    monkeypatch.setattr(module, "available_memory", lambda: 8 * 10**9)
+    monkeypatch.setattr("weightlapse.capture.memory.available_memory", lambda: 8 * 10**9)
 
 
 @pytest.mark.usefixtures("slow_disk")

@@ -85,7 +85,7 @@ def test_compaction_changes_nothing_that_the_page_can_see(tmp_path: Path) -> Non
     assert (after.main, after.branches) == (before.main, before.branches)
 
 
-@pytest.mark.parametrize("kind", ["log", "mixed", "branches", "pages"])
+@pytest.mark.parametrize("kind", ["log", "mixed", "branches", "pages", "packed"])
 def test_the_second_reader_is_strict(kind: str, tmp_path: Path) -> None:
     """A changed byte anywhere is an error or changes nothing that is read."""
     truth.KINDS[kind](tmp_path / "run", 23)

@@ -55,6 +55,7 @@ _HOME = {
     "show": "view.serve",
     "make_page": "view.page_file",
     "measure": "measures.measure",
+    "autopsy": "measures.autopsy",
     "diagnose": "measures.doctor",
     "trace": "wiring.trace",
     "Wiring": "wiring.data",

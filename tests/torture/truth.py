@@ -13,6 +13,7 @@ import numpy as np
 
 import weightlapse.store.writer as writing
 from tests.golden import make_v1
+from tests.packed_frames import packed_frames
 from tests.test_store_blocks import moving_rows
 from weightlapse.errors import WeightlapseError
 from weightlapse.recording.recording import Recording, load
@@ -79,19 +80,25 @@ class Making:
         tolerance: float | None = None,
         segment: int = 24,
         meta: Any = None,
+        packed: bool = False,
     ) -> None:
-        self.path, self.seed, self.layout, self.segment = path, seed, layout, segment
+        self.path, self.seed, self.layout, self.segment, self.packed = path, seed, layout, segment, packed
         self.truth = Truth(Line(), tolerance=tolerance)
         self.step = 0
-        self.writer = Writer.create(path, layout, tolerance=tolerance, compact="never", fsync="never", meta=meta)
+        self.writer = Writer.create(
+            path, layout, tolerance=tolerance, compact="never", fsync="never", meta=meta, packed=packed
+        )
 
     def frames(self, count: int, *, log: bool = True) -> Making:
         rows = moving_rows(self.layout, count, hash((self.seed, self.step)) % 2**31)
         steps = self.step + 2 * np.arange(count)
         before, real = self.writer.frames, writing.segment_frames
         writing.segment_frames = lambda row, tolerance: self.segment
+        frames: Any = rows
+        if self.packed:
+            frames, rows = packed_frames(self.layout, rows, self.truth.tolerance, every=self.segment, renewed=7)
         try:
-            self.writer.append(steps, rows)
+            self.writer.append(steps, frames)
         finally:
             writing.segment_frames = real
         line = self.truth.main
@@ -163,13 +170,30 @@ def _pages(path: Path, seed: int) -> Truth:
     return Making(path, seed, LARGE, segment=4).frames(5).close().truth
 
 
+def _packed(path: Path, seed: int) -> Truth:
+    made = Making(path, seed, packed=True, segment=10).frames(24).close().compact()
+    return made.resume().frames(26).close().truth
+
+
+def _packed_film(path: Path, seed: int) -> Truth:
+    made = Making(path, seed, tolerance=1e-2, packed=True, segment=12).frames(24).close().compact()
+    return made.resume().frames(20).close(in_order=False).truth
+
+
+def _packed_branches(path: Path, seed: int) -> Truth:
+    made = Making(path, seed, packed=True, segment=10).frames(24).close()
+    made = made.resume(rewind_to=20).frames(14)
+    made.packed = False
+    return made.frames(9).close().truth
+
+
 def _overwritten(path: Path, seed: int) -> Truth:
     """With what an interrupted overwrite would leave: the files of the recording before."""
     Making(path, seed + 1000).frames(30).close().compact()
     aside = path.with_name(path.name + "-aside")
     shutil.copytree(path, aside)
     made = Making.__new__(Making)
-    made.path, made.seed, made.layout, made.segment, made.step = path, seed, SMALL, 24, 0
+    made.path, made.seed, made.layout, made.segment, made.step, made.packed = path, seed, SMALL, 24, 0, False
     made.truth = Truth(Line())
     made.writer = Writer.create(path, SMALL, overwrite=True, compact="never", fsync="never")
     made.frames(30).close()
@@ -209,7 +233,7 @@ def _golden(name: str) -> Callable[[Path, int], Truth]:
 
 KINDS: dict[str, Callable[[Path, int], Truth]] = {
     "log": _log, "mixed": _mixed, "film": _film, "layouts": _layouts, "killed": _killed, "branches": _branches, "pages": _pages,
-    "overwritten": _overwritten, "ranks": _ranks, "v1 log": _golden("log"), "v1 exact": _golden("exact"), "v1 film": _golden("film"),
+    "packed": _packed, "packed film": _packed_film, "packed branches": _packed_branches, "overwritten": _overwritten, "ranks": _ranks, "v1 log": _golden("log"), "v1 exact": _golden("exact"), "v1 film": _golden("film"),
 }  # fmt: skip
 
 

@@ -58,4 +58,4 @@ def add(
     return register
 
 
-from tests.zoo import attention, conv, dense, experts, fused, graph, language, odd, recurrent, stateful, vision  # noqa: E402, F401  (they fill ZOO)
+from tests.zoo import attention, buffers, conv, dense, experts, fused, graph, language, odd, recurrent, stateful, vision  # noqa: E402, F401  (they fill ZOO)

@@ -37,11 +37,14 @@ from weightlapse.adapters.torch_kinds import (
     readers,
     sort,
 )
+from weightlapse.adapters.torch_packed_copies import PackedCopies
+from weightlapse.adapters.torch_packing import Packer
 from weightlapse.errors import CannotRecord, InvalidArgument, closest
 
 _VERSION, _SHAPE = attrgetter("_version"), attrgetter("shape")
 _POINTER, _STRIDE, _IN_ORDER = torch.Tensor.data_ptr, torch.Tensor.stride, torch.Tensor.is_contiguous
 _WARY = 64
+_PACKED_SLOTS = 2  # packed frames that may lie on the device at a time
 _WRAPPED = ("_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module")  # never the name of a user's own layer
 
 
@@ -181,6 +184,7 @@ class TorchSource:
         self._selection = selection
         self._optimizers = optimizers
         self._side: SideStreams | None = None
+        self._packed: PackedCopies | None = None
         self.pending: Callable[[], None] = _nothing  # waits until the last copy is done
         self.left_out: dict[str, str] = {}  # tensors that cannot be recorded, and why
         self.generation = 0  # rises whenever a parameter is replaced by another
@@ -350,6 +354,14 @@ class TorchSource:
         )
 
     @property
+    def device(self) -> str:
+        """Where most of what is recorded lies."""
+        sizes: dict[str, int] = {}
+        for tensor in self._here:
+            sizes[str(tensor.device)] = sizes.get(str(tensor.device), 0) + tensor.nbytes
+        return max(sizes, key=lambda device: sizes[device], default="cpu")
+
+    @property
     def on_device(self) -> bool:
         """Whether copies run beside the training, so that :meth:`settle` must be called before the next update."""
         return self._side is not None
@@ -358,7 +370,18 @@ class TorchSource:
         """Memory for the ring: page-locked where weights come from a device."""
         return pinned(shape) if self._side is not None else np.empty(shape, np.uint8)
 
+    def packed_copies(self, tolerance: float | None, *, every: int, memory: int) -> PackedCopies | None:
+        """What packs frames where the weights are, from the next :meth:`bind` to no rows on; None where they cannot be packed."""
+        self._packed = None
+        tensors = [plain(t.detach()) for t in self._here]
+        if self._made or self._graded or self._states or len({t.device for t in tensors}) != 1:
+            return None
+        self._packed = PackedCopies(Packer(self._infos, tensors, tolerance, every=every, slots=_PACKED_SLOTS), memory)
+        return self._packed
+
     def settle(self) -> None:
+        if self._packed is not None:
+            self._packed.settle()
         if self._side is not None:
             self._side.settle()
 
@@ -373,15 +396,20 @@ class TorchSource:
 
     # ---- copying ---------------------------------------------------------------------------------------------------
 
-    def bind(self, rows: Rows) -> None:
+    def bind(self, rows: Rows | None) -> None:
         self._rows = rows
         self._aim()
-        self._columns = [rows.column(i) for i in range(len(self._places), len(self._infos))]
+        self._columns = [] if rows is None else [rows.column(i) for i in range(len(self._places), len(self._infos))]
 
     def _aim(self) -> None:
         """Prepare the copies of what was last listed."""
         self._bound = self._infos
         tensors = [t.detach() for t in self._here]
+        if self._rows is None:  # frames are packed
+            assert self._packed is not None
+            self._packed.bind([*map(plain, tensors)])
+            self._copies: Copies | PackedCopies = self._packed
+            return
         self._copies = Copies(self._rows, tensors, [i.dtype for i in self._infos], self._side)
 
     def _places_in(self, slot: int, first: int, count: int) -> list[NDArray[Any]]:

@@ -28,8 +28,10 @@ def check_tolerance(tolerance: Any) -> float | None:
     return float(tolerance)
 
 
-def check_memory(memory: Any) -> int:
-    """The ``memory=`` argument in bytes: a number, or text such as "256MB" or "1.5GiB"."""
+def check_memory(memory: Any) -> int | None:
+    """The ``memory=`` argument in bytes: a number, or text such as "256MB" or "1.5GiB"; None for "auto"."""
+    if memory == "auto":
+        return None
     if isinstance(memory, str):
         text = memory.strip().lower().removesuffix("b")
         binary = text.endswith("i")
@@ -44,7 +46,7 @@ def check_memory(memory: Any) -> int:
             float(memory) if isinstance(memory, (int, float, np.integer)) and not isinstance(memory, bool) else math.nan
         )
     if not 1 <= number < 1 << 62:
-        raise InvalidArgument(f"memory={memory!r}: give bytes as a number, or text such as '256MB' or '2GiB'")
+        raise InvalidArgument(f"memory={memory!r}: give bytes as a number, text such as '256MB' or '2GiB', or 'auto'")
     return int(number)
 
 

@@ -7,6 +7,7 @@ from typing import Any
 
 from weightlapse.adapters.source import Source
 from weightlapse.capture.layouts import difference, layout_of, rows_of
+from weightlapse.capture.packed_ring import Packing, make_ring
 from weightlapse.capture.pump import Pump
 from weightlapse.capture.ring import Ring
 from weightlapse.errors import CannotRecord
@@ -25,7 +26,8 @@ class Camera:
         writer: Writer,
         ring: Ring,
         *,
-        memory: int,
+        memory: int | None,
+        packing: Packing | None = None,
         stretch: bool,
         renewed: Callable[[Ring, Layout], None],
         replaced: Callable[[], None],
@@ -44,6 +46,7 @@ class Camera:
         self.announced = False  # whether every update is announced, so that copies from a device may run until then
         self._device: Any = source
         self._memory = memory
+        self._packing = packing if writer.takes_packed else None
         self._renewed = renewed
         self._replaced = replaced
         self._generation = source.generation
@@ -54,7 +57,7 @@ class Camera:
         self.bind()
 
     def bind(self) -> None:
-        self.source.bind(rows_of(self.layout, self.ring.rows))
+        self._device.bind(rows_of(self.layout, self.ring.rows) if self.ring.has_rows else None)
         self._renewed(self.ring, self.layout)
 
     @property
@@ -117,7 +120,7 @@ class Camera:
             raise CannotRecord("a sharded model changed its tensors, which cannot be recorded on many processes")
         layout = layout_of(self.source.arrays(params))
         note = note or difference(self.layout.tensors, layout.tensors)
-        ring = Ring(layout.row_nbytes, self._memory, getattr(self.source, "allocate", None))
+        ring = make_ring(self.source, layout, self._memory, self._packing)
         taken = self.taken
 
         def begin(writer: Writer) -> None:

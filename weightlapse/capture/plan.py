@@ -19,9 +19,10 @@ from weightlapse.capture.arguments import check_memory, check_tolerance
 from weightlapse.capture.expected import Range, stored_range
 from weightlapse.capture.flow import Flow
 from weightlapse.capture.layouts import layout_of
-from weightlapse.capture.plan_text import tell, warn
+from weightlapse.capture.memory import auto_memory, needed
+from weightlapse.capture.plan_text import announce, tell, warn
 from weightlapse.capture.ranks import model_is_sharded, process_group
-from weightlapse.capture.rates import TYPICAL, Rates, available_memory, free_nbytes, measure
+from weightlapse.capture.rates import TYPICAL, Rates, free_nbytes, measure
 from weightlapse.capture.ring import MAX_ROWS, MIN_ROWS
 from weightlapse.capture.schedule import Schedule, every, schedule
 from weightlapse.errors import InvalidArgument
@@ -30,8 +31,6 @@ from weightlapse.store.ranks import RankedStore, open_store
 from weightlapse.store.reader import Store
 from weightlapse.store.remote import is_url
 from weightlapse.store.threads import usable_cores
-
-_SHARE_OF_FREE = 4  # memory="auto" is one part in so many of what is free
 
 
 @dataclass(frozen=True)
@@ -109,7 +108,7 @@ class Plan:
     @property
     def memory_needed(self) -> int:
         """The least ``memory=`` that watch() takes for this model."""
-        return -(-MIN_ROWS * self.layout.row_nbytes * 4 // 3)
+        return needed(self.layout.row_nbytes)
 
     @property
     def copy_seconds(self) -> float:
@@ -228,7 +227,8 @@ def plan(
     of a folder of shards, of which the headers are read.
 
     - ``every``, ``tolerance``, ``tensors``, ``streams``, ``memory``: as in ``watch()``. ``optimizer``: a torch optimizer (or several); the plan then also
-      says what ``streams=("weights", "optimizer")`` would cost. ``memory="auto"``: a quarter of what is free, and at least what the model needs.
+      says what ``streams=("weights", "optimizer")`` would cost. ``memory="auto"``: room for some frames, at most a quarter of
+      what is free, and at least what the model needs.
     - ``path``: where the recording would go; its disk is measured, that of the working folder by default.
     - ``steps``: of the training. ``step_seconds``: what a step takes without recording.
     - ``measure``: take half a second to measure how fast this machine copies, encodes and writes (in a temporary folder beside the target);
@@ -271,14 +271,10 @@ def plan(
     rates, notes = TYPICAL, []
     if measure:
         try:
-            rates = _measured(place, layout, bound, held.device)
+            rates = measured(place, layout, bound, held.device)
         except OSError as error:
             notes.append(f"nothing can be written at {place} ({error.strerror or error}), so these are typical rates")
-    needed = -(-MIN_ROWS * layout.row_nbytes * 4 // 3)
-    budget = (
-        max(needed, (available_memory() or 1 << 30) // _SHARE_OF_FREE) if memory == "auto" else check_memory(memory)
-    )
-    budget = min(budget, -(-MAX_ROWS * layout.row_nbytes * 4 // 3)) if memory == "auto" else budget
+    budget = check_memory(memory) or auto_memory(layout.row_nbytes)
     made = Plan(
         name,
         layout,
@@ -301,7 +297,19 @@ def plan(
     return made
 
 
-def _measured(place: Path, layout: Layout, bound: float | None, device: str) -> Rates:
+def before_training(
+    path: Path, name: str, layout: Layout, tolerance: float | None, when: Schedule, memory: int, device: str
+) -> str:
+    """A sentence for a person who begins to record to ``path``: what a frame costs here, what is kept up with, and the settings that would be.
+
+    Takes about a third of a second to measure this machine. Raises :class:`OSError` where nothing can be written.
+    """
+    rates = measured(path, layout, tolerance, device)
+    free = free_nbytes(path)
+    return announce(Plan(name, layout, tolerance, when, 1000, None, memory, rates, device=device, free_nbytes=free))
+
+
+def measured(place: Path, layout: Layout, bound: float | None, device: str) -> Rates:
     sizes: dict[str, int] = {}
     for spec in layout.tensors:
         sizes[spec.dtype] = sizes.get(spec.dtype, 0) + spec.nbytes

@@ -245,6 +245,29 @@ def _smaller(plan: Plan, step_seconds: float | None, steps: int) -> Iterator[str
         yield f"tensors= that take {size(fits)} a frame or less, {_percent(fits / plan.frame_nbytes)} of it"
 
 
+def announce(plan: Plan) -> str:
+    """In a sentence, what recording costs with these rates, what is kept up with, and the settings that would be where that is not enough."""
+    frame, rates = plan.layout.row_nbytes, plan.rates
+    slowest = plan.slowest_step()
+    costs = (
+        f"a frame of {plan.name} has {size(plan.frame_nbytes)}: copied in {duration(plan.copy_seconds)} ({rate(rates.copy)}), written in "
+        f"{duration(frame / rates.disk)} ({rate(rates.disk)}), compressed in {duration(frame / rates.encode_all)} ({rate(rates.encode_all)})"
+    )
+    often = how(plan).partition(",")[0]
+    kept = (
+        f"{often} is kept up with when a step takes {duration(slowest)} or longer"
+        if slowest > 0
+        else f"{often} is kept up with"
+    )
+    waits = f"memory={size(plan.memory)} lets {plan.ring_frames} frames wait"
+    if slowest <= 0:
+        return f"{costs}; {kept}; {waits}"
+    further = f"every={math.ceil(10 * plan.distance)} from {duration(plan.slowest_step(10 * plan.distance))} on"
+    return (
+        f"{costs}; {kept}, {further}, fewer tensors (tensors=...) or a tolerance with less to write and keep; {waits}"
+    )
+
+
 def warn(plan: Plan, step_seconds: float | None, steps: int) -> str | None:
     """What a person should read before training, None when there is nothing."""
     frame = f"a frame of {plan.name} has {size(plan.frame_nbytes)}"

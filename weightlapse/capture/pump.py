@@ -7,6 +7,7 @@ full disk, a quota, too many open files) pauses it: it tries again, while the tr
 from __future__ import annotations
 
 import os
+import sys
 import threading
 import time
 from collections import deque
@@ -17,9 +18,12 @@ from typing import Any
 import numpy as np
 
 from weightlapse.capture.ring import Ring
+from weightlapse.progress import bar
 from weightlapse.store.passing import PASSING
 from weightlapse.store.writer import Writer
 
+_SILENT_SECONDS = 2.0  # that close() takes without a word
+_LOOK_SECONDS = 0.1
 _IDLE_SECONDS = 0.2  # what is in the ring reaches the disk after this time at the latest
 _RETRY_SECONDS = (0.05, 1.0)  # first and longest wait before the next attempt
 
@@ -96,9 +100,34 @@ class Pump:
         if self._pid != os.getpid() or self._closed:
             return
         self._end()
-        self.thread.join()
+        self.thread.join(_SILENT_SECONDS)
+        if self.thread.is_alive():
+            self._wait_aloud()
         for call in self.after_close:
             call()
+
+    def _wait_aloud(self) -> None:
+        """The end takes long: say what is still to be done, and show how it goes where somebody looks."""
+        ring, writer = self.ring, self.writer
+        frames = ring.filled - ring.taken
+        nbytes = frames * ring.rows.shape[1]
+        what = (
+            f"{frames} frames ({nbytes / 1e6:,.0f} MB) are still to be written"
+            if frames
+            else "the log is being compressed (compact='never' leaves that for later)"
+        )
+        print(f"weightlapse: closing {writer.path}, {what}", file=sys.stderr)
+        for label, left in (
+            ("writing frames", lambda: ring.filled - ring.taken),
+            ("compressing", lambda: writer.uncompressed),
+        ):
+            total = before = left()
+            with bar(label, total) as advance:
+                while before > 0 and self.thread.is_alive():
+                    self.thread.join(_LOOK_SECONDS)
+                    advance(before - (now := left()))
+                    before = now
+        self.thread.join()
 
     def abandon(self) -> None:
         """The same, without waiting for it: called while Python collects garbage, perhaps amid an import, whose locks the thread might need."""

@@ -167,20 +167,6 @@ def _encode_rates(dtype: str, tolerance: float | None) -> tuple[float, float]:
     return one, max(one, encoded / max(time.perf_counter() - by_clock, 1e-9))
 
 
-def available_memory() -> int | None:
-    """Bytes of memory that are free for programs; None where the system does not say."""
-    try:
-        with open("/proc/meminfo", encoding="ascii") as file:
-            lines = dict(line.split(":", 1) for line in file)
-        return int(lines["MemAvailable"].split()[0]) * 1024
-    except (OSError, KeyError, ValueError, IndexError):
-        pass
-    try:
-        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 2
-    except (AttributeError, OSError, ValueError):
-        return None
-
-
 def free_nbytes(folder: Path) -> int | None:
     """Bytes that are free on the disk of a folder, or of the nearest above it that exists; None where the system does not say."""
     try:

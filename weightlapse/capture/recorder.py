@@ -8,6 +8,7 @@ the recording. With ``WEIGHTLAPSE_STRICT=1`` it raises instead.
 from __future__ import annotations
 
 import os
+import sys
 import weakref
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -22,6 +23,8 @@ from weightlapse.capture.findings import Findings, tell
 from weightlapse.capture.mirroring import Mirroring
 from weightlapse.capture.null import inactive_copy
 from weightlapse.capture.numbering import ResumePoint, whole
+from weightlapse.capture.observer import Observer
+from weightlapse.capture.packed_ring import Packing
 from weightlapse.capture.plain import number_of
 from weightlapse.capture.processes import closed, opened
 from weightlapse.capture.ring import Ring
@@ -49,7 +52,8 @@ class Recorder:
         ring: Ring,
         schedule: Schedule,
         *,
-        memory: int,
+        memory: int | None,
+        packing: Packing | None = None,
         backpressure: Backpressure = "block",
         last_step: int = 0,
         held: Any = None,
@@ -67,6 +71,7 @@ class Recorder:
         self._number: Callable[[], int] | None = None
         self._findings = Findings(self.path, lambda write: self._pump.note(write))
         self._witness = Witness(source, self._findings)
+        self._observer: Observer | None = None
         stretch = backpressure == "stretch"
         self._steps: Steps | None = None
         self._camera = Camera(
@@ -74,6 +79,7 @@ class Recorder:
             writer,
             ring,
             memory=memory,
+            packing=packing,
             stretch=stretch,
             renewed=self._witness.bind,
             replaced=self._look_for_others,
@@ -121,10 +127,15 @@ class Recorder:
         ``params`` are the present values, for models that do not hold them themselves (JAX pytrees, mappings that are made anew; a mapping that is
         changed in place need not be given). ``step`` numbers the update; by default it is one more than the last. ``scalars`` are logged with it.
         """
-        self._wait()
-        with self.guard():
-            if self._ready() and self._by_hand(params, step):
+        if self._steps is not None:
+            self._steps.wait()
+        try:
+            if self._ready() and self._by_hand(params, step) and scalars:
                 self._log(scalars)
+        except Exception as error:  # noqa: BLE001 — a recorder never kills a training run
+            self._meet(error)
+        if self._findings.pending:
+            self._findings.tell()
 
     def _by_hand(self, params: Any, step: Any) -> bool:
         """A step that the user says; False when it is none, so that numbers that come with it belong nowhere."""
@@ -234,9 +245,15 @@ class Recorder:
             self._camera.copy(params, point.step)
             self._camera.publish(point.step)
             self._witness.start(slot)
+        if self._observer is not None:
+            self._observer.frame(point.step)
         self._say_left_out(point.step)
         if point.doubt:
             self._findings.say("resumed_elsewhere", point.step, f"{point.doubt}.")
+
+    def observe(self, look: Callable[[], dict[str, Any]]) -> None:
+        """At a few frames, have what ``look()`` sees of the network written beside them."""
+        self._observer = Observer(look, self._pump.note)
 
     def tell(self) -> None:
         """Warn of what was said since the last time."""
@@ -250,7 +267,8 @@ class Recorder:
             return
         if self._pump.paused is not None:
             self._say_paused(self._pump.paused)
-        if not camera.has_room():
+        ring = camera.ring
+        if (not ring.has_rows or ring.filled - ring.taken >= ring.capacity) and not camera.has_room():
             self._lose(step, self._pump.paused or _STRETCHED)
             return
         try:
@@ -270,6 +288,8 @@ class Recorder:
             self._end_gap()
         self._witness.frame(slot, step)
         camera.publish(step)
+        if self._observer is not None:
+            self._observer.frame(step)
 
     # ---- what cannot be recorded -----------------------------------------------------------------------------------
 
@@ -447,6 +467,15 @@ class Recorder:
                     raise self._pump.failure
                 self._say_paused(str(self._pump.paused))
 
+    def announce(self, text: Callable[[], str]) -> None:
+        """Tell the person at the terminal, and the recording, what recording will cost; never at the cost of the recording."""
+        try:
+            said = text()
+        except Exception as error:  # noqa: BLE001 — a machine that cannot be measured can still be recorded on
+            said = f"what recording costs could not be measured ({type(error).__name__}: {error})"
+        print(f"weightlapse, recording to {self.path}: {said}.", file=sys.stderr)
+        self.mark(said)
+
     def mirror(self, mirror: Mirror) -> None:
         """Keep a copy of the recording there while it grows."""
         self._pump.after_close.append(Mirroring(mirror, self.path).finish)
@@ -475,6 +504,8 @@ class Recorder:
     def _look_back(self, last_frame: bool) -> None:
         """The last look at the weights: a last frame, if it is needed, and what only the end shows."""
         self._end_gap()
+        if self._observer is not None:
+            self._observer.look(self._last)
         if self._camera.has_room() and not getattr(self._source, "elsewhere", False):
             names = self._witness.moved(self._held)
             if names is not None:

@@ -7,6 +7,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal
 
+import numpy as np
+
 from weightlapse.adapters.source import Source
 from weightlapse.capture.layouts import rows_of
 from weightlapse.capture.numbering import Missing, ResumePoint, Values, resume_point
@@ -38,14 +40,13 @@ def cannot_be_written(path: Path) -> Iterator[None]:
 
 
 def present_weights(source: Source, layout: Layout, ring: Ring, params: Any) -> Values:
-    """What the model holds now: its weights by name, in stored dtypes. Fills the first row of a ring that nobody uses yet."""
-    source.bind(rows_of(layout, ring.rows))
+    """What the model holds now: its weights by name, in stored dtypes. Fills the first row of a ring that nobody uses yet, where it has any."""
+    rows = ring.rows if ring.has_rows else np.zeros((1, layout.row_nbytes), np.uint8)
+    source.bind(rows_of(layout, rows))
     source.copy(0, params)
     if getattr(source, "on_device", False):
         source.pending()  # type: ignore[attr-defined]
-    return {
-        t.name: layout.view(ring.rows[:1], i)[0, ...] for i, t in enumerate(layout.tensors) if t.stream == "weights"
-    }
+    return {t.name: layout.view(rows[:1], i)[0, ...] for i, t in enumerate(layout.tensors) if t.stream == "weights"}
 
 
 def go_on(

@@ -21,6 +21,8 @@ MIN_ROWS = 2
 class Ring:
     """``rows`` (capacity, row_nbytes) uint8 and ``steps`` (capacity,) int64; frame number f lies in slot f % capacity."""
 
+    has_rows = True  # whether the values of a frame can be looked at while it waits
+
     def __init__(
         self, row_nbytes: int, memory: int, allocate: Callable[[tuple[int, int]], NDArray[np.uint8]] | None = None
     ) -> None:
@@ -35,10 +37,13 @@ class Ring:
                 f"one frame takes {row_nbytes:,} bytes and the recorder may use memory={memory:,}: at least two frames must fit; "
                 f"pass memory={need} or more, or record fewer tensors (tensors='...')"
             )
-        self.capacity = capacity
+        self._begin(capacity)
         shape = (capacity, row_nbytes)
         self.rows: NDArray[np.uint8] = np.empty(shape, np.uint8) if allocate is None else allocate(shape)
         self.rows[:] = 0  # touches the pages now, and keeps padding bytes zero for ever
+
+    def _begin(self, capacity: int) -> None:
+        self.capacity = capacity
         self.steps: NDArray[np.int64] = np.zeros(capacity, np.int64)
         self._pending: list[Callable[[], None] | None] = [None] * capacity
         self.filled = 0  # frames ever published: advanced by the producer only

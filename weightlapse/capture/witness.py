@@ -151,6 +151,8 @@ class Witness:
     def _holds_the_same(self, slot: int, version: Any) -> bool:
         if (version is not None and version != self._slot_marked) or self._slot is None or not self._names:
             return False
+        if not self._ring.has_rows:
+            return False  # the counters are all there is
         if getattr(self._source, "on_device", False):
             self._source.pending()  # type: ignore[attr-defined]
         return not self._differing(slot, self._slot, quickly=True)
@@ -162,9 +164,9 @@ class Witness:
 
         Where something moved, the present values are in the ring's next row.
         """
-        if self._fresh:
+        if self._fresh and self._ring.has_rows:
             return self._gone(params) or None
-        return [] if self._counters_moved() and self._read(params) else None
+        return [] if self._counters_moved() and (not self._ring.has_rows or self._read(params)) else None
 
     def ended(self, step: int) -> None:
         """Nothing more will come: say what only the whole of the recording shows."""
@@ -225,6 +227,8 @@ class Witness:
 
     def _gone(self, params: Any = None) -> list[str] | None:
         """Names of weights that are not what the last frame holds; None when that cannot be told."""
+        if not self._ring.has_rows:
+            return []  # the counters are all there is
         if self._slot is None or not self._read(params):
             return None
         names = self._differing(self._ring.slot, self._slot)

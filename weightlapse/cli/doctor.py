@@ -29,5 +29,8 @@ def command(run: Path, tensors: tuple[str, ...], as_json: bool) -> int:
         for finding in findings:
             where = f", {finding.tensor}" if finding.tensor else ""
             click.echo(f"{finding.severity.upper():8}{finding.kind}{where}, from step {finding.first_step}")
-            click.echo(f"        {finding.text}\n        {finding.advice}\n")
+            click.echo(f"        {finding.text}\n        {finding.advice}")
+            for curve in finding.evidence:
+                click.echo(f"        {curve}")
+            click.echo("")
     return 1 if any(f.severity != "note" for f in findings) else 0

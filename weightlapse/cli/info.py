@@ -14,7 +14,7 @@ from weightlapse.recording.recording import Recording, load
 
 def facts(run: Recording) -> dict[str, Any]:
     """Everything that ``info`` says, as one JSON object. Numbers that JSON has no way to write are null."""
-    streams = run.streams
+    streams, dtypes, aliases = run.streams, run.dtypes, run.aliases
     return {
         "path": str(run.path),
         "closed": run.closed,
@@ -30,9 +30,9 @@ def facts(run: Recording) -> dict[str, Any]:
             {
                 "name": name,
                 "shape": list(shape),
-                "dtype": run.dtypes[name],
+                "dtype": dtypes[name],
                 "stream": streams[name],
-                "aliases": run.aliases.get(name, []),
+                "aliases": aliases.get(name, []),
                 "bound": run.bound(name),
             }
             for name, shape in run.shapes.items()
@@ -76,11 +76,12 @@ def command(run: str, as_json: bool, wiring: bool) -> None:
     if recording.stopped is not None:
         click.echo(f"  stopped  {recording.stopped}")
     click.echo("")
+    dtypes, aliases = recording.dtypes, recording.aliases
     for name, shape in recording.shapes.items():
-        also = f"  (also {', '.join(recording.aliases[name])})" if name in recording.aliases else ""
+        also = f"  (also {', '.join(aliases[name])})" if name in aliases else ""
         bound = recording.bound(name)
         within = f"  within {bound:.3g}" if bound else ""
-        click.echo(f"  {name}  {recording.dtypes[name]}{list(shape)}{within}{also}")
+        click.echo(f"  {name}  {dtypes[name]}{list(shape)}{within}{also}")
     for epoch in recording.epochs[1:]:
         click.echo(f"  from frame {epoch.start}: {epoch.note}")
     for name, branch in recording.branches.items():

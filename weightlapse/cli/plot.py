@@ -10,7 +10,7 @@ import click
 
 from weightlapse.errors import InvalidArgument, missing_extra
 
-KINDS = ("lines", "heatmap", "mass", "norms", "scalars")
+KINDS = ("lines", "heatmap", "mass", "norms", "scalars", "autopsy")
 SUFFIXES = (".png", ".svg", ".pdf", ".jpg", ".webp")
 
 
@@ -21,7 +21,9 @@ SUFFIXES = (".png", ".svg", ".pdf", ".jpg", ".webp")
 @click.option(
     "--tensors", metavar="GLOB", help="Which tensor (lines, heatmap, mass: the first that matches) or tensors (norms)."
 )
-@click.option("--step", type=int, help="With heatmap: the step to draw; the last by default.")
+@click.option(
+    "--step", type=int, help="With heatmap: the step to draw (default: the last); with autopsy: near which spike."
+)
 @click.option("--json", "as_json", is_flag=True, help="One JSON object on standard output.")
 def command(run: Path, kind: str, output: Path, tensors: str | None, step: int | None, as_json: bool) -> None:
     """Draw one figure from RUN."""
@@ -45,6 +47,8 @@ def command(run: Path, kind: str, output: Path, tensors: str | None, step: int |
     axes: Any
     if kind == "scalars":
         axes = plot.scalars(recording)
+    elif kind == "autopsy":
+        axes = plot.autopsy(recording, step)
     elif kind == "norms":
         axes = plot.norms(recording, tensors or "*")
     else:
@@ -55,5 +59,7 @@ def command(run: Path, kind: str, output: Path, tensors: str | None, step: int |
             axes = (plot.lines if kind == "lines" else plot.mass)(recording, tensor)
     with whole_file(output) as out:
         axes.figure.savefig(out, format=suffix[1:], dpi=160)
-    title = axes.get_title().replace("\n", ", ")
+    title = next((t for a in axes.figure.axes if (t := a.get_title() or a.get_title("left"))), "").replace(
+        "\n", " " if kind == "autopsy" else ", "
+    )
     click.echo(json.dumps({"path": str(output), "kind": kind, "title": title}) if as_json else f"{output}: {title}")

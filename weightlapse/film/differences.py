@@ -6,11 +6,11 @@ import textwrap
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from weightlapse.errors import InvalidArgument
 from weightlapse.film.axes import axes_or_new, finished, listed_map, series_colours
 from weightlapse.film.colours import encode
+from weightlapse.picture.scale import limit_of as limit_of  # for the page of differences, too
 
 LISTED = 24  # tensors in the bar chart
 PICTURES = 6
@@ -71,9 +71,3 @@ def _picture(ax: Any, t: Any) -> None:
     ax.imshow(encode(t.picture, limit_of(t.picture)), cmap=listed, norm=norm, interpolation="nearest", aspect="auto")
     ax.set_title(f"{t.name}\n{t.kind}, {'×'.join(map(str, t.shape))}", fontsize=7)
     ax.set(xticks=[], yticks=[])
-
-
-def limit_of(picture: NDArray[np.float32]) -> float:
-    """The largest finite size in a picture: the end of its colour scale."""
-    finite = np.abs(picture[np.isfinite(picture)])
-    return float(finite.max(initial=0.0)) or 1.0

@@ -98,8 +98,8 @@ def make_film(
 
     A complex tensor is two pictures, its magnitude and its phase.
 
-    A weight too small for the picture's pixels is not averaged away: a cell stands for several weights and shows the one farthest
-    from zero, and the label says so. NaN, Inf and values beyond the scale have marks of their own.
+    A weight too small for the picture's pixels is not averaged away: a cell then stands for several weights and shows one of them, always
+    the largest where it stands out, and the label says so. NaN, Inf and values beyond the scale have marks of their own.
 
     >>> make_film(run, "film.mp4", seconds=10)                                     # doctest: +SKIP
     """
@@ -168,7 +168,8 @@ def make_film(
     if target is None:
         memory = io.BytesIO()
         shoot(memory)
-        return Film(None, (width, height), rate, len(shown), memory.getvalue())
+        shows = None if tale is None else describe(run, order, tale, float(rate), order.title or _name(run))
+        return Film(None, (width, height), rate, len(shown), memory.getvalue(), None, shows)
     with whole_file(target) as out:
         shoot(out)
     if tale is not None and poster is not None and told is not None:

@@ -15,7 +15,7 @@ from weightlapse.film.grown import Lineage
 from weightlapse.film.painter import Painter
 from weightlapse.film.surface import Box
 from weightlapse.film.tiles import Tile
-from weightlapse.picture.compose import layout_of
+from weightlapse.picture.compose import alike
 from weightlapse.picture.layout import Layout
 from weightlapse.picture.numbers import grouped, short
 from weightlapse.picture.scale import limit_of
@@ -138,13 +138,7 @@ class Weights:
         if shape == tile.layout.shape:
             return tile
         if (tile.name, shape) not in self.smaller:
-            if len(shape) == 1:
-                levels = tuple(
-                    replace(level, count=shape[0], stride=1) for level in (tile.layout.down or tile.layout.across)[:1]
-                )
-                smaller = Layout(shape, levels, ()) if tile.upright else Layout(shape, (), levels)
-            else:
-                smaller = layout_of(tile.name.rpartition("|")[2], shape)
+            smaller = alike(tile.layout, shape)
             self.smaller[tile.name, shape] = smaller
         return replace(tile, layout=self.smaller[tile.name, shape])
 

@@ -21,6 +21,7 @@ from weightlapse.film.axes import axes_or_new, colour_bar, finished, listed_map,
 from weightlapse.film.colours import GROUND, encode
 from weightlapse.film.differences import diff as diff  # wl.plot.diff
 from weightlapse.film.frames import Values, all_shapes, check_frames, chosen, epoch_at, sample, values_over
+from weightlapse.film.spike import autopsy as autopsy  # wl.plot.autopsy
 from weightlapse.measures.measure import measure
 from weightlapse.picture.cells import gaps
 from weightlapse.picture.compose import layout_of

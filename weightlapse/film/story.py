@@ -118,6 +118,14 @@ def told(run: Any, names: Sequence[str], shown: Frames, *, fps: float, enlarged:
     parts = blocks({name: known[name] for name in names}, getattr(run, "wiring", None))
     changes = changed(run, names, shown)
     captions, unexamined = captioned(run, names, shown)
+    if unexamined and changes.broken:  # then the weights that were looked at must do
+        name, frame = min(changes.broken.items(), key=lambda item: item[1])
+        at = first_at(shown, frame)
+        if at is not None:
+            step = int(np.asarray(run.steps)[frame])
+            text = f"NaN or Inf is here: {name}, step {grouped(step)}"
+            captions.append(Caption(at, frame, step, text, "nonfinite", "error", name))
+            captions.sort(key=lambda caption: caption.picture)
     chapters = chaptered(run, parts, changes, captions, shown, fps, enlarged)
     return Story(parts, rowed(parts), changes, chapters, captions, log_steps, unexamined)
 

@@ -120,7 +120,7 @@ class Timeline:
         """The newest caption, or what changes most; at the right the curve's present value."""
         x, y, wide, _ = self.box
         px = self.measure.text
-        value = "" if self.line is None else f"{self.line.label} {short(_newest(self.line, moment.step))}"
+        value = "" if self.line is None else self._newest(self.line, moment.step)
         caption = self._caption(moment)
         chapter = self.story.chapter_at(moment.frame)
         quiet = f"steps {grouped(chapter.steps[0])} to {grouped(chapter.steps[1])}: most change in "
@@ -139,6 +139,15 @@ class Timeline:
         else:
             painter.text(x, y + px, _cut(words, px, room, bold=False), px, tone="muted")
         self.said = (words, value)
+
+    def _newest(self, line: Line, step: int) -> str:
+        """The newest value of the curve, and where it is from when nothing was logged for long (a loss that became NaN, say)."""
+        stop = int(np.searchsorted(line.steps, step, side="right"))
+        if not stop:
+            return line.label
+        at = int(line.steps[stop - 1])
+        late = step - at > max((self.span[1] - self.span[0]) // 20, 1)
+        return f"{line.label} {short(float(line.values[stop - 1]))}" + (f", last at step {grouped(at)}" if late else "")
 
     def _caption(self, moment: Moment) -> Caption | None:
         """An error stays until the next caption; anything else for a while."""
@@ -163,11 +172,6 @@ def _cut(words: str, px: int, room: int, bold: bool) -> str:
 
 def _tone(caption: Caption) -> str | int:
     return {"error": 7, "warning": 1}.get(caption.severity, "ink")
-
-
-def _newest(line: Line, step: int) -> float:
-    stop = int(np.searchsorted(line.steps, step, side="right"))
-    return float(line.values[stop - 1]) if stop else float("nan")
 
 
 def curve_of(lines: Sequence[Line], story: Story) -> Line:

@@ -16,6 +16,7 @@ from weightlapse.growth.module import tensors_of
 from weightlapse.growth.running import (
     HOW,
     Precision,
+    Shaken,
     call,
     in_precision,
     last_run,
@@ -33,6 +34,10 @@ from weightlapse.wiring.double import Double
 
 TOLERANCE = 1e-12  # relative, in float64
 SHALLOW = 10  # matrix products and convolutions for which that is right; more of them add up more rounding
+ROUNDED = (
+    16  # times what changing the last bit of every product does: that is rounding too, where a network magnifies it
+)
+MAGNIFIED = 1e-9  # but no more than that
 LOW_TOLERANCE = 1e-5  # for networks that compute in float32 whatever their dtype
 _SEED = 20160501
 
@@ -158,6 +163,28 @@ class Trial:
         else:
             self.rounds.append((inputs, mode, weights, model, example, seen))
 
+    def allows(self, worst: Check, limit: float) -> bool:
+        """Whether ``worst`` is within ``limit``, or is what rounding does to this network in that round; the latter is noted."""
+        if worst.error <= limit:
+            return True
+        if worst.error > MAGNIFIED:
+            return False
+        mode = "eval" if self.modeless else worst.mode
+        own = max(
+            _rounding(model, example, mode, seen)
+            for i, m, w, model, example, seen in self.rounds
+            if (i, m, w) == (worst.inputs, mode, worst.weights)
+        )
+        allowed = min(ROUNDED * own, MAGNIFIED)
+        if worst.error > allowed:
+            return False
+        self.limit, self.tolerance = max(self.limit, allowed), max(self.tolerance, allowed)
+        self._note(
+            f"this network magnifies rounding: changing the last bit of its products changes its outputs by {own:.1e} ({worst.mode} mode, "
+            f"{worst.weights} weights, {worst.inputs}); {allowed:.1e} is allowed"
+        )
+        return True
+
     def _note(self, text: str) -> None:
         if text not in self.notes:
             self.notes.append(text)
@@ -261,6 +288,15 @@ def _outputs(model: nn.Module, example: Any, mode: str, seed: int) -> list[torch
                             setattr(module, attribute, kept[name])
 
 
+def _rounding(model: nn.Module, example: Any, mode: str, seen: Sequence[torch.Tensor]) -> float:
+    """How much the outputs change when the last bit of every product changes, at random: the most of three runs."""
+    worst = 0.0
+    for seed in range(3):
+        with Shaken(seed):
+            worst = max(worst, _largest(seen, _outputs(model, example, mode, 0)))
+    return worst
+
+
 def _largest(old: Sequence[torch.Tensor], new: Sequence[torch.Tensor]) -> float:
     if len(old) != len(new) or any(a.shape != b.shape for a, b in zip(old, new, strict=False)):
         raise CannotGrow(
@@ -310,7 +346,8 @@ def live_units(
 ) -> dict[str, tuple[int, int]]:
     """Per group how many units reach the outputs: those whose outgoing weights get a gradient on any of the inputs.
 
-    ``consumers[group]`` lists (tensor, axis, index) of the weights that read the units. Groups without any are left out.
+    ``consumers[group]`` lists (tensor, axis, index) of the weights that read the units. Groups without any are left out. Where
+    the code does not let gradients through, units cannot be counted, and only groups that are dead throughout are in the result.
     """
     wanted = sorted({t for places in consumers.values() for t, _, _ in places})
     model, tensors = with_slopes(trial.doubles[weights], wanted)
@@ -318,7 +355,12 @@ def live_units(
     for _inputs, mode, which, _, example, _ in trial.rounds:
         if (mode, which) != ("eval", weights) or not tensors or all(bool((r > 0).all()) for r in reach.values()):
             continue
-        for name, slope in zip(tensors, _slopes(model, example, list(tensors.values())), strict=True):
+        try:
+            slopes = _slopes(model, example, list(tensors.values()))
+        except RuntimeError as error:  # autograd's own, where a forward overwrites what it needs
+            trial._note(f"live units were not counted: no gradients can be taken ({_short(error)})")
+            return _all_dead(trial, model, tensors, consumers)
+        for name, slope in zip(tensors, slopes, strict=True):
             if slope is not None:
                 reach[name] = torch.maximum(reach[name], slope.abs())
     counted = {}
@@ -338,6 +380,32 @@ def live_units(
         if alive is not None:
             counted[group] = (int(alive.sum()), len(alive))
     return counted
+
+
+def _all_dead(
+    trial: Trial,
+    model: nn.Module,
+    tensors: Mapping[str, torch.Tensor],
+    consumers: Mapping[str, Sequence[tuple[str, int, Any]]],
+) -> dict[str, tuple[int, int]]:
+    """The groups that no input lets through: other weights in all that read them change no output."""
+    examples = [e for _, mode, _, _, e, _ in trial.rounds if mode == "eval"]
+    dead = {}
+    for group, places in consumers.items():
+        held = [(tensors[name], axis, index) for name, axis, index in places if name in tensors]
+        if not held:
+            continue
+        with torch.no_grad():
+            before = [outputs(model, e) for e in examples]
+            kept = [t.detach().clone() for t, _, _ in held]
+            for t, axis, index in held:
+                t.index_fill_(axis, torch.as_tensor(index).flatten().to(t.device), 0.7)
+            after = [outputs(model, e) for e in examples]
+            for (t, _, _), old in zip(held, kept, strict=True):
+                t.copy_(old)
+        if all(difference(x, y) == 0 for a, b in zip(before, after, strict=True) for x, y in zip(a, b, strict=True)):
+            dead[group] = (0, len(held[0][2]))
+    return dead
 
 
 def _slopes(model: nn.Module, example: Any, tensors: Sequence[torch.Tensor]) -> list[torch.Tensor | None]:

@@ -118,7 +118,7 @@ def deepen(
         limits["own"] = max(trial.tolerance, 1e-5)
         deeper.said.append("the new norm undoes its statistics up to the rounding of this dtype; in float64 to 1e-12")
     worst = max((c for c in checks if c.binding), key=lambda c: c.error / limits[c.weights])
-    if worst.error > limits[worst.weights]:
+    if not trial.allows(worst, limits[worst.weights]):
         raise CannotGrow(
             f"{how} after {after!r} would change the function by {worst.error:.1e} "
             f"({worst.mode} mode, {worst.inputs}, {worst.weights} weights)"
@@ -132,7 +132,7 @@ def deepen(
         carried = rebuilt(optimizer, known, model, deeper.model, lambda _n, _k, value: value.clone(), deeper.host)
     certificate = Certificate(
         checks=tuple(checks),
-        tolerance=float("inf") if noise else max(limits.values()),
+        tolerance=float("inf") if noise else max(trial.tolerance, *limits.values()),
         live={},
         parameters=(_count(model), _count(deeper.model)),
         notes=(*notes, *trial.notes, *deeper.said),

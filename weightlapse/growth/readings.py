@@ -66,11 +66,11 @@ def first_reading(
             failure = failure or str(error) + (culprit(cause, trial.last, lengths) if cause is not None else "")
             continue
         worst = max(checks, key=lambda c: c.error)
-        if worst.error <= limit:
+        if trial.allows(worst, limit):
             return changed, checks, known + own + [s for s in guessed if str(s) in keep]
         failure = (
             f"the outputs would differ by {worst.error:.1e} "
-            f"({worst.mode} mode, {worst.inputs}, {worst.weights} weights)"
+            f"({worst.mode} mode, {worst.inputs}, {worst.weights} weights); {limit:.1e} is allowed"
         )
     return failure
 

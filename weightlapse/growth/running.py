@@ -209,6 +209,27 @@ class Precision(TorchDispatchMode):
         return result
 
 
+class Shaken(TorchDispatchMode):
+    """Changes the last bit of about every third number that a matrix product or a convolution puts out: rounding, made visible."""
+
+    def __init__(self, seed: int) -> None:
+        super().__init__()
+        self._generator = torch.Generator().manual_seed(seed)
+
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:
+        return False  # as in `Precision`
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Sequence[Any] = (), kwargs: Any = None) -> Any:
+        result = func(*args, **(kwargs or {}))
+        if is_product(func):
+            for t in result if isinstance(result, (tuple, list)) else (result,):
+                if isinstance(t, torch.Tensor) and t.is_floating_point():
+                    signs = torch.randint(-1, 2, t.shape, generator=self._generator).to(t.device)
+                    t.mul_(1.0 + torch.finfo(t.dtype).eps * signs.to(t.dtype))
+        return result
+
+
 def randomised(model: nn.Module, seed: int = 0) -> nn.Module:
     """A copy (a twin, of a network that is run widened) whose biases, gains, norm statistics and constant tensors are random: at
     their defaults they hide every error.

@@ -10,10 +10,17 @@ import numpy as np
 from weightlapse.measures.evidence import collect
 from weightlapse.measures.finding import Finding
 from weightlapse.measures.recorder import recorder_findings
+from weightlapse.measures.rule import Rule
 from weightlapse.measures.rules_network import NETWORK_RULES
+from weightlapse.measures.rules_observed import OBSERVED_RULES
 from weightlapse.measures.rules_units import UNIT_RULES
 from weightlapse.measures.stream import frame_range, select
 
+RULES: tuple[Rule, ...] = (
+    *OBSERVED_RULES,
+    *UNIT_RULES,
+    *NETWORK_RULES,
+)  # in this order: causes before what they explain
 _ORDER = {"error": 0, "warning": 1, "note": 2}
 
 
@@ -27,8 +34,8 @@ def diagnose(run: Any, *, tensors: str | Sequence[str] = "*", frames: slice | No
     holds, frames that change nothing, ...), which belong to no tensor.
 
     Further kinds: ``nonfinite``, ``dead``, ``saturated``, ``exploding``, ``vanishing``, ``frozen``, ``never_updated``, ``lr_high``,
-    ``lr_low``, ``loss_spike``, ``replicas``, ``collapse``, ``runaway_statistics``, ``speed_limit``. Thresholds and their sources
-    stand beside each rule in `rules_units` and `rules_network`.
+    ``lr_low``, ``loss_spike``, ``divergence``, ``replicas``, ``collapse``, ``tied``, ``decay_dominated``, ``runaway_statistics``, ``speed_limit``.
+    ``docs/explain/doctor.md`` says of each rule when it speaks, on what evidence, and what it cannot see.
 
     A recording whose layout changed (a grown network) is examined epoch by epoch.
 
@@ -57,7 +64,17 @@ def diagnose(run: Any, *, tensors: str | Sequence[str] = "*", frames: slice | No
 def _examined(run: Any, tensors: str | Sequence[str], frames: slice | None) -> list[Finding]:
     names = [name for name in select(run, tensors) if np.prod(run.shapes[name]) > 0]
     evidence = collect(run, names, frame_range(run, frames))
-    return [finding for rule in (*NETWORK_RULES, *UNIT_RULES) for finding in rule(evidence)]
+    found: dict[tuple[str, str, object], Finding] = {}
+    for rule in RULES:
+        for finding in rule(evidence):
+            found.setdefault(_what(finding), finding)
+    return list(found.values())
+
+
+def _what(finding: Finding) -> tuple[str, str, object]:
+    """Two findings of a layer as dead or saturated are one, the first; other kinds may befall a tensor several times."""
+    whole = finding.kind in ("dead", "saturated") and finding.severity == "error"
+    return finding.kind, finding.tensor, None if whole else (finding.first_step, finding.units)
 
 
 class _Part:
@@ -72,6 +89,9 @@ class _Part:
             tuple(epoch.shapes.get(n, s)) == tuple(s) for n, s in run.wiring.shapes.items()
         )
         self.wiring = run.wiring if fits else None
+        self.tolerance, self.streams = run.tolerance, run.streams
+        last = int(self.steps[-1]) if len(self.steps) else -1
+        self.observed = [o for o in run.observed if len(self.steps) and int(self.steps[0]) <= o[0] <= last]
 
     def __getitem__(self, name: str) -> Any:
         return self._epoch[name]

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 
 import numpy as np
 
+from weightlapse.measures.autopsy import Autopsy, autopsies
 from weightlapse.measures.evidence import Evidence
-from weightlapse.measures.finding import Finding, listed
+from weightlapse.measures.finding import Finding, curve, listed
+from weightlapse.measures.rule import Rule, rule
 from weightlapse.measures.stream import Array
 
 EXPLODED = 10.0  # times its norm at the start, for a matrix; trained networks grow by 2 or 3
@@ -16,15 +18,21 @@ RATIO_HIGH = (
     5e-2  # update per step over weight: 1e-3 is the usual rule of thumb, monitors of live training warn above 5e-2
 )
 RATIO_LOW = 1e-6  # and below 1e-6
+WILD_FIRST = 0.3  # of a weight matrix at each of its first five steps
 FROZEN = 0.5  # of the run without any change, after having changed
 WINDOW = 20  # frames of loss before a spike
-SPIKE = 2.0  # times the largest loss of the window, and a quarter of the loss at the start
 RUNAWAY = 1e4  # times its start (at least 1): a running variance beyond this has lost its data
 STEADY = 0.7  # net displacement over path length: below it a weight wanders, above it it marches
 FAST = 0.6  # of the fastest weight of the tensor
 MARCHING_STEPS = 500  # optimizer steps before marching is more than the start of a training
 
 
+@rule(
+    "nonfinite",
+    found="NaN or Inf among the weights",
+    direct="the values, with their coordinates and the first frame",
+    blind="the gradient that made them, unless it is recorded",
+)  # fmt: skip
 def nonfinite(evidence: Evidence) -> Iterator[Finding]:
     """NaN and Inf, with the first step and their places."""
     for name, series in evidence.tensors.items():
@@ -50,6 +58,12 @@ def _moved(evidence: Evidence, name: str) -> Array:
     return np.nan_to_num(np.asarray(evidence.tensors[name].update)) > 0
 
 
+@rule(
+    "exploding",
+    found="a matrix norm beyond 10 times its start, to the end",
+    direct="the norm",
+    blind="growth that a normalisation behind it takes back",
+)  # fmt: skip
 def exploding(evidence: Evidence) -> Iterator[Finding]:
     """A matrix whose norm passed ten times its start, and is there still."""
     for name in _matrices(evidence):
@@ -65,9 +79,16 @@ def exploding(evidence: Evidence) -> Iterator[Finding]:
                 "error",
                 text,
                 "Lower the learning rate, clip gradients, or add weight decay.",
+                (curve(f"norm of {name}", evidence.steps, norm),),
             )
 
 
+@rule(
+    "vanishing",
+    found="a matrix moves at a thousandth of the pace of the others",
+    direct="the median update over the weights",
+    blind='small gradients that Adam brings to the usual size: record `streams=("weights", "gradients")`',
+)  # fmt: skip
 def vanishing(evidence: Evidence) -> Iterator[Finding]:
     """A matrix that moves a thousandth as fast, relative to its size, as the others."""
     typical = {
@@ -82,38 +103,54 @@ def vanishing(evidence: Evidence) -> Iterator[Finding]:
         if 0 < value < VANISHED * others:
             text = f"{name} moves by {value:.1e} of its size per step, the other matrices by {others:.1e}: hardly any gradient reaches it."
             advice = "Use normalisation, residual connections, or an initialisation that keeps the signal's size through the layers."
-            yield Finding("vanishing", name, (), int(evidence.steps[0]), "warning", text, advice)
+            if name in evidence.explained:
+                continue
+            shown = curve(f"update over weights of {name}", evidence.steps, evidence.ratio(name))
+            yield Finding("vanishing", name, (), int(evidence.steps[0]), "warning", text, advice, (shown,))
 
 
+@rule(
+    "never_updated", "frozen",
+    found="the same at every frame; the same for the last half of the run, while others learn",
+    direct="every value of the tensor; weights that were seen to take no gradient are left out, and a later freeze on purpose is a note",
+    blind="the purpose, where the model is not a torch module or was recorded without optimizer and example",
+)  # fmt: skip
 def unmoved(evidence: Evidence) -> Iterator[Finding]:
     """Tensors that never change while others do, and tensors that stop."""
     moved = {n: _moved(evidence, n) for n in evidence.names}
     if len(evidence.steps) < 3 or not any(m.any() for m in moved.values()):
         return
     last_of_all = max(int(np.flatnonzero(m)[-1]) for m in moved.values() if m.any())
+    stream = getattr(evidence.run, "streams", {})
     for name, m in moved.items():
-        if "running_" in name or evidence.tensors[name].nonfinite is not None:
+        passive = "running_" in name or stream.get(name, "weights") == "buffers" or name in evidence.explained
+        if passive or evidence.tensors[name].nonfinite is not None:
             continue
+        shown = (curve(f"update of {name}", evidence.steps[1:], evidence.tensors[name].update[1:]),)
         if not m.any():
+            if evidence.observed.frozen and name in evidence.observed.frozen[0][1]:
+                continue  # it takes no gradient, on purpose
             text = f"{name} is the same at every one of {len(m)} frames, while other tensors learn."
             advice = "If that is not meant, check that the optimizer has it, that it requires a gradient, and that the loss depends on it."
-            yield Finding("never_updated", name, (), int(evidence.steps[0]), "warning", text, advice)
+            yield Finding("never_updated", name, (), int(evidence.steps[0]), "warning", text, advice, shown)
             continue
         last = int(np.flatnonzero(m)[-1])
         if last_of_all - last >= max(3, FROZEN * len(m)):
             step = int(evidence.steps[last])
-            text = f"{name} does not change after step {step}, while others learn up to step {int(evidence.steps[last_of_all])}."
-            yield Finding(
-                "frozen",
-                name,
-                (),
-                step,
-                "warning",
-                text,
-                "If it was not frozen on purpose, look at what changed at that step.",
-            )
+            text = f"{name} does not change after step {step}, while others learn up to step {int(evidence.steps[last_of_all])}"
+            if evidence.observed.frozen_after(name, step):
+                yield Finding("frozen", name, (), step, "note", f"{text}: it takes no gradient any more.", "Nothing, where it was meant.", shown)  # fmt: skip
+                continue
+            advice = "If it was not frozen on purpose, look at what changed at that step."
+            yield Finding("frozen", name, (), step, "warning", f"{text}.", advice, shown)
 
 
+@rule(
+    "lr_high", "lr_low",
+    found="every fourth step changes a matrix by more than 5 % (10 % five times on end); a typical one by less than 1e-6",
+    direct="the update over the weights; 1e-3 is the usual rule of thumb",
+    blind="what is right for this loss: a slow or a wild run may be meant",
+)  # fmt: skip
 def learning_rate(evidence: Evidence) -> Iterator[Finding]:
     """Updates that are too large for the weights, for long or for five steps on end; or too small for the whole run."""
     moving = [n for n in _matrices(evidence) if _moved(evidence, n).any()]
@@ -125,6 +162,8 @@ def learning_rate(evidence: Evidence) -> Iterator[Finding]:
     half = WINDOW // 4
     lowest = np.lib.stride_tricks.sliding_window_view(together, half).min(axis=1)
     wild = np.flatnonzero(lowest > 2 * RATIO_HIGH)
+    # small first weights grow fast, and soon no more: at the very beginning it takes more
+    wild = wild if wild.size >= WINDOW - half else wild[(wild >= half) | (lowest[wild] > WILD_FIRST)]
     value, high = np.quantile(together, (0.5, 0.75))
     if high > RATIO_HIGH or wild.size:
         first = int(wild[0]) if wild.size else 0
@@ -138,48 +177,47 @@ def learning_rate(evidence: Evidence) -> Iterator[Finding]:
             "warning",
             text,
             "Try a learning rate ten times smaller.",
+            (curve("update over weights, median of the matrices", evidence.steps[1:], together),),
         )
     elif 0 < value < RATIO_LOW:
         text = f"a typical step changes a weight matrix by {value:.1e} of its size; 1e-3 is usual, below {RATIO_LOW:.0e} nothing happens."
         yield Finding(
-            "lr_low", moving[0], (), int(evidence.steps[0]), "warning", text, "Try a learning rate ten times larger."
+            "lr_low",
+            moving[0],
+            (),
+            int(evidence.steps[0]),
+            "warning",
+            text,
+            "Try a learning rate ten times larger.",
+            (curve("update over weights, median of the matrices", evidence.steps[1:], together),),
         )
 
 
+@rule(
+    "loss_spike", "divergence",
+    found="the loss is twice the largest of the last 20 and a quarter of the first; is no number any more; or stays three times above its best",
+    direct='the logged loss (a scalar with "loss" in its name), and the updates, gradients and second moments before it',
+    blind="anything where no loss is logged; spikes in the first 20 frames; the batch itself",
+)  # fmt: skip
 def loss_spikes(evidence: Evidence) -> Iterator[Finding]:
-    """A jump of the loss, tied to the tensor whose update was the most unusual just before it."""
-    for label in evidence.run.scalars:
-        if "loss" not in label.lower():
-            continue
-        loss = np.asarray(evidence.run.scalars[label], dtype=np.float64)
-        known = np.flatnonzero(np.isfinite(loss))
-        if known.size <= WINDOW:
-            continue
-        scale = float(np.median(loss[known[:5]]))
-        quiet_until = -1
-        for i in range(WINDOW, known.size):
-            before, now = loss[known[i - WINDOW : i]], loss[known[i]]
-            if i > quiet_until and now > SPIKE * before.max() and now > 0.25 * scale:
-                frame = int(known[i])
-                name, factor = _most_unusual(evidence, frame)
-                step = int(evidence.run.steps[frame])
-                text = f"{label} jumps from {before[-1]:.3g} to {now:.3g} at step {step}; {name} had just moved {factor:.0f} times as far as usual."
-                advice = "Look at the batch before this step; clip gradients, lower the rate, or warm it up."
-                yield Finding("loss_spike", name, (), step, "warning", text, advice)
-                quiet_until = i + WINDOW
+    """A jump of the loss, or its end, with the tensor where it began."""
+    frames = [t.nonfinite[0] for t in evidence.tensors.values() if t.nonfinite is not None]
+    for found in autopsies(evidence.run, evidence.names, min(frames, default=None)):
+        yield _spike(evidence, found)
 
 
-def _most_unusual(evidence: Evidence, frame: int) -> tuple[str, float]:
-    """The tensor whose largest update in the three frames up to ``frame`` is the largest against its own median before."""
-    best = (evidence.names[0], 0.0)
-    for name in evidence.names:
-        update = np.nan_to_num(np.asarray(evidence.tensors[name].update))
-        usual = np.median(update[max(1, frame - 2 - WINDOW) : max(2, frame - 2)])
-        factor = float(update[max(frame - 2, 0) : frame + 1].max()) / usual if usual > 0 else 0.0
-        best = max(best, (name, factor), key=lambda pair: pair[1])
-    return best
+def _spike(evidence: Evidence, found: Autopsy) -> Finding:
+    kind, severity = ("divergence", "error") if found.diverged else ("loss_spike", "warning")
+    advice = "Look at the batch before this step; clip gradients, lower the rate, or warm it up."
+    return Finding(kind, found.tensor, found.units, found.step, severity, found.text, advice, found.curves)
 
 
+@rule(
+    "runaway_statistics",
+    found="a running mean or variance beyond 1e4 times its start",
+    direct="the buffer",
+    blind='statistics that are not recorded (`streams=("weights", "buffers")`)',
+)  # fmt: skip
 def runaway_statistics(evidence: Evidence) -> Iterator[Finding]:
     """Running statistics of a normalisation that left every reasonable range."""
     for name in evidence.names:
@@ -191,9 +229,16 @@ def runaway_statistics(evidence: Evidence) -> Iterator[Finding]:
             step = int(evidence.steps[beyond[0]])
             text = f"{name} reaches {largest.max():.3g} (from {largest[0]:.3g}) at step {step}: in evaluation the layer divides its signal away."
             advice = "Look for an outlier batch or a growing layer before it; the running average keeps it for long."
-            yield Finding("runaway_statistics", name, (), step, "warning", text, advice)
+            shown = curve(f"largest of {name}", evidence.steps, largest)
+            yield Finding("runaway_statistics", name, (), step, "warning", text, advice, (shown,))
 
 
+@rule(
+    "speed_limit",
+    found="half of a tensor's weights march straight ahead at one speed for 500 steps or more",
+    direct="path and displacement of every weight: Adam normalises tiny gradients to a full step",
+    blind="which of them matter",
+)  # fmt: skip
 def speed_limit(evidence: Evidence) -> Iterator[Finding]:
     """Weights that march in a straight line at the optimizer's own speed: Adam normalises a tiny gradient to a full step."""
     if evidence.steps[-1] - evidence.steps[0] < MARCHING_STEPS or len(evidence.steps) < WINDOW:
@@ -217,6 +262,6 @@ def speed_limit(evidence: Evidence) -> Iterator[Finding]:
             yield Finding("speed_limit", name, units, int(evidence.steps[0]), "note", text, advice)
 
 
-NETWORK_RULES: tuple[Callable[[Evidence], Iterator[Finding]], ...] = (
+NETWORK_RULES: tuple[Rule, ...] = (
     nonfinite, exploding, vanishing, unmoved, learning_rate, loss_spikes, runaway_statistics, speed_limit,
 )  # fmt: skip

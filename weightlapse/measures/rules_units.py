@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
-from weightlapse.measures.evidence import Evidence, UnitSeries
-from weightlapse.measures.finding import Finding, listed
+from weightlapse.measures.evidence import GLIDE, ROUNDINGS, STRAIGHT, Evidence, UnitSeries, rounding
+from weightlapse.measures.finding import Finding, curve, listed
+from weightlapse.measures.rule import Rule, rule
 from weightlapse.measures.stream import Array, parts
 from weightlapse.measures.units import Layer, gather, twin_labels
 
@@ -23,12 +25,18 @@ LUCK = (
 FORCE = 20  # times the unit's own and its layer's usual update, or OUTLIER times the layer's usual size: these did not fall silent by themselves
 OUTLIER = 5
 WINDOW = 20  # frames that say what is usual for a unit
-PARALLEL = 0.9995  # cosine of successive updates that only momentum explains: a gradient would turn them
-GLIDE = (0.3, 0.97)  # by which factor such an update is shorter than the one before (0.9 for the usual momentum)
 ROUNDED = 3e-6  # of the weights' size, fifty float32 roundings: below it the direction of an update is noise
 FADED = 0.05  # of the layer's median: and only an update this small is taken for rounding
 
 
+@rule(
+    "dead", "saturated",
+    found="units get no gradient to the end: a third of a layer or more, or any number that a jump or outlying weights threw there",
+    direct="the update of a unit is exactly what momentum and decay make of the last one, to rounding, while other weights learn; dead: the weights that "
+    "read it rest too; saturated: they learn. A gradient or an activation that was seen at the time overrules it",
+    blind="units that only the example leaves unused; a layer that a lossy recording (`tolerance=`) shows at rest; whole layers of a recording without "
+    "a wiring; a training that has converged as a whole, in which nothing tells a dead unit from one that is done",
+)  # fmt: skip
 def dead_and_saturated(evidence: Evidence) -> Iterator[Finding]:
     """Units whose incoming weights get no gradient to the end of the run.
 
@@ -36,47 +44,138 @@ def dead_and_saturated(evidence: Evidence) -> Iterator[Finding]:
     tanh or sigmoid still feeds a constant: incoming weights rest, outgoing ones learn. Momentum goes on moving the weights for a
     while, straight on in ever shorter steps; that is seen for what it is, and the finding begins where the gradient ended.
     """
-    for layer in evidence.layers:
-        series = evidence.units[layer.name]
-        if len(series.incoming) < SHORTEST:
+    if evidence.run.tolerance is not None:
+        return
+    learning = evidence.learning()
+    layers = [x for x in evidence.layers if len(evidence.units[x.name].incoming) >= SHORTEST]
+    states = {layer.name: _state(evidence, layer, learning) for layer in layers}
+    silent = {layer.name for layer in layers if (state := states[layer.name]).informative.any() and state.whole()}
+    for layer in layers:
+        state = states[layer.name]
+        if layer.producer in evidence.explained:
             continue
-        incoming = np.stack(series.incoming)  # (T - 1, units); row i is the update from frame i to i + 1
-        outgoing = np.stack(series.outgoing) if series.outgoing else None
-        size = np.stack(series.size)
-        typical = _typical(incoming)
-        informative = typical > 0
-        needed = max(SHORTEST, len(incoming) // 10)
-        glide = _glides(series, incoming, typical)
-        rest = (incoming <= QUIET * typical[:, None]) | glide
-        dull = (incoming <= MUFFLED * typical[:, None]) | glide
-        live_out = None if outgoing is None else outgoing > ACTIVE * _typical(outgoing)[:, None]
+        if layer.name in silent:
+            if _cut_off(evidence, layer, layers, silent):
+                evidence.explained |= _before(layers, silent) | layer.tensors
+                step = int(evidence.steps[state.since()])
+                yield _silent("dead", evidence, layer, list(range(layer.size)), step)
+            continue
         found: dict[str, list[tuple[int, int, bool]]] = {"dead": [], "saturated": []}
         for unit in range(layer.size):
-            quiet = rest[:, unit] if live_out is None else np.where(live_out[:, unit], dull[:, unit], rest[:, unit])
-            start = _since(quiet, informative)
-            if start is None or informative[start:].sum() < max(
-                needed, LONGER * _longest(quiet[:start] & informative[:start])
-            ):
-                continue
-            jump = _jumped(incoming[:, unit], glide[:, unit], start)
-            start -= jump
-            by_force = bool(jump or _forced(incoming[:, unit], typical, size[:, unit], np.median(size, axis=1), start))
-            feeds = (
-                live_out is not None
-                and "relu" not in layer.ops
-                and live_out[-needed:, unit][informative[-needed:]].mean() > 0.5
-            )
-            found["saturated" if feeds else "dead"].append((unit, int(evidence.steps[start]), by_force))
+            judged = _judge(evidence, layer, state, unit)
+            if judged is not None:
+                found[judged[0]].append(judged[1])
         for kind, units in found.items():
             forced = [(u, step) for u, step, by_force in units if by_force]
             gradual = [(u, step) for u, step, by_force in units if not by_force]
             for step in sorted({step for _, step in forced}):
-                yield _silent(kind, layer, [u for u, s in forced if s == step], step)
+                yield _silent(kind, evidence, layer, [u for u, s in forced if s == step], step)
             if gradual and len(units) >= LUCK * layer.size:
-                yield _silent(kind, layer, [u for u, _ in gradual], min(step for _, step in gradual))
+                yield _silent(kind, evidence, layer, [u for u, _ in gradual], min(step for _, step in gradual))
 
 
-def _silent(kind: str, layer: Layer, units: list[int], step: int) -> Finding:
+@dataclass
+class _State:
+    """(T - 1, units) arrays of a layer: what moves, what rests, and (T - 1,) at which frames that says something."""
+
+    incoming: Array
+    size: Array
+    typical: Array
+    informative: NDArray[np.bool_]
+    glide: NDArray[np.bool_]
+    rest: NDArray[np.bool_]
+    dull: NDArray[np.bool_]
+    live_out: NDArray[np.bool_] | None
+
+    @property
+    def needed(self) -> int:
+        return max(SHORTEST, len(self.incoming) // 10)
+
+    def whole(self) -> bool:
+        """Whether all units rest to the end, for long enough to say so, and the weights that read them too."""
+        start = _since(np.asarray(self.rest.all(axis=1)), self.informative)
+        still = self.live_out is not None and start is not None and not self.live_out[start:].any()
+        return bool(still and self.informative[start:].sum() >= self.needed)
+
+    def since(self) -> int:
+        start = _since(np.asarray(self.rest.all(axis=1)), self.informative) or 0
+        return start - max(_jumped(norms, glide, start) for norms, glide in zip(self.incoming.T, self.glide.T))
+
+
+def _state(evidence: Evidence, layer: Layer, learning: NDArray[np.bool_]) -> _State:
+    series = evidence.units[layer.name]
+    incoming, size = np.stack(series.incoming), np.stack(series.size)  # row i is the update from frame i to i + 1
+    typical, eps = _typical(incoming), rounding(str(evidence.run.dtypes[layer.producer]))
+    glide = _glides(incoming, np.stack(series.aside), size, typical, eps)
+    live_out = None
+    if series.outgoing:
+        outgoing = np.stack(series.outgoing)
+        usual = _typical(outgoing)
+        glides = _glides(outgoing, np.stack(series.aside_out), np.stack(series.size_out), usual, eps)
+        live_out = (outgoing > ACTIVE * usual[:, None]) & ~glides
+    rest, dull = ((incoming <= share * typical[:, None]) | glide for share in (QUIET, MUFFLED))
+    return _State(incoming, size, typical, learning, glide, rest, dull, live_out)
+
+
+def _judge(evidence: Evidence, layer: Layer, state: _State, unit: int) -> tuple[str, tuple[int, int, bool]] | None:
+    """(kind, (unit, step, whether it was thrown)) of a unit that gets no gradient to the end; None where it does or where that is not sure."""
+    glide, live_out, informative = state.glide, state.live_out, state.informative & (state.typical > 0)
+    quiet = (
+        state.rest[:, unit]
+        if live_out is None
+        else np.where(live_out[:, unit], state.dull[:, unit], state.rest[:, unit])
+    )
+    start = _since(quiet, informative)
+    longest = 0 if start is None else LONGER * _longest(quiet[:start] & informative[:start])
+    if start is None or informative[start:].sum() < max(state.needed, longest):
+        return None
+    jump = _jumped(state.incoming[:, unit], glide[:, unit], start)
+    start -= jump
+    size = state.size
+    by_force = bool(
+        jump
+        or _forced(state.incoming[:, unit], state.typical, size[:, unit], float(np.median(size[min(start, len(size) - 1)])), start)
+    )  # fmt: skip
+    feeds = live_out is not None and live_out[-state.needed :, unit][informative[-state.needed :]].mean() > 0.5
+    kind = "saturated" if feeds and "relu" not in layer.ops else "dead"
+    step = int(evidence.steps[start])
+    if kind == "dead" and (feeds or _seen_alive(evidence, layer, unit, step)):
+        return None  # a ReLU that feeds something is on
+    return kind, (unit, step, by_force)
+
+
+def _seen_alive(evidence: Evidence, layer: Layer, unit: int, step: int) -> bool:
+    """Whether the unit was seen with a gradient, or on for an example, after ``step``."""
+    seen = evidence.observed
+    place = layer.incoming[0]
+    if place.axis == 0 and place.index.shape[1] == 1 and place.where is None:
+        row = int(place.index[unit, 0])
+        if any(row not in without for at, without in seen.without.get(place.tensor, ()) if at > step):
+            return True
+    for (name, op, _), looks in seen.activations.items():
+        if op == "relu" and layer.has(name):
+            return any(unit not in a.off for at, a in looks if at > step and a.units == layer.size)
+    return False
+
+
+def _cut_off(evidence: Evidence, layer: Layer, layers: list[Layer], silent: set[str]) -> bool:
+    """Whether a layer at rest is where the gradient ends: what reads it is at rest, and beside that something of its reader learns."""
+    read = {p.tensor for p in layer.outgoing}
+    readers = [x for x in layers if x.name != layer.name and read & {p.tensor for p in x.incoming}]
+    if any(reader.name in silent for reader in readers):
+        return False  # the gradient ends later, and this is a consequence
+    beside = {p.tensor for reader in readers for p in reader.incoming} | {
+        n for t in read for n in evidence.names if n.rpartition(".")[0] == t.rpartition(".")[0]
+    }
+    half = len(evidence.steps) // 2
+    return any(any(evidence.tensors[n].fresh[half:]) for n in beside - read)
+
+
+def _before(layers: list[Layer], silent: set[str]) -> set[str]:
+    return set().union(*(layer.tensors for layer in layers if layer.name in silent))
+
+
+def _silent(kind: str, evidence: Evidence, layer: Layer, units: list[int], step: int) -> Finding:
     share = f"{len(units)} of {layer.size} units of {layer.name}"
     severity = "error" if len(units) >= layer.size / 2 else "warning"
     if kind == "dead":
@@ -87,7 +186,21 @@ def _silent(kind: str, layer: Layer, units: list[int], step: int) -> Finding:
     else:
         text = f"{share} ({listed(units)}) sit on the flat part of their activation, the first from step {step} on: they feed a constant onwards."
         advice = "Try smaller initial weights, normalised inputs, or a normalisation before the activation."
-    return Finding(kind, layer.producer, tuple(units), step, severity, text, advice)
+    series = evidence.units[layer.name]
+    at = int(np.searchsorted(evidence.steps, step))
+    curves = [
+        curve(
+            f"update of unit {units[0]} of {layer.name}", evidence.steps[1:], np.stack(series.incoming)[:, units[0]], at
+        )
+    ]
+    others = np.delete(np.stack(series.incoming), units, axis=1)
+    if others.size:
+        curves.append(
+            curve(
+                f"median update of the other units of {layer.name}", evidence.steps[1:], np.median(others, axis=1), at
+            )
+        )
+    return Finding(kind, layer.producer, tuple(units), step, severity, text, advice, tuple(curves))
 
 
 def _typical(updates: Array) -> Array:
@@ -108,23 +221,24 @@ def _longest(flags: NDArray[np.bool_]) -> int:
     return int((edges[1::2] - edges[::2]).max(initial=0))
 
 
-def _glides(series: UnitSeries, incoming: Array, typical: Array) -> NDArray[np.bool_]:
-    """(T - 1, units) updates that momentum alone made: straight on and shorter, or lost in rounding on the way down."""
-    ratio = np.full_like(incoming, np.nan)
+def _glides(moves: Array, aside: Array, size: Array, typical: Array, eps: float) -> NDArray[np.bool_]:
+    """(T - 1, units) updates that momentum alone made: straight on to rounding and shorter, or lost in rounding on the way down."""
+    ratio = np.full_like(moves, np.nan)
     with np.errstate(divide="ignore", invalid="ignore"):
-        ratio[1:] = incoming[1:] / incoming[:-1]
-        straight = (np.stack(series.parallel) >= PARALLEL) & (ratio >= GLIDE[0]) & (ratio <= GLIDE[1])
-    rounded = (incoming <= ROUNDED * np.stack(series.size)) & (incoming <= FADED * typical[:, None])
-    return np.asarray(straight | rounded)
+        ratio[1:] = moves[1:] / moves[:-1]
+        straight = aside <= np.maximum(STRAIGHT * moves, ROUNDINGS * eps * size)
+        shorter = (ratio >= GLIDE[0]) & (ratio <= GLIDE[1])
+    rounded = (moves <= ROUNDED * eps / 2.0**-24 * size) & (moves <= FADED * typical[:, None])
+    return np.asarray((straight & shorter) | rounded)
 
 
-def _forced(norms: Array, typical: Array, size: Array, usual: Array, start: int) -> bool:
+def _forced(norms: Array, typical: Array, size: Array, usual: float, start: int) -> bool:
     """Whether the unit was thrown: a jump just before it fell silent, or weights far larger than its neighbours' from there on."""
     before = norms[max(0, start - WINDOW) : max(0, start - 1)]
     jump = norms[max(0, start - 1) : start + 1].max(initial=0.0)
     around = slice(max(0, start - 1), start + 1)
     usually = max(float(np.median(before)), float(typical[around].max())) if before.size >= 5 else 0.0
-    return bool((usually > 0 and jump > FORCE * usually) or size[start] > OUTLIER * usual[start])
+    return bool((usually > 0 and jump > FORCE * usually) or size[min(start, len(size) - 1)] > OUTLIER * usual)
 
 
 def _jumped(norms: Array, glide: NDArray[np.bool_], start: int) -> int:
@@ -135,6 +249,12 @@ def _jumped(norms: Array, glide: NDArray[np.bool_], start: int) -> int:
     return int(start >= 2 and glide[start] and not glide[start - 1] and norms[start - 2] > 10 * norms[start - 1])
 
 
+@rule(
+    "replicas", "collapse",
+    found="some, or all, units of a layer are copies to the end",
+    direct="their incoming weights are equal to 1e-6 at the last frame, and since when is sought in the frames before",
+    blind="units that compute the same with other weights: behind a scale, a sign, or on this data alone",
+)  # fmt: skip
 def copies(evidence: Evidence) -> Iterator[Finding]:
     """Units with the same incoming weights at the end: they get the same gradients for ever and work as one."""
     run, last = evidence.run, evidence.run.frames - 1
@@ -187,4 +307,4 @@ def _copies_since(evidence: Evidence, layer: Layer, sets: list[NDArray[np.int64]
     return low
 
 
-UNIT_RULES: tuple[Callable[[Evidence], Iterator[Finding]], ...] = (dead_and_saturated, copies)
+UNIT_RULES: tuple[Rule, ...] = (dead_and_saturated, copies)

@@ -46,6 +46,10 @@ class Layer:
     def tensors(self) -> set[str]:
         return {p.tensor for p in (*self.incoming, *self.outgoing)}
 
+    def has(self, module: str) -> bool:
+        """Whether the weights that come in are, or some of them, those of the module at this path."""
+        return any(p.tensor.rpartition(".")[0] == module for p in self.incoming)
+
     @property
     def producer(self) -> str:
         """The tensor whose rows the units are."""

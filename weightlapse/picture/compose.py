@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 from weightlapse.picture.kinds import Kind, Shapes, kind_of, kinds
@@ -42,6 +43,22 @@ def layouts(shapes: Shapes, wiring: Any = None) -> dict[str, Layout]:
 def layout_of(name: str, shape: tuple[int, ...], shapes: Shapes | None = None, wiring: Any = None) -> Layout:
     """The layout of one tensor."""
     return layout(tuple(shape), kind_of(name, tuple(shape), shapes, wiring))
+
+
+def alike(drawn: Layout, shape: tuple[int, ...]) -> Layout:
+    """A tensor of another ``shape`` (before it grew) in the same lines and columns as ``drawn``: fewer or more entries of the outermost levels."""
+
+    def resized(levels: Sequence[Level]) -> tuple[Level, ...]:
+        out = []
+        for level in levels:
+            first = all(
+                other.stride <= level.stride for other in (*drawn.down, *drawn.across) if other.axis == level.axis
+            )
+            changed = first and shape[level.axis] != drawn.shape[level.axis]
+            out.append(replace(level, count=-(-shape[level.axis] // level.stride)) if changed else level)
+        return tuple(out)
+
+    return Layout(shape, resized(drawn.down), resized(drawn.across))
 
 
 def strip(count: int, parts: int, *, upright: bool = False) -> Layout:

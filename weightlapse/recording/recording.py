@@ -55,6 +55,8 @@ class Recording:
         self._store = store
         self.path = path if isinstance(path, str) and "://" in path else Path(path)
         self._scalars: Scalars | None = None
+        self._listed_for: list[Layout] = []
+        self._listed: dict[str, dict[str, Any]] = {}
 
     # ---- what there is ---------------------------------------------------------------------------------------------
 
@@ -77,27 +79,41 @@ class Recording:
     @property
     def names(self) -> list[str]:
         """Names of all tensors, each once (see ``aliases`` for the further names of tied ones)."""
-        return list(dict.fromkeys(name for epoch in self.epochs for name in epoch.names))
+        return list(self._facts_of_layouts("shapes"))
 
     @property
     def shapes(self) -> dict[str, tuple[int, ...]]:
         """Shape of each tensor; of one that changes, its last."""
-        return {name: shape for epoch in self.epochs for name, shape in epoch.shapes.items()}
+        return self._facts_of_layouts("shapes")
 
     @property
     def dtypes(self) -> dict[str, str]:
         """Recorded dtype of each tensor: a NumPy name, or one that NumPy does not have ("bfloat16", "float8_e4m3fn", "int4", ...)."""
-        return {name: dtype for epoch in self.epochs for name, dtype in epoch.dtypes.items()}
+        return self._facts_of_layouts("dtypes")
 
     @property
     def streams(self) -> dict[str, str]:
         """The stream of each tensor: "weights", "buffers", "gradients" or "optimizer"."""
-        return {t.name: t.stream for _, layout in self._store.layouts for t in layout.tensors}
+        return self._facts_of_layouts("streams")
 
     @property
     def aliases(self) -> dict[str, list[str]]:
         """For each tied tensor its further names."""
-        return {t.name: list(t.aliases) for _, layout in self._store.layouts for t in layout.tensors if t.aliases}
+        return {name: list(names) for name, names in self._facts_of_layouts("aliases").items()}
+
+    def _facts_of_layouts(self, which: str) -> dict[str, Any]:
+        """A copy of one of the listings of tensors, which are made once for each list of layouts: there may be ten thousand of them."""
+        layouts = [layout for _, layout in self._store.layouts]
+        if len(self._listed_for) != len(layouts) or any(a is not b for a, b in zip(layouts, self._listed_for)):
+            tensors = [t for layout in layouts for t in layout.tensors]
+            self._listed_for = layouts
+            self._listed = {
+                "shapes": {t.name: t.shape for t in tensors},
+                "dtypes": {t.name: t.dtype for t in tensors},
+                "streams": {t.name: t.stream for t in tensors},
+                "aliases": {t.name: t.aliases for t in tensors if t.aliases},
+            }
+        return dict(self._listed[which])
 
     @property
     def scalars(self) -> Scalars:
@@ -125,6 +141,12 @@ class Recording:
     @property
     def events(self) -> list[tuple[int, str]]:
         return self._store.events
+
+    @property
+    def observed(self) -> list[tuple[int, dict[str, Any]]]:
+        """What the recorder saw of the network at a few steps besides its frames, (step, facts): which weights were frozen or shared, what the
+        optimizer did, how its activations lay on the example. Empty where nothing was seen. See ``docs/format.md``."""
+        return self._store.observed
 
     @property
     def gaps(self) -> list[tuple[int, int, str]]:

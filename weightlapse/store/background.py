@@ -64,6 +64,10 @@ class Compactor:
         self._beside = mode == "live" or (mode == "auto" and usable_cores() > 1)
         self._is_free = a_core_is_free if mode == "auto" else _always
 
+    @property
+    def waiting(self) -> int:
+        return len(self._waiting)
+
     def add(self, number: int, open_segment: Callable[[], RawSegment]) -> None:
         """Have segment ``number`` compressed; ``open_segment`` is called when its turn comes."""
         if self.failure is not None or self._keep_logs:

@@ -391,6 +391,10 @@ class Passing:
         together = isinstance(where, slice) and isinstance(target, slice)
         if self._columns is None and together and step and chunk.form == PACKED and may_run(chunk, self._inverse):
             pitch = out.shape[1]
+            if len(rows) == 1:
+                to = where.start * pitch + target.start
+                Run(chunk, self._inverse, once=True).row(int(rows[0]), out.reshape(-1)[to : to + chunk.columns])
+                return
             wanted = slice(int(rows[0]), int(rows[-1]) + 1, step)
             Run(chunk, self._inverse, once=True).to(wanted, out.reshape(-1), pitch, where.start * pitch + target.start)
         else:

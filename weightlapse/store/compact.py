@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -25,7 +25,7 @@ from weightlapse.store.log import BLOCK, HEADER_NBYTES, RecordFile, Seal
 from weightlapse.store.log import encode as encode_record
 from weightlapse.store.portable import replace as rename
 from weightlapse.store.portable import sync as sync_fd
-from weightlapse.store.raw import RawSegment
+from weightlapse.store.raw import Codes, RawSegment
 from weightlapse.store.remove import remove_own
 from weightlapse.store.threads import in_order
 
@@ -128,7 +128,10 @@ def write_block(
         for b in range(opening.blocks):
             rows = slice(b * height, min((b + 1) * height, segment.count))
             if tolerance is not None:
-                bounds[b] = [_bound(segment, i, rows, tolerance) for i in range(len(layout.tensors))]
+                bounds[b] = [
+                    segment.known_bound(i, rows) or _bound(segment, i, rows, tolerance)
+                    for i in range(len(layout.tensors))
+                ]
             tasks = (partial(_encode, segment, pieces, rows, bounds[b], tolerance, compiled) for pieces in chunks)
             for c, (pieces, data) in enumerate(zip(chunks, in_order(tasks, count))):
                 if pause is not None:
@@ -158,16 +161,22 @@ def _deflate(steps: NDArray[np.int64]) -> bytes:
     return zlib.compress(steps.astype("<i8").tobytes(), 6)
 
 
-def _gather(segment: RawSegment, pieces: tuple[Piece, ...], rows: slice) -> NDArray[np.unsignedinteger]:
-    """The patterns (T, n) of a chunk's pieces."""
+def _gather(
+    segment: RawSegment, pieces: tuple[Piece, ...], rows: slice, known: Sequence[Codes | None] | None = None
+) -> NDArray[np.unsignedinteger]:
+    """The patterns (T, n) of a chunk's pieces; those of ``known`` codes follow from these."""
     layout = segment.layout
     dtype = PATTERNS[lanes(layout.tensors[pieces[0].tensor])[0]]
     out = np.empty((rows.stop - rows.start, sum(p.stop - p.start for p in pieces)), dtype.unsigned)
     at = 0
-    for piece in pieces:
+    for i, piece in enumerate(pieces):
         start = layout.offsets[piece.tensor] + piece.start * dtype.nbytes
         width = piece.stop - piece.start
-        out[:, at : at + width] = segment.columns(start, width, dtype.unsigned, rows)
+        codes = None if known is None else known[i]
+        if codes is not None and codes[0]:
+            out[:, at : at + width] = segment.patterns(piece, codes)
+        else:
+            out[:, at : at + width] = segment.columns(start, width, dtype.unsigned, rows)
         at += width
     return out
 
@@ -182,19 +191,21 @@ def _encode(
 ) -> bytes:
     """A chunk, decoded again and held against the log: what is not the same (or not within its bound) is never written."""
     dtype = lanes(segment.layout.tensors[pieces[0].tensor])[0]
-    u = _gather(segment, pieces, rows)
+    known = None if tolerance is None else segment.gridded(pieces, rows)
+    u = _gather(segment, pieces, rows, known)
     shape = chunk_shape(tolerance, len(u), u.shape[1])
     data = None
     widths = [p.stop - p.start for p in pieces]
     own = [float(bounds[p.tensor]) if tolerance is not None else 0.0 for p in pieces]
     if tolerance is not None:
-        data = encode_bounded(u, dtype, widths, own, shape, compiled=compiled)
+        data = encode_bounded(u, dtype, widths, own, shape, known=known, compiled=compiled)
     exact = data is None
     data = encode(u, dtype, shape, compiled=compiled) if data is None else data
+    exactly = [0.0 if known is not None and known[i] is not None else bound for i, bound in enumerate(own)]
     if (
         not _same(Chunk(data), u, compiled=compiled)
         if exact
-        else not within_bounds(Chunk(data).read(), u, dtype, widths, own)
+        else not within_bounds(Chunk(data).read(), u, dtype, widths, exactly)
     ):
         raise NotTheSame(f"frames {segment.first + rows.start} to {segment.first + rows.stop - 1} of {segment.file}")
     return data
@@ -239,8 +250,7 @@ def _bound(segment: RawSegment, tensor: int, rows: slice, tolerance: float) -> f
     start = segment.layout.offsets[tensor]
     count, mean, spread = 0, 0.0, 0.0
     with np.errstate(all="ignore"):
-        for k in range(rows.start, rows.stop):
-            row = segment.columns(start, spec.size * lanes(spec)[1], pattern.unsigned, slice(k, k + 1))[0]
+        for row in segment.each_row(start, spec.size * lanes(spec)[1], pattern.unsigned, rows):
             values = pattern.numbers(row)
             if not np.isfinite(values.sum()):
                 values = values[np.isfinite(values)]

@@ -6,6 +6,7 @@ LAYT  first frame         JSON {"tensors": [...], "note": text, "lineage": any}:
 NAME  id                  UTF-8: the scalar name that this id stands for
 SCAL  0                   array of (frame int64, id int64, value float64)
 EVNT  step                UTF-8 text
+OBSV  step                JSON object: what was seen of the network at this step besides its frame
 GAP_  first missing step  JSON {"last": step, "reason": text}
 WIRE  0                   UTF-8 text spec of the wiring
 STOP  step                UTF-8: the reason why the recorder had to stop
@@ -44,8 +45,10 @@ from weightlapse.store.scalars import Scalars, columns
 SCALAR = np.dtype([("frame", "<i8"), ("id", "<i8"), ("value", "<f8")])
 LAYOUT, SCALAR_NAME, SCALARS, EVENT = b"LAYT", b"NAME", b"SCAL", b"EVNT"
 GAP, WIRING, STOP, FORK, OPEN, CLOSE = b"GAP_", b"WIRE", b"STOP", b"FORK", b"OPEN", b"CLOS"
+OBSERVED = b"OBSV"
 
 Event = tuple[int, str]
+Observation = tuple[int, dict[str, Any]]
 Gap = tuple[int, int, str]
 
 
@@ -74,6 +77,8 @@ class Journal:
     epochs: list[LayoutEpoch] = field(default_factory=list)
     events: list[Event] = field(default_factory=list)  # of the main line
     gaps: list[Gap] = field(default_factory=list)
+    observed: list[Observation] = field(default_factory=list)  # of the main line
+    observed_of: dict[str, list[Observation]] = field(default_factory=dict)  # of each branch
     told: dict[str, tuple[list[Event], list[Gap]]] = field(default_factory=dict)  # events and gaps of each branch
     wiring_spec: str | None = None
     stopped: str | None = None
@@ -121,6 +126,8 @@ class Journal:
             self.add_epoch(LayoutEpoch.from_payload(record.number, payload))
         elif kind == GAP:
             self.gaps.append(_gap(record.number, _json(payload)))
+        elif kind == OBSERVED:
+            self.observed.append((record.number, _json(payload)))
         elif kind == WIRING:
             self.wiring_spec = _text(payload)
         elif kind == STOP:
@@ -165,6 +172,8 @@ class Journal:
             [g for g in self.gaps if g[1] > fork.step],
         )
         self.events = [e for e in self.events if e[0] <= fork.step]
+        self.observed_of[fork.name] = [o for o in self.observed if o[0] > fork.step]
+        self.observed = [o for o in self.observed if o[0] <= fork.step]
         self.gaps = [g for g in self.gaps if g[1] <= fork.step]
 
     def lines(self) -> tuple[Ranges, dict[str, Ranges]]:

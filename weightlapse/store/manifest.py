@@ -21,16 +21,17 @@ from weightlapse.store.portable import replace, sync
 NAME = "manifest.json"
 JOURNAL = "journal.log"
 FORMAT = "weightlapse recording"
-VERSION = 2
+VERSION = 3
+UNPACKED = 2  # the version of recordings whose frames are never packed: older readers know it
 MAX_NBYTES = 16 << 20
 _JOURNAL_NAME = re.compile(r"journal(-[0-9a-f]{8})?\.log")
 
 
-def make(meta: dict[str, Any], tolerance: float | None) -> dict[str, Any]:
-    """The manifest of a new recording; ``meta`` is the user's own and must be expressible in JSON."""
+def make(meta: dict[str, Any], tolerance: float | None, *, packed: bool = False) -> dict[str, Any]:
+    """The manifest of a new recording; ``meta`` is the user's own and must be expressible in JSON. ``packed``: frames may be packed."""
     return {
         "format": FORMAT,
-        "version": VERSION,
+        "version": VERSION if packed else UNPACKED,
         "id": uuid.uuid4().hex,
         "created": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
         "byte_order": "little",

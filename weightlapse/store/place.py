@@ -150,7 +150,7 @@ def _take_over(target: Path, head: dict[str, Any], first: Entry) -> Place:
 def upgrade(target: Path) -> None:
     """Let a recording of version 1 be one of version 2 from now on; its files stay as they are."""
     head = manifest.read(LocalFolder(target))[0]
-    manifest.write(target, manifest.encode(head | {"version": manifest.VERSION, "born": 1}))
+    manifest.write(target, manifest.encode(head | {"version": manifest.UNPACKED, "born": 1}))
 
 
 def _check(target: Path, *, overwrite: bool) -> bool:

@@ -155,6 +155,10 @@ class RankedStore:
         return sorted([*self._main.events, *told], key=lambda event: event[0])
 
     @property
+    def observed(self) -> list[tuple[int, dict[str, Any]]]:
+        return self._main.observed
+
+    @property
     def gaps(self) -> list[tuple[int, int, str]]:
         return sorted({gap for store in self._stores for gap in store.gaps})
 

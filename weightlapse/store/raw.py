@@ -30,6 +30,7 @@ from numpy.typing import NDArray
 
 from weightlapse.errors import DamagedRecording
 from weightlapse.store.belonging import Belonging, read_copies
+from weightlapse.store.codecs.plan import Piece
 from weightlapse.store.files import Ahead, File
 from weightlapse.store.log import (
     HEADER_NBYTES,
@@ -47,6 +48,8 @@ from weightlapse.store.region import flat_elements, region_shape
 from weightlapse.store.segment import Damage, Frames, Out, Region, Whole, targets
 from weightlapse.store.threads import in_order, threads
 
+Codes = tuple[float, NDArray[np.int32]]  # a step, and codes (frames, values)
+
 FRAME, PAGED = b"FRAM", b"FRMP"
 PAGE_NBYTES = 1 << 16
 PAGED_FROM = 2 * PAGE_NBYTES  # bytes of a frame from which on it has pages
@@ -55,6 +58,7 @@ _OPENING = struct.Struct("<6Q16s")
 _HEADER = np.dtype(
     [("magic", "S4"), ("kind", "S4"), ("nbytes", "<u8"), ("step", "<i8"), ("crc", "<u4"), ("own", "<u4")]
 )
+PACKED_PAGES = 1  # what a segment of packed frames (see ``packed.py``) says instead of the bytes of a page
 _PAGES = (0, *(1 << k for k in range(12, 31)))  # bytes that a page may have
 _TOGETHER = 4 << 20  # bytes of neighbouring frames that are read at once
 
@@ -127,6 +131,8 @@ def _opening_at(file: File, start: int, kind: bytes) -> Any:
 class RawSegment(Whole):
     """A raw log segment. ``is_last``: nothing follows, so an invalid tail is a write that was cut short."""
 
+    _PAGES: tuple[int, ...] = _PAGES
+
     def __init__(self, number: int, file: File, ours: Belonging, *, is_last: bool) -> None:
         file = Ahead(file)
         found = find_opening(file)
@@ -144,16 +150,21 @@ class RawSegment(Whole):
             known = ours.layout(opening.epoch, opening.row_nbytes, opening.layout_crc) is not None
             ours.take_copies(self.copies, layout=not known)
         layout = ours.layout(opening.epoch, opening.row_nbytes, opening.layout_crc)
-        if layout is None or self.first < 0 or opening.page not in _PAGES:
+        if layout is None or self.first < 0 or opening.page not in self._PAGES:
             raise DamagedRecording(f"{file.name} does not fit any layout of the recording")
         self.layout = layout
         self._file = file
-        self._stride = opening.frame_nbytes
         self.steps: NDArray[np.int64]
         self._crc: NDArray[np.int64]
-        self.count = max(file.size - opening.frames_at, 0) // self._stride
+        self._verified: NDArray[np.bool_]
+        self._find_frames()
+
+    def _find_frames(self) -> None:
+        opening = self.opening
+        self._stride = opening.frame_nbytes
+        self.count = max(self._file.size - opening.frames_at, 0) // self._stride
         self._read_headers()
-        while is_last and self.count and not self._is_whole(self.count - 1):
+        while self.is_last and self.count and not self._is_whole(self.count - 1):
             self.count -= 1
         self.steps, self._crc = self.steps[: self.count], self._crc[: self.count]
         self._verified = np.zeros((self.count, self._pages()), np.bool_)
@@ -279,6 +290,14 @@ class RawSegment(Whole):
                 flat[a - first : b - first] = self._rows(a, b)[:, start : start + nbytes]
         return out
 
+    def patterns(self, piece: Piece, known: Codes) -> NDArray[np.unsignedinteger[Any]]:
+        """The patterns (frames, values) that codes of :meth:`gridded` stand for."""
+        raise NotImplementedError
+
+    def each_row(self, start: int, count: int, dtype: np.dtype[Any], rows: slice) -> Iterator[NDArray[Any]]:
+        """:meth:`columns`, one frame at a time; a row is valid until the next."""
+        return (self.columns(start, count, dtype, slice(k, k + 1))[0] for k in range(rows.start, rows.stop))
+
     def check_all(self) -> None:
         """Raise :class:`DamagedRecording` unless every frame is whole."""
         for k in range(self.count):
@@ -360,6 +379,17 @@ class RawSegment(Whole):
 
     def bound(self, tensor: int, frame: int) -> float:
         return 0.0
+
+    def known_bound(self, tensor: int, rows: slice) -> float:
+        """The bound within which values were rounded before they were written; 0.0 where they were not."""
+        return 0.0
+
+    def gridded(self, pieces: Sequence[Piece], rows: slice) -> list[Codes | None] | None:
+        """For each piece the step and codes that its values were rounded to before they were written.
+
+        None where they were not; a step of 0, and no codes, where they were to several steps: they are what they are, and nothing may be added.
+        """
+        return None
 
     def bound_changes(self) -> range:
         return range(1)

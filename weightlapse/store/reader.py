@@ -187,6 +187,10 @@ class Store:
         return list(self.journal.events if self.branch is None else self.journal.told.get(self.branch, ([], []))[0])
 
     @property
+    def observed(self) -> list[tuple[int, dict[str, Any]]]:
+        return list(self.journal.observed if self.branch is None else self.journal.observed_of.get(self.branch, []))
+
+    @property
     def gaps(self) -> list[tuple[int, int, str]]:
         return list(self.journal.gaps if self.branch is None else self.journal.told.get(self.branch, ([], []))[1])
 

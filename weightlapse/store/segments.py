@@ -16,6 +16,7 @@ from weightlapse.store.files import File
 from weightlapse.store.folder import Folder
 from weightlapse.store.layout import Layout
 from weightlapse.store.lines import OPEN_END, Ranges
+from weightlapse.store.packed import open_segment
 from weightlapse.store.raw import RawSegment, segment_name
 from weightlapse.store.segment import Begun, Damage, Frames, LostSegment, Out, Region, Segment, SegmentPart
 
@@ -163,7 +164,7 @@ class SegmentList:
         file = self._folder.open(segment_name(number))
         known = self._known(file, is_last)
         if known is None:
-            known = RawSegment(number, file, self._ours, is_last=is_last)
+            known = open_segment(number, file, self._ours, is_last=is_last)
             self._open[file.name] = ((file.key, is_last), file.size, known)
         return known  # type: ignore[no-any-return]
 

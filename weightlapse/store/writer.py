@@ -6,11 +6,12 @@ the ``fsync`` policy: "never", "close" (once, at the end) or "flush" (at every :
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import warnings
 import zlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -32,8 +33,17 @@ from weightlapse.store.layout import Layout
 from weightlapse.store.lines import Fork, take
 from weightlapse.store.lock import Lock
 from weightlapse.store.log import AppendFile, RecordFile
+from weightlapse.store.packed import PackedFrame, as_key, open_segment
 from weightlapse.store.passing import patiently
-from weightlapse.store.raw import Opening, RawSegment, frame_parts, opening_records, page_of, segment_name
+from weightlapse.store.raw import (
+    PACKED_PAGES,
+    Opening,
+    RawSegment,
+    frame_parts,
+    opening_records,
+    page_of,
+    segment_name,
+)
 from weightlapse.store.reader import Store
 from weightlapse.store.remove import remove_proved
 from weightlapse.store.repair import tidy
@@ -44,6 +54,7 @@ Fsync = Literal["close", "flush", "never"]
 _SEGMENT_NBYTES = 64 << 20
 _LARGEST_NBYTES = 2 << 30  # a segment may grow so far to hold a whole time block of a large model
 _SEGMENT_FRAMES = (16, 1 << 16)  # fewest and most frames of a segment
+MOST_PACKED = 1 << 16  # packed frames of a segment: their device says where the next one begins
 
 
 @dataclass(frozen=True)
@@ -52,7 +63,7 @@ class Start:
 
     ours: Belonging
     tolerance: float | None
-    version: int = manifest.VERSION
+    version: int = manifest.UNPACKED
     written: int = 0
     branched: int = 0
     last_step: int = -1
@@ -88,6 +99,7 @@ class Writer:
         self._fsync = fsync
         self._ours = ours = start.ours
         self._id = ours.id if start.version > 1 else None  # a recording of version 1 goes on as one
+        self.takes_packed = start.version > manifest.UNPACKED
         last = ours.journal.epochs[-1]
         self.layout = last.layout
         self._epoch, self._epoch_start, self._layout_crc = len(ours.journal.epochs) - 1, last.start, last.crc
@@ -99,6 +111,8 @@ class Writer:
         self._segment_first = 0
         self._segment_room = 0
         self._page = 0
+        self._packed = False
+        self._packed_in = -1  # the segment of the last frame, where that is packed
         self._tolerance = start.tolerance
         self._takeover: place.Takeover | None = None
         self._compactor = Compactor(path, ours, start.tolerance, compact, sync=fsync != "never", memory=memory)
@@ -115,20 +129,23 @@ class Writer:
         compact: Compact = "auto",
         overwrite: bool = False,
         fsync: Fsync = "close",
+        packed: bool = False,
     ) -> Writer:
         """A new recording at ``path``. Raises :class:`InvalidArgument` when something is there that must not be replaced.
+
+        ``packed``: its frames may be packed ones; readers of older versions then refuse it.
 
         With ``overwrite`` it takes the place of the recording there, in one step, and of nothing else in that folder. The old one's files are
         removed when the first frame of the new one is written; a recording that ends without any gives the place back.
         """
         target = Path(path)
-        head = manifest.make(dict(meta or {}), tolerance)
+        head = manifest.make(dict(meta or {}), tolerance, packed=packed)
         payload = layout_payload(layout, "", None)
         place_of = place.found(target, head, (journal.LAYOUT, payload, 0), overwrite=overwrite)
         seal = manifest.seal_of(head)
         begun = Journal(seal, epochs=[LayoutEpoch.from_payload(0, payload)])
         ours = Belonging(manifest.identity(head), seal, begun, unsealed=False)
-        start = Start(ours, tolerance, last_segment=place_of.first_segment - 1)
+        start = Start(ours, tolerance, head["version"], last_segment=place_of.first_segment - 1)
         writer = cls(target, start, lock=place_of.lock, log=place_of.log, fsync=fsync, compact=compact, memory=memory)
         writer._takeover = place_of.takeover
         return writer
@@ -213,17 +230,22 @@ class Writer:
 
     # ---- what happens during training ------------------------------------------------------------------------------
 
-    def append(self, steps: NDArray[np.int64], rows: NDArray[np.uint8]) -> None:
-        """Add frames: ``steps`` (K,) and ``rows`` (K, layout.row_nbytes) uint8.
+    def append(self, steps: NDArray[np.int64], rows: NDArray[np.uint8] | Sequence[PackedFrame]) -> None:
+        """Add frames: ``steps`` (K,) and ``rows`` (K, layout.row_nbytes) uint8, or K packed frames, which lie in segments of their own.
+
+        A packed frame that has keys alone begins a segment; others need the frame that was given before them.
 
         When the disk takes no more, as many frames as it does take are there (``frames`` counts them) when the error is raised; the call may
         be made again with the others.
         """
         done = 0
         while done < len(steps):
-            if self._segment_room == 0:
-                self._begin_segment()
-            count = min(self._segment_room, len(steps) - done)
+            packed = isinstance(rows[done], PackedFrame)
+            if packed and self._segment_room == 0 and not rows[done].key:
+                rows = [*rows[:done], self._as_key(rows[done]), *rows[done + 1 :]]
+            if self._segment_room == 0 or packed != self._packed or (packed and rows[done].key):
+                self._begin_segment(packed=packed)
+            count = 1 if packed else min(self._segment_room, len(steps) - done)
             try:
                 self._write_frames(steps[done : done + count], rows[done : done + count])
                 written = count
@@ -237,18 +259,19 @@ class Writer:
             self._segment_room -= written
             self.last_step = int(steps[done + written - 1])
             self.frames += written
+            self._packed_in = self._segment_number if packed else -1
             done += written
             if self._takeover is not None:
                 takeover, self._takeover = self._takeover, None
                 takeover.finish()
 
-    def _write_frames(self, steps: NDArray[np.int64], rows: NDArray[np.uint8]) -> None:
+    def _write_frames(self, steps: NDArray[np.int64], rows: Any) -> None:
         assert self._segment is not None
         seal, first = self._ours.seal, self.frames
         parts = [
             part
             for k, step in enumerate(steps.tolist())
-            for part in frame_parts(step, rows[k], self._page, seal.at(b"FRAM", first + k))
+            for part in self._parts_of(step, rows[k], first + k, seal.at(b"FRAM", first + k))
         ]
         try:
             self._segment.write(parts)
@@ -259,10 +282,30 @@ class Writer:
                 self._end_segment(torn=True)
             raise
 
-    def _begin_segment(self) -> None:
+    def _as_key(self, frame: PackedFrame) -> PackedFrame:
+        """A frame that must begin a segment, because the one before it could not be gone on with."""
+        try:
+            before = self._opened(self._packed_in)
+            return as_key(frame, self.layout, before)
+        except (DamagedRecording, FileNotFoundError) as error:
+            raise OSError(errno.EIO, f"the frame before cannot be read back: {error}") from error
+
+    def _opened(self, number: int) -> RawSegment:
+        """A segment of the present layout as it is on disk."""
+        known = Journal(self._ours.seal, epochs=[LayoutEpoch(0, self.layout, crc=self._layout_crc)])
+        ours = Belonging(self._ours.id, self._ours.seal, known, unsealed=self._ours.unsealed)
+        return open_segment(number, LocalFolder(self.path).open(segment_name(number)), ours, is_last=True)
+
+    def _parts_of(self, step: int, row: Any, frame: int, seed: int) -> list[Any]:
+        if isinstance(row, PackedFrame):
+            return row.parts(step, frame - self._segment_first, seed)
+        return frame_parts(step, row, self._page, seed)
+
+    def _begin_segment(self, *, packed: bool = False) -> None:
         self._end_segment()
         row, number = self.layout.row_nbytes, self._segment_number + 1
-        self._page = page_of(row) if self._id is not None else 0
+        self._page = PACKED_PAGES if packed else page_of(row) if self._id is not None else 0
+        self._packed = packed
         opening = Opening(number, self._epoch, row, self._layout_crc, page=self._page, id=self._id)
         copies = [(journal.LAYOUT, self._epoch_start, self._layout_payload)]
         copies += [(journal.FORK, fork.first, json.dumps(fork.to_json()).encode()) for fork in self._forks]
@@ -275,7 +318,7 @@ class Writer:
             segment.close()
             raise
         self._segment, self._segment_first = segment, self.frames
-        self._segment_room = segment_frames(row, self._tolerance)
+        self._segment_room = MOST_PACKED if packed else segment_frames(row, self._tolerance)
 
     def _end_segment(self, *, torn: bool = False) -> None:
         """Close the segment and have it compressed; a torn one stays as it is."""
@@ -293,7 +336,7 @@ class Writer:
         ours = Belonging(self._ours.id, self._ours.seal, known, unsealed=self._ours.unsealed)
 
         def opened() -> RawSegment:
-            segment = RawSegment(number, folder.open(name), ours, is_last=True)
+            segment = open_segment(number, folder.open(name), ours, is_last=True)
             if segment.count != frames:
                 raise DamagedRecording(f"{name} holds {segment.count} whole frames, not the {frames} that were written")
             return segment
@@ -314,6 +357,10 @@ class Writer:
 
     def event(self, step: int, text: str) -> None:
         self._journal.put((journal.EVENT, text.encode("utf-8", "replace"), step))
+
+    def observed(self, step: int, seen: dict[str, Any]) -> None:
+        """What was seen of the network at this step besides its frame, as a JSON object."""
+        self._journal.put((journal.OBSERVED, json.dumps(seen, ensure_ascii=False).encode(), step))
 
     def gap(self, first_step: int, last_step: int, reason: str) -> None:
         """Say that the steps from ``first_step`` to ``last_step`` are missing although they should be here, and why."""
@@ -370,6 +417,11 @@ class Writer:
                 self._segment.close()
             self._journal.close()
             self._lock.release()
+
+    @property
+    def uncompressed(self) -> int:
+        """Segments of the log that are still to be compressed."""
+        return self._compactor.waiting
 
     def _give_back(self, takeover: place.Takeover) -> None:
         if self._segment is not None:  # begun, and without a frame

@@ -70,14 +70,15 @@ def thinned(shape: tuple[int, ...], steps: tuple[int, ...]) -> tuple[int, ...]:
     return tuple(-(-n // s) for n, s in zip(shape, steps, strict=True))
 
 
-def read_thinned(subject: Subject, name: str, piece: Piece, frame: int, steps: tuple[int, ...]) -> NDArray[Any]:
-    """One frame's kept cells as (rows, columns) of the thinned tensor."""
+def read_thinned(
+    subject: Subject, name: str, piece: Piece, frames: NDArray[np.int64], steps: tuple[int, ...]
+) -> NDArray[Any]:
+    """The kept cells of some frames as (frames, rows, columns) of the thinned tensor, in one read."""
     with subject.lock:
         track = subject.track(name, piece)
-        values = np.asarray(
-            track[(frame - piece.start, *(slice(0, n, s) for n, s in zip(piece.shape, steps, strict=True)))]
-        )
-    return subject.layout(name, piece, values.shape).arrange(values)
+        where = (slice(0, n, s) for n, s in zip(piece.shape, steps, strict=True))
+        values = np.asarray(track[(frames - piece.start, *where)])
+    return subject.layout(name, piece, values.shape[1:]).arrange(values)
 
 
 def encode(values: NDArray[Any], dtype: str, bits: int, recorded: list[float], start: int) -> Block:
@@ -129,9 +130,9 @@ def blocks(subject: Subject, name: str, piece: Piece, kept: NDArray[np.int64], f
     dtype = subject.dtype(name)
     out = []
     for at in range(0, len(kept), together):
-        frames = kept[at : at + together].tolist()
-        values = np.stack([read_thinned(subject, name, piece, f, steps).ravel() for f in frames])
-        out.append(encode(values, dtype, bits, [subject.bound(name, f) for f in frames], first + at))
+        frames = kept[at : at + together]
+        values = read_thinned(subject, name, piece, frames, steps).reshape(len(frames), -1)
+        out.append(encode(values, dtype, bits, [subject.bound(name, f) for f in frames.tolist()], first + at))
     return out
 
 

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from weightlapse.errors import InvalidArgument, UnknownTensor, closest
 from weightlapse.film.grown import Lineage
 from weightlapse.picture.compose import layout
-from weightlapse.picture.kinds import Kind, kind_of
+from weightlapse.picture.kinds import Kind, kinds
 from weightlapse.picture.layout import Layout
 from weightlapse.picture.sample import Piece, bands, pieces, sample
 from weightlapse.picture.scale import limit_of
@@ -33,6 +33,7 @@ class Subject:
         self.name = name
         self.lock = threading.RLock()
         self._pieces: dict[str, list[Piece]] = {}
+        self._kinds: dict[int | None, dict[str, Kind]] = {}
         self._layouts: dict[tuple[str, tuple[int, ...], tuple[int, ...]], Layout] = {}
         self._known = (-1, -1)
         self._lineage: tuple[int, Lineage] | None = None
@@ -93,8 +94,11 @@ class Subject:
     def kind(self, name: str, piece: Piece | None = None) -> Kind:
         """What the tensor is, from its name, its neighbours and the wiring."""
         piece = piece or self.pieces(name)[-1]
-        shapes = self.run.shapes if piece.epoch is None else self.run.epochs[piece.epoch].shapes
-        return kind_of(name, piece.shape, shapes, self.run.wiring)
+        with self.lock:
+            if piece.epoch not in self._kinds:
+                shapes = self.run.shapes if piece.epoch is None else self.run.epochs[piece.epoch].shapes
+                self._kinds[piece.epoch] = kinds({n: tuple(s) for n, s in shapes.items()}, self.run.wiring)
+            return self._kinds[piece.epoch][name]
 
     def layout(self, name: str, piece: Piece, shape: tuple[int, ...] | None = None) -> Layout:
         """Where each weight is drawn; ``shape``: of a thinned copy, which is laid out in the same way."""

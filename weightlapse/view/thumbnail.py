@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from weightlapse.picture.codes import codes
 from weightlapse.picture.palette import table
+from weightlapse.picture.raster import raster
 from weightlapse.picture.reduce import reduce_to
 from weightlapse.view.subject import Subject
 
@@ -21,20 +22,15 @@ TENSORS = 6
 
 
 def png(pixels: NDArray[np.uint8]) -> bytes:
-    """An indexed PNG of ``pixels`` (h, w) in the light palette."""
-    height, width = pixels.shape
+    """A PNG of RGB ``pixels`` (h, w, 3)."""
+    height, width, _ = pixels.shape
 
     def chunk(kind: bytes, data: bytes) -> bytes:
         return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
 
-    rows = np.concatenate([np.zeros((height, 1), np.uint8), pixels], axis=1)
-    head = struct.pack(">IIBBBBB", width, height, 8, 3, 0, 0, 0)
-    parts = (
-        (b"IHDR", head),
-        (b"PLTE", table("light").tobytes()),
-        (b"IDAT", zlib.compress(rows.tobytes(), 9)),
-        (b"IEND", b""),
-    )
+    rows = np.concatenate([np.zeros((height, 1), np.uint8), pixels.reshape(height, -1)], axis=1)
+    head = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
+    parts = ((b"IHDR", head), (b"IDAT", zlib.compress(rows.tobytes(), 9)), (b"IEND", b""))
     return b"\x89PNG\r\n\x1a\n" + b"".join(chunk(kind, data) for kind, data in parts)
 
 
@@ -62,10 +58,19 @@ def _picture(subject: Subject, name: str, frame: int, limit: float) -> str:
         return "not there yet"
     if plane.rows * plane.cols == 0:
         return "empty"
-    factors = [1 << max(0, int(np.ceil(np.log2(n / SIDE)))) for n in (plane.rows, plane.cols)]
-    values = reduce_to(subject.picture(name, frame), factors[0], factors[1], "extreme")
-    data = base64.b64encode(png(codes(values, limit))).decode()
-    wide, high = max(24, min(2 * SIDE, values.shape[1] * 4)), max(12, min(2 * SIDE, values.shape[0] * 4))
+    if max(plane.rows, plane.cols) <= SIDE:
+        cell = max(1, min(8, 2 * SIDE // plane.cols, 2 * SIDE // plane.rows))
+        pixels = raster(subject.values(name, frame), plane, limit, (cell, cell))
+    else:
+        factors = [1 << max(0, int(np.ceil(np.log2(n / SIDE)))) for n in (plane.rows, plane.cols)]
+        pixels = table("light")[
+            codes(reduce_to(subject.picture(name, frame), factors[0], factors[1], "extreme"), limit)
+        ]
+        if plane.wrapped:
+            pixels[plane.blank()[:: factors[0], :: factors[1]]] = 255
+    data = base64.b64encode(png(pixels)).decode()
+    high, wide = pixels.shape[:2]
+    scale = max(1, min(4, 2 * SIDE // max(high, wide)))
     alt = html.escape(f"{name} at step {subject.run.steps[frame]}", quote=True)
-    style = f"width:{wide}px;height:{high}px;image-rendering:pixelated"
+    style = f"width:{max(24, wide * scale)}px;height:{max(12, high * scale)}px;image-rendering:pixelated"
     return f"<img alt='{alt}' style='{style}' src='data:image/png;base64,{data}'>"

@@ -38,6 +38,7 @@ class Dims:
         ] = {}  # atom -> (selector, {its position: the atom there})
         self.generic: dict[int, int] = {}  # atom made by ``at`` -> the atom that it is a case of
         self.copied: set[int] = set()  # atoms along which all values are equal, until they meet others
+        self._whole: dict[int, set[int]] = {}  # copied atom -> the copied atoms that it is a case of
         self._rows: dict[bytes, set[int]] = {}  # the axes whose rows take a route
         self._activations: list[tuple[int, ...]] = []
         self.conflicts: list[str] = []
@@ -217,6 +218,9 @@ class Dims:
         if position not in instances:
             instances[position] = new = self.fresh(self.sizes[root])
             self.generic[new] = root
+            if root in self.copied:
+                self.copied.add(new)
+                self._whole[new] = {root}
             beside = {self.at(c, selector, position, rows) for c in self.companions(root) - {selector}}
             self._near[new] = [beside | ({rows} if rows is not None else set())]
         if isinstance(position, bytes) and rows is not None:
@@ -316,9 +320,12 @@ class Dims:
 
     def _union(self, a: int, b: int) -> None:
         cases = [self.cases.pop(x) for x in (a, b) if x in self.cases]
+        if a in self.copied and b in self.copied:
+            self._whole.setdefault(a, set()).update(self._whole.pop(b, ()))
+        else:
+            for x in (a, b):
+                self._uneven(x, [i for _, instances in cases for i in instances.values()])
         self._parent[b] = a
-        if b not in self.copied:
-            self.copied.discard(a)
         reason = self._reason[a] if self._reason[a] is not None else self._reason[b]
         self._near[a] = self._near[a] + self._near[b]  # not yet intersected: they may still turn out to be the same
         if reason is not None:
@@ -340,9 +347,17 @@ class Dims:
     def _bind(self, atom: int, compound: int) -> None:
         """An atom turns out to be a product or a sum."""
         reason, near, cases = self._reason[atom], self._near[atom], self.cases.pop(atom, None)
-        self._parent[atom] = compound
+        leaves = self.leaves(compound)
         if atom not in self.copied:
-            self.copied.difference_update(self.leaves(compound))
+            for leaf in leaves:
+                self._uneven(leaf)
+        elif self.copied.issuperset(leaves):
+            whole = self._whole.pop(atom, set())
+            for leaf in leaves:
+                self._whole.setdefault(leaf, set()).update(whole)
+        else:
+            self._uneven(atom, () if cases is None else cases[1].values())
+        self._parent[atom] = compound
         for leaf, own in self._walk(compound, set()):
             if self._reason[leaf] is None:
                 self._near[leaf] = self._near[leaf] + [(n | own) - {leaf} for n in near]
@@ -351,6 +366,14 @@ class Dims:
         if cases is not None:
             for position, instance in cases[1].items():
                 self.unify(instance, self.at(compound, cases[0], position))
+
+    def _uneven(self, atom: int, cases: Iterable[int] = ()) -> None:
+        """Values differ along the atom after all: along its ``cases`` too, and along the atom that it is a case of."""
+        for node in (atom, *(leaf for case in cases for leaf in self.leaves(case))):
+            self.copied.discard(node)
+            for leaf in [leaf for whole in self._whole.pop(node, ()) for leaf in self.leaves(whole)]:
+                if leaf in self.copied:
+                    self._uneven(leaf, self.cases[leaf][1].values() if leaf in self.cases else ())
 
     def _piece(self, atom: int, size: int, reason: str | None) -> int:
         node = self.fresh(size, reason)

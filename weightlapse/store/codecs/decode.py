@@ -303,7 +303,8 @@ class Run:
         self._tail = (scratch("tail", _HISTORY * n, kind) if once else np.empty(_HISTORY * n, kind)).reshape(
             _HISTORY, n
         )
-        self._order = inverse.order(chunk.layout, scratch("order", n, np.int32) if once else np.empty(n, np.int32))
+        self._inverse, self._once = inverse, once
+        self._order = np.empty(0, np.int32)
         self._tiles = 0  # that are done
 
     def to(
@@ -320,7 +321,10 @@ class Run:
         The first begins at ``place``, each next one ``pitch`` later. With ``compare`` they are held against ``out``, and the number of
         differences is returned (else 0).
         """
-        chunk, layout = self._chunk, self._chunk.layout
+        chunk, layout, n = self._chunk, self._chunk.layout, self._chunk.columns
+        if not len(self._order):
+            space = scratch("order", n, np.int32) if self._once else np.empty(n, np.int32)
+            self._order = self._inverse.order(layout, space)
         spans = [(i, *chunk.spans[i]) for i in range(self._tiles, len(chunk.spans)) if chunk.spans[i][0] < rows.stop]
         most = max((stop - start for start, stop in layout.strips), default=0)
         most *= max((bottom - top for _, top, bottom in spans), default=0)
@@ -330,6 +334,40 @@ class Run:
             wrong += self._strip(k, spans, flat, rows, (out, pitch, place, compare))
         self._tiles += len(spans)
         return wrong
+
+    def row(self, row: int, out: NDArray[np.unsignedinteger]) -> None:
+        """One row of a run that has not begun into ``out`` (n,): no row after it is restored, and none before it is put in order."""
+        chunk, layout, count = self._chunk, self._chunk.layout, self._chunk.layout.classes
+        spans = [(i, top, bottom) for i, (top, bottom) in enumerate(chunk.spans) if top <= row]
+        widest = max(stop - start for start, stop in layout.strips)
+        flat = scratch("residuals", widest * max((b - t for _, t, b in spans), default=0), self._tail.dtype)
+        starts = np.array(layout.starts, np.int64)
+        nowhere = (slice(0, 0, 1), out, 0, 0, False)
+        for k, (first, last) in enumerate(layout.strips):
+            run, sizes = chunk.run(k, spans), np.array(layout.widths[k * count : (k + 1) * count], np.int64)
+            key = self._tail[_HISTORY - 1, first:last]
+            chunk.page_into(0, chunk.first_page(k), run, key)
+            for i, top, bottom in spans:
+                self._pages(k, i, bottom - top, run, flat)
+                keep = 1 if (i, top, bottom) == spans[-1] else _HISTORY
+                shape = (first, bottom - top, keep)
+                span = (top, min(bottom, row + 1))
+                self._work.tile(flat, sizes, span, self._tail, self._order, *shape, *nowhere)
+            begins = starts[k * count : (k + 1) * count]
+            self._inverse.merge(layout.label[first:last], begins, self._tail[_HISTORY - 1], out[first:last])
+
+    def _pages(
+        self, k: int, i: int, height: int, run: tuple[int, memoryview] | None, flat: NDArray[np.unsignedinteger]
+    ) -> None:
+        """The residuals of tile ``i`` of strip ``k`` class by class."""
+        chunk, count = self._chunk, self._chunk.layout.classes
+        widths = self._chunk.layout.widths[k * count : (k + 1) * count]
+        present = [(c, width) for c, width in enumerate(widths) if width]
+        number, at = chunk.first_page(k) + 1 + i * len(present), 0
+        for c, width in present:
+            stop = at + height * width
+            chunk.page_into(chunk.stream(i, c), number, run, flat[at:stop])
+            number, at = number + 1, stop
 
     def _strip(
         self,
@@ -350,17 +388,12 @@ class Run:
                 wrong += int(np.count_nonzero(out[place + self._order[first:last]] != key))
             elif rows.start == 0:
                 out[place + self._order[first:last]] = key
-        widths = layout.widths[k * count : (k + 1) * count]
-        present = [(c, width) for c, width in enumerate(widths) if width]
-        sizes = np.array(widths, np.int64)
+        sizes = np.array(layout.widths[k * count : (k + 1) * count], np.int64)
         for i, top, bottom in spans:
-            number, at = chunk.first_page(k) + 1 + i * len(present), 0
-            for c, width in present:
-                stop = at + (bottom - top) * width
-                chunk.page_into(chunk.stream(i, c), number, run, flat[at:stop])
-                number, at = number + 1, stop
-            more = i + 1 < len(chunk.spans)
-            wrong += self._work.tile(flat, sizes, (top, bottom), self._tail, self._order, first, more, rows, *target)
+            self._pages(k, i, bottom - top, run, flat)
+            keep = _HISTORY if i + 1 < len(chunk.spans) else 0
+            shape = (first, bottom - top, keep)
+            wrong += self._work.tile(flat, sizes, (top, bottom), self._tail, self._order, *shape, rows, *target)
         return wrong
 
 

@@ -54,21 +54,29 @@ def encode_bounded(
     bounds: list[float],
     shape: Shape = Shape(),  # noqa: B008
     *,
+    known: Sequence[tuple[float, NDArray[np.int32]] | None] | None = None,
     compiled: bool = False,
 ) -> bytes | None:
     """Patterns ``u`` (T, n) as a chunk of grid codes, or None when all of it must be exact.
 
     ``columns[i]`` neighbouring columns belong to one tensor whose values may be off by ``bounds[i]``. Every value is decoded and compared
     here: columns of a tensor that has a NaN, an infinity, no deviation or a single value out of bounds are kept exactly.
+
+    ``known[i]``: step and codes (T, columns) of values that lie on a grid already, which then stays theirs; of step 0: values that must be exact.
     """
     pattern = PATTERNS[dtype]
     if u.size == 0 or not pattern.is_float:
         return None
     codes = np.empty(u.shape, np.uint32)
     steps, at = [], 0
-    for count, bound in zip(columns, bounds):
+    for i, (count, bound) in enumerate(zip(columns, bounds)):
         mine = slice(at, at + count)
-        steps.append(_to_grid(u[:, mine], codes[:, mine], bound, pattern) if count else 0.0)
+        given = known[i] if known is not None else None
+        if given is None:
+            steps.append(_to_grid(u[:, mine], codes[:, mine], bound, pattern) if count else 0.0)
+        else:
+            steps.append(given[0])
+            codes[:, mine] = given[1].view(np.uint32) if given[0] else u[:, mine]
         at += count
     if not any(steps) or (pattern.bits > 32 and not all(step for step, count in zip(steps, columns) if count)):
         return None

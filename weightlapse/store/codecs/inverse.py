@@ -14,7 +14,7 @@ from weightlapse.store.codecs.kernels import _compiled, order
 from weightlapse.store.codecs.patterns import Pattern
 from weightlapse.store.codecs.predict import DAMPED, LAST, LINEAR, MOMENTUM, NONE, SLOPE, Predictor, float_dtype
 
-__all__ = ["HISTORY", "Inverse", "order"]
+__all__ = ["HISTORY", "Inverse", "merge", "order"]
 HISTORY = 3  # rows that a predictor looks back
 
 
@@ -56,9 +56,10 @@ def _row(r, one, two, three, one_f, two_f, now, kind, factor, p, bits, q, signed
 
 
 @_compiled
-def _tile(flat, widths, top, bottom, rule, factor, tail, order, strip, more, low, high, step, out, pitch, place, compare, work):  # type: ignore[no-untyped-def]  # fmt: skip
+def _tile(flat, widths, top, bottom, rule, factor, tail, order, strip, height, keep, low, high, step, out, pitch, place, compare, work):  # type: ignore[no-untyped-def]  # fmt: skip
     """One tile of the strip that begins at column ``strip``: ``flat`` has its residuals class by class, ``tail`` (3, columns) the rows before it,
-    in stored order; it becomes what the next tile needs if there are ``more``. Rows ``low:high:step`` go by ``order`` to ``out``, where the first of them begins at
+    in stored order; it becomes the last ``keep`` rows. The
+    pages have ``height`` rows. Rows ``low:high:step`` go by ``order`` to ``out``, where the first of them begins at
     ``place`` and each next one ``pitch`` later; with ``compare`` they are held against what is there instead, and the number of differences is
     returned. ``work``: a ring of four rows, and one row of each kind.
     """
@@ -86,14 +87,30 @@ def _tile(flat, widths, top, bottom, rule, factor, tail, order, strip, more, low
                     else:
                         for j in range(n):
                             out[to + order[at + j]] = now[j]
-            for back in range(1, 4):
-                if more and bottom >= back:
+            for back in range(1, keep + 1):
+                if bottom >= back:
                     before, kept = h[(bottom - back) & 3], tail[3 - back]
                     for j in range(n):
                         kept[at + j] = before[j]
-        begin += width * (bottom - top)
+        begin += width * height
         first += width
     return wrong
+
+
+@_compiled
+def _merge(label, starts, row, out):  # type: ignore[no-untyped-def]
+    at = starts.copy()
+    for j in range(len(label)):
+        c = label[j]
+        out[j] = row[at[c]]
+        at[c] += 1
+
+
+def merge(
+    label: NDArray[np.uint8], starts: NDArray[np.int64], row: NDArray[np.unsignedinteger], out: NDArray[Any]
+) -> None:
+    """A row of a strip in stored order, where class c begins at ``starts[c]``, into the order of the columns."""
+    _merge(label, starts, row, out)
 
 
 class Inverse:
@@ -123,7 +140,8 @@ class Inverse:
         tail: NDArray[np.unsignedinteger],
         order: NDArray[np.int32],
         strip: int,
-        more: bool,
+        height: int,
+        keep: int,
         rows: slice,
         out: NDArray[Any],
         pitch: int,
@@ -132,8 +150,12 @@ class Inverse:
     ) -> int:
         """Restore the rows ``span`` of the strip from column ``strip`` on, and put those of ``rows`` among them into the flat ``out``.
 
+        ``height``: rows of a page, of which only the first may be wanted; ``keep``: how many of the last rows are left in ``tail``.
+
         With ``compare`` nothing is written: the number of values that are others than those in ``out`` is returned.
         """
         wanted = (rows.start, rows.stop, rows.step)
         target = (out, pitch, place, compare)
-        return int(_tile(flat, widths, *span, *self._rule, tail, order, strip, more, *wanted, *target, self._work))
+        return int(
+            _tile(flat, widths, *span, *self._rule, tail, order, strip, height, keep, *wanted, *target, self._work)
+        )

@@ -1,0 +1,51 @@
+"""A look at the network besides its weights, at a few frames: what is frozen, what the optimizer does, where activations lie."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Callable
+from typing import Any
+
+from weightlapse.adapters.source import Source
+from weightlapse.capture.schedule import log_spaced
+from weightlapse.store.writer import Writer
+
+PER_DECADE = 4  # looks between frame 1 and 10, 10 and 100, ...
+
+
+class Observer:
+    """Looks at frames 0, 1, 2, 3, 6, 10, 18, ... and the last. A look that fails is the last one: its reason is recorded."""
+
+    def __init__(self, look: Callable[[], dict[str, Any]], note: Callable[[Callable[[Writer], None]], None]) -> None:
+        self._look: Callable[[], dict[str, Any]] | None = look
+        self._note = note
+        self._frames = 0
+        self._seen_at = -1
+        self._when = log_spaced(per_decade=PER_DECADE)
+
+    def frame(self, step: int) -> None:
+        """A frame of this step was taken."""
+        if self._when.wants(self._frames):
+            self.look(step)
+        self._frames += 1
+
+    def look(self, step: int) -> None:
+        if self._look is None or step == self._seen_at:
+            return
+        self._seen_at = step
+        try:
+            seen = self._look()
+        except Exception as error:  # noqa: BLE001  whatever a model raises when it is run once more: training must not notice
+            seen, self._look = {"failed": f"{type(error).__name__}: {error}"[:500]}, None
+        if seen:
+            self._note(lambda writer: writer.observed(step, seen))
+
+
+def find_look(source: Source, model: Any, example: Any, steps: Any) -> Callable[[], dict[str, Any]] | None:
+    """How to look at a model of this framework; None where there is no way yet, or where its parts lie on many processes."""
+    module = getattr(source, "module", None)
+    if source.framework != "torch" or module is None or source.shards or (example is None and steps is None):
+        return None
+    made = importlib.import_module("weightlapse.adapters.torch_observe").TorchObserver
+    look: Callable[[], dict[str, Any]] = made(module, example, getattr(steps, "leaves", ())).look
+    return look
