@@ -13,6 +13,7 @@ from weightlapse.film.blocks import Measure, Placed
 from weightlapse.film.frames import Values
 from weightlapse.film.grown import Lineage
 from weightlapse.film.painter import Painter
+from weightlapse.film.sizing import SPACE, tick_size, ticks
 from weightlapse.film.surface import Box
 from weightlapse.film.tiles import Tile
 from weightlapse.picture.compose import alike
@@ -108,6 +109,8 @@ class Weights:
             if self.framed.get(tile.name) != shaped:
                 relabel = True
                 self._frame(painter, shaped, moment.frame)
+                if tile is main:
+                    self._ticks(painter, block, shaped)
             shaped = self.framed[tile.name]  # the one whose pixel maps are known
             if self.lineage is not None:
                 value = self.lineage.arranged(tile.name, value, moment.frame)
@@ -132,6 +135,13 @@ class Weights:
         thick = max(round(3 * self.measure.unit), 2)
         for row in np.unique(rows // tile.thinned[0]):
             painter.fill(tile.x - thick - 2, tile.y + int(row) * tile.cell[1], thick, tile.cell[1], 1)
+
+    def _ticks(self, painter: Painter, block: Placed, tile: Tile) -> None:
+        """Numbers of filters, names of gates and the like, along the left side."""
+        px = tick_size(self.measure)
+        for tick in ticks(block.block, tile, self.measure):
+            middle = tile.y + (tick.first + tick.cells / 2) * tile.cell[1] / tile.thinned[0]
+            painter.text(tile.x - SPACE, round(middle + px * 0.36), tick.text, px, tone="muted", anchor="right")
 
     def _shaped(self, tile: Tile, block: Placed, shape: tuple[int, ...]) -> Tile:
         """The same place and cells for a tensor of another shape (before it grew)."""

@@ -3,12 +3,23 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 from weightlapse.film.blocks import Block, Measure, Placed, even
 from weightlapse.film.tiles import Tile
 from weightlapse.picture.compose import strip
 from weightlapse.picture.layout import Layout
+from weightlapse.picture.ticks import Tick
+from weightlapse.picture.ticks import side as side_of
 
+NUMBERED = (
+    "convolution",
+    "attention",
+    "gates",
+    "experts",
+    "stack",
+)  # kinds whose rows are told apart by numbers or names
+SPACE = 8  # pixels between these and the picture
 OBLONG = 6  # a cell is at most this many times longer than it is high
 
 
@@ -18,10 +29,12 @@ def sized(block: Block, area: float, width: int, shelf: int, measure: Measure, b
     if len(block.layout.shape) <= 1:
         main = _strip(block.main, block.layout, area, room, measure, biggest)
     else:
+        gutter = _gutter(block, measure)
         side = even(10 * max(measure.unit, 0.6)) + max(even(6 * measure.unit), 4) if block.beside or block.below else 0
-        inside = room[0] - (side if block.beside else 0), room[1] - (side if block.below else 0)
+        inside = room[0] - gutter - (side if block.beside else 0), room[1] - (side if block.below else 0)
         main = _main(block.main, block.layout, area, (max(inside[0], 2), max(inside[1], 2)), biggest)
-    main = main.at(0, measure.label)
+    left = _ticked(block, main, measure) if len(block.layout.shape) > 1 else 0
+    main = main.at(left, measure.label)
     tiles = [main]
     for name in block.beside:
         tiles.append(_along_rows(name, math.prod(block.shapes[name]), main, tiles[-1], measure))
@@ -31,6 +44,34 @@ def sized(block: Block, area: float, width: int, shelf: int, measure: Measure, b
     bottom = max(tile.y + tile.height for tile in tiles)
     wide = max(right, min(measure.narrowest, width)) if measure.label else right
     return Placed(block, 0, 0, even(wide + 1), even(bottom + 1), tuple(tiles), measure.label, measure.words)
+
+
+def ticks(block: Block, main: Tile, measure: Measure) -> tuple[Tick, ...]:
+    """What is written at the left of ``main``: numbers of filters, names of gates or of query, key and value; of other kinds nothing."""
+    if block.kind.word not in NUMBERED or not measure.label:
+        return ()
+    return side_of(main.layout, down=True, cell=main.cell[1] / main.thinned[0], room=tick_size(measure) * 2).ticks
+
+
+def tick_size(measure: Measure) -> int:
+    """Size of these letters."""
+    return max(measure.words - 3, 9)
+
+
+def _width(texts: Sequence[str], measure: Measure) -> int:
+    return even(max(map(len, texts), default=0) * 0.64 * tick_size(measure) + SPACE + 2) if texts else 0
+
+
+def _gutter(block: Block, measure: Measure) -> int:
+    """The most that ticks may need at the left of a picture."""
+    if block.kind.word not in NUMBERED or not measure.label:
+        return 0
+    names = [name for level in block.layout.down for name in level.names] or [str(max(block.layout.shape))]
+    return _width(names, measure)
+
+
+def _ticked(block: Block, main: Tile, measure: Measure) -> int:
+    return _width([tick.text for tick in ticks(block, main, measure)], measure)
 
 
 def _main(name: str, layout: Layout, area: float, room: tuple[int, int], biggest: int) -> Tile:
