@@ -1,15 +1,18 @@
 """How fast is the viewer, and how much memory does it take? In headless Chromium that draws in software, on this machine.
 
-    python bench/viewer.py            1 M weights x 1000 frames and 20 M weights x 200 frames
-    python bench/viewer.py --quick    the same with fewer frames
+    python bench/viewer.py                 1 M weights x 300 frames and 20 M weights x 40 frames
+    python bench/viewer.py --large         and a GPT of 124 M weights x 20 frames (13 GB on disk for a while)
+    python bench/viewer.py --in FOLDER     keeps the recordings in FOLDER, or takes those that are there
 
-Every weight of the first recording moves at every step. No other tool plays exact weights over time in a browser, so the table
+Every weight of the first and the last recording moves at every step. The page opens as for somebody who comes without an address: on the map of the
+network. No other tool plays exact weights over time in a browser, so the table
 stands beside the goals and not beside a peer.
 """
 
 from __future__ import annotations
 
 import argparse
+import math
 import os
 import platform
 import statistics
@@ -29,6 +32,7 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 from tests.browser import chromium  # noqa: E402
 
+Weights = dict[str, np.ndarray[Any, Any]]
 QUIET_MS = 40_000  # the viewer prepares small pictures of all frames while nobody asks for anything
 WATCH = """() => {
   const map = document.querySelector('[data-testid=heatmap]');
@@ -54,23 +58,41 @@ JUMP = """(frame) => new Promise((done) => {
 })"""
 
 
-def record(
-    path: Path, shape: tuple[int, int], frames: int, change: Callable[[np.ndarray[Any, Any], int], None]
-) -> None:
-    weights = np.random.default_rng(0).standard_normal(shape).astype(np.float32)
-    with wl.watch({"layer.weight": weights}, path) as rec:
+def record(path: Path, weights: Weights, frames: int, change: Callable[[Weights, int], None]) -> None:
+    nbytes = sum(w.nbytes for w in weights.values())
+    with wl.watch(weights, path, memory=max(256_000_000, 3 * nbytes)) as rec:
         for frame in range(1, frames):
             change(weights, frame)
-            rec.step({"layer.weight": weights}, loss=1 / frame)
+            rec.step(weights, loss=1 / frame)
 
 
-def all_move(weights: np.ndarray[Any, Any], frame: int) -> None:
-    weights += np.float32(0.02) * np.roll(weights, frame, axis=1)
+def all_move(weights: Weights, frame: int) -> None:
+    for values in weights.values():
+        values += np.float32(0.02) * np.roll(values, frame, axis=-1)
 
 
-def some_move(weights: np.ndarray[Any, Any], frame: int) -> None:
-    top = (frame * 25) % (len(weights) - 25)
-    weights[top : top + 25] += np.float32(0.3)
+def some_move(weights: Weights, frame: int) -> None:
+    for values in weights.values():
+        top = (frame * 25) % (len(values) - 25)
+        values[top : top + 25] += np.float32(0.3)
+
+
+def matrix(*shape: int) -> Weights:
+    return {"layer.weight": np.random.default_rng(0).standard_normal(shape).astype(np.float32)}
+
+
+def gpt(width: int = 768, depth: int = 12, vocabulary: int = 50257, context: int = 1024) -> Weights:
+    """The tensors of a GPT-2 of 124 M weights."""
+    block = {
+        "ln_1.weight": (width,), "ln_1.bias": (width,), "attn.c_attn.weight": (3 * width, width), "attn.c_attn.bias": (3 * width,),
+        "attn.c_proj.weight": (width, width), "attn.c_proj.bias": (width,), "ln_2.weight": (width,), "ln_2.bias": (width,),
+        "mlp.c_fc.weight": (4 * width, width), "mlp.c_fc.bias": (4 * width,), "mlp.c_proj.weight": (width, 4 * width), "mlp.c_proj.bias": (width,),
+    }  # fmt: skip
+    shapes = {"wte.weight": (vocabulary, width), "wpe.weight": (context, width)}
+    shapes |= {f"h.{b}.{name}": shape for b in range(depth) for name, shape in block.items()}
+    shapes |= {"ln_f.weight": (width,), "ln_f.bias": (width,)}
+    rng = np.random.default_rng(0)
+    return {name: (0.02 * rng.standard_normal(shape)).astype(np.float32) for name, shape in shapes.items()}
 
 
 def resident(pid: int) -> float:
@@ -91,17 +113,22 @@ def measure(browser: Any, path: Path, frames: int) -> dict[str, float]:
         page.wait_for_selector("body[data-wl-state=ready]", timeout=60_000)
         first = time.perf_counter() - start
         page.wait_for_selector("[data-testid=heatmap][data-exact='1']", timeout=60_000)
+        exact = time.perf_counter() - start
+        single = page.get_by_test_id("map-layer").count() == 0  # a network of one layer has no map
+        if not single:
+            page.wait_for_selector("[data-testid=map][data-surveyed='1']", timeout=60_000)
+        surveyed = math.nan if single else time.perf_counter() - start
         page.wait_for_timeout(1500)
-        numbers = np.random.default_rng(1).integers(0, frames, 15).tolist()
+        numbers = np.random.default_rng(1).permutation(np.arange(1, frames - 1))[:15].tolist()
         jumps = [page.evaluate(JUMP, frame) for frame in numbers]
         page.wait_for_timeout(QUIET_MS)
         later = [page.evaluate(JUMP, frame) for frame in numbers]
         page.evaluate(JUMP, 0)
         page.evaluate(WATCH)
         page.get_by_test_id("play").click()
-        start = time.perf_counter()
-        page.wait_for_timeout(4000)
-        rate = page.evaluate("window.frames_drawn.size") / (time.perf_counter() - start)
+        begun = time.perf_counter()
+        page.wait_for_timeout(int(min(4000, (frames - 2) * 1000 / 60)))
+        rate = page.evaluate("window.frames_drawn.size") / (time.perf_counter() - begun)
         page.keyboard.press("Space")
         heap = page.evaluate("performance.memory.usedJSHeapSize") / 1e6
         memory = resident(server.pid)
@@ -110,11 +137,13 @@ def measure(browser: Any, path: Path, frames: int) -> dict[str, float]:
         server.wait(10)
     return {
         "first picture, s": first,
-        "different frames drawn per second at 60 chosen": rate,
-        "jump until the frame shows, median ms": statistics.median(j[0] for j in jumps),
-        "jump until the frame shows, largest ms": max(j[0] for j in jumps),
+        "first exact picture, s": exact,
+        "map of the network in colour, s": surveyed,
+        "jump until the frame shows, median ms, at first": statistics.median(j[0] for j in jumps),
+        "the same, largest ms": max(j[0] for j in jumps),
         "the same after 40 s of looking, median ms": statistics.median(j[0] for j in later),
         "jump until it is exact, median ms": statistics.median(j[1] for j in jumps),
+        "different frames drawn per second at 60 chosen": rate,
         "page memory (JavaScript), MB": heap,
         "server memory, MB": memory,
     }
@@ -122,26 +151,34 @@ def measure(browser: Any, path: Path, frames: int) -> dict[str, float]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--quick", action="store_true")
-    quick = parser.parse_args().quick
-    sizes = (300, 40) if quick else (1000, 200)
-    goals = ["< 2", "≥ 30", "< 150", "< 150", "< 150", "", "bounded", "bounded"]
-    columns: dict[str, dict[str, float]] = {}
-    with tempfile.TemporaryDirectory() as folder, chromium() as browser:
-        for title, shape, frames, change in (
-            (f"1 M weights × {sizes[0]} frames", (1000, 1000), sizes[0], all_move),
-            (f"20 M weights × {sizes[1]} frames", (5000, 4000), sizes[1], some_move),
-        ):
-            path = Path(folder) / title.split()[0]
-            start = time.perf_counter()
-            record(path, shape, frames, change)
-            print(f"recorded {title} in {time.perf_counter() - start:.0f} s", file=sys.stderr)
-            columns[title] = measure(browser, path, frames)
-    rows = next(iter(columns.values()))
-    lines = [f"| | {' | '.join(columns)} | goal (1 M) |", f"|---|{'---|' * (len(columns) + 1)}"]
-    for row, goal in zip(rows, goals, strict=True):
-        cells = " | ".join(f"{c[row]:.3g}" if c[row] < 100 else f"{c[row]:.0f}" for c in columns.values())
-        lines.append(f"| {row} | {cells} | {goal} |")
+    parser.add_argument("--large", action="store_true")
+    parser.add_argument("--in", dest="folder", type=Path)
+    given = parser.parse_args()
+    cases: list[tuple[str, Callable[[], Weights], int, Callable[[Weights, int], None], dict[str, str]]] = [
+        ("1 M × 300", lambda: matrix(1000, 1000), 300, all_move, {"first picture, s": "< 1", "different": "≥ 60", "at first": "< 100"}),
+        ("20 M × 40", lambda: matrix(5000, 4000), 40, some_move, {"first picture, s": "< 2", "at first": "< 300"}),
+    ]  # fmt: skip
+    if given.large:
+        cases.append(("124 M × 20", gpt, 20, all_move, {"first picture, s": "< 3"}))
+    columns: dict[str, dict[str, str]] = {}
+    with tempfile.TemporaryDirectory() as temporary, chromium() as browser:
+        folder = given.folder or Path(temporary)
+        for title, weights, frames, change, goals in cases:
+            path = folder / title.split(" × ")[0].replace(" ", "")
+            if not path.exists():
+                start = time.perf_counter()
+                record(path, weights(), frames, change)
+                print(f"recorded {title} in {time.perf_counter() - start:.0f} s", file=sys.stderr)
+            found = measure(browser, path, frames)
+            print(title, found, file=sys.stderr, flush=True)
+            columns[title] = {}
+            for row, value in found.items():
+                goal = next((f" ({g})" for key, g in goals.items() if key in row), "")
+                told = "–" if math.isnan(value) else f"{value:.3g}" if value < 100 else f"{value:.0f}"
+                columns[title][row] = told + goal
+    lines = [f"| weights × frames (goal) | {' | '.join(columns)} |", f"|---|{'---|' * len(columns)}"]
+    for row in next(iter(columns.values())):
+        lines.append(f"| {row} | {' | '.join(c[row] for c in columns.values())} |")
     lines += [
         "",
         f"{os.cpu_count()} cores (load {os.getloadavg()[0]:.0f} beside it), Python {platform.python_version()}, weightlapse {wl.__version__}, "

@@ -10,7 +10,7 @@ from torch import nn
 
 import tests.nets_growth as nets
 import weightlapse as wl
-from weightlapse.errors import CannotGrow, InvalidArgument, VacuousComparison
+from weightlapse.errors import CannotGrow, InvalidArgument, UnknownTensor, VacuousComparison
 from weightlapse.growth.certificate import MAGNIFIED, SHALLOW, TOLERANCE, Check, Trial
 
 X = torch.randn(5, 6, generator=torch.Generator().manual_seed(0))
@@ -212,6 +212,25 @@ def test_an_unused_token_stops_nothing_and_is_told() -> None:
     assert not any("never used" in n for n in g.certificate.notes)
     with pytest.raises(CannotGrow, match=r"value.weight was never used"):
         wl.widen(Tokens(head=True), {"up": 11}, x)
+
+
+@pytest.mark.parametrize("kind", ["attribute", "buffer", "inside"])
+def test_a_constant_that_fixes_units_is_named(kind: str) -> None:
+    class Shifted(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.a, self.b, self.inner = nn.Linear(6, 8), nn.Linear(8, 2), nn.Identity()
+            if kind == "buffer":
+                self.register_buffer("shift", torch.randn(8), persistent=False)
+            else:
+                (self if kind == "attribute" else self.inner).shift = torch.randn(8)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return self.b(torch.tanh(self.a(x) + (self.inner if kind == "inside" else self).shift))
+
+    name = "inner.shift" if kind == "inside" else "shift"
+    with pytest.raises(UnknownTensor, match=rf"what 'a' puts out is fixed: constant tensor {name} \(no parameter"):
+        wl.widen(Shifted(), {"a": 12}, X)
 
 
 # ---- rounding

@@ -347,6 +347,18 @@ def test_three_runs_and_their_differences(browser: Any, three: str, folder: Path
         page.quiet()
 
 
+def test_a_comparison_survives_a_reload(browser: Any, three: str) -> None:
+    with browser.new_context(viewport={"width": 1300, "height": 850}) as context:
+        page = Page(context.new_page())
+        for _ in range(2):  # the second time the server has aligned the runs already
+            page.open(three + "#tensor=stem.weight&frame=6")
+            page.page.wait_for_selector("section[aria-label='Distance of the two runs']", timeout=30_000)
+            page.page.wait_for_timeout(500)
+            assert page.page.get_by_label("Order of units", exact=True).is_visible()
+            page.at_frame(6)
+        page.quiet()
+
+
 def test_two_steps_of_one_run(page: Page, url: str, run: Any) -> None:
     page.open(url + "#tensor=stem.weight&frame=4")
     page.at_frame(4)

@@ -1,79 +1,88 @@
-"""The screenshots of the viewer, taken of a network that is trained here: python docs/pictures/viewer.py"""
+"""The screenshots of the viewer, of networks that are trained here: python docs/pictures/viewer.py [--runs FOLDER] [NAME ...]
+
+Every network opens as for somebody who comes without an address; each is taken on a desktop, a tablet and a telephone, light and dark.
+"""
 
 from __future__ import annotations
 
+import argparse
 import sys
 import tempfile
 from pathlib import Path
 from typing import Any
 
 import torch
-from sklearn.datasets import load_digits
-
-import weightlapse as wl
+from PIL import Image
+from viewer_runs import RUNS
 
 HERE = Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE.parent.parent))
 from tests.browser import Page, chromium, served  # noqa: E402
 
-SHOTS = [  # name, recordings, size, theme, address
-    ("desktop-light", ("digits",), (1440, 900), "light", "#tensor=fc1.weight&frame=240"),
-    ("desktop-dark", ("digits",), (1440, 900), "dark", "#tensor=fc1.weight&frame=240"),
-    ("narrow-light", ("digits",), (420, 800), "light", "#tensor=fc2.weight&frame=240"),
-    ("narrow-dark", ("digits",), (420, 800), "dark", "#tensor=fc2.weight&frame=240"),
-    ("network-light", ("digits",), (1440, 900), "light", "#tensor=fc1.weight&frame=400&show=all"),
-    ("pair-light", ("digits", "again"), (1440, 900), "light", "#tensor=fc1.weight&frame=350"),
-]
+SIZES = {1440: (1440, 900), 1024: (1024, 768), 390: (390, 844)}
+PAIR = "#tensor=fc1.weight&frame=350&show=pair"
+NETWORKS: dict[str, tuple[tuple[str, ...], str]] = {  # recordings, address
+    "cnn": (("cnn",), ""),
+    "gpt": (("gpt",), ""),
+    "gan": (("gan",), ""),
+    "keras": (("keras",), ""),
+    "nan": (("nan",), "#map=on&frame=36"),
+    "grown": (("grown",), "#map=on&frame=150"),
+    "pair": (("digits", "again"), PAIR),
+}
+FIGURES = "#tensor=fc1.weight&frame=240&panels=distribution%0Aunits&pins=0%7Cfc1.weight%7C5,20%0A0%7Cfc1.weight%7C17,28"
+MORE = {"figures": (("digits",), FIGURES), "ridgeline": (("digits",), FIGURES + "&spread=ridge&window=0:200")}
 
 
-def record(path: Path, seed: int, steps: int = 400) -> None:
-    torch.manual_seed(seed)
-    digits = load_digits()
-    x, y = torch.tensor(digits.data / 16, dtype=torch.float32), torch.tensor(digits.target)
-    net = torch.nn.Sequential()
-    net.fc1, net.act1 = torch.nn.Linear(64, 48), torch.nn.ReLU()
-    net.fc2, net.act2 = torch.nn.Linear(48, 32), torch.nn.ReLU()
-    net.out = torch.nn.Linear(32, 10)
-    optimizer = torch.optim.Adam(net.parameters(), lr=3e-3)
-    with wl.watch(net, path, optimizer=optimizer, example=x[:8]) as rec:
-        for step in range(steps):
-            batch = torch.randint(0, len(x), (64,))
-            loss = torch.nn.functional.cross_entropy(net(x[batch]), y[batch])
-            optimizer.zero_grad()
-            loss.backward()
-            optimizer.step()
-            rec.log(loss=loss.item())
-            if step == steps // 2:
-                rec.mark("learning rate ÷ 3")
-                optimizer.param_groups[0]["lr"] = 1e-3
+def small(path: Path) -> None:
+    """Few colours, none of them invented: a screenshot is a few shades, and a repository keeps every version of it."""
+    with Image.open(path) as image:
+        image.convert("RGB").quantize(256, method=Image.Quantize.MAXCOVERAGE, dither=Image.Dither.NONE).save(
+            path, optimize=True
+        )
 
 
-def shoot(
-    browser: Any, folder: Path, name: str, runs: tuple[str, ...], size: tuple[int, int], theme: str, address: str
-) -> None:
-    with served(*(folder / r for r in runs)) as url:
-        context = browser.new_context(viewport={"width": size[0], "height": size[1]}, color_scheme=theme)
-        page = Page(context.new_page()).open(url + address)
-        if len(runs) > 1:
-            page.page.wait_for_selector("section[aria-label='Distance of the two runs']", timeout=60_000)
-        page.page.wait_for_timeout(2500)
-        if "all" not in address:
-            for cell in ((5, 20), (17, 28), (23, 11)):
-                page.point(*cell, click=True)
-            page.page.wait_for_timeout(500)
-        page.page.screenshot(path=HERE / f"viewer-{name}.png")
-        page.quiet()
-        context.close()
+def shoot(browser: Any, url: str, address: str, name: str, size: tuple[int, int], theme: str, pair: bool) -> None:
+    context = browser.new_context(viewport={"width": size[0], "height": size[1]}, color_scheme=theme)
+    page = Page(context.new_page()).open(url + address)
+    if pair:
+        page.page.wait_for_selector("section[aria-label='Distance of the two runs']", timeout=60_000)
+    else:
+        page.page.wait_for_selector("[data-testid=map][data-surveyed='1']", timeout=60_000, state="attached")
+    page.page.wait_for_timeout(1500)
+    if "panels" in address:
+        page.page.locator(".figures").scroll_into_view_if_needed()
+        page.page.evaluate(
+            "document.querySelector('.inspector').scrollTop = document.querySelector('.figures').offsetTop - 80"
+        )
+        page.page.wait_for_timeout(800)
+    path = HERE / f"viewer-{name}-{size[0]}-{theme}.png"
+    page.page.screenshot(path=path)
+    assert page.errors == [], page.errors
+    context.close()
+    small(path)
 
 
 def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--runs", type=Path, help="keep the recordings here, or take those that are here")
+    parser.add_argument("names", nargs="*")
+    given = parser.parse_args()
     torch.set_num_threads(1)
-    with tempfile.TemporaryDirectory() as name, chromium() as browser:
-        folder = Path(name)
-        record(folder / "digits", 0)
-        record(folder / "again", 1)
-        for shot in SHOTS:
-            shoot(browser, folder, *shot)
+    with tempfile.TemporaryDirectory() as temporary, chromium() as browser:
+        folder = given.runs or Path(temporary)
+        for name, (runs, address) in {**NETWORKS, **MORE}.items():
+            if given.names and name not in given.names:
+                continue
+            for run in runs:
+                if not (folder / run).exists():
+                    RUNS[run](folder / run)
+            with served(*(folder / run for run in runs)) as url:
+                sizes = [1440] if name in MORE else list(SIZES)
+                for width in sizes:
+                    for theme in ("light", "dark"):
+                        shoot(browser, url, address, name, SIZES[width], theme, len(runs) > 1)
+            print(name, flush=True)
 
 
 if __name__ == "__main__":

@@ -57,7 +57,10 @@ class Previews:
                 continue
             picture = picture or open_pictures()
             begun = time.monotonic()
-            made = picture(frame)
+            try:
+                made = picture(frame)
+            except RuntimeError:  # the program ends: its pools take no more work
+                return
             time.sleep(
                 min(0.2, time.monotonic() - begun)
             )  # half of one processor at most: the page may be playing what it has

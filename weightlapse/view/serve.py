@@ -24,7 +24,7 @@ LOOPBACK = {"127.0.0.1", "localhost", "[::1]"}
 
 
 def show(run: Any, *others: Any, port: int = 0, open_browser: bool = True, block: bool | None = None) -> Any:
-    """Explore a recording in the browser, or up to two side by side.
+    """Explore a recording in the browser, or several side by side.
 
     Args:
         run, others: recordings, or paths to them; a second one is shown beside the first.

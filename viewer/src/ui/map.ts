@@ -67,6 +67,7 @@ export class NetworkMap {
   setTheme(theme: Theme): void { this.theme = theme; this.colour(); }
   told(survey: Survey, of: number): void {
     this.survey = survey;
+    this.element.dataset.surveyed = survey.size < of ? "0" : "1";
     const wires = this.network?.wired ? "" : "in recorded order: no wiring was recorded";
     const exact = [...survey.values()].every((s) => s.exact);
     this.words.textContent = [survey.size < of ? `surveyed ${grouped(survey.size)} of ${grouped(of)} tensors` : exact ? "" : "from a sample of the weights", wires]
