@@ -95,7 +95,7 @@ def test_a_small_recording_is_in_it_bit_for_bit(page: Page, folder: Path, tmp_pa
 
 
 @needs_chromium
-@pytest.mark.parametrize("max_bytes", [200_000, 150_000])
+@pytest.mark.parametrize("max_bytes", [200_000, 175_000])
 def test_a_larger_one_is_thinned_and_says_so(page: Page, folder: Path, tmp_path: Path, max_bytes: int) -> None:
     run = wl.load(folder / "a")
     path = make_page(run, tmp_path / "page.html", max_bytes=max_bytes)

@@ -354,7 +354,7 @@ def test_a_comparison_survives_a_reload(browser: Any, three: str) -> None:
             page.open(three + "#tensor=stem.weight&frame=6")
             page.page.wait_for_selector("section[aria-label='Distance of the two runs']", timeout=30_000)
             page.page.wait_for_timeout(500)
-            assert page.page.get_by_label("Order of units", exact=True).is_visible()
+            assert page.page.get_by_label("Alignment", exact=True).is_visible()
             page.at_frame(6)
         page.quiet()
 

@@ -35,11 +35,13 @@ MORE = {"figures": (("digits",), FIGURES), "ridgeline": (("digits",), FIGURES + 
 
 
 def small(path: Path) -> None:
-    """Few colours, none of them invented: a screenshot is a few shades, and a repository keeps every version of it."""
-    with Image.open(path) as image:
-        image.convert("RGB").quantize(256, method=Image.Quantize.MAXCOVERAGE, dither=Image.Dither.NONE).save(
-            path, optimize=True
-        )
+    """Few colours, the frequent ones exact: a screenshot is a few shades, and a repository keeps every version of it."""
+    with Image.open(path) as file:
+        image = file.convert("RGB")
+    counted = sorted(image.getcolors(image.width * image.height), reverse=True)[:256]
+    palette = Image.new("P", (1, 1))
+    palette.putpalette([channel for _, colour in counted for channel in colour])
+    image.quantize(palette=palette, dither=Image.Dither.NONE).save(path, optimize=True)
 
 
 def shoot(browser: Any, url: str, address: str, name: str, size: tuple[int, int], theme: str, pair: bool) -> None:
@@ -49,7 +51,7 @@ def shoot(browser: Any, url: str, address: str, name: str, size: tuple[int, int]
         page.page.wait_for_selector("section[aria-label='Distance of the two runs']", timeout=60_000)
     else:
         page.page.wait_for_selector("[data-testid=map][data-surveyed='1']", timeout=60_000, state="attached")
-    page.page.wait_for_timeout(1500)
+    page.page.wait_for_timeout(900)
     if "panels" in address:
         page.page.locator(".figures").scroll_into_view_if_needed()
         page.page.evaluate(

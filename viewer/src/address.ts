@@ -1,8 +1,10 @@
 // An address against the recordings at hand: what it asks for that is there, and in words what is not.
 
 import { nearestFrame } from "./scene/time";
-import type { Run } from "./source";
+import type { Run, Tensor } from "./source";
 import { readAddress, type View } from "./state";
+
+const QUICK = 4_000_000; // cells of a tensor that a page may open with while there are smaller ones: its picture is there at once
 
 /** `first`: the page opens, so what the address leaves open gets a good beginning. */
 export function resolve(hash: string, runs: Run[], first: boolean): { view: Partial<View>; complaints: string[] } {
@@ -17,7 +19,8 @@ export function resolve(hash: string, runs: Run[], first: boolean): { view: Part
     }
   }
   if (first) {
-    view.tensor ??= (run.tensors.find((t) => t.pieces[0].shape.length > 1) ?? run.tensors[0]).name;
+    const matrices = run.tensors.filter((t) => t.pieces[0].shape.length > 1), cells = (t: Tensor) => t.pieces[0].shape.reduce((a, b) => a * b, 1);
+    view.tensor ??= (matrices.find((t) => cells(t) <= QUICK) ?? matrices[0] ?? run.tensors[0]).name;
     if (runs.length > 1) view.show ??= "pair";
   }
   if (view.also) view.also = view.also.filter((name) => run.tensors.some((t) => t.name === name));

@@ -39,6 +39,11 @@ test("words that cannot be are said, not dropped", () => {
 test("an address against the recording at hand", () => {
   const runs = [runOf("fc1.bias", "fc1.weight")];
   assert.equal(resolve("", runs, true).view.tensor, "fc1.weight"); // the first matrix
+  const large = runOf("wte", "fc", "b.bias");
+  large.tensors[0].pieces[0].shape = [50257, 768];
+  assert.equal(resolve("", [large], true).view.tensor, "fc"); // what is drawn at once
+  large.tensors[1].pieces[0].shape = [50257, 768];
+  assert.equal(resolve("", [large], true).view.tensor, "wte");
   assert.equal(resolve("#step=44", runs, false).view.frame, 4);
   assert.equal(resolve("#frame=-1", runs, false).view.frame, 9);
   const { view, complaints } = resolve("#tensor=no&frame=99", runs, true);

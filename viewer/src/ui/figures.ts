@@ -39,7 +39,7 @@ export class Figures {
   fill(run: Run): void { this.run = run; this.follow(); }
 
   private part(name: string, title: string, controls: HTMLElement[], after: HTMLElement[]): Part {
-    const canvas = h("canvas", { class: "chart figure", role: "img", "aria-label": title }), note = h("p", { class: "hint" });
+    const canvas = h("canvas", { class: "chart figure", role: "img", "aria-label": name === "units" ? "Figure: each neuron over time" : `Figure: ${title}` }), note = h("p", { class: "hint" });
     const body = h("div", {}, h("div", { class: "choices" }, ...controls), canvas, ...after, note);
     const details = h("details", { "data-testid": `figure-${name}` }, h("summary", {}, title), body);
     const part: Part = { name, details, body, canvas, note, key: "", draw: null };
