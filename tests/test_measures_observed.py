@@ -15,6 +15,7 @@ from torch import nn
 
 import weightlapse as wl
 from tests.trainings import Residual, adam, adamw, blobs, conv, dense, fit, net, pictures, sgd
+from weightlapse.adapters.torch_observe import TorchObserver
 from weightlapse.cli import program
 from weightlapse.measures.doctor import RULES
 from weightlapse.measures.observed import observed_of
@@ -73,13 +74,10 @@ def test_the_model_itself_is_not_run(tmp_path: Path) -> None:
 
 def test_a_model_that_cannot_be_looked_at_trains_on(tmp_path: Path) -> None:
     model = Counts(refuses=True)
-    wiring = "group layer 4\n" if False else None
     x, y = blobs()
     optimizer = adam(model)
-    with wl.watch(model, tmp_path / "run", optimizer=optimizer, wiring=wiring) as rec:
-        from weightlapse.adapters.torch_observe import TorchObserver
-
-        rec.observe(TorchObserver(model, x[:4], [optimizer]).look)
+    with wl.watch(model, tmp_path / "run", optimizer=optimizer) as rec:
+        rec.observe(TorchObserver(lambda: model, x[:4], lambda: [optimizer]).look)
         for _ in range(10):
             optimizer.zero_grad()
             nn.functional.cross_entropy(model(x), y).backward()
@@ -112,6 +110,29 @@ def test_what_is_seen(tmp_path: Path) -> None:
     assert told["flat"] == pytest.approx(float((first.abs() > 0.99).float().mean()), abs=1e-6)
     norm = float(model.fc2.weight.grad.norm())
     assert seen[20]["gradients"]["fc2.weight"]["norm"] == pytest.approx(norm, rel=1e-5)
+
+
+def test_a_grown_network_is_the_one_that_is_seen(tmp_path: Path) -> None:
+    model = dense()
+    optimizer = adam(model)
+    x, y = blobs()
+    rec = wl.watch(model, tmp_path / "run", optimizer=optimizer, example=x[:4])
+
+    def step(net_: nn.Module, own: torch.optim.Optimizer) -> None:
+        own.zero_grad()
+        nn.functional.cross_entropy(net_(x), y).backward()
+        own.step()
+
+    step(model, optimizer)
+    grown = wl.widen(model, {"fc1": 20}, x[:64], optimizer=optimizer, seed=0)
+    rec.grow(grown)
+    step(grown.model, grown.optimizer)
+    rec.close()
+    seen = dict(wl.load(tmp_path / "run").observed)
+    assert [seen[k]["activations"][0]["units"] for k in (0, 1, 2)] == [16, 16, 20]
+    assert seen[2]["gradients"]["fc1.weight"]["norm"] == pytest.approx(
+        float(grown.model.fc1.weight.grad.norm()), rel=1e-5
+    )
 
 
 def test_functions_count_as_well_as_modules(tmp_path: Path) -> None:

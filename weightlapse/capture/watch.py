@@ -207,7 +207,7 @@ def watch(
         try:
             if spec is not None:
                 writer.set_wiring(spec)
-            if (look := find_look(source, model, example, steps)) is not None:
+            if (look := find_look(source, example, lambda: rec.follows or steps)) is not None:
                 rec.observe(look)
             rec.begin(point, first)
             rec.attach(steps)
