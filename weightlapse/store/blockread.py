@@ -32,7 +32,7 @@ from weightlapse.store.codecs.form import PACKED
 from weightlapse.store.codecs.plan import Piece
 from weightlapse.store.files import Ahead, File, Part
 from weightlapse.store.layout import TensorSpec
-from weightlapse.store.log import BLOCK, UNSEALED, Place, Seal, read_record, scan
+from weightlapse.store.log import BLOCK, HEADER_NBYTES, UNSEALED, Place, Seal, read_record, scan
 from weightlapse.store.region import Region, flat_elements, region_shape
 from weightlapse.store.segment import Damage, Frames, Out, targets
 from weightlapse.store.threads import in_order, threads
@@ -65,6 +65,10 @@ class BlockSegment:
             layout = ours.layout(opening.epoch, opening.row_nbytes, opening.layout_crc)
         if layout is None or first < 0:
             raise DamagedRecording(f"{file.name} does not fit any layout of the recording")
+        if layout.value_nbytes and opening.blocks * HEADER_NBYTES > file.size:  # each holds a chunk at least
+            raise DamagedRecording(
+                f"{file.name} claims {opening.count} frames in {opening.blocks} time blocks, more than its {file.size} bytes can hold"
+            )
         self.layout = layout
         self.opening, self.first, self.count = opening, first, opening.count
         try:
