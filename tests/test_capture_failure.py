@@ -294,3 +294,30 @@ def test_a_full_disk(tmp_path: Path) -> None:
     assert last >= first
     assert "File too large" in reason
     assert not run.closed
+
+
+@pytest.mark.parametrize("what", ["nothing", "flush", "two recorders"])
+def test_a_program_that_never_closes_its_recorder_leaves_a_whole_recording(tmp_path: Path, what: str) -> None:
+    """At exit the pools that compress take nothing any more: what is left is compressed all the same."""
+    program = f"""
+import numpy as np, weightlapse as wl
+recorders = [({{"w": np.zeros(9000)}}, f"run{{k}}") for k in range({2 if what == "two recorders" else 1})]
+recorders = [(weights, wl.watch(weights, {str(tmp_path)!r} + "/" + name)) for weights, name in recorders]
+for step in range(150):
+    for weights, rec in recorders:
+        weights["w"] += np.random.default_rng(step).normal(size=9000)
+        rec.step()
+{"recorders[0][1].flush()" if what == "flush" else ""}
+"""
+    environment = {**os.environ, "WEIGHTLAPSE_THREADS": "2"}
+    done = subprocess.run(
+        [sys.executable, "-W", "error", "-c", program], env=environment, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+    assert "Warning" not in done.stderr
+    for path in tmp_path.glob("run*"):
+        run = wl.load(path)
+        assert run.frames == 151
+        assert run.closed
+        assert not list((path / "log").glob("*.seg"))
+        assert np.array_equal(run["w"][1], np.random.default_rng(0).normal(size=9000))

@@ -137,3 +137,17 @@ def test_a_long_close_says_what_is_left(tmp_path: Path, monkeypatch: pytest.Monk
     rec.close()
     assert f"closing {tmp_path / 'run'}, 20 frames (0 MB) are still to be written" in capsys.readouterr().err
     assert wl.load(tmp_path / "run").frames == 21
+
+
+def test_frames_that_are_packed_are_announced_as_such(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
+) -> None:
+    monkeypatch.setattr("weightlapse.capture.watch._SPOKEN_OF", 10_000)
+    model = nn.Linear(100, 100)
+    with wl.watch(model, tmp_path / "run", pack=True) as rec:
+        model.weight.data.add_(1.0)
+        rec.step()
+    assert (
+        "a frame of Linear has 40.4 kB, and is packed on cpu before it is copied and written" in capsys.readouterr().err
+    )
+    assert np.array_equal(wl.load(tmp_path / "run")["weight"][1], model.weight.detach().numpy())

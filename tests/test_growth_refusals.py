@@ -10,7 +10,7 @@ from torch import nn
 
 import tests.nets_growth as nets
 import weightlapse as wl
-from weightlapse.errors import CannotGrow, InvalidArgument, VacuousComparison
+from weightlapse.errors import CannotGrow, InvalidArgument, UnknownTensor, VacuousComparison
 from weightlapse.growth.certificate import MAGNIFIED, SHALLOW, TOLERANCE, Check, Trial
 
 X = torch.randn(5, 6, generator=torch.Generator().manual_seed(0))
@@ -214,6 +214,25 @@ def test_an_unused_token_stops_nothing_and_is_told() -> None:
         wl.widen(Tokens(head=True), {"up": 11}, x)
 
 
+@pytest.mark.parametrize("kind", ["attribute", "buffer", "inside"])
+def test_a_constant_that_fixes_units_is_named(kind: str) -> None:
+    class Shifted(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.a, self.b, self.inner = nn.Linear(6, 8), nn.Linear(8, 2), nn.Identity()
+            if kind == "buffer":
+                self.register_buffer("shift", torch.randn(8), persistent=False)
+            else:
+                (self if kind == "attribute" else self.inner).shift = torch.randn(8)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return self.b(torch.tanh(self.a(x) + (self.inner if kind == "inside" else self).shift))
+
+    name = "inner.shift" if kind == "inside" else "shift"
+    with pytest.raises(UnknownTensor, match=rf"what 'a' puts out is fixed: constant tensor {name} \(no parameter"):
+        wl.widen(Shifted(), {"a": 12}, X)
+
+
 # ---- rounding
 
 
@@ -410,3 +429,57 @@ def test_a_config_that_all_blocks_read_is_named() -> None:
         CannotGrow, match=r"config.num_attention_heads = 4.*widen the same layer of each block in one call"
     ):
         wl.widen(model, {"model.layers.0.self_attn.qkv_proj": 8}, ids)
+
+
+# ---- heads that share others
+
+
+class Shared:
+    """What every block reads its numbers of heads from."""
+
+    def __init__(self, heads: int, pairs: int) -> None:
+        self.num_attention_heads, self.num_kv_heads = heads, pairs
+
+
+class Grouped(nn.Module):
+    """Grouped queries: ``heads`` query heads, of which each ``heads // pairs`` share keys and values."""
+
+    def __init__(self, heads: int, pairs: int, config: Shared | None = None) -> None:
+        super().__init__()
+        self.q, self.kv, self.o = nn.Linear(6, heads * 3), nn.Linear(6, pairs * 6), nn.Linear(heads * 3, 6)
+        if config is None:
+            self.n_heads, self.n_kv_heads = heads, pairs
+        else:
+            self.config = config
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        held = vars(self).get("config")
+        heads, pairs = (
+            (self.n_heads, self.n_kv_heads) if held is None else (held.num_attention_heads, held.num_kv_heads)
+        )
+        q = self.q(x).view(*x.shape[:2], heads, 3).transpose(1, 2)
+        k, v = self.kv(x).view(*x.shape[:2], pairs, 2, 3).permute(3, 0, 2, 1, 4)
+        k, v = (t.repeat_interleave(heads // pairs, 1) for t in (k, v))
+        seen = torch.softmax(q @ k.transpose(-1, -2), -1) @ v
+        return x + self.o(seen.transpose(1, 2).flatten(2))
+
+
+@pytest.mark.parametrize("heads, pairs, more", [(4, 2, 3), (6, 2, 5), (9, 3, 4)])
+def test_more_shared_heads_are_more_heads(heads: int, pairs: int, more: int) -> None:
+    torch.manual_seed(0)
+    x = torch.randn(2, 5, 6)
+    model = Grouped(heads, pairs)
+    (group,) = [g.name for g in wl.trace(model, x).groups if g.parent is None and g.size == pairs]
+    g = wl.widen(model, {group: more}, x)
+    assert (g.model.n_heads, g.model.n_kv_heads) == (heads // pairs * more, more)
+    assert g.error < TOLERANCE
+
+    config = Shared(heads, pairs)
+    blocks = nn.Sequential(Grouped(heads, pairs, config), Grouped(heads, pairs, config))
+    names = [g.name for g in wl.trace(blocks, x).groups if g.parent is None and g.size == pairs]
+    with pytest.raises(CannotGrow):  # the other block reads the same config
+        wl.widen(blocks, {names[0]: more}, x)
+    g = wl.widen(blocks, dict.fromkeys(names, more), x)
+    grown = g.model[0].config
+    assert (grown.num_attention_heads, grown.num_kv_heads) == (heads // pairs * more, more)
+    assert (config.num_attention_heads, config.num_kv_heads) == (heads, pairs)

@@ -9,9 +9,11 @@ from typing import Any
 
 import pytest
 
+import tests.trainings_healthy  # they register themselves
+import tests.trainings_planted  # noqa: F401
 import weightlapse as wl
 from tests.docs_tables import PAGE, filled
-from tests.framework_presence import run_program
+from tests.framework_presence import require, run_program
 from tests.trainings import ALL, Planted
 from weightlapse.measures.finding import Finding
 
@@ -64,6 +66,7 @@ def measured(folder: Path) -> list[Row]:
 
 @pytest.fixture(scope="module")
 def rows(tmp_path_factory: pytest.TempPathFactory) -> list[Row]:
+    require("keras", "jax")
     return measured(tmp_path_factory.mktemp("doctor"))
 
 

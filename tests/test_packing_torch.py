@@ -220,7 +220,7 @@ def test_by_hand_resumed_and_without_a_step_in_between(tmp_path: Path) -> None:
     assert all(isinstance(s, PackedSegment) for s in run._store.segments)
 
 
-def test_what_cannot_be_packed_is_recorded_in_rows(tmp_path: Path) -> None:
+def test_what_cannot_be_packed_is_recorded_in_rows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Gradients, thousands of tiny tensors, recordings of a version that knows no packed frames; and the CPU, unless it is asked for."""
     model = nn.Linear(30, 40)
     many = nn.ParameterList(torch.randn(3) for _ in range(300))
@@ -237,6 +237,11 @@ def test_what_cannot_be_packed_is_recorded_in_rows(tmp_path: Path) -> None:
         path = tmp_path / ("old" if "resume" in options else f"{k}")
         with wl.watch(net, path, tolerance=0.01, **{"pack": True, **options}) as rec:  # type: ignore[arg-type]
             assert rec._camera.ring.has_rows  # type: ignore[union-attr]
+    assert "not packed" in wl.load(tmp_path / "0").events[0][1]
+    monkeypatch.setattr(adapter, "has_room_to_pack", lambda infos, tensors, slots: False)
+    with wl.watch(model, tmp_path / "full", tolerance=0.01, pack=True) as rec:
+        assert rec._camera.ring.has_rows  # type: ignore[union-attr]
+    assert "memory" in wl.load(tmp_path / "full").events[0][1]
     with pytest.raises(wl.errors.InvalidArgument, match="pack="):
         wl.watch(model, tmp_path / "x", pack="yes")  # type: ignore[arg-type]
 

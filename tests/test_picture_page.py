@@ -62,9 +62,13 @@ def drawn(page: Page) -> tuple[NDArray[np.uint8], tuple[int, int]]:
     rows, cols = (int(page.attribute("heatmap", f"data-{side}")) for side in ("rows", "cols"))
     assert dx == round(dx)
     assert dy == round(dy)
-    with Image.open(BytesIO(page.pixels())) as image:
+    box = page.get("heatmap").bounding_box()
+    with Image.open(BytesIO(page.page.screenshot())) as image:
         pixels = np.asarray(image.convert("RGB"))
-    left, top = round(x), round(y)
+    left, top = (
+        round(box["x"]) + round(x),
+        round(box["y"]) + round(y),
+    )  # a canvas stands on whole pixels, wherever its box begins
     return pixels[top : top + rows * int(dy), left : left + cols * int(dx)], (int(dx), int(dy))
 
 

@@ -148,5 +148,8 @@ def test_blocks_of_large_frames_are_short() -> None:
     assert compact.block_frames(None, 1 << 20) == compact.LOSSLESS_HEIGHT
     assert compact.block_frames(None, 43 << 20) >= 40  # forty frames of ten million weights are one block
     assert compact.block_height(12, None, 498_000_000) == 4
-    assert compact.block_frames(1e-2, 16 << 30) == 4
+    assert compact.block_frames(None, 16 << 30) == 4
+    assert (
+        compact.block_frames(1e-2, 16 << 30) == compact.BOUNDED_HEIGHT
+    )  # there a first frame costs as much as ten others
     assert compact.block_frames(None, 100) == compact.TALLEST

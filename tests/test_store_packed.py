@@ -2,16 +2,27 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import os
+import random
+import re
+import shutil
+import struct
+import subprocess
+import sys
+import zlib
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
 from tests.packed_frames import packed_frames
 from tests.test_store_blocks import LAYOUT, moving_rows
-from weightlapse.errors import DamagedRecording, NotARecording
+from weightlapse.errors import DamagedRecording, NotARecording, WeightlapseError
 from weightlapse.recording.recording import load
+from weightlapse.store import log as log_module
 from weightlapse.store import packing
 from weightlapse.store.blockread import BlockSegment
 from weightlapse.store.layout import Layout, TensorSpec
@@ -218,7 +229,6 @@ def test_a_file_that_could_not_be_gone_on_with_is_followed_by_a_key(
     writer.append(np.arange(6), frames[:6])
     segment = writer._segment
     assert segment is not None
-    real = segment._cut
 
     def fails() -> None:
         segment.torn = True
@@ -232,7 +242,6 @@ def test_a_file_that_could_not_be_gone_on_with_is_followed_by_a_key(
     with pytest.raises(OSError, match="full"):
         writer.append(np.arange(6, 9), frames[6:9])
     monkeypatch.undo()
-    del real
     writer.append(np.arange(writer.frames, 20), frames[writer.frames :])
     writer.close()
     assert [s.count for s in Store.open(tmp_path / "run").segments] == [6, 10, 4]
@@ -241,3 +250,174 @@ def test_a_file_that_could_not_be_gone_on_with_is_followed_by_a_key(
 
 def test_the_kernels_are_used(tmp_path: Path) -> None:
     assert packing._kernels() is not None
+
+
+def damaged(file: Path, draw: random.Random) -> str:
+    """One thing wrong with a file; returns what."""
+    data = bytearray(file.read_bytes())
+    at = draw.randrange(len(data))
+    kind = draw.choice(["bit", "cut", "zeros", "noise", "insert", "header"])
+    if kind == "bit":
+        data[at] ^= 1 << draw.randrange(8)
+    elif kind == "cut":
+        del data[at:]
+    elif kind == "zeros":
+        data[at : at + 512] = bytes(len(data[at : at + 512]))
+    elif kind == "noise":
+        data[at : at + 100] = draw.randbytes(len(data[at : at + 100]))
+    elif kind == "insert":
+        data[at:at] = draw.randbytes(draw.choice([1, 8, 64]))
+    else:
+        places = [m.start() for m in re.finditer(b"WLPSFRPK", data)]
+        at = draw.choice(places) + draw.randrange(120)
+        data[at] ^= draw.randrange(1, 256)
+    file.write_bytes(data)
+    return f"{kind} at {at} of {file.name}"
+
+
+def values_read(store: Store, truth: list[np.ndarray], told: str) -> tuple[int, int]:
+    """How many values could be read, frame by frame and over time, and how many not; fails where one is wrong."""
+    good = bad = 0
+    for k, step in enumerate(store.steps.tolist()):
+        assert step in (k, -1), told
+        for i, spec in enumerate(BIG.tensors):
+            for way in ("frame", "time"):
+                try:
+                    value = (
+                        store.read_frame(k, [spec.name])[spec.name]
+                        if way == "frame"
+                        else store.read(spec.name, slice(k, k + 1))[0]
+                    )
+                except WeightlapseError:
+                    bad += 1
+                    continue
+                good += 1
+                assert value.tobytes() == truth[i][k].tobytes(), (
+                    f"{told}: frame {k} of {spec.name} was read wrong in silence"
+                )
+    return good, bad
+
+
+@pytest.mark.parametrize("tolerance", [None, 1e-2])
+def test_random_damage_is_never_read_as_truth(tmp_path: Path, tolerance: float | None) -> None:
+    stored = record(tmp_path / "whole", BIG, 24, tolerance, every=9, renewed=5)
+    truth = [np.array(BIG.view(stored, i)) for i in range(len(BIG.tensors))]
+    draw, lost, readable = random.Random(1), 0, 0
+    for trial in range(60):
+        target = tmp_path / "run"
+        shutil.copytree(tmp_path / "whole", target)
+        told = damaged(draw.choice(sorted((target / "log").glob("*.seg"))), draw)
+        store = Store.open(target)
+        good, bad = values_read(store, truth, told)
+        bad += 24 - len(store.steps)
+        readable += good
+        if bad:
+            lost += 1
+            assert store.verify(), f"{told}: {bad} values are lost and verify says nothing ({trial})"
+        shutil.rmtree(target)
+    assert lost > 30, "most damage costs something"
+    assert readable > 60 * 24 * 5, "and most stays readable"
+
+
+HOSTILE_RUN = """
+import resource, sys
+resource.setrlimit(resource.RLIMIT_AS, (3 << 30, 3 << 30))
+from weightlapse.errors import WeightlapseError
+from weightlapse.store.reader import Store
+store = Store.open(sys.argv[1])
+try:
+    store.verify()
+    store.read_frame(0)
+    print("read")
+except WeightlapseError as error:
+    print("refused")
+"""
+
+
+@pytest.mark.parametrize("what", ["tensors", "head", "words", "widths", "first word", "outer", "step", "bound"])
+def test_hostile_numbers_are_refused(tmp_path: Path, what: str) -> None:
+    """With every checksum right: lengths that cannot be, bits that are not there, steps that are no numbers."""
+    record(tmp_path / "run", BIG, 3)
+    file = tmp_path / "run/log/000000.seg"
+    segment, data = Store.open(tmp_path / "run").segments[0], bytearray(file.read_bytes())
+    assert isinstance(segment, PackedSegment)
+    head, place = segment._head(0), segment._places[0]
+    assert place is not None
+    at, nbytes = place
+    changes = {"tensors": (12, "<I", 1 << 30), "head": (8, "<I", 1 << 31), "words": (24, "<Q", 1 << 60), "widths": (16, "<Q", 1 << 61),
+               "first word": (32 + 40 + 24, "<Q", 1 << 50), "step": (32, "<d", float("nan")), "bound": (32 + 8, "<d", -1.0)}  # fmt: skip
+    if what == "outer":
+        data[head.data_at] = 200
+        struct.pack_into(
+            "<I", data, at + 32 + 40 * len(BIG.tensors), zlib.crc32(data[head.data_at : at + nbytes][:65536])
+        )
+    else:
+        where, form, number = changes[what]
+        struct.pack_into(form, data, at + where, number)
+    seed = segment._seed(0)
+    length = head.data_at - at
+    struct.pack_into("<I", data, at - 8, zlib.crc32(data[at : at + length], seed))
+    struct.pack_into("<I", data, at - 4, zlib.crc32(data[at - 32 : at - 4], seed))
+    file.write_bytes(data)
+    root = Path(__file__).parent.parent
+    run = subprocess.run([sys.executable, "-c", HOSTILE_RUN, str(tmp_path / "run")], capture_output=True, text=True, timeout=60,
+                         check=False, cwd=root, env={**os.environ, "OMP_NUM_THREADS": "1"})  # fmt: skip
+    assert run.returncode == 0, run.stderr[-2000:]
+    assert run.stdout.strip() == "refused"
+
+
+KILLED = """
+import os, signal, sys, torch
+import weightlapse as wl
+model = torch.nn.Linear(60, 50, bias=False)
+rec = wl.watch(model, sys.argv[1], pack=True, compact="never", tolerance=float(sys.argv[2]) or None)
+for step in range(1, 400):
+    with torch.no_grad():
+        model.weight.copy_(torch.full((50, 60), float(step)) + torch.arange(3000).view(50, 60) / 4096)
+    rec.step()
+    if step == 300:
+        rec.flush()
+        print("flushed", flush=True)
+    if step == 330:
+        os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+@pytest.mark.parametrize("tolerance", [0.0, 1e-2])
+def test_a_killed_recorder_leaves_what_was_flushed(tmp_path: Path, tolerance: float) -> None:
+    root = Path(__file__).parent.parent
+    run = subprocess.run([sys.executable, "-c", KILLED, str(tmp_path / "run"), str(tolerance)], capture_output=True, text=True, timeout=120,
+                         check=False, cwd=root, env={**os.environ, "OMP_NUM_THREADS": "1"})  # fmt: skip
+    assert run.returncode == -9, run.stderr[-2000:]
+    assert run.stdout == "flushed\n"
+    recording = load(tmp_path / "run")
+    assert recording._store.verify() == []
+    assert 301 <= recording.frames <= 331
+    for k in (1, 32, 33, 299, recording.frames - 1):
+        error = np.abs(recording.state(frame=k)["weight"].ravel() - (k + np.arange(3000) / 4096)).max()
+        assert error <= tolerance * (np.arange(3000) / 4096).std()
+    compact_recording(tmp_path / "run")
+    assert load(tmp_path / "run")["weight"][5, 0, 0] == recording["weight"][5, 0, 0]
+
+
+def test_a_full_disk_passes_and_nothing_is_lost(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A write that fails is taken back, and done again when there is room."""
+    frames, stored = packed_frames(BIG, moving_rows(BIG, 30), 1e-2)
+    writer = Writer.create(tmp_path / "run", BIG, tolerance=1e-2, compact="never", packed=True)
+    real, failing = log_module.write_all, iter([False, True, False, False, True, True, *[False] * 99])
+
+    def half(fd: int, parts: Any) -> int:
+        if next(failing):
+            real(fd, [memoryview(parts[0])[:10]])
+            raise OSError(28, "full")
+        return int(real(fd, parts))
+
+    monkeypatch.setattr(log_module, "write_all", half)
+    done = 0
+    while done < 30:
+        with contextlib.suppress(OSError):
+            writer.append(np.arange(done, 30), frames[done:])
+        done = writer.frames
+    monkeypatch.undo()
+    writer.close()
+    check(tmp_path / "run", BIG, stored)

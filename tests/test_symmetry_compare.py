@@ -266,3 +266,72 @@ def test_no_module_is_changed() -> None:
     assert torch.equal(random, torch.get_rng_state())
     assert not a.fc1._forward_hooks
     assert all(p.grad is None or p.grad.abs().sum() > 0 for p in a.parameters())
+
+
+# ---- networks that hold something else than weights
+
+
+def normed(bad: str, value: float = float("nan")) -> nn.Sequential:
+    torch.manual_seed(0)
+    made = nn.Sequential(nn.Linear(4, 8), nn.BatchNorm1d(8), nn.ReLU(), nn.Linear(8, 2)).eval()
+    made.register_buffer("mask", torch.zeros(3))
+    if bad:
+        made.get_buffer(bad)[2] = value
+    return made
+
+
+@pytest.mark.parametrize("bad", ["1.running_var", "1.running_mean", "mask"])
+def test_a_buffer_that_is_no_number_is_named(bad: str) -> None:
+    x = torch.randn(6, 4)
+    w = wl.trace(normed(""), x)
+    calls = [
+        lambda: wl.compare(normed(bad), normed(""), w, data=x),
+        lambda: wl.compare(normed(""), normed(bad).state_dict(), w),
+        lambda: wl.align(normed(bad), normed(bad), w),
+        lambda: wl.canonical(normed(bad), w),
+    ]
+    for call in calls:
+        with pytest.raises(wl.CannotAlign, match=rf"'{bad}' of the .* network holds NaN \(1 of"):
+            call()
+    for verb in (lambda m: wl.widen(m, {"0": 12}, x), lambda m: wl.narrow(m, x), lambda m: wl.deepen(m, x, after="0")):
+        with pytest.raises(wl.CannotGrow, match=rf"{bad} holds NaN \(1 of"):
+            verb(normed(bad))
+
+
+def test_a_mask_may_hold_infinities() -> None:
+    x = torch.randn(6, 4)
+    masked = normed("mask", float("-inf"))
+    assert wl.compare(masked, normed("mask", float("-inf")), data=x).verdict == "identical"
+    assert wl.widen(masked, {"0": 12}, x).error < 1e-12
+
+
+@pytest.mark.filterwarnings("ignore")  # torch announces that this kind of quantisation will move
+@pytest.mark.parametrize("layers", [(nn.Linear,), (nn.LSTM,), (nn.Linear, nn.LSTM)])
+def test_networks_packed_as_whole_numbers_are_compared_by_what_they_hold(layers: tuple[type, ...]) -> None:
+    class Net(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.rnn, self.a, self.b = nn.LSTM(4, 8, batch_first=True), nn.Linear(8, 8), nn.Linear(8, 2)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return self.b(torch.relu(self.a(self.rnn(x)[0])))
+
+    def packed(seed: int) -> nn.Module:
+        torch.manual_seed(seed)
+        return torch.ao.quantization.quantize_dynamic(Net().eval(), set(layers))
+
+    x = torch.randn(6, 5, 4)
+    assert wl.compare(packed(0), packed(0), data=x).verdict == "identical"
+    assert wl.compare(packed(0), packed(1), data=x).verdict == "different"
+    assert wl.compare(packed(0), packed(0)).verdict == "identical"
+    assert wl.compare(packed(0), packed(1)).verdict == "different"
+    other = packed(0)
+    getattr(other, "rnn" if nn.LSTM in layers else "a").__dict__.update(
+        getattr(packed(1), "rnn" if nn.LSTM in layers else "a").__dict__
+    )
+    assert wl.compare(packed(0), other).verdict == "different"
+    w = wl.trace(packed(0), x)
+    assert any(n.startswith("rnn." if nn.LSTM in layers else "a.") for n in w.unseen)
+    if nn.Linear in layers:
+        with pytest.raises(wl.UnknownTensor, match=r"packed as whole numbers|opaque op"):
+            wl.widen(packed(0), {"a": 12}, x)

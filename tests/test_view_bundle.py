@@ -41,8 +41,9 @@ def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A copy of the viewer's sources with its tools installed from the lock."""
     source = tmp_path_factory.mktemp("viewer") / "viewer"
     shutil.copytree(VIEWER, source, ignore=shutil.ignore_patterns("node_modules"))
-    (source.parent / "weightlapse" / "picture").mkdir(parents=True)  # the cases that Python's tests run as well
-    shutil.copy(ROOT / "weightlapse" / "picture" / "cases.json", source.parent / "weightlapse" / "picture")
+    cases = Path("weightlapse", "picture", "cases.json")  # what its pictures are compared with
+    (source.parent / cases).parent.mkdir(parents=True)
+    shutil.copy(ROOT / cases, source.parent / cases)
     code, told = run(source, "npm", "ci", "--no-fund", "--no-audit")
     assert code == 0, told
     return source

@@ -5,9 +5,11 @@ from __future__ import annotations
 from dataclasses import replace
 
 import numpy as np
+import pytest
 import torch
 from torch import nn
 
+import weightlapse as wl
 from tests.zoo import ZOO
 from weightlapse.wiring.data import Gauge, Group, Member, Wiring, blocks
 from weightlapse.wiring.outputs import chooser
@@ -100,3 +102,18 @@ def test_models_that_round_inside_are_judged_by_their_precision() -> None:
     bench = Bench(model, [torch.randn(5, 4)], chooser(None), state_tensors(model)[0])
     assert bench.tolerance == 1e-4
     assert len(verified(trace(model, torch.randn(5, 4), verify=False), bench).groups) == 1
+
+
+@pytest.mark.parametrize("bad", [float("nan"), float("inf")])
+@pytest.mark.parametrize("name", ["0.weight", "2.bias", "4.weight"])
+def test_weights_that_are_no_numbers_leave_the_wiring_as_it_is(bad: float, name: str) -> None:
+    def made() -> nn.Sequential:
+        torch.manual_seed(0)
+        return nn.Sequential(nn.Linear(4, 8), nn.Tanh(), nn.Linear(8, 6), nn.ReLU(), nn.Linear(6, 2))
+
+    x, broken = torch.randn(5, 4), made()
+    broken.state_dict()[name].view(-1)[1] = bad
+    w = wl.trace(broken, x, verify=True)
+    assert w.report["verified"]
+    assert w.groups == wl.trace(made(), x, verify=True).groups
+    assert float(broken.state_dict()[name].view(-1)[1]) != 0.0

@@ -74,7 +74,13 @@ def copied(model):
 keras_run("dense, ReLU, Adam", [dense(16, "relu", "first"), dense(16, "relu", "second")])
 keras_run("convolution, batch norm, SGD", [keras.layers.Conv2D(8, 3, activation="relu", name="conv"), keras.layers.BatchNormalization(name="norm"), keras.layers.Flatten()], x=IMAGES, rate=0.01, optimizer="sgd")  # fmt: skip
 keras_run(
-    "learning rate too high", [dense(16, "relu", "first")], rate=0.5, expected=["lr_high"], where="*", fault="Adam, 0.5"
+    "learning rate too high",
+    [dense(16, "relu", "first")],
+    rate=0.3,
+    optimizer="adam",
+    expected=["lr_high"],
+    where="*",
+    fault="Adam, 0.3",
 )
 keras_run(
     "NaN from the start",

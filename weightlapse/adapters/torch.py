@@ -38,7 +38,7 @@ from weightlapse.adapters.torch_kinds import (
     sort,
 )
 from weightlapse.adapters.torch_packed_copies import PackedCopies
-from weightlapse.adapters.torch_packing import Packer
+from weightlapse.adapters.torch_packing import Packer, has_room_to_pack
 from weightlapse.errors import CannotRecord, InvalidArgument, closest
 
 _VERSION, _SHAPE = attrgetter("_version"), attrgetter("shape")
@@ -185,6 +185,7 @@ class TorchSource:
         self._optimizers = optimizers
         self._side: SideStreams | None = None
         self._packed: PackedCopies | None = None
+        self.unpacked = ""  # why frames are not packed though they were to be
         self.pending: Callable[[], None] = _nothing  # waits until the last copy is done
         self.left_out: dict[str, str] = {}  # tensors that cannot be recorded, and why
         self.generation = 0  # rises whenever a parameter is replaced by another
@@ -371,12 +372,19 @@ class TorchSource:
         return pinned(shape) if self._side is not None else np.empty(shape, np.uint8)
 
     def packed_copies(self, tolerance: float | None, *, every: int, memory: int) -> PackedCopies | None:
-        """What packs frames where the weights are, from the next :meth:`bind` to no rows on; None where they cannot be packed."""
-        self._packed = None
+        """What packs frames where the weights are, from the next :meth:`bind` to no rows on; None where they cannot be packed: ``unpacked`` says why."""
+        self._packed, self.unpacked = None, ""
         tensors = [plain(t.detach()) for t in self._here]
-        if self._made or self._graded or self._states or len({t.device for t in tensors}) != 1:
-            return None
-        self._packed = PackedCopies(Packer(self._infos, tensors, tolerance, every=every, slots=_PACKED_SLOTS), memory)
+        devices = {t.device for t in tensors}
+        if self._made or self._graded or self._states:
+            self.unpacked = "only weights and buffers that lie in memory as they are can be packed"
+        elif len(devices) != 1:
+            self.unpacked = f"the weights lie on {len(devices)} devices, and are packed on one alone"
+        elif not has_room_to_pack(self._infos, tensors, slots=_PACKED_SLOTS):
+            self.unpacked = f"{devices.pop()} has not enough free memory to pack frames there"
+        else:
+            packer = Packer(self._infos, tensors, tolerance, every=every, slots=_PACKED_SLOTS)
+            self._packed = PackedCopies(packer, memory)
         return self._packed
 
     def settle(self) -> None:

@@ -25,23 +25,24 @@ _AXIS_ONE = ("Conv", "BatchNorm", "GroupNorm", "InstanceNorm", "LazyConv", "Lazy
 
 
 class TorchObserver:
-    """Looks at ``model`` when asked; ``example`` as in :func:`weightlapse.watch`."""
+    """Looks at ``model()`` and ``optimizers()`` when asked; ``example`` as in :func:`weightlapse.watch`."""
 
-    def __init__(self, model: Any, example: Any, optimizers: Sequence[Any]) -> None:
-        self._module = unwrap(model)
+    def __init__(self, model: Callable[[], Any], example: Any, optimizers: Callable[[], Sequence[Any]]) -> None:
+        self._model = model
         self._call = None if example is None else as_call(example)
         self._optimizers = optimizers
         self._told: dict[str, Any] = {}  # what holds until it changes
 
     def look(self) -> dict[str, Any]:
         """JSON facts, see "Observations" in ``docs/format.md``; empty when there is nothing to say."""
-        places = _parameters(self._module)
+        module = unwrap(self._model())
+        places = _parameters(module)
         names = {id(place.tensor): place.name for place, _ in places}
         tensors = {place.name: place.tensor for place, _ in places}
         seen: dict[str, Any] = {
             "frozen": [name for name, t in tensors.items() if not t.requires_grad],
-            "groups": list(_groups(self._optimizers, names)),
-            "shared": _shared(self._module),
+            "groups": list(_groups(self._optimizers(), names)),
+            "shared": _shared(module),
         }
         seen = {key: value for key, value in seen.items() if self._told.get(key, []) != value}
         self._told.update(seen)
@@ -49,7 +50,7 @@ class TorchObserver:
         if gradients:
             seen["gradients"] = gradients
         if self._call is not None:
-            seen["activations"] = _activations(self._module, *self._call)
+            seen["activations"] = _activations(module, *self._call)
         return seen
 
 

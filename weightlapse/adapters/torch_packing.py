@@ -57,6 +57,14 @@ def words_of(tensor: torch.Tensor) -> torch.Tensor:
     return padded.view(torch.int32)
 
 
+def has_room_to_pack(infos: Sequence[ArrayInfo], tensors: Sequence[torch.Tensor], *, slots: int) -> bool:
+    """Whether what a :class:`Packer` holds takes no more than half of what is free on the device of these tensors."""
+    if tensors[0].device.type != "cuda":
+        return True
+    groups = sum(-(-numbers_in(info, t) // GROUP) for info, t in zip(infos, tensors))
+    return 4 * groups * GROUP * (2 + slots) * 1.1 <= torch.cuda.mem_get_info(tensors[0].device)[0] / 2
+
+
 def _shares(view: torch.Tensor, tensor: torch.Tensor) -> bool:
     return view.untyped_storage().data_ptr() == tensor.untyped_storage().data_ptr()
 

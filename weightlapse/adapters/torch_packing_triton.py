@@ -33,8 +33,11 @@ def _store_widths(numbers, last, key, g, widths, sizes, groups, LANES: tl.conste
     folded = (added + added) ^ (added >> 31)
     largest = tl.max(folded.to(tl.uint32, bitcast=True), axis=1)
     width = tl.zeros([LANES], tl.int32)
-    for k in tl.static_range(32):
-        width += ((largest >> k) != 0).to(tl.int32)
+    for k in tl.static_range(5):  # 16, 8, 4, 2, 1 bits at a time
+        more = (largest >> (16 >> k)) != 0
+        width += tl.where(more, 16 >> k, 0)
+        largest = tl.where(more, largest >> (16 >> k), largest)
+    width += (largest != 0).to(tl.int32)
     tl.store(widths + g.to(tl.int64) * LANES + lane, width)
     most = tl.max(width, axis=0)
     outer = tl.zeros([], tl.int64)
@@ -241,7 +244,7 @@ class Fused(Plain):
             key = torch.empty_like(keys)
             found = (self._totals, on_grid.view(torch.int8), key.view(torch.int8), count)
             judged = (self._counts, self._ends, grid, keys_now, was, self._stats, groups, self._bound_by)
-            _judge[(count,)](*judged, *found, SIZE=1024, enable_fp_fusion=False)
+            _judge[(count,)](*judged, *found, SIZE=4096, enable_fp_fusion=False, num_warps=8)
         self.exact(now, gridded)
         states = (on_grid.view(torch.int8), wanted, key.view(torch.int8))
         _bits[(groups,)](*whose, *states, now, last, self._widths, self._sizes, groups, LANES=LANES)

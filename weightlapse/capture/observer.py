@@ -41,11 +41,15 @@ class Observer:
             self._note(lambda writer: writer.observed(step, seen))
 
 
-def find_look(source: Source, model: Any, example: Any, steps: Any) -> Callable[[], dict[str, Any]] | None:
-    """How to look at a model of this framework; None where there is no way yet, or where its parts lie on many processes."""
+def find_look(source: Source, example: Any, steps: Callable[[], Any]) -> Callable[[], dict[str, Any]] | None:
+    """How to look at a model of this framework; None where there is no way yet, or where its parts lie on many processes.
+
+    ``steps()`` is what is followed now: a network may grow.
+    """
     module = getattr(source, "module", None)
-    if source.framework != "torch" or module is None or source.shards or (example is None and steps is None):
+    if source.framework != "torch" or module is None or source.shards or (example is None and steps() is None):
         return None
     made = importlib.import_module("weightlapse.adapters.torch_observe").TorchObserver
-    look: Callable[[], dict[str, Any]] = made(module, example, getattr(steps, "leaves", ())).look
+    optimizers = lambda: getattr(steps(), "leaves", ())  # noqa: E731
+    look: Callable[[], dict[str, Any]] = made(lambda: source.module, example, optimizers).look  # type: ignore[attr-defined]
     return look

@@ -20,7 +20,7 @@ from weightlapse.capture.expected import Range, stored_range
 from weightlapse.capture.flow import Flow
 from weightlapse.capture.layouts import layout_of
 from weightlapse.capture.memory import auto_memory, needed
-from weightlapse.capture.plan_text import announce, tell, warn
+from weightlapse.capture.plan_text import announce, size, tell, warn
 from weightlapse.capture.ranks import model_is_sharded, process_group
 from weightlapse.capture.rates import TYPICAL, Rates, free_nbytes, measure
 from weightlapse.capture.ring import MAX_ROWS, MIN_ROWS
@@ -307,6 +307,13 @@ def before_training(
     rates = measured(path, layout, tolerance, device)
     free = free_nbytes(path)
     return announce(Plan(name, layout, tolerance, when, 1000, None, memory, rates, device=device, free_nbytes=free))
+
+
+def packed_before_training(name: str, layout: Layout, device: str) -> str:
+    """The sentence for frames that are made small where the weights are."""
+    return (
+        f"a frame of {name} has {size(layout.value_nbytes)}, and is packed on {device} before it is copied and written"
+    )
 
 
 def measured(place: Path, layout: Layout, bound: float | None, device: str) -> Rates:

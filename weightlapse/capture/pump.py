@@ -112,7 +112,7 @@ class Pump:
         frames = ring.filled - ring.taken
         nbytes = frames * ring.rows.shape[1]
         what = (
-            f"{frames} frames ({nbytes / 1e6:,.0f} MB) are still to be written"
+            f"{frames} frames {f'({nbytes / 1e6:,.0f} MB) ' if nbytes else ''}are still to be written"
             if frames
             else "the log is being compressed (compact='never' leaves that for later)"
         )

@@ -251,6 +251,11 @@ class Recorder:
         if point.doubt:
             self._findings.say("resumed_elsewhere", point.step, f"{point.doubt}.")
 
+    @property
+    def follows(self) -> Steps | None:
+        """The optimizers that are followed now."""
+        return self._steps
+
     def observe(self, look: Callable[[], dict[str, Any]]) -> None:
         """At a few frames, have what ``look()`` sees of the network written beside them."""
         self._observer = Observer(look, self._pump.note)

@@ -207,7 +207,7 @@ def watch(
         try:
             if spec is not None:
                 writer.set_wiring(spec)
-            if (look := find_look(source, model, example, steps)) is not None:
+            if (look := find_look(source, example, lambda: rec.follows or steps)) is not None:
                 rec.observe(look)
             rec.begin(point, first)
             rec.attach(steps)
@@ -216,14 +216,17 @@ def watch(
             if point.new:
                 withdraw(where, writer.identity)
             raise
+        if why := getattr(source, "unpacked", ""):
+            rec.mark(f"frames are not packed: {why}")
         if copy is not None:
             rec.mirror(copy)
         if layout.row_nbytes >= _SPOKEN_OF and rank == 0:
             device = str(getattr(source, "device", "cpu"))
-            plan = importlib.import_module("weightlapse.capture.plan")
-            rec.announce(
-                lambda: plan.before_training(where, type(model).__name__, layout, bound, when, for_all, device)
-            )
+            plan, name = importlib.import_module("weightlapse.capture.plan"), type(model).__name__
+            if ring.has_rows:
+                rec.announce(lambda: plan.before_training(where, name, layout, bound, when, for_all, device))
+            else:  # how small frames become is only known when they are
+                rec.announce(lambda: plan.packed_before_training(name, layout, device))
         return rec
 
     target = Path(os.path.abspath(path))  # the program may change its folder while it trains

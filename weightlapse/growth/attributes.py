@@ -26,6 +26,7 @@ _SIZE = re.compile(
 _NO_SIZE = re.compile(
     r"rotary|kernel|stride|padding|dilation|vocab|max_|layers|classes|labels|patch|image|window|^(start_|end_)?dim$"
 )
+_HEADS = re.compile(r"heads?$")
 Lengths = Callable[[str], Mapping[int, set[int]]]  # path -> old length or number of units there -> what it became
 
 
@@ -128,8 +129,8 @@ def guess(model: nn.Module, lengths: Lengths, *, bold: bool = False, any_name: b
     """Sets remembered sizes that no table knows; returns what was set.
 
     ``lengths(path)`` gives, for the part of the network below ``path``, what each old length of an axis or group became. A
-    size is followed where every such length became one other; with ``bold``, where at least one did; with ``any_name`` whatever
-    its name (``self.h``). The certificate judges.
+    size is followed where every such length became one other; with ``bold``, where at least one did (a number of heads also where
+    it is a multiple of one); with ``any_name`` whatever its name (``self.h``). The certificate judges.
     """
     done: list[Setting] = []
     configs: dict[int, Any] = {}
@@ -152,6 +153,8 @@ def _follow(
         if _NO_SIZE.search(name.lower()) or not (any_name or _SIZE.search(name.lower())):
             continue
         new = _followed(value, lengths, bold)
+        if new is value and bold and _HEADS.search(name.lower()):
+            new = _multiplied(value, lengths)
         if new is not value and new != value:
             attributes[name] = new
             done.append(Setting(attributes, name, path, value, new))
@@ -167,6 +170,19 @@ def _followed(value: Any, lengths: Mapping[int, set[int]], bold: bool) -> Any:
     became = lengths.get(value, set())
     changed = became - {value}
     return changed.pop() if len(changed) == 1 and (bold or len(became) == 1) else value
+
+
+def _multiplied(value: Any, lengths: Mapping[int, set[int]]) -> Any:
+    """A number of heads that share fewer others (grouped queries): as many times more as these."""
+    if type(value) is not int:
+        return value
+    found = {
+        value // old * new
+        for old, became in lengths.items()
+        for new in became - {old}
+        if 1 < old < value and value % old == 0
+    }
+    return found.pop() if len(found) == 1 else value
 
 
 def place_of(model: nn.Module, path: str) -> tuple[dict[str, Any], str]:

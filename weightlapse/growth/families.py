@@ -131,7 +131,14 @@ def _made_by(wiring: Wiring, layer: str) -> list[Group]:
 
 def _why_fixed(wiring: Wiring, layer: str) -> str:
     reasons = [why for (tensor, axis), why in wiring.fixed.items() if axis == 0 and tensor.rpartition(".")[0] == layer]
-    return f"; what {layer!r} puts out is fixed: {reasons[0]}" if reasons else ""
+    if reasons:
+        return f"; what {layer!r} puts out is fixed: {reasons[0]}"
+    packed = [n for n in wiring.unseen if n.startswith(f"{layer}.") and n not in wiring.shapes]
+    return (
+        f"; {packed[0]!r} holds weights packed as whole numbers, which cannot be followed: widen before quantising"
+        if packed
+        else ""
+    )
 
 
 def _siblings(wiring: Wiring, group: Group) -> tuple[Group, ...]:

@@ -292,20 +292,18 @@ def put(slots: list[Slot], old: torch.Tensor, values: torch.Tensor) -> torch.Ten
 
 
 def check_finite(model: nn.Module) -> None:
-    """Raises CannotGrow, naming the parameter, where one holds NaN or Inf, or lies on the meta device."""
+    """Raises CannotGrow, naming the tensor, where a parameter holds NaN or Inf, or a buffer NaN, or one lies on the meta device."""
     for name, (t, _) in tensors_of(model).items():
         if t.is_meta:
             raise CannotGrow(
                 f"{name} is on the meta device: it has a shape but no values, so nothing can be copied or proved; "
                 "load the weights first (model.to_empty(device='cpu'), then load_state_dict)"
             )
-        if (
-            not isinstance(t, nn.Parameter)
-            or not (t.is_floating_point() or t.is_complex())
-            or t.layout is not torch.strided
-        ):
+        if not (t.is_floating_point() or t.is_complex()) or t.layout is not torch.strided:
             continue
         values = t.detach()
+        if not isinstance(t, nn.Parameter) and not bool(torch.isnan(values).any()):  # masks hold infinities
+            continue
         if values.numel() and not bool(torch.isfinite(values.sum())) and not bool(torch.isfinite(values).all()):
             bad = ~torch.isfinite(values)
             kind = "NaN" if bool(torch.isnan(values).any()) else "Inf"

@@ -62,6 +62,29 @@ class Evidence:
     units: dict[str, UnitSeries]
     observed: Observed
     explained: set[str] = field(default_factory=set)  # tensors of whose rest another finding has given the cause
+    constant: set[str] = field(default_factory=set)  # layers that see a constant, because a layer before them is dead
+
+    def is_dead(self, layer: Layer) -> None:
+        """Take note that a whole layer is: what comes before it gets no gradient, what comes behind sees a constant."""
+        self.explained |= self.up_to(layer)
+        self.constant |= {x.name for x in self._reached(layer, forward=True)} - {layer.name}
+
+    def up_to(self, layer: Layer) -> set[str]:
+        """Tensors of a layer and of all that feed it."""
+        return set().union(*(x.tensors for x in self._reached(layer, forward=False)))
+
+    def _reached(self, layer: Layer, *, forward: bool) -> list[Layer]:
+        """``layer`` and those behind it (or before it), as far as tensors that two layers share lead."""
+        reached = {layer.name: layer}
+        queue = [layer]
+        while queue:
+            one = queue.pop()
+            ends = {p.tensor for p in (one.outgoing if forward else one.incoming)}
+            for x in self.layers:
+                if x.name not in reached and ends & {p.tensor for p in (x.incoming if forward else x.outgoing)}:
+                    reached[x.name] = x
+                    queue.append(x)
+        return list(reached.values())
 
     def learning(self) -> NDArray[np.bool_]:
         """(T - 1,) whether a gradient had a part in the update of any tensor at all."""

@@ -18,7 +18,7 @@ RATIO_HIGH = (
     5e-2  # update per step over weight: 1e-3 is the usual rule of thumb, monitors of live training warn above 5e-2
 )
 RATIO_LOW = 1e-6  # and below 1e-6
-WILD_FIRST = 0.3  # of a weight matrix at each of its first five steps
+WILD_FIRST = 0.5  # of a weight matrix at one of its first five steps: what it was made with is lost
 FROZEN = 0.5  # of the run without any change, after having changed
 WINDOW = 20  # frames of loss before a spike
 RUNAWAY = 1e4  # times its start (at least 1): a running variance beyond this has lost its data
@@ -163,7 +163,7 @@ def learning_rate(evidence: Evidence) -> Iterator[Finding]:
     lowest = np.lib.stride_tricks.sliding_window_view(together, half).min(axis=1)
     wild = np.flatnonzero(lowest > 2 * RATIO_HIGH)
     # small first weights grow fast, and soon no more: at the very beginning it takes more
-    wild = wild if wild.size >= WINDOW - half else wild[(wild >= half) | (lowest[wild] > WILD_FIRST)]
+    wild = wild if wild.size >= WINDOW - half else wild[(wild >= half) | (together[:half].max() > WILD_FIRST)]
     value, high = np.quantile(together, (0.5, 0.75))
     if high > RATIO_HIGH or wild.size:
         first = int(wild[0]) if wild.size else 0
@@ -237,7 +237,7 @@ def runaway_statistics(evidence: Evidence) -> Iterator[Finding]:
     "speed_limit",
     found="half of a tensor's weights march straight ahead at one speed for 500 steps or more",
     direct="path and displacement of every weight: Adam normalises tiny gradients to a full step",
-    blind="which of them matter",
+    blind="which of these weights matter to the function",
 )  # fmt: skip
 def speed_limit(evidence: Evidence) -> Iterator[Finding]:
     """Weights that march in a straight line at the optimizer's own speed: Adam normalises a tiny gradient to a full step."""

@@ -54,23 +54,17 @@ def _flat(evidence: Evidence, layer: Layer, op: str, looks: list[tuple[int, Acti
         f"share of values of {layer.name} where {op} is flat", [s for s, _ in looks], [a.flat for _, a in looks]
     )
     if op in ("relu", "hardtanh"):
-        evidence.explained |= _upstream(evidence, layer)
+        evidence.is_dead(layer)
         text = f"{seen.units} of {seen.units} units of {layer.name} are off for every example from step {step} on: nothing behind them sees the input."
         advice = (
             "Try a lower learning rate, a smaller initial bias, or an activation that is never flat (leaky ReLU, GELU)."
         )
         return Finding("dead", layer.producer, tuple(range(layer.size)), step, "error", text, advice, (share,))
-    evidence.explained |= _upstream(evidence, layer) - {p.tensor for p in layer.outgoing}
+    evidence.explained |= evidence.up_to(layer) - {p.tensor for p in layer.outgoing}
     text = f"{seen.flat:.0%} of the values of {layer.name} lie on the flat part of {op}, from step {step} on: hardly any gradient passes."
     advice = "Try smaller initial weights, normalised inputs, or a normalisation before the activation."
     units = tuple(sorted(seen.off))
     return Finding("saturated", layer.producer, units, step, "error" if seen.flat > 0.9 else "warning", text, advice, (share,))  # fmt: skip
-
-
-def _upstream(evidence: Evidence, layer: Layer) -> set[str]:
-    """Tensors of the layer and of those before it that move no more: the dead layer is why."""
-    place = next(k for k, other in enumerate(evidence.layers) if other.name == layer.name)
-    return set().union(*(other.tensors for other in evidence.layers[: place + 1]))
 
 
 @rule(

@@ -56,7 +56,7 @@ def dead_and_saturated(evidence: Evidence) -> Iterator[Finding]:
             continue
         if layer.name in silent:
             if _cut_off(evidence, layer, layers, silent):
-                evidence.explained |= _before(layers, silent) | layer.tensors
+                evidence.is_dead(layer)
                 step = int(evidence.steps[state.since()])
                 yield _silent("dead", evidence, layer, list(range(layer.size)), step)
             continue
@@ -70,7 +70,7 @@ def dead_and_saturated(evidence: Evidence) -> Iterator[Finding]:
             gradual = [(u, step) for u, step, by_force in units if not by_force]
             for step in sorted({step for _, step in forced}):
                 yield _silent(kind, evidence, layer, [u for u, s in forced if s == step], step)
-            if gradual and len(units) >= LUCK * layer.size:
+            if gradual and len(units) >= LUCK * layer.size and layer.name not in evidence.constant:
                 yield _silent(kind, evidence, layer, [u for u, _ in gradual], min(step for _, step in gradual))
 
 
@@ -169,10 +169,6 @@ def _cut_off(evidence: Evidence, layer: Layer, layers: list[Layer], silent: set[
     }
     half = len(evidence.steps) // 2
     return any(any(evidence.tensors[n].fresh[half:]) for n in beside - read)
-
-
-def _before(layers: list[Layer], silent: set[str]) -> set[str]:
-    return set().union(*(layer.tensors for layer in layers if layer.name in silent))
 
 
 def _silent(kind: str, evidence: Evidence, layer: Layer, units: list[int], step: int) -> Finding:

@@ -54,12 +54,12 @@ class NotTheSame(DamagedRecording):
 
 
 def block_frames(tolerance: float | None, row_nbytes: int = 1 << 20) -> int:
-    """Frames of a time block, at most: more of small frames, because every block costs a call and a head of its own, and fewer of large ones,
-    because the last frame of a block is found through all others.
+    """Frames of a time block, at most: more of small frames, because every block costs a call and a head of its own, and fewer of large
+    exact ones, because the last frame of a block is found through all others. (Within a tolerance a first frame costs as much as ten others.)
     """
-    usual = LOSSLESS_HEIGHT if tolerance is None else BOUNDED_HEIGHT
     row = max(row_nbytes, 1)
-    return max(min(usual, max(_FEWEST, _REACH // row)), min(TALLEST, _WORTH_A_BLOCK // row))
+    usual = BOUNDED_HEIGHT if tolerance is not None else min(LOSSLESS_HEIGHT, max(_FEWEST, _REACH // row))
+    return max(usual, min(TALLEST, _WORTH_A_BLOCK // row))
 
 
 def block_height(count: int, tolerance: float | None, row_nbytes: int = 1 << 20) -> int:

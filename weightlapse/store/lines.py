@@ -96,18 +96,17 @@ def untold(forks: list[Fork], runs: list[tuple[int, NDArray[np.int64]]]) -> list
     The step of such a rewind counts as the last one before the first that was recorded after it.
     """
     found: list[Fork] = []
-    for first, steps in runs:
-        known = steps[steps >= 0]
-        if not len(known) or any(fork.first == first for fork in forks):
-            continue
-        until = [fork for fork in [*forks, *found] if fork.first < first]
-        main, _ = lines_of(sorted(until, key=lambda fork: fork.first))
-        earlier = [(a, s[positions(main, np.arange(a, a + len(s))) >= 0]) for a, s in runs if a < first]
-        before = np.concatenate([np.empty(0, np.int64), *(s for _, s in earlier)])
-        lower = np.flatnonzero((before >= 0) & (before < known[0]))
-        if (before >= known[0]).any():
-            step = int(known[0]) - 1
-            found.append(
-                Fork(first, int(lower[-1]) + 1 if len(lower) else 0, step, f"lost-rewind-{len(found)}-to-{step}")
-            )
+    numbers, steps = np.empty(0, np.int64), np.empty(0, np.int64)  # of the frames before, where the step is known
+    for first, told in runs:
+        here = np.flatnonzero(told >= 0)
+        known = told[here]
+        if len(here) and (steps >= known[0]).any() and all(fork.first != first for fork in forks):
+            until = [fork for fork in [*forks, *found] if fork.first < first]
+            main, _ = lines_of(sorted(until, key=lambda fork: fork.first))
+            where = positions(main, numbers)
+            if (steps[where >= 0] >= known[0]).any():
+                keep = int(where[steps < known[0]].max(initial=-1)) + 1
+                step = int(known[0]) - 1
+                found.append(Fork(first, keep, step, f"lost-rewind-{len(found)}-to-{step}"))
+        numbers, steps = np.concatenate([numbers, here + first]), np.concatenate([steps, known])
     return found

@@ -156,7 +156,8 @@ class Runner:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", UserWarning)
             self.module = self._make()
-        self._home = dict(self.module.state_dict(keep_vars=True))
+        home = self.module.state_dict(keep_vars=True)
+        self._home = {n: v for n, v in home.items() if isinstance(v, self._torch.Tensor) and not v.is_quantized}
 
     def _prepare_double(self, module: Any, data: Data) -> None:
         """Chooses how to compute in float64; leaves a twin that computes as the module does where nothing works."""

@@ -63,7 +63,7 @@ def state_of(net: Any) -> Mapping[str, Any]:
     An open safetensors file (``safe_open(path, framework="pt")`` or ``"np"``) is such a mapping too.
     """
     if is_module(net):
-        return dict(bare(net).state_dict())
+        return dict(_plain_entries(bare(net).state_dict()))
     if hasattr(net, "get_tensor") and hasattr(net, "keys"):  # an open safetensors file, read tensor by tensor
         return OpenFile(net)
     if not isinstance(net, Mapping):
@@ -74,6 +74,25 @@ def state_of(net: Any) -> Mapping[str, Any]:
     if type(net) is not dict:  # a mapping that may load what is asked for: it is not asked for everything at once
         return Renamed(net)
     return {_unwrapped(str(n)): v for n, v in net.items()}
+
+
+def _plain_entries(state: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
+    """Tensors as they are, weights packed as whole numbers as what they stand for, each under a name of its own; nothing else."""
+    for name, value in state.items():
+        if hasattr(value, "detach") and not value.is_quantized:
+            yield name, value
+        else:
+            yield from ((f"{name}.{i}", t) for i, t in enumerate(_packed(value)))
+
+
+def _packed(value: Any) -> Iterator[Any]:
+    if hasattr(value, "detach"):
+        yield value.dequantize() if value.is_quantized else value
+    elif isinstance(value, (tuple, list)):
+        for part in value:
+            yield from _packed(part)
+    elif hasattr(value, "__getstate__") and type(value).__name__ == "ScriptObject":
+        yield from _packed(value.__getstate__())
 
 
 def _unwrapped(name: str) -> str:
@@ -302,7 +321,8 @@ def check_finite(name: str, values: NDArray[Any], which: str) -> None:
 def check_weights(net: Any, state: Mapping[str, Any], w: Wiring | None, which: str) -> None:
     """Raises CannotAlign, naming the tensor, when a weight of a network is NaN or Inf.
 
-    Weights are a module's parameters; of a mapping what the wiring or their names call so. Buffers may hold infinities: masks do.
+    Weights are a module's parameters; of a mapping what the wiring or their names call so. Buffers may hold infinities (masks do),
+    but not NaN: what a network with such a buffer puts out says nothing.
     """
     if is_module(net):
         names = {_unwrapped(n) for n, _ in bare(net).named_parameters()}
@@ -310,5 +330,7 @@ def check_weights(net: Any, state: Mapping[str, Any], w: Wiring | None, which: s
         names = {m.tensor for g in w.groups for m in g.members if m.roles != {"stat"}} if w else set()
         names |= {n for n in state if n.endswith(("weight", "bias"))}
     for name in state:
-        if name in names and _kind(state[name]):
-            check_finite(name, as_array(state[name]), which)
+        if _kind(state[name]):
+            values = as_array(state[name])
+            if name in names or np.isnan(values).any():
+                check_finite(name, values, which)

@@ -8,6 +8,7 @@ held in memory.
 from __future__ import annotations
 
 import contextlib
+import math
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
@@ -163,6 +164,9 @@ class Bench:
         if "running_var" in name or name.endswith("_var"):
             return 0.5 + some.abs()
         spread = _spread(t)
+        if not math.isfinite(spread):  # what is claimed holds for any values, so the lost ones may be made up
+            t = torch.nan_to_num(t, nan=0.0, posinf=0.0, neginf=0.0)
+            spread = _spread(t)
         return torch.add(t.to(some.dtype), some, alpha=spread if spread > 0 and t.ndim > 1 else max(spread, 0.3))
 
     @property

@@ -178,7 +178,7 @@ class Inference:
 
     def _constant_axes(self, t: Tensor, runs: Runs) -> list[int]:
         name = self._constants.get(storage_of(t))
-        why = "constant tensor" if name is None else f"constant tensor {name} (a buffer that no wiring moves)"
+        why = "constant tensor" if name is None else f"constant tensor {name} (no parameter: no wiring moves it)"
         axes = []
         for n, cuts in zip(t.shape, runs, strict=True):
             if cuts is None:

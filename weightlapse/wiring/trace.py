@@ -141,6 +141,7 @@ def _recorded(model: torch.nn.Module, example: Any, inf: Inference, choose: Call
             ids = {id(t) for t in mine.values()}
             others = {n: t for n, t in [*subject.named_parameters(), *subject.named_buffers()] if id(t) not in ids}
             buffers = [t for t in others.values() if not isinstance(t, torch.nn.Parameter)]
+            others |= plain_attributes(subject)
             before = contents(subject)
             tape = record(subject, example, list(mine.values()), buffers, choose)
             if unfused or not hides_operators(tape):
@@ -168,9 +169,11 @@ def _verify(
                 "verify=False, or give them memory first (model.to_empty(device='cpu'), any values will do)"
             )
         if insist:
+            bad = [n for n, t in named.items() if not bool(torch.isfinite(t).all())]
             raise CannotTrace(
-                f"{type(model).__name__} cannot be verified: a copy with random weights does not run, in float64 or in float32; "
-                "pass verify=False to take the wiring as it was inferred"
+                f"{type(model).__name__} cannot be verified: a copy with random weights does not run, in float64 or in float32"
+                + (f" ({bad[0]!r} holds NaN or Inf)" if bad else "")
+                + "; pass verify=False to take the wiring as it was inferred"
             )
         return wiring
     wiring.report["verified"] = bool(wiring.groups)  # where nothing is claimed, nothing was tried
@@ -214,6 +217,16 @@ def state_tensors(model: torch.nn.Module) -> tuple[dict[str, Tensor], dict[str, 
     return named, aliases
 
 
+def plain_attributes(model: torch.nn.Module) -> dict[str, Tensor]:
+    """Tensors that modules hold as attributes like any other value, neither parameters nor buffers."""
+    return {
+        f"{path}.{name}" if path else name: value
+        for path, module in model.named_modules()
+        for name, value in vars(module).items()
+        if type(value) is Tensor
+    }
+
+
 def whole_numbers(model: torch.nn.Module) -> list[str]:
     """Entries of the state dict that hold weights as whole numbers, alone or packed: no wiring can follow or move them."""
     found = []
@@ -221,7 +234,9 @@ def whole_numbers(model: torch.nn.Module) -> list[str]:
         parts = (
             [value] if isinstance(value, Tensor) else tensors_among(value if isinstance(value, (list, tuple)) else ())
         )
-        if any(t.is_quantized or (t.dtype in _BYTES and t.ndim > 1) for t in parts):
+        if isinstance(value, torch.ScriptObject) or any(
+            t.is_quantized or (t.dtype in _BYTES and t.ndim > 1) for t in parts
+        ):
             found.append(name.replace("_orig_mod.", ""))
     return found
 

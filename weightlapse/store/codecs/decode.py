@@ -274,10 +274,13 @@ class Chunk:
 
 
 _OWN = threading.local()
+_MOST_KEPT = 32 << 20  # bytes: a chunk that says it needs more is not one of ours
 
 
 def scratch(name: str, count: int, dtype: Any) -> NDArray[Any]:
     """Work space of this thread that is kept: new memory for every chunk would cost the system more than the decoding."""
+    if count * np.dtype(dtype).itemsize > _MOST_KEPT:
+        return np.empty(count, dtype)
     kept: dict[tuple[str, np.dtype[Any]], NDArray[Any]] = _OWN.__dict__.setdefault("kept", {})
     key = name, np.dtype(dtype)
     if key not in kept or len(kept[key]) < count:

@@ -1,0 +1,104 @@
+"""Where a loss spike began: twenty planted in five kinds of network, placed in the right layer and no later than the spike."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from click.testing import CliRunner
+
+import weightlapse as wl
+from tests.trainings_spikes import AT, all_spikes
+from weightlapse.cli import program
+
+SPIKES = all_spikes()
+
+
+def test_there_are_twenty() -> None:
+    assert len(SPIKES) == 20
+    assert sum(not where for _, where in SPIKES.values()) == 4
+
+
+@pytest.mark.parametrize("name", SPIKES)
+def test_planted_spikes(tmp_path: Path, name: str) -> None:
+    train, where = SPIKES[name]
+    train(tmp_path / "run")
+    found = wl.autopsy(wl.load(tmp_path / "run"))
+    assert found, "the loss spiked and nobody saw it"
+    first = found[0]
+    assert first.onset <= first.step
+    assert AT - 8 < first.onset <= AT + 3, first.text
+    if where:
+        assert first.tensor.startswith(f"{where}."), first.text
+        assert first.cause != "batch"
+    else:
+        assert (first.cause, first.onset) == ("batch", AT + 1), first.text
+    assert f"step {first.onset} in {first.tensor}" in first.text
+
+
+def recorded(path: Path, loss: list[float], thrown: dict[int, tuple[str, int, float]] | None = None) -> wl.Recording:
+    """Two matrices that wander, the loss as given, and at some frames a row of one thrown away."""
+    rng = np.random.default_rng(0)
+    w = {"a": rng.standard_normal((4, 3)), "b": rng.standard_normal((4, 3))}
+    with wl.watch(w, path) as rec:
+        for t, now in enumerate(loss, 1):
+            w = {k: v + 0.01 * rng.standard_normal((4, 3)) for k, v in w.items()}
+            if thrown and t in thrown:
+                name, row, far = thrown[t]
+                w[name][row] += far
+            rec.step(w, loss=now)
+    return wl.load(path)
+
+
+def test_a_spike_without_a_cause_in_the_weights_says_so(tmp_path: Path) -> None:
+    run = recorded(tmp_path / "run", [1.0] * 40 + [9.0] + [1.0] * 9)
+    (found,) = wl.autopsy(run)
+    assert (found.tensor, found.units, found.step, found.diverged) == ("", (), 41, False)
+    assert "no tensor had left its history" in found.text
+
+
+def test_what_left_and_came_back_long_before_is_not_blamed(tmp_path: Path) -> None:
+    run = recorded(tmp_path / "run", [1.0] * 60 + [9.0] * 20, {40: ("a", 0, 50.0), 59: ("b", 2, 50.0)})
+    (found,) = wl.autopsy(run)
+    assert (found.tensor, found.units, found.onset, found.step) == ("b", (2,), 59, 61)
+    assert found.diverged  # it never came down again
+    assert found.cause == "weights"
+
+
+def test_a_quiet_loss_has_no_autopsy(tmp_path: Path) -> None:
+    run = recorded(tmp_path / "run", [1.0 + 0.1 * (t % 3) for t in range(60)], {40: ("a", 0, 50.0)})
+    assert wl.autopsy(run) == []
+    with pytest.raises(wl.InvalidArgument, match="nothing to look into"):
+        wl.plot.autopsy(run)
+
+
+def test_a_loss_that_rises_slowly_diverges(tmp_path: Path) -> None:
+    run = recorded(tmp_path / "run", [1.0] * 30 + [1.15**t for t in range(40)])
+    (found,) = wl.autopsy(run)
+    assert found.diverged
+    assert [f.kind for f in wl.diagnose(run) if f.severity == "error"] == ["divergence"]
+
+
+def test_the_figure(tmp_path: Path) -> None:
+    import matplotlib.pyplot as plt
+
+    run = recorded(tmp_path / "run", [1.0] * 60 + [9.0] * 20, {59: ("b", 2, 50.0)})
+    (found,) = wl.autopsy(run)
+    ax = wl.plot.autopsy(run)
+    assert [label.get_text() for label in ax.get_yticklabels()] == ["b", "a"]  # what left first is on top
+    marks = [line for line in ax.lines if line.get_marker() == "o"]
+    assert [(int(line.get_xdata()[0]), int(line.get_ydata()[0])) for line in marks] == [(59, 0)]
+    strip = next(other for other in ax.figure.axes if other.get_ylabel() == "loss")
+    assert strip.lines[0].get_ydata()[-1] == 9.0
+    assert strip.get_title("left").replace("\n", " ") == found.text
+    given = plt.subplots()[1]
+    assert wl.plot.autopsy(found, ax=given) is given
+    plt.close("all")
+    out = tmp_path / "spike.png"
+    result = CliRunner().invoke(
+        program, ["plot", str(run.path), "--kind", "autopsy", "-o", str(out)], standalone_mode=False
+    )
+    assert result.exception is None
+    assert out.stat().st_size > 10_000
+    assert "it began at step 59 in b (unit 2)" in result.output
