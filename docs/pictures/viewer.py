@@ -52,6 +52,8 @@ def shoot(browser: Any, url: str, address: str, name: str, size: tuple[int, int]
     else:
         page.page.wait_for_selector("[data-testid=map][data-surveyed='1']", timeout=60_000, state="attached")
     page.page.wait_for_timeout(900)
+    if name == "nan":
+        page.page.wait_for_selector("[data-testid=finding]", timeout=60_000, state="attached")
     if "panels" in address:
         page.page.locator(".figures").scroll_into_view_if_needed()
         page.page.evaluate(
