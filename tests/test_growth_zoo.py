@@ -33,6 +33,9 @@ SINGLE_ONLY = {
     "experts_grouped_gated",
     "hf_mixtral_grouped_mm",
 }  # torch has no grouped product in float64
+MAGNIFIES = {
+    "hf_levit"
+}  # a dozen batch norms in train mode: all its groups at once differ by more than shaken last bits do, one by one they do not
 
 
 def outputs(model: nn.Module, example: Any, dtype: torch.dtype = torch.float64) -> list[torch.Tensor]:
@@ -104,6 +107,10 @@ def test_exact_or_refused_by_name(name: str) -> None:
         return
     if name in ONE_AT_A_TIME:
         with pytest.raises(CannotGrow, match="each alone could be widened"):
+            wl.widen(model, can, *examples, wiring=wiring, seed=1)
+        can = dict([max(can.items(), key=lambda item: item[1])])
+    if name in MAGNIFIES:
+        with pytest.raises(CannotGrow, match="would change the function"):
             wl.widen(model, can, *examples, wiring=wiring, seed=1)
         can = dict([max(can.items(), key=lambda item: item[1])])
     g = wl.widen(model, can, *examples, wiring=wiring, seed=1)

@@ -36,7 +36,7 @@ def buffered(name: str, *sizes: int) -> Callable[[Callable[[Buffered, Tensor], T
 
 @buffered("buffer_of_steps", 8)
 def _steps(self, x):
-    out = torch.zeros(3, 5, 8)
+    out = torch.zeros(3, 5, 8, dtype=x.dtype)
     for t in range(5):
         out[:, t] = self.k(x[:, t])
     return self.o(out * torch.sigmoid(self.r(x)))
@@ -52,7 +52,7 @@ def _steps_first(self, x):
 
 @buffered("buffer_of_states", 8)
 def _states(self, x):
-    out = torch.zeros(3, 8, 5)
+    out = torch.zeros(3, 8, 5, dtype=x.dtype)
     for t in range(5):
         state = self.recurrent(out[:, :, t - 1]) if t else 0
         out[:, :, t] = torch.tanh(state + self.k(x[:, t]))
@@ -61,7 +61,7 @@ def _states(self, x):
 
 @buffered("buffer_added_to", 8)
 def _added(self, x):
-    out = torch.ones(3, 2, 2, 8)
+    out = torch.ones(3, 2, 2, 8, dtype=x.dtype)
     for i in range(2):
         for j in range(2):
             out[:, i, j] += self.k(x[:, i + j])
@@ -70,7 +70,7 @@ def _added(self, x):
 
 @buffered("buffer_of_halves", 8, 8)
 def _halves(self, x):
-    out = torch.zeros(3, 5, 16)
+    out = torch.zeros(3, 5, 16, dtype=x.dtype)
     for t in range(5):
         out[:, t, :8] = self.k(x[:, t])
         out[:, t, 8:] = self.v(x[:, t])
@@ -79,14 +79,14 @@ def _halves(self, x):
 
 @buffered("buffer_of_two_layers", 8)
 def _two_layers(self, x):
-    out = torch.zeros(3, 2, 8)
+    out = torch.zeros(3, 2, 8, dtype=x.dtype)
     out[:, 0], out[:, 1] = self.k(x[:, 0]), self.v(x[:, 1])
     return self.o(torch.relu(out.sum(1)) * self.r(x[:, 2]))
 
 
 @buffered("buffer_read_apart", 8, 8)
 def _apart(self, x):
-    out = torch.zeros(3, 2, 8)
+    out = torch.zeros(3, 2, 8, dtype=x.dtype)
     out[:, 0], out[:, 1] = self.k(x[:, 0]), self.v(x[:, 1])
     return self.o(torch.tanh(out[:, 0] * self.r(x[:, 2]))) + self.other(torch.cat([out[:, 1], out[:, 1].exp()], 1))
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from weightlapse.adapters.arrays import ArraySource, Patterns, flatten, stored
+from weightlapse.adapters.arrays import EntrySource, Patterns, flatten, stored
 from weightlapse.adapters.checkpoint_files import READERS
 from weightlapse.adapters.checkpoints import file_or_folder, read_checkpoint
 from weightlapse.adapters.find import find_source
@@ -232,7 +232,7 @@ def _entries(what: Any, which: str) -> dict[str, Any]:
             f"{which} is {type(what).__name__}: give a network, a mapping of arrays, a recording or a path"
         )
     source = find_source(what, Selection("*", ("weights", "buffers")))
-    if not isinstance(source, ArraySource):
+    if not isinstance(source, EntrySource):
         return {f"{k}.{n}": v for k, part in _parts(what).items() for n, v in part.state_dict().items()}
     return {
         name: value
