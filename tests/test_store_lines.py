@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from tests.test_store_blocks import LAYOUT, moving_rows
@@ -17,6 +17,8 @@ from weightlapse.store.writer import Writer
 TRAININGS = st.lists(
     st.tuples(st.integers(1, 6), st.integers(0, 30)), min_size=1, max_size=6
 )  # (frames, rewound before them to ...)
+
+UNHURRIED = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])  # the machine may be busy
 
 
 def trained(parts: list[tuple[int, int]]) -> tuple[list[list[int]], list[int], dict[str, list[int]], list[Fork]]:
@@ -48,6 +50,7 @@ def along(line: tuple[tuple[int, int], ...], files: list[list[int]]) -> list[int
     return steps[on_it[np.argsort(where[on_it])]].tolist()  # type: ignore[no-any-return]
 
 
+@UNHURRIED
 @given(TRAININGS)
 def test_lines_are_those_of_the_slow_twin(parts: list[tuple[int, int]]) -> None:
     files, main, branches, forks = trained(parts)
@@ -56,6 +59,7 @@ def test_lines_are_those_of_the_slow_twin(parts: list[tuple[int, int]]) -> None:
     assert {name: along(other, files) for name, other in others.items()} == branches
 
 
+@UNHURRIED
 @given(TRAININGS, st.data())
 def test_rewinds_that_no_record_tells_are_read_from_the_steps(
     parts: list[tuple[int, int]], data: st.DataObject
