@@ -19,7 +19,7 @@ from tests.test_store_log import frames_at
 from weightlapse.cli import main
 from weightlapse.errors import DamagedRecording, WeightlapseError
 from weightlapse.store.layout import Layout, TensorSpec
-from weightlapse.store.log import encode
+from weightlapse.store.log import encode, records
 from weightlapse.store.offline import compact_recording
 from weightlapse.store.raw import RawSegment
 from weightlapse.store.reader import Store
@@ -354,3 +354,16 @@ def test_large_frames_are_checked_page_by_page(tmp_path: Path) -> None:
     segment._verified[:] = False
     store.read("a", slice(0, 2), (slice(7, 8), slice(3, 4)))
     assert sum(read) < 2 * (raw.opening.page + 64)
+
+
+def test_a_journal_that_was_cut_behind_its_head_is_damage(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Frames are there only after a layout is: a journal without one is no crash."""
+    rows = made(tmp_path / "run", count=20)
+    path = tmp_path / "run/journal.log"
+    good = path.read_bytes()
+    path.write_bytes(good[: next(records(good)).end])
+    code, told = verified(tmp_path / "run", capsys)
+    assert code == 1, told
+    assert "journal.log" in told
+    store = Store.open(tmp_path / "run")  # the layout is in the segments too
+    assert store.read("w", slice(0, 20)).tobytes() == np.array(LAYOUT.view(rows, 0)).tobytes()

@@ -223,3 +223,16 @@ def test_the_table_counts_every_fault_and_an_idle_run_is_no_pass() -> None:
     assert "| damaged recordings | 5 |" in text
     assert "damage 1 3: log; bit" in text
     assert "kills 2 9: the process ended with -11" in text
+
+
+@pytest.mark.parametrize(
+    ("seed", "number"),
+    [
+        (39, 290),  # a chunk of another place in a block that has lost its index
+        (12, 387),  # a journal that was cut behind its head
+        (54, 79),  # bytes taken out of the middle of a journal
+        (126, 127),  # a rewind of which nothing is left
+    ],
+)
+def test_what_was_found_once(seed: int, number: int) -> None:
+    assert breaker("damage", seed, number, 1) == []

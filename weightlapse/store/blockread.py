@@ -103,6 +103,8 @@ class BlockSegment:
                 listed = self._steps(place)
                 steps = listed if len(listed) == self.count else steps
             elif place.kind == block.CHUNK and (head := self._chunk_head(place)) is not None:
+                if not self._record_is_right(place):  # without an index only its seal says that it belongs here
+                    continue
                 chunk = chunks.setdefault(head[2], len(chunks))
                 found[head[0] // height, chunk] = (place.payload + head[3], place.nbytes - head[3])
         places = np.zeros((self.opening.blocks, len(chunks), 2), np.uint64)

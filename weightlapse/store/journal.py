@@ -89,6 +89,7 @@ class Journal:
     cut_short: bool = True  # whether what follows ``end`` can be a write that was cut short (else it is damage)
     end: int = 0
     head: bytes | None = None  # the manifest's copy
+    has_layout: bool = False  # of its own: the layouts of ``epochs`` may come from segments
     scalar_ids: dict[str, int] = field(default_factory=dict)
     forks: dict[int, Fork] = field(default_factory=dict)
     _scalars: list[NDArray[Any]] = field(default_factory=list)
@@ -123,6 +124,7 @@ class Journal:
         elif kind == EVENT:
             self.events.append((record.number, _text(payload)))
         elif kind == LAYOUT:
+            self.has_layout = True
             self.add_epoch(LayoutEpoch.from_payload(record.number, payload))
         elif kind == GAP:
             self.gaps.append(_gap(record.number, _json(payload)))

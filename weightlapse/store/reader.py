@@ -134,7 +134,9 @@ class Store:
                 ) from None
             self._journal_fault = "is missing: scalars and events are lost, and a rewind of which no frame is left"
         if self._journal_fault is None and (
-            self.journal.end == 0 or (self.journal.head is None and not self.ours.unsealed)
+            self.journal.end == 0
+            or (self.journal.head is None and not self.ours.unsealed)
+            or (not self.journal.has_layout and bool(self._folder.names("log") or self._folder.names("blocks")))
         ):
             self._journal_fault = "has lost its beginning, or all of it: scalars and events may be lost, and a rewind of which no frame is left"
         whose = manifest.id_in(self.journal.head) if self.journal.head is not None else self.id
