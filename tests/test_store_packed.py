@@ -27,7 +27,7 @@ from weightlapse.store import packing
 from weightlapse.store.blockread import BlockSegment
 from weightlapse.store.layout import Layout, TensorSpec
 from weightlapse.store.offline import compact_recording
-from weightlapse.store.packed import PackedSegment
+from weightlapse.store.packed_segment import PackedSegment
 from weightlapse.store.packing import Packed, fold, pack, unfold
 from weightlapse.store.reader import Store
 from weightlapse.store.writer import Writer

@@ -300,7 +300,11 @@ def look(path: Path, truth: Truth, *, extra: Line | None = None) -> Seen:
     runs = {"": run}
     with contextlib.suppress(WeightlapseError):
         runs |= {name: branch for name, branch in run.branches.items() if name in truth.branches}
-    if _told(path, "a rewind of which no frame is left"):
+    try:
+        damages = open_store(path).verify()
+    except WeightlapseError:
+        damages = None
+    if any("a rewind of which no frame is left" in str(damage) for damage in damages or ()):
         lines[""] = _before_the_last_rewind(truth, run) or truth.main
     for name, line in lines.items():
         if name in runs:
@@ -312,19 +316,9 @@ def look(path: Path, truth: Truth, *, extra: Line | None = None) -> Seen:
             _look_at_line(runs[name], name, known, truth, seen)
         else:
             seen.lost += sum(len(v) for v in line.values)
-    try:
-        seen.clean = open_store(path).verify() == []
-    except WeightlapseError:
-        seen.clean = False
+    seen.clean = damages == []
     seen.closed = run.closed
     return seen
-
-
-def _told(path: Path, words: str) -> bool:
-    try:
-        return any(words in str(damage) for damage in open_store(path).verify())
-    except WeightlapseError:
-        return False
 
 
 def _before_the_last_rewind(truth: Truth, run: Recording) -> Line | None:

@@ -320,8 +320,9 @@ class BlockSegment:
             found.append(Damage(self.file, f"{self.rebuilt}; its contents were found by a scan of the file"))
         if (self.steps < 0).any():
             found.append(Damage(self.file, "the step numbers are lost", self.first, self.first + self.count))
-        records = {place.start: self._record_is_right(place) for place in scan(self._file)}
-        kinds = [place for place in scan(self._file) if place.kind == block.STEPS and records[place.start]]
+        places = list(scan(self._file))
+        records = {place.start: self._record_is_right(place) for place in places}
+        kinds = [place for place in places if place.kind == block.STEPS and records[place.start]]
         if self.rebuilt is None and not kinds:
             found.append(Damage(self.file, "the second copy of the step numbers fails its checksum"))
         held = Counter[int]()
@@ -332,7 +333,7 @@ class BlockSegment:
             what = f"no chunk holds all of {', '.join(absent[:8])}{', ...' if len(absent) > 8 else ''}"
             found.append(Damage(self.file, what, self.first, self.first + self.count))
         intact = {}
-        for place in scan(self._file):
+        for place in places:
             head = self._chunk_head(place) if place.kind == block.CHUNK else None
             if head is not None:
                 intact[place.payload + head[3]] = records[place.start]
@@ -355,16 +356,17 @@ class BlockSegment:
                     found.append(
                         Damage(self.file, f"the record around {names} fails its checksum; its values are whole")
                     )
-        if not found and not self.records_are_right():
+        if not found and not self.records_are_right(records):
             found.append(Damage(self.file, "a record that is there twice fails its checksum; every value is whole"))
         return found
 
-    def records_are_right(self) -> bool:
-        """Whether the file is whole records with right checksums, one after the other."""
+    def records_are_right(self, known: Mapping[int, bool] | None = None) -> bool:
+        """Whether the file is whole records with right checksums, one after the other; ``known``: of those that were looked at, by their start."""
         end = 0
         for place in scan(self._file):
             padding = self._file.read(place.payload + place.nbytes, min(place.end, self._file.size))
-            if place.start != end or any(padding) or not self._record_is_right(place):
+            right = self._record_is_right(place) if known is None else known[place.start]
+            if place.start != end or any(padding) or not right:
                 return False
             end = place.end
         return end == self._file.size

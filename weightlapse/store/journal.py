@@ -194,6 +194,7 @@ class Journal:
 
 
 def layout_payload(layout: Layout, note: str, lineage: Any) -> bytes:
+    """The payload of a ``LAYT`` record."""
     description = {"tensors": layout.to_json(), "note": note, "lineage": lineage}
     return json.dumps(description, ensure_ascii=False).encode()
 

@@ -93,6 +93,7 @@ def record_nbytes(payload_nbytes: int) -> int:
 
 
 def encode_header(kind: bytes, payload_nbytes: int, number: int, payload_crc: int, seed: int = 0) -> bytes:
+    """The 32 bytes that a record begins with; ``seed`` is what their own checksum begins with."""
     head = HEADER.pack(MAGIC, kind, payload_nbytes, number, payload_crc)
     return head + _CRC.pack(zlib.crc32(head, seed))
 
@@ -175,17 +176,19 @@ def scan(file: File, start: int = 0) -> Iterator[Place]:
             yield place
             start = place.end
             continue
-        found = _find_magic(file, start + 8)
+        found = find_magic(file, start + 8)
         if found is None:
             return
         start = found
 
 
-def _find_magic(file: File, start: int) -> int | None:
-    magic = np.frombuffer(MAGIC, "<u4")[0]
+def find_magic(file: File, start: int, kind: bytes = b"") -> int | None:
+    """Where the next record may begin, from ``start`` (a multiple of eight) on: one of this kind, where it is given."""
+    width = 8 if kind else 4
+    magic = np.frombuffer(MAGIC + kind, f"<u{width}")[0]
     while start + HEADER_NBYTES <= file.size:
         stop = min(start + _WINDOW, file.size // 8 * 8)
-        hits = np.flatnonzero(np.frombuffer(file.read(start, stop), "<u4")[::2] == magic)
+        hits = np.flatnonzero(np.frombuffer(file.read(start, stop), f"<u{width}")[:: 8 // width] == magic)
         if len(hits):
             return int(start + 8 * hits[0])
         start = stop if stop > start else file.size

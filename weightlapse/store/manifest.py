@@ -60,6 +60,7 @@ def id_in(data: bytes) -> str | None:
 
 
 def encode(manifest: dict[str, Any]) -> bytes:
+    """The bytes of a manifest; raises :class:`InvalidArgument` where the user's ``meta`` is no JSON, or too much of it."""
     try:
         data = json.dumps(manifest, indent=1, ensure_ascii=False, allow_nan=True).encode()
     except (TypeError, ValueError) as error:

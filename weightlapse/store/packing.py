@@ -45,6 +45,7 @@ def fold(numbers: NDArray[np.int32]) -> NDArray[np.uint32]:
 
 
 def unfold(folded: NDArray[np.uint32]) -> NDArray[np.int32]:
+    """Signed numbers again from folded ones: 0, 1, 2, 3 stand for 0, -1, 1, -2."""
     return ((folded >> np.uint32(1)) ^ (np.uint32(0) - (folded & np.uint32(1)))).view(np.int32)
 
 

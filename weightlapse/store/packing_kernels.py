@@ -71,6 +71,7 @@ def unpack_blocks(widths: NDArray[np.uint8], words: NDArray[np.uint32]) -> NDArr
 
 
 def add_blocks(widths: NDArray[np.uint8], words: NDArray[np.uint32], out: NDArray[np.int32], fresh: bool) -> None:
+    """Add to ``out`` (or put there, where ``fresh``) the numbers that these widths and words stand for, modulo 2^32."""
     _add_blocks(widths, words, out.view(np.uint32), fresh)
 
 

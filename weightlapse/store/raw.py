@@ -92,6 +92,7 @@ class Opening:
 
 
 def segment_name(number: int) -> str:
+    """The file of a log segment within its recording."""
     return f"log/{number:06d}.seg"
 
 
@@ -101,6 +102,7 @@ def page_of(row_nbytes: int) -> int:
 
 
 def table_nbytes(row_nbytes: int, page: int) -> int:
+    """Bytes of the checksums behind a frame of so many bytes, in pages of ``page``; 0 where it has no pages."""
     return 4 * -(-row_nbytes // page) if page else 0
 
 
@@ -315,10 +317,16 @@ class RawSegment(Whole):
         if not len(wanted) or not len(numbers):
             return out
         low, high = int(wanted[0]), int(wanted[-1]) + 1
+        picked: Any = slice(None) if isinstance(wanted, range) else np.asarray(wanted) - low
+        self._fill(tensor, numbers, low, high, picked, out.reshape(len(numbers), -1))
+        return out
+
+    def _fill(
+        self, tensor: int, numbers: NDArray[np.int64], low: int, high: int, picked: Any, flat: NDArray[Any]
+    ) -> None:
+        """Of the values ``[low, high)`` of a tensor those that are picked, at these frames, into the rows of ``flat``."""
+        spec = self.layout.tensors[tensor]
         start, size = self.layout.offsets[tensor], spec.storage.itemsize
-        lies_together = isinstance(wanted, range)
-        picked: Any = slice(None) if lies_together else np.asarray(wanted) - low
-        flat = out.reshape(len(numbers), -1)
         first, stop = int(numbers.min()), int(numbers.max()) + 1
         if not self.opening.page and 2 * len(numbers) > stop - first:  # most of a stretch: read it in large pieces
             order = np.argsort(numbers, kind="stable")
@@ -328,11 +336,10 @@ class RawSegment(Whole):
                     rows = self._some_rows(a, b, numbers[order[i:j]])
                     values = np.ascontiguousarray(rows[:, start + low * size : start + high * size]).view(spec.storage)
                     flat[order[i:j]] = values[:, picked]
-            return out
+            return
         for i, k in enumerate(numbers.tolist()):
             values = np.frombuffer(self._bytes(k, start + low * size, start + high * size), spec.storage)
             flat[i] = values[picked]
-        return out
 
     def _some_rows(self, first: int, stop: int, numbers: NDArray[np.int64]) -> NDArray[np.uint8]:
         """The frames ``numbers`` among ``[first, stop)``: a damaged one that was not asked for does no harm."""
@@ -401,6 +408,11 @@ class RawSegment(Whole):
         again = opening_records(self.opening, self.first, self.copies, self.seal)
         return len(again) == self.opening.frames_at and self._file.read(0, len(again)) == again
 
+    def _damage_before_the_frames(self) -> list[Damage]:
+        if not self.count or self._beginning_is_right():
+            return []
+        return [Damage(self.file, "a record before the first frame fails its checksum; every frame is whole")]
+
     def verify(self) -> list[Damage]:
         bad = [k for k in range(self.count) if not self._is_whole(k)]
         found = [Damage(self.file, "a frame fails its checksum", self.first + k, self.first + k + 1) for k in bad]
@@ -408,9 +420,7 @@ class RawSegment(Whole):
             what = "whole frames at its end fail their checksums"
             behind = (self._file.size - self.end) // self._stride
             found.append(Damage(self.file, what, self.first + self.count, self.first + self.count + behind))
-        if self.count and not self._beginning_is_right():
-            found.append(Damage(self.file, "a record before the first frame fails its checksum; every frame is whole"))
-        return found
+        return found + self._damage_before_the_frames()
 
 
 def opening_records(opening: Opening, first: int, copies: Sequence[tuple[bytes, int, bytes]], seal: Seal) -> bytes:

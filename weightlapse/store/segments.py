@@ -16,7 +16,7 @@ from weightlapse.store.files import File
 from weightlapse.store.folder import Folder
 from weightlapse.store.layout import Layout
 from weightlapse.store.lines import OPEN_END, Ranges
-from weightlapse.store.packed import open_segment
+from weightlapse.store.packed_segment import open_segment
 from weightlapse.store.raw import RawSegment, segment_name
 from weightlapse.store.segment import Begun, Damage, Frames, LostSegment, Out, Region, Segment, SegmentPart
 

@@ -33,7 +33,8 @@ from weightlapse.store.layout import Layout
 from weightlapse.store.lines import Fork, take
 from weightlapse.store.lock import Lock
 from weightlapse.store.log import AppendFile, RecordFile
-from weightlapse.store.packed import PackedFrame, as_key, open_segment
+from weightlapse.store.packed import PackedFrame
+from weightlapse.store.packed_segment import as_key, open_segment
 from weightlapse.store.passing import patiently
 from weightlapse.store.raw import (
     PACKED_PAGES,
