@@ -1,9 +1,10 @@
-"""Copies from a device, with a stand-in for it: work of a side stream happens as late as anything allows."""
+"""Copies from a device, with a stand-in for it."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,63 +14,17 @@ import torch
 from torch import nn
 
 import weightlapse as wl
+from tests.device_stand_in import BACKEND, MAIN, Backend, Event, Stream
 from weightlapse.adapters import torch as adapter
 from weightlapse.adapters.torch_device import SideStreams
 from weightlapse.capture.ring import Ring
 
 
-class Stream:
-    """Does queued work only when somebody waits for it."""
-
-    def __init__(self, device: Any = None) -> None:
-        self.queue: list[Callable[[], None]] = []
-
-    def run(self, count: int) -> None:
-        for work in self.queue[:count]:
-            work()
-        self.queue[:count] = [lambda: None] * min(count, len(self.queue))
-
-    def wait_stream(self, other: Stream) -> None:
-        assert other is MAIN, "the side stream waits for the update"
+class CopyStream(Stream):
+    """Copies wait for updates, and for nothing else."""
 
     def wait_event(self, event: Event) -> None:
-        assert self is MAIN
-        BACKEND.waits += 1
-        event.synchronize()
-
-
-class Event:
-    def record(self, stream: Stream) -> None:
-        self.stream, self.count = stream, len(stream.queue)
-
-    def synchronize(self) -> None:
-        self.stream.run(self.count)
-
-
-MAIN = Stream()
-
-
-class Backend:
-    """As much of ``torch.cuda`` as the copies use."""
-
-    Stream, Event = Stream, Event
-    waits = 0
-    current = MAIN
-
-    def current_stream(self, device: Any) -> Stream:
-        return MAIN
-
-    @contextmanager
-    def stream(self, stream: Stream) -> Iterator[None]:
-        self.current = stream
-        yield
-        self.current = MAIN
-
-    def copy(self, targets: list[torch.Tensor], sources: list[torch.Tensor]) -> None:
-        self.current.queue.append(lambda: torch._foreach_copy_(targets, sources))
-
-
-BACKEND = Backend()
+        raise AssertionError("a stream of copies waits for an event")
 
 
 class DeviceTensors(SideStreams):
@@ -79,10 +34,10 @@ class DeviceTensors(SideStreams):
         return True
 
     def start(self, targets: Any, sources: Any) -> Callable[[], None]:
-        side = self._streams.setdefault("device", Stream())
+        side = self._streams.setdefault("device", CopyStream())
         side.wait_stream(BACKEND.current_stream("device"))
         with BACKEND.stream(side):
-            BACKEND.copy(list(targets), list(sources))
+            BACKEND.run(partial(torch._foreach_copy_, list(targets), list(sources)))
             event = Event()
             event.record(side)
         self._running["device"] = event

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +12,7 @@ import torch
 from torch import nn
 
 import weightlapse as wl
+from tests.device_stand_in import BACKEND, Backend
 from weightlapse.adapters import torch as adapter
 from weightlapse.adapters.source import ArrayInfo
 from weightlapse.adapters.torch_packed_copies import Arena, PackedCopies
@@ -21,7 +20,8 @@ from weightlapse.adapters.torch_packing import Packer, Report, words_of
 from weightlapse.capture.packed_ring import PackedRing
 from weightlapse.store.blockread import BlockSegment
 from weightlapse.store.layout import Layout, TensorSpec
-from weightlapse.store.packed import PackedFrame, PackedSegment, group_ends, pack_frame, restored
+from weightlapse.store.packed import PackedFrame, group_ends, pack_frame, restored
+from weightlapse.store.packed_segment import PackedSegment
 from weightlapse.store.packing import GROUP, Packed
 
 FRAMES = 24
@@ -247,68 +247,6 @@ def test_what_cannot_be_packed_is_recorded_in_rows(tmp_path: Path, monkeypatch: 
 
 
 # ---- a stand-in for a device ---------------------------------------------------------------------------------------
-
-
-class Stream:
-    """Does queued work only when somebody waits for it."""
-
-    def __init__(self, device: Any = None) -> None:
-        self.queue: list[Callable[[], None]] = []
-        self.done = 0
-        self.lock = threading.RLock()
-
-    def run(self, count: int) -> None:
-        with self.lock:
-            while self.done < count:
-                self.queue[self.done]()
-                self.done += 1
-
-    def wait_stream(self, other: Stream) -> None:
-        assert other is MAIN, "the side stream waits for the update"
-
-    def wait_event(self, event: Event) -> None:
-        if self is MAIN:
-            BACKEND.waits += 1
-            event.synchronize()
-        else:
-            self.queue.append(event.synchronize)
-
-
-class Event:
-    def record(self, stream: Stream) -> None:
-        self.stream, self.count = stream, len(stream.queue)
-
-    def query(self) -> bool:
-        return self.stream.done >= self.count
-
-    def synchronize(self) -> None:
-        self.stream.run(self.count)
-
-
-MAIN = Stream()
-
-
-class Backend:
-    """As much of ``torch.cuda`` as the copies use."""
-
-    Stream, Event = Stream, Event
-    waits = 0
-    current = MAIN
-
-    def current_stream(self, device: Any) -> Stream:
-        return MAIN
-
-    @contextmanager
-    def stream(self, stream: Stream) -> Iterator[None]:
-        before, self.current = self.current, stream
-        yield
-        self.current = before
-
-    def run(self, work: Callable[[], None]) -> None:
-        self.current.queue.append(work)
-
-
-BACKEND = Backend()
 
 
 @pytest.fixture

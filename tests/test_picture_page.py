@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import shutil
 import subprocess
-from collections.abc import Iterator
 from io import BytesIO
 from pathlib import Path
 from typing import Any
@@ -15,7 +14,7 @@ import pytest
 from numpy.typing import NDArray
 
 import weightlapse as wl
-from tests.browser import Page, chromium, needs_chromium, served
+from tests.browser import Page, needs_chromium, served
 from weightlapse.film import colours
 from weightlapse.film.painter import Painter
 from weightlapse.film.scales import over_frames
@@ -70,12 +69,6 @@ def drawn(page: Page) -> tuple[NDArray[np.uint8], tuple[int, int]]:
         round(box["y"]) + round(y),
     )  # a canvas stands on whole pixels, wherever its box begins
     return pixels[top : top + rows * int(dy), left : left + cols * int(dx)], (int(dx), int(dy))
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Any]:
-    with chromium() as browser:
-        yield browser
 
 
 @needs_chromium

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 import weightlapse as wl
-from tests.browser import Page, chromium, needs_chromium
+from tests.browser import Page, needs_chromium
 from weightlapse.errors import InvalidArgument, NotARecording
 from weightlapse.view.page_file import make_page
 
@@ -44,12 +44,6 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     record(path / "a", 0)
     record(path / "b", 1)
     return path
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Any]:
-    with chromium() as browser:
-        yield browser
 
 
 @pytest.fixture

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 import weightlapse as wl
-from tests.browser import Page, axe_source, chromium, needs_chromium, served
+from tests.browser import Page, axe_source, needs_chromium, served
 from weightlapse.picture.codes import codes
 from weightlapse.picture.sample import limit
 from weightlapse.view.page_file import make_page
@@ -72,12 +72,6 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def run(folder: Path) -> Any:
     return wl.load(folder / "a")
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Any]:
-    with chromium() as browser:
-        yield browser
 
 
 @pytest.fixture(scope="module")

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 import weightlapse as wl
-from tests.browser import Page, chromium, needs_chromium, served
+from tests.browser import Page, needs_chromium, served
 from weightlapse.wiring.data import Wiring
 
 pytestmark = [needs_chromium, pytest.mark.xdist_group("browser")]
@@ -72,12 +72,6 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def run(folder: Path) -> Any:
     return wl.load(folder / "a")
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Any]:
-    with chromium() as browser:
-        yield browser
 
 
 @pytest.fixture(scope="module")
