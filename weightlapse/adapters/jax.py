@@ -65,6 +65,7 @@ class NnxSource(EntrySource):
 
 
 def is_nnx(model: Any) -> bool:
+    """Whether this is a Flax NNX module; imports nothing."""
     nnx = sys.modules.get("flax.nnx")
     return nnx is not None and isinstance(model, nnx.Module)
 

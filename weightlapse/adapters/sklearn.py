@@ -45,6 +45,7 @@ def final(model: Any) -> Any:
 
 
 def has_weights(model: Any) -> bool:
+    """Whether an estimator was fitted in part already, so that there is something to record."""
     return any(hasattr(model, name) for name in _WEIGHTS)
 
 

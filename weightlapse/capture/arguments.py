@@ -51,6 +51,7 @@ def check_memory(memory: Any) -> int | None:
 
 
 def check_choice(name: str, value: Any, *choices: str) -> None:
+    """Raise :class:`InvalidArgument`, with the nearest choice, where an argument is none of them."""
     if value not in choices:
         raise InvalidArgument(
             f"{name}={value!r}: choose one of {', '.join(map(repr, choices))}; {closest(str(value), choices)}"

@@ -317,6 +317,7 @@ def packed_before_training(name: str, layout: Layout, device: str) -> str:
 
 
 def measured(place: Path, layout: Layout, bound: float | None, device: str) -> Rates:
+    """The rates of this machine for frames of this layout, measured on the dtype that takes the most bytes."""
     sizes: dict[str, int] = {}
     for spec in layout.tensors:
         sizes[spec.dtype] = sizes.get(spec.dtype, 0) + spec.nbytes

@@ -51,6 +51,7 @@ def duration(seconds: float) -> str:
 
 
 def rate(value: float) -> str:
+    """Bytes a second in words, such as ``1.2 GB/s``."""
     return f"{size(value)}/s"
 
 

@@ -33,6 +33,7 @@ def recorded_names(path: Path) -> list[str]:
 
 @contextmanager
 def cannot_be_written(path: Path) -> Iterator[None]:
+    """An OSError inside becomes :class:`CannotRecord`, with the path and what to do."""
     try:
         yield
     except OSError as error:

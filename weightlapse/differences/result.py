@@ -13,7 +13,6 @@ from numpy.typing import NDArray
 
 from weightlapse.differences.tensor import Doubles
 
-STATUSES = ("identical", "changed", "added", "removed", "renamed", "reshaped")
 # kind -> how several tensors of that kind are spoken of
 KINDS = {
     "single bit": "with one bit flipped",
@@ -210,6 +209,7 @@ def percent(share: float) -> str:
 
 
 def plural(count: int, what: str) -> str:
+    """A count with its noun: ``1 tensor``, ``1,200 tensors``."""
     return f"{count:,} {what}" + ("" if count == 1 else "s")
 
 

@@ -28,11 +28,13 @@ def axes_or_new(ax: Any, size: tuple[float, float] = (7, 4)) -> Any:
 
 
 def finished(ax: Any) -> Any:
+    """The axes without the two spines that carry no numbers."""
     ax.spines[["top", "right"]].set_visible(False)
     return ax
 
 
 def series_colours() -> list[str]:
+    """The colours of curves, in their order, as Matplotlib takes them."""
     return ["#" + word for word in THEMES["light"].series.split()]
 
 
@@ -46,6 +48,7 @@ def listed_map(cmap: str) -> tuple[Any, Any]:
 
 
 def colour_bar(ax: Any, image: Any, limit: float, cmap: str) -> None:
+    """The scale beside a picture of weights, ``[-limit, limit]``, with a legend of the marks that the picture has (above, below, NaN, infinite)."""
     from matplotlib.cm import ScalarMappable
     from matplotlib.colors import ListedColormap, Normalize
     from matplotlib.patches import Patch

@@ -17,6 +17,7 @@ SPIKE = 0.75  # of the scale: what is farther from zero is drawn even where its 
 
 
 def check(scale: str) -> str:
+    """``scale`` itself; raises :class:`InvalidArgument` where it is none of the modes."""
     if scale not in MODES:
         raise InvalidArgument(f"scale must be one of {', '.join(map(repr, MODES))}, not {scale!r}")
     return scale

@@ -158,6 +158,7 @@ def frame_boxes(width: int, height: int, measure: Measure) -> tuple[Box, Box, Bo
 
 
 def legend_ends(mode: str, by_tensor: Mapping[str, float]) -> tuple[str, str, str]:
+    """What stands at the left end, the middle and the right end of the legend's colours."""
     from weightlapse.picture.numbers import short
 
     if mode == "global" and by_tensor:

@@ -63,6 +63,7 @@ def base_of(model: nn.Module) -> nn.Module:
 
 
 def is_widened(model: nn.Module) -> bool:
+    """Whether this is a twin of :func:`sharing`, over the weights of another, which :func:`running` runs in double precision."""
     return _WIDENED in vars(model)
 
 
@@ -72,6 +73,7 @@ def running(model: nn.Module) -> AbstractContextManager[Double | None]:
 
 
 def working_dtype(how: str) -> torch.dtype:
+    """The precision in which two networks are compared: double, unless one of their operations exists in single only."""
     return torch.float32 if how == "float32" else torch.float64
 
 

@@ -40,11 +40,6 @@ class Observed:
         default_factory=dict
     )  # (layer, op, which call)
 
-    @property
-    def knows_frozen(self) -> bool:
-        """Whether somebody looked at what takes a gradient."""
-        return bool(self.frozen or self.groups or self.without or self.activations)
-
     def frozen_after(self, name: str, step: int) -> bool:
         """Whether ``name`` was found to take no gradient by the last look, taken at or after ``step``; looks say only what changed."""
         return bool(self.frozen) and name in self.frozen[-1][1] and self.frozen[-1][0] >= step

@@ -67,6 +67,7 @@ def strides(shape: tuple[int, ...], stride: int) -> tuple[int, ...]:
 
 
 def thinned(shape: tuple[int, ...], steps: tuple[int, ...]) -> tuple[int, ...]:
+    """The shape that is left when of each axis only every so many-th place is kept."""
     return tuple(-(-n // s) for n, s in zip(shape, steps, strict=True))
 
 

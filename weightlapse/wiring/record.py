@@ -69,6 +69,8 @@ class Call:
 
 @dataclass
 class Tape:
+    """All operations of one forward, and the tensors that they began and ended with."""
+
     calls: list[Call]
     inputs: list[Tensor]
     outputs: list[Tensor]
