@@ -83,13 +83,18 @@ class Columns:
     A *group* is the columns of one class in one strip, numbered ``strip * classes + class``; its columns lie next to each other.
     """
 
-    def __init__(self, n: int, strip: int, label: NDArray[np.uint8], classes: int) -> None:
+    def __init__(
+        self, n: int, strip: int, label: NDArray[np.uint8], classes: int, widths: list[int] | None = None
+    ) -> None:
+        """``widths``: how many columns each group has, where somebody has counted."""
         self.strips = [(start, min(start + strip, n)) for start in range(0, n, strip)]
-        self.classes = max(classes, 1 + int(label.max(initial=0)))
+        self.classes = classes if widths is not None else max(classes, 1 + int(label.max(initial=0)))
         self.strip = strip
         self.label = label
         self.widths: list[int]
-        if len(self.strips) > 1:
+        if widths is not None:
+            self.widths = widths
+        elif len(self.strips) > 1:
             every = label + _first_groups(n, strip, self.classes)
             self.widths = np.bincount(every, minlength=len(self.strips) * self.classes).tolist()
         else:
