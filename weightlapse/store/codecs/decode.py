@@ -54,6 +54,10 @@ def compiled(values: int) -> Any:
     return importlib.import_module(_INVERSE)
 
 
+# of each group the wanted columns, counted within it, and where they go
+Picks = dict[int, tuple[NDArray[np.int64], NDArray[np.int64]]]
+
+
 class Bytes(Protocol):
     """Where a chunk lies, counted from its first byte."""
 
@@ -297,8 +301,13 @@ class Chunk:
         """Free the decoders of the histograms; they are made again when they are needed."""
         self._readers = [None] * len(self._readers)
 
-    def fill(self, groups: Iterable[int], start: int, out: NDArray[np.unsignedinteger]) -> None:
-        """Residuals of rows ``start`` and later of these groups, side by side, into ``out`` (rows, their widths); whole tiles only."""
+    def fill(
+        self, groups: Iterable[int], start: int, out: NDArray[np.unsignedinteger], picks: Picks | None = None
+    ) -> None:
+        """Residuals of rows ``start`` and later of these groups, side by side, into ``out`` (rows, their widths); whole tiles only.
+
+        ``picks``: for each group which of its columns are wanted alone, and where they go.
+        """
         at, stop, strip, key = 0, start + len(out), -1, None
         count, cells = self.layout.classes, self._cells
         spans = [(i, top, bottom) for i, (top, bottom) in enumerate(self.spans) if start <= top < stop]
@@ -317,12 +326,21 @@ class Chunk:
             if start == 0:
                 assert key is not None
                 within = self.layout.starts[g] - self.layout.starts[k * count]
-                out[0, at : at + width] = key[within : within + width]
+                if picks is None:
+                    out[0, at : at + width] = key[within : within + width]
+                else:
+                    out[0, picks[g][1]] = key[within + picks[g][0]]
             number = self._first[k] + self._rank[g]
             for i, top, bottom in spans:
                 page = self._page(number + i * self._present[k], run)
-                values = self._reader(1 + cells[i][c]).read(page, (bottom - top) * width)
-                out[top - start : bottom - start, at : at + width] = values.reshape(bottom - top, width)
+                rows = slice(top - start, bottom - start)
+                if picks is None:
+                    values = self._reader(1 + cells[i][c]).read(page, (bottom - top) * width)
+                    out[rows, at : at + width] = values.reshape(bottom - top, width)
+                else:
+                    numbers = scratch("residuals", (bottom - top) * width, out.dtype)
+                    self._reader(1 + cells[i][c]).read_into(page, numbers)
+                    out[rows, picks[g][1]] = numbers.reshape(bottom - top, width)[:, picks[g][0]]
             at += width
 
     def plain(self, strip: int) -> NDArray[np.unsignedinteger]:
@@ -592,14 +610,23 @@ class Decoded:
         """Rows up to the tile that ends at or after ``stop`` with the new ones still residuals, and how many are patterns already."""
         stop = self._tile_end(stop)
         lead = min(_HISTORY, self.done)
-        fresh: NDArray[Any] = np.empty((stop - self.done, self._wide), self._held.dtype)
-        self.chunk.fill(self._groups, self.done, fresh)
+        fresh: NDArray[Any] = np.empty((stop - self.done, self.width), self._held.dtype)
+        self.chunk.fill(self._groups, self.done, fresh, self._picks() if self.narrow else None)
         if self.narrow:
-            fresh = np.take(fresh, self._place, axis=1)
             self.chunk.forget_tables()  # far larger than the few columns: of many chunks they would fill the memory
         if lead == 0:
             return fresh, 0
         return np.concatenate([self._held[len(self._held) - lead :], fresh]), lead
+
+    def _picks(self) -> Picks:
+        """Which columns of each group are wanted."""
+        found, at = {}, 0
+        for g in self._groups:
+            width = self.chunk.layout.widths[g]
+            wanted = np.flatnonzero((self._place >= at) & (self._place < at + width))
+            found[g] = (self._place[wanted] - at, wanted)
+            at += width
+        return found
 
     def accept(self, rows: NDArray[np.unsignedinteger], lead: int) -> None:
         """Take what :meth:`prepare` gave, restored."""

@@ -66,7 +66,7 @@ def _table(data, start, stop, bits, nodes):  # type: ignore[no-untyped-def]
         return -1
     if total != size or end - at >= _u(8) or _bits(data, at, end - at) != 0:
         return -1
-    stride, at_state = 3 * size // 5 | 1, 0
+    stride, at_state = 3 * size // 5 | 1, np.int64(0)
     for k in range(count):
         for _ in range(weight[k]):
             nodes[at_state & (size - 1)] = k
