@@ -14,7 +14,7 @@ from collections import OrderedDict
 from collections.abc import Callable, Hashable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol, TypeVar
+from typing import Any, Protocol, TypeVar
 
 from weightlapse.errors import DamagedRecording
 from weightlapse.store.portable import OPEN_FLAGS, read_at, read_into
@@ -51,8 +51,8 @@ class _Pool:
         self._lock = threading.Lock()
         self._open: OrderedDict[tuple[str, Hashable], _Handle] = OrderedDict()
 
-    def use(self, path: str, key: Hashable, call: Callable[[int], T]) -> T:
-        """What ``call`` gives for the descriptor of a file."""
+    def use(self, path: str, key: Hashable, call: Callable[..., T], *what: Any) -> T:
+        """What ``call(descriptor of a file, *what)`` gives."""
         with self._lock:
             handle = self._open.get((path, key))
             if handle is None:
@@ -63,7 +63,7 @@ class _Pool:
                 self._open.move_to_end((path, key))
             handle.users += 1
         try:
-            return call(handle.fd)
+            return call(handle.fd, *what)
         finally:
             with self._lock:
                 handle.users -= 1
@@ -138,21 +138,25 @@ class LocalFile:
         return self._key
 
     def read(self, start: int, stop: int) -> bytes:
-        data = b"" if start >= stop else self._using(stop, lambda fd: read_at(fd, start, stop - start)) or b""
-        if len(data) != max(stop - start, 0):
+        if start >= stop:
+            return b""
+        data = self._using(stop, read_at, start, stop - start)
+        if data is None or len(data) != stop - start:
             raise self._too_short(start, stop)
         return data
 
     def read_into(self, start: int, out: memoryview) -> None:
         """The bytes from ``start`` on into ``out``, all of it, without an object made for them."""
         stop = start + len(out)
-        if len(out) and self._using(stop, lambda fd: read_into(fd, start, out)) != len(out):
+        if len(out) and self._using(stop, read_into, start, out) != len(out):
             raise self._too_short(start, stop)
 
-    def _using(self, stop: int, call: Callable[[int], T]) -> T | None:
+    def _using(self, stop: int, call: Callable[..., T], *what: Any) -> T | None:
         """What ``call`` reads; None where the file ends before ``stop``."""
+        if stop > self.size:
+            return None
         try:
-            return POOL.use(self._path, self._key, call) if stop <= self.size else None
+            return POOL.use(self._path, self._key, call, *what)
         except FileNotFoundError:
             raise
         except OSError as error:

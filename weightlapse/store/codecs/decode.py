@@ -40,6 +40,8 @@ from weightlapse.store.threads import in_order, threads
 Selection = NDArray[np.int64] | None  # column numbers, rising or not; None is all of them
 WORTH_THREADS = 1 << 20  # values to decode below which threads cost more than they save
 WORTH_COMPILING = 1 << 26  # values to decode from which on loading the compiler pays
+_MANY = 1 << 15  # columns from which on their classes are worth the compiled pass
+_WORTH_PICKING = 1 << 13  # columns of which few are wanted, from which on those are taken page by page
 _HISTORY = 3  # rows that a predictor looks back
 _FIRST_LOOK = 4096  # bytes read for the head at first: nearly always enough
 _ALONE = 32 << 10  # bytes of a page from which on it is read by itself
@@ -160,7 +162,8 @@ class Chunk:
         self.bounds: list[float] = table["bound"].tolist()
 
     def _read_columns(self, mapped: memoryview, count: int) -> None:
-        label, inverse = np.zeros(self.columns, np.uint8), compiled(0)
+        label = np.zeros(self.columns, np.uint8)
+        inverse = compiled(0) if self.columns >= _MANY else None
         if count > 1:
             size = SIZE.size + (SIZE.unpack(mapped[: SIZE.size])[0] if len(mapped) >= SIZE.size else 0)
             if inverse is None or not inverse.labels(bytes(mapped[SIZE.size :]), size - SIZE.size, label, self._codec):
@@ -610,9 +613,12 @@ class Decoded:
         """Rows up to the tile that ends at or after ``stop`` with the new ones still residuals, and how many are patterns already."""
         stop = self._tile_end(stop)
         lead = min(_HISTORY, self.done)
-        fresh: NDArray[Any] = np.empty((stop - self.done, self.width), self._held.dtype)
-        self.chunk.fill(self._groups, self.done, fresh, self._picks() if self.narrow else None)
+        picks = self._picks() if self.narrow and self._wide >= _WORTH_PICKING else None
+        width = self._wide if picks is None else self.width
+        fresh: NDArray[Any] = np.empty((stop - self.done, width), self._held.dtype)
+        self.chunk.fill(self._groups, self.done, fresh, picks)
         if self.narrow:
+            fresh = fresh if picks is not None else np.take(fresh, self._place, axis=1)
             self.chunk.forget_tables()  # far larger than the few columns: of many chunks they would fill the memory
         if lead == 0:
             return fresh, 0
@@ -620,6 +626,8 @@ class Decoded:
 
     def _picks(self) -> Picks:
         """Which columns of each group are wanted."""
+        if len(self._groups) == 1:
+            return {self._groups[0]: (self._place, np.arange(len(self._place)))}
         found, at = {}, 0
         for g in self._groups:
             width = self.chunk.layout.widths[g]

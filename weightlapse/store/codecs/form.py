@@ -112,6 +112,10 @@ class Columns:
 
     def places(self, columns: NDArray[np.int64], groups: list[int]) -> NDArray[np.int64]:
         """Where each column is when only these groups (rising, all that the columns are in) are laid side by side."""
+        if len(groups) == 1:
+            k, c = divmod(groups[0], self.classes)
+            first, last = self.strips[k]
+            return _ranks(self.label[first:last] == c, columns - first)
         at, place, mine = 0, np.empty(len(columns), np.int64), self.groups(columns)
         for g in groups:
             k, c = divmod(g, self.classes)
@@ -124,6 +128,8 @@ class Columns:
 
 def _ranks(mask: NDArray[np.bool_], at: NDArray[np.int64]) -> NDArray[np.int64]:
     """How many are true before each of these places."""
+    if len(at) == 1:
+        return np.array([np.count_nonzero(mask[: at[0]])], np.int64)
     if len(at) > _FEW:
         return np.searchsorted(np.flatnonzero(mask), at)
     order = np.argsort(at, kind="stable")
