@@ -23,7 +23,13 @@ A message says what was wrong, where, why it matters and what to do, in one go: 
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable
+import functools
+import inspect
+from collections.abc import Callable, Iterable
+from typing import ParamSpec, TypeVar
+
+P = ParamSpec("P")
+R = TypeVar("R")
 
 
 class WeightlapseError(Exception):
@@ -103,6 +109,18 @@ def refuse_unknown(given: Iterable[str], known: Iterable[str], where: str) -> No
     for name in given:
         if name not in names:
             raise UnknownArgument(f"{where} has no argument {name!r}; {closest(name, names)}")
+
+
+def suggesting(function: Callable[P, R]) -> Callable[P, R]:
+    """``function``; a keyword that it does not have is refused with the nearest that it has. Its signature, also to a type checker, stays its own."""
+    known = inspect.signature(function).parameters
+
+    @functools.wraps(function)
+    def checked(*arguments: P.args, **options: P.kwargs) -> R:
+        refuse_unknown(options, known, f"{function.__name__}()")
+        return function(*arguments, **options)
+
+    return checked
 
 
 def closest(name: str, known: Iterable[str], count: int = 3) -> str:

@@ -204,7 +204,9 @@ def named():
         [keras.Input((6,)), keras.layers.Dense(5, "tanh", name="a"), keras.layers.BatchNormalization(name="n"), keras.layers.Dense(3, name="b")],
         name="net",
     )  # fmt: skip
-    model.compile(keras.optimizers.Adam(0.01), keras.losses.SparseCategoricalCrossentropy(from_logits=True), jit_compile=False)
+    model.compile(
+        keras.optimizers.Adam(0.01), keras.losses.SparseCategoricalCrossentropy(from_logits=True), jit_compile=False
+    )
     return model
 
 
