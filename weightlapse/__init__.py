@@ -39,6 +39,8 @@ import importlib
 import sys
 from typing import TYPE_CHECKING, Any
 
+from weightlapse.errors import optional as _optional
+
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:  # what an editor and a type checker see; `_HOME` is what runs, and a test holds both together
@@ -198,10 +200,11 @@ if not TYPE_CHECKING:  # with it, every name would be one to a checker
             near = difflib.get_close_matches(name, __all__, n=1)
             hint = f". Did you mean {near[0]!r}?" if near else ""
             raise AttributeError(f"module 'weightlapse' has no attribute {name!r}{hint}")
-        if name in _MODULES:
-            value: Any = importlib.import_module(f"weightlapse.{_MODULES[name]}")
-        else:
-            value = getattr(importlib.import_module(f"weightlapse.{_HOME[name]}"), name)
+        with _optional(f"wl.{name}"):
+            if name in _MODULES:
+                value: Any = importlib.import_module(f"weightlapse.{_MODULES[name]}")
+            else:
+                value = getattr(importlib.import_module(f"weightlapse.{_HOME[name]}"), name)
         globals()[name] = value
         if name in ("load", "Recording") and "IPython" in sys.modules:
             importlib.import_module(

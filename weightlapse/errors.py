@@ -22,10 +22,11 @@ A message says what was wrong, where, why it matters and what to do, in one go: 
 
 from __future__ import annotations
 
+import contextlib
 import difflib
 import functools
 import inspect
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from typing import ParamSpec, TypeVar
 
 P = ParamSpec("P")
@@ -101,6 +102,31 @@ def missing_extra(package: str, *, extra: str, purpose: str) -> MissingExtra:
     return MissingExtra(
         f"{purpose} needs the package {package!r}, which is not installed; run: pip install 'weightlapse[{extra}]'"
     )
+
+
+# top-level module -> (the package that holds it, the extra of weightlapse that installs it)
+OPTIONAL = {
+    "torch": ("torch", "torch"), "scipy": ("scipy", "torch"), "numba": ("numba", "torch"),
+    "av": ("av", "film"), "matplotlib": ("matplotlib", "film"), "PIL": ("pillow", "film"),
+    "starlette": ("starlette", "view"), "uvicorn": ("uvicorn", "view"), "anywidget": ("anywidget", "view"),
+    "keras": ("keras", "keras"), "tensorflow": ("tensorflow-cpu", "keras"),
+    "jax": ("jax", "jax"), "flax": ("flax", "jax"), "equinox": ("equinox", "jax"), "optax": ("optax", "jax"),
+    "lightning": ("lightning", "lightning"), "transformers": ("transformers", "transformers"), "accelerate": ("accelerate", "transformers"),
+    "sklearn": ("scikit-learn", "sklearn"), "ray": ("ray", "ray"),
+    "zarr": ("zarr", "export"), "safetensors": ("safetensors", "export"), "pyarrow": ("pyarrow", "export"), "tensorboard": ("tensorboard", "export"),
+    "xarray": ("xarray", "export"), "fsspec": ("fsspec", "export"), "h5py": ("h5py", "export"),
+}  # fmt: skip
+
+
+@contextlib.contextmanager
+def optional(purpose: str) -> Iterator[None]:
+    """An optional package that turns out to be missing inside is told with what needs it and the line that installs it."""
+    try:
+        yield
+    except ModuleNotFoundError as error:
+        if isinstance(error, WeightlapseError) or (known := OPTIONAL.get(str(error.name).split(".")[0])) is None:
+            raise
+        raise missing_extra(known[0], extra=known[1], purpose=purpose) from error
 
 
 def refuse_unknown(given: Iterable[str], known: Iterable[str], where: str) -> None:
