@@ -17,12 +17,6 @@ EXTRAS: dict[str, list[str]] = tomllib.loads((ROOT / "pyproject.toml").read_text
     "optional-dependencies"
 ]
 TRIED = ("base", "film", "torch")  # `python -m tests.test_extras` tries all
-    "base",
-    "film",
-    "view",
-    "torch",
-    "export",
-)  # what changes the answer of a verb; `python -m tests.test_extras` tries all
 # what each extra is there for
 WORKS = {
     "base": {"info", "plan", "page", "compare", "compare (with a wiring)", "diff", "doctor", "verify", "compact", "import", "export (npz)"},
