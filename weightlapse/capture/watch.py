@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib
-import inspect
 import os
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -33,7 +32,7 @@ from weightlapse.capture.ranks import model_is_sharded, process_group, record_to
 from weightlapse.capture.recorder import Backpressure, Recorder
 from weightlapse.capture.resuming import cannot_be_written, go_on, is_there, present_weights, recorded_names
 from weightlapse.capture.schedule import Schedule, schedule
-from weightlapse.errors import InvalidArgument, refuse_unknown
+from weightlapse.errors import InvalidArgument, suggesting
 from weightlapse.store.mirror import Mirror
 from weightlapse.store.ranks import rank_folder
 from weightlapse.store.remote import is_url
@@ -43,6 +42,7 @@ from weightlapse.store.writer import Compact, Fsync, Writer
 _SPOKEN_OF = 32_000_000  # bytes of a frame from which on it is said before training what it costs
 
 
+@suggesting
 def watch(
     model: Any,
     path: str | os.PathLike[str],
@@ -68,7 +68,6 @@ def watch(
     backpressure: Backpressure = "block",
     fsync: Fsync = "close",
     pack: bool | Literal["auto"] = "auto",
-    **unknown: Any,
 ) -> Recorder | NullRecorder | LateRecorder:
     """Record ``model`` into the folder ``path`` while it trains. The network as it is now becomes frame 0.
 
@@ -126,7 +125,6 @@ def watch(
         raise InvalidArgument(
             f"{path}: recordings are written to a local folder (copy it elsewhere when it is done; load() reads URLs)"
         )
-    refuse_unknown(unknown, inspect.signature(watch).parameters, "watch()")
     check_objects(model, path)
     when = schedule(every)
     bound = check_tolerance(tolerance)

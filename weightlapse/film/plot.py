@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -31,11 +31,16 @@ from weightlapse.picture.sample import limit
 from weightlapse.picture.scale import limit_of
 from weightlapse.recording.polar import PARTS, polar
 
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
 _POINTS = 2000  # frames looked at for a curve: more than the pixels of any figure
 _CELLS = 4_000_000  # cells of a heat map; larger tensors are thinned, spikes kept
 
 
-def lines(run: Any, tensor: str | None = None, ax: Any = None, *, most: int = 64, frames: slice | None = None) -> Any:
+def lines(
+    run: Any, tensor: str | None = None, ax: Axes | None = None, *, most: int = 64, frames: slice | None = None
+) -> Axes:
     """Every weight of ``tensor`` (a name or a glob; default: the first) against the step; beyond ``most``, ``most`` of them evenly spread.
 
     Of a complex tensor its magnitudes and its phases. Returns the axes. Raises UnknownTensor.
@@ -76,11 +81,11 @@ def heatmap(
     run: Any,
     tensor: str | None = None,
     frame: int = -1,
-    ax: Any = None,
+    ax: Axes | None = None,
     *,
     scale: str | float = "tensor",
     cmap: str = "RdBu_r",
-) -> Any:
+) -> Axes:
     """The weights of ``tensor`` at ``frame`` as a heat map: a matrix as it is, kernels tiled in × out, a vector as a strip.
 
     ``scale``: "tensor" (one for all frames, as in the film), "step" (this frame's own), or a number. NaN, Inf and values beyond the
@@ -125,7 +130,9 @@ def heatmap(
     return ax
 
 
-def mass(run: Any, tensor: str | None = None, ax: Any = None, *, frames: slice | None = None, most: int = 16) -> Any:
+def mass(
+    run: Any, tensor: str | None = None, ax: Axes | None = None, *, frames: slice | None = None, most: int = 16
+) -> Axes:
     """Shares of the absolute weight, |w| / Σ|w|, over time: of each weight of ``tensor`` where it has at most ``most``, or of each tensor.
 
     Areas are stacked, so that mass which moves from one weight to another is seen to move. Returns the axes.
@@ -172,7 +179,7 @@ def mass(run: Any, tensor: str | None = None, ax: Any = None, *, frames: slice |
     return finished(ax)
 
 
-def norms(run: Any, tensors: str | Sequence[str] = "*", ax: Any = None, *, frames: slice | None = None) -> Any:
+def norms(run: Any, tensors: str | Sequence[str] = "*", ax: Axes | None = None, *, frames: slice | None = None) -> Axes:
     """The Euclidean norm of each tensor against the step. Returns the axes."""
     run = _recording(run)
     span = _stride(run, frames)
@@ -180,7 +187,7 @@ def norms(run: Any, tensors: str | Sequence[str] = "*", ax: Any = None, *, frame
     return _many(ax, np.asarray(run.steps)[span], found, "norm", "norm of each tensor")
 
 
-def scalars(run: Any, names: str | Sequence[str] | None = None, ax: Any = None) -> Any:
+def scalars(run: Any, names: str | Sequence[str] | None = None, ax: Axes | None = None) -> Axes:
     """What was logged beside the weights (loss, accuracy, ...) against the step; a log axis where it helps. Returns the axes."""
     run = _recording(run)
     known = {name: np.asarray(values, dtype=np.float64) for name, values in run.scalars.items()}
@@ -204,7 +211,9 @@ def scalars(run: Any, names: str | Sequence[str] | None = None, ax: Any = None) 
     return finished(ax)
 
 
-def trajectory(run: Any, tensors: str | Sequence[str] = "*", ax: Any = None, *, frames: slice | None = None) -> Any:
+def trajectory(
+    run: Any, tensors: str | Sequence[str] = "*", ax: Axes | None = None, *, frames: slice | None = None
+) -> Axes:
     """The path of all chosen weights together in the plane of its two largest principal components. Returns the axes."""
     from weightlapse.measures.trajectory import trajectory as path_of
 
@@ -228,8 +237,8 @@ def trajectory(run: Any, tensors: str | Sequence[str] = "*", ax: Any = None, *, 
 
 
 def ridgeline(
-    run: Any, tensor: str | None = None, ax: Any = None, *, frames: slice | None = None, most: int = 24
-) -> Any:
+    run: Any, tensor: str | None = None, ax: Axes | None = None, *, frames: slice | None = None, most: int = 24
+) -> Axes:
     """Histograms of ``tensor`` (default: the first) at up to ``most`` frames, the earliest at the back. Returns the axes."""
     run = _recording(run)
     name = _named(run, tensor)

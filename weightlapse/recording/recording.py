@@ -7,7 +7,7 @@ import importlib
 import os
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,6 +23,11 @@ from weightlapse.store.ranks import RankedStore, open_store
 from weightlapse.store.reader import Store
 from weightlapse.store.remote import is_url
 from weightlapse.store.scalars import Scalars
+
+if TYPE_CHECKING:
+    import xarray
+
+    from weightlapse.wiring.data import Wiring
 
 
 def load(path: str | os.PathLike[str]) -> Recording:
@@ -157,7 +162,7 @@ class Recording:
         return self._store.meta
 
     @property
-    def wiring(self) -> Any:
+    def wiring(self) -> Wiring | None:
         """The :class:`weightlapse.Wiring` stored with the recording, or None."""
         spec = self._store.wiring_spec
         return None if spec is None else importlib.import_module("weightlapse.wiring.data").Wiring.from_spec(spec)
@@ -312,16 +317,17 @@ class Recording:
 
         Where several tensors play one part, the further ones are named "part:tensor". Needs a recording with a wiring.
         """
-        if self.wiring is None:
+        wiring = self.wiring
+        if wiring is None:
             raise InvalidArgument(
                 f"{self.path} holds no wiring, so which weights belong to a unit is unknown: "
                 "record with watch(..., example=an_input) or watch(..., wiring=a_wiring)"
             )
-        return importlib.import_module("weightlapse.recording.neuron").neuron(self, group, unit)
+        return importlib.import_module("weightlapse.recording.neuron").neuron(self, wiring, group, unit)
 
     # ---- elsewhere -------------------------------------------------------------------------------------------------
 
-    def to_xarray(self) -> Any:
+    def to_xarray(self) -> xarray.Dataset:
         """An ``xarray.Dataset``: every tensor with a "step" dimension, scalars as variables of their own."""
         return importlib.import_module("weightlapse.recording.export").to_xarray(self)
 

@@ -84,6 +84,8 @@ class BlockSegment:
         record = read_record(self._file, opening.index, self._seal) if opening.index else None
         if record is None or record.kind != block.INDEX:
             raise DamagedRecording("the index fails its checksum")
+        if record.number != self.first:
+            raise DamagedRecording("the index is of another segment")
         own = b"" if opening.id is None else opening.id
         if not record.payload.startswith(own):
             raise DamagedRecording("the index is of another recording")
@@ -101,7 +103,7 @@ class BlockSegment:
         for place in scan(self._file):
             if place.kind == block.STEPS:
                 listed = self._steps(place)
-                steps = listed if len(listed) == self.count else steps
+                steps = listed if len(listed) == self.count and place.number == self.first else steps
             elif place.kind == block.CHUNK and (head := self._chunk_head(place)) is not None:
                 if not self._record_is_right(place):  # without an index only its seal says that it belongs here
                     continue
@@ -115,6 +117,8 @@ class BlockSegment:
         return Index(tuple(chunks), places, np.empty((len(places), 0)), steps)
 
     def _chunk_head(self, place: Place) -> tuple[int, int, tuple[Piece, ...], int] | None:
+        if place.number not in (0, self.number + 1):  # of another segment; earlier versions gave none
+            return None
         return read_chunk_head(Part(self._file, place.payload, place.nbytes), self._seal)
 
     def _steps(self, place: Place) -> NDArray[np.int64]:
@@ -319,7 +323,7 @@ class BlockSegment:
             found.append(Damage(self.file, "the step numbers are lost", self.first, self.first + self.count))
         places = list(scan(self._file))
         records = {place.start: self._record_is_right(place) for place in places}
-        kinds = [place for place in places if place.kind == block.STEPS and records[place.start]]
+        kinds = [p for p in places if p.kind == block.STEPS and p.number == self.first and records[p.start]]
         if self.rebuilt is None and not kinds:
             found.append(Damage(self.file, "the second copy of the step numbers fails its checksum"))
         held = Counter[int]()

@@ -137,7 +137,7 @@ def write_block(
                 if pause is not None:
                     pause()
                 payload, start = chunk_payload(rows.start, rows.stop - rows.start, pieces, data, seal)
-                (at,) = file.put((block.CHUNK, payload, 0))
+                (at,) = file.put((block.CHUNK, payload, number + 1))
                 places[b, c] = at + HEADER_NBYTES + start, len(data)
                 if heads is not None:
                     heads[b, c] = block.head_crc(data)

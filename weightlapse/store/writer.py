@@ -6,6 +6,7 @@ the ``fsync`` policy: "never", "close" (once, at the end) or "flush" (at every :
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import json
 import os
@@ -405,7 +406,7 @@ class Writer:
                 self._end_segment()
                 self._compactor.finish()
                 if self._compactor.failure is not None:
-                    self._tell_uncompacted(self._compactor.failure)
+                    self._tell_uncompacted(self._compactor.failure, patience)
             if self._fsync != "never":
                 self._sync()
                 for log in patiently(
@@ -429,11 +430,13 @@ class Writer:
             remove_proved(self._segment.path)
         takeover.undo()
 
-    def _tell_uncompacted(self, error: BaseException) -> None:
-        """Say in the recording that it is larger than it need be: every frame is there all the same."""
+    def _tell_uncompacted(self, error: BaseException, patience: float) -> None:
+        """Say in the recording that it is larger than it need be: every frame is there all the same, and so is its end."""
         reason = f"not all frames could be compressed ({error}); `weightlapse compact` does it later"
         warnings.warn(f"{self.path}: {reason}", stacklevel=2)
-        self._journal.put((journal.EVENT, reason.encode(), max(self.last_step, 0)), (journal.CLOSE, b"", self.frames))
+        told = (journal.EVENT, reason.encode(), max(self.last_step, 0)), (journal.CLOSE, b"", self.frames)
+        with contextlib.suppress(OSError):  # on a disk that stays full it goes unsaid there
+            patiently(lambda: self._journal.put(*told), patience)
 
 
 def _itself(segment: RawSegment) -> RawSegment:
