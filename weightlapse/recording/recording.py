@@ -7,7 +7,7 @@ import importlib
 import os
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import numpy as np
 from numpy.typing import NDArray
@@ -47,6 +47,18 @@ def load(path: str | os.PathLike[str]) -> Recording:
         if is_url(path):
             raise
         raise NotARecording(f"{error}{recordings_like(path)}") from None
+
+
+class Listing(dict[str, Any]):
+    """A dict that says no to changes: it is given to everybody who asks, and copied for nobody. ``dict(listing)`` is a plain one."""
+
+    def _refuse(self, *_: Any, **__: Any) -> NoReturn:
+        raise TypeError("what a recording says of its tensors cannot be changed; dict(...) makes a copy that can")
+
+    __setitem__ = __delitem__ = __ior__ = clear = pop = popitem = setdefault = update = _refuse  # type: ignore[assignment]
+
+    def __reduce__(self) -> Any:
+        return dict, (dict(self),)
 
 
 class Recording:
@@ -107,18 +119,18 @@ class Recording:
         return {name: list(names) for name, names in self._facts_of_layouts("aliases").items()}
 
     def _facts_of_layouts(self, which: str) -> dict[str, Any]:
-        """A copy of one of the listings of tensors, which are made once for each list of layouts: there may be ten thousand of them."""
+        """One of the listings of tensors, made once for each list of layouts: there may be ten thousand of them, each asked for by its name."""
         layouts = [layout for _, layout in self._store.layouts]
         if len(self._listed_for) != len(layouts) or any(a is not b for a, b in zip(layouts, self._listed_for)):
             tensors = [t for layout in layouts for t in layout.tensors]
             self._listed_for = layouts
             self._listed = {
-                "shapes": {t.name: t.shape for t in tensors},
-                "dtypes": {t.name: t.dtype for t in tensors},
-                "streams": {t.name: t.stream for t in tensors},
-                "aliases": {t.name: t.aliases for t in tensors if t.aliases},
+                "shapes": Listing({t.name: t.shape for t in tensors}),
+                "dtypes": Listing({t.name: t.dtype for t in tensors}),
+                "streams": Listing({t.name: t.stream for t in tensors}),
+                "aliases": Listing({t.name: t.aliases for t in tensors if t.aliases}),
             }
-        return dict(self._listed[which])
+        return self._listed[which]
 
     @property
     def scalars(self) -> Scalars:
