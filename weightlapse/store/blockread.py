@@ -35,7 +35,7 @@ from weightlapse.store.layout import TensorSpec
 from weightlapse.store.log import BLOCK, HEADER_NBYTES, UNSEALED, Place, Seal, read_record, scan
 from weightlapse.store.region import Region, flat_elements, region_shape
 from weightlapse.store.segment import Damage, Frames, Out, targets
-from weightlapse.store.threads import in_order, threads
+from weightlapse.store.threads import all_done, threads
 
 _WINDOW = 1 << 20  # bytes read at once for checking
 _NARROW = 64  # columns: below, blocks are decoded together, because the steps through time cost more than the values
@@ -210,8 +210,7 @@ class BlockSegment:
                     part = self._decoded(b, c, columns, self.layout.tensors[mine[0][1].tensor], inverse)
                     tasks.append(partial(self._frame_part, part, row, mine, flat))
                     work += part.width * (row + 1)
-            for _ in in_order(tasks, threads() if work >= WORTH_THREADS else 1):
-                pass
+            all_done(tasks, threads() if work >= WORTH_THREADS else 1)
         return [found[t] for t in tensors]
 
     def _frame_part(self, part: Decoded | Passing, row: int, pieces: Placing, flat: Mapping[int, NDArray[Any]]) -> None:
@@ -232,9 +231,7 @@ class BlockSegment:
                 advance_together(fresh)
             work = sum(part.width * (int(rows.max()) + 1) for part, rows, _, _ in todo)
             count = threads() if work >= WORTH_THREADS else 1
-            tasks = (partial(_put, part, rows, out, where, target) for part, rows, where, target in todo)
-            for _ in in_order(tasks, count):
-                pass
+            all_done((partial(_put, part, rows, out, where, target) for part, rows, where, target in todo), count)
 
     @contextmanager
     def _told(self, spec: TensorSpec) -> Iterator[None]:
