@@ -319,6 +319,29 @@ class Recording:
             )
         return importlib.import_module("weightlapse.recording.neuron").neuron(self, group, unit)
 
+    # ---- questions -------------------------------------------------------------------------------------------------
+
+    def table(self) -> Any:
+        """The statistics of the recording as a ``pyarrow.Table``: a row for each tensor and block, a stretch of neighbouring frames.
+
+        ``tensor``, ``stream``, ``first_step``, ``last_step``, ``frames``; ``min`` and ``max`` (of the finite values, NaN where there are none);
+        ``nan``, ``inf``, ``zeros`` (counts); ``sum`` and ``sumsq`` (of the finite values); ``update_sumsq``, ``update_max`` (square sum and largest
+        size of the changes from one frame to the next, where both are finite), ``changed`` (values that are another than in the frame
+        before), ``updates`` (how many of the frames were compared with the one before: the first frame of all, and those behind a change of
+        layout, are not); ``values`` (how many there are); ``rank`` (of a recording by many processes, whose parts have rows of their own).
+        Everything counts as float64, complex numbers with both parts.
+
+        Kept statistics are read; what has none (frames that are not compressed yet, older recordings) is read once. The mean of a
+        tensor is ``sum / values``, its norm (the root mean square over the frames) ``sqrt(sumsq / frames)``.
+
+        >>> import numpy as np, tempfile, weightlapse as wl
+        >>> with wl.watch({"w": np.zeros(3)}, tempfile.mkdtemp() + "/run") as rec:
+        ...     rec.step({"w": np.array([0.0, 3.0, np.nan])})
+        >>> wl.load(rec.path).table().select(["tensor", "frames", "max", "nan", "changed", "update_sumsq"]).to_pylist()
+        [{'tensor': 'w', 'frames': 2, 'max': 3.0, 'nan': 1, 'changed': 2, 'update_sumsq': 9.0}]
+        """
+        return importlib.import_module("weightlapse.recording.table").table(self._store)
+
     # ---- elsewhere -------------------------------------------------------------------------------------------------
 
     def to_xarray(self) -> Any:

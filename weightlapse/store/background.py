@@ -11,6 +11,7 @@ from collections import deque
 from collections.abc import Callable
 from contextlib import nullcontext
 from pathlib import Path
+from typing import Any
 
 from weightlapse.errors import DamagedRecording
 from weightlapse.progress import bar
@@ -99,8 +100,8 @@ class Compactor:
             segment = open_segment()
             # beside training one thread, of the lowest priority; at the end all there are
             count = 1 if pause is not None else threads()
-            settings = {"sync": self._sync, "pause": pause, "memory": self._memory, "count": count, "keeper": self._keeper}
-            compress(self._folder, segment, self._ours, self._tolerance, **settings)
+            settings: dict[str, Any] = {"sync": self._sync, "pause": pause, "memory": self._memory, "count": count}
+            compress(self._folder, segment, self._ours, self._tolerance, keeper=self._keeper, **settings)
         except Stopped:
             return
         except DamagedRecording:

@@ -171,7 +171,7 @@ def _deflate(steps: NDArray[np.int64]) -> bytes:
     return zlib.compress(steps.astype("<i8").tobytes(), 6)
 
 
-def _gather(
+def gather(
     segment: RawSegment, pieces: tuple[Piece, ...], rows: slice, known: Sequence[Codes | None] | None = None
 ) -> NDArray[np.unsignedinteger]:
     """The patterns (T, n) of a chunk's pieces; those of ``known`` codes follow from these."""
@@ -206,7 +206,7 @@ def _encode(
     """
     dtype = lanes(segment.layout.tensors[pieces[0].tensor])[0]
     known = None if tolerance is None else segment.gridded(pieces, rows)
-    u = _gather(segment, pieces, rows, known)
+    u = gather(segment, pieces, rows, known)
     shape = chunk_shape(tolerance, len(u), u.shape[1])
     data = None
     widths = [p.stop - p.start for p in pieces]
@@ -217,11 +217,7 @@ def _encode(
     data = encode(u, dtype, shape, compiled=compiled) if data is None else data
     exactly = [0.0 if known is not None and known[i] is not None else bound for i, bound in enumerate(own)]
     stored = u if exact else Chunk(data).read()
-    if (
-        not _same(Chunk(data), u, compiled=compiled)
-        if exact
-        else not within_bounds(stored, u, dtype, widths, exactly)
-    ):
+    if not _same(Chunk(data), u, compiled=compiled) if exact else not within_bounds(stored, u, dtype, widths, exactly):
         raise NotTheSame(f"frames {segment.first + rows.start} to {segment.first + rows.stop - 1} of {segment.file}")
     return data, [] if look is None else look(pieces, stored)
 

@@ -12,12 +12,24 @@ from typing import IO, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from weightlapse.errors import DamagedRecording
 from weightlapse.store.block import lanes
 from weightlapse.store.codecs.plan import Piece
 from weightlapse.store.gauge import (
-    HIGH, INF, JUMP, LOW, MOVED, SQUARE, TOTAL, Cells, cells_of, compiled, numbers_of,
+    HIGH,
+    INF,
+    JUMP,
+    LOW,
+    MOVED,
+    SQUARE,
+    TOTAL,
+    Cells,
+    cells_of,
+    compiled,
+    numbers_of,
 )  # fmt: skip
 from weightlapse.store.layout import Layout
+from weightlapse.store.segment import Segment
 from weightlapse.store.statistics import (
     COUNTS,
     MEASURES,
@@ -29,13 +41,15 @@ from weightlapse.store.statistics import (
     unit_starts_of,
 )
 
-_IN_MEMORY = 8 << 20  # bytes of a frame that are kept in memory until the next block, or segment, has been compared with it
+_IN_MEMORY = (
+    8 << 20
+)  # bytes of a frame that are kept in memory until the next block, or segment, has been compared with it
 
 
 class LastFrame:
     """The frame before those that are looked at, as stored bytes; a large one in a file without a name."""
 
-    def __init__(self, number: int, layout: Layout, folder: Path) -> None:
+    def __init__(self, number: int, layout: Layout, folder: Path | None) -> None:
         self.number, self.layout = number, layout
         self._lock = threading.Lock()
         self._held = bytearray(layout.row_nbytes) if layout.row_nbytes <= _IN_MEMORY else None
@@ -78,6 +92,22 @@ class LastFrame:
             self._file.close()
 
 
+def read_last(block: Segment, number: int, layout: Layout, folder: Path | None) -> LastFrame | None:
+    """Frame ``number`` as one that others are compared with; None where it cannot be read."""
+    last = LastFrame(number, layout, folder)
+    try:
+        for i, spec in enumerate(layout.tensors):
+            if spec.size:
+                values = block.read_frame([i], number - block.first)[0]
+                kind = f"<u{spec.storage.itemsize // lanes(spec)[1]}"
+                flat = np.ascontiguousarray(values).reshape(-1).view(kind)
+                last.put([Piece(i, 0, flat.size)], flat)
+    except DamagedRecording:
+        last.close()
+        return None
+    return last
+
+
 @dataclass(frozen=True)
 class Seen:
     """The cells of one piece; ``odd`` (runs,): where infinities come or go, so that nothing bounds the changes."""
@@ -85,7 +115,7 @@ class Seen:
     cells: Cells
     odd: NDArray[np.bool_]
 
-    def bounds(self) -> list[np.float32]:
+    def bounds(self) -> list[Any]:
         """Lowest, highest and largest change, infinities included."""
         measures, infinite = self.cells.measures, self.cells.counts[INF].any()
         low, high = np.fmin.reduce(measures[LOW], axis=None), np.fmax.reduce(measures[HIGH], axis=None)
@@ -94,19 +124,25 @@ class Seen:
         if infinite:
             low, high = -np.inf, np.inf
         jump = np.inf if self.odd.any() else measures[JUMP].max()
-        return [outward(np.array(low), up=False)[()], outward(np.array(high), up=True)[()], outward(np.array(jump), up=True)[()]]
+        return [
+            outward(np.array(low), up=False)[()],
+            outward(np.array(high), up=True)[()],
+            outward(np.array(jump), up=True)[()],
+        ]
 
     def unit_bounds(self) -> NDArray[np.float32]:
         """(2, runs): the largest square sum of the values and of their changes."""
         infinite = self.cells.counts[INF].any(axis=0)
         square, moved = self.cells.measures[SQUARE].max(axis=0), self.cells.measures[MOVED].max(axis=0)
-        return np.stack([outward(np.where(infinite, np.inf, square), up=True), outward(np.where(self.odd, np.inf, moved), up=True)])
+        return np.stack(
+            [outward(np.where(infinite, np.inf, square), up=True), outward(np.where(self.odd, np.inf, moved), up=True)]
+        )
 
 
 class Gathering:
     """The statistics of the segment that ``plan`` describes. ``before``: the frame before its first, None where it is not known."""
 
-    def __init__(self, plan: Plan, before: LastFrame | None, folder: Path) -> None:
+    def __init__(self, plan: Plan, before: LastFrame | None, folder: Path | None) -> None:
         self.plan = plan
         self.last = LastFrame(plan.first + plan.count - 1, plan.layout, folder)
         self._before = before
@@ -173,7 +209,13 @@ class Gathering:
         rows: dict[str, NDArray[Any]] = dict(zip(MEASURES, self._measures)) | dict(zip(COUNTS, self._counts))
         plan = self.plan
         return Statistics(
-            *(plan.first, plan.count, plan.height, plan.layout_crc, -1 if self._before is None else self._before.number),
+            *(
+                plan.first,
+                plan.count,
+                plan.height,
+                plan.layout_crc,
+                -1 if self._before is None else self._before.number,
+            ),
             *(plan.each, plan.units, plan.pieces, rows),
             *(*self._bounds, *self._units),
         )

@@ -3,32 +3,31 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import numpy as np
 
 from weightlapse.errors import DamagedRecording
 from weightlapse.store.belonging import Belonging
-from weightlapse.store.block import block_name, lanes
+from weightlapse.store.block import block_name
 from weightlapse.store.blockread import BlockSegment
 from weightlapse.store.cache import Cache
 from weightlapse.store.codecs.plan import Piece
 from weightlapse.store.files import LocalFile
-from weightlapse.store.gathering import Gathering, LastFrame
+from weightlapse.store.gathering import Gathering, LastFrame, read_last
 from weightlapse.store.journal import FORK
 from weightlapse.store.layout import Layout
 from weightlapse.store.lines import Fork, lines_of, positions, take
 from weightlapse.store.raw import RawSegment
-from weightlapse.store.statistics import Plan
+from weightlapse.store.statistics import Plan, Statistics
 from weightlapse.store.statistics_file import StatisticsLog
 
 _TRIES = 8  # block files that are opened to find the frame before
 
 
-def frame_before(first: int, copies: Sequence[tuple[bytes, int, bytes]]) -> int:
-    """The number of the frame that comes before frame ``first`` on its line, -1 for none; ``copies``: the rewinds that were made until then."""
-    forks = [Fork.from_json(number, json.loads(payload)) for kind, number, payload in copies if kind == FORK]
+def frame_before(first: int, forks: Iterable[Fork]) -> int:
+    """The number of the frame that comes before frame ``first`` on the main line as it was then, -1 for none."""
     main, _ = lines_of(sorted((fork for fork in forks if fork.first <= first), key=lambda fork: fork.first))
     position = int(positions(main, np.array([first]))[0])
     return -1 if position <= 0 else take(main, position)[-1][1] - 1
@@ -49,7 +48,8 @@ class Keeper:
             *(segment.layout, opening.layout_crc, segment.first, segment.count, height, chunks, self._tolerance)
         )
         try:
-            before = self._frame(frame_before(segment.first, segment.copies), segment.number, segment.layout)
+            forks = [Fork.from_json(number, json.loads(data)) for kind, number, data in segment.copies if kind == FORK]
+            before = self._frame(frame_before(segment.first, forks), segment.number, segment.layout)
             return Gathering(plan, before, self._folder)
         except OSError:
             return None
@@ -65,8 +65,12 @@ class Keeper:
             except (DamagedRecording, FileNotFoundError):
                 continue
             if block.first <= number < block.first + block.count:
-                return _read(block, number, layout, self._folder) if block.layout == layout else None
+                return read_last(block, number, layout, self._folder) if block.layout == layout else None
         return None
+
+    def add(self, number: int, statistics: Statistics) -> bool:
+        """Keep what was made otherwise; whether it is written."""
+        return self._log.put(number, statistics)
 
     def keep(self, number: int, made: Gathering) -> None:
         """The block of segment ``number`` is in place, and so are its statistics; the next segment begins where this one ends."""
@@ -84,18 +88,3 @@ class Keeper:
             self._log.sync()
         self._log.close()
         self.forget()
-
-
-def _read(block: BlockSegment, number: int, layout: Layout, folder: Path) -> LastFrame | None:
-    last = LastFrame(number, layout, folder)
-    try:
-        for i, spec in enumerate(layout.tensors):
-            if spec.size:
-                values = block.read_frame([i], number - block.first)[0]
-                kind = f"<u{spec.storage.itemsize // lanes(spec)[1]}"
-                flat = np.ascontiguousarray(values).reshape(-1).view(kind)
-                last.put([Piece(i, 0, flat.size)], flat)
-    except DamagedRecording:
-        last.close()
-        return None
-    return last

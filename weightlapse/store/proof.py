@@ -56,7 +56,13 @@ def holds_the_same(block: BlockSegment, raw: RawSegment) -> bool:
 
 
 def compress(
-    folder: Path, raw: RawSegment, ours: Belonging, tolerance: float | None, *, keeper: Keeper | None = None, **settings: Any
+    folder: Path,
+    raw: RawSegment,
+    ours: Belonging,
+    tolerance: float | None,
+    *,
+    keeper: Keeper | None = None,
+    **settings: Any,
 ) -> None:
     """Make the block of a log segment, prove it, and remove the log. Raises :class:`DamagedRecording` where the log must stay."""
     gathered = write_block(folder, raw.number, raw, tolerance, keeper=keeper, **settings)

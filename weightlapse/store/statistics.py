@@ -25,7 +25,9 @@ MEASURES = ("min", "max", "sum", "sumsq", "update_sumsq", "update_max")  # colum
 COUNTS = ("nan", "inf", "zeros", "changed")  # and uint64
 _HEAD = struct.Struct("<8Q")
 _MOST = 1 << 28  # bytes of a record when decompressed
-_ROW_EACH_FRAME = 4096  # values from which on an exact tensor has a row for each frame, and not only for each time block
+_ROW_EACH_FRAME = (
+    4096  # values from which on an exact tensor has a row for each frame, and not only for each time block
+)
 _ROW_EACH_FRAME_ROUNDED = 1 << 16
 _UNIT_VALUES = 4096  # values of a unit in a time block from which on units have bounds of their own
 _UNIT_VALUES_ROUNDED = 1 << 16
@@ -52,7 +54,9 @@ class Plan:
         sizes = np.array([spec.size for spec in layout.tensors], np.int64)
         each = sizes >= (_ROW_EACH_FRAME if tolerance is None else _ROW_EACH_FRAME_ROUNDED)
         least = _UNIT_VALUES if tolerance is None else _UNIT_VALUES_ROUNDED
-        units = np.array([row_values(s) * min(height, count) >= least and len(s.shape) > 1 for s in layout.tensors], bool)
+        units = np.array(
+            [row_values(s) * min(height, count) >= least and len(s.shape) > 1 for s in layout.tensors], bool
+        )
         for chunk in chunks:  # a unit that is cut cannot be summed chunk by chunk
             for piece in chunk:
                 row = row_values(layout.tensors[piece.tensor])

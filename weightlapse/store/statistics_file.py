@@ -16,11 +16,11 @@ from weightlapse.store.files import File
 from weightlapse.store.folder import Folder, LocalFolder
 from weightlapse.store.log import HEAD, Place, RecordFile, Seal, read_record, scan
 from weightlapse.store.portable import replace
+from weightlapse.store.remove import remove_own
 from weightlapse.store.segment import Damage
 from weightlapse.store.statistics import Statistics
 
 STATISTICS = b"STAT"
-NAME = re.compile(r"stats-[0-9a-f]{8}\.log")
 
 
 def file_name(identity: bytes) -> str:
@@ -39,6 +39,17 @@ def is_of(file: File, identity: bytes) -> bool:
     except DamagedRecording:
         return False
     return head is not None and head.kind == HEAD and head.payload == identity
+
+
+def statistics_of(folder: Folder, identity: str) -> list[str]:
+    """The file of the recording of this id in a folder, where there is one."""
+    if not re.fullmatch(r"[0-9a-f]{32}", identity):
+        return []
+    name = file_name(bytes.fromhex(identity))
+    try:
+        return [name] if is_of(folder.open(name), bytes.fromhex(identity)) else []
+    except (FileNotFoundError, DamagedRecording):
+        return []
 
 
 class StatisticsFile:
@@ -64,6 +75,11 @@ class StatisticsFile:
         self._file, self._places = file, {}
         if is_of(file, self._identity):
             self._places = {place.number: place for place in scan(file) if place.kind == STATISTICS}
+
+    @property
+    def numbers(self) -> list[int]:
+        """The segments of which there is a record."""
+        return list(self._places)
 
     def get(self, number: int) -> Statistics | None:
         """Of the segment ``number``; None where there are none, or none that can be trusted."""
@@ -93,10 +109,14 @@ class StatisticsFile:
         found, end = [], 0
         for place in scan(file):
             if place.start != end:
-                found.append(Damage(self.name, f"bytes {end} to {place.start - 1} are no record that can be read{again}"))
+                found.append(
+                    Damage(self.name, f"bytes {end} to {place.start - 1} are no record that can be read{again}")
+                )
             elif read_record(file, place.start, self._seal) is None:
                 found.append(Damage(self.name, f"the statistics of segment {place.number} fail their checksum{again}"))
-            elif place.kind == STATISTICS and self._places.get(place.number) == place and self.get(place.number) is None:
+            elif (
+                place.kind == STATISTICS and self._places.get(place.number) == place and self.get(place.number) is None
+            ):
                 found.append(Damage(self.name, f"the statistics of segment {place.number} cannot be meant{again}"))
             end = place.end
         return found  # what follows is a write that was cut short
@@ -150,3 +170,23 @@ class StatisticsLog:
 def whole(file: File, seal: Seal) -> Iterator[Place]:
     """The records that are right."""
     return (place for place in scan(file) if read_record(file, place.start, seal) is not None)
+
+
+def put_in_order(folder: Path, identity: bytes) -> None:
+    """Write the file anew without what is damaged in it, where something is."""
+    kept = StatisticsFile(LocalFolder(folder), identity)
+    kept.look()
+    if not kept.damages() or not statistics_of(LocalFolder(folder), identity.hex()):
+        return
+    building = folder / f"{kept.name}.tmp"
+    remove_own(building)
+    file = RecordFile(building, seal_for(identity))
+    try:
+        file.put((HEAD, identity, 0))
+        for number in sorted(kept.numbers):
+            if (held := kept.get(number)) is not None:
+                file.put((STATISTICS, held.pack(), number))
+        file.sync()
+        file.rename(folder / kept.name)
+    finally:
+        file.close()
