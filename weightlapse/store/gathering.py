@@ -181,6 +181,10 @@ class Gathering:
 
     def take(self, b: int, c: int, found: Sequence[Seen]) -> None:
         """Count in what :meth:`look` has seen of chunk ``c``."""
+        with np.errstate(all="ignore"):  # infinite sums are what they are
+            self._take(b, c, found)
+
+    def _take(self, b: int, c: int, found: Sequence[Seen]) -> None:
         for k, (piece, seen) in enumerate(zip(self.plan.chunks[c], found), self.plan.pieces_at[c]):
             self._count_in(b, piece, seen.cells)
             self._bounds[:, b, k] = seen.bounds()

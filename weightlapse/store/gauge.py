@@ -39,6 +39,11 @@ class Cells:
 
 def numbers_of(patterns: NDArray[Any], dtype: str, spec: TensorSpec) -> NDArray[Any]:
     """Stored patterns as float32 (where that holds every value) or float64; ``dtype`` is the one in which the codec sees them."""
+    with np.errstate(all="ignore"):  # the patterns of some NaN are odd
+        return _numbers(patterns, dtype, spec)
+
+
+def _numbers(patterns: NDArray[Any], dtype: str, spec: TensorSpec) -> NDArray[Any]:
     if dtype == "bfloat16":
         return (patterns.astype(np.uint32) << np.uint32(16)).view(np.float32)
     if spec.dtype in FORMATS:
@@ -79,9 +84,9 @@ def _fill(rows: Any, before: Any, starts: Any, measures: Any, counts: Any) -> No
     def over(how: np.ufunc, x: Any, dtype: Any = None) -> Any:
         return how.reduceat(x, starts, axis=1, dtype=dtype)
 
-    wide, base = rows.astype(np.float64), before.astype(np.float64)
-    finite, was = np.isfinite(wide), np.isfinite(base)
     with np.errstate(all="ignore"):
+        wide, base = rows.astype(np.float64), before.astype(np.float64)
+        finite, was = np.isfinite(wide), np.isfinite(base)
         if finite.all() and was.all():
             low, high = over(np.minimum, rows), over(np.maximum, rows)
             update = wide - base

@@ -412,7 +412,7 @@ class Store:
             found.append(Damage(self.journal_name, self._journal_fault))
         found += self._list.damages
         found += [told for damage in self._verify_segments() for told in self._on_lines(damage)]
-        found += self.statistics.damages()
+        found += self.statistics.damages(closed=self.closed)
         found += [
             Damage(self.journal_name, f"bytes {a} to {b - 1} are no record that can be read")
             for a, b in self.journal.damaged

@@ -14,6 +14,7 @@ from pathlib import Path
 from weightlapse.errors import DamagedRecording
 from weightlapse.store.files import File
 from weightlapse.store.folder import Folder, LocalFolder
+from weightlapse.store.journal import is_cut_short
 from weightlapse.store.log import HEAD, Place, RecordFile, Seal, read_record, scan
 from weightlapse.store.portable import replace
 from weightlapse.store.remove import remove_own
@@ -98,11 +99,11 @@ class StatisticsFile:
             return None if record is None else Statistics.unpack(record.payload)
         return None
 
-    def damages(self) -> list[Damage]:
-        """What of the file is no record; what is said of values that are whole is told apart."""
+    def damages(self, *, closed: bool = True) -> list[Damage]:
+        """What of the file is no record. ``closed``: no writer can have been killed amid a write."""
         again = "; the values are whole, and `weightlapse compact` makes it anew"
         file = self._file
-        if file is None or not file.size:
+        if file is None or (not file.size and not closed):
             return []
         if not is_of(file, self._identity):
             return [Damage(self.name, f"it does not begin as the statistics of this recording{again}")]
@@ -112,14 +113,19 @@ class StatisticsFile:
                 found.append(
                     Damage(self.name, f"bytes {end} to {place.start - 1} are no record that can be read{again}")
                 )
-            elif read_record(file, place.start, self._seal) is None:
+            elif read_record(file, place.start, self._seal) is None or any(
+                file.read(place.payload + place.nbytes, place.end)
+            ):
                 found.append(Damage(self.name, f"the statistics of segment {place.number} fail their checksum{again}"))
             elif (
                 place.kind == STATISTICS and self._places.get(place.number) == place and self.get(place.number) is None
             ):
                 found.append(Damage(self.name, f"the statistics of segment {place.number} cannot be meant{again}"))
             end = place.end
-        return found  # what follows is a write that was cut short
+        tail = file.read(end, file.size)
+        if tail and (closed or not is_cut_short(tail)):
+            found.append(Damage(self.name, f"the last {len(tail)} bytes are no record that can be read{again}"))
+        return found
 
 
 class StatisticsLog:

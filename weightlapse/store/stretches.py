@@ -136,6 +136,11 @@ def as_numbers(values: NDArray[Any], spec: TensorSpec) -> NDArray[Any]:
 
 
 def _together(rows: Row) -> Row:
+    with np.errstate(all="ignore"):
+        return _summed(rows)
+
+
+def _summed(rows: Row) -> Row:
     found = {
         "min": np.fmin.reduce(rows["min"]),
         "max": np.fmax.reduce(rows["max"]),
