@@ -342,6 +342,46 @@ class Recording:
         """
         return importlib.import_module("weightlapse.recording.table").table(self._store)
 
+    def top(
+        self,
+        what: str,
+        k: int = 100,
+        *,
+        steps: slice | None = None,
+        of: str = "weights",
+        tensors: str | Iterable[str] = "*",
+        streams: Iterable[str] = ("weights",),
+    ) -> list[tuple[str, tuple[Any, ...], float]]:
+        """The ``k`` largest, as (tensor, index, value), largest first; of equal ones those of the earlier tensor, then of the lower index.
+
+        - ``what``: ``"value"``: the largest absolute value at any recorded step of the stretch; ``"update"``: the largest absolute change from one
+          recorded step of the stretch to the next; ``"change"``: that between its first and its last recorded step.
+        - ``steps``: the stretch, ``slice(a, b)`` of optimizer steps, b not included; all by default.
+        - ``of``: ``"weights"``, whose index is that in the tensor; ``"units"``: the rows of a tensor's first axis (along the axis of its outputs, where the
+          wiring knows it), ``"tensors"``: index (). Of units and tensors "absolute" is the Euclidean length. ``run[tensor][(frame, *index)]`` reads it.
+        - ``tensors``: a glob or several over names; ``streams``: which streams are looked at.
+
+        Complex weights count with their modulus. NaN counts for nothing (``run.table()`` tells how many there are), an infinity is larger than any
+        number. A tensor whose shape or dtype differs between the first and last step has no "change".
+
+        The answer is exact. The statistics say of each block how large its values and updates can be, so only those are read that can hold
+        one of the largest. Raises :class:`InvalidArgument` for an unknown question, :class:`UnknownTensor` where no tensor matches,
+        :class:`MissingStep` where the stretch holds no recorded step.
+
+        >>> import numpy as np, tempfile, weightlapse as wl
+        >>> w = np.zeros((2, 3))
+        >>> with wl.watch({"w": w}, tempfile.mkdtemp() + "/run") as rec:
+        ...     for t in range(1, 5):
+        ...         w[1, 2] += 0.5 * t
+        ...         w[0, 0] = -1.0
+        ...         rec.step()
+        >>> run = wl.load(rec.path)
+        >>> run.top("update", 2), run.top("change", 1, of="units", steps=slice(1, None))
+        ([('w', (1, 2), 2.0), ('w', (0, 0), 1.0)], [('w', (1,), 4.5)])
+        """
+        ask = importlib.import_module("weightlapse.recording.asking").ask
+        return ask(self, what, k, steps, of, tensors, streams)  # type: ignore[no-any-return]
+
     # ---- elsewhere -------------------------------------------------------------------------------------------------
 
     def to_xarray(self) -> Any:

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from weightlapse.errors import DamagedRecording
-from weightlapse.store.block import lanes
+from weightlapse.store.block import PIECE, lanes
 from weightlapse.store.codecs.plan import Piece
 from weightlapse.store.gauge import (
     HIGH,
@@ -212,6 +212,9 @@ class Gathering:
         """The statistics, when every chunk was taken."""
         rows: dict[str, NDArray[Any]] = dict(zip(MEASURES, self._measures)) | dict(zip(COUNTS, self._counts))
         plan = self.plan
+        named = [(piece.tensor, piece.start, piece.stop) for piece in plan.pieces]
+        columns = np.array(named, PIECE)
+        table = {name: np.ascontiguousarray(columns[name]) for name in ("tensor", "start", "stop")}
         return Statistics(
             *(
                 plan.first,
@@ -220,6 +223,6 @@ class Gathering:
                 plan.layout_crc,
                 -1 if self._before is None else self._before.number,
             ),
-            *(plan.each, plan.units, plan.pieces, rows),
+            *(plan.each, plan.units, table, rows),
             *(*self._bounds, *self._units),
         )

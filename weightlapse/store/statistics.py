@@ -114,7 +114,7 @@ class Statistics:
     before: int
     each: NDArray[np.bool_]
     units: NDArray[np.bool_]
-    pieces: tuple[Piece, ...]
+    table: dict[str, NDArray[Any]]  # of the pieces: tensor, start, stop
     rows: dict[str, NDArray[Any]]
     low: NDArray[np.float32]
     high: NDArray[np.float32]
@@ -125,6 +125,11 @@ class Statistics:
     @property
     def blocks(self) -> int:
         return -(-self.count // self.height)
+
+    @cached_property
+    def pieces(self) -> tuple[Piece, ...]:
+        columns = (self.table[name].tolist() for name in ("tensor", "start", "stop"))
+        return tuple(Piece(*numbers) for numbers in zip(*columns))
 
     @cached_property
     def starts(self) -> NDArray[np.int64]:
@@ -144,11 +149,10 @@ class Statistics:
     def pack(self) -> bytes:
         head = _HEAD.pack(
             *(self.first, self.count, self.height, self.layout_crc, self.before + 1),
-            *(len(self.each), len(self.pieces), self.unit_value.shape[1]),
+            *(len(self.each), len(self.table["start"]), self.unit_value.shape[1]),
         )
-        table = np.array([(p.tensor, p.start, p.stop) for p in self.pieces], PIECE)
         arrays = [self.each.astype("u1"), self.units.astype("u1")]
-        arrays += [np.ascontiguousarray(table[name]) for name in ("tensor", "start", "stop")]
+        arrays += [self.table[name].astype(PIECE[name]) for name in ("tensor", "start", "stop")]
         arrays += [self.rows[name].astype("<f8") for name in MEASURES]
         arrays += [self.rows[name].astype("<u8") for name in COUNTS]
         arrays += [a.astype("<f4") for a in (self.low, self.high, self.jump, self.unit_value, self.unit_jump)]
@@ -178,7 +182,7 @@ class Statistics:
             return _restored(part, dtype).reshape(shape)
 
         each, has = take("u1", tensors).astype(bool), take("u1", tensors).astype(bool)
-        columns = [take(kind, pieces).tolist() for kind in ("<u4", "<u8", "<u8")]
+        table = {name: take(PIECE[name].str, pieces) for name in ("tensor", "start", "stop")}
         total = int(starts_of(each, count, blocks)[-1])
         rows = {name: take("<f8", total) for name in MEASURES}
         rows |= {name: take("<u8", total).astype(np.int64) for name in COUNTS}
@@ -186,9 +190,10 @@ class Statistics:
         unit_value, unit_jump = (take("<f4", blocks, units) for _ in range(2))
         if at != len(data):
             raise DamagedRecording("the statistics of a segment do not have the length that they claim")
-        named = tuple(Piece(*numbers) for numbers in zip(*columns))
+        if (table["tensor"] >= tensors).any():
+            raise DamagedRecording("the statistics of a segment are of tensors that it cannot have")
         return cls(
-            first, count, height, crc, before - 1, each, has, named, rows, low, high, jump, unit_value, unit_jump
+            first, count, height, crc, before - 1, each, has, table, rows, low, high, jump, unit_value, unit_jump
         )
 
 

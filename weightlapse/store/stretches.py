@@ -62,7 +62,7 @@ def sources(store: Store | RankedStore) -> list[Source]:
 class Stretch:
     """The frames ``[first, stop)`` of a store's line, all in one time block ``block`` of one segment, where the first is number ``local``.
 
-    ``follows``: whether the first frame is compared with the one before it on this line.
+    ``follows``: whether the first frame is compared with the one before it on this line. ``preceded``: whether there is one, of the same layout.
     """
 
     store: Store
@@ -72,6 +72,7 @@ class Stretch:
     statistics: Statistics
     local: int
     follows: bool
+    preceded: bool
 
     @property
     def block(self) -> int:
@@ -161,6 +162,7 @@ def stretches(source: Source, first: int = 0, stop: int | None = None, *, make: 
     numbers = source.frames[first:stop]
     written = 0  # on the line, the frame that follows the last segment
     previous = -2  # and the number that it has in the order of writing
+    layout: Layout | None = None  # of the segment before, unless that is lost
     for segment in store.segments:
         whole, start = (segment.whole, segment._start) if isinstance(segment, SegmentPart) else (segment, 0)
         begin, end = segment.first, segment.first + segment.count
@@ -168,6 +170,7 @@ def stretches(source: Source, first: int = 0, stop: int | None = None, *, make: 
         comes_after, previous = (previous if begin == written else -2), number + segment.count - 1
         written = end
         a, b = np.searchsorted(numbers, [begin, end])
+        same, layout = layout == segment.layout, None if isinstance(whole, LostSegment) else segment.layout
         if a == b or isinstance(whole, LostSegment):
             continue
         statistics = _of(store, kept, whole, make=make)
@@ -183,8 +186,8 @@ def stretches(source: Source, first: int = 0, stop: int | None = None, *, make: 
                 else:
                     follows = low > begin
                 at = int(np.searchsorted(source.frames, low))
-                follows &= at > 0 and source.frames[at - 1] == low - 1
-                yield Stretch(store, low, cut, segment.layout, statistics, local, bool(follows))
+                before = at > 0 and bool(source.frames[at - 1] == low - 1) and (low > begin or same)
+                yield Stretch(store, low, cut, segment.layout, statistics, local, follows and before, before)
                 low = cut
 
 
