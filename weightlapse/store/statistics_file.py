@@ -113,7 +113,9 @@ class StatisticsFile:
                 found.append(
                     Damage(self.name, f"bytes {end} to {place.start - 1} are no record that can be read{again}")
                 )
-            elif read_record(file, place.start, self._seal) is None or any(file.read(place.payload + place.nbytes, min(place.end, file.size))):
+            elif read_record(file, place.start, self._seal) is None or any(
+                file.read(place.payload + place.nbytes, min(place.end, file.size))
+            ):
                 found.append(Damage(self.name, f"the statistics of segment {place.number} fail their checksum{again}"))
             elif (
                 place.kind == STATISTICS and self._places.get(place.number) == place and self.get(place.number) is None
