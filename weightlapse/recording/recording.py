@@ -382,14 +382,42 @@ class Recording:
         ask = importlib.import_module("weightlapse.recording.asking").ask
         return ask(self, what, k, steps, of, tensors, streams)  # type: ignore[no-any-return]
 
+    def query(self, sql: str) -> Any:
+        """The answer to one SELECT, asked of DuckDB, as a ``pyarrow.Table``.
+
+        Tables: ``tensors``, ``frames``, ``stats`` (:meth:`table`), ``scalars`` (a row for each logged number), ``events``, ``gaps``, and the table
+        function ``weights('NAME', '100:200, 3')``: a slice of a tensor as NumPy writes it, time first, with the columns ``frame``, ``step``,
+        ``index``, ``value``. Nothing is written, and no file outside of the recording is read.
+
+        Raises :class:`InvalidArgument` with what DuckDB says; :class:`MissingExtra` without ``duckdb`` (``pip install 'weightlapse[query]'``).
+
+        >>> import numpy as np, tempfile, weightlapse as wl
+        >>> with wl.watch({"w": np.zeros(3)}, tempfile.mkdtemp() + "/run") as rec:
+        ...     rec.step({"w": np.array([0.0, 3.0, 4.0])}, loss=0.5)
+        >>> wl.load(rec.path).query("select tensor, sqrt(update_sumsq) as moved from stats").to_pylist()
+        [{'tensor': 'w', 'moved': 5.0}]
+        """
+        return importlib.import_module("weightlapse.recording.query").query(self, sql)
+
     # ---- elsewhere -------------------------------------------------------------------------------------------------
 
     def to_xarray(self) -> Any:
         """An ``xarray.Dataset``: every tensor with a "step" dimension, scalars as variables of their own."""
         return importlib.import_module("weightlapse.recording.export").to_xarray(self)
 
-    def export(self, kind: str, dest: str | os.PathLike[str]) -> None:
-        """Write the recording as "zarr", "safetensors", "npz", "parquet" or "tensorboard" to ``dest``."""
+    def export(
+        self, kind: str, dest: str | os.PathLike[str], *, partition: str | None = None, weights: bool = True
+    ) -> None:
+        """Write the recording as "zarr", "safetensors", "npz", "parquet" or "tensorboard" to ``dest``.
+
+        ``partition`` (parquet only): add it, under that name, to a tree of many recordings, ``dest/TABLE/run=NAME/part-0.parquet``, which DuckDB, Polars
+        and Spark read as one; ``weights=False`` leaves the values out and writes the other tables alone: stats, scalars, tensors, frames, events, gaps.
+        """
+        if partition is not None or not weights:
+            importlib.import_module("weightlapse.recording.partitions").add(
+                self, kind, dest, partition, weights=weights
+            )
+            return
         importlib.import_module("weightlapse.recording.export").export(self, kind, dest)
 
     # ---- to look at ------------------------------------------------------------------------------------------------

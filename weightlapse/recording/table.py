@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import importlib
 from typing import Any
 
 import numpy as np
 
-from weightlapse.errors import missing_extra
 from weightlapse.progress import track
+from weightlapse.recording.relations import arrow
 from weightlapse.store.ranks import RankedStore
 from weightlapse.store.reader import Store
 from weightlapse.store.stretches import sources, stretches
@@ -46,10 +45,7 @@ def columns(store: Store | RankedStore) -> dict[str, list[Any]]:
 
 def table(store: Store | RankedStore) -> Any:
     """See :meth:`Recording.table`."""
-    try:
-        pa = importlib.import_module("pyarrow")
-    except ImportError:
-        raise missing_extra("pyarrow", extra="export", purpose="Recording.table") from None
+    pa = arrow("Recording.table")
     made = columns(store)
     order = np.lexsort((made["first_step"], made["rank"])) if made["tensor"] else np.empty(0, np.int64)
     arrays = {name: pa.array(values, pa.type_for_alias(COLUMNS[name])) for name, values in made.items()}

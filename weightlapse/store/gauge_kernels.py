@@ -1,4 +1,4 @@
-"""Statistics of runs of columns with a compiler (numba, cached on disk), the interpreter released: each run is gone through several times while the cache holds it. Twin: ``gauge.py``.
+"""Statistics of runs of columns with a compiler (numba, cached on disk), the interpreter released. Twin: ``gauge.py``.
 
 Runs without NaN and infinities, which are nearly all, go through loops in which the compiler may add in any order; the others one by one.
 """
