@@ -22,6 +22,8 @@ VERBS = {
     "page": "Write one self-contained, offline HTML page.",
     "compare": "Say whether two networks are the same up to symmetry.",
     "diff": "Say what differs between two networks, tensor by tensor.",
+    "top": "Say which weights, units or tensors are largest or moved most.",
+    "query": "Ask a recording in SQL.",
     "doctor": "Find dead, saturated, exploding, frozen ... weights.",
     "grow": "Widen a checkpoint without changing its function.",
     "verify": "Check every checksum, the index and the error bound.",
