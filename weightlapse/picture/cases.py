@@ -46,9 +46,22 @@ NETWORKS: dict[str, dict[str, tuple[int, ...]]] = {
         "mha/query/kernel": (8, 2, 4),
         "mha/attention_output/kernel": (2, 4, 8),
     },
+    "grouped": {
+        "self_attn.qkv_proj.weight": (24, 12),  # six heads of query, three of key, three of value
+        "self_attn.o_proj.weight": (12, 12),
+        "cross.kv.weight": (12, 6),
+        "gqa/query/kernel": (6, 4, 2),
+        "gqa/query/bias": (4, 2),
+        "gqa/key/kernel": (6, 2, 2),
+        "gqa/value/kernel": (6, 2, 2),
+        "h.0.mlp.c_fc.weight": (4, 12),
+        "h.0.mlp.c_fc.bias": (12,),
+    },
+    "transposed": {"up.weight": (6, 4, 3, 3), "up.bias": (4,), "conv2d_transpose/kernel": (3, 3, 6, 4), "conv2d_transpose/bias": (6,)},
     "embedding": {"wte.weight": (101, 4), "wpe.weight": (16, 8)},
-    "recurrent": {"lstm.weight_ih_l0": (16, 3), "lstm.weight_hh_l0": (16, 4), "lstm.bias_ih_l0": (16,), "gru/kernel": (5, 9), "gru/recurrent_kernel": (3, 9)},
-    "stacks": {"experts.w1": (5, 6, 9), "blocks": (3, 4, 20)},
+    "recurrent": {"lstm.weight_ih_l0": (16, 3), "lstm.weight_hh_l0": (16, 4), "lstm.bias_ih_l0": (16,), "gru/kernel": (5, 9), "gru/recurrent_kernel": (3, 9),
+                  "gru/bias": (2, 9), "out.weight_hh_l0": (16, 2), "out.weight_hr_l0": (2, 4), "out.bias_hh_l0": (16,)},
+    "stacks": {"experts.w1": (5, 6, 9), "experts.b1": (5, 6), "blocks": (3, 4, 20), "moe.experts.0.w1.weight": (4, 6), "moe.experts.1.w1.weight": (4, 6)},
 }  # fmt: skip
 SCALES = {
     "zero": [0.0] * 4,

@@ -20,7 +20,7 @@ def describe(shape: tuple[int, ...], kind: Kind) -> str:
     if not shape:
         return "one number"
     parts = [
-        ", ".join(cut.names) if cut.names else _count(cut.count, cut.unit)
+        ", ".join(dict.fromkeys(cut.names)) if cut.names else _count(cut.count, cut.unit)
         for cut in kind.cuts
         if cut.unit in ("part", "gate", "head")
     ]
