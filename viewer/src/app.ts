@@ -315,7 +315,7 @@ export class App {
     this.root.dataset.state = "ready";
     this.timeline.shown(frame);
     this.probe.update(frame, this.player.playing ? 96 : 0);
-    if (!this.player.playing) { this.inspector.draw(); this.toolbar.reduced(this.stage.reduced); }
+    if (!this.player.playing) { this.inspector.draw(); this.toolbar.reduced(this.stage.reduced); this.legend.thinned(this.stage.reduced ? this.store.view.cells : null); }
     this.film.frame(this.stage, this.title(), this.run.steps[frame]);
   }
 

@@ -112,7 +112,9 @@ export class Stage {
     this.readCamera();
   }
 
-  lookOf(panel: Panel): Look { return { ref: panel.source.ref || this.store.view.diff, order: this.store.view.order }; }
+  lookOf(panel: Panel): Look {
+    return { ref: panel.source.ref || this.store.view.diff, order: this.store.view.order, mode: this.store.view.cells, limit: this.limitOf(panel) };
+  }
 
   limitOf(panel: Panel): number | null {
     const { scale, diff, show } = this.store.view;
@@ -219,17 +221,17 @@ export class Stage {
   /** Fetches what is on the screen for the current frame, exactly; in eight bits while a hand is scrubbing. */
   refresh(hurry = false): void {
     if (this.playing || this.waiting) return;
-    const { frame, cells } = this.store.view;
+    const { frame } = this.store.view;
     for (const panel of this.panels) {
-      const want = panel.shapeAt(frame) && this.region(panel, frame, false);
-      if (!want) { panel.rest(); this.redraw(); continue; }
-      panel.show({ ...want, frame, look: this.lookOf(panel), mode: cells, limit: this.limitOf(panel), hurry,
+      const there = panel.shapeAt(frame), want = there && this.region(panel, frame, false), coarse = there && this.region(panel, frame, true);
+      if (!want || !coarse) { panel.rest(); this.redraw(); continue; }
+      panel.show({ ...want, coarse, frame, look: this.lookOf(panel), hurry,
         changed: () => this.redraw(), failed: (text) => this.onProblem(text) });
     }
   }
 
   private about(panel: Panel, want: { span: Span; f: [number, number] }): string {
-    return JSON.stringify([want, this.lookOf(panel), this.store.view.cells, this.limitOf(panel)]);
+    return JSON.stringify([want, this.lookOf(panel)]);
   }
 
   /** While playing: whether `frame` can be drawn now; asks for it and for what follows. */
@@ -240,7 +242,7 @@ export class Stage {
       if (!want) continue;
       const about = this.about(panel, want);
       if (!panel.has(frame, about)) all = false;
-      if (ask) panel.prefetch(frame, ask.count, ask.step, want.span, want.f, this.lookOf(panel), this.store.view.cells, this.limitOf(panel),
+      if (ask) panel.prefetch(frame, ask.count, ask.step, want.span, want.f, this.lookOf(panel),
         about, () => undefined);
       if (panel.error) this.onProblem(panel.error);
     }

@@ -21,6 +21,7 @@ from weightlapse.picture.layout import Layout
 from weightlapse.picture.numbers import short
 from weightlapse.picture.palette import THEMES, table
 from weightlapse.picture.raster import raster
+from weightlapse.picture.reduce import MODES, reduce_to
 from weightlapse.picture.scale import limit_of
 from weightlapse.picture.ticks import side
 
@@ -70,6 +71,27 @@ SCALES = {
     "signs": [-2.0, 1.0],
 }
 NUMBERS = [0.0, 0.35123, -12345.0, 0.000012, 1.0, -0.5, 1e9, 123456.7, math.inf, -math.inf, math.nan]
+
+
+THINNED = [
+    ((9, 14), (2, 2)),
+    ((9, 14), (4, 8)),
+    ((1, 30), (1, 4)),
+    ((33, 5), (16, 2)),
+    ((7, 7), (3, 5)),
+    ((12, 12), (1, 1)),
+]
+
+
+def thinned_case(shape: tuple[int, int], factors: tuple[int, int]) -> dict[str, Any]:
+    """What each cell shows that stands for several weights, as codes, for every rule that there is."""
+    values = values_of(f"thinned {shape}", shape)
+    values = np.where(values == 60, np.float32(0.8), values)  # a spike that is on the scale
+    return {
+        "shape": list(shape),
+        "factors": list(factors),
+        "codes": {mode: codes(reduce_to(values, *factors, mode, 1.0), 1.0).ravel().tolist() for mode in MODES},
+    }
 
 
 def values_of(name: str, shape: tuple[int, ...]) -> np.ndarray[Any, np.dtype[np.float32]]:
@@ -124,6 +146,7 @@ def build() -> dict[str, Any]:
         "networks": {
             word: {name: list(shape) for name, shape in network.items()} for word, network in NETWORKS.items()
         },
+        "thinned": [thinned_case(shape, factors) for shape, factors in THINNED],
         "scales": [
             {"name": name, "values": [_told(v) for v in values], "limit": limit_of(np.array(values))}
             for name, values in SCALES.items()

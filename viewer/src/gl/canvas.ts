@@ -1,6 +1,7 @@
 import { codeOf } from "../picture/codes";
 import { SIGNED, signed } from "../picture/marks";
 import { isLight } from "../picture/palette";
+import { spikeOf, tile } from "../picture/thin";
 import type { Item, Painter, Texture } from "./painter";
 
 interface Held extends Texture { data: Uint8Array | Float32Array }
@@ -59,16 +60,5 @@ function contrast(colour: number): number {
 
 function reduced(item: Item, data: Uint8Array | Float32Array, row: number, col: number, spanX: number, spanY: number): number {
   const { width, height } = item.texture;
-  if (spanX === 1 && spanY === 1) return data[row * width + col];
-  let low = Infinity, high = -Infinity, sum = 0, count = 0;
-  for (let i = row; i < Math.min(height, row + spanY); i++)
-    for (let j = col; j < Math.min(width, col + spanX); j++) {
-      const v = data[i * width + j];
-      if (Number.isNaN(v)) return v;
-      low = Math.min(low, v); high = Math.max(high, v); sum += v; count++;
-    }
-  if (item.mode === "mean") return sum / count;
-  if (item.mode === "min") return low;
-  if (item.mode === "max") return high;
-  return high >= -low ? high : low;
+  return tile(data, height, width, row, col, spanY, spanX, item.mode, spikeOf(item.limit));
 }
