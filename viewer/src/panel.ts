@@ -35,6 +35,7 @@ export class Panel {
   private busy = false;
   private gone = false;
   private next: Request | null = null;
+  private fetching = ""; // what is under way
   private exact: AbortController | null = null;
   private clips = new Map<string, { pixels: Uint8Array; limit: number; clip: Clip }>();
   private clipBytes = 0;
@@ -61,12 +62,15 @@ export class Panel {
   /** Fetches the picture as exactly as the screen can show it. One request at a time: while it is under way only the newest of the
    * requests after it is remembered, so that a scrubbing hand sees pictures at the pace at which they come. */
   show(request: Request): void {
+    const key = JSON.stringify([request.frame, request.span, request.f, request.look, request.hurry]);
     if (this.busy) {
+      if (key === this.fetching) { this.next = null; return; }
       this.next = request;
       this.exact?.abort(); // a picture that has been passed by needs no more digits
       return;
     }
     this.busy = true;
+    this.fetching = key;
     this.fetch(request).catch((error: Error) => { if (error.name !== "AbortError") request.failed(error.message); }).finally(() => {
       this.busy = false;
       const next = this.next;

@@ -108,6 +108,7 @@ export class Stage {
     this.panels = sources.map((s) => new Panel(s, this.archive, this.painter));
     this.blink();
     this.retable(true);
+    this.measure();
     this.arrange();
     this.readCamera();
   }
@@ -127,8 +128,14 @@ export class Stage {
 
   // -- places -----------------------------------------------------------------------------------------------------------
 
+  private wide = 40;
+  private high = 40; // of the stage; to ask the page for them at every frame would cost a layout of it each time
+
+  private measure(): void { ({ clientWidth: this.wide, clientHeight: this.high } = this.element); }
+
   private resized(): void {
-    const ratio = devicePixelRatio || 1, { clientWidth: w, clientHeight: hh } = this.element;
+    this.measure();
+    const ratio = devicePixelRatio || 1, w = this.wide, hh = this.high;
     this.overlaid = "";
     for (const c of [this.canvas, this.overlay]) { c.width = Math.max(1, Math.round(w * ratio)); c.height = Math.max(1, Math.round(hh * ratio)); }
     this.arrange();
@@ -138,7 +145,7 @@ export class Stage {
 
   /** Puts the panels in their places; called when their sizes, their number or the window change. */
   arrange(): void {
-    const w = Math.max(40, this.element.clientWidth - 2 * MARGIN), hh = Math.max(40, this.element.clientHeight - 2 * MARGIN);
+    const w = Math.max(40, this.wide - 2 * MARGIN), hh = Math.max(40, this.high - 2 * MARGIN);
     const frame = this.store.view.frame;
     const sizes = this.panels.map((p) => ({ ...p.size(frame), layer: `${p.source.run}:${layerOf(p.source.tensor.name)}` }));
     const many = this.store.view.show === "all";
@@ -208,7 +215,7 @@ export class Stage {
     const pick = playing ? display : finest;
     const f: [number, number] = [pick(box.dy * ratio), pick(box.dx * ratio)];
     if (!playing && f[0] <= 4 && f[1] <= 4 && rows * cols <= 4e6) f[0] = f[1] = 1; // the shader reduces small factors itself
-    const span = visible(rows, cols, box, this.element.clientWidth, this.element.clientHeight, f);
+    const span = visible(rows, cols, box, this.wide, this.high, f);
     return span && { span, f };
   }
 

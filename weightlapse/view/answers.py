@@ -25,6 +25,15 @@ from weightlapse.view.subject import Subject
 from weightlapse.view.wire import BINARY, JSON, Cancel, Cancelled, Query, little, message, number, span
 
 
+UNHURRIED = (
+    "manifest",
+    "live",
+    "clip",
+    "findings",
+    "pair",
+)  # cost nothing, say for themselves when they read, or take so long that nobody waits
+
+
 class Answers:
     """Answers questions about ``subjects``; safe to ask from several threads."""
 
@@ -58,7 +67,10 @@ class Answers:
         """The answer to ``word`` as (media type, bytes); InvalidArgument or UnknownTensor for questions without one."""
         if word not in self.words:
             raise UnknownTensor(f"the viewer knows no question {word!r}")
-        return self.words[word](query, cancel or threading.Event())
+        if word in UNHURRIED:
+            return self.words[word](query, cancel or threading.Event())
+        with self.pictures.reading():
+            return self.words[word](query, cancel or threading.Event())
 
     # -- descriptions -------------------------------------------------------------------------------------------------
     def _json(self, value: Any) -> tuple[str, bytes]:

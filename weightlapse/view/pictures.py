@@ -27,9 +27,11 @@ from weightlapse.view.wire import BINARY, Cancel, Cancelled, Query, factors, lit
 CLIP_FRAMES = 512  # most frames in one answer
 CLIP_BYTES = 8_000_000  # an answer stops after this much, or after so long a time; the page asks for the rest
 CLIP_SECONDS = 0.25
+PATIENCE = 20.0  # seconds that a playing page waits for the previews of a large tensor
 BAND_CELLS = 4_000_000  # a larger picture is read and reduced in bands of rows
 BATCH_CELLS = 12_000_000  # cells that one read of several frames may bring
 STRIP_VALUES = 12_000_000  # values that one read for previews may bring
+CALM = 0.1  # seconds after an answer before previews are made
 CACHE_BYTES = 128_000_000
 PREVIEW_MEMORY = 64_000_000
 PREVIEWED = 100_000  # cells from which on a tensor has previews: smaller ones are read faster than they are looked up
@@ -101,12 +103,14 @@ class Pictures:
     def __init__(self, subjects: list[Subject]) -> None:
         self.subjects = subjects
         self.cache = _Cache(CACHE_BYTES)
-        self.previews = Previews(lambda: self._waiting > 0)
+        self.previews = Previews(self._busy)
         self._waiting = 0  # questions that read the recording now
+        self._asked = 0.0  # when the last one was answered
         self._count = threading.Lock()
 
     @contextmanager
-    def _reading(self) -> Iterator[None]:
+    def reading(self) -> Iterator[None]:
+        """While somebody waits for values of the recording, no previews are made."""
         with self._count:
             self._waiting += 1
         try:
@@ -114,6 +118,10 @@ class Pictures:
         finally:
             with self._count:
                 self._waiting -= 1
+                self._asked = time.monotonic()
+
+    def _busy(self) -> bool:
+        return self._waiting > 0 or time.monotonic() - self._asked < CALM
 
     def subject(self, query: Query, key: str = "run") -> Subject:
         which = number(query, key, 0)
@@ -177,7 +185,7 @@ class Pictures:
         name, rows, cols = self._region(subject, query, frame)
         asked = look(query)
         header = {"frame": frame, "r": [rows.start, rows.stop], "c": [cols.start, cols.stop], "f": list(asked.factors)}
-        with self._reading():
+        with self.reading():
             if asked.factors == (1, 1):
                 if (rows.stop - rows.start) * (cols.stop - cols.start) > 4 * BAND_CELLS:
                     raise InvalidArgument("so large a picture comes reduced only: ask with f=2,2 or more")
@@ -235,7 +243,6 @@ class Pictures:
         asked = look(query)
         name, rows, cols = self._region(subject, query, start)
         frames = range(start, min(stop, subject.piece(name, start).stop), step)
-        begun = time.monotonic()
         shown: list[int] = []
         pictures: list[bytes] = []
         limits: list[float] = []
@@ -243,8 +250,7 @@ class Pictures:
             shown.append(frame)
             limits.append(end)
             pictures.append(picture.tobytes())
-            full = len(shown) >= CLIP_FRAMES or len(shown) * picture.size >= CLIP_BYTES
-            if full or time.monotonic() - begun > CLIP_SECONDS:
+            if len(shown) >= CLIP_FRAMES or len(shown) * picture.size >= CLIP_BYTES:
                 break
         height, width = (-(-(s.stop - s.start) // f) for s, f in zip((rows, cols), asked.factors, strict=True))
         about = {"r": [rows.start, rows.stop], "c": [cols.start, cols.stop], "f": list(asked.factors)}
@@ -264,7 +270,10 @@ class Pictures:
         cells = (rows.stop - rows.start) * (cols.stop - cols.start)
         simple = not asked.order and cells <= BAND_CELLS and asked.reference in ("", "first", "prev")
         together = max(1, BATCH_CELLS // max(1, cells)) if simple else 1
+        asked_at = time.monotonic()
         for begin in range(0, len(frames), together):
+            if begin and time.monotonic() - asked_at > CLIP_SECONDS:
+                return
             batch = frames[begin : begin + together]
             if len(frames) > 1 and not simple and key is not None:
                 self._wait(key, batch.start, cancel)
@@ -275,7 +284,7 @@ class Pictures:
                 continue
             if cancel.is_set():
                 raise Cancelled
-            with self._reading():
+            with self.reading():
                 if simple:
                     values = self._batch(subject, name, batch, rows, cols, asked.reference)
                     drawn = [asked.reduced(one) for one in values]
@@ -337,7 +346,8 @@ class Pictures:
 
     def _wait(self, key: Key, frame: int, cancel: Cancel) -> None:
         """Until the picture is made, where it is being made: of a large tensor all frames of a stretch take no longer than two by themselves."""
-        while self.previews.coming(key, frame):
+        until = time.monotonic() + PATIENCE
+        while self.previews.coming(key, frame) and time.monotonic() < until:
             found = self.previews.get(key, frame)
             if found is not None and found[1]:
                 return
@@ -350,29 +360,26 @@ def _strips(own: Subject, name: str, frames: range, asked: Look) -> Iterator[Str
     """The pictures of ``frames``, some rows of all of them at a time, from the top."""
     piece = own.piece(name, frames.start)
     plane = own.layout(name, piece)
+    fr = asked.factors[0]
     left: NDArray[Any] | None = None  # rows of a tile that is not whole yet
     for rows in own.strips(name, piece, STRIP_VALUES // len(frames)):
         values = own.pictures(name, frames, rows, slice(0, plane.cols))
+        first = 0 if left is None else min(fr - left.shape[1], values.shape[1])  # rows that this tile still needs
+        tiles: list[Strip] = []
         if left is not None:
-            values = np.concatenate([left, values], axis=1)
-        count = values.shape[1] if rows.stop == plane.rows else values.shape[1] // asked.factors[0] * asked.factors[0]
-        left = values[:, count:].copy()
-        if count:
-            yield _drawn(values[:, :count], asked)
-
-
-def nearest(steps: NDArray[np.int64], step: int) -> int:
-    """The frame whose step is nearest to ``step``."""
-    after = int(np.searchsorted(steps, step))
-    if after == 0 or (after < len(steps) and steps[after] - step < step - steps[after - 1]):
-        return after
-    return after - 1
+            left = np.concatenate([left, values[:, :first]], axis=1)
+            if left.shape[1] == fr or rows.stop == plane.rows:
+                tiles, left = [_drawn(left, asked)], None
+        if left is None:
+            rest = (values.shape[1] - first) % fr if rows.stop < plane.rows else 0
+            last = values.shape[1] - rest
+            if first < last:
+                tiles.append(_drawn(values[:, first:last], asked))
+            left = values[:, last:].copy() if rest else None
+        if tiles:
+            yield tiles[0] if len(tiles) == 1 else np.concatenate(tiles, axis=1)
 
 
 def _drawn(values: NDArray[Any], asked: Look) -> NDArray[np.uint8]:
-    """Codes of the tiles of several frames (frames, rows, columns) on a scale that is given; all at once where no tile would lie in two frames."""
-    count, rows, cols = values.shape
-    if rows % asked.factors[0] and count > 1:
-        return np.stack([_drawn(one[None], asked)[0] for one in values])
-    tiles, end = asked.reduced(values.reshape(count * rows, cols))
-    return codes(tiles, end).reshape(count, -1, tiles.shape[1])
+    """Codes of the tiles of several frames (frames, rows, columns), one after the other: what is worked on stays in the processor's cache."""
+    return np.stack([codes(*asked.reduced(one)) for one in values])

@@ -9,11 +9,11 @@ export const SPIKE = 0.75; // of the scale: what is farther from zero is drawn e
 export function spikeOf(limit: number): number { return Math.fround(SPIKE * limit); }
 
 /** What the tile of `high` x `wide` cells from (row, col) on shows; it may hang over the end of the picture. `spike`: see `spikeOf`. */
-export function tile(values: ArrayLike<number | bigint>, rows: number, cols: number, row: number, col: number, high: number, wide: number, mode: Mode, spike: number): number {
+export function tile(values: Float32Array, rows: number, cols: number, row: number, col: number, high: number, wide: number, mode: Mode, spike: number): number {
   let low = Infinity, top = -Infinity, sum = 0, count = 0;
   const bottom = Math.min(rows, row + high), right = Math.min(cols, col + wide);
   for (let i = row; i < bottom; i++) for (let j = col; j < right; j++) {
-    const v = Number(values[i * cols + j]);
+    const v = values[i * cols + j];
     if (Number.isNaN(v)) return v; // NaN wins in its tile
     if (v < low) low = v;
     if (v > top) top = v;
@@ -25,7 +25,7 @@ export function tile(values: ArrayLike<number | bigint>, rows: number, cols: num
   if (mode === "max") return top;
   const extreme = top >= -low ? top : low;
   if (mode === "extreme" || Math.abs(extreme) > spike) return extreme;
-  return Number(values[Math.min(rows - 1, row + (high >> 1)) * cols + Math.min(cols - 1, col + (wide >> 1))]);
+  return values[Math.min(rows - 1, row + (high >> 1)) * cols + Math.min(cols - 1, col + (wide >> 1))];
 }
 
 /** The rows r[0] to r[1] and columns c[0] to c[1] of a picture `cols` cells wide by tiles of f[0] x f[1] cells. */
