@@ -383,3 +383,11 @@ def _strips(own: Subject, name: str, frames: range, asked: Look) -> Iterator[Str
 def _drawn(values: NDArray[Any], asked: Look) -> NDArray[np.uint8]:
     """Codes of the tiles of several frames (frames, rows, columns), one after the other: what is worked on stays in the processor's cache."""
     return np.stack([codes(*asked.reduced(one)) for one in values])
+
+
+def nearest(steps: NDArray[np.int64], step: int) -> int:
+    """The frame whose step is nearest to ``step``."""
+    after = int(np.searchsorted(steps, step))
+    if after == 0 or (after < len(steps) and steps[after] - step < step - steps[after - 1]):
+        return after
+    return after - 1
