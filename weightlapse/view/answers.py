@@ -24,7 +24,6 @@ from weightlapse.view.pictures import Pictures
 from weightlapse.view.subject import Subject
 from weightlapse.view.wire import BINARY, JSON, Cancel, Cancelled, Query, little, message, number, span
 
-
 UNHURRIED = (
     "manifest",
     "live",

@@ -203,14 +203,6 @@ class Subject:
         with self.lock:
             yield from list(sample(self.run, name, parts=self.pieces(name)))
 
-    def some(self, name: str, piece: Piece, frame: int) -> NDArray[Any]:
-        """The cells of one frame that stand for the tensor in estimates, in its own dtype."""
-        with self.lock:
-            track = self.track(name, piece)
-            return np.concatenate(
-                [np.asarray(track[(frame - piece.start, *where)]).ravel() for where in bands(piece.shape)]
-            )
-
     def updates(self, name: str, places: int = 8) -> NDArray[np.float64]:
         """What a few hundred cells moved by between neighbouring frames, at ``places`` places of the run."""
         found = [np.zeros(1)]
