@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -77,9 +77,16 @@ def _stem(name: str, shapes: Shapes) -> str:
     return parent if derived and (known or own.rpartition(".")[2] in PARTS) else own
 
 
-Told = dict[
-    tuple[str, int], tuple[str, int, str]
-]  # (tensor, axis) -> role, indices of a unit in one piece (0: none), what a unit is
+class Units(NamedTuple):
+    """What the wiring tells of one axis of a tensor."""
+
+    role: str
+    run: int  # neighbouring indices that make one piece of a unit; 0: none
+    unit: str  # what a unit is: "head" or "channel"
+    head: int  # indices of one head, where a unit is several that share their key and value
+
+
+Told = dict[tuple[str, int], Units]  # by (tensor, axis)
 
 
 def _told(wiring: Any) -> Told:
@@ -87,16 +94,28 @@ def _told(wiring: Any) -> Told:
     groups = list(wiring.groups) if wiring is not None else []
     parents = {group.parent[0] for group in groups if getattr(group, "parent", None)}
     for group in groups:
-        for member in group.members:
-            key = (member.tensor, member.axis)
-            if getattr(group, "parent", None) or key in told:  # units inside a head: the heads have been told of
-                continue
-            told[key] = (
-                str(member.role),
-                _run(np.asarray(member.index)),
-                "head" if group.name in parents else "channel",
+        if getattr(group, "parent", None):  # units inside a head: the heads have been told of
+            continue
+        unit = "head" if group.name in parents else "channel"
+        runs = [_run(np.asarray(member.index)) for member in group.members]
+        head = min((_least(np.asarray(m.index)) for m, run in zip(group.members, runs, strict=True) if run), default=0)
+        fused = {m.tensor: run for m, run in zip(group.members, runs, strict=True) if interleaved(m.tensor)}
+        after = [run for m, run in zip(group.members, runs, strict=True) if run and m.tensor not in fused]
+        if (
+            fused and after and (max(fused.values()) - max(after)) % 2 == 0
+        ):  # queries, a key and a value before, values of as many queries after
+            head = max(0, max(fused.values()) - max(after)) // 2 or head
+        for member, run in zip(group.members, runs, strict=True):
+            told.setdefault(
+                (member.tensor, member.axis), Units(str(member.role), run, unit, head if unit == "head" else run)
             )
     return told
+
+
+def _least(index: np.ndarray[Any, Any]) -> int:
+    """Length of the shortest piece of neighbouring indices that a unit has."""
+    ends = np.flatnonzero(np.append(np.diff(index[0]) != 1, True)) + 1
+    return int(np.diff(ends, prepend=0).min())
 
 
 def _run(index: np.ndarray[Any, Any]) -> int:
@@ -161,7 +180,7 @@ def _words(name: str, shape: tuple[int, ...], shapes: Shapes, told: Told) -> tup
         return ("head" if stacked else "expert" if _EXPERTS.search(name) else "bias", "unit")
     if _kernel_named(name):
         return ("input", "unit")
-    roles = tuple(told[name, axis][0] if (name, axis) in told else "" for axis in (0, 1))
+    roles = tuple(told[name, axis].role if (name, axis) in told else "" for axis in (0, 1))
     if any(roles):
         across = "out" in roles[1] or ("in" in roles[0] and "out" not in roles[0])
     else:
@@ -187,15 +206,20 @@ def _cuts(name: str, shape: tuple[int, ...], shapes: Shapes, told: Told) -> tupl
             cuts.append(Cut(axis, len(names), 2, "gate", names))
             continue
         names = parts(name, axis, shape, shapes)
-        _, run, unit = told.get((name, axis), ("", 0, ""))
+        _, run, unit, head = told.get((name, axis), Units("", 0, "", 0))
         part = size // max(1, len(names))
-        headed = run > 1 and part % run == 0 and part > run
         if names:
             cuts.append(Cut(axis, len(names), 2, "part", names))
-        if headed and interleaved(name) and run % 3 == 0:
-            cuts += [Cut(axis, part // run, 2, unit), Cut(axis, 3, 1, "part", QUERY_KEY_VALUE)]
-        elif headed:
-            cuts.append(Cut(axis, part // run, 1, unit))
+        shared, rest = divmod(run, head) if head else (0, 1)  # heads of one unit
+        if rest or shared < 2 or part % run:
+            if min(run, head) > 1 and part % min(run, head) == 0 and part > min(run, head):
+                cuts.append(Cut(axis, part // min(run, head), 1, unit))
+        elif interleaved(name) and shared > 2:  # of each group its queries, then key and value
+            inside = ("query",) * (shared - 2) + QUERY_KEY_VALUE[1:]
+            cuts += [Cut(axis, part // run, 2, unit if shared == 3 else "group"), Cut(axis, shared, 1, "part", inside)]
+        else:
+            groups = [Cut(axis, part // run, 2, "group")] if part > run else []
+            cuts += [*groups, Cut(axis, shared, 1, unit)]
     return tuple(cuts)
 
 
@@ -224,7 +248,7 @@ def _convolution(name: str, shape: tuple[int, ...], shapes: Shapes, told: Told) 
         units, inputs, kernel = last, last - 1, tuple(range(last - 1))
     else:
         units, inputs, kernel = 0, 1, tuple(range(2, last + 1))
-    roles = {axis: told[name, axis][0] for axis in (units, inputs) if (name, axis) in told}
+    roles = {axis: told[name, axis].role for axis in (units, inputs) if (name, axis) in told}
     bias = shapes.get(re.sub(r"(weight|kernel)$", "bias", name), ())
     told_so = "out" in roles.get(inputs, "") or ("in" in roles.get(units, "") and "out" not in roles.get(units, ""))
     if told_so or (not roles and bias == (shape[inputs],) != (shape[units],)):
