@@ -48,6 +48,9 @@ class _Series:
     make: Make | None = None
     stretches: dict[int, _Stretch] = field(default_factory=dict)
 
+    def nbytes(self, part: int) -> int:
+        return len(self.parts[part]) * self.size[0] * self.size[1]
+
     def part(self, frame: int) -> int:
         return next((i for i, frames in enumerate(self.parts) if frames.start <= frame < frames.stop), -1)
 
@@ -133,22 +136,26 @@ class Previews:
         if series is None or not series.parts:
             return None
         here, count = max(0, series.part(self._near)), len(series.parts)
-        room = BUDGET
+        wanted, room = [], BUDGET
         for i in [*range(here, count), *range(here - 1, -1, -1)]:
-            frames = series.parts[i]
-            nbytes = len(frames) * series.size[0] * series.size[1]
-            room -= nbytes
+            room -= series.nbytes(i)
             if room < 0:
-                return None
-            if i not in series.stretches and nbytes:
-                self._forget(series, i, nbytes)
+                break
+            if series.nbytes(i):
+                wanted.append(i)
+        for i in wanted:
+            if i not in series.stretches:
+                self._forget(series, wanted, series.nbytes(i))
+                frames = series.parts[i]
                 series.stretches[i] = _Stretch(frames, np.zeros((len(frames), *series.size), np.uint8))
-            if nbytes and not series.stretches[i].complete:
+            if not series.stretches[i].complete:
                 return series, series.stretches[i]
         return None
 
-    def _forget(self, series: _Series, near: int, nbytes: int) -> None:
-        """Drops the stretches farthest away until there is room for another one."""
+    def _forget(self, series: _Series, wanted: list[int], nbytes: int) -> None:
+        """Drops stretches that are no longer wanted until there is room for another one."""
         kept = series.stretches
-        while kept and nbytes + sum(s.pictures.nbytes for s in kept.values()) > BUDGET:
-            del kept[max(kept, key=lambda i: abs(i - near))]
+        for i in [i for i in kept if i not in wanted]:
+            if nbytes + sum(s.pictures.nbytes for s in kept.values()) <= BUDGET:
+                return
+            del kept[i]
