@@ -139,6 +139,10 @@ class BlockSegment:
             self._checked.add(tensor)
         return placed
 
+    def edges(self, name: str) -> list[int]:
+        """The elements of a tensor with which another chunk begins: a chunk is unpacked as a whole, or by its strips."""
+        return [piece.start for _, _, piece in self._pieces(self.layout.index[name])]
+
     # ---- values ----------------------------------------------------------------------------------------------------
 
     def read(self, tensor: int, frames: Frames, region: Region) -> NDArray[Any]:
