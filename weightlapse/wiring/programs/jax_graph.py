@@ -25,7 +25,7 @@ class JaxGraph(Graph):
     ``prepare`` brings an example into the form of the call.
     """
 
-    __slots__ = ("function", "names", "dtypes", "prepare", "_known")
+    __slots__ = ("function", "dtypes", "prepare", "_known")
 
     def __init__(
         self,
@@ -35,8 +35,8 @@ class JaxGraph(Graph):
         dtypes: Sequence[Any],
         prepare: Callable[[Any], tuple[tuple[Any, ...], dict[str, Any]]] | None = None,
     ) -> None:
-        super().__init__(name)
-        self.function, self.names, self.dtypes, self.prepare = function, list(names), list(dtypes), prepare
+        super().__init__(name, names)
+        self.function, self.dtypes, self.prepare = function, list(dtypes), prepare
         self._known: dict[Any, tuple[Any, Any]] = {}
 
     def arguments(self, example: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:

@@ -119,11 +119,11 @@ def _inputs_of(model: Any) -> int | None:
 class TorchGraph(Graph):
     """On the torch backend the model is run itself, on the tensors that stand for its variables."""
 
-    __slots__ = ("function", "names")
+    __slots__ = ("function",)
 
     def __init__(self, name: str, function: Stateless, names: list[str]) -> None:
-        super().__init__(name)
-        self.function, self.names = function, names
+        super().__init__(name, names)
+        self.function = function
 
     def arguments(self, example: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
         return self.function.arguments(example)

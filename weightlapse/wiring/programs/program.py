@@ -7,7 +7,8 @@ trust: :meth:`Program.prove` runs both on random weights.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+import copy
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -37,13 +38,13 @@ class Weight:
 class Graph:
     """What a network computes, in the framework it was written in; shared by all copies of a program.
 
-    ``name`` is that of the network's class. :meth:`run` computes it with torch, :meth:`reference` in its own framework.
+    ``name`` is that of the network, ``names`` are those of its weights. :meth:`run` computes it with torch, :meth:`reference` in its own framework.
     """
 
-    __slots__ = ("name",)
+    __slots__ = ("name", "names")
 
-    def __init__(self, name: str) -> None:
-        self.name = name
+    def __init__(self, name: str, names: Sequence[str]) -> None:
+        self.name, self.names = name, list(names)
 
     def __deepcopy__(self, memo: Any) -> Graph:
         return self
@@ -67,7 +68,7 @@ class Program(nn.Module):
     ``graph.run`` gets all of them by name. ``statistics`` are the names of those that no gradient changes.
     """
 
-    def __init__(self, graph: Graph, weights: Sequence[Weight], make: Callable[[], Program] | None = None) -> None:
+    def __init__(self, graph: Graph, weights: Sequence[Weight]) -> None:
         super().__init__()
         self.graph = graph
         self.statistics = frozenset(w.name for w in weights if not w.trained)
@@ -89,11 +90,20 @@ class Program(nn.Module):
             home = home._modules[part]  # type: ignore[assignment]
         return home, leaf
 
+    def under(self, names: Mapping[str, str]) -> Program:
+        """The same network with its weights under other names; names that ``names`` lacks stay."""
+        graph = copy.copy(self.graph)
+        graph.names = [names.get(n, n) for n in graph.names]
+        weights = [Weight(names.get(n, n), t.detach().numpy(), n not in self.statistics) for n, t in self.named().items()]
+        return Program(graph, weights)
+
     def named(self) -> dict[str, Tensor]:
         """All weights and statistics by name."""
         return {**dict(self.named_parameters()), **dict(self.named_buffers())}
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
+        if not (args and kwargs):
+            args, kwargs = self.graph.arguments(kwargs or args)
         return self.graph.run(self.named(), args, kwargs)
 
     def example(self, example: Any) -> Any:

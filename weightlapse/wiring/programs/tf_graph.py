@@ -31,11 +31,11 @@ def operator(*names: str) -> Callable[[Operator], Operator]:
 class TensorFlowGraph(Graph):
     """``function(values, args, kwargs)`` with the values in the order of ``names``; ``dtypes`` are those at home."""
 
-    __slots__ = ("function", "names", "dtypes", "prepare", "_known")
+    __slots__ = ("function", "dtypes", "prepare", "_known")
 
     def __init__(self, name: str, function: Any, names: Sequence[str], dtypes: Sequence[str], prepare: Any) -> None:
-        super().__init__(name)
-        self.function, self.names, self.dtypes, self.prepare = function, list(names), list(dtypes), prepare
+        super().__init__(name, names)
+        self.function, self.dtypes, self.prepare = function, list(dtypes), prepare
         self._known: dict[Any, Any] = {}
 
     def arguments(self, example: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
