@@ -20,7 +20,7 @@ _NARROW = {"float64": "float32", "int64": "int32", "uint64": "uint32", "complex1
 
 
 class JaxGraph(Graph):
-    """``function(values, args, kwargs)`` with the values in the order of ``names``; ``dtypes`` are those at home.
+    """``function(values, args, kwargs, training)`` with the values in the order of ``names``; ``dtypes`` are those at home.
 
     ``prepare`` brings an example into the form of the call.
     """
@@ -30,7 +30,7 @@ class JaxGraph(Graph):
     def __init__(
         self,
         name: str,
-        function: Callable[[list[Any], tuple[Any, ...], Mapping[str, Any]], Any],
+        function: Callable[[list[Any], tuple[Any, ...], Mapping[str, Any], bool], Any],
         names: Sequence[str],
         dtypes: Sequence[Any],
         prepare: Callable[[Any], tuple[tuple[Any, ...], dict[str, Any]]] | None = None,
@@ -42,13 +42,15 @@ class JaxGraph(Graph):
     def arguments(self, example: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
         return super().arguments(example) if self.prepare is None else self.prepare(example)
 
-    def run(self, weights: Mapping[str, Tensor], args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
+    def run(
+        self, weights: Mapping[str, Tensor], args: tuple[Any, ...], kwargs: Mapping[str, Any], *, training: bool = False
+    ) -> Any:
         leaves, form = jax.tree_util.tree_flatten((args, dict(kwargs)), is_leaf=lambda v: isinstance(v, Tensor))
         values = [weights[n] for n in self.names]
         arrays = [v for v in leaves if isinstance(v, Tensor)]
-        key = (form, *(_key(v) for v in leaves), *(tuple(v.shape) for v in values))
+        key = (training, form, *(_key(v) for v in leaves), *(tuple(v.shape) for v in values))
         if key not in self._known:
-            self._known[key] = self._traced(values, leaves, form)
+            self._known[key] = self._traced(values, leaves, form, training)
         jaxpr, shape = self._known[key]
         floats = [v for v in [*values, *arrays] if v.is_floating_point() or v.is_complex()]
         it = Interpreter(wide=any(v.dtype in (torch.float64, torch.complex128) for v in floats))
@@ -57,14 +59,14 @@ class JaxGraph(Graph):
         outs = [it.tensor(o, aval) for o, aval in zip(outs, jaxpr.out_avals, strict=True)]
         return jax.tree_util.tree_unflatten(shape, outs)
 
-    def _traced(self, values: list[Tensor], leaves: list[Any], form: Any) -> tuple[Any, Any]:
+    def _traced(self, values: list[Tensor], leaves: list[Any], form: Any, training: bool) -> tuple[Any, Any]:
         specs = [jax.ShapeDtypeStruct(tuple(v.shape), d) for v, d in zip(values, self.dtypes, strict=True)]
         inputs = [jax.ShapeDtypeStruct(tuple(v.shape), _dtype(v)) for v in leaves if isinstance(v, Tensor)]
 
         def call(own: list[Any], arrays: list[Any]) -> Any:
             given = iter(arrays)
             args, kwargs = jax.tree_util.tree_unflatten(form, [next(given) if isinstance(v, Tensor) else v for v in leaves])
-            return self.function(own, args, kwargs)
+            return self.function(own, args, kwargs, training)
 
         try:
             jaxpr, shapes = jax.make_jaxpr(call, return_shape=True)(specs, inputs)
@@ -80,7 +82,7 @@ class JaxGraph(Graph):
         args, kwargs = jax.tree_util.tree_map(_as_jax, (args, dict(kwargs)), is_leaf=lambda v: hasattr(v, "__array__"))
         static = {k: v for k, v in kwargs.items() if not hasattr(v, "dtype")}
         dynamic = {k: v for k, v in kwargs.items() if k not in static}
-        result = jax.jit(lambda own, given: self.function(own, args, {**static, **given}))(values, dynamic)
+        result = jax.jit(lambda own, given: self.function(own, args, {**static, **given}, False))(values, dynamic)
         return [np.asarray(leaf) for leaf in jax.tree_util.tree_leaves(result)]
 
 

@@ -36,10 +36,10 @@ def jax_program(model: Any) -> Program:
     if _is(model, "flax.nnx", "Module"):
         return _nnx_program(model)
     if _is_bound(model):
-        return _tree_program(model, model.args[0], lambda tree: functools.partial(model.func, tree, *model.args[1:], **model.keywords))
+        return _tree_program(model, model.args[0], lambda tree, _: functools.partial(model.func, tree, *model.args[1:], **model.keywords))
     import equinox
 
-    return _tree_program(model, model, lambda tree: equinox.nn.inference_mode(tree), batched=True)
+    return _tree_program(model, model, lambda tree, training: equinox.nn.inference_mode(tree, value=not training), batched=True)
 
 
 def _tree_program(model: Any, tree: Any, rebuilt: Any, *, batched: bool = False) -> Program:
@@ -51,10 +51,10 @@ def _tree_program(model: Any, tree: Any, rebuilt: Any, *, batched: bool = False)
     own = list(first.values())
     names = {i: dotted(leaves[i][0]) for i in own}
 
-    def function(values: list[Any], args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
+    def function(values: list[Any], args: tuple[Any, ...], kwargs: Mapping[str, Any], training: bool) -> Any:
         given = dict(zip(own, values, strict=True))
         filled = [given[first[id(leaf)]] if i in floats else leaf for i, (_, leaf) in enumerate(leaves)]
-        network = rebuilt(jax.tree_util.tree_unflatten(form, filled))
+        network = rebuilt(jax.tree_util.tree_unflatten(form, filled), training)
         return _over_samples(network, args, kwargs) if batched else network(*args, **kwargs)
 
     name = type(model).__name__ if batched else getattr(model.func, "__name__", type(model).__name__)
@@ -91,11 +91,11 @@ def _nnx_program(model: Any) -> Program:
     own = [i for i, (_, v) in enumerate(flat) if is_float(_value(v)) and not isinstance(v, nnx.RngState)]
     names = [".".join(map(str, flat[i][0])) for i in own]
 
-    def function(values: list[Any], args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
+    def function(values: list[Any], args: tuple[Any, ...], kwargs: Mapping[str, Any], training: bool) -> Any:
         given = dict(zip(own, values, strict=True))
         filled = [(path, v.replace(given.get(i, _value(v)))) for i, (path, v) in enumerate(flat)]
         network = nnx.merge(graphdef, nnx.from_flat_state(filled))
-        network.eval()
+        network.train() if training else network.eval()
         return network(*args, **kwargs)
 
     weights = [Weight(n, np.asarray(_value(flat[i][1])), isinstance(flat[i][1], nnx.Param)) for n, i in zip(names, own, strict=True)]

@@ -86,14 +86,14 @@ class Stateless:
     def __deepcopy__(self, memo: Any) -> Stateless:
         return self
 
-    def __call__(self, values: list[Any], args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
-        training = {"training": False} if self.model._call_has_training_arg else {}
+    def __call__(self, values: list[Any], args: tuple[Any, ...], kwargs: Mapping[str, Any], training: bool) -> Any:
+        mode = {"training": training} if self.model._call_has_training_arg else {}
         scope = keras.StatelessScope()
         # set as they are: given to the scope they would be rounded to the dtype of the variable
         scope.state_mapping.update(zip(self._keys, values, strict=True))
         scope.state_mapping.update(self._own)
         with scope:
-            return self.model.call(*args, **{**training, **kwargs})
+            return self.model.call(*args, **{**mode, **kwargs})
 
     def arguments(self, example: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
         """An example as the model's call takes it: a mapping, or a tuple of as many arrays as a functional model has inputs, is one argument."""
@@ -128,17 +128,19 @@ class TorchGraph(Graph):
     def arguments(self, example: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
         return self.function.arguments(example)
 
-    def run(self, weights: Mapping[str, Any], args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
+    def run(
+        self, weights: Mapping[str, Any], args: tuple[Any, ...], kwargs: Mapping[str, Any], *, training: bool = False
+    ) -> Any:
         from weightlapse.wiring.double import in_double
 
         values = [weights[n] for n in self.names]
         if any(v.dtype == torch.float64 for v in values):  # layers cast what they get to their own precision
             with in_double():
-                return self.function(values, args, kwargs)
-        return self.function(values, args, kwargs)
+                return self.function(values, args, kwargs, training)
+        return self.function(values, args, kwargs, training)
 
     def reference(self, weights: Arrays, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> list[NDArray[Any]]:
         with torch.no_grad():
             values = [torch.from_numpy(np.array(weights[n])) for n in self.names]
-            result = self.function(values, args, kwargs)
+            result = self.function(values, args, kwargs, False)
         return [np.asarray(keras.ops.convert_to_numpy(t)) for t in keras.tree.flatten(result)]

@@ -55,7 +55,9 @@ class Graph:
             return (), dict(example)
         return (tuple(example) if type(example) is tuple else (example,)), {}
 
-    def run(self, weights: Mapping[str, Tensor], args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
+    def run(
+        self, weights: Mapping[str, Tensor], args: tuple[Any, ...], kwargs: Mapping[str, Any], *, training: bool = False
+    ) -> Any:
         raise NotImplementedError
 
     def reference(self, weights: Arrays, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> list[NDArray[Any]]:
@@ -104,7 +106,7 @@ class Program(nn.Module):
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         if not (args and kwargs):
             args, kwargs = self.graph.arguments(kwargs or args)
-        return self.graph.run(self.named(), args, kwargs)
+        return self.graph.run(self.named(), args, kwargs, training=self.training)
 
     def example(self, example: Any) -> Any:
         """One example with its arrays as tensors, in the form in which modules take it: a tuple or a mapping."""

@@ -29,7 +29,7 @@ def operator(*names: str) -> Callable[[Operator], Operator]:
 
 
 class TensorFlowGraph(Graph):
-    """``function(values, args, kwargs)`` with the values in the order of ``names``; ``dtypes`` are those at home."""
+    """``function(values, args, kwargs, training)`` with the values in the order of ``names``; ``dtypes`` are those at home."""
 
     __slots__ = ("function", "dtypes", "prepare", "_known")
 
@@ -41,14 +41,16 @@ class TensorFlowGraph(Graph):
     def arguments(self, example: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
         return self.prepare(example)  # type: ignore[no-any-return]
 
-    def run(self, weights: Mapping[str, Tensor], args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
+    def run(
+        self, weights: Mapping[str, Tensor], args: tuple[Any, ...], kwargs: Mapping[str, Any], *, training: bool = False
+    ) -> Any:
         values = [weights[n] for n in self.names]
         leaves = tf.nest.flatten((args, dict(kwargs)))
         arrays = [v for v in leaves if isinstance(v, Tensor)]
         shapes = [tuple(v.shape) for v in values]
-        key = (str(tf.nest.map_structure(_described, (args, dict(kwargs)))), *shapes)
+        key = (training, str(tf.nest.map_structure(_described, (args, dict(kwargs)))), *shapes)
         if key not in self._known:
-            self._known[key] = self._traced(shapes, args, kwargs, leaves)
+            self._known[key] = self._traced(shapes, args, kwargs, leaves, training)
         concrete = self._known[key]
         floats = [v for v in [*values, *arrays] if v.is_floating_point() or v.is_complex()]
         runner = GraphRunner(wide=any(v.dtype == torch.float64 for v in floats))
@@ -57,7 +59,7 @@ class TensorFlowGraph(Graph):
         outs = runner.run(concrete.graph, [*inputs, *captured])
         return tf.nest.pack_sequence_as(concrete.structured_outputs, outs)
 
-    def _traced(self, shapes: Sequence[tuple[int, ...]], args: Any, kwargs: Any, leaves: list[Any]) -> Any:
+    def _traced(self, shapes: Sequence[tuple[int, ...]], args: Any, kwargs: Any, leaves: list[Any], training: bool) -> Any:
         own = [tf.TensorSpec(s, d) for s, d in zip(shapes, self.dtypes, strict=True)]
         given = [tf.TensorSpec(tuple(v.shape), _narrow(v.dtype)) for v in leaves if isinstance(v, Tensor)]
 
@@ -65,14 +67,14 @@ class TensorFlowGraph(Graph):
             arrived = iter(arrays)
             filled = [next(arrived) if isinstance(v, Tensor) else v for v in leaves]
             mine, named = tf.nest.pack_sequence_as((args, dict(kwargs)), filled)
-            return self.function(values, mine, named)
+            return self.function(values, mine, named, training)
 
         return tf.function(call, autograph=False).get_concrete_function(own, given)
 
     def reference(self, weights: Arrays, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> list[NDArray[Any]]:
         values = [tf.constant(weights[n], d) for n, d in zip(self.names, self.dtypes, strict=True)]
         args, kwargs = tf.nest.map_structure(_as_tf, (args, dict(kwargs)))
-        return [np.asarray(t) for t in tf.nest.flatten(self.function(values, args, kwargs))]
+        return [np.asarray(t) for t in tf.nest.flatten(self.function(values, args, kwargs, False))]
 
 
 def _as_tf(value: Any) -> Any:
