@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import keras
@@ -14,16 +14,17 @@ from weightlapse.errors import CannotTrace
 from weightlapse.wiring.programs.program import Arrays, Graph, Program, Weight
 
 
-def keras_program(model: Any) -> Program:
-    """A built Keras model as a program; its weights are named by ``variable.path``."""
-    named = named_variables(model)
+def keras_program(model: Any, names: Sequence[str] | None = None) -> Program:
+    """A built Keras model as a program; its weights are named by ``variable.path``, or by ``names`` in the order of its weights."""
+    named = [(n, v) for n, v in named_variables(model) if _is_float(v)]
+    if names is not None:
+        named = [(name, v) for name, (_, v) in zip(names, named, strict=True)]
     trained = {id(v) for v in model.trainable_variables}
     moving = _statistics(model)
-    floats = [(name, v) for name, v in named if _is_float(v)]
-    if not floats:
+    if not named:
         raise CannotTrace(f"{model.name} has no weights yet: build it, or call it on one batch, before tracing it")
-    weights = [Weight(n, _array(v), id(v) in trained or id(v) not in moving) for n, v in floats]
-    return Program(_graph(model, [n for n, _ in floats], [v for _, v in floats]), weights)
+    weights = [Weight(n, _array(v), id(v) in trained or id(v) not in moving) for n, v in named]
+    return Program(_graph(model, [n for n, _ in named], [v for _, v in named]), weights)
 
 
 def named_variables(model: Any) -> list[tuple[str, Any]]:
@@ -38,6 +39,11 @@ def named_variables(model: Any) -> list[tuple[str, Any]]:
         seen[id(v)] = name = v.path if count == 1 else f"{v.path}#{count}"
         found.append((name, v))
     return found
+
+
+def float_variables(model: Any) -> list[Any]:
+    """The variables behind the weights of the model's program, in the same order."""
+    return [v for _, v in named_variables(model) if _is_float(v)]
 
 
 def _statistics(model: Any) -> set[int]:
