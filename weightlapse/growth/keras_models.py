@@ -15,7 +15,7 @@ from weightlapse.errors import CannotGrow, InvalidArgument, closest
 from weightlapse.growth.arrays import Array, grown_gradient, grown_value
 from weightlapse.growth.certificate import Certificate, Check, Trial, live_units
 from weightlapse.growth.families import chosen_families, family_of_groups
-from weightlapse.growth.keras_optimizer import carried, powers_of
+from weightlapse.growth.keras_optimizer import Moment, carried, powers_of
 from weightlapse.growth.keras_rebuild import Entry, carry_compilation, rebuilt
 from weightlapse.growth.module import tensors_of, with_tensors
 from weightlapse.growth.narrow import Surplus, _merged_moment, _merged_value, _plan, _surplus
@@ -58,7 +58,8 @@ def widened(
         _add_noise(grown, plan, families, noise, seed)
         checks = trial.checks(lambda m: m, grown, own_only=True)
     _put(grown, new)
-    opt = _with_optimizer(model, new, optimizer, program, lambda name, power, v: grown_gradient(v, plan.maps_of(name), power=power))
+    origin = _origin(model, new)
+    opt = with_optimizer(model, new, optimizer, lambda name, power, v: grown_gradient(v, plan.maps_of(name), power=power), origin)
     certificate = Certificate(
         checks=tuple(checks),
         tolerance=float("inf") if noise else trial.tolerance,
@@ -67,7 +68,7 @@ def widened(
         notes=(*trial.notes, *unseen_notes(wiring, families), *(f"set {s}" for s in said)),
     )
     changes = ", ".join(f"{f.name} {f.size} -> {size}" for f, size in families)
-    return Growth(new, opt, plan.lineage, certificate, plan.parts, _origin(model, new), note=f"widened {changes}")
+    return Growth(new, opt, plan.lineage, certificate, plan.parts, origin, note=f"widened {changes}")
 
 
 def narrowed(
@@ -86,7 +87,7 @@ def narrowed(
 
     def attempt(some: list[Surplus]) -> tuple[Plan, tuple[Any, tuple[Entry, ...], nn.Module, list[Check]]]:
         plan = _plan(wiring, some)
-        return plan, _made(model, program, wiring, plan, trial, examples, partial(_smaller, some, plan), limit)
+        return plan, _made(model, program, wiring, plan, trial, examples, partial(_smaller, some, plan), limit, own_only=True)
 
     try:
         plan, (new, said, grown, checks) = attempt(surplus)
@@ -101,7 +102,8 @@ def narrowed(
         surplus = kept
         plan, (new, said, grown, checks) = attempt(surplus)
     _put(grown, new)
-    opt = _with_optimizer(model, new, optimizer, program, lambda name, power, v: _merged_moment(surplus, plan, power, name, v, ""))
+    origin = _origin(model, new)
+    opt = with_optimizer(model, new, optimizer, lambda name, power, v: _merged_moment(surplus, plan, power, name, v, ""), origin)
     told = [f"{s.family.name}: {count} {why}" for s in surplus for why, count in s.why.items()]
     certificate = Certificate(
         checks=tuple(checks),
@@ -111,7 +113,7 @@ def narrowed(
         notes=(*trial.notes, *told, *(f"set {s}" for s in said), "units of Keras models that are merely constant on the examples stay"),
     )
     changes = ", ".join(f"{s.family.name} {s.family.size} -> {len(s.kept)}" for s in surplus) or "nothing: every unit is needed"
-    return Growth(new, opt, plan.lineage, certificate, {}, _origin(model, new), note=f"narrowed {changes}")
+    return Growth(new, opt, plan.lineage, certificate, {}, origin, note=f"narrowed {changes}")
 
 
 def _prepared(model: Any, examples: Sequence[Any], wiring: Wiring | None) -> tuple[Program, Wiring, list[Any]]:
@@ -154,6 +156,8 @@ def _made(
     examples: Sequence[Any],
     change: Callable[[nn.Module], nn.Module],
     limit: float,
+    *,
+    own_only: bool = False,
 ) -> tuple[Any, tuple[Entry, ...], nn.Module, list[Check]]:
     """The new model, what changed in its configuration, its program, and the checks that both compute the same."""
     names = program.graph.names
@@ -167,7 +171,7 @@ def _made(
         return changed
 
     grown = regrown(program)
-    checks = trial.checks(regrown, grown)
+    checks = trial.checks(regrown, grown, own_only=own_only)
     worst = max((c for c in checks if c.binding), key=lambda c: c.error)
     if not trial.allows(worst, limit):
         raise CannotGrow(f"the changed {model.name} would compute something else: {worst}")
@@ -222,18 +226,17 @@ def _smaller(surplus: Sequence[Surplus], plan: Plan, source: nn.Module) -> nn.Mo
 
 
 def _put(program: nn.Module, model: Any) -> None:
-    """The values of a program into the variables of its model, and those of variables that are no floating-point numbers."""
+    """The values of a program into the variables of its model."""
     held = {n: t for n, (t, _) in tensors_of(program).items()}
     for name, v in zip(program.graph.names, float_variables(model), strict=True):  # type: ignore[union-attr]
-        values: NDArray[Any] = held[name].detach().numpy()
+        values: NDArray[Any] = np.array(held[name].detach().numpy())
         v.assign(values)
 
 
-def _with_optimizer(model: Any, new: Any, optimizer: Any, program: Program, moment: Any) -> Any:
+def with_optimizer(model: Any, new: Any, optimizer: Any, moment: Moment, origin: dict[str, str | None]) -> Any:
     """The new model compiled as the old one was; its optimizer, or one like the one given, with all moments."""
     carry_compilation(model, new)
     _carry_trainable(model, new)
-    origin: dict[str, str | None] = {n: o for n, o in _origin(model, new).items()}
     if optimizer is not None and optimizer is not getattr(model, "optimizer", None):
         return carried(optimizer, model, new, moment, origin)
     if not model.compiled or model.optimizer is None:
@@ -242,9 +245,10 @@ def _with_optimizer(model: Any, new: Any, optimizer: Any, program: Program, mome
 
 
 def _carry_trainable(model: Any, new: Any) -> None:
-    for a, b in zip(model._flatten_layers(), new._flatten_layers(), strict=False):
-        if type(a) is type(b) and a.trainable != b.trainable:
-            b.trainable = a.trainable
+    still = {layer.name for layer in model._flatten_layers() if not layer.trainable}
+    for layer in new._flatten_layers():
+        if layer.name in still:
+            layer.trainable = False
 
 
 def _origin(model: Any, new: Any) -> dict[str, str | None]:

@@ -44,7 +44,7 @@ def rebuilt(
     config = _config_of(model)
     own = list(_entries(config, sizes))
     why = ""
-    with quietly(), _naming_kept():
+    with quietly(), naming_kept():
         for chosen in _readings(own):
             try:
                 new = _made(model, _edited(config, chosen), call)
@@ -154,7 +154,7 @@ def _edited(config: dict[str, Any], chosen: Sequence[Entry]) -> dict[str, Any]:
 
 
 @contextmanager
-def _naming_kept() -> Iterator[None]:
+def naming_kept() -> Iterator[None]:
     """The numbers that Keras gives to layers without a name go on where they were."""
     from keras.src.backend.common import global_state
 

@@ -15,6 +15,7 @@ from weightlapse.adapters.chain import Chain, activate, find_chain
 from weightlapse.adapters.threads import WORTH_THREADS, single_threaded
 from weightlapse.errors import InvalidArgument, UnknownTensor, closest
 from weightlapse.lift.generators import ChunkedGenerator, Slot, dense_generator, glorot_, hyperfan_
+from weightlapse.wiring.programs.find import is_foreign, program_of
 
 # From here on one output row per weight costs more than the piecewise generator (hidden x outputs numbers in the last layer).
 _CHUNK_FROM = 20_000
@@ -26,7 +27,8 @@ class Lift(nn.Module):
 
     Parameters
     ----------
-    task: any module. It is copied, never changed. Buffers are shared by all inputs; norm layers keep to their running statistics,
+    task: any module. A Keras model, Flax NNX or Equinox module is run by torch, operator by operator as its own framework traces it, so the Lift and its
+        training are torch's whatever the backend; ``weights_for`` gives weights under their own names ("dense/kernel"). It is copied, never changed. Buffers are shared by all inputs; norm layers keep to their running statistics,
         because a batch whose rows have different weights has no common statistics.
     generator: module (B, H) -> (B, P), or hidden sizes such as ``(10,)``; P is the number of generated weights, in the order of
         ``task.named_parameters()``. Default: one hidden ReLU layer, or a `ChunkedGenerator` from 20 000 weights on.
@@ -60,6 +62,10 @@ class Lift(nn.Module):
         super().__init__()
         if base not in (None, "frozen", "trained"):
             raise InvalidArgument(f"Lift: base must be None, 'frozen' or 'trained', not {base!r}")
+        if is_foreign(task):
+            task = program_of(task)
+        elif not isinstance(task, nn.Module):
+            raise InvalidArgument(f"Lift: task must be a torch module, a Keras model or a Flax NNX or Equinox module, not {type(task).__name__}")
         self.task = copy.deepcopy(task)
         chain = find_chain(self.task)
         self.slots = _slots(self.task, parameters)
