@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -24,7 +25,13 @@ def keras_program(model: Any, names: Sequence[str] | None = None) -> Program:
     if not named:
         raise CannotTrace(f"{model.name} has no weights yet: build it, or call it on one batch, before tracing it")
     weights = [Weight(n, _array(v), id(v) in trained or id(v) not in moving) for n, v in named]
-    return Program(_graph(model, [n for n, _ in named], [v for _, v in named]), weights)
+    return Program(_graph(model, [n for n, _ in named], [v for _, v in named]), weights, _width(model))
+
+
+def _width(model: Any) -> int | None:
+    shape = getattr(model, "input_shape", None) if _inputs_of(model) == 1 and model.built else None
+    sizes = shape[1:] if isinstance(shape, tuple) and all(not isinstance(n, (tuple, list)) for n in shape) else (None,)
+    return None if any(n is None for n in sizes) else math.prod(sizes)
 
 
 def named_variables(model: Any) -> list[tuple[str, Any]]:

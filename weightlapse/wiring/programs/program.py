@@ -67,12 +67,14 @@ class Graph:
 class Program(nn.Module):
     """``graph`` on ``weights``. Trained weights are parameters, statistics buffers; names of pytrees ("layers.0.weight") nest.
 
-    ``graph.run`` gets all of them by name. ``statistics`` are the names of those that no gradient changes.
+    ``graph.run`` gets all of them by name. ``statistics`` are the names of those that no gradient changes. ``input_width`` is how many numbers one
+    sample has, where the network says so.
     """
 
-    def __init__(self, graph: Graph, weights: Sequence[Weight]) -> None:
+    def __init__(self, graph: Graph, weights: Sequence[Weight], input_width: int | None = None) -> None:
         super().__init__()
         self.graph = graph
+        self.input_width = input_width
         self.statistics = frozenset(w.name for w in weights if not w.trained)
         for weight in weights:
             home, leaf = self._home(weight.name)
@@ -97,7 +99,7 @@ class Program(nn.Module):
         graph = copy.copy(self.graph)
         graph.names = [names.get(n, n) for n in graph.names]
         weights = [Weight(names.get(n, n), t.detach().numpy(), n not in self.statistics) for n, t in self.named().items()]
-        return Program(graph, weights)
+        return Program(graph, weights, self.input_width)
 
     def named(self) -> dict[str, Tensor]:
         """All weights and statistics by name."""
