@@ -142,7 +142,8 @@ class Program(nn.Module):
             x = np.asarray(x)
             if x.dtype.kind not in "fc" and str(x.dtype) not in _LOW:
                 continue
-            a, b = t.detach().to(torch.float64).numpy(), x.astype(np.float64)
+            kind = (torch.complex128, np.complex128) if x.dtype.kind == "c" else (torch.float64, np.float64)
+            a, b = t.detach().to(kind[0]).numpy(), x.astype(kind[1])
             finite = np.isfinite(b)
             if not np.array_equal(finite, np.isfinite(a)):
                 worst = float("inf")
