@@ -13,7 +13,7 @@ from typing import Any
 
 import keras
 import numpy as np
-from keras import layers as L  # noqa: N812
+from keras import layers as L
 
 import weightlapse as wl
 from weightlapse.wiring.programs.program import drawn_like
@@ -54,27 +54,44 @@ def dense_tanh() -> Net:
 
 @net(8, 6)
 def dense_relu_dropout() -> Net:
-    return stacked((3,), L.Dense(8, "relu"), L.Dropout(0.5), L.Dense(6, "gelu"), L.GaussianNoise(0.1), L.Dense(2, "softmax")), rows(3)
+    return stacked(
+        (3,), L.Dense(8, "relu"), L.Dropout(0.5), L.Dense(6, "gelu"), L.GaussianNoise(0.1), L.Dense(2, "softmax")
+    ), rows(3)
 
 
 @net(8, 6)
 def dense_batch_norm() -> Net:
-    return stacked((3,), L.Dense(8), L.BatchNormalization(), L.ReLU(), L.Dense(6), L.LayerNormalization(), L.Activation("swish"), L.Dense(2)), rows(3)
+    return stacked(
+        (3,),
+        L.Dense(8),
+        L.BatchNormalization(),
+        L.ReLU(),
+        L.Dense(6),
+        L.LayerNormalization(),
+        L.Activation("swish"),
+        L.Dense(2),
+    ), rows(3)
 
 
 @net(8, 5)
 def dense_prelu() -> Net:
-    return stacked((3,), L.Dense(8), L.PReLU(), L.Dense(5), L.LeakyReLU(0.2), L.UnitNormalization(), L.Dense(2)), rows(3)
+    return stacked((3,), L.Dense(8), L.PReLU(), L.Dense(5), L.LeakyReLU(0.2), L.UnitNormalization(), L.Dense(2)), rows(
+        3
+    )
 
 
 @net(12)
 def einsum_dense() -> Net:
-    return stacked((4, 3), L.EinsumDense("abc,cd->abd", output_shape=(None, 12), bias_axes="d", activation="elu"), L.Dense(2)), rows(4, 3)
+    return stacked(
+        (4, 3), L.EinsumDense("abc,cd->abd", output_shape=(None, 12), bias_axes="d", activation="elu"), L.Dense(2)
+    ), rows(4, 3)
 
 
 @net(6, 8)
 def dense_mixed() -> Net:
-    return stacked((3,), L.Dense(6, "selu"), L.Dense(8, "softplus", use_bias=False), L.Rescaling(2.0), L.Dense(2, "sigmoid")), rows(3)
+    return stacked(
+        (3,), L.Dense(6, "selu"), L.Dense(8, "softplus", use_bias=False), L.Rescaling(2.0), L.Dense(2, "sigmoid")
+    ), rows(3)
 
 
 # ---- convolutions
@@ -82,7 +99,14 @@ def dense_mixed() -> Net:
 
 @net(8, 6)
 def conv_plain() -> Net:
-    return stacked((8, 8, 3), L.Conv2D(8, 3, activation="relu"), L.MaxPooling2D(), L.Conv2D(6, 3, padding="same"), L.Flatten(), L.Dense(2)), rows(8, 8, 3)
+    return stacked(
+        (8, 8, 3),
+        L.Conv2D(8, 3, activation="relu"),
+        L.MaxPooling2D(),
+        L.Conv2D(6, 3, padding="same"),
+        L.Flatten(),
+        L.Dense(2),
+    ), rows(8, 8, 3)
 
 
 @net(8, 6)
@@ -95,12 +119,21 @@ def conv_batch_norm() -> Net:
 
 @net(8, 6)
 def conv_one_dimension() -> Net:
-    return stacked((9, 3), L.Conv1D(8, 3, padding="causal", activation="tanh"), L.MaxPooling1D(2), L.Conv1D(6, 2), L.GlobalMaxPooling1D(), L.Dense(2)), rows(9, 3)
+    return stacked(
+        (9, 3),
+        L.Conv1D(8, 3, padding="causal", activation="tanh"),
+        L.MaxPooling1D(2),
+        L.Conv1D(6, 2),
+        L.GlobalMaxPooling1D(),
+        L.Dense(2),
+    ), rows(9, 3)
 
 
 @net(4)
 def conv_three_dimensions() -> Net:
-    return stacked((4, 4, 4, 2), L.Conv3D(4, 2, activation="relu"), L.AveragePooling3D(2, padding="same"), L.Flatten(), L.Dense(2)), rows(4, 4, 4, 2)
+    return stacked(
+        (4, 4, 4, 2), L.Conv3D(4, 2, activation="relu"), L.AveragePooling3D(2, padding="same"), L.Flatten(), L.Dense(2)
+    ), rows(4, 4, 4, 2)
 
 
 @net(6, 5)
@@ -117,17 +150,36 @@ def depthwise() -> Net:
 
 @net(8, 6)
 def separable() -> Net:
-    return stacked((8, 8, 3), L.Conv2D(8, 3, activation="relu"), L.SeparableConv2D(6, 3, activation="relu"), L.Flatten(), L.Dense(2)), rows(8, 8, 3)
+    return stacked(
+        (8, 8, 3),
+        L.Conv2D(8, 3, activation="relu"),
+        L.SeparableConv2D(6, 3, activation="relu"),
+        L.Flatten(),
+        L.Dense(2),
+    ), rows(8, 8, 3)
 
 
 @net(2, 2, 4, 4)
 def grouped() -> Net:
-    return stacked((6, 6, 4), L.Conv2D(8, 3, groups=2, activation="relu"), L.Conv2D(4, 3, groups=2), L.GlobalAveragePooling2D(), L.Dense(2)), rows(6, 6, 4)
+    return stacked(
+        (6, 6, 4),
+        L.Conv2D(8, 3, groups=2, activation="relu"),
+        L.Conv2D(4, 3, groups=2),
+        L.GlobalAveragePooling2D(),
+        L.Dense(2),
+    ), rows(6, 6, 4)
 
 
 @net(8)
 def group_norm() -> Net:
-    return stacked((4, 4, 3), L.Conv2D(8, 3, padding="same"), L.GroupNormalization(1), L.ReLU(), L.GlobalAveragePooling2D(), L.Dense(2)), rows(4, 4, 3)
+    return stacked(
+        (4, 4, 3),
+        L.Conv2D(8, 3, padding="same"),
+        L.GroupNormalization(1),
+        L.ReLU(),
+        L.GlobalAveragePooling2D(),
+        L.Dense(2),
+    ), rows(4, 4, 3)
 
 
 @net(8, 5)
@@ -171,7 +223,14 @@ def lstm() -> Net:
 
 @net(6, 5, 4)
 def gru() -> Net:
-    return stacked((5,), L.Embedding(11, 6), L.GRU(5, return_sequences=True), L.GRU(4, reset_after=False), L.Dense(3), dtype="int32"), tokens(5, 11)
+    return stacked(
+        (5,),
+        L.Embedding(11, 6),
+        L.GRU(5, return_sequences=True),
+        L.GRU(4, reset_after=False),
+        L.Dense(3),
+        dtype="int32",
+    ), tokens(5, 11)
 
 
 @net(5, 5, 4)
@@ -335,13 +394,18 @@ class Result:
 
 
 def outputs(model: Any, inputs: Any) -> np.ndarray:
-    result = model(list(inputs) if isinstance(inputs, tuple) else inputs, training=False) if model.built else model.call(keras.ops.convert_to_tensor(inputs))
+    result = (
+        model(list(inputs) if isinstance(inputs, tuple) else inputs, training=False)
+        if model.built
+        else model.call(keras.ops.convert_to_tensor(inputs))
+    )
     return np.concatenate([np.array(keras.ops.convert_to_numpy(t)).reshape(-1) for t in keras.tree.flatten(result)])
 
 
 def change(a: np.ndarray, b: np.ndarray) -> float:
     """How far b is from a, relative to a's spread. A constant output is an error: nothing could be seen in it."""
-    assert np.isfinite(a).all() and a.std() > 0, "the network is dead"
+    assert np.isfinite(a).all(), "the network puts out NaN"
+    assert a.std() > 0, "the network is dead"
     return float(np.abs(a - b).max() / a.std()) if a.shape == b.shape else float("inf")
 
 
@@ -367,7 +431,8 @@ def check(name: str, build: Callable[[], Net], *, grow: int = 99, align: bool = 
     keras.utils.set_random_seed(1)
     model, x = build()
     w = wl.trace(model, x, verify=True)
-    assert w.report["verified"] and not w.dropped, (w.report["verified"], w.dropped)
+    assert w.report["verified"], "nothing was verified"
+    assert not w.dropped, w.dropped
     state = randomised(model, name)
     before = outputs(model, x)
     moved, rng = dict(state), np.random.default_rng(5)

@@ -38,7 +38,9 @@ def deepened(
 ) -> Growth:
     """`wl.deepen` for a Keras model; see there."""
     if kind == "block":
-        raise CannotGrow("kind='block' repeats a block of a torch module; for a Keras model choose 'identity' or 'residual'")
+        raise CannotGrow(
+            "kind='block' repeats a block of a torch module; for a Keras model choose 'identity' or 'residual'"
+        )
     layer = _layer(model, after)
     if optimizer is not None or model.compiled:
         powers_of(optimizer if optimizer is not None else model.optimizer)
@@ -59,7 +61,9 @@ def deepened(
             new, inserted = _inserted(model, place, lambda: _identity(place, activation, name))
         else:
             shown = _activation_of(layer) or "relu"
-            new, inserted = _inserted(model, layer, lambda: _residual(layer, shown, width, name, int(draw.integers(2**31))))
+            new, inserted = _inserted(
+                model, layer, lambda: _residual(layer, shown, width, name, int(draw.integers(2**31)))
+            )
     origin = _carry(model, new)
     if noise:
         _shake(inserted, layer, noise, draw)
@@ -90,7 +94,9 @@ def _layer(model: Any, after: str) -> Any:
     names = [layer.name for layer in model.layers]
     inner = [path for path in (v.path for v in model.variables) if f"/{after}/" in f"/{path}"]
     if inner:
-        raise CannotGrow(f"{after!r} is inside of a layer of {model.name} ({inner[0]}): deepen that inner model by itself")
+        raise CannotGrow(
+            f"{after!r} is inside of a layer of {model.name} ({inner[0]}): deepen that inner model by itself"
+        )
     raise UnknownTensor(f"{model.name} has no layer {after!r}; {closest(after, names)}")
 
 
@@ -98,7 +104,11 @@ def _activation_of(layer: Any) -> str | None:
     """The name of what a layer does to each number at its end; None where it does nothing."""
     if isinstance(layer, keras.layers.ReLU):
         plain = layer.negative_slope == 0 and layer.threshold == 0
-        return ("relu" if layer.max_value is None else "relu6" if layer.max_value == 6 else "clipped") if plain else "leaky"
+        return (
+            ("relu" if layer.max_value is None else "relu6" if layer.max_value == 6 else "clipped")
+            if plain
+            else "leaky"
+        )
     name = getattr(getattr(layer, "activation", None), "__name__", None)
     return None if name in (None, "linear") else name
 
@@ -135,7 +145,9 @@ def _shape(layer: Any) -> tuple[int | None, ...]:
 
 def _can_be_identity(layer: Any) -> bool:
     shape = _shape(layer)
-    return shape[-1] is not None and getattr(layer, "data_format", "channels_last") == "channels_last" and len(shape) <= 5
+    return (
+        shape[-1] is not None and getattr(layer, "data_format", "channels_last") == "channels_last" and len(shape) <= 5
+    )
 
 
 def _identity(layer: Any, activation: str, name: str) -> Any:
@@ -168,7 +180,10 @@ def _residual(layer: Any, activation: str, width: int | None, name: str, seed: i
         raise CannotGrow(f"{layer.name} has no channels on its last axis, where a residual insert would act")
     x = keras.Input(shape[1:], dtype=layer.compute_dtype)
     hidden = keras.layers.Dense(
-        width or shape[-1], activation=activation, kernel_initializer=keras.initializers.GlorotUniform(seed), name=f"{name}_in"
+        width or shape[-1],
+        activation=activation,
+        kernel_initializer=keras.initializers.GlorotUniform(seed),
+        name=f"{name}_in",
     )(x)
     added = keras.layers.Dense(shape[-1], kernel_initializer="zeros", name=f"{name}_out")(hidden)
     return keras.Model(x, keras.layers.Add(name=f"{name}_add")([x, added]), name=name)
@@ -204,7 +219,9 @@ def _carry(model: Any, new: Any) -> dict[str, str | None]:
     origin: dict[str, str | None] = dict.fromkeys(news.values())
     for layer in (layer for layer in model.layers if layer.variables):
         for a, b in zip(layer.variables, new.get_layer(layer.name).variables, strict=True):
-            b.assign(np.array(keras.ops.convert_to_numpy(a.value)))  # an array of its own: JAX gives away the memory of what it trains
+            b.assign(
+                np.array(keras.ops.convert_to_numpy(a.value))
+            )  # an array of its own: JAX gives away the memory of what it trains
             if id(a) in olds and id(b) in news:
                 origin[news[id(b)]] = olds[id(a)]
     return origin

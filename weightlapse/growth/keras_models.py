@@ -51,7 +51,13 @@ def widened(
         refuse_blocked(wiring, families)
         plan = make_plan(wiring, families, split=split, rng=np.random.default_rng(seed))
         trial = Trial.of(program, given)
-        new, said, grown, checks = _made(model, program, wiring, plan, trial, examples, partial(_grown, plan), trial.limit)
+        try:
+            new, said, grown, checks = _made(
+                model, program, wiring, plan, trial, examples, partial(_grown, plan), trial.limit
+            )
+        except CannotGrow as error:
+            which = " and ".join(f"{f} from {f.size} to {size}" for f, size in families)
+            raise CannotGrow(f"widening {which} is not possible: {error}") from error
         live = live_units(trial, _consumers(families))
         _refuse_dead(trial, families, live)
     if noise:
@@ -59,7 +65,9 @@ def widened(
         checks = trial.checks(lambda m: m, grown, own_only=True)
     _put(grown, new)
     origin = _origin(model, new)
-    opt = with_optimizer(model, new, optimizer, lambda name, power, v: grown_gradient(v, plan.maps_of(name), power=power), origin)
+    opt = with_optimizer(
+        model, new, optimizer, lambda name, power, v: grown_gradient(v, plan.maps_of(name), power=power), origin
+    )
     certificate = Certificate(
         checks=tuple(checks),
         tolerance=float("inf") if noise else trial.tolerance,
@@ -78,16 +86,25 @@ def narrowed(
     program, wiring, given = _prepared(model, examples, wiring)
     if groups is None:
         families = [family_of_groups(wiring, (g,)) for g in wiring.groups if g.parent is None]
-        families = [f for f in families if not averages(f) and not any("in" in m.roles and len(m.roles) > 1 for m in f.members)]
+        families = [
+            f for f in families if not averages(f) and not any("in" in m.roles and len(m.roles) > 1 for m in f.members)
+        ]
     else:
-        families = [f for f, _ in chosen_families(wiring, {_group_named(wiring, g): wiring.group(_group_named(wiring, g)).size for g in groups})]
+        families = [
+            f
+            for f, _ in chosen_families(
+                wiring, {_group_named(wiring, g): wiring.group(_group_named(wiring, g)).size for g in groups}
+            )
+        ]
     trial = Trial.of(program, given)
     limit = max(trial.tolerance, 1e-5)
     surplus = [s for s in (_surplus(program, f, trial, True) for f in families) if len(s.kept) < s.family.size]
 
     def attempt(some: list[Surplus]) -> tuple[Plan, tuple[Any, tuple[Entry, ...], nn.Module, list[Check]]]:
         plan = _plan(wiring, some)
-        return plan, _made(model, program, wiring, plan, trial, examples, partial(_smaller, some, plan), limit, own_only=True)
+        return plan, _made(
+            model, program, wiring, plan, trial, examples, partial(_smaller, some, plan), limit, own_only=True
+        )
 
     try:
         plan, (new, said, grown, checks) = attempt(surplus)
@@ -103,16 +120,26 @@ def narrowed(
         plan, (new, said, grown, checks) = attempt(surplus)
     _put(grown, new)
     origin = _origin(model, new)
-    opt = with_optimizer(model, new, optimizer, lambda name, power, v: _merged_moment(surplus, plan, power, name, v, ""), origin)
+    opt = with_optimizer(
+        model, new, optimizer, lambda name, power, v: _merged_moment(surplus, plan, power, name, v, ""), origin
+    )
     told = [f"{s.family.name}: {count} {why}" for s in surplus for why, count in s.why.items()]
     certificate = Certificate(
         checks=tuple(checks),
         tolerance=limit,
         live=live_units(trial, _consumers([(s.family, s.family.size) for s in surplus])),
         parameters=(model.count_params(), new.count_params()),
-        notes=(*trial.notes, *told, *(f"set {s}" for s in said), "units of Keras models that are merely constant on the examples stay"),
+        notes=(
+            *trial.notes,
+            *told,
+            *(f"set {s}" for s in said),
+            "units of Keras models that are merely constant on the examples stay",
+        ),
     )
-    changes = ", ".join(f"{s.family.name} {s.family.size} -> {len(s.kept)}" for s in surplus) or "nothing: every unit is needed"
+    changes = (
+        ", ".join(f"{s.family.name} {s.family.size} -> {len(s.kept)}" for s in surplus)
+        or "nothing: every unit is needed"
+    )
     return Growth(new, opt, plan.lineage, certificate, {}, origin, note=f"narrowed {changes}")
 
 
@@ -138,12 +165,18 @@ def _group_named(wiring: Wiring, asked: str) -> str:
     if len(found) == 1:
         return found[0]
     if found:
-        raise InvalidArgument(f"the layer {asked!r} makes the units of several groups; name one of: {', '.join(map(repr, found))}")
-    raise InvalidArgument(f"there is no group and no layer {asked!r} whose units could change; {closest(asked, [g.name for g in top])}{_why(wiring, asked)}")
+        raise InvalidArgument(
+            f"the layer {asked!r} makes the units of several groups; name one of: {', '.join(map(repr, found))}"
+        )
+    raise InvalidArgument(
+        f"there is no group and no layer {asked!r} whose units could change; {closest(asked, [g.name for g in top])}{_why(wiring, asked)}"
+    )
 
 
 def _why(wiring: Wiring, layer: str) -> str:
-    reasons = [why for (tensor, _), why in wiring.fixed.items() if f"/{layer}/" in f"/{tensor}" and tensor.endswith("bias")]
+    reasons = [
+        why for (tensor, _), why in wiring.fixed.items() if f"/{layer}/" in f"/{tensor}" and tensor.endswith("bias")
+    ]
     return f"; what {layer!r} puts out is fixed: {reasons[0]}" if reasons else ""
 
 
@@ -161,7 +194,9 @@ def _made(
 ) -> tuple[Any, tuple[Entry, ...], nn.Module, list[Check]]:
     """The new model, what changed in its configuration, its program, and the checks that both compute the same."""
     names = program.graph.names
-    shapes = [_shape(wiring.shapes[n] if n in wiring.shapes else tuple(t.shape), plan, n) for n, t in _in_order(program)]
+    shapes = [
+        _shape(wiring.shapes[n] if n in wiring.shapes else tuple(t.shape), plan, n) for n, t in _in_order(program)
+    ]
     new, said = rebuilt(model, shapes, _became(model, wiring, plan), lambda m: _call(m, program, examples[0]))
     graph = keras_program(new, names).graph
 
@@ -185,7 +220,9 @@ def _in_order(program: Program) -> list[tuple[str, Any]]:
 
 def _call(model: Any, program: Program, example: Any) -> Any:
     args, kwargs = program.graph.arguments(example)
-    args, kwargs = keras.tree.map_structure(lambda v: keras.ops.convert_to_tensor(np.asarray(v)) if hasattr(v, "__array__") else v, (args, kwargs))
+    args, kwargs = keras.tree.map_structure(
+        lambda v: keras.ops.convert_to_tensor(np.asarray(v)) if hasattr(v, "__array__") else v, (args, kwargs)
+    )
     return model(*args, **kwargs)
 
 
@@ -222,7 +259,12 @@ def _grown(plan: Plan, source: nn.Module) -> nn.Module:
 
 
 def _smaller(surplus: Sequence[Surplus], plan: Plan, source: nn.Module) -> nn.Module:
-    return with_tensors(base_of(source), plan.tensors, partial(_merged_value, surplus, plan), partial(_merged_moment, surplus, plan, 1.0))
+    return with_tensors(
+        base_of(source),
+        plan.tensors,
+        partial(_merged_value, surplus, plan),
+        partial(_merged_moment, surplus, plan, 1.0),
+    )
 
 
 def _put(program: nn.Module, model: Any) -> None:
@@ -255,4 +297,3 @@ def _origin(model: Any, new: Any) -> dict[str, str | None]:
     olds = [n for n, _ in named_variables(model)]
     news = [n for n, _ in named_variables(new)]
     return dict(zip(news, olds, strict=True)) if len(olds) == len(news) else {n: n if n in olds else None for n in news}
-

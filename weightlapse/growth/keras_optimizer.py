@@ -26,7 +26,9 @@ Moment = Callable[[str, float, NDArray[Any]], NDArray[Any]]  # name of the weigh
 def powers_of(optimizer: Any) -> dict[str, float]:
     """The moments of ``optimizer``; CannotGrow for one whose state has no known rule."""
     if not isinstance(optimizer, keras.optimizers.Optimizer):
-        raise InvalidArgument(f"optimizer must be a keras.optimizers.Optimizer for a Keras model, got {type(optimizer).__name__}")
+        raise InvalidArgument(
+            f"optimizer must be a keras.optimizers.Optimizer for a Keras model, got {type(optimizer).__name__}"
+        )
     kind = type(optimizer).__name__
     if kind not in MOMENTS:
         raise CannotGrow(

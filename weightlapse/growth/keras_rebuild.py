@@ -7,7 +7,7 @@ import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from itertools import chain, combinations
+from itertools import chain, combinations, islice
 from typing import Any
 
 import keras
@@ -49,7 +49,10 @@ def rebuilt(
             try:
                 new = _made(model, _edited(config, chosen), call)
             except Exception as error:  # noqa: BLE001  whatever a layer says to sizes that do not fit
-                why = why or f"made again with {_said(chosen)} it does not build ({type(error).__name__}: {str(error).strip().splitlines()[0][:200]})"
+                why = (
+                    why
+                    or f"made again with {_said(chosen)} it does not build ({type(error).__name__}: {str(error).strip().splitlines()[0][:200]})"
+                )
                 continue
             found = [tuple(v.shape) for v in float_variables(new)]
             if found == list(shapes):
@@ -64,7 +67,9 @@ def _said(chosen: Sequence[Entry]) -> str:
     return ", ".join(map(str, chosen)) or "the same sizes"
 
 
-def _difference(model: Any, found: Sequence[tuple[int, ...]], shapes: Sequence[tuple[int, ...]], chosen: Sequence[Entry]) -> str:
+def _difference(
+    model: Any, found: Sequence[tuple[int, ...]], shapes: Sequence[tuple[int, ...]], chosen: Sequence[Entry]
+) -> str:
     for v, a, b in zip(float_variables(model), found, shapes, strict=False):
         if a != b:
             return f"with {_said(chosen)} its {v.path} has shape {a}, and {b} is needed"
@@ -133,12 +138,7 @@ def _numbers(value: Any, path: tuple[Any, ...], became: Mapping[int, int], *, an
 
 def _readings(own: list[Entry]) -> Iterator[tuple[Entry, ...]]:
     """All of the numbers first, then fewer."""
-    seen = 0
-    for chosen in chain.from_iterable(combinations(own, n) for n in range(len(own), -1, -1)):
-        yield chosen
-        seen += 1
-        if seen > _TRIES:
-            return
+    yield from islice(chain.from_iterable(combinations(own, n) for n in range(len(own), -1, -1)), _TRIES)
 
 
 def _edited(config: dict[str, Any], chosen: Sequence[Entry]) -> dict[str, Any]:
@@ -182,4 +182,6 @@ def is_functional(model: Any) -> bool:
     """Whether the model is a graph of layers (functional or sequential) rather than a class with a call of its own."""
     from keras.src.models.functional import Functional
 
-    return isinstance(model, keras.Sequential) or (isinstance(model, Functional) and type(model).call is Functional.call)
+    return isinstance(model, keras.Sequential) or (
+        isinstance(model, Functional) and type(model).call is Functional.call
+    )

@@ -28,8 +28,9 @@ class Lift(nn.Module):
 
     Parameters
     ----------
-    task: any module. A Keras model, Flax NNX or Equinox module is run by torch, operator by operator as its own framework traces it, so the Lift and its
-        training are torch's whatever the backend; ``weights_for`` gives weights under their own names ("dense/kernel"). It is copied, never changed. Buffers are shared by all inputs; norm layers keep to their running statistics,
+    task: any module. It is copied, never changed. A Keras model, Flax NNX or Equinox module is run by torch, as its own framework traces it: the
+        Lift and its training are torch's, and ``weights_for`` gives weights under their own names ("dense/kernel"). Buffers are shared by all
+        inputs; norm layers keep to their running statistics,
         because a batch whose rows have different weights has no common statistics.
     generator: module (B, H) -> (B, P), or hidden sizes such as ``(10,)``; P is the number of generated weights, in the order of
         ``task.named_parameters()``. Default: one hidden ReLU layer, or a `ChunkedGenerator` from 20 000 weights on.
@@ -67,7 +68,9 @@ class Lift(nn.Module):
         if foreign:
             task = program_of(task)
         elif not isinstance(task, nn.Module):
-            raise InvalidArgument(f"Lift: task must be a torch module, a Keras model or a Flax NNX or Equinox module, not {type(task).__name__}")
+            raise InvalidArgument(
+                f"Lift: task must be a torch module, a Keras model or a Flax NNX or Equinox module, not {type(task).__name__}"
+            )
         self.task = copy.deepcopy(task)
         chain = None if foreign else find_chain(self.task)
         self.slots = _slots(self.task, parameters)

@@ -16,8 +16,8 @@ from weightlapse.symmetry.alignment import Alignment
 from weightlapse.symmetry.barrier import Barrier, Line, Repair
 from weightlapse.symmetry.cka import cka
 from weightlapse.symmetry.identify import Identifiability, fresh, identifiability
-from weightlapse.symmetry.reducible import Health, Reducible, inspect
 from weightlapse.symmetry.nets import Nets
+from weightlapse.symmetry.reducible import Health, Reducible, inspect
 from weightlapse.symmetry.run import Data, Runner, data_of
 from weightlapse.symmetry.search import Found
 from weightlapse.symmetry.states import (

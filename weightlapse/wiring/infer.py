@@ -237,7 +237,9 @@ class Inference:
         out: list[Source] = []
         for node in axes:
             root = self.dims.find(node)
-            exact = [s for i in inputs for a, s in zip(i.axes, i.source or (), strict=True) if self.dims.find(a) == root]
+            exact = [
+                s for i in inputs for a, s in zip(i.axes, i.source or (), strict=True) if self.dims.find(a) == root
+            ]
             if not exact:
                 leaves = self._origins(node)
                 exact = [

@@ -58,7 +58,9 @@ def renamed_wiring(wiring: Wiring, names: Mapping[str, str]) -> Wiring:
     def new(name: str) -> str:
         return names.get(name, name)
 
-    groups = tuple(replace(g, members=tuple(replace(m, tensor=new(m.tensor)) for m in g.members)) for g in wiring.groups)
+    groups = tuple(
+        replace(g, members=tuple(replace(m, tensor=new(m.tensor)) for m in g.members)) for g in wiring.groups
+    )
     return replace(
         wiring,
         groups=groups,

@@ -14,7 +14,12 @@ from weightlapse.errors import CannotTrace
 
 
 def contracted(
-    x: Tensor, y: Tensor, left: Sequence[int], right: Sequence[int], left_batch: Sequence[int] = (), right_batch: Sequence[int] = ()
+    x: Tensor,
+    y: Tensor,
+    left: Sequence[int],
+    right: Sequence[int],
+    left_batch: Sequence[int] = (),
+    right_batch: Sequence[int] = (),
 ) -> Tensor:
     """Sum over the axes ``left`` of x and ``right`` of y; the batch axes come first, then what is left of x, then of y."""
     rows = [a for a in range(x.ndim) if a not in left and a not in left_batch]
@@ -53,7 +58,9 @@ def convolved(
     return kernel(x, w, None, list(map(int, strides)), padding, list(map(int, dilation)), groups)
 
 
-def pooled(x: Tensor, kind: str, window: Sequence[int], strides: Sequence[int], pads: Sequence[tuple[int, ...]]) -> Tensor:
+def pooled(
+    x: Tensor, kind: str, window: Sequence[int], strides: Sequence[int], pads: Sequence[tuple[int, ...]]
+) -> Tensor:
     """The largest, smallest number or the sum of every window; all arguments have an entry for each axis."""
     space = [a for a in range(x.ndim) if window[a] != 1 or strides[a] != 1 or any(pads[a])]
     if not space:
@@ -65,7 +72,7 @@ def pooled(x: Tensor, kind: str, window: Sequence[int], strides: Sequence[int], 
     y = x.permute(order)
     y = -y if kind == "min" else y
     lowest = torch.finfo(torch.float32).min if x.is_floating_point() else -(1 << 31)
-    y = padded(y, [(0, 0, 0)] * lead + [(*pads[a], 0) for a in space], 0.0 if kind == "sum" else lowest)
+    y = padded(y, [(0, 0, 0)] * lead + [(pads[a][0], pads[a][1], 0) for a in space], 0.0 if kind == "sum" else lowest)
     before = y.shape[:lead]
     y = y.flatten(0, lead - 2) if lead > 2 else y.reshape([1] * (2 - lead) + list(y.shape))
     n, size, step = len(space) - 1, [window[a] for a in space], [strides[a] for a in space]
@@ -111,6 +118,13 @@ def einsum(equation: str, factors: Sequence[Tensor]) -> Tensor:
             return torch.einsum(equation, *factors)
     batch = [c for c in a if c in b and c in right]
     summed = [c for c in a if c in b and c not in right]
-    out = contracted(x, y, [a.index(c) for c in summed], [b.index(c) for c in summed], [a.index(c) for c in batch], [b.index(c) for c in batch])
+    out = contracted(
+        x,
+        y,
+        [a.index(c) for c in summed],
+        [b.index(c) for c in summed],
+        [a.index(c) for c in batch],
+        [b.index(c) for c in batch],
+    )
     have = batch + [c for c in a if c not in batch + summed] + [c for c in b if c not in batch + summed]
     return out.permute([have.index(c) for c in right]) if "".join(have) != right else out

@@ -25,7 +25,7 @@ class JaxGraph(Graph):
     ``prepare`` brings an example into the form of the call.
     """
 
-    __slots__ = ("function", "dtypes", "prepare", "_known")
+    __slots__ = ("_known", "dtypes", "function", "prepare")
 
     def __init__(
         self,
@@ -65,7 +65,9 @@ class JaxGraph(Graph):
 
         def call(own: list[Any], arrays: list[Any]) -> Any:
             given = iter(arrays)
-            args, kwargs = jax.tree_util.tree_unflatten(form, [next(given) if isinstance(v, Tensor) else v for v in leaves])
+            args, kwargs = jax.tree_util.tree_unflatten(
+                form, [next(given) if isinstance(v, Tensor) else v for v in leaves]
+            )
             return self.function(own, args, kwargs, training)
 
         try:
@@ -98,7 +100,11 @@ def _key(value: Any) -> Any:
 
 def _dtype(value: Tensor) -> Any:
     name = str(value.dtype).removeprefix("torch.")
-    return np.dtype(name if jax.config.jax_enable_x64 else _NARROW.get(name, name)) if name != "bfloat16" else jax.numpy.bfloat16
+    return (
+        np.dtype(name if jax.config.jax_enable_x64 else _NARROW.get(name, name))
+        if name != "bfloat16"
+        else jax.numpy.bfloat16
+    )
 
 
 def _fitted(it: Interpreter, value: Tensor, aval: Any) -> Tensor:

@@ -36,10 +36,14 @@ def jax_program(model: Any) -> Program:
     if _is(model, "flax.nnx", "Module"):
         return _nnx_program(model)
     if _is_bound(model):
-        return _tree_program(model, model.args[0], lambda tree, _: functools.partial(model.func, tree, *model.args[1:], **model.keywords))
+        return _tree_program(
+            model, model.args[0], lambda tree, _: functools.partial(model.func, tree, *model.args[1:], **model.keywords)
+        )
     import equinox
 
-    return _tree_program(model, model, lambda tree, training: equinox.nn.inference_mode(tree, value=not training), batched=True)
+    return _tree_program(
+        model, model, lambda tree, training: equinox.nn.inference_mode(tree, value=not training), batched=True
+    )
 
 
 def _tree_program(model: Any, tree: Any, rebuilt: Any, *, batched: bool = False) -> Program:
@@ -80,7 +84,10 @@ def is_float(leaf: Any) -> bool:
 
 def dotted(path: tuple[Any, ...]) -> str:
     """A key path of JAX as "layers.0.weight"."""
-    return ".".join(str(next((getattr(k, a) for a in ("key", "name", "idx") if hasattr(k, a)), k)) for k in path) or "value"
+    return (
+        ".".join(str(next((getattr(k, a) for a in ("key", "name", "idx") if hasattr(k, a)), k)) for k in path)
+        or "value"
+    )
 
 
 def _nnx_program(model: Any) -> Program:
@@ -98,7 +105,10 @@ def _nnx_program(model: Any) -> Program:
         network.train() if training else network.eval()
         return network(*args, **kwargs)
 
-    weights = [Weight(n, np.asarray(_value(flat[i][1])), isinstance(flat[i][1], nnx.Param)) for n, i in zip(names, own, strict=True)]
+    weights = [
+        Weight(n, np.asarray(_value(flat[i][1])), isinstance(flat[i][1], nnx.Param))
+        for n, i in zip(names, own, strict=True)
+    ]
     if not weights:
         raise CannotTrace(f"{type(model).__name__} has no floating-point weights, so there is nothing to find")
     return Program(JaxGraph(type(model).__name__, function, names, [_value(flat[i][1]).dtype for i in own]), weights)

@@ -81,8 +81,14 @@ class Interpreter:
         def read(atom: Any) -> Value:
             if hasattr(atom, "val"):
                 value = atom.val
-                if np.ndim(value) == 0 and np.asarray(value).dtype.kind in "fiub" or str(atom.aval.dtype) == "bfloat16":
-                    return np.asarray(value).astype(np.float64).item() if atom.aval.dtype.kind not in "iub" else np.asarray(value).item()
+                if (np.ndim(value) == 0 and np.asarray(value).dtype.kind in "fiub") or str(
+                    atom.aval.dtype
+                ) == "bfloat16":
+                    return (
+                        np.asarray(value).astype(np.float64).item()
+                        if atom.aval.dtype.kind not in "iub"
+                        else np.asarray(value).item()
+                    )
                 return self.constant(value)
             return env[atom]
 
@@ -93,7 +99,9 @@ class Interpreter:
 
     def closed(self, closed: Any, args: Sequence[Value]) -> list[Value]:
         """The results of a closed jaxpr."""
-        return self.run(closed.jaxpr, [self.constant(c) if not isinstance(c, Tensor) else c for c in closed.consts], args)
+        return self.run(
+            closed.jaxpr, [self.constant(c) if not isinstance(c, Tensor) else c for c in closed.consts], args
+        )
 
     def step(self, eqn: Any, args: list[Value]) -> list[Value]:
         name = eqn.primitive.name
@@ -108,10 +116,11 @@ class Interpreter:
         found = function(self, eqn.params, args, eqn)
         return list(found) if isinstance(found, (list, tuple)) else [found]
 
-
     def _at_random(self, eqn: Any, args: list[Value]) -> list[Value]:
         """What is drawn with a key that the program holds, drawn by JAX: it does not depend on the weights."""
-        given = [np.asarray(a).astype(v.aval.dtype) if not _is_key(a) else a for a, v in zip(args, eqn.invars, strict=True)]
+        given = [
+            np.asarray(a).astype(v.aval.dtype) if not _is_key(a) else a for a, v in zip(args, eqn.invars, strict=True)
+        ]
         found = eqn.primitive.bind(*given, **eqn.params)
         return [self.constant(f) for f in (found if isinstance(found, (list, tuple)) else [found])]
 
@@ -141,7 +150,10 @@ def _needed(jaxpr: Any) -> list[Any]:
            "custom_lin", "core_closed_call", "xla_call", "run_state", "composite")  # fmt: skip
 def _call(it: Interpreter, params: Mapping[str, Any], args: list[Value], eqn: Any) -> Any:
     inner = next(params[k] for k in ("jaxpr", "call_jaxpr", "fun_jaxpr") if k in params)
-    args = [it.tensor(a, v.aval) if not isinstance(a, Tensor) and eqn.primitive.name == "scan" else a for a, v in zip(args, eqn.invars)]
+    args = [
+        it.tensor(a, v.aval) if not isinstance(a, Tensor) and eqn.primitive.name == "scan" else a
+        for a, v in zip(args, eqn.invars)
+    ]
     return it.closed(inner, args) if hasattr(inner, "consts") else it.run(inner, [], args)
 
 
@@ -152,7 +164,11 @@ def _scan(it: Interpreter, params: Mapping[str, Any], args: list[Value], eqn: An
     consts, carry, xs = args[:nc], args[nc : nc + nk], args[nc + nk :]
     stacks: list[list[Tensor]] = [[] for _ in range(len(eqn.outvars) - nk)]
     order = range(length - 1, -1, -1) if params["reverse"] else range(length)
-    avals = params["jaxpr"].out_avals if hasattr(params["jaxpr"], "out_avals") else [v.aval for v in params["jaxpr"].jaxpr.outvars]
+    avals = (
+        params["jaxpr"].out_avals
+        if hasattr(params["jaxpr"], "out_avals")
+        else [v.aval for v in params["jaxpr"].jaxpr.outvars]
+    )
     for i in order:
         out = it.closed(params["jaxpr"], [*consts, *carry, *(x.select(0, i) for x in xs)])
         out = [it.tensor(o, a) for o, a in zip(out, avals, strict=True)]
@@ -162,7 +178,13 @@ def _scan(it: Interpreter, params: Mapping[str, Any], args: list[Value], eqn: An
     if params["reverse"]:
         stacks = [s[::-1] for s in stacks]
     empty = [v.aval for v in eqn.outvars[nk:]]
-    return [*carry, *(torch.stack(s) if s else torch.zeros(a.shape, dtype=it.dtype(a.dtype)) for s, a in zip(stacks, empty, strict=True))]
+    return [
+        *carry,
+        *(
+            torch.stack(s) if s else torch.zeros(a.shape, dtype=it.dtype(a.dtype))
+            for s, a in zip(stacks, empty, strict=True)
+        ),
+    ]
 
 
 @primitive("while")
@@ -172,7 +194,9 @@ def _while(it: Interpreter, params: Mapping[str, Any], args: list[Value], eqn: A
     tests, consts, carry = args[:cn], args[cn : cn + bn], args[cn + bn :]
     avals = [v.aval for v in eqn.outvars]
     while bool(it.closed(params["cond_jaxpr"], [*tests, *carry])[0]):
-        carry = [it.tensor(o, a) for o, a in zip(it.closed(params["body_jaxpr"], [*consts, *carry]), avals, strict=True)]
+        carry = [
+            it.tensor(o, a) for o, a in zip(it.closed(params["body_jaxpr"], [*consts, *carry]), avals, strict=True)
+        ]
     return carry
 
 

@@ -88,7 +88,7 @@ def _graph(model: Any, names: list[str], variables: list[Any]) -> Graph:
 class Stateless:
     """``model`` as a function of the values of its floating-point variables; the others (counters, seeds) keep theirs."""
 
-    __slots__ = ("model", "_keys", "_own")
+    __slots__ = ("_keys", "_own", "model")
 
     def __init__(self, model: Any, variables: list[Any]) -> None:
         self.model = model

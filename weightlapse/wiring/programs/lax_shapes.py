@@ -65,7 +65,11 @@ def _split(it: Interpreter, params: Params, args: list[Value], eqn: Any) -> Any:
 @primitive("pad")
 def _pad(it: Interpreter, params: Params, args: list[Value], eqn: Any) -> Tensor:
     x, value = args
-    return padded(x, [tuple(map(int, c)) for c in params["padding_config"]], float(value) if not _whole(x) else int(value))
+    return padded(
+        x,
+        [(int(a), int(b), int(c)) for a, b, c in params["padding_config"]],
+        float(value) if not _whole(x) else int(value),
+    )
 
 
 def _whole(x: Any) -> bool:
@@ -135,7 +139,9 @@ def _iota(it: Interpreter, params: Params, args: list[Value], eqn: Any) -> Tenso
 def _sort(it: Interpreter, params: Params, args: list[Value], eqn: Any) -> Any:
     axis = params["dimension"]
     if params["num_keys"] != 1:
-        raise CannotTrace("the program sorts by several keys, which its trace cannot follow; write its wiring as a spec")
+        raise CannotTrace(
+            "the program sorts by several keys, which its trace cannot follow; write its wiring as a spec"
+        )
     values, order = torch.sort(args[0], dim=axis, stable=True)
     return [values, *(torch.gather(a, axis, order) for a in args[1:])]
 
@@ -196,11 +202,15 @@ def _along(x: Tensor, index: Tensor, d: Any, sizes: Sequence[int], eqn: Any) -> 
     theirs = tuple(d.start_indices_batching_dims)
     shape = eqn.outvars[0].aval.shape
     if len(mapped) != 1 or any(s != 1 for s in sizes) or set(range(x.ndim)) != {*mapped, *batched}:
-        raise CannotTrace("the program picks along several axes at once (gather), which its trace cannot follow; write its wiring as a spec")
+        raise CannotTrace(
+            "the program picks along several axes at once (gather), which its trace cannot follow; write its wiring as a spec"
+        )
     places = index[..., 0]
     own = [a for a in range(places.ndim) if a not in theirs]
     if len(own) > 1:
-        raise CannotTrace("the program picks blocks along an axis (gather), which its trace cannot follow; write its wiring as a spec")
+        raise CannotTrace(
+            "the program picks blocks along an axis (gather), which its trace cannot follow; write its wiring as a spec"
+        )
     if not own:
         places, own = places.unsqueeze(-1), [places.ndim]
     order = [0] * x.ndim
@@ -217,7 +227,11 @@ def _scatter(it: Interpreter, params: Params, args: list[Value], eqn: Any) -> Te
     x, index, new = (it.tensor(a, v.aval) for a, v in zip(args, eqn.invars, strict=True))
     d, adds = params["dimension_numbers"], "add" in eqn.primitive.name
     mapped, gone = tuple(d.scatter_dims_to_operand_dims), tuple(d.inserted_window_dims)
-    plain = not getattr(d, "operand_batching_dims", ()) and eqn.primitive.name in ("scatter", "scatter-add", "scatter_add")
+    plain = not getattr(d, "operand_batching_dims", ()) and eqn.primitive.name in (
+        "scatter",
+        "scatter-add",
+        "scatter_add",
+    )
     windows = [a for a in range(x.ndim) if a not in gone]
     if plain and (index.ndim == 1 or index[..., 0].numel() == 1):
         at = index.reshape(-1)
@@ -237,4 +251,6 @@ def _scatter(it: Interpreter, params: Params, args: list[Value], eqn: Any) -> Te
         places = tuple(_inside(index[..., k], x.shape[axis]) for k, axis in enumerate(mapped))
         out = x.permute(order).index_put(places, values, accumulate=adds)
         return out.permute([order.index(a) for a in range(x.ndim)])
-    raise CannotTrace(f"the program writes at computed places ({eqn.primitive.name}), which its trace cannot follow; write its wiring as a spec")
+    raise CannotTrace(
+        f"the program writes at computed places ({eqn.primitive.name}), which its trace cannot follow; write its wiring as a spec"
+    )

@@ -31,11 +31,15 @@ def _convolution(it: Interpreter, params: Params, args: list[Value], eqn: Any) -
     x, w = args
     spec = params["dimension_numbers"]
     if params["batch_group_count"] != 1:
-        raise CannotTrace("the program convolves groups of samples (batch_group_count), which its trace cannot follow; write its wiring as a spec")
+        raise CannotTrace(
+            "the program convolves groups of samples (batch_group_count), which its trace cannot follow; write its wiring as a spec"
+        )
     x, w = x.permute(spec.lhs_spec), w.permute(spec.rhs_spec)
     between = [0, 0, *(d - 1 for d in params["lhs_dilation"])]
     pads = [(0, 0), (0, 0), *(tuple(map(int, p)) for p in params["padding"])]
-    out = convolved(x, w, params["window_strides"], params["rhs_dilation"], pads, between, params["feature_group_count"])
+    out = convolved(
+        x, w, params["window_strides"], params["rhs_dilation"], pads, between, params["feature_group_count"]
+    )
     back = [0] * out.ndim
     for own, axis in enumerate(spec.out_spec):
         back[axis] = own
@@ -53,7 +57,9 @@ def _window(it: Interpreter, params: Params, args: list[Value], eqn: Any) -> Ten
         called = {e.primitive.name for e in inner.eqns} if inner is not None else set()
         kind = {"add": "sum"}.get(next(iter(called), ""), next(iter(called), ""))
     if kind not in ("max", "min", "sum") or any(d != 1 for d in (*params["base_dilation"], *params["window_dilation"])):
-        raise CannotTrace("the program reduces windows in a way of its own (reduce_window), which its trace cannot follow")
+        raise CannotTrace(
+            "the program reduces windows in a way of its own (reduce_window), which its trace cannot follow"
+        )
     x = args[0]
     window, strides, pads = (list(params[k]) for k in ("window_dimensions", "window_strides", "padding"))
     return pooled(x, kind, window, strides, [tuple(map(int, p)) for p in pads])

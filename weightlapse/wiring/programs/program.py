@@ -98,7 +98,9 @@ class Program(nn.Module):
         """The same network with its weights under other names; names that ``names`` lacks stay."""
         graph = copy.copy(self.graph)
         graph.names = [names.get(n, n) for n in graph.names]
-        weights = [Weight(names.get(n, n), t.detach().numpy(), n not in self.statistics) for n, t in self.named().items()]
+        weights = [
+            Weight(names.get(n, n), t.detach().numpy(), n not in self.statistics) for n, t in self.named().items()
+        ]
         return Program(graph, weights, self.input_width)
 
     def named(self) -> dict[str, Tensor]:
@@ -134,9 +136,11 @@ class Program(nn.Module):
         args, kwargs = ((), given) if kwargs else (given, {})
         with torch.no_grad():
             result = self.graph.run({n: torch.from_numpy(v) for n, v in drawn.items()}, args, kwargs)
-        found = [t for t in flat_tensors(result)]
+        found = list(flat_tensors(result))
         if len(found) != len(expected) or any(tuple(t.shape) != x.shape for t, x in zip(found, expected)):
-            raise CannotTrace(f"{self.graph.name}: the translated trace returns other shapes than the network; {_REPORT}")
+            raise CannotTrace(
+                f"{self.graph.name}: the translated trace returns other shapes than the network; {_REPORT}"
+            )
         worst, seen = 0.0, False
         for t, x in zip(found, expected, strict=True):
             x = np.asarray(x)
@@ -151,7 +155,9 @@ class Program(nn.Module):
                 seen = True
                 worst = max(worst, float(np.abs(a - b)[finite].max()) / (float(np.abs(b[finite]).max()) or 1.0))
         if not seen:
-            raise CannotTrace(f"{self.graph.name} puts out no finite number with random weights, so nothing can be proved")
+            raise CannotTrace(
+                f"{self.graph.name} puts out no finite number with random weights, so nothing can be proved"
+            )
         if worst > _tolerance(drawn, self.named()):
             raise CannotTrace(
                 f"{self.graph.name}: its trace, run operator by operator, computes something else than the network (by {worst:.1e} of the "
@@ -202,4 +208,8 @@ def flat_tensors(result: Any) -> list[Tensor]:
     """The tensors of a nested result, in order."""
     if isinstance(result, Mapping):
         return [t for value in result.values() for t in flat_tensors(value)]
-    return tensors_among((result,)) if not isinstance(result, (list, tuple)) else [t for v in result for t in flat_tensors(v)]
+    return (
+        tensors_among((result,))
+        if not isinstance(result, (list, tuple))
+        else [t for v in result for t in flat_tensors(v)]
+    )

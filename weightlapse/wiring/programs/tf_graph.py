@@ -31,7 +31,7 @@ def operator(*names: str) -> Callable[[Operator], Operator]:
 class TensorFlowGraph(Graph):
     """``function(values, args, kwargs, training)`` with the values in the order of ``names``; ``dtypes`` are those at home."""
 
-    __slots__ = ("function", "dtypes", "prepare", "_known")
+    __slots__ = ("_known", "dtypes", "function", "prepare")
 
     def __init__(self, name: str, function: Any, names: Sequence[str], dtypes: Sequence[str], prepare: Any) -> None:
         super().__init__(name, names)
@@ -59,7 +59,9 @@ class TensorFlowGraph(Graph):
         outs = runner.run(concrete.graph, [*inputs, *captured])
         return tf.nest.pack_sequence_as(concrete.structured_outputs, outs)
 
-    def _traced(self, shapes: Sequence[tuple[int, ...]], args: Any, kwargs: Any, leaves: list[Any], training: bool) -> Any:
+    def _traced(
+        self, shapes: Sequence[tuple[int, ...]], args: Any, kwargs: Any, leaves: list[Any], training: bool
+    ) -> Any:
         own = [tf.TensorSpec(s, d) for s, d in zip(shapes, self.dtypes, strict=True)]
         given = [tf.TensorSpec(tuple(v.shape), _narrow(v.dtype)) for v in leaves if isinstance(v, Tensor)]
 
@@ -125,7 +127,11 @@ class GraphRunner:
 
     def fitted(self, value: Tensor, dtype: Any) -> Tensor:
         wanted = self.dtype(dtype)
-        return value if value.dtype == wanted or (value.is_floating_point() and wanted.is_floating_point) else value.to(wanted)
+        return (
+            value
+            if value.dtype == wanted or (value.is_floating_point() and wanted.is_floating_point)
+            else value.to(wanted)
+        )
 
     def run(self, graph: Any, args: Sequence[Value]) -> list[Value]:
         """The results of a function's graph."""

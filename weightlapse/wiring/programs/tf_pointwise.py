@@ -30,7 +30,9 @@ _PLAIN: dict[str, Callable[..., Tensor]] = {
 OPERATORS.update({name: lambda run, op, args, f=function: f(*args) for name, function in _PLAIN.items()})  # type: ignore[misc]
 
 
-@operator("Identity", "StopGradient", "PreventGradient", "EnsureShape", "Snapshot", "CheckNumerics", "PlaceholderWithDefault")
+@operator(
+    "Identity", "StopGradient", "PreventGradient", "EnsureShape", "Snapshot", "CheckNumerics", "PlaceholderWithDefault"
+)
 def _identity(run: GraphRunner, op: Any, args: list[Value]) -> Any:
     return args[0]
 

@@ -176,7 +176,11 @@ def _space_to_batch(run: GraphRunner, op: Any, args: list[Value]) -> Any:
     x, blocks, pads = args[0], numbers(args[1]), args[2].reshape(-1, 2).tolist()
     n = len(blocks)
     x = padded(x, [(0, 0, 0), *((int(a), int(b), 0) for a, b in pads), *([(0, 0, 0)] * (x.ndim - 1 - n))], 0.0)
-    shape = [x.shape[0], *(s for a, b in zip(x.shape[1 : 1 + n], blocks, strict=True) for s in (a // b, b)), *x.shape[1 + n :]]
+    shape = [
+        x.shape[0],
+        *(s for a, b in zip(x.shape[1 : 1 + n], blocks, strict=True) for s in (a // b, b)),
+        *x.shape[1 + n :],
+    ]
     order = [*range(2, 2 * n + 1, 2), 0, *range(1, 2 * n, 2), *range(2 * n + 1, len(shape))]
     x = x.reshape(shape).permute(order)
     return x.flatten(0, n)
@@ -190,7 +194,9 @@ def _batch_to_space(run: GraphRunner, op: Any, args: list[Value]) -> Any:
         batch //= b
     y = x.reshape([*blocks, batch, *x.shape[1:]])
     order = [n, *(a for i in range(n) for a in (n + 1 + i, i)), *range(2 * n + 1, y.ndim)]
-    y = y.permute(order).reshape([batch, *(s * b for s, b in zip(x.shape[1 : 1 + n], blocks, strict=True)), *x.shape[1 + n :]])
+    y = y.permute(order).reshape(
+        [batch, *(s * b for s, b in zip(x.shape[1 : 1 + n], blocks, strict=True)), *x.shape[1 + n :]]
+    )
     for axis, (low, high) in enumerate(crops, 1):
         if low or high:
             y = y.narrow(axis, low, y.shape[axis] - low - high)
@@ -214,9 +220,13 @@ def _gather(run: GraphRunner, op: Any, args: list[Value]) -> Any:
     axis, batch = axis % x.ndim, op.get_attr("batch_dims")
     if batch:
         if index.ndim == batch + 1 and axis == batch:
-            places = index.reshape([*index.shape, *([1] * (x.ndim - index.ndim))]).expand([*index.shape, *x.shape[axis + 1 :]])
+            places = index.reshape([*index.shape, *([1] * (x.ndim - index.ndim))]).expand(
+                [*index.shape, *x.shape[axis + 1 :]]
+            )
             return torch.gather(x, axis, places)
-        raise CannotTrace("the graph gathers rows of every sample by themselves (batch_dims), which its trace cannot follow")
+        raise CannotTrace(
+            "the graph gathers rows of every sample by themselves (batch_dims), which its trace cannot follow"
+        )
     if index.ndim == 0:
         return x.select(axis, int(index))
     if axis == 0 and x.ndim == 2:

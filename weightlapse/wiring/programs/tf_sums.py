@@ -7,7 +7,6 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-from torch import Tensor
 from torch.nn import functional
 
 from weightlapse.errors import CannotTrace
@@ -56,7 +55,9 @@ def _spread(values: Sequence[int], last: bool) -> list[int]:
     return [int(v) for v in (values[1:-1] if last else values[2:])]
 
 
-def _pads(op: Any, last: bool, sizes: Sequence[int], window: Sequence[int], strides: Sequence[int]) -> list[tuple[int, int]]:
+def _pads(
+    op: Any, last: bool, sizes: Sequence[int], window: Sequence[int], strides: Sequence[int]
+) -> list[tuple[int, int]]:
     kind = op.get_attr("padding").decode()
     if kind == "EXPLICIT":
         flat = [int(p) for p in op.get_attr("explicit_paddings")]
@@ -137,7 +138,9 @@ def _batch_norm(run: GraphRunner, op: Any, args: list[Value]) -> Any:
     x, gain, shift, mean, variance = args
     if op.get_attr("is_training"):
         if mean.numel():
-            raise CannotTrace("the network updates running statistics although it is not training, which its trace cannot follow")
+            raise CannotTrace(
+                "the network updates running statistics although it is not training, which its trace cannot follow"
+            )
         last, _ = _axes(op, x.ndim)
         over = [a for a in range(x.ndim) if a != (x.ndim - 1 if last else 1)]
         mean, variance = x.mean(over), x.var(over, unbiased=False)
@@ -158,7 +161,11 @@ def _log_softmax(run: GraphRunner, op: Any, args: list[Value]) -> Any:
 
 @operator("Sum", "Mean", "Max", "Min", "Prod", "All", "Any", "EuclideanNorm")
 def _reduce(run: GraphRunner, op: Any, args: list[Value]) -> Any:
-    x, axes, keep = args[0], sorted({a % args[0].ndim for a in numbers(args[1])}) if args[0].ndim else [], op.get_attr("keep_dims")
+    x, axes, keep = (
+        args[0],
+        sorted({a % args[0].ndim for a in numbers(args[1])}) if args[0].ndim else [],
+        op.get_attr("keep_dims"),
+    )
     if not axes:
         return x
     if op.type == "Sum":
@@ -207,5 +214,3 @@ def _resize(run: GraphRunner, op: Any, args: list[Value]) -> Any:
     else:
         raise CannotTrace(f"the graph resizes images in a way ({op.type}) that its trace cannot follow")
     return y.permute(0, 2, 3, 1)
-
-
