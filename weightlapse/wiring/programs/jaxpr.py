@@ -6,6 +6,7 @@ Every floating-point type of the program becomes double precision when a weight 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -44,6 +45,24 @@ class Interpreter:
 
     def __init__(self, wide: bool) -> None:
         self.wide = wide
+        self._sums: dict[int, tuple[Tensor, Tensor, list[int]]] = {}  # a sum -> itself, what was summed, over which axes
+
+    def summed(self, out: Tensor, x: Tensor, axes: list[int]) -> Tensor:
+        """Remembers that ``out`` is a sum: divided by the number of its terms it is a mean, which JAX has no operator for."""
+        self._sums[id(out)] = (out, x, axes)
+        return out
+
+    def reshaped(self, out: Tensor, source: Value) -> Tensor:
+        """``out``, the sum that ``source`` is in another shape."""
+        known = self._sums.get(id(source))
+        return out if known is None or out.numel() != known[0].numel() else self.summed(out, known[1], known[2])
+
+    def mean(self, total: Value, count: Value) -> Tensor | None:
+        """The mean that a sum divided by ``count`` is; None where it is none."""
+        known = self._sums.get(id(total))
+        if known is None or isinstance(count, Tensor) or count != math.prod(known[1].shape[a] for a in known[2]):
+            return None
+        return known[1].mean(known[2]).reshape(total.shape)
 
     def dtype(self, dtype: Any) -> torch.dtype:
         name = str(np.dtype(dtype)) if not str(dtype).startswith("key<") else "key"

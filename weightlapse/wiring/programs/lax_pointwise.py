@@ -68,6 +68,8 @@ def _div(it: Interpreter, params: Mapping[str, Any], args: list[Value], eqn: Any
     x, y = _first_tensor(it, args, eqn)
     if _whole(x) and _whole(y):
         return torch.div(it.tensor(x, eqn.invars[0].aval), y, rounding_mode="trunc")
+    if (mean := it.mean(x, y)) is not None:
+        return mean
     return x / y  # type: ignore[no-any-return]
 
 

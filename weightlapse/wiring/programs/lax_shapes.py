@@ -20,7 +20,7 @@ def _reshape(it: Interpreter, params: Params, args: list[Value], eqn: Any) -> Te
     x = it.tensor(args[0], eqn.invars[0].aval)
     if params.get("dimensions") is not None:
         x = x.permute(params["dimensions"])
-    return x.reshape(params["new_sizes"])
+    return it.reshaped(x.reshape(params["new_sizes"]), args[0] if params.get("dimensions") is None else None)
 
 
 @primitive("transpose")
@@ -30,12 +30,12 @@ def _transpose(it: Interpreter, params: Params, args: list[Value], eqn: Any) -> 
 
 @primitive("squeeze")
 def _squeeze(it: Interpreter, params: Params, args: list[Value], eqn: Any) -> Tensor:
-    return args[0].reshape(eqn.outvars[0].aval.shape)  # type: ignore[no-any-return]
+    return it.reshaped(args[0].reshape(eqn.outvars[0].aval.shape), args[0])
 
 
 @primitive("expand_dims")
 def _expand_dims(it: Interpreter, params: Params, args: list[Value], eqn: Any) -> Tensor:
-    return it.tensor(args[0], eqn.invars[0].aval).reshape(eqn.outvars[0].aval.shape)
+    return it.reshaped(it.tensor(args[0], eqn.invars[0].aval).reshape(eqn.outvars[0].aval.shape), args[0])
 
 
 @primitive("broadcast_in_dim")
@@ -48,13 +48,28 @@ def _broadcast(it: Interpreter, params: Params, args: list[Value], eqn: Any) -> 
     for own, axis in enumerate(params["broadcast_dimensions"]):
         inside[axis] = x.shape[own]
     if tuple(inside) != tuple(x.shape):
-        x = x.reshape(inside)
+        x = it.reshaped(x.reshape(inside), x)
     return x if tuple(x.shape) == shape else x.expand(shape)
 
 
 @primitive("concatenate")
 def _concatenate(it: Interpreter, params: Params, args: list[Value], eqn: Any) -> Tensor:
     return torch.cat(args, params["dimension"])
+
+
+@primitive("stack")
+def _stack(it: Interpreter, params: Params, args: list[Value], eqn: Any) -> Tensor:
+    return torch.stack([it.tensor(a, v.aval) for a, v in zip(args, eqn.invars, strict=True)], params.get("axis", params.get("dimension", 0)))
+
+
+@primitive("unstack")
+def _unstack(it: Interpreter, params: Params, args: list[Value], eqn: Any) -> Any:
+    return list(torch.unbind(args[0], params.get("axis", params.get("dimension", 0))))
+
+
+@primitive("tile")
+def _tile(it: Interpreter, params: Params, args: list[Value], eqn: Any) -> Tensor:
+    return it.tensor(args[0], eqn.invars[0].aval).repeat([int(r) for r in params["reps"]])
 
 
 @primitive("split")

@@ -70,7 +70,8 @@ def _window(it: Interpreter, params: Params, args: list[Value], eqn: Any) -> Ten
 
 @primitive("reduce_sum")
 def _sum(it: Interpreter, params: Params, args: list[Value], eqn: Any) -> Tensor:
-    return args[0].sum(list(params["axes"])) if params["axes"] else args[0]
+    axes = list(params["axes"])
+    return it.summed(args[0].sum(axes), args[0], axes) if axes else args[0]
 
 
 @primitive("reduce_max")
