@@ -26,7 +26,8 @@ class Alignment:
     all parameters together, running statistics left out. ``method``: how the best result was found. ``function_error``:
     the largest change of b's output on the data, relative to its size; None when b was not run. ``tried``: the distance
     (with data: the rise of the loss half way) that each method reached; ``candidates`` their elements. ``notes``: what
-    else to know. ``units``: for networks of different widths, who corresponds to whom in each group; there ``state`` has
+    else to know. ``names``: where b's tensors bear other names than a's (layers that Keras numbers on), a's name -> b's; ``state`` has b's.
+    ``units``: for networks of different widths, who corresponds to whom in each group; there ``state`` has
     a's shapes when every unit of b found a partner, else those of the larger.
     """
 
@@ -44,6 +45,7 @@ class Alignment:
     candidates: tuple[Found, ...] = field(default=(), repr=False)
     notes: tuple[str, ...] = ()
     units: dict[str, Correspondence] = field(default_factory=dict, repr=False)
+    names: dict[str, str] = field(default_factory=dict, repr=False)
 
     def apply(self, state: Mapping[str, Any]) -> dict[str, Any]:
         """The same relabelling of another state of b, say an earlier step of its training.
@@ -65,7 +67,9 @@ class Alignment:
             raise InvalidArgument(
                 "an alignment of networks of different widths is no relabelling, so it serves one state only"
             )
-        return self.elements.on_state(state, self.wiring)
+        theirs = {name: mine for mine, name in self.names.items()}
+        moved = self.elements.on_state({theirs.get(n, n): v for n, v in state.items()}, self.wiring)
+        return {self.names.get(n, n): v for n, v in moved.items()}
 
     def __str__(self) -> str:
         moved = sum(not np.array_equal(p, np.arange(len(p))) for p in self.permutations.values())
