@@ -16,7 +16,7 @@ Nothing is guessed and then improved blindly; each step is in closed form and re
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -27,10 +27,9 @@ from weightlapse.symmetry.assign import assign, assign_blocks
 from weightlapse.symmetry.elements import Elements, identity
 from weightlapse.symmetry.fits import fitted, parts, rotation, signed_order, snapped
 from weightlapse.symmetry.search import Found, Search
-from weightlapse.symmetry.states import distance, float_arrays
-from weightlapse.symmetry.units import units_of
-from weightlapse.symmetry.with_bases import Arrays, WithBases, float64s
-from weightlapse.wiring.change import change, fold, gain, held, is_signed_order, rows, tensors_of
+from weightlapse.symmetry.states import distance
+from weightlapse.symmetry.with_bases import FirstNames, WithBases
+from weightlapse.wiring.change import Changed, change, fold, gain, held, is_signed_order, rows, tensors_of
 from weightlapse.wiring.data import Basis, Group, Member, Wiring
 
 _ROUNDS = 4
@@ -51,7 +50,7 @@ class _At:
 
     elements: Elements
     matrices: dict[str, NDArray[np.float64]]
-    b: Arrays
+    b: Changed
     distance: float
 
 
@@ -63,7 +62,8 @@ class Rebase:
         self.notes: tuple[str, ...] = ()
         names = dict.fromkeys(m.tensor for g in wiring.groups for m in g.members if m.roles != {"stat"})
         names.update(dict.fromkeys(tensors_of(wiring.bases)))
-        self.a, self.b = _arrays(a, b, wiring, list(names))
+        self.names = list(names)
+        self.a, self.b = _arrays(a, b, wiring, self.names)
         self.gains_a: dict[str, NDArray[np.float64]] = {}
         self.gains_b: dict[str, NDArray[np.float64]] = {}
         self.bases = [basis for basis in wiring.bases if self._folded(basis)]
@@ -121,12 +121,11 @@ class Rebase:
 
     def _true_distance(self, found: WithBases) -> float:
         moved = found.on_state(self.state_b, self.wiring)
-        names = list(self.a)
-        return distance(float_arrays(self.state_a, names), float_arrays(moved, names))
+        return distance(FirstNames(self.state_a, self.wiring), FirstNames(moved, self.wiring), self.names)
 
     def _round(self, turns: Mapping[str, NDArray[np.float64]]) -> _At:
         """Everything but the streams, with these as they are given."""
-        b = dict(self.b)
+        b = self.b.copy()
         matrices = dict(turns)
         for s in self.streams:
             change(b, s, turns[s.name])
@@ -138,19 +137,20 @@ class Rebase:
         order, factor = identity(self.wiring).order, identity(self.wiring).factor
         for g in self.heads:
             self._place_heads(g, b, matrices, order)
-        b = self._moved(b, Elements(order, factor))
+        self._move(b, Elements(order, factor), self.wiring)
         if self._rest.groups:
             search = Search(self.a, b, self._rest, self.allowed)
             rest = search.run(0, np.random.default_rng(0)).elements
             order |= rest.order
             factor |= rest.factor
             names = {g.name for g in self._rest.groups}
-            b = self._moved(b, Elements({n: order[n] for n in names}, {n: factor[n] for n in names}), self._rest)
-        return _At(Elements(order, factor), matrices, b, distance(self.a, b))
+            self._move(b, Elements({n: order[n] for n in names}, {n: factor[n] for n in names}), self._rest)
+        return _At(Elements(order, factor), matrices, b, distance(self.a, b, self.names))
 
-    def _moved(self, b: Arrays, elements: Elements, wiring: Wiring | None = None) -> Arrays:
-        units = {g.name: units_of(g, self.allowed) for g in (wiring or self.wiring).groups}
-        return dict(elements.on_arrays(b, units))
+    def _move(self, b: Changed, elements: Elements, wiring: Wiring) -> None:
+        for name, placement in elements.placements(b, wiring).items():
+            if name in b:
+                b.place(name, placement)
 
     # ---- streams
 
@@ -162,7 +162,7 @@ class Rebase:
             if not any((m.tensor, axis) in self._busy for axis in range(self.a[m.tensor].ndim) if axis != m.axis)
         ]
 
-    def _turn(self, s: Basis, a: Arrays, b: Arrays, members: Sequence[Member]) -> NDArray[np.float64]:
+    def _turn(self, s: Basis, a: Changed, b: Changed, members: Sequence[Member]) -> NDArray[np.float64]:
         c = np.zeros((s.size, s.size))
         for m in members:
             x, y = rows(a[m.tensor], m), rows(b[m.tensor], m)
@@ -175,14 +175,14 @@ class Rebase:
             return signed_order(c, s.kind)
         return snapped(rotation(c, s.kind), s.kind)
 
-    def _turned_on(self, s: Basis, turn: NDArray[np.float64], b: Arrays) -> NDArray[np.float64]:
+    def _turned_on(self, s: Basis, turn: NDArray[np.float64], b: Changed) -> NDArray[np.float64]:
         further = self._turn(s, self.a, b, s.members)
         return further @ turn
 
     # ---- heads
 
     def _place_heads(
-        self, g: Group, b: Arrays, matrices: dict[str, NDArray[np.float64]], order: dict[str, NDArray[np.int64]]
+        self, g: Group, b: Changed, matrices: dict[str, NDArray[np.float64]], order: dict[str, NDArray[np.int64]]
     ) -> None:
         families = [[s for s in self.bases if s.parent == (g.name, u)] for u in range(g.size)]
         if len({tuple((s.kind, s.size, len(s.members)) for s in f) for f in families}) != 1:
@@ -214,7 +214,7 @@ class Rebase:
             (c for c in inside if all(_slots(m, c) is not None for s in bases for m in s.members if m.k == slots)), None
         )
 
-    def _per_head(self, state: Arrays, s: Basis, child: Group | None, n: int) -> tuple[NDArray[Any], NDArray[Any]]:
+    def _per_head(self, state: Changed, s: Basis, child: Group | None, n: int) -> tuple[NDArray[Any], NDArray[Any]]:
         """Both sides of a basis for each query head: (n or 1, size, numbers)."""
         sides = []
         for sign in (1, -1):
@@ -231,7 +231,7 @@ class Rebase:
         return sides[0], sides[1]
 
     def _sides(
-        self, state: Arrays, s: Basis, child: Group | None = None, inner: NDArray[np.int64] | None = None
+        self, state: Changed, s: Basis, child: Group | None = None, inner: NDArray[np.int64] | None = None
     ) -> tuple[NDArray[Any], NDArray[Any]]:
         """The numbers that the matrix multiplies and those that its inverse transpose does, query heads in the order ``inner``."""
         out = []
@@ -251,7 +251,7 @@ class Rebase:
     def _fit(
         self,
         s: Basis,
-        b: Arrays,
+        b: Changed,
         matrices: dict[str, NDArray[np.float64]],
         of_a: tuple[NDArray[Any], NDArray[Any]],
         of_b: tuple[NDArray[Any], NDArray[Any]],
@@ -260,7 +260,7 @@ class Rebase:
         if not np.array_equal(m, np.eye(s.size)):
             change(b, s, m)
 
-    def _first_guess(self, s: Basis, b: Arrays, matrices: dict[str, NDArray[np.float64]]) -> None:
+    def _first_guess(self, s: Basis, b: Changed, matrices: dict[str, NDArray[np.float64]]) -> None:
         """A linear layer between others: from whichever side no symmetry moves."""
         anchors = {id(m) for m in self._anchors(s)}
         for sign in (1, -1):
@@ -307,7 +307,7 @@ def _energy(s: Basis, sides: Sequence[tuple[Any, Any]]) -> float:
 def _mixed(s: Basis, x: NDArray[Any], y: NDArray[Any]) -> NDArray[Any]:
     """A matrix with the size of ``sum over parts of y^T x`` and few numbers: from the triangular factors of both."""
     rx, ry = (np.linalg.qr(m.T.astype(np.float64), mode="r") for m in (x, y))
-    return np.concatenate([(ry[:, at] @ rx[:, at].T).ravel() for at in parts(s)])
+    return np.concatenate([(ry[:, at] @ rx[:, at].T).ravel() for at in map(np.asarray, parts(s))])
 
 
 def _slots(m: Member, child: Group) -> list[int] | None:
@@ -331,9 +331,32 @@ def _same_units(s: Basis, g: Group) -> bool:
     return g.parent is None and all(m in g.members for m in s.members)
 
 
-def _arrays(a: Mapping[str, Any], b: Mapping[str, Any], wiring: Wiring, names: list[str]) -> tuple[Arrays, Arrays]:
+def _arrays(a: Mapping[str, Any], b: Mapping[str, Any], wiring: Wiring, names: list[str]) -> tuple[Changed, Changed]:
     """The tensors of both networks, double for small ones."""
-    x, y = float_arrays(a, names), float_arrays(b, names)
-    if sum(int(np.prod(s)) for s in x.shapes.values()) <= _SMALL:
-        return float64s(a, wiring, names), float64s(b, wiring, names)
-    return {n: np.asarray(x[n]) for n in names}, {n: np.asarray(y[n]).astype(x[n].dtype, copy=False) for n in names}
+    first = [FirstNames(s, wiring) for s in (a, b)]
+    if sum(int(np.prod(wiring.shapes[n])) for n in names) <= _SMALL:
+        x, y = (Changed({n: f[n].astype(np.float64) for n in names}) for f in first)
+    else:
+        x, y = (Changed(_Some(f, names)) for f in first)
+    return x, y
+
+
+class _Some(Mapping[str, NDArray[Any]]):
+    """Some of the tensors of a state, in one precision."""
+
+    def __init__(self, arrays: Mapping[str, NDArray[Any]], names: list[str]) -> None:
+        self.arrays, self.names = arrays, dict.fromkeys(names)
+
+    def __getitem__(self, name: str) -> NDArray[Any]:
+        if name not in self.names:
+            raise KeyError(name)
+        return self.arrays[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.names)
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    def __contains__(self, name: object) -> bool:
+        return name in self.names

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -12,11 +12,9 @@ from numpy.typing import NDArray
 from weightlapse.errors import CannotAlign, InvalidArgument
 from weightlapse.symmetry.elements import Elements
 from weightlapse.symmetry.states import as_array, place_in_memory
-from weightlapse.wiring.change import change, fold, tensors_of, unfold
+from weightlapse.wiring.change import Changed, change, fold, tensors_of, unfold
 from weightlapse.wiring.data import Basis, Wiring
 from weightlapse.wiring.placement import Placement
-
-Arrays = dict[str, NDArray[Any]]
 
 
 @dataclass(frozen=True)
@@ -44,59 +42,63 @@ class WithBases(Elements):
     def _made(self, state: Mapping[str, Any], wiring: Wiring, *, inverse: bool) -> dict[str, Any]:
         bases = self.busy(wiring)
         out = super()._made(state, wiring, inverse=inverse)
-        arrays = float64s(state, wiring, tensors_of(bases))
         moves = super().placements(state, wiring, inverse=inverse)
+        changed = Changed(FirstNames(state, wiring), np.float64)
         try:
-            made = (self._back if inverse else self._there)(arrays, bases, moves)
+            (self._back if inverse else self._there)(changed, bases, moves)
         except InvalidArgument as error:
             raise CannotAlign(f"this state cannot be brought into that basis: {error}") from None
         done: dict[Any, Any] = {}
-        for tensor, value in made.items():
-            if value is arrays[tensor]:
-                continue
+        for tensor in changed.busy:
             for name in (n for n in wiring.names_of(tensor) if n in state):
                 key = place_in_memory(state[name])
                 if key not in done:
-                    done[key] = _like(value, state[name])
+                    done[key] = _like(changed[tensor], state[name])
                 out[name] = done[key]
         return out
 
-    def _there(self, arrays: Arrays, bases: list[Basis], moves: Mapping[str, Placement]) -> Arrays:
-        state = dict(arrays)
+    def _there(self, state: Changed, bases: list[Basis], moves: Mapping[str, Placement]) -> None:
         for b in bases:
             fold(state, b)
-            change(state, b, self.matrices[b.name])
-        state = {n: moves[n](v) if n in moves else v for n, v in state.items()}
+            if not np.array_equal(self.matrices[b.name], np.eye(b.size)):
+                change(state, b, self.matrices[b.name])
+        for name in [n for n in state.busy if n in moves]:
+            state.place(name, moves[name])
         for b in bases:
             unfold(state, b, self.gains)
-        return state
 
-    def _back(self, arrays: Arrays, bases: list[Basis], moves: Mapping[str, Placement]) -> Arrays:
-        state = dict(arrays)
+    def _back(self, state: Changed, bases: list[Basis], moves: Mapping[str, Placement]) -> None:
         for b in bases:
             fold(state, b)
-        state = {n: moves[n](v) if n in moves else v for n, v in state.items()}
+        for name in [n for n in tensors_of(bases) if n in moves]:
+            state.place(name, moves[name])
         for b in bases:
-            change(
-                state,
-                b,
-                np.linalg.inv(self.matrices[b.name])
-                if b.kind not in ("orthogonal", "centred")
-                else self.matrices[b.name].T,
-            )
+            m = self.matrices[b.name]
+            if not np.array_equal(m, np.eye(b.size)):
+                change(state, b, m.T if b.kind in ("orthogonal", "centred") else np.linalg.inv(m))
             unfold(state, b, self.gains_before)
-        return state
 
 
-def float64s(state: Mapping[str, Any], wiring: Wiring, tensors: list[str]) -> Arrays:
-    """The tensors, by first name, in double precision."""
-    out = {}
-    for t in tensors:
-        name = next((n for n in wiring.names_of(t) if n in state), None)
+class FirstNames(Mapping[str, NDArray[Any]]):
+    """A state as arrays under the first of tied names, each read when it is looked at."""
+
+    def __init__(self, state: Mapping[str, Any], wiring: Wiring) -> None:
+        self.state, self.wiring = state, wiring
+
+    def __getitem__(self, tensor: str) -> NDArray[Any]:
+        name = next((n for n in self.wiring.names_of(tensor) if n in self.state), None)
         if name is None:
-            raise CannotAlign(f"the state has no {t!r}, which the wiring lists; trace this network")
-        out[t] = as_array(state[name]).astype(np.float64)
-    return out
+            raise CannotAlign(f"the state has no {tensor!r}, which the wiring lists; trace this network")
+        return as_array(self.state[name])
+
+    def __contains__(self, tensor: object) -> bool:
+        return any(n in self.state for n in self.wiring.names_of(str(tensor)))
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.state)
+
+    def __len__(self) -> int:
+        return len(self.state)
 
 
 def _like(value: NDArray[Any], sample: Any) -> Any:

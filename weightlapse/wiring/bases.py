@@ -9,19 +9,21 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from weightlapse.wiring.bench import Bench
-from weightlapse.wiring.change import change, drawn, fold, held, tensors_of, unfold
+from weightlapse.wiring.change import Changed, change, drawn, fold, held, unfold
 from weightlapse.wiring.data import Basis, Group, Member, Norm, Wiring
 from weightlapse.wiring.infer import Inference
 
 # What may act on numbers that are written in another basis: sums, norms and what norms are made of. All else mixes nothing or too much.
 _PLAIN = frozenset("add sub mul div neg pow mean rsqrt sqrt reciprocal rms_norm layer_norm".split())
 _NORMS = frozenset("pow mean rsqrt sqrt rms_norm layer_norm".split())
-_ENOUGH = 1e6  # how much worse conditioned a change of basis may make the sums than a permutation
 
 
 def with_bases(wiring: Wiring, bench: Bench, inf: Inference) -> Wiring:
@@ -68,25 +70,49 @@ class _Trial:
         """Whether all of them together may be changed."""
         if not bases:
             return True
-        tensors = self.bench.state
-        names = [t for t in tensors_of(bases) if t in tensors]
-        before = {n: tensors[n].double().cpu().numpy() for n in names}
-        base = {}
+        state = _InPlace(self.bench.state)
+        gains, matrices, kept = [], [], {}
         for b in bases:
             for n in held(b):
-                base[n.gain] = before[n.gain] = np.full_like(before[n.gain], 1.3 - n.offset)
-        after = dict(before)
+                kept[n.gain] = state[n.gain].copy()
+                state.put(n.gain, np.full_like(kept[n.gain], 1.3 - n.offset))
+        x = self.bench.outputs({})
         for b in bases:
-            gains = fold(after, b)
-            change(after, b, drawn(b, self.rng))
-            unfold(after, b, gains)
-        as_tensors = [
-            {n: tensors[n].new_tensor(v) for n, v in s.items()}
-            for s in (base, {n: v for n, v in after.items() if v is not before[n]} | base)
-        ]
-        x, y = (self.bench.outputs(s) for s in as_tensors)
+            gains.append(fold(state, b))
+            matrices.append(drawn(b, self.rng))
+            change(state, b, matrices[-1])
+            unfold(state, b, gains[-1])
+        y = self.bench.outputs({})
+        for b, before, m in zip(reversed(bases), reversed(gains), reversed(matrices)):
+            fold(state, b)
+            change(state, b, np.linalg.inv(m))
+            unfold(state, b, before)
+        for name, value in kept.items():
+            state.put(name, value)
         scale = float(np.abs(x).max(initial=0.0))
         return x.shape == y.shape and scale > 0 and float(np.abs(x - y).max()) <= self.tolerance * scale
+
+
+class _InPlace(Changed):
+    """The weights of a bench: each change is made at once, in their own memory, so that a large network is not copied."""
+
+    def __init__(self, tensors: Mapping[str, Tensor]) -> None:
+        super().__init__({})
+        self.tensors = tensors
+
+    def __getitem__(self, name: str) -> NDArray[Any]:
+        found: NDArray[Any] = self.tensors[name].cpu().numpy()
+        return found
+
+    def __contains__(self, name: object) -> bool:
+        return name in self.tensors
+
+    def _then(self, name: str, step: Any) -> None:
+        value = self[name]
+        new = step[0](value, *step[1:])
+        t = self.tensors[name]
+        if t.device.type != "cpu" or new is not value:
+            t.copy_(torch.from_numpy(np.ascontiguousarray(new)))
 
 
 def _form(b: Basis) -> object:

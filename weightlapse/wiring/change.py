@@ -1,12 +1,12 @@
 """Numbers of a network written in another basis: the same function, other weights. NumPy, and no framework.
 
-See `weightlapse.wiring.data.Basis` for what may be changed. Everything works on a dict of float arrays by canonical name, and puts new
-arrays in the place of those that it changes.
+See `weightlapse.wiring.data.Basis` for what may be changed. Changes are noted on paper first and made when a tensor is looked at, so that a
+tensor with the matrices of thirty heads is copied once, and a large network never twice.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, MutableMapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -14,44 +14,118 @@ from numpy.typing import NDArray
 
 from weightlapse.errors import InvalidArgument
 from weightlapse.wiring.data import Basis, Member, Norm
+from weightlapse.wiring.placement import Placement
 
 Matrix = NDArray[Any]
-State = MutableMapping[str, NDArray[Any]]
+KEEP = 32 * 2**20  # bytes of changed arrays that are held for the next look
+
+
+class Changed(Mapping[str, NDArray[Any]]):
+    """``arrays`` after all that was noted; they are never written to. ``dtype``: what the changed ones are computed in, their own by default."""
+
+    def __init__(self, arrays: Mapping[str, NDArray[Any]], dtype: Any = None, room: int = KEEP) -> None:
+        self.arrays, self.dtype, self.room = arrays, dtype, room
+        self._steps: dict[str, list[Any]] = {}
+        self._held: dict[str, NDArray[Any]] = {}
+
+    def copy(self) -> Changed:
+        """Another one that begins with the same notes."""
+        out = Changed(self.arrays, self.dtype, self.room)
+        out._steps = {t: list(s) for t, s in self._steps.items()}
+        return out
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.arrays)
+
+    def __len__(self) -> int:
+        return len(self.arrays)
+
+    def __contains__(self, name: object) -> bool:
+        return name in self.arrays
+
+    @property
+    def busy(self) -> list[str]:
+        """The tensors that something is done to."""
+        return list(self._steps)
+
+    def __getitem__(self, name: str) -> NDArray[Any]:
+        if name not in self._steps:
+            return self.arrays[name]
+        if name not in self._held:
+            value = np.array(self.arrays[name], dtype=self.dtype)
+            for step in self._steps[name]:
+                value = step(value) if isinstance(step, Placement) else step[0](value, *step[1:])
+            while self._held and sum(v.nbytes for v in self._held.values()) + value.nbytes > self.room:
+                self._held.pop(next(iter(self._held)))
+            self._held[name] = value
+        return self._held[name]
+
+    def place(self, name: str, placement: Placement) -> None:
+        """Its units in other places."""
+        self._then(name, placement)
+
+    def turn(self, m: Member, matrix: Matrix) -> None:
+        """The numbers of every slot of the member become ``matrix @`` the old ones."""
+        self._then(m.tensor, (_turned, m, matrix))
+
+    def scale(self, m: Member, factors: NDArray[np.float64]) -> None:
+        """The numbers of the member are multiplied by their factors."""
+        self._then(m.tensor, (_scaled, m, factors))
+
+    def put(self, name: str, value: NDArray[Any]) -> None:
+        """A new value, whatever it was."""
+        self._then(name, (_replaced, value))
+
+    def _then(self, name: str, step: Any) -> None:
+        self._held.pop(name, None)
+        self._steps.setdefault(name, []).append(step)
+
+
+def _turned(value: NDArray[Any], m: Member, matrix: Matrix) -> NDArray[Any]:
+    x = np.moveaxis(
+        value, m.axis, 0
+    )  # a view: what is written into it is written into the value, which is a copy already
+    matrix = matrix.astype(value.dtype, copy=False)
+    for slot in range(m.k):
+        at = _span(m.index[:, slot])
+        some = x[at]
+        x[at] = (matrix @ some.reshape(len(matrix), -1)).reshape(some.shape)
+    return value
+
+
+def _scaled(value: NDArray[Any], m: Member, factors: NDArray[np.float64]) -> NDArray[Any]:
+    along = np.ones(value.shape[m.axis], dtype=value.dtype)
+    along[m.index] = factors[:, None]
+    value *= along.reshape([-1 if a == m.axis else 1 for a in range(value.ndim)])
+    return value
+
+
+def _replaced(value: NDArray[Any], new: NDArray[Any]) -> NDArray[Any]:
+    return new.astype(value.dtype)
+
+
+def _span(at: NDArray[np.int64]) -> Any:
+    """Positions as a slice where they are one."""
+    step = int(at[1] - at[0]) if len(at) > 1 else 1
+    if step > 0 and np.array_equal(at, np.arange(at[0], at[0] + step * len(at), step)):
+        return slice(int(at[0]), int(at[0]) + step * len(at), step)
+    return at
 
 
 def rows(value: NDArray[Any], m: Member, slot: int | None = None) -> Matrix:
     """The numbers of a member as rows: (size, rest), or with every slot (size, slots * rest); a view where NumPy can give one."""
-    x = np.moveaxis(value, m.axis, 0)
     index = m.index if slot is None else m.index[:, slot : slot + 1]
-    flat = index.ravel()
-    start, step = int(flat[0]), int(flat[1] - flat[0]) if len(flat) > 1 else 1
-    if step > 0 and np.array_equal(flat, np.arange(start, start + step * len(flat), step)):
-        x = x[start : start + step * len(flat) : step]
-    else:
-        x = x[flat]
-    return x.reshape(index.shape[0], -1)
+    return np.moveaxis(value, m.axis, 0)[_span(index.ravel())].reshape(index.shape[0], -1)
 
 
-def turned(value: NDArray[Any], m: Member, matrix: Matrix) -> NDArray[Any]:
-    """A new array in which the numbers of every slot of the member are ``matrix @`` the old ones."""
-    x = np.moveaxis(value, m.axis, 0)
-    out = np.array(x)
-    matrix = matrix.astype(value.dtype, copy=False)
-    for slot in range(m.k):
-        at = m.index[:, slot]
-        some = x[at]
-        out[at] = (matrix @ some.reshape(len(at), -1)).reshape(some.shape)
-    return np.ascontiguousarray(np.moveaxis(out, 0, m.axis))
-
-
-def change(state: State, basis: Basis, matrix: Matrix) -> None:
+def change(state: Changed, basis: Basis, matrix: Matrix) -> None:
     """Write the basis's members in another basis; the function stays the same when the norms are folded and ``matrix`` is of the kind."""
     other = matrix if basis.kind in ("orthogonal", "centred", "signs") else np.linalg.inv(matrix).T
     for m, exponent in zip(basis.members, basis.exponents, strict=True):
         if m.tensor in state:
-            state[m.tensor] = turned(state[m.tensor], m, matrix if exponent > 0 else other)
+            state.turn(m, matrix if exponent > 0 else other)
     for norm in held(basis):
-        state[norm.gain] = _carried(state[norm.gain], norm, matrix)
+        state.put(norm.gain, _carried(state[norm.gain], norm, matrix))
 
 
 def _carried(value: NDArray[Any], norm: Norm, matrix: Matrix) -> NDArray[Any]:
@@ -78,7 +152,7 @@ def gain(state: Mapping[str, NDArray[Any]], norm: Norm) -> NDArray[np.float64]:
     return found
 
 
-def fold(state: State, basis: Basis) -> dict[str, NDArray[np.float64]]:
+def fold(state: Changed, basis: Basis) -> dict[str, NDArray[np.float64]]:
     """Bring every gain of the basis to 1, by folding it into the readers; returns the gains by name.
 
     A gain without readers that may take it has the same value for all numbers, or the basis may not be changed: it stays as it
@@ -95,8 +169,8 @@ def fold(state: State, basis: Basis) -> dict[str, NDArray[np.float64]]:
     return gains
 
 
-def unfold(state: State, basis: Basis, gains: Mapping[str, NDArray[np.float64]]) -> None:
-    """The inverse of `fold`: bring every gain to ``gains``. Raises InvalidArgument for a gain of 0 whose readers are not."""
+def unfold(state: Changed, basis: Basis, gains: Mapping[str, NDArray[np.float64]]) -> None:
+    """The inverse of `fold`: bring every gain to ``gains``. Raises InvalidArgument for a gain of 0, which no reader can be divided by."""
     for norm in basis.norms:
         g = gains[norm.gain] if norm.readers else gain(state, norm)
         if norm.readers and (g == 0).any():
@@ -106,19 +180,16 @@ def unfold(state: State, basis: Basis, gains: Mapping[str, NDArray[np.float64]])
         _refolded(state, basis, norm, 1 / g)
 
 
-def _refolded(state: State, basis: Basis, norm: Norm, g: NDArray[np.float64]) -> None:
+def _refolded(state: Changed, basis: Basis, norm: Norm, g: NDArray[np.float64]) -> None:
     """Divide the gain and the bias by ``g`` and multiply the readers by it."""
     if norm.bias is not None:
-        state[norm.bias] = (state[norm.bias] / g).astype(state[norm.bias].dtype)
+        state.put(norm.bias, state[norm.bias] / g)
     if not norm.readers:
         return
-    state[norm.gain] = (gain(state, norm) / g - norm.offset).astype(state[norm.gain].dtype)
+    state.put(norm.gain, gain(state, norm) / g - norm.offset)
     for m in basis.members:
         if (m.tensor, m.axis) in norm.readers:
-            value = state[m.tensor]
-            along = np.ones(value.shape[m.axis], dtype=value.dtype)
-            along[m.index] = g[:, None]
-            state[m.tensor] = value * along.reshape([-1 if a == m.axis else 1 for a in range(value.ndim)])
+            state.scale(m, g)
 
 
 def held(basis: Basis) -> list[Norm]:
