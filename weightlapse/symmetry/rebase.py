@@ -68,8 +68,6 @@ class Rebase:
         self.gains_b: dict[str, NDArray[np.float64]] = {}
         self.bases = [basis for basis in wiring.bases if self._folded(basis)]
         self.streams = [s for s in self.bases if s.parent is None and s.kind in ("orthogonal", "centred")]
-        self._busy = {(m.tensor, m.axis) for g in wiring.groups for m in g.members}
-        self._busy |= {(m.tensor, m.axis) for s in wiring.bases for m in s.members}
         inside = [s for s in self.bases if s.parent is not None]
         self.heads = [
             g for g in wiring.groups if g.parent is None and any(s.parent and s.parent[0] == g.name for s in inside)
@@ -99,7 +97,7 @@ class Rebase:
         """The nearest element that was found; None when there is no basis to change."""
         if not self.bases:
             return None
-        turns = {s.name: self._turn(s, self.a, self.b, self._anchors(s)) for s in self.streams}
+        turns = {s.name: self._turn(s, self.a, self.b, anchors(self.wiring, s)) for s in self.streams}
         best: _At | None = None
         for _ in range(_ROUNDS):
             at = self._round(turns)
@@ -131,7 +129,7 @@ class Rebase:
             change(b, s, turns[s.name])
         for s in self.bases:
             if s.parent is None and s.kind == "scales":
-                self._fit(s, b, matrices, self._sides(self.a, s), self._sides(b, s))
+                self._fit(s, b, matrices, sides(self.a, s), sides(b, s))
             elif s.parent is None and s.kind == "invertible":
                 self._first_guess(s, b, matrices)
         order, factor = identity(self.wiring).order, identity(self.wiring).factor
@@ -153,14 +151,6 @@ class Rebase:
                 b.place(name, placement)
 
     # ---- streams
-
-    def _anchors(self, s: Basis) -> list[Member]:
-        """Members whose other axes no symmetry moves."""
-        return [
-            m
-            for m in s.members
-            if not any((m.tensor, axis) in self._busy for axis in range(self.a[m.tensor].ndim) if axis != m.axis)
-        ]
 
     def _turn(self, s: Basis, a: Changed, b: Changed, members: Sequence[Member]) -> NDArray[np.float64]:
         c = np.zeros((s.size, s.size))
@@ -204,7 +194,7 @@ class Rebase:
             if child is not None:
                 order[child.name] = inner
             for s, t in zip(families[u], families[v]):
-                self._fit(t, b, matrices, self._sides(self.a, s, shared[u]), self._sides(b, t, shared[v], inner))
+                self._fit(t, b, matrices, sides(self.a, s, shared[u]), sides(b, t, shared[v], inner))
 
     def _sharing(self, g: Group, unit: int, bases: Sequence[Basis]) -> Group | None:
         """The group of query heads in one head of keys and values."""
@@ -216,7 +206,7 @@ class Rebase:
 
     def _per_head(self, state: Changed, s: Basis, child: Group | None, n: int) -> tuple[NDArray[Any], NDArray[Any]]:
         """Both sides of a basis for each query head: (n or 1, size, numbers)."""
-        sides = []
+        both = []
         for sign in (1, -1):
             members = [m for m, e in zip(s.members, s.exponents) if e == sign]
             split = n > 1 and any(m.k == n for m in members)
@@ -227,26 +217,8 @@ class Rebase:
                 )
                 for i in range(n if split else 1)
             ]
-            sides.append(np.stack(each))
-        return sides[0], sides[1]
-
-    def _sides(
-        self, state: Changed, s: Basis, child: Group | None = None, inner: NDArray[np.int64] | None = None
-    ) -> tuple[NDArray[Any], NDArray[Any]]:
-        """The numbers that the matrix multiplies and those that its inverse transpose does, query heads in the order ``inner``."""
-        out = []
-        for sign in (1, -1):
-            some = []
-            for m, e in zip(s.members, s.exponents):
-                if e == sign:
-                    slots = range(m.k)
-                    if child is not None and m.k == child.size:
-                        units = range(m.k) if inner is None else inner.tolist()
-                        some += [rows(state[m.tensor], m, _slot(m, child, u)) for u in units]
-                    else:
-                        some += [rows(state[m.tensor], m, i) for i in slots]
-            out.append(np.concatenate(some, axis=1).astype(np.float64))
-        return out[0], out[1]
+            both.append(np.stack(each))
+        return both[0], both[1]
 
     def _fit(
         self,
@@ -262,19 +234,48 @@ class Rebase:
 
     def _first_guess(self, s: Basis, b: Changed, matrices: dict[str, NDArray[np.float64]]) -> None:
         """A linear layer between others: from whichever side no symmetry moves."""
-        anchors = {id(m) for m in self._anchors(s)}
+        settled = {id(m) for m in anchors(self.wiring, s)}
         for sign in (1, -1):
             some = [m for m, e in zip(s.members, s.exponents) if e == sign]
-            if some and all(id(m) in anchors for m in some):
+            if some and all(id(m) in settled for m in some):
                 x, y = (
                     np.concatenate([rows(v[m.tensor], m) for m in some], axis=1).astype(np.float64) for v in (self.a, b)
                 )
                 if np.linalg.matrix_rank(y) == s.size:
-                    m = np.linalg.lstsq(y.T, x.T, rcond=None)[0].T
+                    m = np.linalg.lstsq(y.T, x.T, rcond=None)[0].T.astype(np.float64)
                     if np.linalg.cond(m) < 1e8:
-                        matrices[s.name] = m if sign > 0 else np.linalg.inv(m).T
+                        matrices[s.name] = np.asarray(m if sign > 0 else np.linalg.inv(m).T, np.float64)
                         change(b, s, matrices[s.name])
                         return
+
+
+def anchors(wiring: Wiring, s: Basis) -> list[Member]:
+    """Members of a basis whose other axes no symmetry moves."""
+    busy = {(m.tensor, m.axis) for g in wiring.groups for m in g.members}
+    busy |= {(m.tensor, m.axis) for t in wiring.bases for m in t.members}
+    return [
+        m
+        for m in s.members
+        if not any((m.tensor, axis) in busy for axis in range(len(wiring.shapes[m.tensor])) if axis != m.axis)
+    ]
+
+
+def sides(
+    state: Changed, s: Basis, child: Group | None = None, inner: NDArray[np.int64] | None = None
+) -> tuple[NDArray[Any], NDArray[Any]]:
+    """The numbers that the matrix multiplies and those that its inverse transpose does, query heads in the order ``inner``."""
+    out = []
+    for sign in (1, -1):
+        some = []
+        for m, e in zip(s.members, s.exponents):
+            if e == sign:
+                if child is not None and m.k == child.size:
+                    units = range(m.k) if inner is None else inner.tolist()
+                    some += [rows(state[m.tensor], m, _slot(m, child, u)) for u in units]
+                else:
+                    some += [rows(state[m.tensor], m, i) for i in range(m.k)]
+        out.append(np.concatenate(some, axis=1).astype(np.float64))
+    return out[0], out[1]
 
 
 def _products(s: Basis, of_a: Sequence[tuple[Any, Any]], of_b: Sequence[tuple[Any, Any]]) -> NDArray[np.float64]:
@@ -306,8 +307,13 @@ def _energy(s: Basis, sides: Sequence[tuple[Any, Any]]) -> float:
 
 def _mixed(s: Basis, x: NDArray[Any], y: NDArray[Any]) -> NDArray[Any]:
     """A matrix with the size of ``sum over parts of y^T x`` and few numbers: from the triangular factors of both."""
-    rx, ry = (np.linalg.qr(m.T.astype(np.float64), mode="r") for m in (x, y))
-    return np.concatenate([(ry[:, at] @ rx[:, at].T).ravel() for at in map(np.asarray, parts(s))])
+    rx, ry = (_triangle(m) for m in (x, y))
+    return np.concatenate([(ry[:, list(at)] @ rx[:, list(at)].T).ravel() for at in parts(s)])
+
+
+def _triangle(x: NDArray[Any]) -> NDArray[np.float64]:
+    found: NDArray[np.float64] = np.asarray(np.linalg.qr(x.T.astype(np.float64), mode="r"))
+    return found
 
 
 def _slots(m: Member, child: Group) -> list[int] | None:
