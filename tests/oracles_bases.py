@@ -43,13 +43,17 @@ def best_heads(products: NDArray[np.float64]) -> float:
     return max(float(sum(inner[u, p[u]] for u in range(n))) for p in itertools.permutations(range(n)))
 
 
-def descended(basis: Basis, xa: Matrix, ya: Matrix, xb: Matrix, yb: Matrix, starts: int = 4, seed: int = 0) -> Matrix:
+def descended(basis: Basis, xa: Matrix, ya: Matrix, xb: Matrix, yb: Matrix, starts: int = 8, seed: int = 0) -> Matrix:
     """The matrix of the basis's kind that gradient descent (L-BFGS) finds from several random starts."""
     rng = np.random.default_rng(seed)
     best, found = np.inf, np.eye(basis.size)
     tensors = [torch.from_numpy(np.ascontiguousarray(v, dtype=np.float64)) for v in (xa, ya, xb, yb)]
-    for _ in range(starts):
-        free = torch.from_numpy(np.eye(basis.size) + 0.5 * rng.normal(size=(basis.size, basis.size))).requires_grad_()
+    for i in range(starts):
+        begin = np.linalg.qr(rng.normal(size=(basis.size, basis.size)))[0]
+        begin[:, -1] *= (
+            np.sign(np.linalg.det(begin)) * (-1) ** i
+        )  # descent cannot cross from one sign of the determinant to the other
+        free = torch.from_numpy(begin).requires_grad_()
         optimizer = torch.optim.LBFGS(
             [free], max_iter=500, tolerance_grad=1e-12, tolerance_change=1e-14, line_search_fn="strong_wolfe"
         )
