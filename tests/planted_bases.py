@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Collection
 from typing import Any
 
@@ -86,7 +87,7 @@ def network(family: str, seed: int = 0, *, even: bool = False) -> nn.Module:
             )
         if even:
             weights = net.state_dict()
-            for n in (n for b in wiring_of(family, net).bases for n in held(b)):
+            for n in (n for b in wiring_of(family).bases for n in held(b)):
                 weights[n.gain].fill_(1.2 - n.offset)
     return net
 
@@ -101,8 +102,10 @@ def example(family: str) -> dict[str, Any]:
     return {"input_ids": tokens, "use_cache": False}
 
 
-def wiring_of(family: str, net: nn.Module) -> wl.Wiring:
-    return wl.trace(net, example(family))
+@functools.cache
+def wiring_of(family: str) -> wl.Wiring:
+    """The wiring of all networks of a family, for it does not depend on weights."""
+    return wl.trace(network(family), example(family))
 
 
 def logits(family: str, net: nn.Module, state: State) -> NDArray[np.float64]:

@@ -40,7 +40,7 @@ def test_what_was_planted_comes_back(family: str) -> None:
     """Whatever is planted, and with gains that cannot be folded even or not: a's weights to 1e-5, b's function to 1e-9."""
     for even in (False, True):
         net = network(family, even=even)
-        w, a = wiring_of(family, net), {n: v.clone() for n, v in net.state_dict().items()}
+        w, a = wiring_of(family), {n: v.clone() for n, v in net.state_dict().items()}
         for seed, kinds in enumerate(KINDS):
             b = in_other_bases(a, w, np.random.default_rng(seed), kinds)
             moved = relative(a, b)
@@ -61,7 +61,7 @@ def test_what_was_planted_comes_back(family: str) -> None:
 def test_canonical_forms_agree(family: str) -> None:
     for even in (False, True):
         net = network(family, even=even)
-        w, a = wiring_of(family, net), {n: v.clone() for n, v in net.state_dict().items()}
+        w, a = wiring_of(family), {n: v.clone() for n, v in net.state_dict().items()}
         form = wl.canonical(a, w)
         assert close(logits(family, net, a), logits(family, net, form), 1e-9)
         assert relative(form, wl.canonical(form, w)) <= 1e-6
@@ -74,7 +74,7 @@ def test_canonical_forms_agree(family: str) -> None:
 @pytest.mark.parametrize("family", ["llama", "qwen3", "gpt2", "t5"])
 def test_noise_is_survived_and_strangers_are_strangers(family: str) -> None:
     net = network(family)
-    w, a = wiring_of(family, net), {n: v.clone() for n, v in net.state_dict().items()}
+    w, a = wiring_of(family), {n: v.clone() for n, v in net.state_dict().items()}
     rng = np.random.default_rng(2)
     near = noisy(a, w, rng, 0.3)
     al = wl.align(a, in_other_bases(near, w, rng), w)
@@ -86,17 +86,14 @@ def test_noise_is_survived_and_strangers_are_strangers(family: str) -> None:
 
 
 def test_what_the_tracer_finds() -> None:
-    kinds = {
-        f: {b.name.split()[0]: b.kind for b in wiring_of(f, network(f)).bases}
-        for f in ("llama", "qwen3", "gpt2", "gpt_neox")
-    }
+    kinds = {f: {b.name.split()[0]: b.kind for b in wiring_of(f).bases} for f in ("llama", "qwen3", "gpt2", "gpt_neox")}
     assert kinds["llama"] == {"basis": "orthogonal", "values": "invertible", "queries": "rotary"}
     assert kinds["qwen3"] == {"basis": "orthogonal", "values": "invertible", "queries": "signs", "gains": "scales"}
     assert kinds["gpt2"] == {"basis": "centred", "values": "invertible", "queries": "invertible"}
     assert kinds["gpt_neox"] == {"basis": "centred", "values": "invertible", "queries": "rotary"}
-    half = next(b for b in wiring_of("gpt_neox", network("gpt_neox")).bases if b.kind == "rotary")
+    half = next(b for b in wiring_of("gpt_neox").bases if b.kind == "rotary")
     assert half.pairs == ((0, 2), (1, 3))  # of eight numbers the first four turn
-    gemma = next(b for b in wiring_of("gemma", network("gemma")).bases if b.kind == "orthogonal")
+    gemma = next(b for b in wiring_of("gemma").bases if b.kind == "orthogonal")
     assert {n.offset for n in gemma.norms if n.readers} == {1.0}
     assert [n.gain for n in gemma.norms if not n.readers] == ["model.norm.weight"]  # its reader is the embedding
 
@@ -127,7 +124,7 @@ def test_the_wiring_keeps_its_bases_as_text() -> None:
 
 
 def test_bad_bases_are_refused() -> None:
-    w = wiring_of("llama", network("llama"))
+    w = wiring_of("llama")
     text = w.to_spec()
     for old, new, words in (
         ("16 numbers, orthogonal", "16 numbers, wobbly", "unknown kind"),
@@ -146,7 +143,7 @@ def test_bad_bases_are_refused() -> None:
 
 def test_the_result_tells_what_was_done() -> None:
     net = network("llama")
-    w, a = wiring_of("llama", net), {n: v.clone() for n, v in net.state_dict().items()}
+    w, a = wiring_of("llama"), {n: v.clone() for n, v in net.state_dict().items()}
     b = in_other_bases(a, w, np.random.default_rng(0))
     al = wl.align(a, b, w)
     (turn,) = al.rotations.values()
@@ -168,7 +165,7 @@ def test_the_result_tells_what_was_done() -> None:
 
 def test_a_stream_whose_gain_is_zero_is_left_with_the_reason() -> None:
     net = network("llama")
-    w, a = wiring_of("llama", net), {n: v.clone() for n, v in net.state_dict().items()}
+    w, a = wiring_of("llama"), {n: v.clone() for n, v in net.state_dict().items()}
     a["model.norm.weight"][3] = 0
     b = in_other_bases(a, w, np.random.default_rng(0), ("heads",))
     al = wl.align(a, b, w)
@@ -177,7 +174,7 @@ def test_a_stream_whose_gain_is_zero_is_left_with_the_reason() -> None:
 
 
 def test_a_gain_that_cannot_be_folded_forbids_turning() -> None:
-    w = wiring_of("gemma", network("gemma"))
+    w = wiring_of("gemma")
     stream = next(b for b in w.bases if b.kind == "orthogonal")
     state = Changed({n: v.numpy() for n, v in network("gemma").state_dict().items()})
     fold(state, stream)
@@ -259,7 +256,7 @@ def test_helmert_vectors_are_orthonormal_and_centred() -> None:
 def test_a_wrong_basis_is_noticed() -> None:
     """The check of planted copies fails where a basis is none: without the gain folded, the function changes."""
     net = network("llama")
-    w, a = wiring_of("llama", net), {n: v.clone() for n, v in net.state_dict().items()}
+    w, a = wiring_of("llama"), {n: v.clone() for n, v in net.state_dict().items()}
     wrong = replace(w, bases=tuple(replace(b, norms=()) for b in w.bases))
     b = in_other_bases(a, wrong, np.random.default_rng(0), ("rotations",))
     assert not close(logits("llama", net, a), logits("llama", net, b), 1e-3)
