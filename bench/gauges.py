@@ -79,7 +79,6 @@ def units_right(family: str, copies: int) -> tuple[int, int]:
 
 
 def strangers(family: str, pairs: int) -> int:
-    net = network(family)
     w = wiring_of(family)
     states = [network(family, 50 + i).state_dict() for i in range(2 * pairs)]
     return sum(wl.compare(a, b, w).verdict != "different" for a, b in zip(states[::2], states[1::2]))

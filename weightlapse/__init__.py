@@ -67,6 +67,8 @@ _HOME = {
     "canonical": "symmetry.canonical",
     "diff": "differences.diff",
     "Diff": "differences.result",
+    "lineage": "differences.lineage",
+    "Lineage": "differences.lineage",
     "widen": "growth.widen",
     "deepen": "growth.deepen",
     "narrow": "growth.narrow",

@@ -22,6 +22,7 @@ VERBS = {
     "page": "Write one self-contained, offline HTML page.",
     "compare": "Say whether two networks are the same up to symmetry.",
     "diff": "Say what differs between two networks, tensor by tensor.",
+    "lineage": "Say whether one network was made from the other.",
     "doctor": "Find dead, saturated, exploding, frozen ... weights.",
     "grow": "Widen a checkpoint without changing its function.",
     "verify": "Check every checksum, the index and the error bound.",

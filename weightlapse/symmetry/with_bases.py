@@ -48,12 +48,14 @@ class WithBases(Elements):
             (self._back if inverse else self._there)(changed, bases, moves)
         except InvalidArgument as error:
             raise CannotAlign(f"this state cannot be brought into that basis: {error}") from None
-        done: dict[Any, Any] = {}
         for tensor in changed.busy:
+            done: dict[Any, Any] = {}
+            held = []  # while they are compared, places in memory must stay taken
             for name in (n for n in wiring.names_of(tensor) if n in state):
-                key = place_in_memory(state[name])
+                held.append(value := state[name])
+                key = place_in_memory(value) if type(state) is dict else name
                 if key not in done:
-                    done[key] = _like(changed[tensor], state[name])
+                    done[key] = _like(changed[tensor], value)
                 out[name] = done[key]
         return out
 
