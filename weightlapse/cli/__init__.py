@@ -24,6 +24,7 @@ VERBS = {
     "diff": "Say what differs between two networks, tensor by tensor.",
     "top": "Say which weights, units or tensors are largest or moved most.",
     "query": "Ask a recording in SQL.",
+    "lineage": "Say whether one network was made from the other.",
     "doctor": "Find dead, saturated, exploding, frozen ... weights.",
     "grow": "Widen a checkpoint without changing its function.",
     "verify": "Check every checksum, the index and the error bound.",

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from weightlapse.errors import CannotTrace, InvalidArgument
+from weightlapse.wiring.bases import with_bases
 from weightlapse.wiring.complete import missed
 from weightlapse.wiring.contents import contents
 from weightlapse.wiring.cost import affordable
@@ -130,7 +131,7 @@ def _traced(
     if verify in (True, "complete") or (
         verify == "auto" and affordable(inf.tapes, sum(t.numel() for t in named.values()))
     ):
-        wiring = _verify(wiring, model, examples, choose, named, subject, verify)
+        wiring = _verify(wiring, model, examples, choose, named, subject, verify, inf)
         report["verify_seconds"] = time.perf_counter() - started - report["seconds"]
     return wiring
 
@@ -175,6 +176,7 @@ def _verify(
     named: dict[str, Tensor],
     subject: torch.nn.Module | None,
     verify: bool | str,
+    inf: Inference,
 ) -> Wiring:
     insist = verify != "auto"
     bench = Bench.of(model, examples, choose, named, batches=2 if insist else 1, subject=subject)
@@ -194,7 +196,7 @@ def _verify(
         return wiring
     wiring.report["verified"] = bool(wiring.groups)  # where nothing is claimed, nothing was tried
     wiring.report["tolerance"] = bench.tolerance
-    wiring = with_experts(verified(wiring, bench, sample=not insist), bench)
+    wiring = with_bases(with_experts(verified(wiring, bench, sample=not insist), bench), bench, inf)
     if verify == "complete":
         alone = Bench(model, examples, choose, named, batches=1)
         wiring.report["missed"] = tuple(m.text for m in missed(wiring, alone))

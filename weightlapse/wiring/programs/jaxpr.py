@@ -45,7 +45,9 @@ class Interpreter:
 
     def __init__(self, wide: bool) -> None:
         self.wide = wide
-        self._sums: dict[int, tuple[Tensor, Tensor, list[int]]] = {}  # a sum -> itself, what was summed, over which axes
+        self._sums: dict[
+            int, tuple[Tensor, Tensor, list[int]]
+        ] = {}  # a sum -> itself, what was summed, over which axes
 
     def summed(self, out: Tensor, x: Tensor, axes: list[int]) -> Tensor:
         """Remembers that ``out`` is a sum: divided by the number of its terms it is a mean, which JAX has no operator for."""

@@ -59,7 +59,10 @@ def _concatenate(it: Interpreter, params: Params, args: list[Value], eqn: Any) -
 
 @primitive("stack")
 def _stack(it: Interpreter, params: Params, args: list[Value], eqn: Any) -> Tensor:
-    return torch.stack([it.tensor(a, v.aval) for a, v in zip(args, eqn.invars, strict=True)], params.get("axis", params.get("dimension", 0)))
+    return torch.stack(
+        [it.tensor(a, v.aval) for a, v in zip(args, eqn.invars, strict=True)],
+        params.get("axis", params.get("dimension", 0)),
+    )
 
 
 @primitive("unstack")
