@@ -65,7 +65,7 @@ CALLS = {
     "diff": [["diff", RUN, OTHER]],
     "diff (page)": [["diff", RUN, OTHER, "-o", str(folder / "d.html")]],
     "lineage": [["lineage", RUN, OTHER]],
-    "top": [["top", RUN]],
+    "top": [["top", RUN, "update"]],
     "query": [["query", RUN, "select count(*) from frames"]],
     "doctor": [["doctor", RUN]],
     "grow": [["grow", str(folder / "states" / "step-00000000.safetensors"), "--wiring", str(folder / "w.txt"), "--widen", "fc1=12", "-o", str(folder / "g.safetensors")]],
