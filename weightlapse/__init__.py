@@ -56,6 +56,8 @@ if TYPE_CHECKING:  # what an editor and a type checker see; `_HOME` is what runs
     from weightlapse.capture.schedule import log_spaced as log_spaced
     from weightlapse.capture.watch import watch as watch
     from weightlapse.differences.diff import diff as diff
+    from weightlapse.differences.lineage import Lineage as Lineage
+    from weightlapse.differences.lineage import lineage as lineage
     from weightlapse.differences.result import Diff as Diff
     from weightlapse.differences.result import TensorDiff as TensorDiff
     from weightlapse.ensembles.ensemble import Ensemble as Ensemble
@@ -158,6 +160,8 @@ _HOME = {
     "diff": "differences.diff",
     "Diff": "differences.result",
     "TensorDiff": "differences.result",
+    "lineage": "differences.lineage",
+    "Lineage": "differences.lineage",
     "widen": "growth.widen",
     "Certificate": "growth.certificate",
     "Growth": "growth.result",

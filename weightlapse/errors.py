@@ -115,6 +115,7 @@ OPTIONAL = {
     "sklearn": ("scikit-learn", "sklearn"), "ray": ("ray", "ray"),
     "zarr": ("zarr", "export"), "safetensors": ("safetensors", "export"), "pyarrow": ("pyarrow", "export"), "tensorboard": ("tensorboard", "export"),
     "xarray": ("xarray", "export"), "fsspec": ("fsspec", "export"), "h5py": ("h5py", "export"),
+    "duckdb": ("duckdb", "query"),
 }  # fmt: skip
 
 

@@ -15,7 +15,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 import weightlapse.film.charts as charts
-import weightlapse.film.scales as scales
 from weightlapse.errors import InvalidArgument, UnknownTensor, closest
 from weightlapse.film.axes import axes_or_new, colour_bar, finished, listed_map, series_colours
 from weightlapse.film.colours import GROUND, encode
@@ -26,7 +25,7 @@ from weightlapse.measures.measure import measure
 from weightlapse.picture.cells import gaps
 from weightlapse.picture.compose import layout_of
 from weightlapse.picture.numbers import spans_decades
-from weightlapse.picture.reduce import typical
+from weightlapse.picture.reduce import SPIKE, typical
 from weightlapse.picture.sample import limit
 from weightlapse.picture.scale import limit_of
 from weightlapse.recording.polar import PARTS, polar
@@ -101,7 +100,7 @@ def heatmap(
     drawn = layout_of(name, value.shape, all_shapes(run), getattr(run, "wiring", None))
     flat = drawn.arrange(value)
     step = int(np.ceil(np.sqrt(flat.size / _CELLS))) if flat.size > _CELLS else 1
-    codes = encode(typical(flat, step, step, scales.SPIKE * end), end)
+    codes = encode(typical(flat, step, step, SPIKE * end), end)
     if drawn.wrapped:
         codes[drawn.blank()[::step, ::step]] = GROUND
     high, broad = codes.shape

@@ -139,6 +139,10 @@ class BlockSegment:
             self._checked.add(tensor)
         return placed
 
+    def edges(self, name: str) -> list[int]:
+        """The elements of a tensor with which another chunk begins: a chunk is unpacked as a whole, or by its strips."""
+        return [piece.start for _, _, piece in self._pieces(self.layout.index[name])]
+
     # ---- values ----------------------------------------------------------------------------------------------------
 
     def read(self, tensor: int, frames: Frames, region: Region) -> NDArray[Any]:
@@ -312,10 +316,27 @@ class BlockSegment:
     def bound_changes(self) -> range:
         return range(0, self.count, self.opening.height)
 
+    @property
+    def chunks(self) -> tuple[tuple[Piece, ...], ...]:
+        """The pieces of each chunk, the same in all time blocks."""
+        return self._index.chunks
+
+    def patterns(self, b: int, c: int) -> NDArray[np.unsignedinteger]:
+        """All of chunk ``c`` of time block ``b``, (frames, values): decoded and not kept."""
+        rows = min(self.opening.height, self.count - b * self.opening.height)
+        for t in dict.fromkeys(piece.tensor for piece in self._index.chunks[c]):
+            self._pieces(t)
+        with self._told(self.layout.tensors[self._index.chunks[c][0].tensor]):
+            chunk = self._open_chunk(b, c)
+            return Decoded(chunk, inverse=compiled(chunk.rows * chunk.columns)).rows(0, rows)
+
     # ---- checking --------------------------------------------------------------------------------------------------
 
-    def verify(self) -> list[Damage]:
-        """Every record and every page; a damaged page costs the frames of its time block for its tensors."""
+    def verify(self, look: Callable[[int, int, NDArray[Any]], None] | None = None) -> list[Damage]:
+        """Every record and every page; a damaged page costs the frames of its time block for its tensors.
+
+        ``look`` is shown all values, chunk by chunk (time block, chunk, patterns).
+        """
         found = []
         if self.rebuilt is not None:
             found.append(Damage(self.file, f"{self.rebuilt}; its contents were found by a scan of the file"))
@@ -349,10 +370,12 @@ class BlockSegment:
             for c, pieces in enumerate(self._index.chunks):
                 names = ", ".join(dict.fromkeys(self._name(p.tensor) for p in pieces))
                 try:
-                    Decoded(self._chunk(b, c), inverse=inverse).rows(0, last - first)
+                    values = Decoded(self._chunk(b, c), inverse=inverse).rows(0, last - first)
                 except DamagedRecording as error:
                     found.append(Damage(self.file, f"{names}: {error}", self.first + first, self.first + last))
                     continue
+                if look is not None:
+                    look(b, c, values)
                 if not intact.get(int(self._index.places[b, c, 0]), False):
                     found.append(
                         Damage(self.file, f"the record around {names} fails its checksum; its values are whole")

@@ -81,6 +81,8 @@ class Start:
 class Writer:
     """Appends to one recording, from one thread. Make one with :meth:`create` or :meth:`resume`."""
 
+    numbers_first = False  # whether scalars are wanted before the frames that they belong to
+
     def __init__(
         self,
         path: Path,
@@ -224,6 +226,11 @@ class Writer:
         epoch = next(e for e in reversed(store.journal.epochs) if e.start <= kept)
         if epoch.layout != self.layout:
             self.relayout(epoch.layout, f"rewound to step {step}", None)
+
+    @property
+    def recorded(self) -> int:
+        """Frames that are in the recording, on all lines."""
+        return self.frames
 
     @property
     def identity(self) -> bytes:

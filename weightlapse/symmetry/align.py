@@ -13,6 +13,8 @@ from weightlapse.symmetry.activations import match_activations
 from weightlapse.symmetry.alignment import Alignment
 from weightlapse.symmetry.barrier import Line
 from weightlapse.symmetry.elements import Elements
+from weightlapse.symmetry.nets import Nets
+from weightlapse.symmetry.rebase import Rebase, Rebased
 from weightlapse.symmetry.run import Runner, data_of
 from weightlapse.symmetry.search import NEAR, Found, Search
 from weightlapse.symmetry.states import (
@@ -31,6 +33,7 @@ from weightlapse.symmetry.states import (
     wired_arrays,
 )
 from weightlapse.symmetry.units import allowed_symmetries
+from weightlapse.symmetry.with_bases import WithBases
 from weightlapse.wiring.data import Wiring
 
 
@@ -51,7 +54,7 @@ def align(
     What b computes stays the same; this is checked on every call (by undoing the moves, and by running b when it is a module
     and there is data).
 
-    a, b: torch modules, or mappings of names to arrays or tensors, of one architecture. wiring: from ``wl.trace`` or
+    a, b: torch modules, Keras models, Flax NNX or Equinox modules, or mappings of names to arrays or tensors, of one architecture. wiring: from ``wl.trace`` or
     ``Wiring.from_spec``; may be left out when a module and ``data`` are given. data: inputs (samples first), or
     ``(inputs, integer labels)``: matching by activations is tried too, and the result with the lower loss half way between
     both networks is returned. symmetries: "auto" for all that each group has, or some of "permutation", "sign",
@@ -66,6 +69,21 @@ def align(
 
     Raises CannotAlign (different tensors, NaN or Inf, a wiring that does not fit the network) and InvalidArgument.
     """
+    nets = Nets.of(a, b)
+    return nets.given_back(_aligned(nets.a, nets.b, wiring, data, symmetries, restarts, seed, wiring_b, merge))
+
+
+def _aligned(
+    a: Any,
+    b: Any,
+    wiring: Wiring | None,
+    data: Any,
+    symmetries: Literal["auto"] | Iterable[str],
+    restarts: int | Literal["auto"],
+    seed: int,
+    wiring_b: Wiring | None,
+    merge: float,
+) -> Alignment:
     allowed = allowed_symmetries(symmetries)
     data = None if data is None else data_of(data, *(n for n in (a, b) if is_module(n)))
     state_a, state_b = state_of(a), state_of(b)
@@ -84,8 +102,16 @@ def align(
         notes = (
             f"scales were left as they are: in {short} a rescaled unit would be rounded, and the function with it",
         )
-    search = Search(*wired_arrays(state_a, state_b, w), w, allowed)
-    found = search.by_weights(restarts, seed)
+    wired = wired_arrays(state_a, state_b, w)
+    found: Found | None = None
+    if w.bases and "basis" in allowed:
+        rebase = Rebase(state_a, state_b, w, allowed)
+        found = rebase.run()
+        notes += rebase.notes
+    search = Search(*wired, w, allowed)
+    if found is None or found.distance > NEAR or (isinstance(found, Rebased) and found.plain):
+        by_order = search.by_weights(restarts, seed)
+        found = by_order if found is None or by_order.distance <= found.distance + 1e-12 else found
     tried, candidates = {found.method: found.distance}, [found]
     if data is not None and found.distance > NEAR:
         runner = Runner(_module_of(a, b), data, double=False)
@@ -138,8 +164,10 @@ def _module_of(a: Any, b: Any) -> Any:
 def _check_function(
     b: Any, state: Mapping[str, Any], moved: Mapping[str, Any], elements: Elements, w: Wiring, data: Any
 ) -> float | None:
+    if isinstance(elements, WithBases):
+        _check_undone(state, moved, elements, w)
     there, back = elements.placements(state, w), elements.placements(state, w, inverse=True)
-    for n, placement in there.items():
+    for n, placement in {} if isinstance(elements, WithBases) else there.items():
         undone = back[n].undoes(placement)
         if undone is None:  # slabs of a tensor moved apart: only its numbers tell
             x, y = as_array(state[n]), as_array(back[n](moved[n]))
@@ -158,6 +186,20 @@ def _check_function(
             "network's; trace it on examples that reach every branch"
         )
     return error
+
+
+def _check_undone(state: Mapping[str, Any], moved: Mapping[str, Any], elements: WithBases, w: Wiring) -> None:
+    """Other bases round: what is undone must be what it was, to the precision of the weights."""
+    back = elements.off_state(moved, w)
+    for n, v in state.items():
+        x, y = as_array(v), as_array(back[n])
+        if x.dtype.kind == "f" and x.size:
+            low = 1e-3 if short_floats({n: v}) else 1e-4 if x.dtype == np.float32 else 1e-9
+            if not float(np.abs(x - y).max()) <= low * max(float(np.abs(x).max()), 1e-300) * 10:
+                raise CannotAlign(
+                    f"the change of basis that brings the networks together cannot be undone on {n!r} to its precision: a matrix or a "
+                    "gain of it is nearly singular; align with symmetries=('permutation', 'sign', 'scale')"
+                )
 
 
 def function_change(runner: Runner, before: Mapping[str, Any], after: Mapping[str, Any]) -> tuple[float, float]:

@@ -13,6 +13,7 @@ from weightlapse.errors import InvalidArgument
 from weightlapse.symmetry.elements import Elements
 from weightlapse.symmetry.search import Found
 from weightlapse.symmetry.widths import Correspondence
+from weightlapse.symmetry.with_bases import WithBases
 from weightlapse.wiring.data import Wiring
 
 
@@ -23,10 +24,12 @@ class Alignment:
     ``state``: b's weights in a's order of units, arrays or tensors as b's were. ``permutations``, ``signs``, ``scales``:
     per group, what was done: unit u of ``state`` is b's unit ``permutations[g][u]``, times sign and scale; groups nested
     in units are moved after the unit that holds them. ``distance_before``, ``distance_after``: ``||A - B|| / ||A||`` over
-    all parameters together, running statistics left out. ``method``: how the best result was found. ``function_error``:
+    all parameters together, running statistics left out.
+    ``rotations`` and ``gauges``: the bases of streams and heads that were changed. ``method``: how the best result was found. ``function_error``:
     the largest change of b's output on the data, relative to its size; None when b was not run. ``tried``: the distance
     (with data: the rise of the loss half way) that each method reached; ``candidates`` their elements. ``notes``: what
-    else to know. ``units``: for networks of different widths, who corresponds to whom in each group; there ``state`` has
+    else to know. ``names``: where b's tensors bear other names than a's (layers that Keras numbers on), a's name -> b's; ``state`` has b's.
+    ``units``: for networks of different widths, who corresponds to whom in each group; there ``state`` has
     a's shapes when every unit of b found a partner, else those of the larger.
     """
 
@@ -44,6 +47,27 @@ class Alignment:
     candidates: tuple[Found, ...] = field(default=(), repr=False)
     notes: tuple[str, ...] = ()
     units: dict[str, Correspondence] = field(default_factory=dict, repr=False)
+    names: dict[str, str] = field(default_factory=dict, repr=False)
+
+    @property
+    def rotations(self) -> dict[str, NDArray[np.float64]]:
+        """For each stream that was turned the orthogonal matrix (units, units): ``state`` holds ``Q @`` b's numbers, gains folded."""
+        return self._matrices(heads=False)
+
+    @property
+    def gauges(self) -> dict[str, NDArray[np.float64]]:
+        """For each other basis that was changed (values, queries of a head) its matrix, in b's numbering of heads; see ``wiring.bases``."""
+        return self._matrices(heads=True)
+
+    def _matrices(self, heads: bool) -> dict[str, NDArray[np.float64]]:
+        if not isinstance(self.elements, WithBases):
+            return {}
+        turned = {b.name for b in self.wiring.bases if b.kind in ("orthogonal", "centred")}
+        return {
+            n.removeprefix("basis of "): m
+            for n, m in self.elements.matrices.items()
+            if (n not in turned) is heads and not np.array_equal(m, np.eye(len(m)))
+        }
 
     def apply(self, state: Mapping[str, Any]) -> dict[str, Any]:
         """The same relabelling of another state of b, say an earlier step of its training.
@@ -65,11 +89,16 @@ class Alignment:
             raise InvalidArgument(
                 "an alignment of networks of different widths is no relabelling, so it serves one state only"
             )
-        return self.elements.on_state(state, self.wiring)
+        theirs = {name: mine for mine, name in self.names.items()}
+        moved = self.elements.on_state({theirs.get(n, n): v for n, v in state.items()}, self.wiring)
+        return {self.names.get(n, n): v for n, v in moved.items()}
 
     def __str__(self) -> str:
         moved = sum(not np.array_equal(p, np.arange(len(p))) for p in self.permutations.values())
+        turned, heads = len(self.rotations), len(self.gauges)
+        more = f", {turned} stream{'s' * (turned != 1)} turned" if turned else ""
+        more += f", {heads} head{'s' * (heads != 1)} in other bases" if heads else ""
         return (
             f"aligned by {self.method}: distance {self.distance_before:.3g} -> {self.distance_after:.3g}, "
-            f"{moved} of {len(self.permutations)} groups reordered"
+            f"{moved} of {len(self.permutations)} groups reordered{more}"
         )

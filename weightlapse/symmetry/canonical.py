@@ -10,6 +10,8 @@ from numpy.typing import NDArray
 
 from weightlapse.symmetry.elements import Elements, depth
 from weightlapse.symmetry.match import Matcher, Move
+from weightlapse.symmetry.nets import runnable
+from weightlapse.symmetry.own_bases import OwnBases
 from weightlapse.symmetry.scale import balance, rescaled
 from weightlapse.symmetry.states import Weights, check_values, check_weights, check_wiring_fits, float_arrays, state_of
 from weightlapse.symmetry.units import Units, allowed_symmetries
@@ -37,6 +39,7 @@ def canonical(net: Any, wiring: Wiring, *, symmetries: Literal["auto"] | Iterabl
     >>> wl.canonical({"a.weight": np.array([[1.0], [-5.0]]), "b.weight": np.array([[3.0, 4.0]])}, w)["a.weight"].tolist()
     [[5.0], [1.0]]
     """
+    net = runnable(net)
     state = state_of(net)
     check_values(state, "given")
     check_weights(net, state, wiring, "given")
@@ -48,9 +51,16 @@ def canonical_elements(
 ) -> Elements:
     """What brings ``state`` into canonical form; ``.on_state`` does the same to other frames of its run."""
     check_wiring_fits(state, wiring)
-    names = dict.fromkeys(m.tensor for g in wiring.groups for m in g.members if m.roles != {"stat"})
-    arrays = float_arrays(state, names)
     allowed = allowed_symmetries(symmetries)
+    if wiring.bases and "basis" in allowed:
+        own = OwnBases(state, wiring)
+        return own.element(_in_order(own.arrays, own.rest, allowed))
+    names = dict.fromkeys(m.tensor for g in wiring.groups for m in g.members if m.roles != {"stat"})
+    return _in_order(float_arrays(state, names), wiring, allowed)
+
+
+def _in_order(arrays: Weights, wiring: Wiring, allowed: frozenset[str]) -> Elements:
+    """Orders, signs and scales of their own."""
     matcher = Matcher(arrays, arrays, wiring, allowed)
     units = list(matcher.units.values())
     factors = balance(arrays, units)

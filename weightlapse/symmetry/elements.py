@@ -77,7 +77,8 @@ class Elements:
             if name not in todo:
                 out[name] = value
                 continue
-            key = place_in_memory(value)
+            # a mapping that makes what it is asked for gives every value a place of its own, and may give it again
+            key = place_in_memory(value) if type(state) is dict else name
             if key not in done:
                 done[key] = todo[name](value)
             out[name] = done[key]

@@ -228,4 +228,4 @@ def without(arrays: Mapping[str, NDArray[Any]], wiring: Wiring, group: str, unit
         return replace(g, size=len(keep), members=members)
 
     shapes = {t: tuple(out[t].shape) if t in out else s for t, s in wiring.shapes.items()}
-    return out, replace(wiring, groups=tuple(shrunk(g) for g in wiring.groups), shapes=shapes)
+    return out, replace(wiring, groups=tuple(shrunk(g) for g in wiring.groups), shapes=shapes, bases=())

@@ -111,9 +111,11 @@ def units_of(group: Group, allowed: frozenset[str]) -> Units:
 
 def allowed_symmetries(symmetries: Any) -> frozenset[str]:
     if symmetries == "auto":
-        return frozenset(SYMMETRIES)
+        return frozenset({*SYMMETRIES, "basis"})
     wanted = frozenset([symmetries] if isinstance(symmetries, str) else symmetries)
-    unknown = wanted - set(SYMMETRIES)
+    unknown = wanted - set(SYMMETRIES) - {"basis"}
     if unknown:
-        raise InvalidArgument(f"unknown symmetry {sorted(unknown)[0]!r}; known: {', '.join(SYMMETRIES)}, or 'auto'")
+        raise InvalidArgument(
+            f"unknown symmetry {sorted(unknown)[0]!r}; known: {', '.join(SYMMETRIES)}, basis, or 'auto'"
+        )
     return wanted

@@ -2,9 +2,16 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from typing import TYPE_CHECKING
 
+import numpy as np
+from numpy.typing import NDArray
+
+from weightlapse.wiring.change import is_signed_order
+
 if TYPE_CHECKING:
+    from weightlapse.symmetry.alignment import Alignment
     from weightlapse.symmetry.compare import Comparison
 
 _HEAD = {
@@ -30,13 +37,43 @@ def _how(c: Comparison) -> str:
     al = c.alignment
     if al is None:
         return "but for rounding and counters"
-    ways = (
-        ("with its hidden units in another order", any((p != range(len(p))).any() for p in al.permutations.values())),
-        ("signs flipped", any((s < 0).any() for s in al.signs.values())),
-        ("units rescaled", any(abs(s - 1).max(initial=0) > 1e-9 for s in al.scales.values())),
-    )
-    used = [words for words, is_so in ways if is_so]
-    return ", ".join(used) if used else "but for rounding and counters"
+    used = [
+        _orders(al),
+        _signs(al),
+        "units rescaled" if any(abs(s - 1).max(initial=0) > 1e-9 for s in al.scales.values()) else "",
+    ]
+    used += [*_turned(al)]
+    return ", ".join(u for u in used if u) or "but for rounding and counters"
+
+
+def _orders(al: Alignment) -> str:
+    """How many groups of which size are in another order: "4 x 256 units"."""
+    sizes = Counter(len(p) for p in al.permutations.values() if (p != range(len(p))).any())
+    sizes += Counter(len(m) for m in _reordered(al) if (np.abs(m).argmax(axis=1) != range(len(m))).any())
+    if not sizes:
+        return ""
+    counts = ", ".join(f"{n} x {size}" if n > 1 else f"{size}" for size, n in sorted(sizes.items(), reverse=True))
+    return f"with its hidden units in another order ({counts} units)"
+
+
+def _signs(al: Alignment) -> str:
+    count = sum(int((s < 0).sum()) for s in al.signs.values()) + sum(int((m < 0).sum()) for m in _reordered(al))
+    return f"{count} signs flipped" if count else ""
+
+
+def _reordered(al: Alignment) -> list[NDArray[np.float64]]:
+    """The matrices that reorder and flip numbers and do no more."""
+    return [m for m in (*al.rotations.values(), *al.gauges.values()) if is_signed_order(m)]
+
+
+def _turned(al: Alignment) -> list[str]:
+    out = [f"the stream of {n} turned" for n, m in al.rotations.items() if not is_signed_order(m)]
+    kinds = Counter(n.partition(" ")[0] for n, m in al.gauges.items() if not is_signed_order(m))
+    words = {"values": "the values", "queries": "queries and keys"}
+    heads = [f"{words[k]} of {n} heads" for k, n in kinds.items() if k in words]
+    rest = sum(n for k, n in kinds.items() if k not in words)
+    heads += [f"{rest} more"] if rest else []
+    return [*out, f"{' and '.join(heads)} in other bases"] if heads else out
 
 
 def _functions(c: Comparison) -> list[str]:

@@ -52,7 +52,7 @@ def wiring_for(wiring: Wiring, shapes: Mapping[str, tuple[int, ...]]) -> Wiring:
     that network too and pass ``wiring_b``.
     """
     groups = tuple(_resized(g, wiring, shapes) for g in wiring.groups)
-    return replace(wiring, groups=groups, shapes={n: tuple(shapes[n]) for n in wiring.shapes if n in shapes})
+    return replace(wiring, groups=groups, bases=(), shapes={n: tuple(shapes[n]) for n in wiring.shapes if n in shapes})
 
 
 def _resized(g: Group, wiring: Wiring, shapes: Mapping[str, tuple[int, ...]]) -> Group:
@@ -103,7 +103,7 @@ def common(wiring_a: Wiring, wiring_b: Wiring) -> Wiring:
             g = replace(g, size=h.size, members=tuple(members))
         groups.append(g)
     shapes = {n: tuple(length[n, i] for i in range(len(shape))) for n, shape in wiring_a.shapes.items()}
-    return replace(wiring_a, groups=tuple(groups), shapes=shapes)
+    return replace(wiring_a, groups=tuple(groups), shapes=shapes, bases=())
 
 
 def _check_alike(g: Group, h: Group) -> None:

@@ -75,7 +75,7 @@ def _canonical_order(
     stem = name if name in whole(run).shapes else name.rpartition(".")[0]  # the parts of a complex tensor move with it
     with subject.lock:
         state = whole(run).state(frame=frame)
-    found = canonical_elements(state, wiring)
+    found = canonical_elements(state, wiring, symmetries=("permutation", "sign", "scale"))
     order = type(found)(found.order, {g: np.ones_like(f) for g, f in found.factor.items()})
     cells = np.arange(plane.rows * plane.cols, dtype=np.float64).reshape(plane.rows, plane.cols)
     units = {g.name: units_of(g, frozenset()) for g in wiring.groups}

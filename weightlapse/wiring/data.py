@@ -17,6 +17,7 @@ from weightlapse.errors import InvalidArgument, UnknownTensor, closest
 
 SYMMETRIES = ("permutation", "sign", "scale")
 ROLES = ("out", "in", "add", "mul", "stat")
+BASES = ("orthogonal", "centred", "invertible", "rotary", "signs", "scales")
 
 
 @dataclass(frozen=True, eq=False)
@@ -123,6 +124,41 @@ class Group:
         return group_sentence(self)
 
 
+@dataclass(frozen=True)
+class Norm:
+    """The gain of a norm on a stream: ``offset + gain`` multiplies the normed numbers (and ``bias`` is added) before ``readers``.
+
+    ``readers``: the (tensor, axis) that read nothing else, into which the gain can be folded. Without any it must stay where
+    it is (its reader is tied to a producer, say): then the basis may change only while the gain is the same for all numbers.
+    """
+
+    gain: str
+    offset: float = 0.0
+    bias: str | None = None
+    readers: tuple[tuple[str, int], ...] = ()
+
+
+@dataclass(frozen=True)
+class Basis:
+    """``size`` numbers that are only ever added, normed and read by matrices, so that they may be written in another basis.
+
+    A matrix M of the set that ``kind`` names acts on each member along its axis, slot by slot of its index (size, k): as M
+    where its exponent is 1, as the inverse transpose of M where it is -1. Kinds: "orthogonal"; "centred", an orthogonal one that
+    keeps the vector of ones up to sign (LayerNorm subtracts the mean); "invertible"; "rotary", turning and scaling each of
+    ``pairs`` in its plane and mixing the other numbers by any invertible matrix; "signs" and "scales", one factor for each of
+    ``pairs`` (1 or -1; any but 0). ``norms`` are folded into their readers first. ``parent`` is ``(group, unit)`` for the numbers of one head.
+    """
+
+    name: str
+    size: int
+    kind: str
+    members: tuple[Member, ...]
+    exponents: tuple[int, ...]
+    pairs: tuple[tuple[int, ...], ...] = ()
+    norms: tuple[Norm, ...] = ()
+    parent: tuple[str, int] | None = None
+
+
 def _default_exponent(member: Member) -> int:
     # "out+in" (tied) and statistics have no exponent of their own until one is derived.
     if member.roles & {"out", "add", "mul"}:
@@ -156,6 +192,7 @@ class Wiring:
     fixed: dict[tuple[str, int], str] = field(default_factory=dict)
     dropped: tuple[str, ...] = ()
     report: dict[str, Any] = field(default_factory=dict, compare=False)
+    bases: tuple[Basis, ...] = ()
 
     def group(self, name: str) -> Group:
         """The group of that name, or the one whose producing layer or tensor has that name.
@@ -258,6 +295,11 @@ def check_wiring(wiring: Wiring) -> None:
             )
         for m in g.members:
             _check_member(g, m, wiring.shapes)
+    for b in wiring.bases:
+        if b.name in names:
+            raise InvalidArgument(f"two groups or bases are called {b.name!r}; their names must differ")
+        names.add(b.name)
+        _check_basis(b, wiring)
     for g in wiring.groups:
         if g.parent is None:
             continue
@@ -268,7 +310,33 @@ def check_wiring(wiring: Wiring) -> None:
             )
 
 
-def _check_member(g: Group, m: Member, shapes: Mapping[str, tuple[int, ...]]) -> None:
+def _check_basis(b: Basis, wiring: Wiring) -> None:
+    if b.kind not in BASES:
+        raise InvalidArgument(f"basis {b.name!r}: unknown kind {b.kind!r}; known: {', '.join(BASES)}")
+    if len(b.exponents) != len(b.members) or set(b.exponents) - {1, -1}:
+        raise InvalidArgument(f"basis {b.name!r}: each member needs an exponent, 1 or -1, got {b.exponents}")
+    for m in b.members:
+        _check_member(b, m, wiring.shapes)
+        if m.index.shape[0] != b.size or m.where is not None:
+            raise InvalidArgument(
+                f"basis {b.name!r}: member {m.tensor}[{m.axis}] needs {b.size} rows of positions and no slab"
+            )
+    held = [i for p in b.pairs for i in p]
+    if len(set(held)) != len(held) or any(not 0 <= i < b.size for i in held):
+        raise InvalidArgument(f"basis {b.name!r}: its pairs must name each of 0 to {b.size - 1} at most once")
+    places = {(m.tensor, m.axis) for m in b.members}
+    for n in b.norms:
+        lost = [t for t in (n.gain, n.bias) if t is not None and t not in wiring.shapes]
+        lost += [t for t, axis in n.readers if (t, axis) not in places]
+        if lost:
+            raise InvalidArgument(
+                f"basis {b.name!r}: its norm {n.gain!r} names {lost[0]!r}, which is no tensor or no member"
+            )
+    if b.parent is not None and not any(g.name == b.parent[0] and 0 <= b.parent[1] < g.size for g in wiring.groups):
+        raise InvalidArgument(f"basis {b.name!r} lies in unit {b.parent[1]} of {b.parent[0]!r}, which does not exist")
+
+
+def _check_member(g: Group | Basis, m: Member, shapes: Mapping[str, tuple[int, ...]]) -> None:
     place = f"group {g.name!r}: member {m.tensor}[{m.axis}]"
     bad = _unknown_roles(m.roles)
     if bad:

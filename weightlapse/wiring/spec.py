@@ -15,6 +15,15 @@
       o.weight[1]: in at 192 + u
       ops softmax
       blocked attention: ...
+    basis stream: 64 numbers, orthogonal
+      embed.weight[1]: out ^1
+      q.weight[1]: in ^-1
+      norm norm.weight offset 0 readers q.weight 1
+    basis heads[3]: 4 numbers, rotary
+      parent heads 3
+      q.weight[0]: out ^1 at 12 + u
+      k.weight[0]: out ^-1 at 12 + u
+      pairs 0,2 | 1,3
 
 Positions of unit u on the axis: nothing is ``at u``; ``k=25`` is ``at 25*u + [25]``; ``[n]`` runs over n slots, so an LSTM's
 gates are ``at u + 10*[4]``; an irregular matrix is written row by row, ``at 0,5 | 1,7 | ...``. ``where 0: 3`` keeps a member to
@@ -32,13 +41,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from weightlapse.errors import InvalidArgument
-from weightlapse.wiring.data import Gauge, Group, Member, Wiring, blocks, check_wiring
+from weightlapse.wiring.data import Basis, Gauge, Group, Member, Norm, Wiring, blocks, check_wiring
 
 HEADER = "weightlapse wiring 1"
 _NAME = r'(?P<name>"(?:[^"\\]|\\.)*"|[^\s"\[\],:#=](?:[^\s",#=:]|:(?=\S))*?)'
 _PLAIN = re.compile(r"[\w./\-<>]+(?:\[\d+\][\w./\-<>]*)*\Z")
 _AXIS = re.compile(_NAME + r"\[(?P<axis>\d+)\]\s*:\s*(?P<rest>.*)\Z")
 _GROUP = re.compile(_NAME + r"\s*:\s*(?P<size>\d+) units?\s*(?:,\s*(?P<rest>.*))?\Z")
+_BASIS = re.compile(_NAME + r"\s*:\s*(?P<size>\d+) numbers\s*,\s*(?P<kind>\w+)\Z")
 _TENSOR = re.compile(_NAME + r"\s*(?P<shape>\([\d,\s]*\))\Z")
 _MEMBER = re.compile(
     r"(?P<role>[a-z]+(?:\+[a-z]+)*)(?:\s+\^(?P<exp>-?\d+))?(?:\s+k=(?P<k>\d+))?"
@@ -64,7 +74,21 @@ def write_spec(wiring: Wiring) -> str:
         if g.ops:
             lines.append("  ops " + ", ".join(sorted(g.ops)))
         lines += [f"  blocked {_line(b)}" for b in g.blockers]
+    for b in wiring.bases:
+        lines.append(f"basis {_quote(b.name)}: {b.size} numbers, {b.kind}")
+        if b.parent is not None:
+            lines.append(f"  parent {_quote(b.parent[0])} {b.parent[1]}")
+        lines += [_write_member(m, e) for m, e in zip(b.members, b.exponents, strict=True)]
+        if b.pairs:
+            lines.append("  pairs " + " | ".join(",".join(map(str, p)) for p in b.pairs))
+        lines += [_write_norm(n) for n in b.norms]
     return "\n".join(lines) + "\n"
+
+
+def _write_norm(n: Norm) -> str:
+    bias = "" if n.bias is None else f" bias {_quote(n.bias)}"
+    readers = "".join(f" {_quote(t)} {axis}" for t, axis in n.readers)
+    return f"  norm {_quote(n.gain)} offset {n.offset:g}{bias} readers{readers}"
 
 
 def read_spec(text: str) -> Wiring:
@@ -82,6 +106,16 @@ class _Draft:
         self.gauges: list[Gauge] = []
         self.ops: frozenset[str] = frozenset()
         self.parent: tuple[str, int] | None = None
+        self.kind: str | None = None  # of a basis
+        self.pairs: tuple[tuple[int, ...], ...] = ()
+        self.norms: list[Norm] = []
+
+    def basis(self) -> Basis:
+        bare = Group(self.name, self.size, tuple(self.members))
+        exponents = tuple(d if e is None else e for e, d in zip(self.exponents, bare.exponents, strict=True))
+        return Basis(
+            self.name, self.size, str(self.kind), bare.members, exponents, self.pairs, tuple(self.norms), self.parent
+        )
 
     def build(self) -> Group:
         bare = Group(self.name, self.size, tuple(self.members))
@@ -123,12 +157,13 @@ class _Reader:
             except (InvalidArgument, ValueError, SyntaxError) as err:
                 raise InvalidArgument(f"line {number} of the wiring spec, {line!r}: {err}") from None
         wiring = Wiring(
-            tuple(d.build() for d in self.drafts),
+            tuple(d.build() for d in self.drafts if d.kind is None),
             self.aliases,
             tuple(self.unseen),
             self.shapes,
             self.fixed,
             tuple(self.dropped),
+            bases=tuple(d.basis() for d in self.drafts if d.kind is not None),
         )
         check_wiring(wiring)
         return wiring
@@ -167,6 +202,27 @@ class _Reader:
         kinds = [s.strip() for s in (m["rest"] or "permutation").split(",")]
         self.drafts.append(_Draft(_unquote(m["name"]), int(m["size"]), frozenset(kinds)))
 
+    def _basis(self, rest: str) -> None:
+        m = _match(_BASIS, _uncomment(rest), "expected 'basis NAME: N numbers, KIND'")
+        self.drafts.append(_Draft(_unquote(m["name"]), int(m["size"]), frozenset()))
+        self.drafts[-1].kind = m["kind"]
+
+    def _pairs(self, rest: str) -> None:
+        self._current().pairs = tuple(tuple(int(i) for i in p.split(",")) for p in _uncomment(rest).split("|"))
+
+    def _norm(self, rest: str) -> None:
+        form = "expected 'norm GAIN offset NUMBER [bias NAME] readers [NAME AXIS ...]'"
+        words = re.findall(r'"(?:[^"\\]|\\.)*"|\S+', _uncomment(rest))
+        if len(words) < 4 or words[1] != "offset" or "readers" not in words[3:]:
+            raise InvalidArgument(form)
+        at = words.index("readers", 3)
+        extra, readers = words[3:at], words[at + 1 :]
+        if len(readers) % 2 or (extra and (len(extra) != 2 or extra[0] != "bias")):
+            raise InvalidArgument(form)
+        pairs = tuple((_unquote(t), int(a)) for t, a in zip(readers[::2], readers[1::2]))
+        bias = _unquote(extra[1]) if extra else None
+        self._current().norms.append(Norm(_unquote(words[0]), float(words[2]), bias, pairs))
+
     def _parent(self, rest: str) -> None:
         name, _, unit = _uncomment(rest).rpartition(" ")
         self._current().parent = (_unquote(name), int(unit))
@@ -201,7 +257,21 @@ class _Reader:
         return self.drafts[-1]
 
 
-_HEADS = ("tensor", "alias", "unseen", "fixed", "dropped", "group", "parent", "ops", "blocked", "gauge")
+_HEADS = (
+    "tensor",
+    "alias",
+    "unseen",
+    "fixed",
+    "dropped",
+    "group",
+    "parent",
+    "ops",
+    "blocked",
+    "gauge",
+    "basis",
+    "pairs",
+    "norm",
+)
 
 
 def _match(pattern: re.Pattern[str], text: str, otherwise: str) -> re.Match[str]:

@@ -1,0 +1,368 @@
+"""The search over bases: streams that are rotated, heads whose values, queries and keys are written in other bases.
+
+Nothing is guessed and then improved blindly; each step is in closed form and rests on what the steps before have settled.
+
+1. Gains of norms are folded into their readers, in both networks: what is left of a stream is free up to a rotation.
+2. A stream is tied to things that no symmetry moves, its *anchors*: embeddings (tokens have names), position tables, the patches of a
+   picture, the head, biases. The rotation that brings b's anchors onto a's is found by singular values (Procrustes; Schoenemann 1966). It is
+   taken for a reordering with signs when it is nearly one, or when a gain that cannot be folded allows no more.
+3. In the settled stream a head is known by what no basis inside it changes: the products of output and value weights, and of query and
+   key weights (pair by pair under rotary positions). Their inner products need no large matrix: ``<Y^T X, Y'^T X'> = sum(X X'^T * Y Y'^T)``. Heads
+   are assigned by them, query heads that share keys inside.
+4. With heads in place, the matrix of each basis has a closed form (`weightlapse.symmetry.fits`).
+5. Everything else (hidden units of the feed-forward parts) is left to weight matching.
+6. Then all that makes or reads a stream says where it should turn, no longer the anchors alone, until that helps no more.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from weightlapse.symmetry.assign import assign, assign_blocks
+from weightlapse.symmetry.elements import Elements, identity
+from weightlapse.symmetry.fits import fitted, parts, rotation, signed_order, snapped
+from weightlapse.symmetry.search import Found, Search
+from weightlapse.symmetry.states import distance
+from weightlapse.symmetry.with_bases import FirstNames, WithBases
+from weightlapse.wiring.change import Changed, change, fold, gain, held, is_signed_order, rows, tensors_of
+from weightlapse.wiring.data import Basis, Group, Member, Wiring
+
+_ROUNDS = 4
+_SAME = 1e-9
+_SMALL = 4_000_000  # numbers; larger networks are matched in the precision that they are in, and decided upon in double
+
+
+@dataclass(frozen=True)
+class Rebased(Found):
+    """``plain`` when nothing was found but what weight matching finds too, and to the last bit."""
+
+    plain: bool = False
+
+
+@dataclass
+class _At:
+    """Where a round ended."""
+
+    elements: Elements
+    matrices: dict[str, NDArray[np.float64]]
+    b: Changed
+    distance: float
+
+
+class Rebase:
+    """The search on two states; ``notes`` say what was not searched, and why."""
+
+    def __init__(self, a: Mapping[str, Any], b: Mapping[str, Any], wiring: Wiring, allowed: frozenset[str]) -> None:
+        self.state_a, self.state_b, self.wiring, self.allowed = a, b, wiring, allowed
+        self.notes: tuple[str, ...] = ()
+        names = dict.fromkeys(m.tensor for g in wiring.groups for m in g.members if m.roles != {"stat"})
+        names.update(dict.fromkeys(tensors_of(wiring.bases)))
+        self.names = list(names)
+        self.a, self.b = _arrays(a, b, wiring, self.names)
+        self.gains_a: dict[str, NDArray[np.float64]] = {}
+        self.gains_b: dict[str, NDArray[np.float64]] = {}
+        self.bases = [basis for basis in wiring.bases if self._folded(basis)]
+        self.streams = [s for s in self.bases if s.parent is None and s.kind in ("orthogonal", "centred")]
+        inside = [s for s in self.bases if s.parent is not None]
+        self.heads = [
+            g for g in wiring.groups if g.parent is None and any(s.parent and s.parent[0] == g.name for s in inside)
+        ]
+        solved = {g.name for g in self.heads}
+        solved |= {c.name for g in wiring.groups for c in wiring.children(g.name) if g.name in solved}
+        solved |= {g.name for g in wiring.groups for s in self.bases if s.parent is None and _same_units(s, g)}
+        self._rest = replace(wiring, groups=tuple(g for g in wiring.groups if g.name not in solved), bases=())
+
+    def _folded(self, basis: Basis) -> bool:
+        for norm in basis.norms:
+            for state, which in ((self.a, "first"), (self.b, "second")):
+                g = gain(state, norm)
+                if (norm.readers or norm.bias) and (g == 0).any():
+                    self.notes += (
+                        f"the {basis.name} was not turned: the gain {norm.gain!r} of the {which} network is 0 at "
+                        f"{int(np.flatnonzero(g == 0)[0])}, so it cannot be folded into its readers and out again",
+                    )
+                    return False
+        self.gains_a |= fold(self.a, basis)
+        self.gains_b |= fold(self.b, basis)
+        return True
+
+    # ---- the rounds
+
+    def run(self) -> Rebased | None:
+        """The nearest element that was found; None when there is no basis to change."""
+        if not self.bases:
+            return None
+        turns = {s.name: self._turn(s, self.a, self.b, anchors(self.wiring, s)) for s in self.streams}
+        best: _At | None = None
+        for _ in range(_ROUNDS):
+            at = self._round(turns)
+            if best is not None and at.distance >= best.distance * (1 - 1e-3):
+                best = at if at.distance < best.distance else best
+                break
+            best = at
+            if at.distance <= _SAME or not self.streams:
+                break
+            turns = {s.name: self._turned_on(s, turns[s.name], at.b) for s in self.streams}
+        assert best is not None
+        gains = {n.gain: self.gains_a[n.gain] for s in self.bases for n in s.norms}
+        before = {n.gain: self.gains_b[n.gain] for s in self.bases for n in s.norms}
+        matrices = {s.name: best.matrices.get(s.name, np.eye(s.size)) for s in self.bases}
+        found = WithBases(best.elements.order, best.elements.factor, matrices, gains, before)
+        turned = [matrices[s.name] for s in self.streams]
+        plain = all(is_signed_order(m) for m in matrices.values()) and not any((m < 0).any() for m in turned)
+        return Rebased(found, self._true_distance(found), "weights, in other bases", plain)
+
+    def _true_distance(self, found: WithBases) -> float:
+        moved = found.on_state(self.state_b, self.wiring)
+        return distance(FirstNames(self.state_a, self.wiring), FirstNames(moved, self.wiring), self.names)
+
+    def _round(self, turns: Mapping[str, NDArray[np.float64]]) -> _At:
+        """Everything but the streams, with these as they are given."""
+        b = self.b.copy()
+        matrices = dict(turns)
+        for s in self.streams:
+            change(b, s, turns[s.name])
+        for s in self.bases:
+            if s.parent is None and s.kind == "scales":
+                self._fit(s, b, matrices, sides(self.a, s), sides(b, s))
+            elif s.parent is None and s.kind == "invertible":
+                self._first_guess(s, b, matrices)
+        order, factor = identity(self.wiring).order, identity(self.wiring).factor
+        for g in self.heads:
+            self._place_heads(g, b, matrices, order)
+        self._move(b, Elements(order, factor), self.wiring)
+        if self._rest.groups:
+            search = Search(self.a, b, self._rest, self.allowed)
+            rest = search.run(0, np.random.default_rng(0)).elements
+            order |= rest.order
+            factor |= rest.factor
+            names = {g.name for g in self._rest.groups}
+            self._move(b, Elements({n: order[n] for n in names}, {n: factor[n] for n in names}), self._rest)
+        return _At(Elements(order, factor), matrices, b, distance(self.a, b, self.names))
+
+    def _move(self, b: Changed, elements: Elements, wiring: Wiring) -> None:
+        for name, placement in elements.placements(b, wiring).items():
+            if name in b:
+                b.place(name, placement)
+
+    # ---- streams
+
+    def _turn(self, s: Basis, a: Changed, b: Changed, members: Sequence[Member]) -> NDArray[np.float64]:
+        c = np.zeros((s.size, s.size))
+        for m in members:
+            x, y = rows(a[m.tensor], m), rows(b[m.tensor], m)
+            size = float(np.linalg.norm(x)) * float(np.linalg.norm(y))
+            if size > 0:
+                c += (x @ y.T).astype(np.float64) * (x.size / size)
+        if not c.any():
+            return np.eye(s.size)
+        if any(np.ptp(g) > 1e-12 * np.abs(g).max() for n in held(s) for g in (self.gains_b[n.gain],)):
+            return signed_order(c, s.kind)
+        return snapped(rotation(c, s.kind), s.kind)
+
+    def _turned_on(self, s: Basis, turn: NDArray[np.float64], b: Changed) -> NDArray[np.float64]:
+        further = self._turn(s, self.a, b, s.members)
+        return further @ turn
+
+    # ---- heads
+
+    def _place_heads(
+        self, g: Group, b: Changed, matrices: dict[str, NDArray[np.float64]], order: dict[str, NDArray[np.int64]]
+    ) -> None:
+        families = [[s for s in self.bases if s.parent == (g.name, u)] for u in range(g.size)]
+        if len({tuple((s.kind, s.size, len(s.members)) for s in f) for f in families}) != 1:
+            return
+        shared = [self._sharing(g, u, families[u]) for u in range(g.size)]
+        n = 1 if shared[0] is None else shared[0].size
+        value = np.zeros((g.size, g.size, n, n))
+        for i in range(len(families[0])):
+            some = [f[i] for f in families]
+            a_sides = [self._per_head(self.a, s, c, n) for s, c in zip(some, shared)]
+            b_sides = [self._per_head(b, s, c, n) for s, c in zip(some, shared)]
+            value += _products(some[0], a_sides, b_sides)
+        chosen = assign_blocks(value)
+        total = np.take_along_axis(value, chosen[..., None], axis=-1)[..., 0].sum(-1)
+        order[g.name] = assign(total)
+        for u, v in enumerate(order[g.name].tolist()):
+            inner = chosen[u, v]
+            child = shared[u]
+            if child is not None:
+                order[child.name] = inner
+            for s, t in zip(families[u], families[v]):
+                self._fit(t, b, matrices, sides(self.a, s, shared[u]), sides(b, t, shared[v], inner))
+
+    def _sharing(self, g: Group, unit: int, bases: Sequence[Basis]) -> Group | None:
+        """The group of query heads in one head of keys and values."""
+        slots = max(m.k for s in bases for m in s.members)
+        inside = [c for c in self.wiring.children(g.name) if c.parent == (g.name, unit) and c.size == slots > 1]
+        return next(
+            (c for c in inside if all(_slots(m, c) is not None for s in bases for m in s.members if m.k == slots)), None
+        )
+
+    def _per_head(self, state: Changed, s: Basis, child: Group | None, n: int) -> tuple[NDArray[Any], NDArray[Any]]:
+        """Both sides of a basis for each query head: (n or 1, size, numbers)."""
+        both = []
+        for sign in (1, -1):
+            members = [m for m, e in zip(s.members, s.exponents) if e == sign]
+            split = n > 1 and any(m.k == n for m in members)
+            each = [
+                np.concatenate(
+                    [rows(state[m.tensor], m, _slot(m, child, i) if m.k == n and split else None) for m in members],
+                    axis=1,
+                )
+                for i in range(n if split else 1)
+            ]
+            both.append(np.stack(each))
+        return both[0], both[1]
+
+    def _fit(
+        self,
+        s: Basis,
+        b: Changed,
+        matrices: dict[str, NDArray[np.float64]],
+        of_a: tuple[NDArray[Any], NDArray[Any]],
+        of_b: tuple[NDArray[Any], NDArray[Any]],
+    ) -> None:
+        matrices[s.name] = m = fitted(s, *of_a, *of_b)
+        if not np.array_equal(m, np.eye(s.size)):
+            change(b, s, m)
+
+    def _first_guess(self, s: Basis, b: Changed, matrices: dict[str, NDArray[np.float64]]) -> None:
+        """A linear layer between others: from whichever side no symmetry moves."""
+        settled = {id(m) for m in anchors(self.wiring, s)}
+        for sign in (1, -1):
+            some = [m for m, e in zip(s.members, s.exponents) if e == sign]
+            if some and all(id(m) in settled for m in some):
+                x, y = (
+                    np.concatenate([rows(v[m.tensor], m) for m in some], axis=1).astype(np.float64) for v in (self.a, b)
+                )
+                if np.linalg.matrix_rank(y) == s.size:
+                    m = np.linalg.lstsq(y.T, x.T, rcond=None)[0].T.astype(np.float64)
+                    if np.linalg.cond(m) < 1e8:
+                        matrices[s.name] = np.asarray(m if sign > 0 else np.linalg.inv(m).T, np.float64)
+                        change(b, s, matrices[s.name])
+                        return
+
+
+def anchors(wiring: Wiring, s: Basis) -> list[Member]:
+    """Members of a basis whose other axes no symmetry moves."""
+    busy = {(m.tensor, m.axis) for g in wiring.groups for m in g.members}
+    busy |= {(m.tensor, m.axis) for t in wiring.bases for m in t.members}
+    return [
+        m
+        for m in s.members
+        if not any((m.tensor, axis) in busy for axis in range(len(wiring.shapes[m.tensor])) if axis != m.axis)
+    ]
+
+
+def sides(
+    state: Changed, s: Basis, child: Group | None = None, inner: NDArray[np.int64] | None = None
+) -> tuple[NDArray[Any], NDArray[Any]]:
+    """The numbers that the matrix multiplies and those that its inverse transpose does, query heads in the order ``inner``."""
+    out = []
+    for sign in (1, -1):
+        some = []
+        for m, e in zip(s.members, s.exponents):
+            if e == sign:
+                if child is not None and m.k == child.size:
+                    units = range(m.k) if inner is None else inner.tolist()
+                    some += [rows(state[m.tensor], m, _slot(m, child, u)) for u in units]
+                else:
+                    some += [rows(state[m.tensor], m, i) for i in range(m.k)]
+        out.append(np.concatenate(some, axis=1).astype(np.float64))
+    return out[0], out[1]
+
+
+def _products(s: Basis, of_a: Sequence[tuple[Any, Any]], of_b: Sequence[tuple[Any, Any]]) -> NDArray[np.float64]:
+    """The inner products of what heads do, every head of a with every one of b: (heads, heads, query heads, query heads)."""
+    together = np.zeros((s.size, s.size))
+    for at in parts(s):
+        together[np.ix_(at, at)] = 1
+    grams = []
+    for side in (0, 1):
+        xa, xb = (np.stack([pair[side] for pair in sides]) for sides in (of_a, of_b))  # (heads, n or 1, size, numbers)
+        flat = xa.reshape(-1, xa.shape[-1]) @ xb.reshape(-1, xb.shape[-1]).T
+        grams.append(flat.reshape(*xa.shape[:3], *xb.shape[:3]))
+    x, y = np.broadcast_arrays(*(np.moveaxis(m, (0, 3, 1, 4, 2, 5), range(6)) for m in grams))
+    value = np.einsum("abijkl,abijkl,kl->abij", x, y, together.astype(x.dtype), dtype=np.float64)
+    size = np.sqrt(_energy(s, of_a) * _energy(s, of_b))
+    found: NDArray[np.float64] = value / size if size > 0 else value
+    return found
+
+
+def _energy(s: Basis, sides: Sequence[tuple[Any, Any]]) -> float:
+    """The mean square of what the heads do."""
+    total = [
+        np.square(_mixed(s, x[min(i, len(x) - 1)], y[min(i, len(y) - 1)])).sum()
+        for x, y in sides
+        for i in range(max(len(x), len(y)))
+    ]
+    return float(np.mean(total))
+
+
+def _mixed(s: Basis, x: NDArray[Any], y: NDArray[Any]) -> NDArray[Any]:
+    """A matrix with the size of ``sum over parts of y^T x`` and few numbers: from the triangular factors of both."""
+    rx, ry = (_triangle(m) for m in (x, y))
+    return np.concatenate([(ry[:, list(at)] @ rx[:, list(at)].T).ravel() for at in parts(s)])
+
+
+def _triangle(x: NDArray[Any]) -> NDArray[np.float64]:
+    found: NDArray[np.float64] = np.asarray(np.linalg.qr(x.T.astype(np.float64), mode="r"))
+    return found
+
+
+def _slots(m: Member, child: Group) -> list[int] | None:
+    """For each unit of ``child`` the slot of the member that lies in it; None when they do not correspond."""
+    for c in child.members:
+        if (c.tensor, c.axis) == (m.tensor, m.axis):
+            owner = {int(p): u for u, row in enumerate(c.index) for p in row}
+            units = [owner.get(int(p)) for p in m.index[0]]
+            if None not in units and sorted(units) == list(range(child.size)):  # type: ignore[type-var]
+                return [units.index(u) for u in range(child.size)]
+    return None
+
+
+def _slot(m: Member, child: Group | None, unit: int) -> int:
+    found = None if child is None else _slots(m, child)
+    return unit if found is None else found[unit]
+
+
+def _same_units(s: Basis, g: Group) -> bool:
+    """Whether the units of a group are the numbers of a basis."""
+    return g.parent is None and all(m in g.members for m in s.members)
+
+
+def _arrays(a: Mapping[str, Any], b: Mapping[str, Any], wiring: Wiring, names: list[str]) -> tuple[Changed, Changed]:
+    """The tensors of both networks, double for small ones."""
+    first = [FirstNames(s, wiring) for s in (a, b)]
+    if sum(int(np.prod(wiring.shapes[n])) for n in names) <= _SMALL:
+        x, y = (Changed({n: f[n].astype(np.float64) for n in names}) for f in first)
+    else:
+        x, y = (Changed(_Some(f, names)) for f in first)
+    return x, y
+
+
+class _Some(Mapping[str, NDArray[Any]]):
+    """Some of the tensors of a state, in one precision."""
+
+    def __init__(self, arrays: Mapping[str, NDArray[Any]], names: list[str]) -> None:
+        self.arrays, self.names = arrays, dict.fromkeys(names)
+
+    def __getitem__(self, name: str) -> NDArray[Any]:
+        if name not in self.names:
+            raise KeyError(name)
+        return self.arrays[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.names)
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    def __contains__(self, name: object) -> bool:
+        return name in self.names

@@ -1,0 +1,343 @@
+"""Which numbers of a network may be written in another basis: guessed from the groups and the tape, and each guess tried.
+
+A guess names the matrices that are said to change nothing, from the largest set to the smallest (queries and keys: any invertible
+matrix; with rotary positions only turns of pairs; behind norms only signs). It is kept when a copy of the network with random weights
+computes the same after random matrices of that set, to 1e-9 in float64. So no layer is known by its name, and what is kept is right.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from weightlapse.wiring.bench import Bench
+from weightlapse.wiring.change import Changed, change, drawn, fold, held, unfold
+from weightlapse.wiring.data import Basis, Group, Member, Norm, Wiring
+from weightlapse.wiring.infer import Inference
+
+# What may act on numbers that are written in another basis: sums, norms and what norms are made of. All else mixes nothing or too much.
+_PLAIN = frozenset("add sub mul div neg pow mean rsqrt sqrt reciprocal rms_norm layer_norm".split())
+_NORMS = frozenset("pow mean rsqrt sqrt rms_norm layer_norm".split())
+
+
+def with_bases(wiring: Wiring, bench: Bench, inf: Inference) -> Wiring:
+    """The wiring with every basis that was found to be free."""
+    guesses = [*_streams(wiring, _first_uses(inf)), *_values(wiring), *_queries(wiring)]
+    trial = _Trial(wiring, bench)
+    kept = trial.sifted(guesses)
+    if any(b.kind == "signs" for b in kept):
+        kept += trial.sifted(list(_gain_pairs(wiring, kept)))
+    return replace(wiring, bases=tuple(kept))
+
+
+class _Trial:
+    """Tries guesses on a bench; ``rng`` makes the matrices."""
+
+    def __init__(self, wiring: Wiring, bench: Bench) -> None:
+        self.wiring, self.bench = wiring, bench
+        self.rng = np.random.default_rng(11)
+        self.tolerance = bench.tolerance * (10 if bench.tolerance < 1e-6 else 1)
+
+    def sifted(self, guesses: Sequence[Sequence[Basis]]) -> list[Basis]:
+        """Of each list the first guess that holds. Guesses of one form stand or fall with the first of them, and are tried together."""
+        forms: dict[object, list[Sequence[Basis]]] = {}
+        for alternatives in guesses:
+            if alternatives:
+                forms.setdefault(_form(alternatives[0]), []).append(alternatives)
+        chosen: list[Basis] = []
+        for same in forms.values():
+            for i in range(len(same[0])):
+                if self.holds([same[0][i]]):
+                    chosen += [a[i] for a in same if i < len(a)]
+                    break
+        if self.holds(chosen):
+            return chosen
+        good: list[Basis] = []
+        for same in (
+            forms.values()
+        ):  # layers of one form that differ all the same (some without positions, say): each by itself
+            for alternatives in same:
+                good += next(([b] for b in alternatives if self.holds([b])), [])
+        return good
+
+    def holds(self, bases: Sequence[Basis]) -> bool:
+        """Whether all of them together may be changed."""
+        if not bases:
+            return True
+        state = _InPlace(self.bench.state)
+        gains, matrices, kept = [], [], {}
+        for b in bases:
+            for n in held(b):
+                kept[n.gain] = state[n.gain].copy()
+                state.put(n.gain, np.full_like(kept[n.gain], 1.3 - n.offset))
+        x = self.bench.outputs({})
+        for b in bases:
+            gains.append(fold(state, b))
+            matrices.append(drawn(b, self.rng))
+            change(state, b, matrices[-1])
+            unfold(state, b, gains[-1])
+        y = self.bench.outputs({})
+        for b, before, m in zip(reversed(bases), reversed(gains), reversed(matrices)):
+            fold(state, b)
+            change(state, b, np.linalg.inv(m))
+            unfold(state, b, before)
+        for name, value in kept.items():
+            state.put(name, value)
+        scale = float(np.abs(x).max(initial=0.0))
+        return x.shape == y.shape and scale > 0 and float(np.abs(x - y).max()) <= self.tolerance * scale
+
+
+class _InPlace(Changed):
+    """The weights of a bench: each change is made at once, in their own memory, so that a large network is not copied."""
+
+    def __init__(self, tensors: Mapping[str, Tensor]) -> None:
+        super().__init__({})
+        self.tensors = tensors
+
+    def __getitem__(self, name: str) -> NDArray[Any]:
+        found: NDArray[Any] = self.tensors[name].cpu().numpy()
+        return found
+
+    def __contains__(self, name: object) -> bool:
+        return name in self.tensors
+
+    def _then(self, name: str, step: Any) -> None:
+        value = self[name]
+        new = step[0](value, *step[1:])
+        t = self.tensors[name]
+        if t.device.type != "cpu" or new is not value:
+            t.copy_(torch.from_numpy(np.ascontiguousarray(new)))
+
+
+def _form(b: Basis) -> object:
+    return (b.size, b.kind, tuple((m.axis, m.k, m.role) for m in b.members) if b.parent is not None else b.name)
+
+
+# ---- streams, and linear layers one behind the other
+
+
+def _streams(wiring: Wiring, order: Mapping[str, int]) -> Iterator[list[Basis]]:
+    for g in wiring.groups:
+        plain = g.parent is None and not wiring.children(g.name) and all(m.where is None for m in g.members)
+        if not plain or not g.ops <= _PLAIN or not g.producers or not g.consumers:
+            continue
+        gains = [i for i, m in enumerate(g.members) if m.role == "mul"]
+        if any(m.roles & {"mul", "stat"} and m.role != "mul" for m in g.members) or not _in_order(g, gains):
+            continue
+        moved = [i for i in range(len(g.members)) if i not in gains]
+        members = tuple(g.members[i] for i in moved)
+        exponents = tuple(-1 if m.role == "in" else 1 for m in members)
+        name = f"basis of {g.name}"
+        if not g.ops & _NORMS:
+            if not gains and not any({"out", "in"} <= m.roles for m in members):
+                yield [Basis(name, g.size, "invertible", members, exponents)]
+            continue
+        norms = _norms(g, gains, order)
+        yield [Basis(name, g.size, kind, members, exponents, norms=norms) for kind in ("orthogonal", "centred")]
+
+
+def _in_order(g: Group, gains: Sequence[int]) -> bool:
+    """Whether number u of each gain belongs to unit u."""
+    return all(np.array_equal(g.members[i].index, np.arange(g.size)[:, None]) for i in gains)
+
+
+def _norms(g: Group, gains: Sequence[int], order: Mapping[str, int]) -> tuple[Norm, ...]:
+    """The norms of a stream, from the ways in which a gain may be rescaled against what reads it."""
+    ways = [x.exponents for x in g.gauges if x.kind == "scale"] + ([g.exponents] if "scale" in g.symmetries else [])
+    table = np.array(ways, dtype=np.float64).reshape(len(ways), len(g.members))
+    out = []
+    for i in gains:
+        norm = _known(g, gains, i, table)
+        out.append(norm if norm is not None else _read_next(g, gains, i, order))
+    return tuple(out)
+
+
+def _known(g: Group, gains: Sequence[int], i: int, table: NDArray[np.float64]) -> Norm | None:
+    """The one way that rescales this gain and no other."""
+    if not len(table):
+        return None
+    want = np.array([float(j == i) for j in gains])
+    mix, *_ = np.linalg.lstsq(table[:, list(gains)].T, want, rcond=None)
+    way = mix @ table
+    if np.abs(way[list(gains)] - want).max() > 1e-9:
+        return None
+    readers = [j for j, m in enumerate(g.members) if m.role == "in" and abs(way[j] + 1) < 1e-9]
+    biases = [j for j, m in enumerate(g.members) if m.role == "add" and abs(way[j] - 1) < 1e-9]
+    rest = set(range(len(way))) - {i, *readers, *biases}
+    if any(abs(way[j]) > 1e-9 for j in rest) or len(biases) > 1 or not readers:
+        return None
+    bias = g.members[biases[0]].tensor if biases else None
+    return Norm(g.members[i].tensor, 0.0, bias, tuple((g.members[j].tensor, g.members[j].axis) for j in readers))
+
+
+def _read_next(g: Group, gains: Sequence[int], i: int, order: Mapping[str, int]) -> Norm:
+    """A gain that cannot be rescaled: as it is (1 + gain), or before a reader that is tied. Its readers are those that come next.
+
+    Whether that is right is tried, like all else.
+    """
+    late = 1 << 30
+    mine = order.get(g.members[i].tensor, late)
+    after = min(
+        (order.get(g.members[j].tensor, late) for j in gains if order.get(g.members[j].tensor, late) > mine),
+        default=late,
+    )
+    between = [m for m in g.members if "in" in m.roles and mine < order.get(m.tensor, late) < after]
+    last = after == late
+    tied = last and any({"in", "out"} <= m.roles for m in g.members)
+    bias = next((m.tensor for m in g.members if m.role == "add" and order.get(m.tensor, late) == mine), None)
+    readers = () if tied else tuple((m.tensor, m.axis) for m in between)
+    return Norm(g.members[i].tensor, 1.0 if bias is None and readers else 0.0, bias, readers)
+
+
+def _first_uses(inf: Inference) -> dict[str, int]:
+    """When each parameter first meets something that is made of the inputs."""
+    found: dict[str, int] = {}
+    at = 0
+    for tape in inf.tapes:
+        for call in tape.calls:
+            at += 1
+            typed = [t for x in call.inputs if (t := inf.types.get(id(x))) is not None]
+            if not call.live or (all(t.source is not None for t in typed) and call.name != "embedding"):
+                continue
+            for t in typed:
+                for name, _ in {p for s in t.source or () for p in s}:
+                    found.setdefault(name, at)
+    return found
+
+
+# ---- heads
+
+
+def _values(wiring: Wiring) -> Iterator[list[Basis]]:
+    """Between values and what reads them: any invertible matrix."""
+    for c in wiring.groups:
+        if _is_values(c) and c.parent is not None:
+            yield [
+                Basis(
+                    f"values {c.members[0].tensor}[{c.parent[1]}]",
+                    c.size,
+                    "invertible",
+                    c.members,
+                    c.exponents,
+                    parent=c.parent,
+                )
+            ]
+
+
+def _is_values(c: Group) -> bool:
+    linear = c.parent is not None and not c.ops and "scale" in c.symmetries and set(c.exponents) <= {1, -1}
+    return bool(linear and c.producers and c.consumers and all(m.where is None for m in c.members))
+
+
+def _queries(wiring: Wiring) -> Iterator[list[Basis]]:
+    for g in wiring.groups:
+        children = wiring.children(g.name)
+        if any(_is_values(c) for c in children):
+            for unit in range(g.size):
+                inside = [c for c in children if c.parent == (g.name, unit)]
+                taken = {
+                    (m.tensor, m.axis, int(p))
+                    for c in inside
+                    if _is_values(c)
+                    for m in c.members
+                    for p in m.index.ravel()
+                }
+                for sides in _attentions(g, unit, taken):
+                    yield _guesses(g, unit, inside, taken, sides)
+
+
+def _attentions(g: Group, unit: int, taken: set[tuple[str, int, int]]) -> list[dict[int, int]]:
+    """What makes queries (1) and keys (-1) of one attention after the other, by number of member, for heads may be shared by several.
+
+    The way in which a head's queries may be rescaled against its keys tells them apart; 0 where one matrix makes both.
+    """
+    makes = {
+        i
+        for i, m in enumerate(g.members)
+        if m.where is None
+        and "in" not in m.roles
+        and any((m.tensor, m.axis, int(p)) not in taken for p in m.index[unit])
+    }
+    found: list[dict[int, int]] = []
+    for x in g.gauges:
+        used = {i: e for i, e in enumerate(x.exponents) if e}
+        if x.kind == "scale" and set(used) <= makes and set(used.values()) == {1, -1}:
+            found.append({i: -e for i, e in used.items()})
+    for x in g.gauges:
+        used = {i: e for i, e in enumerate(x.exponents) if e}
+        if x.kind == "sign" and set(used) <= makes and len(used) == 2 and not any(set(used) & set(f) for f in found):
+            first = min(used)  # behind norms: which is which does not matter to signs
+            found.append({i: 1 if i == first else -1 for i in used})
+    if not found and makes:
+        found.append(dict.fromkeys(sorted(makes), 0))
+    return found
+
+
+def _guesses(
+    g: Group, unit: int, inside: Sequence[Group], taken: set[tuple[str, int, int]], sides_of: Mapping[int, int]
+) -> list[Basis]:
+    """Guesses for the queries and keys of one head: its rows that are no values."""
+    sides: dict[int, list[Member]] = {1: [], -1: []}
+    for i, e in sides_of.items():
+        m = g.members[i]
+        free = np.array([p for p in m.index[unit].tolist() if (m.tensor, m.axis, p) not in taken], dtype=np.int64)
+        if e == 0:  # one matrix makes queries and keys: they come one after the other
+            if len(free) % 2:
+                return []
+            half = len(free) // 2
+            sides[1].append(Member(m.tensor, m.axis, free[:half, None], m.role))
+            sides[-1].append(Member(m.tensor, m.axis, free[half:, None], m.role))
+        else:
+            sides[e].append(Member(m.tensor, m.axis, np.stack(_split(free, m, inside), axis=1), m.role))
+    sizes = {m.index.shape[0] for side in sides.values() for m in side}
+    if not sides[1] or not sides[-1] or len(sizes) != 1:
+        return []
+    (d,) = sizes
+    members = (*sides[1], *sides[-1])
+    exponents = (1,) * len(sides[1]) + (-1,) * len(sides[-1])
+    name, parent = f"queries {members[0].tensor}[{unit}]", (g.name, unit)
+    out = [Basis(name, d, "invertible", members, exponents, parent=parent)]
+    out += [
+        Basis(name, d, kind, members, exponents, pairs, parent=parent)
+        for kind in ("rotary", "signs")
+        for pairs in _pairings(d)
+    ]
+    return out
+
+
+def _split(free: NDArray[np.int64], m: Member, inside: Sequence[Group]) -> list[NDArray[np.int64]]:
+    """The rows of each query head that shares the keys: these heads are a group of their own."""
+    for c in inside:
+        if not _is_values(c) and c.consumers:
+            for n in c.members:
+                if (n.tensor, n.axis, n.index.size) == (m.tensor, m.axis, len(free)) and np.isin(n.index, free).all():
+                    return list(n.index)
+    return [free]
+
+
+def _pairings(d: int) -> Iterator[tuple[tuple[int, int], ...]]:
+    """Which numbers rotary positions may turn together: halves or neighbours, of all numbers or of the first or last of them."""
+    sizes = [d, d // 2, d // 4, 3 * d // 4]
+    for r in dict.fromkeys([*sizes, *range(d - d % 2, 1, -2)] if d <= 16 else sizes):
+        if r >= 2 and r % 2 == 0:
+            for start in dict.fromkeys((0, d - r)):
+                yield tuple((start + i, start + i + r // 2) for i in range(r // 2))
+                if r > 2:
+                    yield tuple((start + 2 * i, start + 2 * i + 1) for i in range(r // 2))
+
+
+def _gain_pairs(wiring: Wiring, kept: Sequence[Basis]) -> Iterator[list[Basis]]:
+    """The gains of the norms of queries and keys, against each other."""
+    like = next(b for b in kept if b.kind == "signs")
+    held_axes = {(m.tensor, m.axis) for g in wiring.groups for m in g.members}
+    gains = [n for n, s in wiring.shapes.items() if s == (like.size,) and (n, 0) not in held_axes]
+    index = np.arange(like.size)[:, None]
+    for a, b in zip(gains[::2], gains[1::2]):
+        members = (Member(a, 0, index, "mul"), Member(b, 0, index, "mul"))
+        yield [Basis(f"gains {a}", like.size, "scales", members, (1, -1), like.pairs)]
