@@ -24,13 +24,8 @@ from weightlapse.view.pictures import Pictures
 from weightlapse.view.subject import Subject
 from weightlapse.view.wire import BINARY, JSON, Cancel, Cancelled, Query, little, message, number, span
 
-UNHURRIED = (
-    "manifest",
-    "live",
-    "clip",
-    "findings",
-    "pair",
-)  # cost nothing, say for themselves when they read, or take so long that nobody waits
+# questions during which previews may be made: they cost nothing, say for themselves when they read, come behind a preview, or take so long that nobody waits
+UNHURRIED = ("manifest", "live", "clip", "plane", "findings", "pair")
 
 
 class Answers:

@@ -59,6 +59,7 @@ def make_app(answers: Answers, *, hosts: set[str], token: str | None = None) -> 
         work = asyncio.get_running_loop().run_in_executor(
             pool, answers.reply, request.path_params["word"], query, cancel
         )
+        work.add_done_callback(lambda done: done.cancelled() or done.exception())  # nobody may be left to hear of it
         gone = asyncio.ensure_future(_gone(request))
         both: set[asyncio.Future[Any]] = {work, gone}
         try:
