@@ -243,3 +243,20 @@ def test_the_end_of_the_server_ends_what_is_under_way(recording: Path) -> None:
     viewer.close()
     assert seen.wait(5)
     asking.join(10)
+
+
+def test_the_end_of_the_program_does_not_wait_for_the_doctor(recording: Path) -> None:
+    """The doctor reads everything and cannot be stopped; the program is over all the same."""
+    code = (
+        "import sys, time\nimport weightlapse.view.extras as extras\nextras.findings = lambda subject: time.sleep(60)\n"
+        "from weightlapse.cli import main\nmain(['view', sys.argv[1], '--port', '0', '--no-browser'])"
+    )
+    command = [sys.executable, "-c", code, str(recording)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        url = process.stdout.readline().strip()
+        with pytest.raises(httpx.ReadTimeout):
+            httpx.get(url + "api/findings", timeout=1)
+        process.send_signal(signal.SIGTERM)
+        out, err = process.communicate(timeout=15)
+    assert (process.returncode, out, err) == (0, "", "")
