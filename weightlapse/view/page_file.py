@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 import weightlapse.view.extras as extras
 from weightlapse.errors import InvalidArgument
 from weightlapse.film.encode import whole_file
-from weightlapse.picture.scale import limit_of
+from weightlapse.picture.scale import limit_of, limit_over
 from weightlapse.progress import track
 from weightlapse.view.aligned import pair
 from weightlapse.view.assets import asset
@@ -205,8 +205,8 @@ def _stats(subject: Subject, name: str) -> tuple[NDArray[np.int64], dict[str, An
     if not pieces:  # a tensor without cells
         return frames[0], {"limit": 1.0, "moved": 1.0, "stirred": 1.0, "rms": []}
     with np.errstate(all="ignore"):
-        moved = limit_of(np.concatenate([(v - v[0]).ravel() for v in pieces]))
-    limit = limit_of(np.concatenate([v.ravel() for v in pieces]))
+        moved = limit_over([v - v[0] for v in pieces])
+    limit = limit_over(pieces)
     found = {"limit": limit, "moved": moved, "stirred": limit_of(subject.updates(name)), "rms": rms}
     return np.concatenate(frames), found
 
