@@ -1,7 +1,7 @@
 """What statistics cost, and what they answer: ``python bench/questions.py``.
 
 1. Segments of a GPT-like model compressed with and without statistics, in turn: CPU time and disk.
-2. A made recording of 10^8 weights x 10^3 frames, exact. Its statistics are those of synthetic weights; of its values those chunks are there that the answers need (with the
+2. A made recording of 10^8 weights x 10^3 frames, exact. Its statistics are those of synthetic weights; of its values those chunks are there that answers need (with the
    ones before them), the rest of its block files are holes of the length that they would have. What is counted is what is read. Each question in a fresh process.
 """
 
@@ -330,7 +330,7 @@ def main() -> None:
         made = make(path)
         raw = made["weights"] * 4 * FRAMES
         told = f"A made recording of {made['weights'] / 1e6:.0f} M weights x {FRAMES} frames ({raw / 1e9:.0f} GB of values, "
-        told += f"{made['bytes'] / 1e9:.0f} GB as blocks, exact; {made['chunks']} chunks are there): seconds of CPU time behind the imports of a fresh process, and bytes read."
+        told += f"{made['bytes'] / 1e9:.0f} GB as blocks, exact; {made['chunks']} chunks are there): CPU time of a fresh process behind its imports, and bytes read."
         out += ["", told, ""]
         rows = []
         for question in ("info", "overview", "table", "update weights 100", "update tensors 10", "value tensors 10"):
