@@ -152,7 +152,7 @@ def test_updates_go_on_from_segment_to_segment(
 
 def test_the_file_is_as_the_page_says(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     small_segments(monkeypatch)
-    states = walk({"big": (6, 1024), "v": (9,)}, 20)
+    states = walk({"big": (6, 4096), "v": (9,)}, 12)
     states[7]["v"][2] = np.inf
     run = record(tmp_path / "run", states)
     for number, kept in oracle.read_file(tmp_path / "run").items():
@@ -191,7 +191,7 @@ def test_the_file_is_as_the_page_says(tmp_path: Path, monkeypatch: pytest.Monkey
                     assert np.isclose(kept["bounds"]["low"][at], part.min(), rtol=1e-6)
                     assert np.isclose(kept["bounds"]["jump"][at], moved.max(), rtol=1e-6) or np.isinf(base).any()
             for u in range(6):
-                part = values["big"][rows_, 1024 * u : 1024 * (u + 1)].astype(np.float64)
+                part = values["big"][rows_, 4096 * u : 4096 * (u + 1)].astype(np.float64)
                 most = (part**2).sum(axis=1).max()
                 assert most <= kept["bounds"]["unit_value"][b * 6 + u] <= most * (1 + 1e-6)
 
