@@ -31,7 +31,7 @@ from weightlapse.store.compact import block_height, chunk_limit, chunk_shape  # 
 from weightlapse.store.journal import LAYOUT, layout_payload  # noqa: E402
 from weightlapse.store.keeper import Keeper  # noqa: E402
 from weightlapse.store.layout import Layout, TensorSpec  # noqa: E402
-from weightlapse.store.log import BLOCK, HEADER_NBYTES, Seal, encode_header  # noqa: E402
+from weightlapse.store.log import BLOCK, HEADER_NBYTES, Seal  # noqa: E402
 from weightlapse.store.log import encode as encode_record  # noqa: E402
 from weightlapse.store.reader import Store  # noqa: E402
 from weightlapse.store.statistics import Plan, Statistics, starts_of, unit_starts_of  # noqa: E402
@@ -166,11 +166,10 @@ def make(path: Path) -> dict[str, Any]:
                             block.head_crc(data),
                         )
                         file.write(record)
-                    else:
+                    else:  # a hole: neither its header nor its values are ever looked at
                         nbytes = int((rows.stop - rows.start) * columns * 4 / RATIO) // 8 * 8
-                        file.write(encode_header(b"HOLE", nbytes, 0, 0))  # a kind that readers skip
-                        places[b, c] = file.tell(), nbytes
-                        file.seek(nbytes, 1)
+                        places[b, c] = file.tell() + HEADER_NBYTES, nbytes
+                        file.seek(HEADER_NBYTES + nbytes, 1)
             at = file.tell()
             index = Index(tuple(chunks), places, np.zeros((opening.blocks, 0)), steps, heads)
             file.write(encode_record(block.INDEX, store.ours.id + index.pack(), first, seal.at(block.INDEX, at)))
