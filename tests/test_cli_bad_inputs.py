@@ -36,6 +36,10 @@ ON_RECORDINGS = {
     "verify": ["verify", "IN"],
     "verify --against": ["verify", "GOOD", "--against", "IN"],
     "compact": ["compact", "IN"],
+    "top": ["top", "IN", "update"],
+    "top --of": ["top", "IN", "change", "--of", "units", "--steps", "0:9"],
+    "query": ["query", "IN", "select count(*) from stats, scalars, tensors"],
+    "export --partition": ["export", "IN", "--to", "parquet", "--partition", "a", "-o", "OUT"],
     "export": ["export", "IN", "--to", "npz", "-o", "OUT.npz"],
     "plan": ["plan", "IN", "--no-measure"],
 }
@@ -249,7 +253,7 @@ def test_hurt_recordings(
     quick = {
         v: a
         for v, a in ON_RECORDINGS.items()
-        if v in ("info", "doctor", "verify", "compare", "export", "compact", "view two")
+        if v in ("info", "doctor", "verify", "compare", "export", "compact", "view two", "top", "query")
     }
     for verb, arguments in quick.items():
         run = tmp_path / verb.replace(" ", "-") / "run"
