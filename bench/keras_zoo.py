@@ -1,9 +1,9 @@
 """Are Keras networks understood on every backend: traced and verified, permuted exactly, planted permutations found, grown exactly or refused by name?
 
-Every network of tests/keras_zoo.py (and keras.applications from their configurations, without weights) on TensorFlow, JAX and torch, each backend in a process of its own.
-Permuted: a network with random numbers in all weights, gains and statistics, against itself with all groups in another order, run by its own framework in float32; relative
-to the spread of the outputs. Found: the distance that is left when `wl.align` brings the permuted network back. Grown: every group with three more units (twice as
-many under a norm), compared in float64.
+Every network of tests/keras_zoo.py (and keras.applications from their configurations, without weights) on TensorFlow, JAX and torch,
+each backend in a process of its own. Permuted: a network with random numbers in all weights, gains and statistics against itself with all
+groups in another order, run by its own framework in float32; relative to the spread of the outputs. Found: the distance that is left when
+`wl.align` brings the permuted network back. Grown: every group with three more units (twice as many under a norm), compared in float64.
 
     python bench/keras_zoo.py [--backends tensorflow jax torch] [--networks NAME ...]
 """
@@ -48,7 +48,10 @@ def one_backend(names: list[str]) -> None:
 
 def table(rows: dict[str, dict[str, dict]], backends: list[str]) -> list[str]:
     """One row for each network, the worst over the backends."""
-    lines = ["| network | backends | groups | permuted | found | grown exactly | largest error | refused by name | CPU s |", "|---|---|---|---|---|---|---|---|---|"]
+    lines = [
+        "| network | backends | groups | permuted | found | grown exactly | largest error | refused by name | CPU s |",
+        "|---|---|---|---|---|---|---|---|---|",
+    ]
     for name, by in rows.items():
         good = [r for r in by.values() if "failed" not in r]
         ran = ", ".join(b for b in backends if b in by and "failed" not in by[b] and by[b]["right"])
@@ -81,7 +84,12 @@ def main() -> None:
     for backend in given.backends:
         command = [sys.executable, __file__, "--here", *(["--networks", *given.networks] if given.networks else [])]
         done = subprocess.run(
-            command, env=os.environ | {"KERAS_BACKEND": backend, "TF_CPP_MIN_LOG_LEVEL": "3", "JAX_DISABLE_MOST_OPTIMIZATIONS": "1"}, stdout=subprocess.PIPE, text=True, check=False
+            command,
+            env=os.environ
+            | {"KERAS_BACKEND": backend, "TF_CPP_MIN_LOG_LEVEL": "3", "JAX_DISABLE_MOST_OPTIMIZATIONS": "1"},
+            stdout=subprocess.PIPE,
+            text=True,
+            check=False,
         )
         for line in done.stdout.splitlines():
             if line.startswith("{"):
@@ -95,7 +103,9 @@ def main() -> None:
 def write(rows: dict[str, dict[str, dict]], backends: list[str]) -> None:
     import keras
 
-    reasons = sorted({f"- {name}: {why}" for name, by in rows.items() for r in by.values() for why in r.get("refused", {}).values()})
+    reasons = sorted(
+        {f"- {name}: {why}" for name, by in rows.items() for r in by.values() for why in r.get("refused", {}).values()}
+    )
     text = [
         "# Keras networks on three backends",
         "",

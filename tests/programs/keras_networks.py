@@ -111,7 +111,9 @@ assert not holder.built
 
 # ---- grown: compiled as before, the optimizer comes along, training goes on ---------------------------------------------------------
 kept = zoo.state_of(first)
-for optimizer in ("adam", keras.optimizers.SGD(0.01, momentum=0.9), keras.optimizers.RMSprop(0.001))[: 1 if BACKEND == "jax" else 3]:
+for optimizer in ("adam", keras.optimizers.SGD(0.01, momentum=0.9), keras.optimizers.RMSprop(0.001))[
+    : 1 if BACKEND == "jax" else 3
+]:
     model = net()
     model.compile(optimizer, "mse")
     model.fit(x, y, epochs=2, batch_size=16, verbose=0)
