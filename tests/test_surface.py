@@ -9,7 +9,7 @@ import weightlapse as wl
 
 PUBLIC = """
 CannotAlign CannotGrow CannotRecord CannotTrace DamagedRecording Diff InvalidArgument Lift MissingExtra MissingStep NotARecording Recorder Recording
-UnknownTensor VacuousComparison WeightlapseError Wiring align align_all align_runs at autopsy canonical compare deepen diagnose diff ensemble every fit_lift load
+UnknownTensor VacuousComparison WeightlapseError Wiring align align_all align_runs at autopsy canonical compare deepen diagnose diff ensemble every fit_lift follow lineage load
 log_spaced make_film make_page measure narrow permute plan plot polish show trace watch widen
 """.split()
 
