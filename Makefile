@@ -38,7 +38,7 @@ check: $(VENV)/.dev  ## format, lint, types, layers: all that needs no running
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy weightlapse
-	$(BIN)/python -m pytest -q tests/test_layers.py
+	$(BIN)/python -m pytest -q tests/test_layers.py tests/typing/check_typing.py
 	@if command -v npm >/dev/null; then $(MAKE) --no-print-directory viewer/node_modules && cd viewer && npm run --silent check && npm test --silent; \
 	else echo "no Node here: the viewer's TypeScript was not checked"; fi
 

@@ -329,23 +329,25 @@ def small() -> str:
 def many() -> str:
     from click.testing import CliRunner
 
-    from weightlapse.cli import main
+    from weightlapse.cli import program
 
     lines: Rows = []
     for count in (1000, 10000):
         path = recorded(SCRATCH / f"many{count}", {f"w{i}": (4, 4) for i in range(count)}, 16, "after")
         taken: dict[str, float] = {}
 
-        def timed(what: str, work: Callable[[], object], taken: dict[str, float] = taken) -> None:
+        def timed(what: str, work: Callable[[], Any], taken: dict[str, float] = taken) -> Any:
             begun = time.process_time()
-            work()
+            found = work()
             taken[what] = time.process_time() - begun
+            return found
 
         timed("open and state", lambda path=path: wl.load(path).state(frame=9))  # type: ignore[misc]
         for verb in ("info", "doctor", "page"):
             end = ["-o", str(path.with_suffix(".html"))] if verb == "page" else []
             command = [verb, str(path), *end]
-            timed(verb, lambda command=command: CliRunner().invoke(main, command))  # type: ignore[misc]
+            done = timed(verb, lambda command=command: CliRunner().invoke(program, command))  # type: ignore[misc]
+            assert done.exit_code == 0, done.output
         lines.append([f"{count:,}", *(f"{seconds:.2f}" for seconds in taken.values())])
         fresh(path), fresh(path.with_suffix(".html"))
     head = ["tensors of 16 weights, 16 frames", *taken]

@@ -40,11 +40,12 @@ class Torch:
 
     def __init__(self, shapes: list[tuple[int, ...]], folder: Path) -> None:
         self.model = nn.ParameterList([torch.randn(shape) for shape in shapes])
-        self.parts = [p.data for p in self.model]
+        self.parts = list(self.model)
         self.rec = wl.watch(self.model, folder / "torch", compact="never")
 
+    @torch.no_grad()
     def move(self) -> None:
-        torch._foreach_add_(self.parts, 1e-3)
+        torch._foreach_add_(self.parts, 1e-3)  # as optimizers do
 
     def call(self) -> None:
         self.rec.step()

@@ -296,8 +296,9 @@ class Reader:
         assert row_nbytes == sum(-(-n * item // 8) * 8 for _, n, item in sizes)
         frames = [{tensor: bytearray(n * item) for tensor, n, item in sizes} for _ in range(count)]
         heads: list[tuple[int, int, int]] = []
-        for kind, _, payload, offset in found:
+        for kind, named, payload, offset in found:
             if kind == b"CHNK":
+                assert named in (0, number + 1)
                 heads.append(self._chunk(payload, offset, sealed, frames, sizes, height))
         self._index(found[-1][2], sealed, heads, -(-count // height), steps, len(layout))
         return Part(number, found[0][1], steps, layout, [{k: bytes(v) for k, v in frame.items()} for frame in frames])

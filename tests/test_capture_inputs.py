@@ -29,6 +29,7 @@ REFUSED: dict[str, tuple[Any, dict[str, Any], str]] = {
     "every=[]": (MODEL, {"every": []}, "no step"),
     "tolerance<0": (MODEL, {"tolerance": -1e-3}, "tolerance=-0.001"),
     "tolerance=0": (MODEL, {"tolerance": 0}, "tolerance=0"),
+    "tolerance=2.0": (MODEL, {"tolerance": 2.0}, "at most 1"),
     "tolerance=nan": (MODEL, {"tolerance": float("nan")}, "tolerance=nan"),
     "tolerance=word": (MODEL, {"tolerance": "movie"}, "'film'"),
     "glob": (MODEL, {"tensors": "wieght"}, "matches none of the model's 2 tensors; nearest: 'weight'"),

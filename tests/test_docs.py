@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import os
 import re
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
 from tests.framework_presence import require
+from tests.scripts import run_script
 
 ROOT = Path(__file__).resolve().parent.parent
 BLOCK = re.compile(r"^```python([^\n]*)\n(.*?)^```", re.S | re.M)
@@ -31,10 +29,7 @@ def test_blocks_run(page: Path, tmp_path: Path) -> None:
     require(*(needs[1].split() if needs else ()))
     script = tmp_path / "page.py"
     script.write_text(program_of(page.read_text(encoding="utf-8")), encoding="utf-8")
-    env = os.environ | {"WEIGHTLAPSE_STRICT": "1", "MPLBACKEND": "Agg", "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
-    done = subprocess.run(
-        [sys.executable, str(script)], cwd=tmp_path, capture_output=True, text=True, timeout=300, check=False, env=env
-    )
+    done = run_script(script, tmp_path)
     assert done.returncode == 0, done.stderr[-3000:]
 
 

@@ -17,6 +17,7 @@ from weightlapse.picture import cases
 from weightlapse.picture.cells import sign
 from weightlapse.picture.codes import codes
 from weightlapse.picture.compose import alike, layout, layout_of, layouts, strip
+from weightlapse.picture.fused import LSTM, gates, parts
 from weightlapse.picture.kinds import kind_of, kinds
 from weightlapse.picture.layout import Layout, Level, plain
 from weightlapse.picture.numbers import short
@@ -25,6 +26,7 @@ from weightlapse.picture.raster import raster
 from weightlapse.picture.sample import limit, sample
 from weightlapse.picture.scale import limit_of
 from weightlapse.picture.ticks import side
+from weightlapse.picture.words import describe
 
 CASES = [(name, shape, network) for network in cases.NETWORKS.values() for name, shape in network.items()]
 
@@ -170,6 +172,142 @@ def test_heads_are_cut_where_the_wiring_says() -> None:
         (96, 32)
     )  # a matrix stays where it is
     assert side(drawn["self_attn.in_proj_weight"], down=True, cell=8, room=20).ticks[1].text == "key"
+
+
+def attention_parts(queries: int, shared: int, width: int, *, fused: bool):  # type: ignore[no-untyped-def]
+    """Grouped attention as in Llama, or, fused, as in Falcon: of each group its queries, then its key and its value."""
+    torch = pytest.importorskip("torch")
+
+    class Attention(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            d = queries * width
+            if fused:
+                self.query_key_value = torch.nn.Linear(d, (queries + 2 * shared) * width)
+            else:
+                self.q_proj, self.k_proj, self.v_proj = (
+                    torch.nn.Linear(d, n * width) for n in (queries, shared, shared)
+                )
+            self.o_proj = torch.nn.Linear(d, d)
+
+        def forward(self, x):  # type: ignore[no-untyped-def]
+            b, t, _ = x.shape
+            if fused:
+                grouped = self.query_key_value(x).view(b, t, shared, queries // shared + 2, width)
+                q = grouped[..., :-2, :].reshape(b, t, queries, width)
+                k, v = grouped[..., -2, :], grouped[..., -1, :]
+            else:
+                q = self.q_proj(x).view(b, t, queries, width)
+                k, v = (layer(x).view(b, t, shared, width) for layer in (self.k_proj, self.v_proj))
+            k, v = (one.repeat_interleave(queries // shared, dim=2) for one in (k, v))
+            q, k, v = (one.transpose(1, 2) for one in (q, k, v))
+            seen = torch.softmax(q @ k.transpose(-1, -2) / width**0.5, -1) @ v
+            return self.o_proj(seen.transpose(1, 2).reshape(b, t, -1))
+
+    import weightlapse as wl
+
+    model = Attention()
+    found = {name: tuple(p.shape) for name, p in model.named_parameters()}
+    return found, wl.trace(model, torch.randn(2, 5, queries * width))
+
+
+@pytest.mark.parametrize("queries,shared", [(4, 2), (6, 2), (4, 4)])
+def test_heads_that_share_key_and_value_are_set_apart_in_groups(queries: int, shared: int) -> None:
+    found, wiring = attention_parts(queries, shared, 8, fused=False)
+    drawn, kind = layouts(found, wiring), kinds(found, wiring)
+    levels = [(level.count, level.unit) for level in drawn["q_proj.weight"].down]
+    each = queries // shared
+    assert levels == ([(shared, "group"), (each, "head"), (8, "unit")] if each > 1 else [(shared, "head"), (8, "unit")])
+    assert [(level.count, level.unit) for level in drawn["k_proj.weight"].down] == [(shared, "head"), (8, "unit")]
+    assert [level.unit for level in drawn["o_proj.weight"].across] == [
+        *(["group"] if each > 1 else []),
+        "head",
+        "input",
+    ]
+    told = describe(found["q_proj.weight"], kind["q_proj.weight"])
+    assert told.endswith(f"{queries} heads in {shared} groups" if each > 1 else f"{queries} heads")
+
+
+@pytest.mark.parametrize("queries,shared", [(4, 2), (6, 2), (4, 4)])
+def test_interleaved_queries_keys_and_values_are_named_in_their_order(queries: int, shared: int) -> None:
+    found, wiring = attention_parts(queries, shared, 8, fused=True)
+    levels = layouts(found, wiring)["query_key_value.weight"].down
+    each = queries // shared
+    assert [(level.count, level.unit) for level in levels] == [
+        (shared, "group" if each > 1 else "head"), (each + 2, "part"), (8, "unit")]  # fmt: skip
+    assert levels[1].names == ("query",) * each + ("key", "value")
+    assert not any(level.names for level in layouts(found)["query_key_value.weight"].down)  # without heads nobody knows
+
+
+@pytest.mark.parametrize(
+    "name,axis,shape,others,expected",
+    [
+        ("lstm.weight_ih_l0", 0, (16, 3), {"lstm.weight_hh_l0": (16, 2), "lstm.weight_hr_l0": (2, 4)}, LSTM),
+        ("lstm.bias_hh_l1_reverse", 0, (12,), {"lstm.weight_hh_l1_reverse": (12, 5), "lstm.weight_hr_l1_reverse": (5, 3)}, LSTM),
+        ("lstm.weight_hh_l0", 0, (16, 2), {"lstm.weight_hh_l0": (16, 2)}, ()),
+        ("gru/kernel", 1, (5, 9), {"gru/recurrent_kernel": (3, 9)}, ("update", "reset", "new")),
+        ("gru/bias", 1, (2, 9), {"gru/recurrent_kernel": (3, 9)}, ("update", "reset", "new")),
+        ("gru.weight_ih_l0", 0, (9, 5), {"gru.weight_hh_l0": (9, 3)}, ("reset", "update", "new")),
+        ("rnn.weight_ih_l0", 0, (4, 3), {"rnn.weight_hh_l0": (4, 4)}, ()),
+    ],
+)  # fmt: skip
+def test_gates_are_named_in_the_order_of_their_framework(name, axis, shape, others, expected) -> None:  # type: ignore[no-untyped-def]
+    assert gates(name, axis, shape, others) == expected
+
+
+def test_a_projected_lstm_has_the_names_that_pytorch_gives() -> None:
+    torch = pytest.importorskip("torch")
+    found = {n: tuple(p.shape) for n, p in torch.nn.LSTM(3, 4, proj_size=2, bidirectional=True).named_parameters()}
+    words = {n: kind.word for n, kind in kinds(found).items() if "weight_ih" in n or "weight_hh" in n}
+    assert set(words.values()) == {"gates"}
+    assert len(words) == 4
+
+
+@pytest.mark.parametrize(
+    "name,axis,shape,others,expected",
+    [
+        ("x.attn.kv.weight", 0, (16, 8), {}, ("key", "value")),
+        ("to_kv.bias", 0, (16,), {"to_kv.weight": (16, 8)}, ("key", "value")),
+        ("x.kv.weight", 0, (24, 8), {}, ()),
+        ("a.qkv_proj.weight", 0, (32, 16), {"a.o_proj.weight": (16, 16)}, ("query", "query", "key", "value")),
+        ("a.Wqkv.weight", 0, (40, 32), {"a.out_proj.weight": (32, 32)}, ("query",) * 8 + ("key", "value")),
+        ("a.qkv_proj.weight", 0, (32, 16), {}, ()),
+        ("attn.in_proj_bias", 0, (24,), {"attn.q_proj_weight": (8, 8), "attn.out_proj.weight": (8, 8)}, ("query", "key", "value")),
+        ("h.query_key_value.weight", 0, (24, 8), {}, ()),
+        ("h.0.attn.c_attn.weight", 1, (8, 24), {}, ("query", "key", "value")),
+    ],
+)  # fmt: skip
+def test_what_is_fused_is_told_by_names_and_neighbours(name, axis, shape, others, expected) -> None:  # type: ignore[no-untyped-def]
+    assert parts(name, axis, shape, others) == expected
+
+
+@pytest.mark.parametrize(
+    "network,name,filters",
+    [
+        ({"up.weight": (6, 4, 3, 3), "up.bias": (4,)}, "up.weight", 1),
+        ({"up/kernel": (3, 3, 6, 4), "up/bias": (6,)}, "up/kernel", 2),
+        ({"up.weight": (6, 4, 5), "up.bias": (4,)}, "up.weight", 1),
+        ({"c.weight": (4, 4, 3, 3), "c.bias": (4,)}, "c.weight", 0),
+    ],
+)
+def test_a_bias_tells_which_axis_the_filters_are_on(
+    network: dict[str, tuple[int, ...]], name: str, filters: int
+) -> None:
+    assert kinds(network)[name].down[0] == filters
+
+
+@pytest.mark.parametrize(
+    "network,name,across",
+    [
+        ({"h.0.mlp.c_fc.weight": (4, 12), "h.0.mlp.c_fc.bias": (12,)}, "h.0.mlp.c_fc.weight", True),
+        ({"h.0.mlp.c_fc.weight": (12, 4), "h.0.mlp.c_fc.bias": (12,)}, "h.0.mlp.c_fc.weight", False),
+        ({"h.0.attn.c_attn.weight": (4, 12), "h.0.attn.c_proj.weight": (4, 4)}, "h.0.attn.c_proj.weight", True),
+        ({"h.0.attn.c_attn.weight": (12, 4), "h.0.attn.c_proj.weight": (4, 4)}, "h.0.attn.c_proj.weight", False),
+        ({"fc/kernel": (4, 4)}, "fc/kernel", True),
+    ],
+)
+def test_the_columns_of_gpt_2_are_its_units(network: dict[str, tuple[int, ...]], name: str, across: bool) -> None:
+    assert kinds(network)[name].units == (("input", "unit") if across else ("unit", "input"))
 
 
 def test_the_units_of_a_transposed_convolution_are_its_second_axis() -> None:

@@ -10,7 +10,7 @@ from hypothesis.extra import numpy as hnp
 
 from tests import oracles_store as oracle
 from weightlapse.errors import DamagedRecording
-from weightlapse.store.codecs import classes, grid
+from weightlapse.store.codecs import classes, form, grid
 from weightlapse.store.codecs.decode import Chunk, Decoded, advance_together
 from weightlapse.store.codecs.encode import encode, encode_bounded
 from weightlapse.store.codecs.entropy import PageReader
@@ -207,8 +207,8 @@ def test_nothing_is_decoded_that_was_not_asked_for(monkeypatch: pytest.MonkeyPat
     u = walk("float32", 64, 4096)
     chunk = Chunk(encode(u, "float32", Shape(strip=512, tile=16)))
     read: list[int] = []
-    page = PageReader.read
-    monkeypatch.setattr(PageReader, "read", lambda self, data, count: read.append(count) or page(self, data, count))
+    page = PageReader._into
+    monkeypatch.setattr(PageReader, "_into", lambda self, data, out: read.append(len(out)) or page(self, data, out))
     chunk.read(np.array([1000]), 0, 64)
     one_weight = len(read)
     assert one_weight == 1 + 4, "the first row of its strip and four tiles of its class"
@@ -220,6 +220,17 @@ def test_nothing_is_decoded_that_was_not_asked_for(monkeypatch: pytest.MonkeyPat
     for t in range(64):
         part.rows(t, t + 1)
     assert len(read) == chunk._first[-1], "consecutive frames decode each page once"
+
+
+@pytest.mark.parametrize("few", [0, 8, 1000])
+def test_chosen_columns_are_found_by_both_ways_of_counting(few: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(form, "_FEW", few)
+    u = walk("float32", 20, 3000)
+    chunk, rng = Chunk(encode(u, "float32", Shape(strip=1024, tile=8))), np.random.default_rng(0)
+    for count in (1, 5, 40, 900):
+        columns = rng.choice(3000, count, replace=False)
+        assert (Decoded(chunk, columns).rows(3, 20) == u[3:, columns]).all()
+        assert (Decoded(chunk, np.sort(columns)).rows(0, 9, 2) == u[0:9:2, np.sort(columns)]).all()
 
 
 def test_several_chunks_advance_together_as_alone() -> None:

@@ -206,6 +206,61 @@ def test_chunks_that_were_exchanged_within_a_block_do_not_pass(tmp_path: Path, m
     assert store.verify() != []
 
 
+@pytest.mark.parametrize("what", [b"STEP", b"CHNK"])
+def test_records_of_another_segment_at_the_same_offset_do_not_pass(
+    tmp_path: Path, what: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Both blocks are of this recording, and of equal form; the one that got the other's records has lost its index."""
+    monkeypatch.setattr("weightlapse.store.compact._WORTH_A_BLOCK", 0)
+    from weightlapse.store.log import records
+
+    monkeypatch.setattr("weightlapse.store.writer.segment_frames", lambda row, tolerance: 32)
+    rows = moving_rows(LAYOUT, 64)
+    writer = Writer.create(tmp_path / "run", LAYOUT)
+    writer.append(np.arange(70, 134), rows)  # whose two halves deflate to one length
+    writer.close()
+    first, second = (tmp_path / f"run/blocks/{number:06d}.blk" for number in (0, 1))
+    seal = Store.open(tmp_path / "run").ours.seal
+    mine, other = (list(records(path.read_bytes(), seal=seal)) for path in (second, first))
+    at = next(r.start for r in mine if r.kind == what)
+    taken = next(r for r in other if r.kind == what)
+    assert taken.start == at
+    data, end = bytearray(second.read_bytes()), taken.end if what == b"STEP" else None
+    data[at:end] = first.read_bytes()[at:end]
+    data[data.rindex(b"INDX") + 40] ^= 1
+    second.write_bytes(data)
+    store = Store.open(tmp_path / "run")
+    assert set(store.steps.tolist()) <= {-1, *range(70, 134)}
+    assert len(set(store.steps[store.steps >= 0].tolist())) == (store.steps >= 0).sum(), "one step twice"
+    read = 0
+    for spec in LAYOUT.tensors:
+        for k in range(64):
+            try:
+                value = store.read(spec.name, slice(k, k + 1))
+            except DamagedRecording:
+                continue
+            read += 1
+            assert value.tobytes() == np.array(LAYOUT.view(rows[k : k + 1], LAYOUT.index[spec.name])).tobytes()
+    assert read >= 32
+    assert any(d.file.endswith("000001.blk") for d in store.verify())
+
+
+@pytest.mark.parametrize("told", ["1e308", "2.5", "1.0000001"])
+def test_a_tolerance_that_nobody_gives_compresses_nothing_with_loss(tmp_path: Path, told: str) -> None:
+    """Version 1 keeps no copy of the manifest, so that nothing but its own sense speaks against an edited one."""
+    shutil.copytree(Path(__file__).parent / "golden/v1/log", tmp_path / "run")
+    path = tmp_path / "run/manifest.json"
+    run = wl.load(tmp_path / "run")
+    true = [{name: run.state(frame=k)[name].tobytes() for name in run.state(frame=k)} for k in range(len(run.steps))]
+    path.write_text(re.sub(r'"tolerance": *null', f'"tolerance": {told}', path.read_text()))
+    store = Store.open(tmp_path / "run")
+    assert store.tolerance is None
+    assert any(d.file == "manifest.json" and "tolerance" in str(d) for d in store.verify())
+    compact_recording(tmp_path / "run")
+    run = wl.load(tmp_path / "run")
+    assert true == [{name: value.tobytes() for name, value in run.state(frame=k).items()} for k in range(len(true))]
+
+
 def test_refresh_after_an_overwrite_says_that_the_recording_was_replaced(tmp_path: Path) -> None:
     a = made(tmp_path / "run", compact="after")
     run = wl.load(tmp_path / "run")

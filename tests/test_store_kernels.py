@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import numpy as np
@@ -20,7 +21,7 @@ from weightlapse.store.codecs.kernels import Passes
 from weightlapse.store.codecs.patterns import PATTERNS
 from weightlapse.store.codecs.predict import DAMPED, LAST, LINEAR, MOMENTUM, NONE, SLOPE, Predictor
 from weightlapse.store.reader import Store
-from weightlapse.store.threads import in_order, threads
+from weightlapse.store.threads import all_done, in_order, threads
 from weightlapse.store.writer import Writer
 
 DTYPES = [name for name, pattern in PATTERNS.items() if pattern.bits >= 16 and name != "bool"]
@@ -132,6 +133,29 @@ def test_results_come_in_order_and_an_error_ends_the_work() -> None:
         taken.extend(in_order((lambda k=k: task(k) for k in range(1000)), 3))
     assert taken == [k * k for k in range(7)]
     assert len(begun) < 20
+
+
+@pytest.mark.parametrize("count", [1, 2, 5])
+def test_all_is_done_once_and_an_error_waits_for_what_is_under_way(count: int) -> None:
+    done: list[int] = []
+    all_done((lambda k=k: done.append(k) for k in range(200)), count)
+    assert sorted(done) == list(range(200))
+    all_done([], count)
+    begun, ended = set(), set()
+
+    def task(k: int) -> None:
+        begun.add(k)
+        time.sleep(0.002)
+        if k == 7:
+            raise KeyError(k)
+        ended.add(k)
+
+    with pytest.raises(KeyError, match="7"):
+        all_done((lambda k=k: task(k) for k in range(1000)), count)
+    assert begun - ended == {7}
+    assert len(begun) < 20
+    time.sleep(0.01)
+    assert begun - ended == {7}
 
 
 def test_the_number_of_threads_can_be_said(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+import ast
 import subprocess
 import sys
+from pathlib import Path
 
 import weightlapse as wl
 
 PUBLIC = """
-CannotAlign CannotGrow CannotRecord CannotTrace DamagedRecording Diff InvalidArgument Lift MissingExtra MissingStep NotARecording Recorder Recording
-UnknownTensor VacuousComparison WeightlapseError Wiring align align_all align_runs at autopsy canonical compare deepen diagnose diff ensemble every fit_lift follow lineage load
-log_spaced make_film make_page measure narrow permute plan plot polish show trace watch widen
+AlignedRuns Alignment Autopsy Barrier CannotAlign CannotGrow CannotRecord CannotTrace Certificate Comparison
+DamagedRecording Diff Ensemble Epoch Film Finding FollowedRun Group Growth History InvalidArgument Lift Lineage
+Member MissingExtra MissingStep NotARecording NullRecorder Plan Polished Recorder RecorderWarning Recording
+RecordingStopped Schedule TensorDiff Track UnknownArgument UnknownTensor VacuousComparison Viewer
+WeightlapseError Wiring align align_all align_runs at autopsy callbacks canonical compare deepen diagnose diff
+ensemble every fit_lift follow import_checkpoints lineage load log_spaced make_film make_page measure narrow
+permute plan plot polish show trace watch widen
 """.split()
 
 HEAVY = (
@@ -52,6 +58,18 @@ def test_every_public_name_resolves_and_says_what_it_is() -> None:
     for name in PUBLIC:
         thing = getattr(wl, name)
         assert thing.__doc__, f"wl.{name} has no docstring"
+
+
+def seen_by_checkers() -> dict[str, str]:
+    """Public name -> its module, of the imports that only a type checker follows."""
+    tree = ast.parse(Path(wl.__file__).read_text(encoding="utf-8"))
+    only = next(n for n in tree.body if isinstance(n, ast.If) and ast.unparse(n.test) == "TYPE_CHECKING")
+    return {a.name: str(n.module) for n in only.body if isinstance(n, ast.ImportFrom) for a in n.names}
+
+
+def test_checkers_see_the_names_that_there_are() -> None:
+    modules = {name: f"weightlapse.{home}".rpartition(".")[0] for name, home in wl._MODULES.items()}
+    assert seen_by_checkers() == {name: f"weightlapse.{home}" for name, home in wl._HOME.items()} | modules
 
 
 def test_unknown_name_is_an_attribute_error() -> None:

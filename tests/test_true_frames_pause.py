@@ -220,3 +220,34 @@ def test_a_close_waits_for_a_fault_that_passes(
     run = wl.load(tmp_path / "run")
     assert run.closed
     assert run.steps.tolist() == list(range(20))
+
+
+@pytest.mark.parametrize("times", [1, 2, 10**9])
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EIO])
+def test_what_could_not_be_compressed_is_told_when_the_fault_has_passed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int, times: int
+) -> None:
+    """The frames are in the log and the recording has ended: that a sentence about it finds no room is no failure."""
+    monkeypatch.setattr("weightlapse.capture.pump.Pump.patience", 0.3)
+    rec = wl.watch(values(0), tmp_path / "run")
+    for k in range(1, 20):
+        rec.step(values(k), loss=k)
+    writer, left = rec._pump.writer, [times]
+    real = writer._journal.put
+
+    def put(*parts: Any) -> Any:
+        if parts[0][0] == b"EVNT" and left[0]:
+            left[0] -= 1
+            raise OSError(number, "planted")
+        return real(*parts)
+
+    writer._journal.put = put  # type: ignore[method-assign]
+    writer._compactor.failure = OSError(number, "planted")
+    with pytest.warns(UserWarning, match="not all frames could be compressed"):
+        rec.close()
+    run = wl.load(tmp_path / "run")
+    assert run.closed
+    assert run.steps.tolist() == list(range(20))
+    told = [text for _, text in run.events if "could be compressed" in text]
+    assert len(told) == (times < 10)
+    assert rec.failed is None

@@ -19,7 +19,7 @@ import weightlapse as wl
 from weightlapse.errors import InvalidArgument, UnknownTensor
 from weightlapse.picture.codes import codes
 from weightlapse.picture.layout import plain
-from weightlapse.picture.reduce import pool, reduce_to
+from weightlapse.picture.reduce import MODES, reduce_to
 from weightlapse.picture.scale import limit_of
 from weightlapse.view.answers import Answers
 from weightlapse.view.pack import decoded, encode
@@ -66,28 +66,35 @@ FLOATS = st.floats(width=32, allow_nan=True, allow_infinity=True)
 
 @given(
     arrays(np.float32, st.tuples(st.integers(1, 13), st.integers(1, 13)), elements=FLOATS),
-    st.sampled_from([1, 2, 4, 8]),
-    st.sampled_from([1, 2, 4, 8]),
+    st.sampled_from([1, 2, 3, 4, 6, 8]),
+    st.sampled_from([1, 2, 4, 5, 8]),
 )
-def test_tiles_hold_min_mean_and_max(values: NDArray[np.float32], fr: int, fc: int) -> None:
-    tiles = pool(values, fr, fc)
-    for i in range(tiles.low.shape[0]):
-        for j in range(tiles.low.shape[1]):
-            cells = values[i * fr : (i + 1) * fr, j * fc : (j + 1) * fc].astype(np.float64)
+def test_tiles_hold_what_their_rule_says(values: NDArray[np.float32], fr: int, fc: int) -> None:
+    found = {mode: reduce_to(values, fr, fc, mode, 4.0) for mode in MODES}
+    for i in range(found["min"].shape[0]):
+        for j in range(found["min"].shape[1]):
+            tile = values[i * fr : (i + 1) * fr, j * fc : (j + 1) * fc]
+            cells = tile.astype(np.float64)
+            middle = values[min(i * fr + fr // 2, len(values) - 1), min(j * fc + fc // 2, values.shape[1] - 1)]
             with np.errstate(all="ignore"):
-                assert np.array_equal(tiles.low[i, j], cells.min().astype(np.float32), equal_nan=True)
-                assert np.array_equal(tiles.high[i, j], cells.max().astype(np.float32), equal_nan=True)
+                low, high = cells.min(), cells.max()
+                extreme = high if high >= -low else low
+                typical = middle if abs(extreme) <= 3.0 or tile.size == fr * fc == 1 else extreme
+                expected = {"min": low, "max": high, "extreme": extreme, "typical": typical}
+                for mode, value in expected.items():
+                    assert np.array_equal(found[mode][i, j], np.float32(value), equal_nan=True), mode
                 np.testing.assert_allclose(
-                    tiles.mean()[i, j], cells.mean(), rtol=1e-5, atol=1e-44 + 1e-5 * np.abs(cells).max()
+                    found["mean"][i, j], cells.mean(), rtol=1e-5, atol=1e-44 + 1e-5 * np.abs(cells).max()
                 )
 
 
 def test_a_single_spike_and_a_single_nan_survive_any_reduction() -> None:
     values = np.random.default_rng(0).standard_normal((512, 512)).astype(np.float32)
     values[100, 300], values[400, 20] = -50, np.nan
-    reduced = reduce_to(values, 64, 64, "extreme")
-    assert reduced[1, 4] == -50
-    assert np.isnan(reduced[6, 0])
+    for mode in ("typical", "extreme"):
+        reduced = reduce_to(values, 64, 64, mode, 4.0)
+        assert reduced[1, 4] == -50
+        assert np.isnan(reduced[6, 0])
 
 
 @given(arrays(np.float32, st.integers(1, 40), elements=FLOATS), st.floats(1e-3, 1e3))

@@ -22,8 +22,15 @@ A message says what was wrong, where, why it matters and what to do, in one go: 
 
 from __future__ import annotations
 
+import contextlib
 import difflib
-from collections.abc import Iterable
+import functools
+import inspect
+from collections.abc import Callable, Iterable, Iterator
+from typing import ParamSpec, TypeVar
+
+P = ParamSpec("P")
+R = TypeVar("R")
 
 
 class WeightlapseError(Exception):
@@ -97,12 +104,50 @@ def missing_extra(package: str, *, extra: str, purpose: str) -> MissingExtra:
     )
 
 
+# top-level module -> (the package that holds it, the extra of weightlapse that installs it)
+OPTIONAL = {
+    "torch": ("torch", "torch"), "scipy": ("scipy", "torch"), "numba": ("numba", "torch"),
+    "av": ("av", "film"), "matplotlib": ("matplotlib", "film"), "PIL": ("pillow", "film"),
+    "starlette": ("starlette", "view"), "uvicorn": ("uvicorn", "view"), "anywidget": ("anywidget", "view"),
+    "keras": ("keras", "keras"), "tensorflow": ("tensorflow-cpu", "keras"),
+    "jax": ("jax", "jax"), "flax": ("flax", "jax"), "equinox": ("equinox", "jax"), "optax": ("optax", "jax"),
+    "lightning": ("lightning", "lightning"), "transformers": ("transformers", "transformers"), "accelerate": ("accelerate", "transformers"),
+    "sklearn": ("scikit-learn", "sklearn"), "ray": ("ray", "ray"),
+    "zarr": ("zarr", "export"), "safetensors": ("safetensors", "export"), "pyarrow": ("pyarrow", "export"), "tensorboard": ("tensorboard", "export"),
+    "xarray": ("xarray", "export"), "fsspec": ("fsspec", "export"), "h5py": ("h5py", "export"),
+    "duckdb": ("duckdb", "query"),
+}  # fmt: skip
+
+
+@contextlib.contextmanager
+def optional(purpose: str) -> Iterator[None]:
+    """An optional package that turns out to be missing inside is told with what needs it and the line that installs it."""
+    try:
+        yield
+    except ModuleNotFoundError as error:
+        if isinstance(error, WeightlapseError) or (known := OPTIONAL.get(str(error.name).split(".")[0])) is None:
+            raise
+        raise missing_extra(known[0], extra=known[1], purpose=purpose) from error
+
+
 def refuse_unknown(given: Iterable[str], known: Iterable[str], where: str) -> None:
     """Raise :class:`UnknownArgument` for the first of the keywords ``given`` that is not ``known``, with the nearest that is."""
     names = list(known)
     for name in given:
         if name not in names:
             raise UnknownArgument(f"{where} has no argument {name!r}; {closest(name, names)}")
+
+
+def suggesting(function: Callable[P, R]) -> Callable[P, R]:
+    """``function``; a keyword that it does not have is refused with the nearest that it has. Its signature, also to a type checker, stays its own."""
+    known = inspect.signature(function).parameters
+
+    @functools.wraps(function)
+    def checked(*arguments: P.args, **options: P.kwargs) -> R:
+        refuse_unknown(options, known, f"{function.__name__}()")
+        return function(*arguments, **options)
+
+    return checked
 
 
 def closest(name: str, known: Iterable[str], count: int = 3) -> str:

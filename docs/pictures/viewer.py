@@ -11,6 +11,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from PIL import Image
 from viewer_runs import RUNS
@@ -35,12 +36,19 @@ MORE = {"figures": (("digits",), FIGURES), "ridgeline": (("digits",), FIGURES + 
 
 
 def small(path: Path) -> None:
-    """Few colours, the frequent ones exact: a screenshot is a few shades, and a repository keeps every version of it."""
+    """256 colours: a screenshot is a few shades, and a repository keeps every version of it. The frequent ones are exact, the others the most different ones,
+    so that a mark of ten pixels keeps its colour."""
     with Image.open(path) as file:
         image = file.convert("RGB")
-    counted = sorted(image.getcolors(image.width * image.height), reverse=True)[:256]
+    counted = sorted(image.getcolors(image.width * image.height), reverse=True)
+    colours = np.array([colour for _, colour in counted])
+    chosen = list(range(min(128, len(colours))))
+    far = np.min(((colours[:, None] - colours[chosen]) ** 2).sum(axis=2), axis=1)
+    while len(chosen) < 256 and far.max() > 0:
+        chosen.append(int(far.argmax()))
+        far = np.minimum(far, ((colours - colours[chosen[-1]]) ** 2).sum(axis=1))
     palette = Image.new("P", (1, 1))
-    palette.putpalette([channel for _, colour in counted for channel in colour])
+    palette.putpalette(colours[chosen].ravel().tolist())
     image.quantize(palette=palette, dither=Image.Dither.NONE).save(path, optimize=True)
 
 

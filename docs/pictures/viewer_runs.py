@@ -181,7 +181,7 @@ def gan(path: Path) -> None:
 def keras(path: Path) -> None:
     import keras as k
 
-    from weightlapse.adapters.keras import WatchCallback
+    from weightlapse.callbacks.keras import WatchCallback
 
     k.utils.set_random_seed(0)
     x, y = (t.numpy() for t in digits())

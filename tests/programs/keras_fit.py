@@ -48,7 +48,7 @@ def make(**compiling):
     model = Subclassed()
     optimizer = keras.optimizers.Adam(0.01, gradient_accumulation_steps=compiling.pop("accumulate", None))
     loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
-    model.compile(optimizer, loss, metrics=["accuracy"], **compiling)
+    model.compile(optimizer, loss, metrics=["accuracy"], jit_compile=compiling.pop("jit", False), **compiling)
     return model
 
 
@@ -75,7 +75,7 @@ def fit(name, *, every=1, epochs=2, batch=16, callbacks=None, watching=None, **c
     watching = {"streams": ("weights", "buffers"), **(watching or {})}
     watch = WatchCallback(FOLDER / name, **watching)
     history = model.fit(
-        X, Y, batch_size=batch, epochs=epochs, verbose=0, shuffle=False, validation_data=(X, Y),
+        X, Y, batch_size=batch, epochs=epochs, verbose=0, shuffle=False, validation_data=(X, Y) if compiling.get("jit") else None,
         callbacks=[watch, hand] if callbacks is None else callbacks(watch),
     )  # fmt: skip
     return model, hand, history
@@ -92,7 +92,7 @@ def check(name, hand, steps):
     return run
 
 
-model, hand, history = fit("plain")
+model, hand, history = fit("plain", jit="auto")
 run = check("plain", hand, list(range(9)))
 assert run.streams["net/norm/moving_mean"] == "buffers"
 assert run.streams["net/first/count"] == "buffers"
@@ -111,19 +111,19 @@ if keras.backend.backend() != "torch":  # which has no such option
     check("grouped", hand, [0, 2, 4, 6, 8])
 
 # without the hand's own look at the model (which makes the JAX trainer gather) the values are the same
-fit("alone", callbacks=lambda watch: [watch])
+fit("alone", jit="auto", callbacks=lambda watch: [watch])
 alone, plain = wl.load(FOLDER / "alone"), wl.load(FOLDER / "plain")
 assert all(alone[n][:].tobytes() == plain[n][:].tobytes() for n in plain.names)
 
 # a second fit: refused, or appended when asked; names stay the same
 try:
-    fit("plain")
+    fit("plain", jit="auto")
 except wl.InvalidArgument as error:
     said = str(error)
     assert "resume=True" in said
 else:
     raise AssertionError("a second fit onto the same recording was not refused")
-fit("plain", watching={"resume": True})  # from the first weights again: step 0
+fit("plain", jit="auto", watching={"resume": True})  # from the first weights again: step 0
 again = wl.load(FOLDER / "plain")
 assert len(again.epochs) == 1
 assert again.steps.tolist() == list(range(9))
@@ -204,7 +204,9 @@ def named():
         [keras.Input((6,)), keras.layers.Dense(5, "tanh", name="a"), keras.layers.BatchNormalization(name="n"), keras.layers.Dense(3, name="b")],
         name="net",
     )  # fmt: skip
-    model.compile(keras.optimizers.Adam(0.01), keras.losses.SparseCategoricalCrossentropy(from_logits=True))
+    model.compile(
+        keras.optimizers.Adam(0.01), keras.losses.SparseCategoricalCrossentropy(from_logits=True), jit_compile=False
+    )
     return model
 
 

@@ -32,7 +32,8 @@ from weightlapse.recording.recording import load
 from weightlapse.store.offline import compact_recording
 from weightlapse.store.writer import Writer
 
-SECONDS = 20  # a case that takes longer hangs
+SECONDS = 20  # of CPU; a case that takes longer hangs
+WAITED = 10 * SECONDS  # by the clock, because the machine may be busy
 MEMORY = 4 << 30
 
 
@@ -189,6 +190,7 @@ def main(seed: int, first: int, count: int, seconds: float = 1e9) -> None:
     soft = (MEMORY, MEMORY)
     resource.setrlimit(resource.RLIMIT_AS, soft)
     signal.signal(signal.SIGALRM, _alarm)
+    signal.signal(signal.SIGPROF, _alarm)
     start = time.monotonic()
     with tempfile.TemporaryDirectory() as place:
         samples = Samples(Path(place) / "samples")
@@ -201,7 +203,8 @@ def main(seed: int, first: int, count: int, seconds: float = 1e9) -> None:
             where = Path(place) / f"case-{number}"
             where.mkdir()
             print(json.dumps({"at": number}), flush=True)
-            signal.alarm(SECONDS)
+            signal.alarm(WAITED)
+            signal.setitimer(signal.ITIMER_PROF, SECONDS)
             began = time.process_time()
             try:
                 case, wrong = one(samples, seed, number, where)
@@ -209,6 +212,7 @@ def main(seed: int, first: int, count: int, seconds: float = 1e9) -> None:
                 case, wrong = "?", f"takes more than {SECONDS} s"
             finally:
                 signal.alarm(0)
+                signal.setitimer(signal.ITIMER_PROF, 0)
             took = time.process_time() - began
             if wrong:
                 print(

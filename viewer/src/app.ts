@@ -29,6 +29,7 @@ import { Tree } from "./ui/tree";
 import { unitsOf } from "./units";
 
 const EXAMINED_BYTES = 150e6;
+const PATIENCE = 1500; // milliseconds that everything else waits for the first picture
 
 export interface Options { page: boolean } // a page of its own: it then has the address and the body to itself
 
@@ -89,8 +90,10 @@ export class App {
     this.inspector.fill(this.manifest.runs);
     void this.inspector.sync().catch((e: Error) => this.complain(e.message));
     this.surveyor.run = this.run;
+    const first = Promise.race([new Promise<void>((seen) => { this.seen = seen; }), new Promise<void>((late) => { setTimeout(late, PATIENCE); })]);
+    void this.surveyor.fill(this.run, first); // the map stands before the picture, so that this has its size, and is coloured after it
     await this.setPanels();
-    void this.surveyor.fill(this.run);
+    await first; // what costs time comes after what is looked at
     void this.inspector.loadCurve();
     void this.loadFindings();
     if (this.manifest.runs.length > 1) void this.loadPair();
@@ -310,12 +313,15 @@ export class App {
 
   // -- what happens -------------------------------------------------------------------------------------------------------
 
+  private seen: () => void = () => undefined; // the first picture is on the screen
+
   private drawn(frame: number): void {
+    this.seen();
     if (this.options.page && document.body.dataset.wlState !== "ready") document.body.dataset.wlState = "ready";
     this.root.dataset.state = "ready";
     this.timeline.shown(frame);
     this.probe.update(frame, this.player.playing ? 96 : 0);
-    if (!this.player.playing) { this.inspector.draw(); this.toolbar.reduced(this.stage.reduced); }
+    if (!this.player.playing) { this.inspector.draw(); this.toolbar.reduced(this.stage.reduced); this.legend.thinned(this.stage.reduced ? this.store.view.cells : null); }
     this.film.frame(this.stage, this.title(), this.run.steps[frame]);
   }
 

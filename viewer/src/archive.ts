@@ -1,18 +1,20 @@
 // Typed questions to a source, and a bounded memory of the answers that come up again.
 
+import type { Mode } from "./picture/thin";
 import type { Survey, Surveyed } from "./map/change";
 import { jsonOf, unpack, valuesOf, type Additions, type Manifest, type Query, type Run, type Source, type Values } from "./source";
 
 export interface Span { r: [number, number]; c: [number, number] }
-export interface Look { ref: string; order: string }
+export interface Look { ref: string; order: string; mode: Mode; limit: number | null } // null: a scale for each picture
 
-/** One frame of a tensor: all values of a region, or its tiles of `f` cells by min, mean and max. */
+/** One frame of a tensor: all values of a region, or one number for each of its tiles of `f` cells. */
 export interface Plane extends Span {
   frame: number;
   f: [number, number];
   dtype: string;
   bound: number | null;
-  values: Values; // (rows, cols), or (3, rows, cols) when reduced
+  limit?: number; // of tiles: the end of their scale
+  values: Values; // (rows, cols)
   rows: number;
   cols: number;
 }
@@ -102,7 +104,7 @@ export class Archive {
     const kept = this.planes.get(key);
     if (kept) return kept;
     const query: Query = { run, tensor, frame, r: span.r.join(":"), c: span.c.join(":"), f: f.join(",") };
-    const buffer = await this.source.ask("plane", { ...query, ...lookQuery(look) }, signal);
+    const buffer = await this.source.ask("plane", { ...query, ...lookQuery(look, f) }, signal);
     const { header, offset } = unpack<Omit<Plane, "values" | "rows" | "cols">>(buffer);
     const rows = Math.ceil((header.r[1] - header.r[0]) / header.f[0]);
     const cols = Math.ceil((header.c[1] - header.c[0]) / header.f[1]);
@@ -132,10 +134,11 @@ export class Archive {
   }
 }
 
-function lookQuery(look: Look): Query {
-  return { ...(look.ref ? { ref: look.ref } : {}), ...(look.order ? { order: look.order } : {}) };
+function lookQuery(look: Look, f: [number, number] = [0, 0]): Query {
+  const tiled: Query = f[0] === 1 && f[1] === 1 ? {} : { mode: look.mode, limit: look.limit ?? "step" }; // stored values need neither
+  return { ...tiled, ...(look.ref ? { ref: look.ref } : {}), ...(look.order ? { order: look.order } : {}) };
 }
 
 function planeKey(run: number, tensor: string, frame: number, span: Span, f: [number, number], look: Look): string {
-  return JSON.stringify([run, tensor, frame, span.r, span.c, f, look.ref, look.order]);
+  return JSON.stringify([run, tensor, frame, span.r, span.c, f, lookQuery(look, f)]);
 }

@@ -2,7 +2,7 @@
 
 import type { Archive, Clip, Look, Plane, Span } from "./archive";
 import type { Painter, Texture } from "./gl/painter";
-import { chosen, scaleLimit, type Mode } from "./scene/colour";
+import { scaleLimit } from "./scene/colour";
 import type { Rect } from "./scene/layout";
 import { planeSize } from "./scene/plane";
 import { pieceAt, type Piece, type Run, type Tensor, type Values } from "./source";
@@ -10,14 +10,13 @@ import { pieceAt, type Piece, type Run, type Tensor, type Values } from "./sourc
 const PREVIEW_CELLS = 150_000; // larger pictures come in eight bits first, exactly a moment later
 const EXACT_CELLS = 4_000_000; // whole pictures up to this size are fetched whole and kept
 const CLIP_BYTES = 3_000_000;
-const CLIP_CELLS = 24_000_000; // cells that the answer to one question is made from: it should not take long
 const KEPT_BYTES = 160e6;
 
 export interface Source { run: number; of: Run; tensor: Tensor; ref: string; title: string; frameOf(frame: number): number }
 
 interface Request {
-  frame: number; span: Span; f: [number, number]; look: Look; mode: Mode;
-  limit: number | null; // null: a scale for this picture alone
+  frame: number; span: Span; f: [number, number]; look: Look;
+  coarse: { span: Span; f: [number, number] }; // in eight bits, no finer than the screen
   hurry: boolean; // a hand is scrubbing: eight bits will do
   changed(): void; failed(text: string): void;
 }
@@ -36,6 +35,7 @@ export class Panel {
   private busy = false;
   private gone = false;
   private next: Request | null = null;
+  private fetching = ""; // what is under way
   private exact: AbortController | null = null;
   private clips = new Map<string, { pixels: Uint8Array; limit: number; clip: Clip }>();
   private clipBytes = 0;
@@ -62,12 +62,15 @@ export class Panel {
   /** Fetches the picture as exactly as the screen can show it. One request at a time: while it is under way only the newest of the
    * requests after it is remembered, so that a scrubbing hand sees pictures at the pace at which they come. */
   show(request: Request): void {
+    const key = JSON.stringify([request.frame, request.span, request.f, request.look, request.hurry]);
     if (this.busy) {
+      if (key === this.fetching) { this.next = null; return; }
       this.next = request;
       this.exact?.abort(); // a picture that has been passed by needs no more digits
       return;
     }
     this.busy = true;
+    this.fetching = key;
     this.fetch(request).catch((error: Error) => { if (error.name !== "AbortError") request.failed(error.message); }).finally(() => {
       this.busy = false;
       const next = this.next;
@@ -76,14 +79,13 @@ export class Panel {
     });
   }
 
-  private async fetch({ frame, f, look, mode, limit, hurry, span: wanted, changed }: Request): Promise<void> {
+  private async fetch({ frame, f, look, coarse, hurry, span: wanted, changed }: Request): Promise<void> {
     const at = this.source.frameOf(frame), { run, tensor } = this.source, { rows, cols } = this.size(frame);
     const span: Span = f[0] === 1 && f[1] === 1 && rows * cols <= EXACT_CELLS ? { r: [0, rows], c: [0, cols] } : wanted;
     let plane = this.archive.plane(run, tensor.name, at, span, f, look);
     const cells = ((span.r[1] - span.r[0]) / f[0]) * ((span.c[1] - span.c[0]) / f[1]);
     if (!plane && cells > PREVIEW_CELLS) {
-      const query = { run, tensor: tensor.name, frames: `${at}:${at + 1}:1`, r: span.r.join(":"), c: span.c.join(":"), mode, limit: limit ?? "step",
-        f: f.map((x, i) => x * coarser(i ? cols : rows, cells)).join(",") };
+      const query = { run, tensor: tensor.name, frames: `${at}:${at + 1}:1`, r: coarse.span.r.join(":"), c: coarse.span.c.join(":"), f: coarse.f.join(",") };
       const clip = await this.archive.clip(query, look);
       this.adopt(clip.pixels, clip.h, clip.w, { frame, span: { r: clip.r, c: clip.c }, f: clip.f, limit: clip.limits[0], exact: false });
       changed();
@@ -92,15 +94,14 @@ export class Panel {
     const exact = (this.exact = new AbortController());
     plane ??= await this.archive.fetchPlane(run, tensor.name, at, span, f, look, cells > PREVIEW_CELLS ? exact.signal : undefined);
     if (this.gone || this.asking.size) return; // closed, or playing again meanwhile
-    this.take(plane, frame, mode, limit);
+    this.take(plane, frame, look);
     changed();
   }
 
-  private take(plane: Plane, frame: number, mode: Mode, limit: number | null): void {
-    const reduced = plane.f[0] > 1 || plane.f[1] > 1;
-    const data = reduced ? chosen(plane.values as Float32Array, mode) : floats(plane.values);
+  private take(plane: Plane, frame: number, { limit }: Look): void {
+    const data = floats(plane.values);
     this.plane = plane;
-    this.adopt(data, plane.rows, plane.cols, { frame, span: { r: plane.r, c: plane.c }, f: plane.f, limit: limit ?? scaleLimit(data), exact: true });
+    this.adopt(data, plane.rows, plane.cols, { frame, span: { r: plane.r, c: plane.c }, f: plane.f, limit: limit ?? plane.limit ?? scaleLimit(data), exact: true });
   }
 
   private adopt(data: Uint8Array | Float32Array, rows: number, cols: number, about: Omit<Drawn, "texture">): void {
@@ -120,11 +121,11 @@ export class Panel {
   }
 
   /** Asks for the frames from `frame` on (every `step`-th), unless they are here or under way. */
-  prefetch(frame: number, count: number, step: number, span: Span, f: [number, number], look: Look, mode: Mode, limit: number | null,
+  prefetch(frame: number, count: number, step: number, span: Span, f: [number, number], look: Look,
     about: string, arrived: () => void): void {
     const bytes = Math.ceil((span.r[1] - span.r[0]) / f[0]) * Math.ceil((span.c[1] - span.c[0]) / f[1]);
     const cells = (span.r[1] - span.r[0]) * (span.c[1] - span.c[0]);
-    const chunk = Math.max(1, Math.min(64, Math.floor(CLIP_BYTES / bytes), Math.floor(CLIP_CELLS / cells)));
+    const chunk = Math.max(1, Math.min(64, Math.floor(CLIP_BYTES / bytes))); // the answer may hold fewer, so that it does not take long
     const { run, tensor } = this.source;
     let at = this.source.frameOf(frame), asked = 0;
     const last = this.source.of.frames;
@@ -139,7 +140,7 @@ export class Panel {
       if (!underWay) {
         const cancel = new AbortController(), name = `${at}#${stop}#${key}`;
         this.asking.set(name, cancel);
-        const query = { run, tensor: tensor.name, frames: `${at}:${stop}:${step}`, f: f.join(","), mode, limit: limit ?? "step",
+        const query = { run, tensor: tensor.name, frames: `${at}:${stop}:${step}`, f: f.join(","),
           r: span.r.join(":"), c: span.c.join(":") };
         this.archive.clip(query, look, cancel.signal).then((clip) => {
           const size = clip.h * clip.w;
@@ -187,11 +188,6 @@ export class Panel {
     if (this.drawn) this.painter.free(this.drawn.texture);
     this.drawn = null;
   }
-}
-
-/** A preview has a quarter of the cells along each side of a large picture. */
-function coarser(count: number, cells: number): number {
-  return count <= 200 ? 1 : cells > 500_000 ? 4 : 2;
 }
 
 function floats(values: Values): Float32Array {

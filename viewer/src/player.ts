@@ -37,7 +37,7 @@ export class Player {
     const stride = Math.max(1, Math.ceil(fps / 60));
     this.position = Math.min(this.position + (Math.min(250, now - this.last) / 1000) * fps, last);
     this.last = now;
-    const target = Math.min(last, frame + Math.floor((this.position - frame) / stride) * stride);
+    const target = Math.min(last, frame + Math.floor((this.position - frame) / stride + 0.5) * stride);
     let shown = frame;
     for (let at = target; at > frame; at -= stride) {
       if (this.stage.ready(at, null)) { shown = at; break; }

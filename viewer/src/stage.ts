@@ -108,11 +108,14 @@ export class Stage {
     this.panels = sources.map((s) => new Panel(s, this.archive, this.painter));
     this.blink();
     this.retable(true);
+    this.measure();
     this.arrange();
     this.readCamera();
   }
 
-  lookOf(panel: Panel): Look { return { ref: panel.source.ref || this.store.view.diff, order: this.store.view.order }; }
+  lookOf(panel: Panel): Look {
+    return { ref: panel.source.ref || this.store.view.diff, order: this.store.view.order, mode: this.store.view.cells, limit: this.limitOf(panel) };
+  }
 
   limitOf(panel: Panel): number | null {
     const { scale, diff, show } = this.store.view;
@@ -125,8 +128,14 @@ export class Stage {
 
   // -- places -----------------------------------------------------------------------------------------------------------
 
+  private wide = 40;
+  private high = 40; // of the stage; to ask the page for them at every frame would cost a layout of it each time
+
+  private measure(): void { ({ clientWidth: this.wide, clientHeight: this.high } = this.element); }
+
   private resized(): void {
-    const ratio = devicePixelRatio || 1, { clientWidth: w, clientHeight: hh } = this.element;
+    this.measure();
+    const ratio = devicePixelRatio || 1, w = this.wide, hh = this.high;
     this.overlaid = "";
     for (const c of [this.canvas, this.overlay]) { c.width = Math.max(1, Math.round(w * ratio)); c.height = Math.max(1, Math.round(hh * ratio)); }
     this.arrange();
@@ -136,7 +145,7 @@ export class Stage {
 
   /** Puts the panels in their places; called when their sizes, their number or the window change. */
   arrange(): void {
-    const w = Math.max(40, this.element.clientWidth - 2 * MARGIN), hh = Math.max(40, this.element.clientHeight - 2 * MARGIN);
+    const w = Math.max(40, this.wide - 2 * MARGIN), hh = Math.max(40, this.high - 2 * MARGIN);
     const frame = this.store.view.frame;
     const sizes = this.panels.map((p) => ({ ...p.size(frame), layer: `${p.source.run}:${layerOf(p.source.tensor.name)}` }));
     const many = this.store.view.show === "all";
@@ -206,7 +215,7 @@ export class Stage {
     const pick = playing ? display : finest;
     const f: [number, number] = [pick(box.dy * ratio), pick(box.dx * ratio)];
     if (!playing && f[0] <= 4 && f[1] <= 4 && rows * cols <= 4e6) f[0] = f[1] = 1; // the shader reduces small factors itself
-    const span = visible(rows, cols, box, this.element.clientWidth, this.element.clientHeight, f);
+    const span = visible(rows, cols, box, this.wide, this.high, f);
     return span && { span, f };
   }
 
@@ -219,17 +228,17 @@ export class Stage {
   /** Fetches what is on the screen for the current frame, exactly; in eight bits while a hand is scrubbing. */
   refresh(hurry = false): void {
     if (this.playing || this.waiting) return;
-    const { frame, cells } = this.store.view;
+    const { frame } = this.store.view;
     for (const panel of this.panels) {
-      const want = panel.shapeAt(frame) && this.region(panel, frame, false);
-      if (!want) { panel.rest(); this.redraw(); continue; }
-      panel.show({ ...want, frame, look: this.lookOf(panel), mode: cells, limit: this.limitOf(panel), hurry,
+      const there = panel.shapeAt(frame), want = there && this.region(panel, frame, false), coarse = there && this.region(panel, frame, true);
+      if (!want || !coarse) { panel.rest(); this.redraw(); continue; }
+      panel.show({ ...want, coarse, frame, look: this.lookOf(panel), hurry,
         changed: () => this.redraw(), failed: (text) => this.onProblem(text) });
     }
   }
 
   private about(panel: Panel, want: { span: Span; f: [number, number] }): string {
-    return JSON.stringify([want, this.lookOf(panel), this.store.view.cells, this.limitOf(panel)]);
+    return JSON.stringify([want, this.lookOf(panel)]);
   }
 
   /** While playing: whether `frame` can be drawn now; asks for it and for what follows. */
@@ -240,7 +249,7 @@ export class Stage {
       if (!want) continue;
       const about = this.about(panel, want);
       if (!panel.has(frame, about)) all = false;
-      if (ask) panel.prefetch(frame, ask.count, ask.step, want.span, want.f, this.lookOf(panel), this.store.view.cells, this.limitOf(panel),
+      if (ask) panel.prefetch(frame, ask.count, ask.step, want.span, want.f, this.lookOf(panel),
         about, () => undefined);
       if (panel.error) this.onProblem(panel.error);
     }

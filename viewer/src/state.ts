@@ -62,7 +62,7 @@ export const PROPERTIES: { [K in keyof View]: Property<View[K]> } = {
   scale: oneOf("tensor", "layer", "global", "step"),
   diff: text("", /^(first|prev|frame:\d+|)$/),
   order: text("", /^(norm|canonical|kin|)$/),
-  cells: oneOf("extreme", "mean", "min", "max"),
+  cells: oneOf("typical", "extreme", "mean", "min", "max"),
   time: oneOf("frames", "steps", "log"),
   show: oneOf("one", "all", "pair"),
   also: list(),

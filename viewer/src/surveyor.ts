@@ -25,12 +25,13 @@ export class Surveyor {
 
   private trouble: (text: string) => void;
 
-  /** Tells of the network at once and of its changes as they are surveyed. */
-  async fill(run: Run): Promise<void> {
+  /** Tells of the network at once and of its changes as they are surveyed, which begins when `before` is there. */
+  async fill(run: Run, before: Promise<void> = Promise.resolve()): Promise<void> {
     const network = (this.network = networkOf(run)), asked = ++this.asked;
     this.map.fill(network);
     this.where.fill(network);
     this.map.show();
+    await before;
     try {
       await this.archive.survey(0, (survey: Survey, of) => {
         if (asked !== this.asked) return;

@@ -9,6 +9,7 @@ import { blanks, cellOf, gaps, indexOf, layout, type Layout, type LayoutJson } f
 import { SIGNED, signed } from "../src/picture/marks";
 import { short } from "../src/picture/numbers";
 import { GAPS, GROUNDS, INKS, isLight, lookup, rgb, type Theme } from "../src/picture/palette";
+import { thinned, type Mode } from "../src/picture/thin";
 import { side } from "../src/picture/ticks";
 
 const number = (told: number | string) => (typeof told === "string" ? Number({ inf: "Infinity", "-inf": "-Infinity", nan: "NaN" }[told]) : told);
@@ -84,6 +85,26 @@ for (const one of file.tensors) {
       for (let col = 0; col < drawn.cols; col++) assert.equal(empty.has(`${row},${col}`), indexOf(drawn, row, col) === null, `${row},${col}`);
   });
 }
+
+for (const { shape, factors, codes: expected } of file.thinned)
+  test(`${shape.join(" x ")} weights in tiles of ${factors.join(" x ")} are drawn as in Python`, () => {
+    const [rows, cols] = shape, name = `thinned (${rows}, ${cols})`;
+    const values = valuesOf(name, rows * cols).map((v) => (v === 60 ? Math.fround(0.8) : v));
+    for (const mode of Object.keys(expected) as Mode[]) {
+      const found = Array.from(thinned(values, cols, [0, rows], [0, cols], factors, mode, 1), (v) => codeOf(v, 1));
+      assert.deepEqual(found, expected[mode], mode);
+    }
+  });
+
+test("a spike beyond three quarters of the scale is drawn, a smaller one is not", () => {
+  const values = new Float32Array(64).fill(0.1);
+  values[10] = 0.74;
+  assert.equal(thinned(values, 8, [0, 8], [0, 8], [8, 8], "typical", 1)[0], Math.fround(0.1));
+  values[10] = -0.76;
+  assert.equal(thinned(values, 8, [0, 8], [0, 8], [8, 8], "typical", 1)[0], Math.fround(-0.76));
+  values[60] = NaN;
+  assert.ok(Number.isNaN(thinned(values, 8, [0, 8], [0, 8], [8, 8], "typical", 1)[0]));
+});
 
 test("palettes, grounds and inks are those of Python", () => {
   for (const theme of THEMES) {

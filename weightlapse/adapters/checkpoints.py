@@ -15,6 +15,7 @@ from weightlapse.adapters.checkpoint_files import READERS, each_once, first_line
 from weightlapse.errors import CannotRecord, InvalidArgument
 
 _BUFFERS = re.compile(r"(^|\.)(running_mean|running_var|num_batches_tracked)$|(^|/)moving_(mean|variance)$")
+_SINGLE = ("model.safetensors", "pytorch_model.bin", "adapter_model.safetensors")
 _MAX_INDEX = 100 << 20  # bytes
 
 
@@ -83,13 +84,19 @@ def step_of(path: str | Path) -> int:
     return int(numbers[-1])
 
 
+def is_tree(path: Path) -> bool:
+    """Whether a path is a folder that may hold checkpoints and is none itself."""
+    single = ("model.safetensors.index.json", "pytorch_model.bin.index.json", *_SINGLE)
+    return path.is_dir() and not any((path / name).exists() for name in single)
+
+
 def _folder(path: Path) -> Checkpoint:
     """A Hugging Face checkpoint: one weights file, or an index that names several."""
     for index in ("model.safetensors.index.json", "pytorch_model.bin.index.json"):
         if (path / index).is_file():
             shards = (read_checkpoint(path / file) for file in _shards(path / index))
             return Checkpoint(each_once(path, (item for shard in shards for item in shard.items())))
-    for file in ("model.safetensors", "pytorch_model.bin", "adapter_model.safetensors"):
+    for file in _SINGLE:
         if (path / file).is_file():
             return read_checkpoint(path / file)
     raise InvalidArgument(

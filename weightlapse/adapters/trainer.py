@@ -20,9 +20,7 @@ class Watching:
         """Keep the path and the keywords of ``watch()``; unknown ones are refused now, not when training begins."""
         import weightlapse  # the public face: callbacks are users of it
 
-        refuse_unknown(
-            watch, [n for n in inspect.signature(weightlapse.watch).parameters if n != "unknown"], type(self).__name__
-        )
+        refuse_unknown(watch, inspect.signature(weightlapse.watch).parameters, type(self).__name__)
         self.path = path
         self.recorder = None
         self.keywords = watch

@@ -20,10 +20,10 @@ def check_tolerance(tolerance: Any) -> float | None:
         return None
     if tolerance == "film":
         return 1e-2
-    if isinstance(tolerance, bool) or not isinstance(tolerance, (int, float)) or not 0 < tolerance < math.inf:
+    if isinstance(tolerance, bool) or not isinstance(tolerance, (int, float)) or not 0 < tolerance <= 1:
         raise InvalidArgument(
-            f"tolerance={tolerance!r}: give None for bit-exact storage, 'film' (= 1e-2), or a positive number: the largest error "
-            "allowed, as a fraction of a tensor's standard deviation"
+            f"tolerance={tolerance!r}: give None for bit-exact storage, 'film' (= 1e-2), or a number above 0 and at most 1: the "
+            "largest error allowed, as a fraction of a tensor's standard deviation (beyond 1 nothing of the weights would be left)"
         )
     return float(tolerance)
 

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 from weightlapse.adapters.source import Source
+from weightlapse.capture.keeping import KeepingWriter
 from weightlapse.capture.layouts import difference, layout_of, rows_of
 from weightlapse.capture.packed_ring import Packing, make_ring
 from weightlapse.capture.pump import Pump
@@ -23,7 +24,7 @@ class Camera:
     def __init__(
         self,
         source: Source,
-        writer: Writer,
+        writer: Writer | KeepingWriter,
         ring: Ring,
         *,
         memory: int | None,
@@ -67,8 +68,9 @@ class Camera:
 
     @property
     def frames(self) -> int:
-        """Frames of the recording so far."""
-        return self.taken - self._branched
+        """Frames of the recording so far; of one that keeps only some those that are written."""
+        taken = self.pump.writer.recorded if self.pump.writer.numbers_first else self.taken
+        return taken - self._branched
 
     def has_room(self) -> bool:
         """Whether there is a row for the next frame; waits for one, unless that is in vain or not wanted."""

@@ -17,6 +17,7 @@ from typing import Any
 
 import numpy as np
 
+from weightlapse.capture.keeping import KeepingWriter
 from weightlapse.capture.ring import Ring
 from weightlapse.progress import bar
 from weightlapse.store.passing import PASSING
@@ -36,7 +37,7 @@ class Pump:
 
     patience = 10.0  # seconds that close() waits for a store that takes nothing
 
-    def __init__(self, writer: Writer, ring: Ring) -> None:
+    def __init__(self, writer: Writer | KeepingWriter, ring: Ring) -> None:
         self.writer = writer
         self.failure: BaseException | None = None
         self.paused: str | None = None
@@ -205,10 +206,10 @@ class Pump:
             note = self._notes[0] if self._notes else None
             logged = len(self._logged)  # counted first: their frames are published by now
             self._write_frames(at, None if note is None else note[0])
-            self._write_logged(logged)
+            self._write_logged(min(logged, len(self._logged)))
             if note is None:
                 return
-            note[1](self.writer)
+            note[1](self.writer)  # type: ignore[arg-type]
             self._notes.popleft()
 
     def _write_frames(self, at: tuple[int, Ring], stop: int | None = None) -> None:
@@ -218,6 +219,8 @@ class Pump:
             room = len(ready[0]) if stop is None else min(len(ready[0]), stop - before - ring.taken)
             if room <= 0:
                 return
+            if self.writer.numbers_first:
+                self._write_logged(len(self._logged))
             had = self.writer.frames
             try:
                 self.writer.append(ready[0][:room], ready[1][:room])

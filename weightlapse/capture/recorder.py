@@ -20,6 +20,7 @@ from weightlapse.adapters.find import find_steps
 from weightlapse.adapters.source import Source, Steps, left_out_text
 from weightlapse.capture.camera import Camera
 from weightlapse.capture.findings import Findings, tell
+from weightlapse.capture.keeping import KeepingWriter
 from weightlapse.capture.mirroring import Mirroring
 from weightlapse.capture.null import inactive_copy
 from weightlapse.capture.numbering import ResumePoint, whole
@@ -48,7 +49,7 @@ class Recorder:
     def __init__(
         self,
         source: Source,
-        writer: Writer,
+        writer: Writer | KeepingWriter,
         ring: Ring,
         schedule: Schedule,
         *,
@@ -371,7 +372,7 @@ class Recorder:
             else "none that was taken is missing"
         )
         text = f"weightlapse stopped recording to {self.path} at step {self._last}: {kind}{self.stopped}. Training goes on; "
-        tell(f"{text}{self._pump.writer.frames} frames are in the recording, {lost}.", RecordingStopped)
+        tell(f"{text}{self._pump.writer.recorded} frames are in the recording, {lost}.", RecordingStopped)
 
     def disown(self, why: str) -> None:
         """From now on record nothing, in a process that is not the recorder's; ``why`` is said at the next step."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib
-import inspect
 import os
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -21,6 +20,7 @@ from weightlapse.capture.arguments import (
     check_wiring,
     refuse_strangers,
 )
+from weightlapse.capture.keeping import KeepingWriter, check_keep, frames_held, sparse_schedule
 from weightlapse.capture.late import LateRecorder
 from weightlapse.capture.layouts import layout_of
 from weightlapse.capture.memory import ring_memory
@@ -33,7 +33,8 @@ from weightlapse.capture.ranks import model_is_sharded, process_group, record_to
 from weightlapse.capture.recorder import Backpressure, Recorder
 from weightlapse.capture.resuming import cannot_be_written, go_on, is_there, present_weights, recorded_names
 from weightlapse.capture.schedule import Schedule, schedule
-from weightlapse.errors import InvalidArgument, refuse_unknown
+from weightlapse.capture.schedule import every as all_steps
+from weightlapse.errors import InvalidArgument, suggesting
 from weightlapse.store.mirror import Mirror
 from weightlapse.store.ranks import rank_folder
 from weightlapse.store.remote import is_url
@@ -43,6 +44,7 @@ from weightlapse.store.writer import Compact, Fsync, Writer
 _SPOKEN_OF = 32_000_000  # bytes of a frame from which on it is said before training what it costs
 
 
+@suggesting
 def watch(
     model: Any,
     path: str | os.PathLike[str],
@@ -68,7 +70,7 @@ def watch(
     backpressure: Backpressure = "block",
     fsync: Fsync = "close",
     pack: bool | Literal["auto"] = "auto",
-    **unknown: Any,
+    keep: Literal["all", "around_events"] = "all",
 ) -> Recorder | NullRecorder | LateRecorder:
     """Record ``model`` into the folder ``path`` while it trains. The network as it is now becomes frame 0.
 
@@ -99,6 +101,10 @@ def watch(
       closed; "auto": live while a core is free, the rest at the end; "never", for ``weightlapse compact`` to do it later.
     - ``pack``: whether frames are made small where the weights are, before they cross the bus: "auto" on a GPU where a tolerance is given (10 to 20 times
       less to copy and to write), True also exact ones and on the CPU, False never.
+    - ``keep``: "all" records what ``every`` says. "around_events" takes every step into memory and writes those of ``every`` (where that is 1, every hundredth)
+      and all steps around an event: up to 64 before it, as far as half of ``memory`` holds them, and 32 after. An event is a logged loss (a scalar with "loss" in
+      its name) that goes beyond twice the largest of the 20 before it, or to a level of three times its start and its best, or is no number; or NaN or Inf among
+      weights that had none; or another layout. Steps that are left out are no gaps; the numbers logged with them are left out too. ``flush()`` keeps all that is held.
     - ``mirror``: an fsspec URL ("s3://bucket/run") that gets a copy: finished blocks while recording, the rest at the end.
     - ``fsync``: when to force bytes to the device: "close", "flush" or "never" (a power cut may then lose the end; a crash never does).
 
@@ -126,7 +132,6 @@ def watch(
         raise InvalidArgument(
             f"{path}: recordings are written to a local folder (copy it elsewhere when it is done; load() reads URLs)"
         )
-    refuse_unknown(unknown, inspect.signature(watch).parameters, "watch()")
     check_objects(model, path)
     when = schedule(every)
     bound = check_tolerance(tolerance)
@@ -137,6 +142,7 @@ def watch(
     if pack != "auto" and not isinstance(pack, bool):
         raise InvalidArgument(f"pack={pack!r}: choose 'auto', True or False")
     check_choice("missing", missing, "refuse", "gap")
+    check_choice("keep", keep, "all", "around_events")
     check_switches(overwrite=overwrite, resume=resume, every_rank=every_rank)
     own = check_meta(meta)
     if mirror is not None and not isinstance(mirror, str):
@@ -150,6 +156,8 @@ def watch(
         )
     rank, count = process_group()
     sharded = count > 1 and model_is_sharded(model)
+    keeping = check_keep(keep, pack=pack, sharded=sharded)
+    when = sparse_schedule(when) if keeping else when
     if rank > 0 and not sharded and not every_rank:
         return NullRecorder(path)
     if sharded and example is not None:
@@ -166,10 +174,13 @@ def watch(
             source.adopt(recorded_names(where))
         first = model if source.takes_params else given
         layout = layout_of(source.arrays(first))
-        packing = packing_of(pack, bound, where if resume and is_there(where) else None)
-        ring = make_ring(source, layout, budget, packing)
+        packing = packing_of(False if keeping else pack, bound, where if resume and is_there(where) else None)
+        ring = make_ring(source, layout, budget // 2 if keeping and budget else budget, packing)
         spec = _wiring_spec(model, wiring, example)
         facts = {"framework": source.framework, "model": type(model).__name__, "every": repr(when), **own}
+        if keeping:
+            facts["keep"] = keep
+            frames_held(layout.row_nbytes, budget)  # refuses before anything is made
         if sharded:
             facts["distributed"] = {"rank": rank, "world_size": count, "shards": source.shards}
         copy = None if mirror is None else Mirror(_rank_url(mirror, rank, sharded), replace=overwrite or resume)
@@ -195,9 +206,9 @@ def watch(
                 )
         rec = Recorder(
             source,
-            writer,
+            KeepingWriter(writer, when, budget) if keeping else writer,
             ring,
-            when,
+            all_steps(1) if keeping else when,
             memory=budget,
             packing=packing,
             backpressure=backpressure,

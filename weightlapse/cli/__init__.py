@@ -9,7 +9,7 @@ from collections.abc import Sequence
 
 import click
 
-from weightlapse.errors import InvalidArgument, WeightlapseError, closest
+from weightlapse.errors import InvalidArgument, WeightlapseError, closest, optional
 
 # verb -> one line for --help; the verb's file is cli/<verb>.py and holds `command`
 VERBS = {
@@ -22,6 +22,8 @@ VERBS = {
     "page": "Write one self-contained, offline HTML page.",
     "compare": "Say whether two networks are the same up to symmetry.",
     "diff": "Say what differs between two networks, tensor by tensor.",
+    "top": "Say which weights, units or tensors are largest or moved most.",
+    "query": "Ask a recording in SQL.",
     "lineage": "Say whether one network was made from the other.",
     "doctor": "Find dead, saturated, exploding, frozen ... weights.",
     "grow": "Widen a checkpoint without changing its function.",
@@ -76,10 +78,17 @@ def program() -> None:
     """A time-lapse camera and a workbench for the weights of neural networks."""
 
 
+def _asked(arguments: Sequence[str] | None) -> str:
+    """The words that a sentence about them begins with."""
+    words = sys.argv[1:] if arguments is None else list(arguments)
+    return " ".join(["`weightlapse", *words[:1]]) + "`"
+
+
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the program and exit: 0 done, 1 the answer is "no" or the data is bad, 2 wrong usage."""
     try:
-        result = program.main(args=arguments, prog_name="weightlapse", standalone_mode=False)
+        with optional(_asked(arguments)):
+            result = program.main(args=arguments, prog_name="weightlapse", standalone_mode=False)
         sys.exit(result if isinstance(result, int) else 0)
     except click.ClickException as error:
         error.show()

@@ -62,4 +62,4 @@ def _write(found: object, out: Path) -> None:
     from weightlapse.film.differences import diff as draw
 
     with whole_file(out) as file:
-        draw(found).figure.savefig(file, format=out.suffix.lower()[1:], dpi=140)
+        draw(found).figure.canvas.print_figure(file, format=out.suffix.lower()[1:], dpi=140)

@@ -14,6 +14,7 @@ from weightlapse.differences.units import unit_diffs
 from weightlapse.errors import InvalidArgument
 from weightlapse.progress import track
 from weightlapse.wiring.data import Wiring
+from weightlapse.wiring.naming import paired_names, renamed_wiring
 
 
 def diff(a: Any, b: Any, wiring: Wiring | None = None) -> Diff:
@@ -40,21 +41,33 @@ def diff(a: Any, b: Any, wiring: Wiring | None = None) -> Diff:
     if wiring is not None and not isinstance(wiring, Wiring):
         raise InvalidArgument(f"wiring= is {type(wiring).__name__}: give a Wiring, such as wl.trace(model, x)")
     with opened(a, "a") as one, opened(b, "b") as two:
-        return _diff(one, two, wiring if wiring is not None else one.wiring or two.wiring)
+        numbered = _numbered_on(one, two)
+        if wiring is None and one.wiring is None and two.wiring is not None:
+            wiring = renamed_wiring(two.wiring, numbered)
+        return _diff(one, two, wiring if wiring is not None else one.wiring, numbered)
 
 
-def _diff(a: Side, b: Side, wiring: Wiring | None) -> Diff:
+def _numbered_on(a: Side, b: Side) -> dict[str, str]:
+    """Name in B -> name in A where Keras gave the layers of one architecture other numbers."""
+    found = paired_names(*({n: t.shape for n, t in side.items()} for side in (a, b)))
+    return {} if found is None else {name: mine for name, mine in found.items() if name != mine}
+
+
+def _diff(a: Side, b: Side, wiring: Wiring | None, numbered: dict[str, str]) -> Diff:
     tied_a, tied_b = copies(a), copies(b)
-    stands_for = renamed(
+    stands_for = numbered or renamed(
         {n: t for n, t in a.items() if not _told_by_tie(n, tied_a, b)},
         {n: t for n, t in b.items() if not _told_by_tie(n, tied_b, a)},
     )
     found: dict[str, TensorDiff] = {}
     for name in track([*b, *(n for n in a if n not in b and n not in stands_for.values())], "comparing"):
-        if name in b and name in a:
-            found[name] = _pair(a[name], b[name])
+        if name in numbered:
+            found[name] = _pair(a[numbered[name]], b[name])
+            found[name].other = numbered[name]
         elif name in stands_for:
             found[name] = _renamed(a[stands_for[name]], b[name])
+        elif name in b and name in a:
+            found[name] = _pair(a[name], b[name])
         elif name in b:
             found[name] = _alone(b[name], "added", tied_b, a, b)
         else:
@@ -65,7 +78,7 @@ def _diff(a: Side, b: Side, wiring: Wiring | None) -> Diff:
     notes = _ties(a, b, tied_a, tied_b, found)
     result = Diff(a.label, b.label, found, notes=notes)
     if wiring is not None and not result.identical:
-        _with_units(result, wiring, a, b)
+        _with_units(result, wiring, a, b, numbered)
     return result
 
 
@@ -165,12 +178,12 @@ def _equal(side: Side, name: str, first: str) -> bool:
     return one.shape == two.shape and one.dtype == two.dtype and same_bytes(one, two)
 
 
-def _with_units(result: Diff, wiring: Wiring, a: Side, b: Side) -> None:
+def _with_units(result: Diff, wiring: Wiring, a: Side, b: Side, numbered: dict[str, str]) -> None:
     pairs = {}
     known = {}
     for name, t in result.tensors.items():
-        first = wiring.canonical_name(name)
-        mine = t.other if t.status == "renamed" and t.other is not None else name
+        mine = numbered.get(name) or (t.other if t.status == "renamed" and t.other is not None else name)
+        first = wiring.canonical_name(mine if mine in wiring.shapes else name)
         if mine in a and name in b and first not in pairs:
             pairs[first] = (a[mine], b[name])
             known[first] = t

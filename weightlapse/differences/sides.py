@@ -20,6 +20,7 @@ from weightlapse.adapters.source import Selection
 from weightlapse.differences.tensor import Bytes, FileBytes, MadeBytes, Tensor
 from weightlapse.errors import CannotRecord, InvalidArgument, WeightlapseError
 from weightlapse.store.remote import is_url
+from weightlapse.wiring.programs.find import is_keras
 
 if TYPE_CHECKING:
     from weightlapse.recording.recording import Recording
@@ -223,7 +224,7 @@ def _of_object(what: Any, which: str) -> Side:
 def _entries(what: Any, which: str) -> dict[str, Any]:
     if hasattr(what, "get_tensor") and hasattr(what, "keys"):  # a file opened with safetensors.safe_open
         return {str(name): what.get_tensor(name) for name in what.keys()}  # noqa: SIM118  it is no mapping
-    if hasattr(what, "state_dict") and callable(what.state_dict):
+    if hasattr(what, "state_dict") and callable(what.state_dict) and not is_keras(what):
         return {str(n): v for n, v in what.state_dict().items() if hasattr(v, "shape")}
     if isinstance(what, Mapping) and not any(hasattr(v, "state_dict") for v in what.values()):
         return flatten(what)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -10,6 +10,9 @@ from weightlapse.errors import missing_extra
 from weightlapse.film.colours import HIGH, LOW, MINUS_INF, NAN, OVER, PLUS_INF, SIGN_DARK, UNDER, table
 from weightlapse.picture.numbers import short
 from weightlapse.picture.palette import THEMES
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
 
 
 def _pyplot() -> Any:
@@ -20,14 +23,14 @@ def _pyplot() -> Any:
     return pyplot
 
 
-def axes_or_new(ax: Any, size: tuple[float, float] = (7, 4)) -> Any:
+def axes_or_new(ax: Axes | None, size: tuple[float, float] = (7, 4)) -> Axes:
     """``ax``, or the axes of a new figure of ``size`` inches."""
     if ax is not None:
         return ax
     return _pyplot().subplots(figsize=size, layout="constrained")[1]
 
 
-def finished(ax: Any) -> Any:
+def finished(ax: Axes) -> Axes:
     """The axes without the two spines that carry no numbers."""
     ax.spines[["top", "right"]].set_visible(False)
     return ax

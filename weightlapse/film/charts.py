@@ -12,7 +12,7 @@ from weightlapse.errors import InvalidArgument, closest
 from weightlapse.film.colours import SERIES_COUNT
 from weightlapse.film.curves import Line
 from weightlapse.film.frames import all_shapes, sample, values_over
-from weightlapse.measures.measure import measure
+from weightlapse.measures.measure import By, measure
 from weightlapse.measures.stream import Members
 
 _POINTS = 600  # moments at which weights are looked at for a curve: about one per pixel
@@ -147,7 +147,7 @@ def norms(run: Any, order: Any, shapes: Shapes, _: str) -> tuple[str, list[Line]
     return "norms", _measured(run, order, shapes, "norm", "tensor")
 
 
-def _measured(run: Any, order: Any, shapes: Shapes, what: str, by: str) -> list[Line]:
+def _measured(run: Any, order: Any, shapes: Shapes, what: str, by: By) -> list[Line]:
     first, last = int(order.frames.min()), int(order.frames.max())
     stride = max((last - first) // _POINTS, 1)
     part = slice(first, last + 1, stride)

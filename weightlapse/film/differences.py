@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import textwrap
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -12,11 +12,14 @@ from weightlapse.film.axes import axes_or_new, finished, listed_map, series_colo
 from weightlapse.film.colours import encode
 from weightlapse.picture.scale import limit_of as limit_of  # for the page of differences, too
 
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
 LISTED = 24  # tensors in the bar chart
 PICTURES = 6
 
 
-def diff(d: Any, ax: Any = None) -> Any:
+def diff(d: Any, ax: Axes | None = None) -> Axes:
     """A figure of what `wl.diff` found: a bar for each tensor that differs and, without ``ax``, a picture of the largest differences.
 
     Bars show ``||B - A|| / ||A||`` on a logarithmic scale; pictures B - A, thinned, each on a scale of its own. Returns the axes of the bars.

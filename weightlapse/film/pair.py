@@ -27,6 +27,7 @@ from weightlapse.film.scene import THINNED, Order, Scene, frame_boxes, legend_en
 from weightlapse.film.surface import Box
 from weightlapse.picture.numbers import grouped
 from weightlapse.progress import track
+from weightlapse.recording.renamed import under_names_of
 from weightlapse.symmetry.runs import align_runs
 from weightlapse.symmetry.states import distance, float_arrays, parameter_names
 
@@ -38,7 +39,7 @@ class _InStep:
     """A recording seen at the steps of another: at each step its newest frame. Enough of a recording for `align_runs`."""
 
     def __init__(self, run: Any, steps: NDArray[np.int64]) -> None:
-        self.run, self.steps, self.wiring, self.path = run, steps, run.wiring, run.path
+        self.run, self.steps, self.wiring, self.path, self.shapes = run, steps, run.wiring, run.path, run.shapes
         self.at = np.clip(np.searchsorted(np.asarray(run.steps), steps, side="right") - 1, 0, None)
 
     def state(self, *, frame: int) -> dict[str, Any]:
@@ -56,6 +57,7 @@ class Pair:
     """
 
     def __init__(self, first: Any, second: Any, align: bool) -> None:
+        second = under_names_of(first, second)
         shapes = all_shapes(first)
         for name, shape in all_shapes(second).items():
             if shapes.get(name) != shape:

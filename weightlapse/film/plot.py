@@ -9,13 +9,12 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 import weightlapse.film.charts as charts
-import weightlapse.film.scales as scales
 from weightlapse.errors import InvalidArgument, UnknownTensor, closest
 from weightlapse.film.axes import axes_or_new, colour_bar, finished, listed_map, series_colours
 from weightlapse.film.colours import GROUND, encode
@@ -26,16 +25,21 @@ from weightlapse.measures.measure import measure
 from weightlapse.picture.cells import gaps
 from weightlapse.picture.compose import layout_of
 from weightlapse.picture.numbers import spans_decades
-from weightlapse.picture.reduce import typical
+from weightlapse.picture.reduce import SPIKE, typical
 from weightlapse.picture.sample import limit
 from weightlapse.picture.scale import limit_of
 from weightlapse.recording.polar import PARTS, polar
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
 
 _POINTS = 2000  # frames looked at for a curve: more than the pixels of any figure
 _CELLS = 4_000_000  # cells of a heat map; larger tensors are thinned, spikes kept
 
 
-def lines(run: Any, tensor: str | None = None, ax: Any = None, *, most: int = 64, frames: slice | None = None) -> Any:
+def lines(
+    run: Any, tensor: str | None = None, ax: Axes | None = None, *, most: int = 64, frames: slice | None = None
+) -> Axes:
     """Every weight of ``tensor`` (a name or a glob; default: the first) against the step; beyond ``most``, ``most`` of them evenly spread.
 
     Of a complex tensor its magnitudes and its phases. Returns the axes. Raises UnknownTensor.
@@ -76,11 +80,11 @@ def heatmap(
     run: Any,
     tensor: str | None = None,
     frame: int = -1,
-    ax: Any = None,
+    ax: Axes | None = None,
     *,
     scale: str | float = "tensor",
     cmap: str = "RdBu_r",
-) -> Any:
+) -> Axes:
     """The weights of ``tensor`` at ``frame`` as a heat map: a matrix as it is, kernels tiled in × out, a vector as a strip.
 
     ``scale``: "tensor" (one for all frames, as in the film), "step" (this frame's own), or a number. NaN, Inf and values beyond the
@@ -96,7 +100,7 @@ def heatmap(
     drawn = layout_of(name, value.shape, all_shapes(run), getattr(run, "wiring", None))
     flat = drawn.arrange(value)
     step = int(np.ceil(np.sqrt(flat.size / _CELLS))) if flat.size > _CELLS else 1
-    codes = encode(typical(flat, step, step, scales.SPIKE * end), end)
+    codes = encode(typical(flat, step, step, SPIKE * end), end)
     if drawn.wrapped:
         codes[drawn.blank()[::step, ::step]] = GROUND
     high, broad = codes.shape
@@ -125,7 +129,9 @@ def heatmap(
     return ax
 
 
-def mass(run: Any, tensor: str | None = None, ax: Any = None, *, frames: slice | None = None, most: int = 16) -> Any:
+def mass(
+    run: Any, tensor: str | None = None, ax: Axes | None = None, *, frames: slice | None = None, most: int = 16
+) -> Axes:
     """Shares of the absolute weight, |w| / Σ|w|, over time: of each weight of ``tensor`` where it has at most ``most``, or of each tensor.
 
     Areas are stacked, so that mass which moves from one weight to another is seen to move. Returns the axes.
@@ -172,7 +178,7 @@ def mass(run: Any, tensor: str | None = None, ax: Any = None, *, frames: slice |
     return finished(ax)
 
 
-def norms(run: Any, tensors: str | Sequence[str] = "*", ax: Any = None, *, frames: slice | None = None) -> Any:
+def norms(run: Any, tensors: str | Sequence[str] = "*", ax: Axes | None = None, *, frames: slice | None = None) -> Axes:
     """The Euclidean norm of each tensor against the step. Returns the axes."""
     run = _recording(run)
     span = _stride(run, frames)
@@ -180,7 +186,7 @@ def norms(run: Any, tensors: str | Sequence[str] = "*", ax: Any = None, *, frame
     return _many(ax, np.asarray(run.steps)[span], found, "norm", "norm of each tensor")
 
 
-def scalars(run: Any, names: str | Sequence[str] | None = None, ax: Any = None) -> Any:
+def scalars(run: Any, names: str | Sequence[str] | None = None, ax: Axes | None = None) -> Axes:
     """What was logged beside the weights (loss, accuracy, ...) against the step; a log axis where it helps. Returns the axes."""
     run = _recording(run)
     known = {name: np.asarray(values, dtype=np.float64) for name, values in run.scalars.items()}
@@ -204,7 +210,9 @@ def scalars(run: Any, names: str | Sequence[str] | None = None, ax: Any = None) 
     return finished(ax)
 
 
-def trajectory(run: Any, tensors: str | Sequence[str] = "*", ax: Any = None, *, frames: slice | None = None) -> Any:
+def trajectory(
+    run: Any, tensors: str | Sequence[str] = "*", ax: Axes | None = None, *, frames: slice | None = None
+) -> Axes:
     """The path of all chosen weights together in the plane of its two largest principal components. Returns the axes."""
     from weightlapse.measures.trajectory import trajectory as path_of
 
@@ -228,8 +236,8 @@ def trajectory(run: Any, tensors: str | Sequence[str] = "*", ax: Any = None, *, 
 
 
 def ridgeline(
-    run: Any, tensor: str | None = None, ax: Any = None, *, frames: slice | None = None, most: int = 24
-) -> Any:
+    run: Any, tensor: str | None = None, ax: Axes | None = None, *, frames: slice | None = None, most: int = 24
+) -> Axes:
     """Histograms of ``tensor`` (default: the first) at up to ``most`` frames, the earliest at the back. Returns the axes."""
     run = _recording(run)
     name = _named(run, tensor)

@@ -13,7 +13,6 @@ from weightlapse.picture.sample import limit
 from weightlapse.progress import track
 
 MODES = ("tensor", "global", "step")
-SPIKE = 0.75  # of the scale: what is farther from zero is drawn even where its cell stands for many weights
 
 
 def check(scale: str) -> str:

@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 import textwrap
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from weightlapse.film.axes import axes_or_new, finished, series_colours
 from weightlapse.measures.autopsy import Autopsy, one
 
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
 TENSORS = 24  # the earliest to leave
 STEPS = 40  # before the spike
 INSIDE, FAR = 0.5, 1e4  # ends of the scale: values over the largest of the history
 
 
-def autopsy(run: Any, step: int | None = None, ax: Any = None) -> Any:
+def autopsy(run: Any, step: int | None = None, ax: Axes | None = None) -> Axes:
     """How far each tensor was outside its own history in the steps before a loss spike, the earliest to leave on top. Returns the axes of the map.
 
     ``run``: a recording, its path, or one of what `wl.autopsy` returns; ``step``: of several spikes the nearest to it (default: the first).

@@ -45,9 +45,9 @@ def _font(px: int, bold: bool) -> Any:
 @lru_cache(maxsize=8192)
 def _glyph(character: str, px: int, bold: bool) -> tuple[NDArray[np.uint8], int, int]:
     """Coverage (ascent + descent, w), left bearing, advance, all in pixels."""
+    font = _font(px, bold)
     from PIL import Image, ImageDraw
 
-    font = _font(px, bold)
     ascent, descent = line(px)
     left, _, right, _ = font.getbbox(character, anchor="ls")
     left, right = int(np.floor(left)), int(np.ceil(right))

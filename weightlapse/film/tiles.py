@@ -10,10 +10,9 @@ from numpy.typing import NDArray
 
 from weightlapse.film.colours import GAP, GROUND, Codes, encode
 from weightlapse.film.frames import Values
-from weightlapse.film.scales import SPIKE
 from weightlapse.picture.cells import pixels
 from weightlapse.picture.layout import Layout
-from weightlapse.picture.reduce import typical
+from weightlapse.picture.reduce import SPIKE, typical
 
 
 @dataclass(frozen=True)

@@ -24,8 +24,10 @@ from weightlapse.growth.layers import (
 )
 from weightlapse.growth.module import copied, tensors_of, unwrapped
 from weightlapse.growth.optimizer import powers_of, rebuilt
+from weightlapse.growth.refusals import refuse_other
 from weightlapse.growth.result import Growth
 from weightlapse.growth.running import check_finite
+from weightlapse.wiring.programs.find import is_foreign
 
 KINDS = ("auto", "identity", "residual", "block")
 _COUNTS = (
@@ -77,6 +79,8 @@ def deepen(
     new layers are ``bn1.2`` and ``bn1.3``. A block inserted in a list moves the later ones up by one. ``Growth.origin`` maps
     every name to the old one.
 
+    In a Keras model (sequential or functional) the new layer ``NAME_deeper`` stands behind the layer ``NAME``, an identity or a residual insert.
+
     Raises CannotGrow with the reason when the function would change, VacuousComparison for dead or constant networks,
     UnknownTensor for a path that does not exist.
 
@@ -93,6 +97,11 @@ def deepen(
         raise InvalidArgument(f"noise must be a finite number of standard deviations, 0 or more; got {noise!r}")
     if not examples:
         raise InvalidArgument("give at least one example input: the result is certified on it")
+    if is_foreign(model):
+        refuse_other(model)
+        from weightlapse.growth.keras_deepen import deepened
+
+        return deepened(model, examples, after, kind=kind, optimizer=optimizer, noise=noise, width=width, seed=seed)
     if optimizer is not None:
         powers_of(optimizer)
     model, notes = unwrapped(model)

@@ -22,11 +22,12 @@ from weightlapse.growth.module import changed_tensor, tensors_of, unwrapped, wit
 from weightlapse.growth.optimizer import powers_of, rebuilt
 from weightlapse.growth.plan import AxisMap, Plan
 from weightlapse.growth.readings import first_reading
-from weightlapse.growth.refusals import averages
+from weightlapse.growth.refusals import averages, refuse_other
 from weightlapse.growth.result import Growth
 from weightlapse.growth.running import base_of, check_finite
 from weightlapse.growth.widen import lengths_below, rows_of
 from weightlapse.wiring.data import Wiring
+from weightlapse.wiring.programs.find import is_foreign
 
 
 @dataclass
@@ -75,6 +76,11 @@ def narrow(
     """
     if not examples:
         raise InvalidArgument("give at least one example input: the result is certified on it")
+    if is_foreign(model):
+        refuse_other(model)
+        from weightlapse.growth.keras_models import narrowed
+
+        return narrowed(model, examples, groups=groups, optimizer=optimizer, wiring=wiring)
     model, notes = unwrapped(model)
     check_finite(model)
     if wiring is None:

@@ -3,13 +3,27 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from typing import Any
 
-from weightlapse.errors import CannotGrow
+from weightlapse.errors import CannotGrow, InvalidArgument
 from weightlapse.growth.families import Family
 from weightlapse.wiring.data import Wiring
+from weightlapse.wiring.programs.find import is_keras
 
 # Operators that average over the units: the same average when every unit is there equally often.
 AVERAGING = frozenset({"layer_norm", "rms_norm", "group_norm", "instance_norm", "mean", "var", "std"})
+
+
+def refuse_other(model: Any, **arguments: Any) -> None:
+    """CannotGrow for networks of JAX, whose structure only their own code can make; InvalidArgument for arguments that Keras models do not take."""
+    if not is_keras(model):
+        raise CannotGrow(
+            f"{type(model).__name__} is a network of JAX, which only its own code can build in other sizes: build the larger one yourself, and let "
+            "wl.align and wl.compare judge it"
+        )
+    given = [name for name, value in arguments.items() if value]
+    if given:
+        raise InvalidArgument(f"{given[0]}= is for torch modules: Keras models are made again from their configuration")
 
 
 def averages(family: Family) -> tuple[str, ...]:

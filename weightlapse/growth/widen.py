@@ -19,12 +19,13 @@ from weightlapse.growth.module import copied, tensors_of, unwrapped, with_tensor
 from weightlapse.growth.optimizer import grown_optimizer
 from weightlapse.growth.plan import Plan, make_plan
 from weightlapse.growth.readings import first_reading
-from weightlapse.growth.refusals import averages, refuse_blocked, unseen_notes
+from weightlapse.growth.refusals import averages, refuse_blocked, refuse_other, unseen_notes
 from weightlapse.growth.result import Growth
 from weightlapse.growth.running import base_of, check_finite
 from weightlapse.growth.untie import untied
 from weightlapse.wiring.data import Wiring
 from weightlapse.wiring.double import shared_buffers
+from weightlapse.wiring.programs.find import is_foreign
 
 
 def widen(
@@ -53,6 +54,9 @@ def widen(
     (an embedding that is also the output layer) tensors of their own first: a shared one cannot be copied and divided at once. That is
     not done unasked, for the grown network then has more weights and learns them apart.
 
+    A Keras model comes back as a Keras model, made again from its configuration: compiled as before, its optimizer's state carried along; groups
+    may be named by their layers ("dense_1").
+
     Raises CannotGrow with the group and the reason when the function would change, VacuousComparison when the network is dead
     or constant, so that nothing can be proved, InvalidArgument and UnknownTensor for sizes and names that cannot be meant.
 
@@ -67,6 +71,11 @@ def widen(
     if noise < 0 or not np.isfinite(noise):
         raise InvalidArgument(f"noise must be a finite number of standard deviations, 0 or more; got {noise!r}")
     _need_examples(examples)
+    if is_foreign(model):
+        refuse_other(model, attributes=attributes, untie=untie)
+        from weightlapse.growth.keras_models import widened
+
+        return widened(model, sizes, examples, split=split, noise=noise, optimizer=optimizer, seed=seed, wiring=wiring)
     model, notes = unwrapped(model)
     check_finite(model)
     apart: dict[str, str] = {}

@@ -15,6 +15,8 @@ from weightlapse.adapters.chain import Chain, activate, find_chain
 from weightlapse.adapters.threads import WORTH_THREADS, single_threaded
 from weightlapse.errors import InvalidArgument, UnknownTensor, closest
 from weightlapse.lift.generators import ChunkedGenerator, Slot, dense_generator, glorot_, hyperfan_
+from weightlapse.wiring.programs.find import is_foreign, program_of
+from weightlapse.wiring.programs.program import Program
 
 # From here on one output row per weight costs more than the piecewise generator (hidden x outputs numbers in the last layer).
 _CHUNK_FROM = 20_000
@@ -26,7 +28,9 @@ class Lift(nn.Module):
 
     Parameters
     ----------
-    task: any module. It is copied, never changed. Buffers are shared by all inputs; norm layers keep to their running statistics,
+    task: any module. It is copied, never changed. A Keras model, Flax NNX or Equinox module is run by torch, as its own framework traces it: the
+        Lift and its training are torch's, and ``weights_for`` gives weights under their own names ("dense/kernel"). Buffers are shared by all
+        inputs; norm layers keep to their running statistics,
         because a batch whose rows have different weights has no common statistics.
     generator: module (B, H) -> (B, P), or hidden sizes such as ``(10,)``; P is the number of generated weights, in the order of
         ``task.named_parameters()``. Default: one hidden ReLU layer, or a `ChunkedGenerator` from 20 000 weights on.
@@ -60,8 +64,15 @@ class Lift(nn.Module):
         super().__init__()
         if base not in (None, "frozen", "trained"):
             raise InvalidArgument(f"Lift: base must be None, 'frozen' or 'trained', not {base!r}")
+        foreign = is_foreign(task)
+        if foreign:
+            task = program_of(task)
+        elif not isinstance(task, nn.Module):
+            raise InvalidArgument(
+                f"Lift: task must be a torch module, a Keras model or a Flax NNX or Equinox module, not {type(task).__name__}"
+            )
         self.task = copy.deepcopy(task)
-        chain = find_chain(self.task)
+        chain = None if foreign else find_chain(self.task)
         self.slots = _slots(self.task, parameters)
         self.generated = sum(s.stop - s.start for s in self.slots)
         self.base = base
@@ -85,10 +96,10 @@ class Lift(nn.Module):
         self.train(task.training)
 
     def train(self, mode: bool = True) -> Lift:
-        """As for any module, except that norm layers of the task stay on their running statistics."""
+        """As for any module, except that norm layers of the task stay on their running statistics (a task of another framework as a whole)."""
         super().train(mode)
         for m in self.task.modules():
-            if isinstance(m, _NORMS) and m.track_running_stats:
+            if (isinstance(m, _NORMS) and m.track_running_stats) or isinstance(m, Program):
                 m.eval()
         return self
 
@@ -183,7 +194,8 @@ class Lift(nn.Module):
             with sdpa_kernel(SDPBackend.MATH):
                 return vmap(one, randomness="different", chunk_size=self.chunk_size)(flat, x)
         except RuntimeError as error:
-            if "atching rule not implemented" in str(error):  # recurrent layers: right, but row by row
+            # recurrent layers, and Keras' convolutions on torch: right, but row by row
+            if "atching rule not implemented" in str(error) or "inside of vmap" in str(error):
                 return torch.stack([one(weights, row) for weights, row in zip(flat, x, strict=True)])
             written = self._buffers_written(x[:1], flat[:1])
             if not written:
@@ -210,6 +222,8 @@ class Lift(nn.Module):
 
     def _make_generator(self, chain: Chain | None, hidden: Sequence[int] | None) -> nn.Module:
         width = self.hyper_width or (chain.inputs if chain is not None and self.hyper_map is None else None)
+        if width is None and self.hyper_map is None:
+            width = getattr(self.task, "input_width", None)  # Keras models know it
         if width is None:
             raise InvalidArgument(
                 "Lift: the width of the generator's input cannot be told from this task; pass a generator module, or hyper_input=<width>"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, Literal, overload
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,6 +17,7 @@ from weightlapse.measures.trajectory import trajectory
 from weightlapse.measures.units import duplicate_units, quiet_units
 
 Result = dict[str, NDArray[np.float64]]
+By = Literal["tensor", "unit", "layer", "network"]
 LARGEST_RESULT = 1 << 30  # bytes of a measure that keeps one number per weight
 
 # measures that follow from others once the pass is over: name -> (what they need, how)
@@ -38,19 +39,51 @@ ARRAYS = ("mass", "histogram", "top_movers")
 MEASURES = tuple(sorted({*QUANTITIES, *DERIVED, *WHOLE, *ARRAYS}))
 
 
+@overload
 def measure(
     run: Any,
-    what: str | Sequence[str],
+    what: str,
     *,
     tensors: str | Sequence[str] = "*",
-    by: str = "tensor",
+    by: By = "tensor",
     groups: Groups | None = None,
     frames: slice | None = None,
     bins: int = 64,
     top: int = 10,
     model: Any = None,
     data: Any = None,
-) -> Any:
+) -> Result: ...
+
+
+@overload
+def measure(
+    run: Any,
+    what: Sequence[str],
+    *,
+    tensors: str | Sequence[str] = "*",
+    by: By = "tensor",
+    groups: Groups | None = None,
+    frames: slice | None = None,
+    bins: int = 64,
+    top: int = 10,
+    model: Any = None,
+    data: Any = None,
+) -> dict[str, Result]: ...
+
+
+def measure(
+    run: Any,
+    what: str | Sequence[str],
+    *,
+    tensors: str | Sequence[str] = "*",
+    by: By = "tensor",
+    groups: Groups | None = None,
+    frames: slice | None = None,
+    bins: int = 64,
+    top: int = 10,
+    model: Any = None,
+    data: Any = None,
+) -> Result | dict[str, Result]:
     """Numbers over time from a recording: ``{name: float64 array (T, ...)}``.
 
     Arguments:

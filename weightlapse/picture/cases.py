@@ -21,6 +21,7 @@ from weightlapse.picture.layout import Layout
 from weightlapse.picture.numbers import short
 from weightlapse.picture.palette import THEMES, table
 from weightlapse.picture.raster import raster
+from weightlapse.picture.reduce import MODES, reduce_to
 from weightlapse.picture.scale import limit_of
 from weightlapse.picture.ticks import side
 
@@ -46,9 +47,22 @@ NETWORKS: dict[str, dict[str, tuple[int, ...]]] = {
         "mha/query/kernel": (8, 2, 4),
         "mha/attention_output/kernel": (2, 4, 8),
     },
+    "grouped": {
+        "self_attn.qkv_proj.weight": (24, 12),  # six heads of query, three of key, three of value
+        "self_attn.o_proj.weight": (12, 12),
+        "cross.kv.weight": (12, 6),
+        "gqa/query/kernel": (6, 4, 2),
+        "gqa/query/bias": (4, 2),
+        "gqa/key/kernel": (6, 2, 2),
+        "gqa/value/kernel": (6, 2, 2),
+        "h.0.mlp.c_fc.weight": (4, 12),
+        "h.0.mlp.c_fc.bias": (12,),
+    },
+    "transposed": {"up.weight": (6, 4, 3, 3), "up.bias": (4,), "conv2d_transpose/kernel": (3, 3, 6, 4), "conv2d_transpose/bias": (6,)},
     "embedding": {"wte.weight": (101, 4), "wpe.weight": (16, 8)},
-    "recurrent": {"lstm.weight_ih_l0": (16, 3), "lstm.weight_hh_l0": (16, 4), "lstm.bias_ih_l0": (16,), "gru/kernel": (5, 9), "gru/recurrent_kernel": (3, 9)},
-    "stacks": {"experts.w1": (5, 6, 9), "blocks": (3, 4, 20)},
+    "recurrent": {"lstm.weight_ih_l0": (16, 3), "lstm.weight_hh_l0": (16, 4), "lstm.bias_ih_l0": (16,), "gru/kernel": (5, 9), "gru/recurrent_kernel": (3, 9),
+                  "gru/bias": (2, 9), "out.weight_hh_l0": (16, 2), "out.weight_hr_l0": (2, 4), "out.bias_hh_l0": (16,)},
+    "stacks": {"experts.w1": (5, 6, 9), "experts.b1": (5, 6), "blocks": (3, 4, 20), "moe.experts.0.w1.weight": (4, 6), "moe.experts.1.w1.weight": (4, 6)},
 }  # fmt: skip
 SCALES = {
     "zero": [0.0] * 4,
@@ -57,6 +71,27 @@ SCALES = {
     "signs": [-2.0, 1.0],
 }
 NUMBERS = [0.0, 0.35123, -12345.0, 0.000012, 1.0, -0.5, 1e9, 123456.7, math.inf, -math.inf, math.nan]
+
+
+THINNED = [
+    ((9, 14), (2, 2)),
+    ((9, 14), (4, 8)),
+    ((1, 30), (1, 4)),
+    ((33, 5), (16, 2)),
+    ((7, 7), (3, 5)),
+    ((12, 12), (1, 1)),
+]
+
+
+def thinned_case(shape: tuple[int, int], factors: tuple[int, int]) -> dict[str, Any]:
+    """What each cell shows that stands for several weights, as codes, for every rule that there is."""
+    values = values_of(f"thinned {shape}", shape)
+    values = np.where(values == 60, np.float32(0.8), values)  # a spike that is on the scale
+    return {
+        "shape": list(shape),
+        "factors": list(factors),
+        "codes": {mode: codes(reduce_to(values, *factors, mode, 1.0), 1.0).ravel().tolist() for mode in MODES},
+    }
 
 
 def values_of(name: str, shape: tuple[int, ...]) -> np.ndarray[Any, np.dtype[np.float32]]:
@@ -111,6 +146,7 @@ def build() -> dict[str, Any]:
         "networks": {
             word: {name: list(shape) for name, shape in network.items()} for word, network in NETWORKS.items()
         },
+        "thinned": [thinned_case(shape, factors) for shape, factors in THINNED],
         "scales": [
             {"name": name, "values": [_told(v) for v in values], "limit": limit_of(np.array(values))}
             for name, values in SCALES.items()

@@ -7,7 +7,8 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
-from weightlapse.picture.kinds import Kind, Shapes, kind_of, kinds
+from weightlapse.picture.fused import Shapes
+from weightlapse.picture.kinds import Kind, kind_of, kinds
 from weightlapse.picture.layout import Layout, Level
 
 STAGE = 1.6  # width over height that a wrapped picture comes near to

@@ -7,19 +7,14 @@ axis the units are on and where the heads are cut. A tensor of which nothing is 
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
+from weightlapse.picture.fused import QUERY_KEY_VALUE, Shapes, gates, interleaved, parts
 from weightlapse.recording.polar import PARTS
 
-Shapes = Mapping[str, tuple[int, ...]]
-
-ATTENTION = ("query", "key", "value")
-GATES = {3: ("reset", "update", "new"), 4: ("input", "forget", "cell", "output")}
-_QKV = re.compile(r"in_proj|qkv|c_attn|query_key_value", re.IGNORECASE)
 _HEADED = re.compile(
     r"(^|[._/])(q|k|v|o|query|key|value|q_proj|k_proj|v_proj|o_proj|out_proj|attention_output|out)[._/]", re.IGNORECASE
 )
@@ -82,9 +77,16 @@ def _stem(name: str, shapes: Shapes) -> str:
     return parent if derived and (known or own.rpartition(".")[2] in PARTS) else own
 
 
-Told = dict[
-    tuple[str, int], tuple[str, int, str]
-]  # (tensor, axis) -> role, indices of a unit in one piece (0: none), what a unit is
+class Units(NamedTuple):
+    """What the wiring tells of one axis of a tensor."""
+
+    role: str
+    run: int  # neighbouring indices that make one piece of a unit; 0: none
+    unit: str  # what a unit is: "head" or "channel"
+    head: int  # indices of one head, where a unit is several that share their key and value
+
+
+Told = dict[tuple[str, int], Units]  # by (tensor, axis)
 
 
 def _told(wiring: Any) -> Told:
@@ -92,16 +94,28 @@ def _told(wiring: Any) -> Told:
     groups = list(wiring.groups) if wiring is not None else []
     parents = {group.parent[0] for group in groups if getattr(group, "parent", None)}
     for group in groups:
-        for member in group.members:
-            key = (member.tensor, member.axis)
-            if getattr(group, "parent", None) or key in told:  # units inside a head: the heads have been told of
-                continue
-            told[key] = (
-                str(member.role),
-                _run(np.asarray(member.index)),
-                "head" if group.name in parents else "channel",
+        if getattr(group, "parent", None):  # units inside a head: the heads have been told of
+            continue
+        unit = "head" if group.name in parents else "channel"
+        runs = [_run(np.asarray(member.index)) for member in group.members]
+        head = min((_least(np.asarray(m.index)) for m, run in zip(group.members, runs, strict=True) if run), default=0)
+        fused = {m.tensor: run for m, run in zip(group.members, runs, strict=True) if interleaved(m.tensor)}
+        after = [run for m, run in zip(group.members, runs, strict=True) if run and m.tensor not in fused]
+        if (
+            fused and after and (max(fused.values()) - max(after)) % 2 == 0
+        ):  # queries, a key and a value before, values of as many queries after
+            head = max(0, max(fused.values()) - max(after)) // 2 or head
+        for member, run in zip(group.members, runs, strict=True):
+            told.setdefault(
+                (member.tensor, member.axis), Units(str(member.role), run, unit, head if unit == "head" else run)
             )
     return told
+
+
+def _least(index: np.ndarray[Any, Any]) -> int:
+    """Length of the shortest piece of neighbouring indices that a unit has."""
+    ends = np.flatnonzero(np.append(np.diff(index[0]) != 1, True)) + 1
+    return int(np.diff(ends, prepend=0).min())
 
 
 def _run(index: np.ndarray[Any, Any]) -> int:
@@ -122,13 +136,22 @@ def _kind(name: str, shape: tuple[int, ...], shapes: Shapes, told: Told) -> Kind
         return Kind("vector", (), tuple(range(len(shape))), ("unit",) * len(shape), cuts)
     if len(shape) == 2:
         return _matrix(name, shape, shapes, told)
-    if _ATTENTIVE.search(name) and len(shape) == 3 and _HEADED.search(name + "."):
+    if len(shape) == 3 and _headed(name, shapes):
         if _OUT.search(name + "."):
             return Kind("attention", (0, 1), (2,), ("head", "input", "output"), (Cut(0, shape[0], 1, "head"),))
         return Kind("attention", (0,), (1, 2), ("input", "head", "output"), (Cut(1, shape[1], 1, "head"),))
     if _EXPERTS.search(name) or (len(shape) == 3 and shape[-1] > _STACKED and not _kernel_named(name)):
         return _stack("experts" if _EXPERTS.search(name) else "stack", shape)
-    return _convolution(name, shape, told)
+    return _convolution(name, shape, shapes, told)
+
+
+def _headed(name: str, shapes: Shapes) -> bool:
+    """Whether a tensor of three axes is a projection of an attention, which keeps its heads as an axis."""
+    if _HEADED.search(name + ".") is None:
+        return False
+    own = re.match(r"(.*[./])(query|key|value|attention_output)[./]kernel$", name)
+    beside = sum(f"{own[1]}{word}{name[own.end(2) :]}" in shapes for word in QUERY_KEY_VALUE) if own else 0
+    return beside > 1 or _ATTENTIVE.search(name) is not None
 
 
 def _by_axes(word: str, ndim: int) -> Kind:
@@ -140,60 +163,64 @@ def _by_axes(word: str, ndim: int) -> Kind:
 def _matrix(name: str, shape: tuple[int, ...], shapes: Shapes, told: Told) -> Kind:
     cuts = _cuts(name, shape, shapes, told)
     keras = _kernel_named(name)
-    units = ("input", "unit") if keras else ("unit", "input")
-    if any(cut.names in GATES.values() for cut in cuts):
+    units = _words(name, shape, shapes, told)
+    if any(cut.unit == "gate" for cut in cuts):
         return Kind("gates", (0,), (1,), units, cuts)
-    if any(cut.unit == "head" or cut.names == ATTENTION for cut in cuts):
+    if any(cut.unit in ("head", "part") for cut in cuts):
         return Kind("attention", (0,), (1,), units, cuts)
     if _EMBEDDING.search(name) and not keras:
         return Kind("embedding", (0,), (1,), ("token", "dimension"), (), wrap=shape[0] > 6 * shape[1])
     return Kind("dense", (0,), (1,), units, cuts)
 
 
+def _words(name: str, shape: tuple[int, ...], shapes: Shapes, told: Told) -> tuple[str, str]:
+    """What the entries of the two axes of a matrix are: its units, and what they take in."""
+    if re.split(r"[./]", name)[-1].endswith("bias"):
+        stacked = len(shapes.get(re.sub(r"bias$", "kernel", name), ())) == 3
+        return ("head" if stacked else "expert" if _EXPERTS.search(name) else "bias", "unit")
+    if _kernel_named(name):
+        return ("input", "unit")
+    roles = tuple(told[name, axis].role if (name, axis) in told else "" for axis in (0, 1))
+    if any(roles):
+        across = "out" in roles[1] or ("in" in roles[0] and "out" not in roles[0])
+    else:
+        across = _units_across(name, shape, shapes)
+    return ("input", "unit") if across else ("unit", "input")
+
+
+def _units_across(name: str, shape: tuple[int, ...], shapes: Shapes) -> bool:
+    """Whether the units of a matrix are its columns, as GPT-2's are: its bias tells, or, of a square one, a layer beside it."""
+    bias = shapes.get(re.sub(r"weight$", "bias", name), ())
+    if shape[0] != shape[1]:
+        return len(bias) == 1 and bias[0] == shape[1]
+    block = re.fullmatch(r"(.*?)[^.]+\.c_proj\.weight", name)
+    near = [shapes.get(f"{block[1]}{other}.weight", ()) for other in ("attn.c_attn", "mlp.c_fc")] if block else []
+    return any(len(other) == 2 and other[0] < other[1] for other in near)
+
+
 def _cuts(name: str, shape: tuple[int, ...], shapes: Shapes, told: Told) -> tuple[Cut, ...]:
     """Gates, query / key / value, heads and channels along the axes of a matrix or a vector."""
     cuts: list[Cut] = []
     for axis, size in enumerate(shape):
-        gates = _gates(name, axis, shape, shapes)
-        if gates:
-            cuts.append(Cut(axis, gates, 2, "gate", GATES[gates]))
+        if names := gates(name, axis, shape, shapes):
+            cuts.append(Cut(axis, len(names), 2, "gate", names))
             continue
-        tripled = _QKV.search(name) and size % 3 == 0 and _width(name, shape, shapes) * 3 == size
-        role_run = told.get((name, axis))
-        run = role_run[1] if role_run else 0
-        part = size // 3 if tripled else size
-        headed = run > 1 and part % run == 0 and part > run
-        if tripled and not (headed and "query_key_value" in name.lower()):  # there each head holds its own three
-            cuts.append(Cut(axis, 3, 2, "part", ATTENTION))
-        if headed and role_run is not None:
-            cuts.append(Cut(axis, part // run, 1, role_run[2]))
+        names = parts(name, axis, shape, shapes)
+        _, run, unit, head = told.get((name, axis), Units("", 0, "", 0))
+        part = size // max(1, len(names))
+        if names:
+            cuts.append(Cut(axis, len(names), 2, "part", names))
+        shared, rest = divmod(run, head) if head else (0, 1)  # heads of one unit
+        if rest or shared < 2 or part % run:
+            if min(run, head) > 1 and part % min(run, head) == 0 and part > min(run, head):
+                cuts.append(Cut(axis, part // min(run, head), 1, unit))
+        elif interleaved(name) and shared > 2:  # of each group its queries, then key and value
+            inside = ("query",) * (shared - 2) + QUERY_KEY_VALUE[1:]
+            cuts += [Cut(axis, part // run, 2, unit if shared == 3 else "group"), Cut(axis, shared, 1, "part", inside)]
+        else:
+            groups = [Cut(axis, part // run, 2, "group")] if part > run else []
+            cuts += [*groups, Cut(axis, shared, 1, unit)]
     return tuple(cuts)
-
-
-def _width(name: str, shape: tuple[int, ...], shapes: Shapes) -> int:
-    """The width of the layer that a fused query-key-value projection belongs to; 0 where unknown."""
-    if len(shape) == 2:
-        return min(shape)
-    for word in ("weight", "kernel"):
-        partner = shapes.get(re.sub(r"bias$", word, name))
-        if partner is not None and len(partner) == 2:
-            return min(partner)
-    return 0
-
-
-def _gates(name: str, axis: int, shape: tuple[int, ...], shapes: Shapes) -> int:
-    """Into how many gates of a recurrent layer ``axis`` is cut; 0: none."""
-    torch = re.fullmatch(r"(.*?)(weight|bias)_(ih|hh)(_l\d+(?:_reverse)?)?", name)
-    if torch and axis == 0:
-        hidden = shapes.get(f"{torch[1]}weight_hh{torch[4] or ''}")
-        if hidden is not None and len(hidden) == 2 and hidden[0] == shape[0]:
-            return hidden[0] // hidden[1] if hidden[0] in (3 * hidden[1], 4 * hidden[1]) else 0
-    keras = re.fullmatch(r"(.*[./])(kernel|recurrent_kernel|bias)", name)
-    if keras and axis == len(shape) - 1:
-        hidden = shapes.get(f"{keras[1]}recurrent_kernel")
-        if hidden is not None and len(hidden) == 2 and hidden[1] == shape[axis]:
-            return hidden[1] // hidden[0] if hidden[1] in (3 * hidden[0], 4 * hidden[0]) else 0
-    return 0
 
 
 def _stack(word: str, shape: tuple[int, ...]) -> Kind:
@@ -214,16 +241,18 @@ def _kernel_named(name: str) -> bool:
     return re.split(r"[./]", name)[-1].endswith("kernel")
 
 
-def _convolution(name: str, shape: tuple[int, ...], told: Told) -> Kind:
+def _convolution(name: str, shape: tuple[int, ...], shapes: Shapes, told: Told) -> Kind:
     """Filters down, their inputs across, the kernel inside. Keras, Flax and Haiku keep (..., in, out), PyTorch (out, in, ...)."""
     last = len(shape) - 1
     if _kernel_named(name) or (not name.endswith("weight") and _square(shape[:2]) and not _square(shape[2:])):
         units, inputs, kernel = last, last - 1, tuple(range(last - 1))
     else:
         units, inputs, kernel = 0, 1, tuple(range(2, last + 1))
-    roles = {axis: told[name, axis][0] for axis in (units, inputs) if (name, axis) in told}
-    if "out" in roles.get(inputs, "") or ("in" in roles.get(units, "") and "out" not in roles.get(units, "")):
-        units, inputs = inputs, units  # a transposed convolution
+    roles = {axis: told[name, axis].role for axis in (units, inputs) if (name, axis) in told}
+    bias = shapes.get(re.sub(r"(weight|kernel)$", "bias", name), ())
+    told_so = "out" in roles.get(inputs, "") or ("in" in roles.get(units, "") and "out" not in roles.get(units, ""))
+    if told_so or (not roles and bias == (shape[inputs],) != (shape[units],)):
+        units, inputs = inputs, units  # a transposed convolution: the wiring says so, or its bias
     words = ["row"] * len(shape)
     words[units], words[inputs], words[kernel[-1]] = "filter", "input", "column"
     single = all(shape[a] == 1 for a in kernel)

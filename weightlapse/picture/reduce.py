@@ -1,33 +1,59 @@
-"""Pictures smaller than their tensors: what one cell shows that stands for several weights. A spike (and NaN) always shows.
+"""Pictures with fewer cells than weights: each cell stands for a tile of several. One rule for film, page and figures.
 
-A screen shows a million cells at most. The page reduces by powers of two to the smallest, the mean and the largest value of every tile,
-and draws of these the *extreme* one, the farthest from zero. A film draws the *typical* one: a weight from the middle of the tile, unless
-one in it is a spike. Extremes change place and sign from frame to frame, so they would flicker in a film.
+A cell shows the *typical* weight of its tile, the one in the middle, unless one of them stands out: beyond three quarters of the scale (or no finite number)
+the one farthest from zero is shown. So a picture keeps its look, does not flicker from frame to frame, and no spike hides. Where asked, a
+cell is the extreme, the mean, the smallest or the largest of its tile instead. A tile of tiles is a tile: pictures may be reduced step by step.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-MODES = ("extreme", "mean", "min", "max")
+MODES = ("typical", "extreme", "mean", "min", "max")
+SPIKE = 0.75  # of the scale: what is farther from zero is drawn even where its cell stands for many weights
 
 
-@dataclass(frozen=True)
-class Pooled:
-    """Tiles of ``(fr, fc)`` cells, each by its smallest, largest and summed value (float64 sums: the mean stays exact)."""
+def reduce_to(values: NDArray[Any], fr: int, fc: int, mode: str, limit: float = 1.0) -> NDArray[np.float32]:
+    """``values`` (rows, cols) by tiles of ``fr`` x ``fc``, one float32 for each: see `MODES`. ``limit``: the end of the scale, for typical ones.
 
-    low: NDArray[np.float32]
-    high: NDArray[np.float32]
-    total: NDArray[np.float64]
-    count: NDArray[np.float64]
+    >>> reduce_to(np.array([[0.1, -0.9, 0.3], [0.2, 0.4, 0.5]]), 2, 2, "typical", 1.0).round(1).tolist()
+    [[-0.9, 0.5]]
+    """
+    array = _as_float32(values)
+    if fr == fc == 1:
+        return array
+    if mode == "mean":
+        return _mean(values, fr, fc)
+    if mode == "typical":
+        return typical(array, fr, fc, SPIKE * limit)
+    low = array if mode == "max" else _tiled(array, fr, fc, np.minimum)
+    high = array if mode == "min" else _tiled(array, fr, fc, np.maximum)
+    if mode in ("min", "max"):
+        return low if mode == "min" else high
+    return _farther(low, high)
 
-    def mean(self) -> NDArray[np.float32]:
-        with np.errstate(invalid="ignore", over="ignore"):
-            return (self.total / self.count).astype(np.float32)
+
+def typical(values: NDArray[Any], rows: int, columns: int, spike: float) -> NDArray[Any]:
+    """Of every ``rows`` × ``columns`` tile of a 2-D array its middle weight, or, where one is larger than ``spike``, the largest.
+
+    Magnitudes are compared; NaN and Inf count as larger than any spike. Same dtype; of integers float64.
+
+    >>> typical(np.array([[1.0, -9.0, 0.5], [2.0, 0.25, 0.125]]), 2, 2, 5.0).tolist()
+    [[-9.0, 0.125]]
+    """
+    if rows == columns == 1:
+        return values
+    if values.dtype.kind != "f":
+        values = values.astype(np.float64)
+    high, wide = values.shape
+    middle = values[np.minimum(np.arange(0, high, rows) + rows // 2, high - 1)]
+    middle = middle[:, np.minimum(np.arange(0, wide, columns) + columns // 2, wide - 1)]
+    extreme = _farther(_tiled(values, rows, columns, np.minimum), _tiled(values, rows, columns, np.maximum))
+    with np.errstate(invalid="ignore"):
+        return np.where(np.abs(extreme) <= values.dtype.type(spike), middle, extreme)  # false for NaN
 
 
 def _as_float32(values: NDArray[Any]) -> NDArray[np.float32]:
@@ -35,91 +61,42 @@ def _as_float32(values: NDArray[Any]) -> NDArray[np.float32]:
         return np.asarray(values, np.float32)
 
 
-def _halve(array: NDArray[Any], axis: int, ufunc: np.ufunc) -> NDArray[Any]:
+def _farther(low: NDArray[Any], high: NDArray[Any]) -> NDArray[Any]:
+    """Of the smallest and the largest of each tile the one farther from zero."""
+    with np.errstate(invalid="ignore"):
+        farther: NDArray[Any] = np.where(high >= -low, high, low)  # NaN compares false, and is then in `low` too
+    return farther
+
+
+def _mean(values: NDArray[Any], fr: int, fc: int) -> NDArray[np.float32]:
+    """In float64, so that the mean stays exact."""
+    with np.errstate(invalid="ignore", over="ignore"):
+        total = _tiled(np.asarray(values, np.float64), fr, fc, np.add)
+        high, wide = (
+            np.minimum(factor, size - np.arange(0, size, factor))
+            for factor, size in zip((fr, fc), values.shape, strict=True)
+        )
+        return (total / np.outer(high, wide)).astype(np.float32)
+
+
+def _tiled(values: NDArray[Any], fr: int, fc: int, ufunc: np.ufunc) -> NDArray[Any]:
+    """``ufunc`` over every tile; rows first, because whole rows are combined at once. NaN wins in its tile."""
+    with np.errstate(invalid="ignore"):
+        for axis, factor in ((0, fr), (1, fc)):
+            while factor > 1 and factor % 2 == 0:
+                values, factor = _halved(values, axis, ufunc), factor // 2
+            if factor > 1:
+                values = ufunc.reduceat(values, np.arange(0, values.shape[axis], factor), axis=axis)
+    return values
+
+
+def _halved(values: NDArray[Any], axis: int, ufunc: np.ufunc) -> NDArray[Any]:
     """Neighbours along ``axis`` combined in pairs; a last one without a partner stays alone."""
     even, odd = (slice(None),) * axis + (slice(0, None, 2),), (slice(None),) * axis + (slice(1, None, 2),)
-    first, second = array[even], array[odd]
+    first, second = values[even], values[odd]
     if first.shape == second.shape:
         return ufunc(first, second)
     paired = (slice(None),) * axis + (slice(0, -1),)
     out = first.copy()
     ufunc(first[paired], second, out=out[paired])
     return out
-
-
-def pool(values: NDArray[Any], fr: int, fc: int) -> Pooled:
-    """``values`` (rows, cols) reduced by the powers of two ``fr`` and ``fc``. NaN wins in its tile.
-
-    >>> pool(np.arange(6.0).reshape(2, 3), 2, 2).high.tolist()
-    [[4.0, 5.0]]
-    """
-    low = high = _as_float32(values)
-    total = np.asarray(values, np.float64)
-    count = np.ones(low.shape, np.float64)
-    with np.errstate(invalid="ignore", over="ignore"):
-        for axis, factor in ((0, fr), (1, fc)):
-            while factor > 1:
-                low, high = _halve(low, axis, np.minimum), _halve(high, axis, np.maximum)
-                total, count = _halve(total, axis, np.add), _halve(count, axis, np.add)
-                factor //= 2
-    return Pooled(low, high, total, count)
-
-
-def reduce_to(values: NDArray[Any], fr: int, fc: int, mode: str) -> NDArray[np.float32]:
-    """One number per tile: its ``mean``, ``min``, ``max``, or ``extreme`` (of min and max, the one farther from zero)."""
-    low = high = _as_float32(values)
-    if fr == fc == 1:
-        return low
-    if mode == "mean":
-        return pool(values, fr, fc).mean()
-    with np.errstate(invalid="ignore"):
-        for axis, factor in ((0, fr), (1, fc)):
-            while factor > 1:
-                if mode != "max":
-                    low = _halve(low, axis, np.minimum)
-                if mode != "min":
-                    high = _halve(high, axis, np.maximum)
-                factor //= 2
-        if mode == "min":
-            return low
-        if mode == "max":
-            return high
-        return np.where(high >= -low, high, low)  # NaN compares false, and is then in `low` too
-
-
-def typical(values: NDArray[Any], rows: int, columns: int, spike: float) -> NDArray[Any]:
-    """Of every ``rows`` × ``columns`` block of a 2-D array its middle weight, or, where one is larger than ``spike``, the largest.
-
-    Magnitudes are compared; NaN and Inf count as larger than any spike.
-
-    >>> typical(np.array([[1.0, -9.0, 0.5], [2.0, 0.25, 0.125]]), 2, 2, 5.0).tolist()
-    [[-9.0, 0.125]]
-    """
-    if rows == columns == 1:
-        return values
-    high, extreme = values.shape[0], values
-    middle = values[np.minimum(np.arange(0, high, rows) + rows // 2, high - 1)]
-    middle = middle[:, np.minimum(np.arange(0, values.shape[1], columns) + columns // 2, values.shape[1] - 1)]
-    for axis, step in ((0, rows), (1, columns)):  # rows first: whole rows are compared at once
-        if step > 1:
-            extreme = _extremes(extreme, axis, step)
-    with np.errstate(invalid="ignore"):
-        return np.where(np.abs(extreme) <= spike, middle, extreme)  # false for NaN
-
-
-def _extremes(values: NDArray[Any], axis: int, step: int) -> NDArray[Any]:
-    whole = values.shape[axis] // step * step
-    head = values[:, :whole] if axis else values[:whole]
-    split = head.reshape((head.shape[0], -1, step) if axis else (-1, step, head.shape[1]))
-    parts = [_farthest(split, 2 if axis else 1)]
-    if whole < values.shape[axis]:
-        tail = values[:, whole:] if axis else values[whole:]
-        parts.append(np.expand_dims(_farthest(tail, axis), axis))
-    return np.concatenate(parts, axis=axis)
-
-
-def _farthest(values: NDArray[Any], axis: int) -> NDArray[Any]:
-    high, low = values.max(axis=axis), values.min(axis=axis)  # both are NaN where any value is
-    with np.errstate(invalid="ignore"):
-        picked: NDArray[Any] = np.where(high >= -low, high, low)
-    return picked

@@ -19,11 +19,13 @@ def describe(shape: tuple[int, ...], kind: Kind) -> str:
     sizes = "×".join(map(str, shape))
     if not shape:
         return "one number"
-    parts = [
-        ", ".join(cut.names) if cut.names else _count(cut.count, cut.unit)
-        for cut in kind.cuts
-        if cut.unit in ("part", "gate", "head")
-    ]
+    parts = []
+    for at, cut in enumerate(kind.cuts):
+        outer = kind.cuts[at - 1] if at and kind.cuts[at - 1].axis == cut.axis else None
+        if cut.unit == "head" and outer is not None and outer.unit == "group":
+            parts.append(f"{_count(outer.count * cut.count, 'head')} in {_count(outer.count, 'group')}")
+        elif cut.unit in ("part", "gate", "head"):
+            parts.append(", ".join(dict.fromkeys(cut.names)) if cut.names else _count(cut.count, cut.unit))
     if kind.word == "convolution":
         filters = kind.down[0]
         rest = [

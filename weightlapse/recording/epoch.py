@@ -40,6 +40,10 @@ class Epoch:
         return self._store.steps[self.start : self.stop]
 
     @property
+    def specs(self) -> tuple[TensorSpec, ...]:
+        return self._layout.tensors
+
+    @property
     def names(self) -> list[str]:
         return [t.name for t in self._layout.tensors]
 

@@ -11,14 +11,14 @@ from weightlapse.errors import InvalidArgument
 
 if TYPE_CHECKING:
     from weightlapse.recording.recording import Recording
+    from weightlapse.wiring.data import Wiring
 
 # the part that a member plays, by its role seen from the unit: what produces it comes in, what consumes it goes out
 _PARTS = {"out": "incoming", "in": "outgoing", "add": "bias", "mul": "gain", "stat": "statistics"}
 
 
-def neuron(run: Recording, group: str, unit: int) -> dict[str, NDArray[Any]]:
+def neuron(run: Recording, wiring: Wiring, group: str, unit: int) -> dict[str, NDArray[Any]]:
     """The weights of ``unit`` of ``group``; see :meth:`Recording.neuron`."""
-    wiring = run.wiring
     found = wiring.group(group)
     if not 0 <= unit < found.size:
         raise InvalidArgument(f"group {group!r} has the units 0 to {found.size - 1}; there is no unit {unit}")

@@ -7,7 +7,7 @@ import importlib
 import os
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,6 +23,11 @@ from weightlapse.store.ranks import RankedStore, open_store
 from weightlapse.store.reader import Store
 from weightlapse.store.remote import is_url
 from weightlapse.store.scalars import Scalars
+
+if TYPE_CHECKING:
+    import xarray
+
+    from weightlapse.wiring.data import Wiring
 
 
 def load(path: str | os.PathLike[str]) -> Recording:
@@ -157,7 +162,7 @@ class Recording:
         return self._store.meta
 
     @property
-    def wiring(self) -> Any:
+    def wiring(self) -> Wiring | None:
         """The :class:`weightlapse.Wiring` stored with the recording, or None."""
         spec = self._store.wiring_spec
         return None if spec is None else importlib.import_module("weightlapse.wiring.data").Wiring.from_spec(spec)
@@ -312,21 +317,113 @@ class Recording:
 
         Where several tensors play one part, the further ones are named "part:tensor". Needs a recording with a wiring.
         """
-        if self.wiring is None:
+        wiring = self.wiring
+        if wiring is None:
             raise InvalidArgument(
                 f"{self.path} holds no wiring, so which weights belong to a unit is unknown: "
                 "record with watch(..., example=an_input) or watch(..., wiring=a_wiring)"
             )
-        return importlib.import_module("weightlapse.recording.neuron").neuron(self, group, unit)
+        return importlib.import_module("weightlapse.recording.neuron").neuron(self, wiring, group, unit)
+
+    # ---- questions -------------------------------------------------------------------------------------------------
+
+    def table(self) -> Any:
+        """The statistics of the recording as a ``pyarrow.Table``: a row for each tensor and block, a stretch of neighbouring frames.
+
+        ``tensor``, ``stream``, ``first_step``, ``last_step``, ``frames``; ``min`` and ``max`` (of the finite values, NaN where there are none);
+        ``nan``, ``inf``, ``zeros`` (counts); ``sum`` and ``sumsq`` (of the finite values); ``update_sumsq``, ``update_max`` (square sum and largest
+        size of the changes from one frame to the next, where both are finite), ``changed`` (values that are another than in the frame
+        before), ``updates`` (how many of the frames were compared with the one before: the first frame of all, and those behind a change of
+        layout, are not); ``values`` (how many there are); ``rank`` (of a recording by many processes, whose parts have rows of their own).
+        Everything counts as float64, complex numbers with both parts.
+
+        Kept statistics are read; what has none (frames that are not compressed yet, older recordings) is read once. The mean of a
+        tensor is ``sum / values``, its norm (the root mean square over the frames) ``sqrt(sumsq / frames)``.
+
+        >>> import numpy as np, tempfile, weightlapse as wl
+        >>> with wl.watch({"w": np.zeros(3)}, tempfile.mkdtemp() + "/run") as rec:
+        ...     rec.step({"w": np.array([0.0, 3.0, np.nan])})
+        >>> wl.load(rec.path).table().select(["tensor", "frames", "max", "nan", "changed", "update_sumsq"]).to_pylist()
+        [{'tensor': 'w', 'frames': 2, 'max': 3.0, 'nan': 1, 'changed': 2, 'update_sumsq': 9.0}]
+        """
+        return importlib.import_module("weightlapse.recording.table").table(self._store)
+
+    def top(
+        self,
+        what: str,
+        k: int = 100,
+        *,
+        steps: slice | None = None,
+        of: str = "weights",
+        tensors: str | Iterable[str] = "*",
+        streams: Iterable[str] = ("weights",),
+    ) -> list[tuple[str, tuple[Any, ...], float]]:
+        """The ``k`` largest, as (tensor, index, value), largest first; of equal ones those of the earlier tensor, then of the lower index.
+
+        - ``what``: ``"value"``: the largest absolute value at any recorded step of the stretch; ``"update"``: the largest absolute change from one
+          recorded step of the stretch to the next; ``"change"``: that between its first and its last recorded step.
+        - ``steps``: the stretch, ``slice(a, b)`` of optimizer steps, b not included; all by default.
+        - ``of``: ``"weights"``, whose index is that in the tensor; ``"units"``: the rows of a tensor's first axis (along the axis of its outputs, where the
+          wiring knows it), ``"tensors"``: index (). Of units and tensors "absolute" is the Euclidean length. ``run[tensor][(frame, *index)]`` reads it.
+        - ``tensors``: a glob or several over names; ``streams``: which streams are looked at.
+
+        Complex weights count with their modulus. NaN counts for nothing (``run.table()`` tells how many there are), an infinity is larger than any
+        number. A tensor whose shape or dtype differs between the first and last step has no "change".
+
+        The answer is exact. The statistics say of each block how large its values and updates can be, so only those are read that can hold
+        one of the largest. Raises :class:`InvalidArgument` for an unknown question, :class:`UnknownTensor` where no tensor matches,
+        :class:`MissingStep` where the stretch holds no recorded step.
+
+        >>> import numpy as np, tempfile, weightlapse as wl
+        >>> w = np.zeros((2, 3))
+        >>> with wl.watch({"w": w}, tempfile.mkdtemp() + "/run") as rec:
+        ...     for t in range(1, 5):
+        ...         w[1, 2] += 0.5 * t
+        ...         w[0, 0] = -1.0
+        ...         rec.step()
+        >>> run = wl.load(rec.path)
+        >>> run.top("update", 2), run.top("change", 1, of="units", steps=slice(1, None))
+        ([('w', (1, 2), 2.0), ('w', (0, 0), 1.0)], [('w', (1,), 4.5)])
+        """
+        ask = importlib.import_module("weightlapse.recording.asking").ask
+        return ask(self, what, k, steps, of, tensors, streams)  # type: ignore[no-any-return]
+
+    def query(self, sql: str) -> Any:
+        """The answer to one SELECT, asked of DuckDB, as a ``pyarrow.Table``.
+
+        Tables: ``tensors``, ``frames``, ``stats`` (:meth:`table`), ``scalars`` (a row for each logged number), ``events``, ``gaps``, and the table
+        function ``weights('NAME', '100:200, 3')``: a slice of a tensor as NumPy writes it, time first, with the columns ``frame``, ``step``,
+        ``index``, ``value``. Nothing is written, and no file outside of the recording is read.
+
+        Raises :class:`InvalidArgument` with what DuckDB says; :class:`MissingExtra` without ``duckdb`` (``pip install 'weightlapse[query]'``).
+
+        >>> import numpy as np, tempfile, weightlapse as wl
+        >>> with wl.watch({"w": np.zeros(3)}, tempfile.mkdtemp() + "/run") as rec:
+        ...     rec.step({"w": np.array([0.0, 3.0, 4.0])}, loss=0.5)
+        >>> wl.load(rec.path).query("select tensor, sqrt(update_sumsq) as moved from stats").to_pylist()
+        [{'tensor': 'w', 'moved': 5.0}]
+        """
+        return importlib.import_module("weightlapse.recording.query").query(self, sql)
 
     # ---- elsewhere -------------------------------------------------------------------------------------------------
 
-    def to_xarray(self) -> Any:
+    def to_xarray(self) -> xarray.Dataset:
         """An ``xarray.Dataset``: every tensor with a "step" dimension, scalars as variables of their own."""
         return importlib.import_module("weightlapse.recording.export").to_xarray(self)
 
-    def export(self, kind: str, dest: str | os.PathLike[str]) -> None:
-        """Write the recording as "zarr", "safetensors", "npz", "parquet" or "tensorboard" to ``dest``."""
+    def export(
+        self, kind: str, dest: str | os.PathLike[str], *, partition: str | None = None, weights: bool = True
+    ) -> None:
+        """Write the recording as "zarr", "safetensors", "npz", "parquet" or "tensorboard" to ``dest``.
+
+        ``partition`` (parquet only): add it, under that name, to a tree of many recordings, ``dest/TABLE/run=NAME/part-0.parquet``, which DuckDB, Polars
+        and Spark read as one; ``weights=False`` leaves the values out and writes the other tables alone: stats, scalars, tensors, frames, events, gaps.
+        """
+        if partition is not None or not weights:
+            importlib.import_module("weightlapse.recording.partitions").add(
+                self, kind, dest, partition, weights=weights
+            )
+            return
         importlib.import_module("weightlapse.recording.export").export(self, kind, dest)
 
     # ---- to look at ------------------------------------------------------------------------------------------------

@@ -11,11 +11,13 @@ from collections import deque
 from collections.abc import Callable
 from contextlib import nullcontext
 from pathlib import Path
+from typing import Any
 
 from weightlapse.errors import DamagedRecording
 from weightlapse.progress import bar
 from weightlapse.store.belonging import Belonging
 from weightlapse.store.files import regular_size
+from weightlapse.store.keeper import Keeper
 from weightlapse.store.portable import lower_priority
 from weightlapse.store.proof import compress
 from weightlapse.store.raw import RawSegment, segment_name
@@ -56,6 +58,7 @@ class Compactor:
         self._tolerance = tolerance
         self._sync = sync
         self._memory = memory
+        self._keeper = Keeper(folder, ours, tolerance)
         self._waiting: deque[tuple[int, Callable[[], RawSegment]]] = deque()
         self._wake = threading.Event()
         self._ending = False
@@ -97,8 +100,8 @@ class Compactor:
             segment = open_segment()
             # beside training one thread, of the lowest priority; at the end all there are
             count = 1 if pause is not None else threads()
-            settings = {"sync": self._sync, "pause": pause, "memory": self._memory, "count": count}
-            compress(self._folder, segment, self._ours, self._tolerance, **settings)
+            settings: dict[str, Any] = {"sync": self._sync, "pause": pause, "memory": self._memory, "count": count}
+            compress(self._folder, segment, self._ours, self._tolerance, keeper=self._keeper, **settings)
         except Stopped:
             return
         except DamagedRecording:
@@ -111,6 +114,10 @@ class Compactor:
 
     def stop(self) -> None:
         """End the thread; an unfinished block is dropped, its log is still there."""
+        self._pause()
+        self._keeper.close(sync=self._sync)
+
+    def _pause(self) -> None:
         self._ending = True
         self._wake.set()
         if self._thread is not None:
@@ -119,7 +126,7 @@ class Compactor:
 
     def finish(self) -> None:
         """Compress everything that was added, in this thread."""
-        self.stop()
+        self._pause()
         left = sum(regular_size(self._folder / segment_name(number)) for number, _ in self._waiting)
         shown = bar("compressing the recording", len(self._waiting)) if left > _ENOUGH_TO_SHOW else nullcontext(None)
         with shown as advance:

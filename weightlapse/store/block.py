@@ -8,7 +8,7 @@ of one dtype. It is a sequence of records (``log.py``):
                               16 bytes: the id of the recording
     STEP  first frame         the same, then the steps, zlib-compressed int64
     LAYT, FORK ...            as in the log segment
-    CHNK  0                   four uint32: first frame within the segment, frames, P, check; P pieces (tensor u32, start u64, stop u64);
+    CHNK  segment's + 1       four uint32: first frame within the segment, frames, P, check; P pieces (tensor u32, start u64, stop u64);
                               padding up to a multiple of eight bytes; the chunk. ``check`` binds the head of the chunk to the recording
     INDX  first frame         the id, then zlib-compressed: see ``Index``
 

@@ -35,7 +35,7 @@ from weightlapse.store.layout import TensorSpec
 from weightlapse.store.log import BLOCK, HEADER_NBYTES, UNSEALED, Place, Seal, read_record, scan
 from weightlapse.store.region import Region, flat_elements, region_shape
 from weightlapse.store.segment import Damage, Frames, Out, targets
-from weightlapse.store.threads import in_order, threads
+from weightlapse.store.threads import all_done, threads
 
 _WINDOW = 1 << 20  # bytes read at once for checking
 _NARROW = 64  # columns: below, blocks are decoded together, because the steps through time cost more than the values
@@ -84,6 +84,8 @@ class BlockSegment:
         record = read_record(self._file, opening.index, self._seal) if opening.index else None
         if record is None or record.kind != block.INDEX:
             raise DamagedRecording("the index fails its checksum")
+        if record.number != self.first:
+            raise DamagedRecording("the index is of another segment")
         own = b"" if opening.id is None else opening.id
         if not record.payload.startswith(own):
             raise DamagedRecording("the index is of another recording")
@@ -101,7 +103,7 @@ class BlockSegment:
         for place in scan(self._file):
             if place.kind == block.STEPS:
                 listed = self._steps(place)
-                steps = listed if len(listed) == self.count else steps
+                steps = listed if len(listed) == self.count and place.number == self.first else steps
             elif place.kind == block.CHUNK and (head := self._chunk_head(place)) is not None:
                 if not self._record_is_right(place):  # without an index only its seal says that it belongs here
                     continue
@@ -115,6 +117,8 @@ class BlockSegment:
         return Index(tuple(chunks), places, np.empty((len(places), 0)), steps)
 
     def _chunk_head(self, place: Place) -> tuple[int, int, tuple[Piece, ...], int] | None:
+        if place.number not in (0, self.number + 1):  # of another segment; earlier versions gave none
+            return None
         return read_chunk_head(Part(self._file, place.payload, place.nbytes), self._seal)
 
     def _steps(self, place: Place) -> NDArray[np.int64]:
@@ -134,6 +138,10 @@ class BlockSegment:
             check_pieces(placed, self.layout.tensors[tensor])
             self._checked.add(tensor)
         return placed
+
+    def edges(self, name: str) -> list[int]:
+        """The elements of a tensor with which another chunk begins: a chunk is unpacked as a whole, or by its strips."""
+        return [piece.start for _, _, piece in self._pieces(self.layout.index[name])]
 
     # ---- values ----------------------------------------------------------------------------------------------------
 
@@ -206,8 +214,7 @@ class BlockSegment:
                     part = self._decoded(b, c, columns, self.layout.tensors[mine[0][1].tensor], inverse)
                     tasks.append(partial(self._frame_part, part, row, mine, flat))
                     work += part.width * (row + 1)
-            for _ in in_order(tasks, threads() if work >= WORTH_THREADS else 1):
-                pass
+            all_done(tasks, threads() if work >= WORTH_THREADS else 1)
         return [found[t] for t in tensors]
 
     def _frame_part(self, part: Decoded | Passing, row: int, pieces: Placing, flat: Mapping[int, NDArray[Any]]) -> None:
@@ -228,9 +235,7 @@ class BlockSegment:
                 advance_together(fresh)
             work = sum(part.width * (int(rows.max()) + 1) for part, rows, _, _ in todo)
             count = threads() if work >= WORTH_THREADS else 1
-            tasks = (partial(_put, part, rows, out, where, target) for part, rows, where, target in todo)
-            for _ in in_order(tasks, count):
-                pass
+            all_done((partial(_put, part, rows, out, where, target) for part, rows, where, target in todo), count)
 
     @contextmanager
     def _told(self, spec: TensorSpec) -> Iterator[None]:
@@ -311,10 +316,27 @@ class BlockSegment:
     def bound_changes(self) -> range:
         return range(0, self.count, self.opening.height)
 
+    @property
+    def chunks(self) -> tuple[tuple[Piece, ...], ...]:
+        """The pieces of each chunk, the same in all time blocks."""
+        return self._index.chunks
+
+    def patterns(self, b: int, c: int) -> NDArray[np.unsignedinteger]:
+        """All of chunk ``c`` of time block ``b``, (frames, values): decoded and not kept."""
+        rows = min(self.opening.height, self.count - b * self.opening.height)
+        for t in dict.fromkeys(piece.tensor for piece in self._index.chunks[c]):
+            self._pieces(t)
+        with self._told(self.layout.tensors[self._index.chunks[c][0].tensor]):
+            chunk = self._open_chunk(b, c)
+            return Decoded(chunk, inverse=compiled(chunk.rows * chunk.columns)).rows(0, rows)
+
     # ---- checking --------------------------------------------------------------------------------------------------
 
-    def verify(self) -> list[Damage]:
-        """Every record and every page; a damaged page costs the frames of its time block for its tensors."""
+    def verify(self, look: Callable[[int, int, NDArray[Any]], None] | None = None) -> list[Damage]:
+        """Every record and every page; a damaged page costs the frames of its time block for its tensors.
+
+        ``look`` is shown all values, chunk by chunk (time block, chunk, patterns).
+        """
         found = []
         if self.rebuilt is not None:
             found.append(Damage(self.file, f"{self.rebuilt}; its contents were found by a scan of the file"))
@@ -322,7 +344,7 @@ class BlockSegment:
             found.append(Damage(self.file, "the step numbers are lost", self.first, self.first + self.count))
         places = list(scan(self._file))
         records = {place.start: self._record_is_right(place) for place in places}
-        kinds = [place for place in places if place.kind == block.STEPS and records[place.start]]
+        kinds = [p for p in places if p.kind == block.STEPS and p.number == self.first and records[p.start]]
         if self.rebuilt is None and not kinds:
             found.append(Damage(self.file, "the second copy of the step numbers fails its checksum"))
         held = Counter[int]()
@@ -348,10 +370,12 @@ class BlockSegment:
             for c, pieces in enumerate(self._index.chunks):
                 names = ", ".join(dict.fromkeys(self._name(p.tensor) for p in pieces))
                 try:
-                    Decoded(self._chunk(b, c), inverse=inverse).rows(0, last - first)
+                    values = Decoded(self._chunk(b, c), inverse=inverse).rows(0, last - first)
                 except DamagedRecording as error:
                     found.append(Damage(self.file, f"{names}: {error}", self.first + first, self.first + last))
                     continue
+                if look is not None:
+                    look(b, c, values)
                 if not intact.get(int(self._index.places[b, c, 0]), False):
                     found.append(
                         Damage(self.file, f"the record around {names} fails its checksum; its values are whole")

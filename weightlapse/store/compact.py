@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,6 +22,8 @@ from weightlapse.store.codecs.encode import encode, encode_bounded
 from weightlapse.store.codecs.form import Shape
 from weightlapse.store.codecs.patterns import PATTERNS
 from weightlapse.store.codecs.plan import CHUNK, MIN_CHUNK, Piece
+from weightlapse.store.gathering import Gathering, Seen
+from weightlapse.store.keeper import Keeper
 from weightlapse.store.log import BLOCK, HEADER_NBYTES, RecordFile, Seal
 from weightlapse.store.log import encode as encode_record
 from weightlapse.store.portable import replace as rename
@@ -94,11 +97,13 @@ def write_block(
     pause: Callable[[], None] | None = None,
     memory: int = 256 << 20,
     count: int = 1,
-) -> None:
+    keeper: Keeper | None = None,
+) -> Gathering | None:
     """Compress a raw segment into ``blocks/NNNNNN.blk``, complete or not at all. ``pause`` is called between chunks and may raise.
 
     Works on ``count`` chunks at a time and holds about as many in memory, whatever the size of the model. Raises
-    :class:`DamagedRecording` when a frame of the segment fails its checksum: such a segment stays a log.
+    :class:`DamagedRecording` when a frame of the segment fails its checksum: such a segment stays a log. Returns the segment's statistics
+    where a ``keeper`` wants them.
     """
     layout = segment.layout
     if not layout.value_nbytes:
@@ -110,6 +115,7 @@ def write_block(
     compiled = segment.count * layout.row_nbytes >= _WORTH_COMPILING
     seal = Seal(None) if raw.id is None else segment.seal
     chunks = chunks_of(layout, partial(chunk_limit, height, memory // count))
+    gathered = None if keeper is None else keeper.begin(segment, height, chunks)
     places = np.zeros((opening.blocks, len(chunks), 2), np.uint64)
     heads = None if raw.id is None else np.zeros((opening.blocks, len(chunks)), np.uint32)
     bounds = np.zeros((opening.blocks, len(layout.tensors) if tolerance is not None else 0))
@@ -132,12 +138,15 @@ def write_block(
                     segment.known_bound(i, rows) or _bound(segment, i, rows, tolerance)
                     for i in range(len(layout.tensors))
                 ]
-            tasks = (partial(_encode, segment, pieces, rows, bounds[b], tolerance, compiled) for pieces in chunks)
-            for c, (pieces, data) in enumerate(zip(chunks, in_order(tasks, count))):
+            look = None if gathered is None else partial(gathered.look, b)
+            tasks = (partial(_encode, segment, pieces, rows, bounds[b], tolerance, compiled, look) for pieces in chunks)
+            for c, (pieces, (data, seen)) in enumerate(zip(chunks, in_order(tasks, count))):
                 if pause is not None:
                     pause()
+                if gathered is not None:
+                    gathered.take(b, c, seen)
                 payload, start = chunk_payload(rows.start, rows.stop - rows.start, pieces, data, seal)
-                (at,) = file.put((block.CHUNK, payload, 0))
+                (at,) = file.put((block.CHUNK, payload, number + 1))
                 places[b, c] = at + HEADER_NBYTES + start, len(data)
                 if heads is not None:
                     heads[b, c] = block.head_crc(data)
@@ -155,13 +164,14 @@ def write_block(
     rename(building, target)
     if sync:
         sync_path(target.parent)
+    return gathered
 
 
 def _deflate(steps: NDArray[np.int64]) -> bytes:
     return zlib.compress(steps.astype("<i8").tobytes(), 6)
 
 
-def _gather(
+def gather(
     segment: RawSegment, pieces: tuple[Piece, ...], rows: slice, known: Sequence[Codes | None] | None = None
 ) -> NDArray[np.unsignedinteger]:
     """The patterns (T, n) of a chunk's pieces; those of ``known`` codes follow from these."""
@@ -188,11 +198,15 @@ def _encode(
     bounds: NDArray[np.float64],
     tolerance: float | None,
     compiled: bool,
-) -> bytes:
-    """A chunk, decoded again and held against the log: what is not the same (or not within its bound) is never written."""
+    look: Callable[[tuple[Piece, ...], NDArray[Any]], list[Seen]] | None = None,
+) -> tuple[bytes, list[Seen]]:
+    """A chunk, decoded again and held against the log: what is not the same (or not within its bound) is never written.
+
+    ``look`` is shown the patterns as they will be read.
+    """
     dtype = lanes(segment.layout.tensors[pieces[0].tensor])[0]
     known = None if tolerance is None else segment.gridded(pieces, rows)
-    u = _gather(segment, pieces, rows, known)
+    u = gather(segment, pieces, rows, known)
     shape = chunk_shape(tolerance, len(u), u.shape[1])
     data = None
     widths = [p.stop - p.start for p in pieces]
@@ -202,13 +216,10 @@ def _encode(
     exact = data is None
     data = encode(u, dtype, shape, compiled=compiled) if data is None else data
     exactly = [0.0 if known is not None and known[i] is not None else bound for i, bound in enumerate(own)]
-    if (
-        not _same(Chunk(data), u, compiled=compiled)
-        if exact
-        else not within_bounds(Chunk(data).read(), u, dtype, widths, exactly)
-    ):
+    stored = u if exact else Chunk(data).read()
+    if not _same(Chunk(data), u, compiled=compiled) if exact else not within_bounds(stored, u, dtype, widths, exactly):
         raise NotTheSame(f"frames {segment.first + rows.start} to {segment.first + rows.stop - 1} of {segment.file}")
-    return data
+    return data, [] if look is None else look(pieces, stored)
 
 
 def _same(chunk: Chunk, u: NDArray[np.unsignedinteger], *, compiled: bool) -> bool:

@@ -11,14 +11,15 @@ import os
 import stat
 import threading
 from collections import OrderedDict
-from collections.abc import Hashable
+from collections.abc import Callable, Hashable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol, TypeVar
 
 from weightlapse.errors import DamagedRecording
-from weightlapse.store.portable import OPEN_FLAGS, read_at
+from weightlapse.store.portable import OPEN_FLAGS, read_at, read_into
 
+T = TypeVar("T")
 MOST_OPEN = 32  # descriptors: far below the 256 of the stingiest system
 
 
@@ -50,7 +51,8 @@ class _Pool:
         self._lock = threading.Lock()
         self._open: OrderedDict[tuple[str, Hashable], _Handle] = OrderedDict()
 
-    def read(self, path: str, key: Hashable, start: int, nbytes: int) -> bytes:
+    def use(self, path: str, key: Hashable, call: Callable[..., T], *what: Any) -> T:
+        """What ``call(descriptor of a file, *what)`` gives."""
         with self._lock:
             handle = self._open.get((path, key))
             if handle is None:
@@ -61,7 +63,7 @@ class _Pool:
                 self._open.move_to_end((path, key))
             handle.users += 1
         try:
-            return read_at(handle.fd, start, nbytes)
+            return call(handle.fd, *what)
         finally:
             with self._lock:
                 handle.users -= 1
@@ -138,17 +140,32 @@ class LocalFile:
     def read(self, start: int, stop: int) -> bytes:
         if start >= stop:
             return b""
+        data = self._using(stop, read_at, start, stop - start)
+        if data is None or len(data) != stop - start:
+            raise self._too_short(start, stop)
+        return data
+
+    def read_into(self, start: int, out: memoryview) -> None:
+        """The bytes from ``start`` on into ``out``, all of it, without an object made for them."""
+        stop = start + len(out)
+        if len(out) and self._using(stop, read_into, start, out) != len(out):
+            raise self._too_short(start, stop)
+
+    def _using(self, stop: int, call: Callable[..., T], *what: Any) -> T | None:
+        """What ``call`` reads; None where the file ends before ``stop``."""
+        if stop > self.size:
+            return None
         try:
-            data = POOL.read(self._path, self._key, start, stop - start) if stop <= self.size else b""
+            return POOL.use(self._path, self._key, call, *what)
         except FileNotFoundError:
             raise
         except OSError as error:
             raise DamagedRecording(f"{self._path} cannot be read ({error.strerror})") from None
-        if len(data) != stop - start:
-            raise DamagedRecording(
-                f"{self.name} has no bytes {start} to {stop - 1}: it is shorter than it says, or was cut while it was being read"
-            )
-        return data
+
+    def _too_short(self, start: int, stop: int) -> DamagedRecording:
+        return DamagedRecording(
+            f"{self.name} has no bytes {start} to {stop - 1}: it is shorter than it says, or was cut while it was being read"
+        )
 
 
 class Ahead:
@@ -177,6 +194,13 @@ class Part:
         if isinstance(self._file, bytes):
             return self._file[self._start + start : self._start + stop]
         return self._file.read(self._start + start, self._start + stop)
+
+    def read_into(self, start: int, out: memoryview) -> None:
+        """The bytes from ``start`` on into ``out``, all of it."""
+        if isinstance(self._file, LocalFile):
+            self._file.read_into(self._start + start, out)
+        else:
+            out[:] = self.read(start, start + len(out))
 
 
 def regular_size(path: Path) -> int:

@@ -112,7 +112,7 @@ class Journal:
                 break
             self.damaged.append((self.end, after))
             self.end = after
-        self.cut_short = _is_cut_short(data[self.end - base :])
+        self.cut_short = is_cut_short(data[self.end - base :])
 
     def _take(self, record: Record) -> None:
         kind, payload = record.kind, record.payload
@@ -199,7 +199,7 @@ def layout_payload(layout: Layout, note: str, lineage: Any) -> bytes:
     return json.dumps(description, ensure_ascii=False).encode()
 
 
-def _is_cut_short(tail: bytes) -> bool:
+def is_cut_short(tail: bytes) -> bool:
     """Whether these bytes can be the beginning of a record: a write that was cut short leaves no wrong byte, only fewer."""
     if len(tail) < HEADER_NBYTES:
         return True

@@ -24,6 +24,9 @@ FORMAT = "weightlapse recording"
 VERSION = 3
 UNPACKED = 2  # the version of recordings whose frames are never packed: older readers know it
 MAX_NBYTES = 16 << 20
+LARGEST_TOLERANCE = (
+    1.0  # an error as large as the spread of the tensor: with more, nothing of the weights would be left
+)
 _JOURNAL_NAME = re.compile(r"journal(-[0-9a-f]{8})?\.log")
 
 
@@ -103,7 +106,21 @@ def read(folder: Folder) -> tuple[dict[str, Any], str | None]:
     for copy in _copies(folder):
         if data != copy and (_is_damaged(data, copy) or id_in(data) == id_in(copy)):
             return _checked(copy, where), "was changed or damaged; its copy in the journal counts"
-    return _checked(data, where), None
+    return _without_absurd_tolerance(_checked(data, where))
+
+
+def _without_absurd_tolerance(manifest: dict[str, Any]) -> tuple[dict[str, Any], str | None]:
+    """What no recorder ever wrote is not compressed by: the log would lose its values. Reading needs no tolerance."""
+    told = manifest["tolerance"]
+    if told is None or told <= LARGEST_TOLERANCE:
+        return manifest, None
+    return (
+        {
+            **manifest,
+            "tolerance": None,
+        },
+        f"says tolerance {told:g}, which no recording has: it was changed, and what is not compressed yet is kept exactly",
+    )
 
 
 def _is_damaged(data: bytes, copy: bytes) -> bool:

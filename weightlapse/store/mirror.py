@@ -14,6 +14,7 @@ import weightlapse.store.manifest as manifest
 from weightlapse.errors import InvalidArgument, missing_extra
 from weightlapse.store.folder import LocalFolder
 from weightlapse.store.remove import remove_copy
+from weightlapse.store.statistics_file import file_name as statistics_name
 
 _ATTEMPTS = 10  # compaction may remove a file between listing and reading it
 
@@ -55,7 +56,9 @@ class Mirror:
         journal = (folder / name_of_journal).read_bytes()
         below = ("blocks", "log") if all_of_it else ("blocks",)
         files = [path for name in below for path in sorted((folder / name).glob("[!.]*")) if path.suffix != ".tmp"]
-        for path in [*files, folder / manifest.NAME]:
+        name_of_statistics = statistics_name(bytes.fromhex(head["id"]))
+        kept = [folder / name_of_statistics] if all_of_it and (folder / name_of_statistics).is_file() else []
+        for path in [*files, *kept, folder / manifest.NAME]:
             name, size = path.relative_to(folder).as_posix(), path.stat().st_size
             if self._copied.get(name) != size:
                 self._put(name, path.read_bytes())

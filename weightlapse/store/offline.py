@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
@@ -10,11 +11,14 @@ from typing import Any
 
 from weightlapse.errors import DamagedRecording
 from weightlapse.store.folder import LocalFolder
+from weightlapse.store.keeper import Keeper
 from weightlapse.store.lock import Lock
 from weightlapse.store.place import check_folders
 from weightlapse.store.proof import compress
 from weightlapse.store.reader import Store
 from weightlapse.store.repair import tidy
+from weightlapse.store.statistics_file import put_in_order
+from weightlapse.store.stretches import gathered, without_statistics
 from weightlapse.store.threads import threads
 
 
@@ -35,7 +39,7 @@ def _plainly(items: Iterable[Any], label: str) -> Iterable[Any]:
 def compact_recording(
     path: str | os.PathLike[str], track: Callable[[Iterable[Any], str], Iterable[Any]] = _plainly
 ) -> Compaction:
-    """Compress every log segment of the recording at ``path``, with its own tolerance; ``track`` shows progress.
+    """Compress every log segment of the recording at ``path``, with its own tolerance, and make the statistics that it lacks; ``track`` shows progress.
 
     Raises :class:`CannotRecord` while a recorder writes there. A segment with a damaged frame stays as it is and is named in ``kept``.
     """
@@ -63,13 +67,21 @@ def _compact_one(path: str | os.PathLike[str], track: Callable[[Iterable[Any], s
             0,
             [f"{c.copy.file}: neither the log nor the block is whole; both are kept" for c in store.doubled],
         )
-        for segment in track(store.raw_segments, "compressing"):
-            try:
-                compress(folder, segment, store.ours, store.tolerance, count=threads())
-                frames += segment.count
-            except DamagedRecording as error:
-                kept.append(str(error))
-        store.refresh()
+        put_in_order(folder, store.ours.id)
+        keeper = Keeper(folder, store.ours, store.tolerance)
+        try:
+            for segment in track(store.raw_segments, "compressing"):
+                try:
+                    compress(folder, segment, store.ours, store.tolerance, count=threads(), keeper=keeper)
+                    frames += segment.count
+                except DamagedRecording as error:
+                    kept.append(str(error))
+            store.refresh()
+            for block in track(without_statistics(store), "statistics"):
+                with contextlib.suppress(DamagedRecording):  # `weightlapse verify` says so
+                    keeper.add(block.number, gathered(store, block, folder).done())
+        finally:
+            keeper.close()
         return Compaction(frames, before, store.stored_nbytes, tuple(kept))
     finally:
         lock.release()

@@ -14,6 +14,7 @@ from weightlapse.store.blockread import BlockSegment
 from weightlapse.store.cache import Cache
 from weightlapse.store.compact import within_bounds, write_block
 from weightlapse.store.files import LocalFile
+from weightlapse.store.keeper import Keeper
 from weightlapse.store.raw import RawSegment
 from weightlapse.store.remove import remove_proved
 
@@ -54,9 +55,19 @@ def holds_the_same(block: BlockSegment, raw: RawSegment) -> bool:
     return True
 
 
-def compress(folder: Path, raw: RawSegment, ours: Belonging, tolerance: float | None, **settings: Any) -> None:
+def compress(
+    folder: Path,
+    raw: RawSegment,
+    ours: Belonging,
+    tolerance: float | None,
+    *,
+    keeper: Keeper | None = None,
+    **settings: Any,
+) -> None:
     """Make the block of a log segment, prove it, and remove the log. Raises :class:`DamagedRecording` where the log must stay."""
-    write_block(folder, raw.number, raw, tolerance, **settings)
+    gathered = write_block(folder, raw.number, raw, tolerance, keeper=keeper, **settings)
     if not is_intact(folder, raw.number, raw, ours):
         raise DamagedRecording(f"{block_name(raw.number)} did not reach the disk as it was made: {raw.file} is kept")
+    if keeper is not None and gathered is not None:
+        keeper.keep(raw.number, gathered)
     remove_proved(folder / raw.file)

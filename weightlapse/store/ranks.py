@@ -107,6 +107,21 @@ class RankedStore:
                 )
         self._layout = Layout(specs.values())
 
+    def parts(self) -> list[tuple[Store, NDArray[np.int64], dict[str, tuple[int, ...]]]]:
+        """What each rank wrote: its store, the number that each merged frame has there, and where its tensors begin within the whole ones.
+
+        Of parts that several ranks hold only the first has them.
+        """
+        places: list[dict[str, tuple[int, ...]]] = [{} for _ in self._stores]
+        numbers = {id(store): rank for rank, store in enumerate(self._stores)}
+        for name, shards in self._shards.items():
+            seen = set()
+            for shard in shards:
+                if (shard.offset, shard.shape) not in seen:
+                    seen.add((shard.offset, shard.shape))
+                    places[numbers[id(shard.store)]][name] = shard.offset
+        return [(store, _frames_of(store, self.steps), own) for store, own in zip(self._stores, places)]
+
     @property
     def branches(self) -> list[str]:
         """None: many processes are not rewound together."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import bisect
 import contextlib
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -15,9 +15,11 @@ from numpy.typing import NDArray
 import weightlapse.store.manifest as manifest
 from weightlapse.errors import DamagedRecording, InvalidArgument, NotARecording, UnknownTensor, closest
 from weightlapse.store.belonging import Belonging
+from weightlapse.store.blockread import BlockSegment
 from weightlapse.store.cache import Cache
 from weightlapse.store.codecs.decode import advance_together
 from weightlapse.store.folder import Folder, LocalFolder
+from weightlapse.store.gathering import LastFrame, read_last
 from weightlapse.store.journal import Journal, LayoutEpoch
 from weightlapse.store.layout import Layout
 from weightlapse.store.lines import OPEN_END, Fork, lines_of, positions, untold
@@ -26,6 +28,8 @@ from weightlapse.store.raw import RawSegment
 from weightlapse.store.scalars import Scalars
 from weightlapse.store.segment import Damage, Frames, Region, Segment, as_slice
 from weightlapse.store.segments import SegmentList, TwoCopies, on_line, rising
+from weightlapse.store.statistics_check import StatisticsCheck, damage_of
+from weightlapse.store.statistics_file import StatisticsFile
 
 _TRIES = 4
 
@@ -52,6 +56,7 @@ class Store:
         self.steps: NDArray[np.int64] = np.empty(0, np.int64)
         self.cache = Cache()
         self._list = SegmentList(folder, self.cache, self.ours)
+        self._statistics = StatisticsFile(folder, self.ours.id)
         self._take_up()
 
     def _belonging(self) -> Belonging:
@@ -214,10 +219,21 @@ class Store:
         """Bytes that the recording takes on disk."""
         names = (f"{below}/{name}" for below in ("log", "blocks") for name in self._folder.names(below))
         total = 0
-        for name in (manifest.NAME, self.journal_name, *names):
+        for name in (manifest.NAME, self.journal_name, self._statistics.name, *names):
             with contextlib.suppress(FileNotFoundError, DamagedRecording):  # compacted away since, or a link to nothing
                 total += self._folder.open(name).size
         return total
+
+    @property
+    def statistics(self) -> StatisticsFile:
+        """The statistics that are kept of its segments, as they are now."""
+        self._statistics.look()
+        return self._statistics
+
+    @property
+    def written_segments(self) -> list[Segment]:
+        """The segments of all lines, in the order of writing."""
+        return list(self._found)
 
     @property
     def last_segment_number(self) -> int:
@@ -364,8 +380,30 @@ class Store:
                 told.append(Damage(damage.file, prefix + damage.what, int(where[0]), int(where[-1]) + 1))
         return told
 
+    def _verify_segments(self) -> Iterator[Damage]:
+        """Every segment; blocks together with the statistics that are kept of them."""
+        kept, last = self.statistics, None
+        for segment in self._found:
+            held = kept.get(segment.number) if isinstance(segment, BlockSegment) and segment.rebuilt is None else None
+            if not isinstance(segment, BlockSegment) or held is None:
+                yield from segment.verify()
+                continue
+            check = StatisticsCheck(held, segment, last, lambda number: self._last_frame(number, segment.layout))  # noqa: B023
+            found = segment.verify(check.look)
+            yield from found
+            last = check.last
+            if not found and (wrong := check.wrong()):
+                yield damage_of(kept.name, segment, wrong)
+
+    def _last_frame(self, number: int, layout: Layout) -> LastFrame | None:
+        """Frame ``number``, as others are compared with it."""
+        segment = next((s for s in self._found if s.first <= number < s.first + s.count), None)
+        if segment is None or segment.layout != layout:
+            return None
+        return read_last(segment, number, layout, None)
+
     def verify(self) -> list[Damage]:
-        """Check every checksum; an empty list means that all is well."""
+        """Check every checksum, and the statistics against the values; an empty list means that all is well."""
         if self._manifest_fault is not None:
             found = [Damage(manifest.NAME, self._manifest_fault)]
         else:
@@ -373,7 +411,8 @@ class Store:
         if self._journal_fault is not None:
             found.append(Damage(self.journal_name, self._journal_fault))
         found += self._list.damages
-        found += [told for segment in self._found for damage in segment.verify() for told in self._on_lines(damage)]
+        found += [told for damage in self._verify_segments() for told in self._on_lines(damage)]
+        found += self.statistics.damages(closed=self.closed)
         found += [
             Damage(self.journal_name, f"bytes {a} to {b - 1} are no record that can be read")
             for a, b in self.journal.damaged

@@ -18,12 +18,18 @@ from weightlapse.store.raw import RawSegment
 from weightlapse.store.reader import Store
 from weightlapse.store.remove import remove_empty, remove_own, remove_proved
 from weightlapse.store.segments import TwoCopies
+from weightlapse.store.statistics_file import statistics_of
 
 
 def tidy(folder: Path) -> list[str]:
     """Put the recording in order, its lock held by the caller; returns what was done and is worth telling. Nothing that may be needed is removed."""
-    for unfinished in (*folder.glob("blocks/*.tmp"), *folder.glob("journal*.tmp"), folder / f"{manifest.NAME}.tmp"):
-        if re.fullmatch(r"\d{6,}\.tmp|journal-[0-9a-f]{8}\.log\.tmp|manifest\.json\.tmp", unfinished.name):
+    for unfinished in (
+        *folder.glob("blocks/*.tmp"),
+        *folder.glob("journal*.tmp"),
+        *folder.glob("stats-*.tmp"),
+        folder / f"{manifest.NAME}.tmp",
+    ):
+        if re.fullmatch(r"\d{6,}\.tmp|(journal|stats)-[0-9a-f]{8}\.log\.tmp|manifest\.json\.tmp", unfinished.name):
             remove_own(unfinished)
     for stray in _never_begun(folder):
         remove_proved(stray)
@@ -87,8 +93,11 @@ def withdraw(folder: Path, identity: bytes) -> None:
     if store.id != identity.hex():
         return  # it has given its place back already
     own = [f"{below}/{name}" for below in ("log", "blocks") for name in LocalFolder(folder).names(below)]
-    for name in (*own, store.journal_name, manifest.NAME, "lock"):
-        if re.fullmatch(r"(log/\d{6,}\.seg|blocks/\d{6,}\.blk|journal(-[0-9a-f]{8})?\.log|manifest\.json|lock)", name):
+    for name in (*own, store.statistics.name, store.journal_name, manifest.NAME, "lock"):
+        if re.fullmatch(
+            r"(stats-[0-9a-f]{8}\.log|log/\d{6,}\.seg|blocks/\d{6,}\.blk|journal(-[0-9a-f]{8})?\.log|manifest\.json|lock)",
+            name,
+        ):
             remove_proved(folder / name)
     for below in ("log", "blocks", "ranks", ""):
         remove_empty(folder / below)
@@ -113,6 +122,7 @@ def remove_replaced(folder: Path) -> tuple[int, list[str]]:
             and _is_of(where, path.name, head)
         ):
             names.append(path.name)
+    names += statistics_of(where, head["replaced"])
     removed, kept = 0, []
     for name in names:
         try:

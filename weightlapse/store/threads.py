@@ -57,6 +57,31 @@ def in_order(tasks: Iterable[Callable[[], T]], count: int) -> Iterator[T]:
         _TURNS.end()
 
 
+def all_done(tasks: Iterable[Callable[[], object]], count: int) -> None:
+    """Do the tasks, ``count`` at a time, in any order: each thread takes the next one itself, so that nobody is woken between them.
+
+    When it returns, or raises what one of them raised, none is under way.
+    """
+    left, lock = iter(tasks), threading.Lock()
+    failures: list[BaseException] = []
+
+    def work() -> None:
+        while not failures:
+            with lock:
+                task = next(left, None)
+            if task is None:
+                return
+            try:
+                task()
+            except BaseException as error:  # noqa: BLE001 — raised below, when the others have ended
+                failures.append(error)
+
+    for _ in in_order([work] * max(count, 1), count):
+        pass
+    if failures:
+        raise failures[0]
+
+
 class _Turns:
     """Shorter turns at the interpreter while many threads share it.
 

@@ -6,6 +6,7 @@ the ``fsync`` policy: "never", "close" (once, at the end) or "flush" (at every :
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import json
 import os
@@ -79,6 +80,8 @@ class Start:
 
 class Writer:
     """Appends to one recording, from one thread. Make one with :meth:`create` or :meth:`resume`."""
+
+    numbers_first = False  # whether scalars are wanted before the frames that they belong to
 
     def __init__(
         self,
@@ -223,6 +226,11 @@ class Writer:
         epoch = next(e for e in reversed(store.journal.epochs) if e.start <= kept)
         if epoch.layout != self.layout:
             self.relayout(epoch.layout, f"rewound to step {step}", None)
+
+    @property
+    def recorded(self) -> int:
+        """Frames that are in the recording, on all lines."""
+        return self.frames
 
     @property
     def identity(self) -> bytes:
@@ -405,7 +413,7 @@ class Writer:
                 self._end_segment()
                 self._compactor.finish()
                 if self._compactor.failure is not None:
-                    self._tell_uncompacted(self._compactor.failure)
+                    self._tell_uncompacted(self._compactor.failure, patience)
             if self._fsync != "never":
                 self._sync()
                 for log in patiently(
@@ -429,11 +437,13 @@ class Writer:
             remove_proved(self._segment.path)
         takeover.undo()
 
-    def _tell_uncompacted(self, error: BaseException) -> None:
-        """Say in the recording that it is larger than it need be: every frame is there all the same."""
+    def _tell_uncompacted(self, error: BaseException, patience: float) -> None:
+        """Say in the recording that it is larger than it need be: every frame is there all the same, and so is its end."""
         reason = f"not all frames could be compressed ({error}); `weightlapse compact` does it later"
         warnings.warn(f"{self.path}: {reason}", stacklevel=2)
-        self._journal.put((journal.EVENT, reason.encode(), max(self.last_step, 0)), (journal.CLOSE, b"", self.frames))
+        told = (journal.EVENT, reason.encode(), max(self.last_step, 0)), (journal.CLOSE, b"", self.frames)
+        with contextlib.suppress(OSError):  # on a disk that stays full it goes unsaid there
+            patiently(lambda: self._journal.put(*told), patience)
 
 
 def _itself(segment: RawSegment) -> RawSegment:

@@ -13,6 +13,7 @@ from weightlapse.symmetry.activations import match_activations
 from weightlapse.symmetry.alignment import Alignment
 from weightlapse.symmetry.barrier import Line
 from weightlapse.symmetry.elements import Elements
+from weightlapse.symmetry.nets import Nets
 from weightlapse.symmetry.rebase import Rebase, Rebased
 from weightlapse.symmetry.run import Runner, data_of
 from weightlapse.symmetry.search import NEAR, Found, Search
@@ -53,7 +54,7 @@ def align(
     What b computes stays the same; this is checked on every call (by undoing the moves, and by running b when it is a module
     and there is data).
 
-    a, b: torch modules, or mappings of names to arrays or tensors, of one architecture. wiring: from ``wl.trace`` or
+    a, b: torch modules, Keras models, Flax NNX or Equinox modules, or mappings of names to arrays or tensors, of one architecture. wiring: from ``wl.trace`` or
     ``Wiring.from_spec``; may be left out when a module and ``data`` are given. data: inputs (samples first), or
     ``(inputs, integer labels)``: matching by activations is tried too, and the result with the lower loss half way between
     both networks is returned. symmetries: "auto" for all that each group has, or some of "permutation", "sign",
@@ -68,6 +69,21 @@ def align(
 
     Raises CannotAlign (different tensors, NaN or Inf, a wiring that does not fit the network) and InvalidArgument.
     """
+    nets = Nets.of(a, b)
+    return nets.given_back(_aligned(nets.a, nets.b, wiring, data, symmetries, restarts, seed, wiring_b, merge))
+
+
+def _aligned(
+    a: Any,
+    b: Any,
+    wiring: Wiring | None,
+    data: Any,
+    symmetries: Literal["auto"] | Iterable[str],
+    restarts: int | Literal["auto"],
+    seed: int,
+    wiring_b: Wiring | None,
+    merge: float,
+) -> Alignment:
     allowed = allowed_symmetries(symmetries)
     data = None if data is None else data_of(data, *(n for n in (a, b) if is_module(n)))
     state_a, state_b = state_of(a), state_of(b)

@@ -28,7 +28,8 @@ class Alignment:
     ``rotations`` and ``gauges``: the bases of streams and heads that were changed. ``method``: how the best result was found. ``function_error``:
     the largest change of b's output on the data, relative to its size; None when b was not run. ``tried``: the distance
     (with data: the rise of the loss half way) that each method reached; ``candidates`` their elements. ``notes``: what
-    else to know. ``units``: for networks of different widths, who corresponds to whom in each group; there ``state`` has
+    else to know. ``names``: where b's tensors bear other names than a's (layers that Keras numbers on), a's name -> b's; ``state`` has b's.
+    ``units``: for networks of different widths, who corresponds to whom in each group; there ``state`` has
     a's shapes when every unit of b found a partner, else those of the larger.
     """
 
@@ -46,6 +47,7 @@ class Alignment:
     candidates: tuple[Found, ...] = field(default=(), repr=False)
     notes: tuple[str, ...] = ()
     units: dict[str, Correspondence] = field(default_factory=dict, repr=False)
+    names: dict[str, str] = field(default_factory=dict, repr=False)
 
     @property
     def rotations(self) -> dict[str, NDArray[np.float64]]:
@@ -87,7 +89,9 @@ class Alignment:
             raise InvalidArgument(
                 "an alignment of networks of different widths is no relabelling, so it serves one state only"
             )
-        return self.elements.on_state(state, self.wiring)
+        theirs = {name: mine for mine, name in self.names.items()}
+        moved = self.elements.on_state({theirs.get(n, n): v for n, v in state.items()}, self.wiring)
+        return {self.names.get(n, n): v for n, v in moved.items()}
 
     def __str__(self) -> str:
         moved = sum(not np.array_equal(p, np.arange(len(p))) for p in self.permutations.values())

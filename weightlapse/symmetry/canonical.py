@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from weightlapse.symmetry.elements import Elements, depth
 from weightlapse.symmetry.match import Matcher, Move
+from weightlapse.symmetry.nets import runnable
 from weightlapse.symmetry.own_bases import OwnBases
 from weightlapse.symmetry.scale import balance, rescaled
 from weightlapse.symmetry.states import Weights, check_values, check_weights, check_wiring_fits, float_arrays, state_of
@@ -38,6 +39,7 @@ def canonical(net: Any, wiring: Wiring, *, symmetries: Literal["auto"] | Iterabl
     >>> wl.canonical({"a.weight": np.array([[1.0], [-5.0]]), "b.weight": np.array([[3.0, 4.0]])}, w)["a.weight"].tolist()
     [[5.0], [1.0]]
     """
+    net = runnable(net)
     state = state_of(net)
     check_values(state, "given")
     check_weights(net, state, wiring, "given")

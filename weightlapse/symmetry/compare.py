@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 import numpy as np
@@ -16,6 +16,7 @@ from weightlapse.symmetry.alignment import Alignment
 from weightlapse.symmetry.barrier import Barrier, Line, Repair
 from weightlapse.symmetry.cka import cka
 from weightlapse.symmetry.identify import Identifiability, fresh, identifiability
+from weightlapse.symmetry.nets import Nets
 from weightlapse.symmetry.reducible import Health, Reducible, inspect
 from weightlapse.symmetry.run import Data, Runner, data_of
 from weightlapse.symmetry.search import Found
@@ -113,7 +114,7 @@ def compare(
 ) -> Comparison:
     """Say whether two networks are the same, and in what sense.
 
-    a, b: torch modules, or mappings of names to arrays (then only their weights are compared). wiring: of a; traced when a
+    a, b: torch modules, Keras models, Flax NNX or Equinox modules, or mappings of names to arrays (then only their weights are compared). wiring: of a; traced when a
     module and ``data`` are given. data: inputs, samples first, or ``(inputs, integer labels)``. tolerance: the relative
     distance below which weights, and functions, count as equal. points: mixtures on the line between the networks, for the
     barrier; 0 leaves it out.
@@ -134,7 +135,9 @@ def compare(
     >>> wl.compare(x, y, w).verdict
     'same up to symmetry'
     """
-    return _Comparing(a, b, wiring, data, tolerance, points, seed).result()
+    nets = Nets.of(a, b)
+    found = _Comparing(nets.a, nets.b, wiring, data, tolerance, points, seed).result()
+    return found if found.alignment is None else replace(found, alignment=nets.given_back(found.alignment))
 
 
 class _Comparing:

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from weightlapse.errors import InvalidArgument
 from weightlapse.progress import track
 from weightlapse.symmetry.elements import Elements, identity
+from weightlapse.symmetry.nets import Nets, runnable
 from weightlapse.symmetry.search import Search, automatic_restarts
 from weightlapse.symmetry.states import (
     Arrays,
@@ -67,6 +68,7 @@ def align_all(
     if not len(nets):
         raise InvalidArgument("align_all needs at least one network")
     allowed = allowed_symmetries(symmetries)
+    nets = [Nets.of(runnable(nets[0]), n).b if i else runnable(n) for i, n in enumerate(nets)]
     states = [own_state(n) for n in nets]
     for s in states:
         check_same_shapes(states[0], s)

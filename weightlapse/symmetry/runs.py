@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from weightlapse.errors import CannotAlign, InvalidArgument
 from weightlapse.progress import track
+from weightlapse.recording.renamed import under_names_of
 from weightlapse.symmetry.elements import Elements
 from weightlapse.symmetry.follow import PLAIN, own_partners, parting_steps, stepped
 from weightlapse.symmetry.search import Search, automatic_restarts
@@ -129,15 +130,16 @@ def align_runs(
 
     a, b: recordings of the same architecture (``wl.load``). wiring: default, the one that a recording holds. mode: "last",
     one alignment from the last frames applied to all; "each", one for every frame, started from its neighbour's.
-    frames: frame numbers to pair, the same in both; default, the frames at the steps that both have recorded. follow: chain the alignments forward
-    from the first pair, with hysteresis (see `weightlapse.symmetry.follow`): right for runs that began alike, and ``.parting`` says when each
-    layer's units lose their partners.
+    frames: frame numbers to pair, the same in both; default, the frames at the steps that both have recorded. Where Keras numbered the layers
+    of b on, b's tensors are matched by structure and bear a's names. follow: chain the alignments forward from the first pair, with
+    hysteresis (see `weightlapse.symmetry.follow`): right for runs that began alike, and ``.parting`` says when each layer's units lose their partners.
 
     Raises CannotAlign (different tensors, no common step) and InvalidArgument (no wiring, unknown mode).
     """
     mode = "follow" if follow else mode
     if mode not in ("last", "each", "follow"):
         raise InvalidArgument(f"mode must be 'last', 'each' or 'follow', got {mode!r}")
+    b = under_names_of(a, b)
     w = wiring or a.wiring or b.wiring
     if w is None:
         raise InvalidArgument(

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import threading
-import time
 from collections.abc import Callable
 from typing import Any
 
@@ -25,6 +24,14 @@ from weightlapse.view.pictures import Pictures
 from weightlapse.view.subject import Subject
 from weightlapse.view.wire import BINARY, JSON, Cancel, Cancelled, Query, little, message, number, span
 
+UNHURRIED = (
+    "manifest",
+    "live",
+    "clip",
+    "findings",
+    "pair",
+)  # cost nothing, say for themselves when they read, or take so long that nobody waits
+
 
 class Answers:
     """Answers questions about ``subjects``; safe to ask from several threads."""
@@ -34,8 +41,7 @@ class Answers:
         self._named = len(
             subjects
         )  # an aligned run comes after those that the page was opened with, and with the answer to "pair"
-        self._asked = time.monotonic()
-        self.pictures = Pictures(subjects, lambda: self._asked)
+        self.pictures = Pictures(subjects)
         self._pairing = threading.Lock()
         self._paired: dict[str, Any] | None = None
         self.words: dict[str, Callable[[Query, Cancel], tuple[str, bytes]]] = {
@@ -60,11 +66,10 @@ class Answers:
         """The answer to ``word`` as (media type, bytes); InvalidArgument or UnknownTensor for questions without one."""
         if word not in self.words:
             raise UnknownTensor(f"the viewer knows no question {word!r}")
-        self._asked = time.monotonic()
-        try:
+        if word in UNHURRIED:
             return self.words[word](query, cancel or threading.Event())
-        finally:
-            self._asked = time.monotonic()
+        with self.pictures.reading():
+            return self.words[word](query, cancel or threading.Event())
 
     # -- descriptions -------------------------------------------------------------------------------------------------
     def _json(self, value: Any) -> tuple[str, bytes]:

@@ -61,10 +61,12 @@ def make_app(answers: Answers, *, hosts: set[str], token: str | None = None) -> 
         )
         gone = asyncio.ensure_future(_gone(request))
         both: set[asyncio.Future[Any]] = {work, gone}
-        await asyncio.wait(both, return_when=asyncio.FIRST_COMPLETED)
-        if not work.done():
-            cancel.set()  # the page closed the connection: stop at the next frame
-        gone.cancel()
+        try:
+            await asyncio.wait(both, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            if not work.done():
+                cancel.set()  # the page closed the connection, or the server ends: stop at the next frame
+            gone.cancel()
         try:
             media, body = await work
         except Cancelled:

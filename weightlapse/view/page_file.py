@@ -22,7 +22,7 @@ from weightlapse.view.aligned import pair
 from weightlapse.view.assets import asset
 from weightlapse.view.manifest import manifest, numbers
 from weightlapse.view.overview import overview
-from weightlapse.view.pack import Plan, blocks, estimate, strides, thinned
+from weightlapse.view.pack import Plan, Some, blocks, estimate, strides, thinned
 from weightlapse.view.subject import Subject, open_subjects
 
 ALL = 1 << 62
@@ -55,48 +55,77 @@ def make_page(run: Any, out: str | os.PathLike[str], *, max_bytes: int = 20_000_
     target = Path(out)
     if target.is_dir():
         raise InvalidArgument(f"{target} is a folder; give the name of the HTML file to write")
-    reports: dict[str, Any] = {"findings": [extras.findings(s) for s in subjects[:1]], "pair": None}
+    examined = track(subjects[:1], f"examining {subjects[0].name}")
+    reports: dict[str, Any] = {"findings": [extras.findings(s) for s in examined], "pair": None}
     reports["overview"] = overview(subjects[0], 0, lambda: False, math.inf)["tensors"]
     if len(subjects) > 1:
         reports["pair"], aligned = pair(subjects)
         subjects += [aligned] if aligned is not None else []
+    known = [Known(s) for s in subjects]
     size = 0
     for bits, stride, fewest in RUNGS:
-        frames = _affordable(subjects, reports, bits, stride, max_bytes)
+        frames = _affordable(known, reports, bits, stride, max_bytes, fewest)
         for _ in range(TRIES):
             if frames < min(fewest, max(s.frames for s in subjects)):
                 break
-            page = _html(_data(subjects, Plan(bits, frames, stride), reports, with_blocks=True))
+            page = _html(_data(known, Plan(bits, frames, stride), reports, with_blocks=True))
             size = len(page)
             if size <= max_bytes:
                 with whole_file(target) as file:
                     file.write(page)
                 return target
-            frames = min(int(frames * 0.95 * max_bytes / size), frames - 1)
+            bare = len(_html(_data(known, Plan(bits, frames, stride), reports, with_blocks=False)))
+            frames = min(int(frames * 0.97 * max(0, max_bytes - bare) / (size - bare)), frames - 1)
     told = f"; the smallest page takes {size:,} bytes" if size else ""
     raise InvalidArgument(
         f"max_bytes={max_bytes:,} is too small for even a few thinned frames of {subjects[0].name}{told}"
     )
 
 
-def _affordable(subjects: list[Subject], reports: dict[str, Any], bits: int, stride: int, max_bytes: int) -> int:
-    """About how many frames fit at this many bits and this stride; all of them where all fit."""
-    most = max(s.frames for s in subjects)
+class Known:
+    """What is asked of a recording again and again while a plan is sought, and read once."""
+
+    def __init__(self, subject: Subject) -> None:
+        self.subject = subject
+        self.manifest = manifest(subject)
+        self.some = Some(subject)
+        self._stats: dict[str, tuple[NDArray[np.int64], dict[str, Any]]] = {}
+
+    def about(self) -> dict[str, Any]:
+        """The manifest, to be changed."""
+        return {
+            **self.manifest,
+            **{key: [dict(entry) for entry in self.manifest[key]] for key in ("tensors", "epochs")},
+        }
+
+    def stats(self, name: str) -> tuple[NDArray[np.int64], dict[str, Any]]:
+        """The frames at which a tensor was looked at, and what was found."""
+        if name not in self._stats:
+            self._stats[name] = _stats(self.subject, name)
+        return self._stats[name]
+
+
+def _affordable(
+    known: list[Known], reports: dict[str, Any], bits: int, stride: int, max_bytes: int, fewest: int
+) -> int:
+    """About how many frames fit at this many bits and this stride; all of them where all fit, and any number below ``fewest`` where those do not."""
+    most = max(k.subject.frames for k in known)
     frames = most
     for _ in range(TRIES):  # frames farther apart differ more and take more room, so the first guess is too bold
         plan = Plan(bits, frames, stride)
-        room = max_bytes - len(_html(_data(subjects, plan, reports, with_blocks=False)))
-        needed = sum(estimate(s, plan) for s in subjects)
+        room = max_bytes - len(_html(_data(known, plan, reports, with_blocks=False)))
+        needed = sum(estimate(k.some, plan) for k in known)
         if needed <= 0.97 * room:
             return frames
         frames = int(frames * max(0.0, 0.95 * room / needed))
-        if frames < 2:
+        if frames < min(fewest, most):
             return frames
     return frames
 
 
-def _data(subjects: list[Subject], plan: Plan, reports: dict[str, Any], *, with_blocks: bool) -> dict[str, Any]:
-    runs = [_run(s, plan, with_blocks=with_blocks) for s in subjects]
+def _data(known: list[Known], plan: Plan, reports: dict[str, Any], *, with_blocks: bool) -> dict[str, Any]:
+    subjects = [k.subject for k in known]
+    runs = [_run(k, plan, with_blocks=with_blocks) for k in known]
     note = _note(subjects, plan, runs)
     if reports["pair"] is not None:  # its curves count the recording's frames, the page counts those it keeps
         kept = plan.keep(subjects[0].frames)
@@ -128,10 +157,11 @@ def _digits(value: float | None) -> float | None:
     return None if value is None else float(f"{value:.5g}")
 
 
-def _run(subject: Subject, plan: Plan, *, with_blocks: bool) -> dict[str, Any]:
+def _run(known: Known, plan: Plan, *, with_blocks: bool) -> dict[str, Any]:
     """The manifest of a run reduced to the kept frames and cells, and its blocks by tensor."""
+    subject = known.subject
     kept = plan.keep(subject.frames)
-    about = manifest(subject)
+    about = known.about()
     del about["path"]  # where it lay is nobody's business who gets the page
     about["steps"] = [about["steps"][f] for f in kept]
     about["scalars"] = {k: [v[f] for f in kept] for k, v in about["scalars"].items()}
@@ -157,25 +187,28 @@ def _run(subject: Subject, plan: Plan, *, with_blocks: bool) -> dict[str, Any]:
             entry["pieces"].append(described)
             if with_blocks:
                 parts += [b.to_json() for b in blocks(subject, name, piece, kept[first:stop], first, plan)]
-        tensors[name] = {"blocks": parts, "stats": _stats(subject, name, kept)}
+        at, stats = known.stats(name)
+        frames = np.minimum(np.searchsorted(kept, at), len(kept) - 1).tolist()
+        tensors[name] = {"blocks": parts, "stats": stats | {"frames": frames}}
     return {"manifest": about, "tensors": tensors}
 
 
-def _stats(subject: Subject, name: str, kept: Any) -> dict[str, Any]:
-    frames: list[int] = []
+def _stats(subject: Subject, name: str) -> tuple[NDArray[np.int64], dict[str, Any]]:
+    frames = [np.empty(0, np.int64)]
     rms: list[float | None] = []
     pieces = []
     for at, values in subject.sample(name):
         pieces.append(values)
-        frames += np.minimum(np.searchsorted(kept, at), len(kept) - 1).tolist()
+        frames.append(at)
         with np.errstate(all="ignore"):
             rms += numbers(np.sqrt(np.mean(values**2, axis=1)))
     if not pieces:  # a tensor without cells
-        return {"limit": 1.0, "moved": 1.0, "stirred": 1.0, "frames": [], "rms": []}
+        return frames[0], {"limit": 1.0, "moved": 1.0, "stirred": 1.0, "rms": []}
     with np.errstate(all="ignore"):
         moved = limit_of(np.concatenate([(v - v[0]).ravel() for v in pieces]))
     limit = limit_of(np.concatenate([v.ravel() for v in pieces]))
-    return {"limit": limit, "moved": moved, "stirred": limit_of(subject.updates(name)), "frames": frames, "rms": rms}
+    found = {"limit": limit, "moved": moved, "stirred": limit_of(subject.updates(name)), "rms": rms}
+    return np.concatenate(frames), found
 
 
 def _note(subjects: list[Subject], plan: Plan, runs: list[dict[str, Any]]) -> str:

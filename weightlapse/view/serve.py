@@ -20,10 +20,14 @@ from weightlapse.view.subject import open_subjects
 if TYPE_CHECKING:
     import uvicorn
 
+    from weightlapse.view.widget import Widget
+
 LOOPBACK = {"127.0.0.1", "localhost", "[::1]"}
 
 
-def show(run: Any, *others: Any, port: int = 0, open_browser: bool = True, block: bool | None = None) -> Any:
+def show(
+    run: Any, *others: Any, port: int = 0, open_browser: bool = True, block: bool | None = None
+) -> Viewer | Widget | None:
     """Explore a recording in the browser, or several side by side.
 
     Args:

@@ -31,7 +31,10 @@ class Subject:
     def __init__(self, run: Any, name: str) -> None:
         self.run = polar(run)
         self.name = name
-        self.lock = threading.RLock()
+        self.lock = threading.RLock()  # held while values are read
+        self._known_lock = (
+            threading.RLock()
+        )  # of what is known without reading: nobody waits for a picture to learn a shape
         self._pieces: dict[str, list[Piece]] = {}
         self._kinds: dict[int | None, dict[str, Kind]] = {}
         self._layouts: dict[tuple[str, tuple[int, ...], tuple[int, ...]], Layout] = {}
@@ -67,7 +70,7 @@ class Subject:
 
     def pieces(self, name: str) -> list[Piece]:
         """The stretches of frames in which ``name`` exists, in order; remembered until frames or layouts are added."""
-        with self.lock:
+        with self._known_lock:
             epochs = self.run.epochs
             if self._known != (self.frames, len(epochs)):
                 self._known = (self.frames, len(epochs))
@@ -94,7 +97,7 @@ class Subject:
     def kind(self, name: str, piece: Piece | None = None) -> Kind:
         """What the tensor is, from its name, its neighbours and the wiring."""
         piece = piece or self.pieces(name)[-1]
-        with self.lock:
+        with self._known_lock:
             if piece.epoch not in self._kinds:
                 shapes = self.run.shapes if piece.epoch is None else self.run.epochs[piece.epoch].shapes
                 self._kinds[piece.epoch] = kinds({n: tuple(s) for n, s in shapes.items()}, self.run.wiring)
@@ -104,14 +107,14 @@ class Subject:
         """Where each weight is drawn; ``shape``: of a thinned copy, which is laid out in the same way."""
         wanted = piece.shape if shape is None else tuple(shape)
         key = (name, piece.shape, wanted)
-        with self.lock:
+        with self._known_lock:
             if key not in self._layouts:
                 self._layouts[key] = layout(wanted, self.kind(name, piece))
             return self._layouts[key]
 
     def lineage(self) -> Lineage:
         """Which unit came from which, for a network that grew in mid-run."""
-        with self.lock:
+        with self._known_lock:
             layouts = len(self.run.epochs)
             if self._lineage is None or self._lineage[0] != layouts:
                 self._lineage = (layouts, Lineage(self.run))
@@ -149,6 +152,34 @@ class Subject:
         with self.lock:
             return self.layout(name, piece).read_many(self.track(name, piece), at, rows, cols)
 
+    def stretches(self) -> list[int]:
+        """The frames with which another stretch begins that the store has packed together: reading a part of one costs what precedes it there."""
+        store = getattr(whole(self.run), "_store", None)
+        segments = getattr(store, "segments", [])
+        return sorted({segment.first + first for segment in segments for first in segment.bound_changes()} | {0})
+
+    def strips(self, name: str, piece: Piece, cells: int) -> list[slice]:
+        """The rows of a picture in parts of about so many cells, cut where the store cuts the tensor, so that nothing is unpacked twice."""
+        plane = self.layout(name, piece)
+        if not isinstance(whole(self.run), Recording):  # moved or made up: a part of it costs as much as all
+            return [slice(0, plane.rows)]
+        least = max(1, cells // max(1, plane.cols))
+        edges = list(range(0, plane.rows, least))
+        if [level.axis for level in (*plane.down, *plane.across)] == [0, 1]:
+            store = getattr(whole(self.run), "_store", None)
+            segment = next(
+                (s for s in getattr(store, "segments", []) if s.first <= piece.start < s.first + s.count), None
+            )
+            known = getattr(segment, "edges", None)
+            cuts = known(name) if known is not None else []
+            ends = sorted({-(-cut // plane.cols) for cut in cuts} | {0})
+            if len(ends) > 1:
+                edges = [0]
+                for here, after in zip(ends[1:], [*ends[2:], plane.rows], strict=True):
+                    if after - edges[-1] > least and here > edges[-1]:
+                        edges.append(here)
+        return [slice(a, b) for a, b in zip(edges, [*edges[1:], plane.rows], strict=True)]
+
     def trajectory(self, name: str, index: Sequence[int], start: int, stop: int, step: int = 1) -> NDArray[Any]:
         """One weight at the frames ``start:stop:step``, all within one piece."""
         piece = self.piece(name, start)
@@ -171,14 +202,6 @@ class Subject:
         """(frames, values of a few thousand cells at them) per piece: what scales and sparklines are made from."""
         with self.lock:
             yield from list(sample(self.run, name, parts=self.pieces(name)))
-
-    def some(self, name: str, piece: Piece, frame: int) -> NDArray[Any]:
-        """The cells of one frame that stand for the tensor in estimates, in its own dtype."""
-        with self.lock:
-            track = self.track(name, piece)
-            return np.concatenate(
-                [np.asarray(track[(frame - piece.start, *where)]).ravel() for where in bands(piece.shape)]
-            )
 
     def updates(self, name: str, places: int = 8) -> NDArray[np.float64]:
         """What a few hundred cells moved by between neighbouring frames, at ``places`` places of the run."""

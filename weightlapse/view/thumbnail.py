@@ -64,7 +64,7 @@ def _picture(subject: Subject, name: str, frame: int, limit: float) -> str:
     else:
         factors = [1 << max(0, int(np.ceil(np.log2(n / SIDE)))) for n in (plane.rows, plane.cols)]
         pixels = table("light")[
-            codes(reduce_to(subject.picture(name, frame), factors[0], factors[1], "extreme"), limit)
+            codes(reduce_to(subject.picture(name, frame), factors[0], factors[1], "typical", limit), limit)
         ]
         if plane.wrapped:
             pixels[plane.blank()[:: factors[0], :: factors[1]]] = 255

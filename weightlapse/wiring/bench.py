@@ -24,6 +24,7 @@ from weightlapse.errors import CannotTrace
 from weightlapse.wiring.contents import contents
 from weightlapse.wiring.operators import place_of, tensors_among
 from weightlapse.wiring.placement import Placement
+from weightlapse.wiring.programs.program import is_variance
 from weightlapse.wiring.record import as_call, quietly
 from weightlapse.wiring.twin import at_rest
 
@@ -161,7 +162,7 @@ class Bench:
         """Random weights that keep activations of ordinary size; variances positive."""
         t = self._source[name]
         some = noise.like(t)
-        if "running_var" in name or name.endswith("_var"):
+        if is_variance(name):
             return 0.5 + some.abs()
         spread = _spread(t)
         if not math.isfinite(spread):  # what is claimed holds for any values, so the lost ones may be made up

@@ -236,7 +236,10 @@ class Inference:
             return None
         out: list[Source] = []
         for node in axes:
-            exact = [s for i in inputs for a, s in zip(i.axes, i.source or (), strict=True) if a == node]
+            root = self.dims.find(node)
+            exact = [
+                s for i in inputs for a, s in zip(i.axes, i.source or (), strict=True) if self.dims.find(a) == root
+            ]
             if not exact:
                 leaves = self._origins(node)
                 exact = [

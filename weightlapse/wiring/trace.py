@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import sys
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -16,13 +15,15 @@ from weightlapse.wiring.bases import with_bases
 from weightlapse.wiring.complete import missed
 from weightlapse.wiring.contents import contents
 from weightlapse.wiring.cost import affordable
-from weightlapse.wiring.data import Wiring
+from weightlapse.wiring.data import Group, Wiring
 from weightlapse.wiring.experts import with_experts
 from weightlapse.wiring.gauges import Gauges
 from weightlapse.wiring.groups import GroupBuilder
 from weightlapse.wiring.infer import Inference
 from weightlapse.wiring.operators import place_of, tensors_among
 from weightlapse.wiring.outputs import chooser
+from weightlapse.wiring.programs.find import is_foreign, program_of
+from weightlapse.wiring.programs.program import Program
 from weightlapse.wiring.record import Call, hides_operators, quietly, record
 from weightlapse.wiring.rules import indexing, linear, norm, opaque, shape  # noqa: F401  (fill the table)
 from weightlapse.wiring.rules.table import RULES, Rule, is_pointwise, pointwise
@@ -64,9 +65,12 @@ def trace(
     """
     started = time.perf_counter()
     model = unwrapped(model)
+    if is_foreign(model):
+        model = program_of(model)
     if not isinstance(model, torch.nn.Module):
         raise InvalidArgument(
-            f"trace needs a torch.nn.Module, got {type(model).__name__}; write a spec for other models (Wiring.from_spec)"
+            f"trace needs a torch.nn.Module, a Keras model, a Flax NNX or Equinox module, or functools.partial(function, parameters) of JAX, "
+            f"not {type(model).__name__}; write a spec for other models (Wiring.from_spec)"
         )
     if not examples:
         raise InvalidArgument(
@@ -78,6 +82,10 @@ def trace(
     if not named:
         raise CannotTrace(f"{type(model).__name__} has no weights, so there is nothing to find")
     with quietly():
+        if isinstance(model, Program):
+            for example in examples:
+                model.prove(example)
+            examples = tuple(model.example(e) for e in examples)
         return _traced(model, examples, chooser(outputs), named, aliases, verify, started)
 
 
@@ -99,6 +107,8 @@ def _traced(
     for tape in inf.tapes:
         gauges.read(tape)
     groups = with_symmetries(groups, gauges, builder.atom_of)
+    if isinstance(model, Program):
+        groups = [_with_statistics(g, model.statistics) for g in groups]
     inf.notes += [
         f"sign and scale of {name!r} are not known ({gauges.failed[atom]}); its units may be permuted"
         for name, atom in builder.atom_of.items()
@@ -124,6 +134,12 @@ def _traced(
         wiring = _verify(wiring, model, examples, choose, named, subject, verify, inf)
         report["verify_seconds"] = time.perf_counter() - started - report["seconds"]
     return wiring
+
+
+def _with_statistics(group: Group, statistics: frozenset[str]) -> Group:
+    """The group with the running statistics of other frameworks called so: there they are added and multiplied by plain operators."""
+    members = tuple(replace(m, role="stat") if m.tensor in statistics else m for m in group.members)
+    return replace(group, members=members)
 
 
 @dataclass(frozen=True)
@@ -244,10 +260,6 @@ def whole_numbers(model: torch.nn.Module) -> list[str]:
 
 
 def _entries(model: torch.nn.Module) -> list[tuple[str, Any]]:
-    """Names and tensors: the state dict's, or the paths of the variables of a Keras model on the torch backend."""
-    keras = sys.modules.get("keras")
-    if keras is not None and isinstance(model, keras.Model):
-        return [(v.path, v.value) for v in model.variables]
     return list(model.state_dict(keep_vars=True).items())
 
 

@@ -1,5 +1,7 @@
 // Pictures on the stage. Two painters draw the same: WebGL2, and plain canvas where a browser has no WebGL2.
 
+import type { Mode } from "../picture/thin";
+
 export interface Texture { readonly width: number; readonly height: number; readonly bytes: boolean }
 
 export interface Item {
@@ -9,7 +11,7 @@ export interface Item {
   // cells of the texture, and how many device pixels one of them has
   rows: number; cols: number;
   limit: number;
-  mode: "extreme" | "mean" | "min" | "max";
+  mode: Mode;
 }
 
 export interface Painter {

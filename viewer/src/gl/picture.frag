@@ -9,7 +9,8 @@ uniform ivec2 cells;   // columns, rows
 uniform int fold;      // texels in a row of the texture, where the picture is wider than a texture may be; else 0
 uniform bool coded;    // the texture holds codes already
 uniform float factor;  // codes per value: 125 / the end of the scale
-uniform int mode;      // 0 extreme, 1 mean, 2 min, 3 max
+uniform int mode;      // 0 extreme, 1 mean, 2 min, 3 max, 4 typical
+uniform float spike;   // what is farther from zero is drawn even in typical tiles
 uniform vec2 pixels;   // device pixels of one cell
 in vec2 place;
 out vec4 colour;
@@ -36,7 +37,9 @@ float reduced(vec2 at) {
   if (mode == 1) return sum / count;
   if (mode == 2) return low;
   if (mode == 3) return high;
-  return high >= -low ? high : low;
+  float extreme = high >= -low ? high : low;
+  if (mode == 0 || abs(extreme) > spike) return extreme;
+  return fetch(min(first + span / 2, cells - 1));
 }
 
 int code(float v) {

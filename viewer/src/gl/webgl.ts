@@ -3,11 +3,12 @@ import light from "./codes.frag";
 import fragment from "./picture.frag";
 import { factorOf } from "../picture/codes";
 import { SIGNED } from "../picture/marks";
+import { spikeOf } from "../picture/thin";
 import type { Painter, Texture } from "./painter";
 
 interface GlTexture extends Texture { handle: WebGLTexture; fold: number; texW: number; texH: number }
 
-const MODES = { extreme: 0, mean: 1, min: 2, max: 3 } as const;
+const MODES = { extreme: 0, mean: 1, min: 2, max: 3, typical: 4 } as const;
 
 /** Whether WebGL2 would be drawn by the processor: a browser that only imitates it draws faster on a plain canvas. */
 function imitated(): boolean {
@@ -26,7 +27,7 @@ export function webglPainter(canvas: HTMLCanvasElement): Painter | null {
   const program = link(gl, fragment), lightProgram = link(gl, light);
   const at = (name: string) => gl.getUniformLocation(program, name);
   const u = { box: at("box"), screen: at("screen"), values: at("values"), palette: at("palette"), cells: at("cells"), fold: at("fold"),
-    coded: at("coded"), factor: at("factor"), mode: at("mode"), pixels: at("pixels") };
+    coded: at("coded"), factor: at("factor"), mode: at("mode"), spike: at("spike"), pixels: at("pixels") };
   const v = { box: gl.getUniformLocation(lightProgram, "box"), screen: gl.getUniformLocation(lightProgram, "screen"),
     size: gl.getUniformLocation(lightProgram, "size") };
   gl.useProgram(lightProgram);
@@ -101,6 +102,7 @@ export function webglPainter(canvas: HTMLCanvasElement): Painter | null {
         gl.uniform1i(u.coded, texture.bytes ? 1 : 0);
         gl.uniform1f(u.factor, factorOf(item.limit));
         gl.uniform1i(u.mode, MODES[item.mode]);
+        gl.uniform1f(u.spike, spikeOf(item.limit));
         gl.uniform2f(u.pixels, item.w / item.cols, item.h / item.rows);
         gl.drawArrays(gl.TRIANGLE_STRIP, 0, 4);
       }

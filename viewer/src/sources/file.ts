@@ -10,7 +10,7 @@ import { nearestFrame } from "../scene/time";
 import { pieceAt, ViewerError, type Manifest, type Piece, type Query, type Source, type Tensor, type Values } from "../source";
 import { decode, type Block, type Frames } from "./blocks";
 import { evenly, singularValues, summary } from "./figures";
-import { pooled, reducedTo } from "./pool";
+import { thinned, type Mode } from "../picture/thin";
 
 interface Packed { blocks: Block[]; stats: Stats }
 interface Data extends Manifest { tensors: Record<string, Packed>[]; findings: Findings[]; pair: Pair | null; overview?: Record<string, Surveyed> }
@@ -120,11 +120,20 @@ export class FileSource implements Source {
   private async plane(run: number, name: string, query: Query): Promise<ArrayBuffer> {
     const frame = Number(query.frame), { r, c, f, w } = this.region(run, name, frame, query);
     const { values, bound } = await this.cells(run, name, frame, query);
-    if (f[0] > 1 || f[1] > 1)
-      return message({ frame, r, c, f, dtype: "float32", bound: null }, pooled(values, w, r, c, f));
+    if (f[0] > 1 || f[1] > 1) {
+      const { tiles, limit } = this.tiles(values, w, r, c, f, query);
+      return message({ frame, r, c, f, dtype: "float32", bound: null, limit }, tiles);
+    }
     const part = values.slice(0, (r[1] - r[0]) * (c[1] - c[0])) as Values;
     for (let i = r[0], at = 0; i < r[1]; i++, at += c[1] - c[0]) part.set(values.subarray(i * w + c[0], i * w + c[1]) as never, at);
     return message({ frame, r, c, f, dtype: dtypeOf(part), bound }, part);
+  }
+
+  /** A region by its tiles, and the end of their scale; one that a picture has to itself is that of its extremes. */
+  private tiles(values: Values, w: number, r: number[], c: number[], f: number[], query: Query): { tiles: Float32Array; limit: number } {
+    const mode = String(query.mode ?? "typical") as Mode, own = query.limit === undefined || query.limit === "step";
+    const limit = own ? scaleLimit(thinned(values, w, r, c, f, mode === "typical" ? "extreme" : mode, 1)) : Number(query.limit);
+    return { tiles: thinned(values, w, r, c, f, mode, limit), limit };
   }
 
   private async clip(run: number, name: string, query: Query, signal?: AbortSignal): Promise<ArrayBuffer> {
@@ -136,8 +145,7 @@ export class FileSource implements Source {
     for (let frame = start; frame < stop && (frames.length + 1) * h2 * w2 < CLIP_BYTES + h2 * w2; frame += step) {
       if (signal?.aborted) throw new DOMException("no longer wanted", "AbortError");
       const { values } = await this.cells(run, name, frame, query);
-      const reduced = reducedTo(values, w, r, c, f, String(query.mode ?? "extreme"));
-      const limit = query.limit === "step" ? scaleLimit(reduced) : Number(query.limit);
+      const { tiles: reduced, limit } = this.tiles(values, w, r, c, f, query);
       const codes = new Uint8Array(reduced.length);
       for (let i = 0; i < codes.length; i++) codes[i] = codeOf(reduced[i], limit);
       frames.push(frame);

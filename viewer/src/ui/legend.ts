@@ -2,7 +2,11 @@
 
 import { h } from "../dom";
 import { brief } from "../numbers";
-import { MARKS, type Theme } from "../scene/colour";
+import { MARKS, type Mode, type Theme } from "../scene/colour";
+
+/** What a cell shows that stands for several weights; of films see THINNED in weightlapse/film/scene.py. */
+const THINNED: Record<Mode, string> = { typical: "one weight of several, spikes always", extreme: "the weight of several that is farthest from zero",
+  mean: "the mean of several weights", min: "the smallest of several weights", max: "the largest of several weights" };
 
 export class Legend {
   readonly element: HTMLElement;
@@ -10,9 +14,16 @@ export class Legend {
   private low = h("span", { class: "num" });
   private high = h("span", { class: "num" });
   private marks = h("span", { class: "marks" });
+  private small = h("span", { class: "small-cells", "data-testid": "thinned", hidden: true });
 
   constructor() {
-    this.element = h("div", { class: "legend", role: "note", "aria-label": "Colour scale" }, this.low, this.bar, this.high, this.marks);
+    this.element = h("div", { class: "legend", role: "note", "aria-label": "Colour scale" }, this.low, this.bar, this.high, this.marks, this.small);
+  }
+
+  /** Says what small cells show, while there are some; null while there are none. */
+  thinned(mode: Mode | null): void {
+    this.small.hidden = mode === null;
+    this.small.textContent = mode === null ? "" : `small cells: ${THINNED[mode]}`;
   }
 
   /** `limit`: the end of the scale, words for what it is the end of, or null where every step has its own. */

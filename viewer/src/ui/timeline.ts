@@ -147,7 +147,7 @@ export class Timeline {
     this.words(g, at, w, hh);
   }
 
-  /** Events and findings in words, as far as there is room: events above, findings below, each the first of those that would overlap. */
+  /** Events and findings in words, as far as there is room: events above, findings over their dots, where the handle does not hide them; each the first of those that would overlap. */
   private words(g: CanvasRenderingContext2D, at: (step: number) => number, w: number, hh: number): void {
     const run = this.run!;
     g.font = `500 11px ${css("--font")}`;
@@ -155,7 +155,7 @@ export class Timeline {
     const worst = Math.min(...this.findings.map((f) => GRAVITY.indexOf(f.severity)));
     const found = this.findings.filter((f) => f.step !== null && f.severity !== "note" && GRAVITY.indexOf(f.severity) === worst);
     for (const [y, colour, items] of [[10, css("--ink"), run.events.map(([step, text]) => ({ step, text }))],
-      [hh - 6, css("--warn"), found.map((f) => ({ step: f.step!, text: `${f.kind.replace(/_/g, " ")}${f.tensor ? `: ${f.tensor}` : ""}` }))]] as [number, string, { step: number; text: string }[]][]) {
+      [hh - 19, css("--warn"), found.map((f) => ({ step: f.step!, text: `${f.kind.replace(/_/g, " ")}${f.tensor ? `: ${f.tensor}` : ""}` }))]] as [number, string, { step: number; text: string }[]][]) {
       g.textBaseline = "middle";
       let free = -Infinity;
       for (const { step, text } of [...items].sort((a, b) => a.step - b.step).slice(0, 200)) {

@@ -35,7 +35,7 @@ export class Toolbar {
     const order = choice("Units", [["", "as stored"], ["norm", "largest first"], ["canonical", "canonical order"],
       ...(grown ? [["kin", "children beside parents"] as [string, string]] : [])], "",
       (v) => store.set({ order: v, zoom: "" }));
-    const cells = choice("Small cells", [["extreme", "extreme"], ["mean", "mean"], ["min", "smallest"], ["max", "largest"]], "extreme",
+    const cells = choice("Small cells", [["typical", "typical, spikes kept"], ["extreme", "extreme"], ["mean", "mean"], ["min", "smallest"], ["max", "largest"]], "typical",
       (v) => store.set({ cells: v as Mode }));
     this.selects = { scale: scale.select, diff: diff.select, order: order.select, cells: cells.select, show: show.select, compare: compare.select,
       align: align.select, colour: colour.select };
@@ -53,7 +53,7 @@ export class Toolbar {
   }
 
   /** How several cells of one pixel are drawn is a question only while there are such pixels. */
-  reduced(some: boolean): void { this.small.hidden = !some && this.store.view.cells === "extreme"; }
+  reduced(some: boolean): void { this.small.hidden = !some && this.store.view.cells === "typical"; }
 
   /** A second run has been brought into the first one's order of units. */
   canAlign(): void { this.alignable = true; }

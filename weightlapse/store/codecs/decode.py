@@ -7,10 +7,10 @@ import importlib.util
 import sys
 import threading
 import zlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from functools import partial
-from itertools import accumulate, groupby
-from typing import Any, Protocol
+from itertools import accumulate, groupby, pairwise
+from typing import Any, NoReturn, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -40,9 +40,12 @@ from weightlapse.store.threads import in_order, threads
 Selection = NDArray[np.int64] | None  # column numbers, rising or not; None is all of them
 WORTH_THREADS = 1 << 20  # values to decode below which threads cost more than they save
 WORTH_COMPILING = 1 << 26  # values to decode from which on loading the compiler pays
+_MANY = 1 << 15  # columns from which on their classes are worth the compiled pass
+_WORTH_PICKING = 1 << 13  # columns of which few are wanted, from which on those are taken page by page
 _HISTORY = 3  # rows that a predictor looks back
 _FIRST_LOOK = 4096  # bytes read for the head at first: nearly always enough
 _ALONE = 32 << 10  # bytes of a page from which on it is read by itself
+_AT_ONCE = 1 << 20  # bytes of neighbouring strips that are read together
 _INVERSE = "weightlapse.store.codecs.inverse"
 
 
@@ -53,12 +56,18 @@ def compiled(values: int) -> Any:
     return importlib.import_module(_INVERSE)
 
 
+# of each group the wanted columns, counted within it, and where they go
+Picks = dict[int, tuple[NDArray[np.int64], NDArray[np.int64]]]
+
+
 class Bytes(Protocol):
     """Where a chunk lies, counted from its first byte."""
 
     size: int
 
     def read(self, start: int, stop: int) -> bytes: ...
+
+    def read_into(self, start: int, out: memoryview) -> None: ...
 
 
 class Chunk:
@@ -154,13 +163,16 @@ class Chunk:
 
     def _read_columns(self, mapped: memoryview, count: int) -> None:
         label = np.zeros(self.columns, np.uint8)
+        inverse = compiled(0) if self.columns >= _MANY else None
         if count > 1:
             size = SIZE.size + (SIZE.unpack(mapped[: SIZE.size])[0] if len(mapped) >= SIZE.size else 0)
-            histogram = PageReader(bytes(mapped[SIZE.size : size]), label.dtype, self._codec)
-            label = histogram.read(bytes(mapped[size:]), self.columns)
+            if inverse is None or not inverse.labels(bytes(mapped[SIZE.size :]), size - SIZE.size, label, self._codec):
+                histogram = PageReader(bytes(mapped[SIZE.size : size]), label.dtype, self._codec)
+                label = histogram.read(bytes(mapped[size:]), self.columns)
         if (count == 0) != (self.form == PLAIN):
             raise DamagedRecording("a chunk has classes where it should not, or none where it should")
-        self.layout = Columns(self.columns, self.shape.strip, label, max(count, 1))
+        widths = None if inverse is None or count < 2 else inverse.widths(label, self.shape.strip, count)
+        self.layout = Columns(self.columns, self.shape.strip, label, max(count, 1), widths)
         if self.layout.classes != max(count, 1):
             raise DamagedRecording("the class map of a chunk does not fit its classes")
 
@@ -207,6 +219,71 @@ class Chunk:
         """The numbers of a page under a histogram into ``out``, which lies together."""
         self._reader(stream).read_into(self._page(number, run), out)
 
+    def tables(self, inverse: Any) -> Any:
+        """All histograms as the compiled pass takes them; None where they are left to pcodec."""
+        if self.form == PLAIN or self.number.nbytes not in (2, 4):
+            return None
+        found = inverse.Histograms(self._metas, self.number.bits, self._codec)
+        return found if found.known else None
+
+    def cells(self) -> NDArray[np.uint8]:
+        """The number, among those of residuals, of the histogram of each tile and class."""
+        return np.array(self._cells, np.uint8).reshape(len(self.spans), self.layout.classes)
+
+    def ends(self) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """Where each page begins, and the last one ends; the first page of each strip."""
+        return np.array(self._offsets, np.int64), np.array(self._first, np.int64)
+
+    def together(self, spans: list[tuple[int, int, int]]) -> Iterator[tuple[int, int, list[tuple[int, int, int]]]]:
+        """(first strip, last, tiles) of what is read at once of these tiles: several strips as far as they are short, else some tiles of one."""
+        every, k, strips = len(spans) == len(self.spans), 0, len(self.layout.strips)
+        while k < strips:
+            last = k + 1
+            while (
+                every
+                and last < strips
+                and self._offsets[self._first[last + 1]] - self._offsets[self._first[k]] <= _AT_ONCE
+            ):
+                last += 1
+            some: list[tuple[int, int, int]] = []
+            for span in spans if last == k + 1 else []:
+                if some and self._nbytes(k, [*some, span]) > _AT_ONCE:
+                    yield k, last, some
+                    some = []
+                some.append(span)
+            yield k, last, some if last == k + 1 else spans
+            k = last
+
+    def _between(self, k: int, last: int, spans: list[tuple[int, int, int]]) -> tuple[int, int]:
+        """The first and the last page of these tiles; those of row 0 are with tile 0, and where there is none."""
+        first = 0 if not spans or spans[0][0] == 0 else 1 + spans[0][0] * self._present[k]
+        stop = 1 + (spans[-1][0] + 1 if spans else 0) * self._present[last - 1]
+        return self._first[k] + first, self._first[last - 1] + stop
+
+    def _nbytes(self, k: int, spans: list[tuple[int, int, int]]) -> int:
+        first, stop = self._between(k, k + 1, spans)
+        return self._offsets[stop] - self._offsets[first]
+
+    def right_bytes(
+        self, k: int, last: int, spans: list[tuple[int, int, int]], inverse: Any
+    ) -> tuple[NDArray[np.uint8], int]:
+        """The bytes of these tiles of the strips ``k`` to ``last``, checked, with the slack that unpacking needs; and where they begin."""
+        first, stop = self._between(k, last, spans)
+        start, n = self._offsets[first], self._offsets[stop] - self._offsets[first]
+        data = scratch("bytes", n + inverse.SLACK, np.uint8)
+        self._source.read_into(start, data[:n].data)
+        sizes = [b - a for a, b in pairwise(self._offsets[first : stop + 1])]
+        if not inverse.all_right(data[:n], self._crcs[first:stop], sizes):
+            for number in range(first, stop):
+                self._page(number)
+            raise DamagedRecording("the pages of a chunk change while they are read")
+        return data, start
+
+    def refuse(self, number: int, stream: int, count: int) -> NoReturn:
+        """Raise for a page that cannot be unpacked: with what pcodec says of it."""
+        self._reader(stream).read(self._page(number), count)
+        raise DamagedRecording("a page of a chunk cannot be unpacked")
+
     def run(self, strip: int, spans: list[tuple[int, int, int]]) -> tuple[int, memoryview] | None:
         """The bytes of these tiles of a strip, read at once, and where they begin; None where pages are long enough to be read one by one."""
         if self._offsets[-1] - self._offsets[0] >= _ALONE * len(self._crcs):
@@ -227,8 +304,13 @@ class Chunk:
         """Free the decoders of the histograms; they are made again when they are needed."""
         self._readers = [None] * len(self._readers)
 
-    def fill(self, groups: Iterable[int], start: int, out: NDArray[np.unsignedinteger]) -> None:
-        """Residuals of rows ``start`` and later of these groups, side by side, into ``out`` (rows, their widths); whole tiles only."""
+    def fill(
+        self, groups: Iterable[int], start: int, out: NDArray[np.unsignedinteger], picks: Picks | None = None
+    ) -> None:
+        """Residuals of rows ``start`` and later of these groups, side by side, into ``out`` (rows, their widths); whole tiles only.
+
+        ``picks``: for each group which of its columns are wanted alone, and where they go.
+        """
         at, stop, strip, key = 0, start + len(out), -1, None
         count, cells = self.layout.classes, self._cells
         spans = [(i, top, bottom) for i, (top, bottom) in enumerate(self.spans) if start <= top < stop]
@@ -247,12 +329,21 @@ class Chunk:
             if start == 0:
                 assert key is not None
                 within = self.layout.starts[g] - self.layout.starts[k * count]
-                out[0, at : at + width] = key[within : within + width]
+                if picks is None:
+                    out[0, at : at + width] = key[within : within + width]
+                else:
+                    out[0, picks[g][1]] = key[within + picks[g][0]]
             number = self._first[k] + self._rank[g]
             for i, top, bottom in spans:
                 page = self._page(number + i * self._present[k], run)
-                values = self._reader(1 + cells[i][c]).read(page, (bottom - top) * width)
-                out[top - start : bottom - start, at : at + width] = values.reshape(bottom - top, width)
+                rows = slice(top - start, bottom - start)
+                if picks is None:
+                    values = self._reader(1 + cells[i][c]).read(page, (bottom - top) * width)
+                    out[rows, at : at + width] = values.reshape(bottom - top, width)
+                else:
+                    numbers = scratch("residuals", (bottom - top) * width, out.dtype)
+                    self._reader(1 + cells[i][c]).read_into(page, numbers)
+                    out[rows, picks[g][1]] = numbers.reshape(bottom - top, width)[:, picks[g][0]]
             at += width
 
     def plain(self, strip: int) -> NDArray[np.unsignedinteger]:
@@ -307,6 +398,7 @@ class Run:
             _HISTORY, n
         )
         self._inverse, self._once = inverse, once
+        self._tables = chunk.tables(inverse)  # None: page by page, with pcodec
         self._order = np.empty(0, np.int32)
         self._tiles = 0  # that are done
 
@@ -325,6 +417,7 @@ class Run:
         differences is returned (else 0).
         """
         chunk, layout, n = self._chunk, self._chunk.layout, self._chunk.columns
+        wrong = 0
         if not len(self._order):
             space = scratch("order", n, np.int32) if self._once else np.empty(n, np.int32)
             self._order = self._inverse.order(layout, space)
@@ -332,11 +425,56 @@ class Run:
         most = max((stop - start for start, stop in layout.strips), default=0)
         most *= max((bottom - top for _, top, bottom in spans), default=0)
         flat = scratch("residuals", most, self._tail.dtype)
-        wrong = 0
-        for k in range(len(layout.strips)):
-            wrong += self._strip(k, spans, flat, rows, (out, pitch, place, compare))
+        target = (out, pitch, place, compare)
+        if self._tables is not None:
+            wrong = self._at_once(spans, flat, rows, target, ahead=False)
+        else:
+            wrong = sum(self._strip(k, spans, flat, rows, target) for k in range(len(layout.strips)))
         self._tiles += len(spans)
         return wrong
+
+    def _at_once(
+        self,
+        spans: list[tuple[int, int, int]],
+        flat: NDArray[np.unsignedinteger],
+        rows: slice,
+        target: tuple[NDArray[np.unsignedinteger], int, int, bool],
+        *,
+        ahead: bool,
+    ) -> int:
+        """The tiles ``spans`` of all strips; ``ahead``: only the last row of them is wanted."""
+        chunk, tables, layout = self._chunk, self._tables, self._chunk.layout
+        pages, wrong = chunk.ends(), 0
+        cut = (
+            np.array([*(first for first, _ in layout.strips), chunk.columns], np.int64),
+            *(np.array(numbers, np.int64) for numbers in (layout.widths, layout.starts)),
+            *(layout.label, layout.classes),
+        )
+        own = (tables.nodes, tables.begins, tables.logs, chunk.cells())
+        final = spans[-1:] if ahead or (spans and spans[-1][0] + 1 == len(chunk.spans)) else None
+        for k, last, some in chunk.together(spans):
+            bytes_ = chunk.right_bytes(k, last, some, self._inverse)
+            tiles = np.array(some, np.int64).reshape(-1, 3)
+            span = (k, last, tiles, some[-1:] != final)
+            begins = self._tiles == 0 and (not some or some[0][0] == 0)
+            state = (self._tail, self._order)
+            found = self._work.strips(bytes_, pages, own, cut, span, state, rows, target, ahead, begins, flat)
+            if found < 0:
+                self._refuse(-1 - found)
+            wrong += found
+        return wrong
+
+    def _refuse(self, page: int) -> NoReturn:
+        """Raise for a page that cannot be unpacked."""
+        chunk, layout = self._chunk, self._chunk.layout
+        k = max(k for k in range(len(layout.strips)) if chunk.first_page(k) <= page)
+        widths = [(c, w) for c, w in enumerate(layout.widths[k * layout.classes : (k + 1) * layout.classes]) if w]
+        if page == chunk.first_page(k):
+            chunk.refuse(page, 0, sum(w for _, w in widths))
+        i, rank = divmod(page - chunk.first_page(k) - 1, len(widths))
+        c, width = widths[rank]
+        top, bottom = chunk.spans[i]
+        chunk.refuse(page, chunk.stream(i, c), (bottom - top) * width)
 
     def row(self, row: int, out: NDArray[np.unsignedinteger]) -> None:
         """One row of a run that has not begun into ``out`` (n,): no row after it is restored, and none before it is put in order."""
@@ -344,6 +482,9 @@ class Run:
         spans = [(i, top, bottom) for i, (top, bottom) in enumerate(chunk.spans) if top <= row]
         widest = max(stop - start for start, stop in layout.strips)
         flat = scratch("residuals", widest * max((b - t for _, t, b in spans), default=0), self._tail.dtype)
+        if self._tables is not None:
+            self._at_once(spans, flat, slice(row, row + 1, 1), (out, 0, 0, False), ahead=True)
+            return
         starts = np.array(layout.starts, np.int64)
         nowhere = (slice(0, 0, 1), out, 0, 0, False)
         for k, (first, last) in enumerate(layout.strips):
@@ -472,14 +613,28 @@ class Decoded:
         """Rows up to the tile that ends at or after ``stop`` with the new ones still residuals, and how many are patterns already."""
         stop = self._tile_end(stop)
         lead = min(_HISTORY, self.done)
-        fresh: NDArray[Any] = np.empty((stop - self.done, self._wide), self._held.dtype)
-        self.chunk.fill(self._groups, self.done, fresh)
+        picks = self._picks() if self.narrow and self._wide >= _WORTH_PICKING else None
+        width = self._wide if picks is None else self.width
+        fresh: NDArray[Any] = np.empty((stop - self.done, width), self._held.dtype)
+        self.chunk.fill(self._groups, self.done, fresh, picks)
         if self.narrow:
-            fresh = np.take(fresh, self._place, axis=1)
+            fresh = fresh if picks is not None else np.take(fresh, self._place, axis=1)
             self.chunk.forget_tables()  # far larger than the few columns: of many chunks they would fill the memory
         if lead == 0:
             return fresh, 0
         return np.concatenate([self._held[len(self._held) - lead :], fresh]), lead
+
+    def _picks(self) -> Picks:
+        """Which columns of each group are wanted."""
+        if len(self._groups) == 1:
+            return {self._groups[0]: (self._place, np.arange(len(self._place)))}
+        found, at = {}, 0
+        for g in self._groups:
+            width = self.chunk.layout.widths[g]
+            wanted = np.flatnonzero((self._place >= at) & (self._place < at + width))
+            found[g] = (self._place[wanted] - at, wanted)
+            at += width
+        return found
 
     def accept(self, rows: NDArray[np.unsignedinteger], lead: int) -> None:
         """Take what :meth:`prepare` gave, restored."""

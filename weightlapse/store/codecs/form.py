@@ -34,13 +34,14 @@ from __future__ import annotations
 import struct
 from dataclasses import dataclass
 from functools import lru_cache
-from itertools import accumulate
+from itertools import accumulate, pairwise
 
 import numpy as np
 from numpy.typing import NDArray
 
 MAGIC = b"WLCK"
 PLAIN, PACKED, GRID = range(3)
+_FEW = 8  # columns up to which counting what lies between them is less work than listing all
 HEAD = struct.Struct("<4sIIIIIIBBBBdIIH")
 SIZE = struct.Struct("<H")
 ENTRY = np.dtype([("columns", "<u4"), ("step", "<f8"), ("bound", "<f8")])
@@ -83,13 +84,18 @@ class Columns:
     A *group* is the columns of one class in one strip, numbered ``strip * classes + class``; its columns lie next to each other.
     """
 
-    def __init__(self, n: int, strip: int, label: NDArray[np.uint8], classes: int) -> None:
+    def __init__(
+        self, n: int, strip: int, label: NDArray[np.uint8], classes: int, widths: list[int] | None = None
+    ) -> None:
+        """``widths``: how many columns each group has, where somebody has counted."""
         self.strips = [(start, min(start + strip, n)) for start in range(0, n, strip)]
-        self.classes = max(classes, 1 + int(label.max(initial=0)))
+        self.classes = classes if widths is not None else max(classes, 1 + int(label.max(initial=0)))
         self.strip = strip
         self.label = label
         self.widths: list[int]
-        if len(self.strips) > 1:
+        if widths is not None:
+            self.widths = widths
+        elif len(self.strips) > 1:
             every = label + _first_groups(n, strip, self.classes)
             self.widths = np.bincount(every, minlength=len(self.strips) * self.classes).tolist()
         else:
@@ -106,11 +112,28 @@ class Columns:
 
     def places(self, columns: NDArray[np.int64], groups: list[int]) -> NDArray[np.int64]:
         """Where each column is when only these groups (rising, all that the columns are in) are laid side by side."""
-        at, place = 0, np.empty(len(self.label), np.int64)
+        if len(groups) == 1:
+            k, c = divmod(groups[0], self.classes)
+            first, last = self.strips[k]
+            return _ranks(self.label[first:last] == c, columns - first)
+        at, place, mine = 0, np.empty(len(columns), np.int64), self.groups(columns)
         for g in groups:
             k, c = divmod(g, self.classes)
             first, last = self.strips[k]
-            mine = np.flatnonzero(self.label[first:last] == c)
-            place[first + mine] = np.arange(at, at + len(mine))
-            at += len(mine)
-        return place[columns]
+            wanted = np.flatnonzero(mine == g)
+            place[wanted] = at + _ranks(self.label[first:last] == c, columns[wanted] - first)
+            at += self.widths[g]
+        return place
+
+
+def _ranks(mask: NDArray[np.bool_], at: NDArray[np.int64]) -> NDArray[np.int64]:
+    """How many are true before each of these places."""
+    if len(at) == 1:
+        return np.array([np.count_nonzero(mask[: at[0]])], np.int64)
+    if len(at) > _FEW:
+        return np.searchsorted(np.flatnonzero(mask), at)
+    order = np.argsort(at, kind="stable")
+    edges = [0, *at[order].tolist()]
+    ranks = np.empty(len(at), np.int64)
+    ranks[order] = [*accumulate(int(np.count_nonzero(mask[a:b])) for a, b in pairwise(edges))]
+    return ranks

@@ -1,0 +1,113 @@
+"""Runs every verb, and touches every public name, where only some of the optional packages can be imported: python verbs.py FOLDER PACKAGE,PACKAGE...
+
+Prints one JSON object: verb or name -> "works", "needs EXTRA", or the raw error. What is not listed cannot be imported, as if it were not installed.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import importlib.abc
+import io
+import json
+import re
+import sys
+import traceback
+import warnings
+from pathlib import Path
+
+from weightlapse.errors import OPTIONAL, MissingExtra
+
+folder, allowed = Path(sys.argv[1]), set(sys.argv[2].split(","))
+
+
+class Absent(importlib.abc.MetaPathFinder):
+    def find_spec(self, fullname: str, path: object = None, target: object = None) -> None:
+        top = fullname.split(".")[0]
+        if top in OPTIONAL and OPTIONAL[top][0] not in allowed:
+            raise ModuleNotFoundError(f"No module named {top!r}", name=top)
+
+
+sys.meta_path.insert(0, Absent())
+warnings.simplefilter("ignore")
+
+import numpy as np  # noqa: E402
+
+import weightlapse as wl  # noqa: E402
+from weightlapse.cli import VERBS, main  # noqa: E402
+
+rng = np.random.default_rng(0)
+weights = {"fc1.weight": rng.normal(size=(8, 4)).astype("f4"), "fc2.weight": rng.normal(size=(2, 8)).astype("f4")}
+(folder / "w.txt").write_text(
+    "weightlapse wiring 1\ntensor fc1.weight (8, 4)\ntensor fc2.weight (2, 8)\nfixed fc1.weight[1]: input\nfixed fc2.weight[0]: output\n"
+    "group fc1: 8 units, permutation\n  fc1.weight[0]: out ^1\n  fc2.weight[1]: in ^-1\n  ops relu\n"
+)
+for name in ("run", "other"):
+    with wl.watch(weights, folder / name) as rec:
+        for k in range(12):
+            for w in weights.values():
+                w += rng.normal(size=w.shape).astype("f4") / 100
+            rec.step(weights, loss=1 / (k + 1))
+    np.savez(folder / f"{name}-1.npz", **weights)
+wl.load(folder / "run").export("safetensors", folder / "states")
+
+RUN, OTHER = str(folder / "run"), str(folder / "other")
+CALLS = {
+    "demo": [["demo", "--out", str(folder / "demo")]],
+    "info": [["info", RUN], ["info", RUN, "--json"]],
+    "plan": [["plan", RUN]],
+    "plot": [["plot", RUN, "--kind", "lines", "-o", str(folder / "f.png")]],
+    "film (mp4)": [["film", RUN, "-o", str(folder / "f.mp4"), "--size", "320x240"]],
+    "film (gif)": [["film", RUN, "-o", str(folder / "f.gif"), "--size", "320x240"]],
+    "view": [["view", RUN, "--no-browser", "--host", "192.0.2.1"]],  # an address for documentation, which no machine has
+    "page": [["page", RUN, "-o", str(folder / "p.html")]],
+    "compare": [["compare", RUN, OTHER]],
+    "compare (with a wiring)": [["compare", RUN, OTHER, "--wiring", str(folder / "w.txt")]],
+    "diff": [["diff", RUN, OTHER]],
+    "diff (page)": [["diff", RUN, OTHER, "-o", str(folder / "d.html")]],
+    "lineage": [["lineage", RUN, OTHER]],
+    "top": [["top", RUN]],
+    "query": [["query", RUN, "select count(*) from frames"]],
+    "doctor": [["doctor", RUN]],
+    "grow": [["grow", str(folder / "states" / "step-00000000.safetensors"), "--wiring", str(folder / "w.txt"), "--widen", "fc1=12", "-o", str(folder / "g.safetensors")]],
+    "verify": [["verify", RUN]],
+    "compact": [["compact", RUN]],
+    "import": [["import", str(folder / "run-1.npz"), str(folder / "other-1.npz"), "--steps", "1,2", "-o", str(folder / "i")]],
+    **{f"export ({kind})": [["export", RUN, "--to", kind, "-o", str(folder / f"e.{kind}")]] for kind in ("npz", "zarr", "safetensors", "parquet", "tensorboard")},
+    "study": [["study", "neuron", "--quick", "--out", str(folder / "study")]],
+}  # fmt: skip
+missing = [verb for verb in VERBS if not any(key.split(" (")[0] == verb for key in CALLS)]
+assert not missing, f"nothing is said of {missing}"
+
+
+def outcome(words: list[str]) -> str:
+    out, err = io.StringIO(), io.StringIO()
+    try:
+        with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+            main(words)
+    except SystemExit as end:
+        told = err.getvalue()
+        if words[0] == "view" and "cannot listen on" in told:  # all that comes before was there
+            return "works"
+        extra = re.search(r"pip install 'weightlapse\[(\w+)\]'", told)
+        if extra:
+            return f"needs {extra[1]}" if end.code == 1 else f"RAW exit {end.code}"
+        return "works" if end.code in (0, 1) and "Error" not in told else f"RAW exit {end.code}: {told[-300:]}"
+    except BaseException as error:
+        return f"RAW {type(error).__name__}: {error}: {traceback.format_exc()[-600:]}"
+    return "RAW no exit"
+
+
+def named(name: str) -> str:
+    try:
+        getattr(wl, name)
+    except MissingExtra as error:
+        extra = re.search(r"weightlapse\[(\w+)\]", str(error))
+        return f"needs {extra[1]}" if extra else f"RAW {error}"
+    except BaseException as error:
+        return f"RAW {type(error).__name__}: {error}"
+    return "works"
+
+
+found = {key: next((o for o in map(outcome, calls) if o != "works"), "works") for key, calls in CALLS.items()}
+found |= {f"wl.{name}": named(name) for name in wl.__all__}
+print(json.dumps(found))

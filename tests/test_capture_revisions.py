@@ -1,0 +1,271 @@
+"""Trees of published checkpoints: every layout of them, one at a time, going on after a kill, and what is wrong with them said."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from weightlapse.capture.import_tree import import_revisions
+from weightlapse.capture.revisions import Tree, step_in
+from weightlapse.capture.suspicions import exchanged, missing_steps
+from weightlapse.cli import main
+from weightlapse.errors import CannotRecord, InvalidArgument
+from weightlapse.recording.recording import load
+from weightlapse.store.reader import Store
+
+safetensors = pytest.importorskip("safetensors.numpy")
+State = dict[str, np.ndarray]
+
+
+def training(count: int, seed: int = 0) -> list[State]:
+    rng, out = np.random.default_rng(seed), []
+    w = {"a.weight": rng.standard_normal((30, 20)).astype(np.float32), "a.bias": np.zeros(30, np.float32)}
+    for _ in range(count):
+        out.append(w)
+        w = {k: (v + 0.1 * rng.standard_normal(v.shape)).astype(np.float32) for k, v in w.items()}
+    return out
+
+
+def save(folder: Path, state: State, *, shards: int = 1) -> None:
+    folder.mkdir(parents=True)
+    if shards == 1:
+        safetensors.save_file(state, folder / "model.safetensors")
+    else:
+        names = sorted(state)
+        where = {name: f"model-{i % shards + 1:05d}-of-{shards:05d}.safetensors" for i, name in enumerate(names)}
+        for file in set(where.values()):
+            safetensors.save_file({n: state[n] for n in names if where[n] == file}, folder / file)
+        (folder / "model.safetensors.index.json").write_text(json.dumps({"weight_map": where}))
+    (folder / "config.json").write_text("{}")
+
+
+def tree(root: Path, steps: list[int], pattern: str = "step{}", **more: Any) -> list[State]:
+    states = training(len(steps))
+    for step, state in zip(steps, states):
+        save(root / pattern.format(step), state, **more)
+    return states
+
+
+def same(path: Path, steps: list[int], states: list[State]) -> None:
+    run = load(path)
+    assert run.steps.tolist() == steps
+    for frame, state in enumerate(states):
+        for name, values in state.items():
+            assert run[name][frame].tobytes() == values.tobytes()
+
+
+@pytest.mark.parametrize("pattern", ["step{}", "checkpoint-{}", "global_step{}", "iter_{:07d}", "main-step{}-tokens4B"])
+@pytest.mark.parametrize("shards", [1, 2])
+def test_folders_of_all_kinds(tmp_path: Path, pattern: str, shards: int) -> None:
+    steps = [0, 1, 512, 1000, 2000]
+    states = tree(tmp_path / "hub", steps, pattern, shards=shards)
+    (tmp_path / "hub" / "README.md").write_text("a model")
+    (tmp_path / "hub" / "main").mkdir()
+    said: list[str] = []
+    done = import_revisions(tmp_path / "hub", tmp_path / "run", say=said.append)
+    assert (done.frames, done.checkpoints, done.lost, done.odd, said) == (5, 5, [], [], [])
+    same(tmp_path / "run", steps, states)
+
+
+def test_torch_files_deepspeed_and_bfloat16(tmp_path: Path) -> None:
+    torch = pytest.importorskip("torch")
+    states = training(3)
+    for step, state in zip((10, 20, 30), states):
+        folder = tmp_path / "hub" / f"global_step{step}"
+        folder.mkdir(parents=True)
+        held = {name: torch.from_numpy(values).bfloat16() for name, values in state.items()}
+        torch.save({"module": held}, folder / "mp_rank_00_model_states.pt")
+        torch.save({"x": torch.zeros(3)}, folder / "bf16_zero_pp_rank_0_mp_rank_00_optim_states.pt")
+    assert import_revisions(tmp_path / "hub", tmp_path / "run").odd == []
+    run = load(tmp_path / "run")
+    assert run.dtypes["a.weight"] == "bfloat16"
+    assert np.array_equal(run["a.weight"][1], torch.from_numpy(states[1]["a.weight"]).bfloat16().float().numpy())
+
+
+def test_files_and_the_cache_of_a_hub(tmp_path: Path) -> None:
+    states = training(4)
+    for k, state in enumerate(states):
+        np.savez(tmp_path / f"model-{k * 5}.npz", **state)
+    import_revisions(tmp_path, tmp_path / "run")
+    same(tmp_path / "run", [0, 5, 10, 15], states)
+    cache = tmp_path / "models--x--y"
+    (cache / "refs").mkdir(parents=True)
+    for k, state in enumerate(states):
+        save(cache / "snapshots" / f"{k:040x}", state)
+        (cache / "refs" / f"step{k * 100}").write_text(f"{k:040x}")
+    (cache / "refs" / "main").write_text(f"{3:040x}")
+    import_revisions(cache, tmp_path / "hub-run")
+    same(tmp_path / "hub-run", [0, 100, 200, 300], states)
+
+
+def test_a_url_has_one_checkpoint_on_disk_at_a_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    fsspec = pytest.importorskip("fsspec")
+    states = tree(tmp_path / "hub", [0, 1, 2, 3, 4])
+    files = fsspec.filesystem("memory")
+    for file in (tmp_path / "hub").rglob("*"):
+        if file.is_file():
+            files.pipe_file(f"/revisions-test/{file.relative_to(tmp_path / 'hub').as_posix()}", file.read_bytes())
+    held: list[int] = []
+    inner = Tree.opened
+
+    def opened(self: Tree, revision: Any, room: Path) -> Any:
+        held.append(len([p for p in tmp_path.rglob(".import-*") if p.is_dir()]))
+        return inner(self, revision, room)
+
+    monkeypatch.setattr(Tree, "opened", opened)
+    import_revisions("memory://revisions-test", tmp_path / "run")
+    same(tmp_path / "run", [0, 1, 2, 3, 4], states)
+    assert held == [0] * 5  # nothing is left of the one before
+    assert not list(tmp_path.rglob(".import-*"))
+
+
+def test_half_written_ones_are_gaps_and_said(tmp_path: Path) -> None:
+    steps = [100 * k for k in range(10)]
+    states = tree(tmp_path / "hub", steps, shards=2)
+    hub = tmp_path / "hub"
+    (hub / "step200" / "model-00002-of-00002.safetensors").unlink()  # a shard is missing
+    file = hub / "step300" / "model-00001-of-00002.safetensors"
+    file.write_bytes(file.read_bytes()[:-100])  # cut short
+    (hub / "step400" / "model-00001-of-00002.safetensors").write_bytes(b"")  # empty
+    shutil.rmtree(hub / "step500")
+    (hub / "step500").mkdir()  # begun
+    (hub / "step500" / "model.safetensors.incomplete").write_bytes(b"abc")
+    (hub / "step600" / "model.safetensors.index.json").write_text('{"weight_map": ')
+    (hub / "step000").mkdir()
+    said: list[str] = []
+    done = import_revisions(hub, tmp_path / "run", say=said.append)
+    lost = [text.split(" ")[0] for text in done.lost]
+    assert lost == ["step200", "step300", "step400", "step500", "step600"]
+    run = load(tmp_path / "run")
+    assert [gap[0] for gap in run.gaps] == [200, 300, 400, 500, 600]
+    assert all(text in said for text in done.lost)
+    same(tmp_path / "run", [0, 100, 700, 800, 900], [states[k] for k in (0, 1, 7, 8, 9)])
+    for folder in hub.iterdir():
+        shutil.rmtree(folder)
+        folder.mkdir()
+    with pytest.raises(CannotRecord, match="none of the checkpoints"):
+        import_revisions(hub, tmp_path / "other")
+
+
+def test_zeros_duplicates_exchanged_and_missing_ones_are_said(tmp_path: Path) -> None:
+    steps = [100 * k for k in range(12) if k != 6]
+    states = tree(tmp_path / "hub", steps)
+    hub = tmp_path / "hub"
+    save_over(hub / "step900", states[8])  # states of steps 100 * k without 6: step 900 is number 8, step 800 number 7
+    save_over(hub / "step800", states[3])  # the checkpoint of step 300 once more
+    save_over(hub / "step400", {"a.weight": np.zeros((30, 20), np.float32), "a.bias": states[4]["a.bias"]})
+    done = import_revisions(hub, tmp_path / "run")
+    assert done.lost == []
+    told = "\n".join(done.odd)
+    assert "step400: 1 of its matrices are all zeros" in told
+    assert "step800 is the same, bit for bit, as the checkpoint of step 300" in told
+    assert "leaves out 1 steps: 600" in told
+    events = [text for _, text in load(tmp_path / "run").events]
+    assert set(done.odd) <= set(events)
+    assert [gap[0] for gap in load(tmp_path / "run").gaps] == [600]
+
+
+def save_over(folder: Path, state: State) -> None:
+    shutil.rmtree(folder)
+    save(folder, state)
+
+
+@pytest.mark.parametrize(("i", "j"), [(3, 4), (2, 7), (0, 5), (10, 11), (0, 1)])
+def test_exchanged_checkpoints_are_named(tmp_path: Path, i: int, j: int) -> None:
+    states = training(12)
+    states[i], states[j] = states[j], states[i]
+    for k, state in enumerate(states):
+        save(tmp_path / "hub" / f"step{k}", state)
+    odd = import_revisions(tmp_path / "hub", tmp_path / "run").odd
+    if (i, j) in ((0, 1), (10, 11)):  # the last two could as well have gone there and back
+        assert odd == [] or f"steps {i} and {j} seem exchanged" in odd[0]
+    else:
+        assert f"steps {i} and {j} seem exchanged" in odd[0]
+        assert len(odd) == 1
+
+
+def test_healthy_series_are_not_suspected() -> None:
+    rng = np.random.default_rng(0)
+    for seed in range(30):
+        rng = np.random.default_rng(seed)
+        walk = np.cumsum(rng.standard_normal((20, 500)), axis=0)
+        assert exchanged(list(walk)) == []
+        around = rng.standard_normal((20, 500))  # about a minimum
+        assert exchanged(list(around)) == []
+        straight = np.arange(20)[:, None] * rng.standard_normal(500) + 0.1 * rng.standard_normal((20, 500))
+        assert exchanged(list(straight)) == []
+        slower = np.cumsum(rng.standard_normal((20, 500)) / (1 + np.arange(20))[:, None], axis=0)
+        assert exchanged(list(slower)) == []
+        log_spaced = walk[[0, 1, 2, 4, 8, 16, 19]]
+        assert exchanged(list(log_spaced)) == []
+    assert missing_steps([0, 1, 2, 4, 8, 16, 32]) == []
+    assert missing_steps([5, 10]) == []
+    assert missing_steps([0, 10, 20, 50, 60]) == [30, 40]
+
+
+def test_it_goes_on_after_a_kill(tmp_path: Path) -> None:
+    steps = list(range(40))
+    states = tree(tmp_path / "hub", steps)
+    program = (
+        "import sys, time\nfrom weightlapse.capture.import_tree import import_revisions\nfrom weightlapse.capture.revisions import Tree\n"
+        "inner = Tree.opened\n"
+        "def slow(self, *a):\n    time.sleep(0.05)\n    return inner(self, *a)\n"
+        "Tree.opened = slow\nimport_revisions(sys.argv[1], sys.argv[2])\n"
+    )
+    child = subprocess.Popen([sys.executable, "-c", program, str(tmp_path / "hub"), str(tmp_path / "run")])
+    for _ in range(600):
+        time.sleep(0.02)
+        if (tmp_path / "run" / "manifest.json").exists() and len(Store.open(tmp_path / "run").steps) > 4:
+            break
+    os.kill(child.pid, signal.SIGKILL)
+    child.wait()
+    before = len(Store.open(tmp_path / "run").steps)
+    assert 4 < before < 40
+    with pytest.raises(InvalidArgument):
+        import_revisions(tmp_path / "hub", tmp_path / "run")
+    done = import_revisions(tmp_path / "hub", tmp_path / "run", resume=True)
+    assert (done.frames, done.odd, done.lost) == (40, [], [])
+    same(tmp_path / "run", steps, states)
+    assert Store.open(tmp_path / "run").verify() == []
+    assert import_revisions(tmp_path / "hub", tmp_path / "run", resume=True).frames == 40  # nothing left to do
+    tree(tmp_path / "x", [1, 2])
+    with pytest.raises(InvalidArgument, match="not imported from"):
+        import_revisions(tmp_path / "x", tmp_path / "run", resume=True)
+
+
+def test_the_verb(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    tree(tmp_path / "hub", [0, 10, 20])
+    with pytest.raises(SystemExit) as end:
+        main(["import", str(tmp_path / "hub"), "-o", str(tmp_path / "run"), "--json"])
+    assert end.value.code == 0
+    assert json.loads(capsys.readouterr().out)["frames"] == 3
+    shutil.rmtree(tmp_path / "hub" / "step20")
+    (tmp_path / "hub" / "step20").mkdir()
+    with pytest.raises(SystemExit) as end:
+        main(["import", str(tmp_path / "hub"), "-o", str(tmp_path / "run"), "--overwrite"])
+    assert end.value.code == 1
+    assert "step20 cannot be read" in capsys.readouterr().err
+    for wrong in (["--steps", "1,2"], []):
+        with pytest.raises(SystemExit) as end:
+            main(["import", str(tmp_path / "hub"), "-o", str(tmp_path / "run"), *wrong])
+        assert end.value.code == 2
+    (tmp_path / "nothing").mkdir()
+    with pytest.raises(InvalidArgument, match="no checkpoints"):
+        import_revisions(tmp_path / "nothing", tmp_path / "y")
+
+
+def test_steps_in_names() -> None:
+    assert [
+        step_in(n)
+        for n in ("step143000", "epoch_3_step_20", "ckpt-7.pt", "v2.safetensors", "latest", "pytorch_model-iter000500")
+    ] == [143000, 20, 7, 2, None, 500]

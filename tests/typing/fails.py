@@ -1,0 +1,30 @@
+"""A user's script with a mistake in every line that says so: a type checker must find each, and nothing else."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+import weightlapse as wl
+
+weights: dict[str, NDArray[np.float64]] = {"w": np.zeros(3)}
+rec = wl.watch(weights, "run")
+wl.watch(weights, "run", optimiser=None)  # wrong: the name of an argument
+wl.watch(weights, "run", overwrite="yes")  # wrong: text for a switch
+wl.watch(weights, "run", compact="sometimes")  # wrong: no such choice
+rec.logg(loss=1.0)  # wrong: no such method
+rec.log("loss")  # wrong: scalars have names
+wl.no_such_name()  # wrong: no such function
+run = wl.load("run")
+count: int = wl.measure(run, "norm")  # wrong: a dict of arrays
+wl.measure(run, "norm", by="row")  # wrong: no such way
+run.stat(step=3)  # wrong: no such method
+run.steps = 3  # wrong: read only
+wl.load(5)  # wrong: no path
+wl.make_film(run, "out.mp4", fpss=3)  # wrong: the name of an argument
+wl.plot.linez(run)  # wrong: no such figure
+wl.align(weights, weights, wirin=None)  # wrong: the name of an argument
+verdict: int = wl.compare(weights, weights, wiring=None).verdict  # wrong: text
+wl.widen(weights, {"fc1": "wide"})  # wrong: a size is a number
+wl.diff("a", "b").tensorz  # wrong: no such result
+wl.callbacks.kerass  # wrong: no such framework

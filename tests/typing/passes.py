@@ -1,0 +1,56 @@
+"""A user's script that a type checker passes in its strictest mode: every result has a type, and each type has a public name."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import torch
+from matplotlib.axes import Axes
+from numpy.typing import NDArray
+
+import weightlapse as wl
+
+
+def record(model: torch.nn.Module, optimizer: torch.optim.Optimizer, where: Path) -> Path:
+    with wl.watch(model, where, optimizer=optimizer, every=wl.every(10), tolerance="film", memory="64MB") as rec:
+        optimizer.step()
+        rec.log(loss=0.5)
+        rec.mark("done")
+        frames: int = rec.frames
+    assert frames >= 0
+    return where
+
+
+def read(where: Path) -> NDArray[np.float64]:
+    run: wl.Recording = wl.load(where)
+    track: wl.Track = run["fc1.weight"]
+    one: dict[str, NDArray[np.generic]] = run.state(step=500)
+    wiring: wl.Wiring | None = run.wiring
+    groups: list[wl.Group] = [] if wiring is None else list(wiring.groups)
+    names: list[str] = [member.tensor for group in groups for member in group.members]
+    norms: dict[str, NDArray[np.float64]] = wl.measure(run, "norm", by="layer")
+    several: dict[str, dict[str, NDArray[np.float64]]] = wl.measure(run, ["norm", "mean"])
+    findings: list[wl.Finding] = wl.diagnose(run)
+    kinds: list[str] = [finding.kind for finding in findings]
+    axes: Axes = wl.plot.lines(run, "fc1.weight", most=8)
+    axes.set_title(", ".join([*kinds, *names, *one, *several, str(track.shape)]))
+    film: wl.Film = wl.make_film(run, "out.mp4", fps=24, size=(1280, 720))
+    assert film
+    return norms["fc1"]
+
+
+def judge(a: torch.nn.Module, b: torch.nn.Module, x: torch.Tensor) -> str:
+    wiring: wl.Wiring = wl.trace(a, x)
+    found: wl.Alignment = wl.align(a, b, wiring=wiring)
+    result: wl.Comparison = wl.compare(a, b, wiring=wiring, data=x)
+    grown: wl.Growth = wl.widen(a, {"fc1": 256}, x, split="equal", seed=0)
+    difference: wl.Diff = wl.diff(a, b)
+    changed: list[str] = [name for name, tensor in difference.tensors.items() if tensor.status == "changed"]
+    after: float = found.distance_after
+    planned: wl.Plan = wl.plan(a, every=10)
+    try:
+        wl.deepen(grown.model, after="fc1")
+    except wl.CannotGrow as error:
+        return str(error)
+    return f"{result.verdict} {after:.3f} {changed} {planned.frame_nbytes}"

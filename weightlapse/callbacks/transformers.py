@@ -1,0 +1,5 @@
+"""The callback for the Trainer of Transformers."""
+
+from weightlapse.adapters.transformers import WatchCallback as WatchCallback
+
+__all__ = ["WatchCallback"]
