@@ -266,7 +266,7 @@ def _record(
         other=run_b,
         fps=20,
         size=(640, 360) if results.quick else (1280, 720),
-        title="Teacher A, student B, B with its units in A's order, and what is left of the difference",
+        title="A teaches B: is B, in A's order of units, A?",
     )
     results.files |= {"recording": "B", "film": "film.mp4", "recording_teacher": "A"}
     results.facts |= {

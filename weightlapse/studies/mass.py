@@ -342,8 +342,8 @@ def _record(results: Results, runs: dict[str, Run]) -> None:
         fps=30,
         size=(640, 360) if results.quick else (1280, 720),
         groups={name: {"weight": places} for name, places in GROUPS.items()},
-        panels=("groups", "mass:weight", "loss"),
-        title="Adam: w1 decides, and thirteen noise weights grow with it",
+        panels=("groups", "mass:weight"),
+        title="Adam: w1 decides (top bar), and thirteen noise weights grow with it",
     )
     results.files |= {"recording": "recording", "film": "film.mp4"}
     results.facts |= {"film_frames": film.frames, "recorded_seed": 0, "mass_moved": moved}

@@ -174,7 +174,7 @@ def study(out: Path, quick: bool) -> Results:
         frames=slice(None, None, stride),
         fps=24,
         size=(640, 360) if quick else (1280, 720),
-        title="A network widened from 10 to 20 units goes on training: copies part",
+        title="Widened from 10 to 20 units: copies part",
     )
     results.files["film"] = "film.mp4"
     results.facts |= {
