@@ -13,6 +13,7 @@ from tests.framework_presence import require, run_program
 
 ROOT = Path(__file__).resolve().parent.parent
 PROGRAMS = sorted((ROOT / "examples" / "documents").glob("*.py"))
+NEXT = sorted((ROOT / "examples" / "next").glob("*.py"))
 MOST = {"imitation": 6, "lift": 5, "mass": 9, "net2net": 12, "neuron": 6}  # lines added
 
 
@@ -22,9 +23,21 @@ def run(folder: Path, *orders: str) -> str:
     )  # fmt: skip
 
 
+def numbers(text: str) -> list[float]:
+    return [float(n) for n in re.findall(r"(?<![\w.-])\d+(?:\.\d+)?(?![\w-])", text)]
+
+
+@pytest.mark.parametrize("program", NEXT, ids=lambda p: p.stem)
+def test_a_next_question_takes_fewer_than_thirty_lines(program: Path) -> None:
+    text = program.read_text(encoding="utf-8")
+    assert sum(bool(line.strip()) for line in text.splitlines()) < 30
+    assert not re.search(r"from weightlapse|import weightlapse\.", text), "the public face suffices"
+
+
 def test_the_keras_documents(tmp_path: Path) -> None:
     require("keras", "tensorflow")
-    said = run(tmp_path, "imitation:12", "neuron:2", "lift:40")
+    said = run(tmp_path, "documents/imitation:12", "documents/neuron:2", "documents/lift:40")
+    tmp_path /= "documents"
     a, b = wl.load(tmp_path / "imitation" / "A"), wl.load(tmp_path / "imitation" / "B")
     assert (a.frames, b.frames) == (1, 13)
     assert a.names == b.names
@@ -47,7 +60,15 @@ def test_the_keras_documents(tmp_path: Path) -> None:
 
 def test_the_torch_document(tmp_path: Path) -> None:
     require("torch")
-    said = run(tmp_path, "net2net:3,2")
+    said = run(tmp_path, "documents/net2net:3,2", *(f"next/{p.stem}" for p in NEXT))
+    answers = dict(re.findall(r"^== next/(\w+)\n(.*?)(?=^== |\Z)", said, re.S | re.M))
+    page = (ROOT / "docs" / "next-questions.md").read_text(encoding="utf-8")
+    for name, lines in answers.items():
+        spoken = re.search(rf"^## {name}.*?```text\n(.*?)```", page, re.S | re.M)
+        assert spoken, name
+        assert numbers(spoken[1]) == pytest.approx(numbers(lines), rel=0.25, abs=3), (name, lines)
+    assert len(answers) == len(NEXT) == 5
+    tmp_path /= "documents"
     teacher, student = wl.load(tmp_path / "net2net" / "teacher"), wl.load(tmp_path / "net2net" / "student")
     assert (teacher.frames, student.frames) == (3 * 25 + 1, 2 * 25 + 1)
     assert "refused: both networks give the same output" in said
@@ -58,7 +79,8 @@ def test_the_torch_document(tmp_path: Path) -> None:
 
 def test_the_session_document(tmp_path: Path) -> None:
     require("tensorflow")
-    run(tmp_path, "mass:200")
+    run(tmp_path, "documents/mass:200")
+    tmp_path /= "documents"
     run_ = wl.load(tmp_path / "mass" / "run")
     assert run_.steps.tolist() == [0, 40, 80, 120, 160, 200]
     assert run_.shapes == {"W1": (1, 15), "b1": (1, 1)}

@@ -10,9 +10,9 @@ import weightlapse as wl  # weightlapse
 STEPS = int(sys.argv[1]) if len(sys.argv) > 1 else 30_000
 tf.disable_v2_behavior()
 tf.set_random_seed(0)
-np.random.seed(0)
+rng = np.random.default_rng(0)
 
-features = np.concatenate([10 * np.random.randn(2, 1000), 0.01 * np.random.randn(13, 1000)])
+features = np.concatenate([10 * rng.standard_normal((2, 1000)), 0.01 * rng.standard_normal((13, 1000))])
 labels = (features[:1] >= 0).astype("float32")
 
 X, Y = tf.placeholder(tf.float32, (15, None)), tf.placeholder(tf.float32, (1, None))
@@ -34,4 +34,6 @@ print("cost:", now)
 run = wl.load("run")  # weightlapse
 groups = {"w1": {"W1": [0]}, "w2": {"W1": [1]}, "noise": {"W1": range(2, 15)}}  # weightlapse
 print({k: round(float(v[-1]), 3) for k, v in wl.measure(run, "mass", groups=groups).items()})  # weightlapse
-wl.make_film(run, "film.mp4", groups=groups, panels=("groups", "mass:W1"), title="Which weights carry the mass")  # weightlapse
+wl.make_film(
+    run, "film.mp4", groups=groups, panels=("groups", "mass:W1"), title="Which weights carry the mass"
+)  # weightlapse

@@ -11,9 +11,10 @@ from weightlapse.adapters.keras import WatchCallback  # weightlapse
 EPOCHS = int(sys.argv[1]) if len(sys.argv) > 1 else 10
 keras.utils.set_random_seed(0)
 
-x = np.random.rand(500, 2)
+rng = np.random.default_rng(0)
+x = rng.random((500, 2))
 y = np.tanh(x.sum(1))
-x_test = np.random.rand(10, 2)
+x_test = rng.random((10, 2))
 model = keras.Sequential([keras.Input((2,)), keras.layers.Dense(1, activation="tanh", name="neuron")])
 model.compile(keras.optimizers.SGD(0.5), "mse")
 
