@@ -34,9 +34,9 @@ TABLE = {  # the values that each section shows
     "neuron": "w1 w2 bias w1_100 epochs_to_close",
     "imitation": "final_error student_loss student_aligned_distance zero_loss_raw_distance zero_loss_aligned_distance control_aligned_distance",
     "net2net": "doc_teacher_after live_teacher_loss widen_error rule_error widened_start padded_start scratch_start widened_end padded_end scratch_end",
-    "lift": "outside_1 inside_1 e2e_1 equal_1 outside_10 e2e_10 equal_10 heldout_10 ood_outside_10 ood_mlp_10 degree_outside",
-    "mass": "share_end gd_share_end momentum_share_end adam_eps_share_end adam_shared_share_end rmsprop_share_end adagrad_share_end adamw_share_end l1_share_end eg_share_end "
-    "adam_amplification adam_eps_amplification",
+    "lift": "outside_1 many_outside_1 many_inside_1 e2e_1 equal_1 outside_10 e2e_10 equal_10 heldout_10 ood_outside_10 ood_mlp_10 degree_outside",
+    "mass": "share_end gd_share_end momentum_share_end adam_eps_share_end adam_shared_share_end rmsprop_share_end adagrad_share_end adamw_share_end l1_share_end "
+    "eg_share_end adam_amplification adam_eps_amplification",
 }
 CHANGED = HERE / "gallery" / "changed.md"  # what an earlier edition concluded and the numbers did not carry
 

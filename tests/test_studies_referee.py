@@ -78,7 +78,7 @@ def finished(tmp_path: Path) -> tuple[Results, dict]:
 def test_a_sentence_carries_its_numbers_and_their_spread(tmp_path):
     _, content = finished(tmp_path)
     low = VALUES["low"]
-    assert f"{low['median']:.2g} [{low['min']:.2g}, {low['max']:.2g}]" in content["claims"][0]["why"]
+    assert f"{low['median']:.3g} [{low['min']:.3g}, {low['max']:.3g}]" in content["claims"][0]["why"]
     assert content["claims"][0]["holds"] == "yes"
     assert complaints(content) == []
 

@@ -12,8 +12,7 @@ keras.utils.set_random_seed(0)
 
 
 def network():
-    layers = [keras.layers.Dense(n, activation="tanh", name=f"dense{i}") for i, n in enumerate((8, 8, 1))]
-    return keras.Sequential([keras.Input((10,)), *layers], name="net")
+    return keras.Sequential([keras.Input((10,)), *(keras.layers.Dense(n, activation="tanh") for n in (8, 8, 1))])
 
 
 teacher, learner = network(), network()
@@ -29,8 +28,8 @@ def train_step(x):
     return error
 
 
-wl.watch(teacher, "A").close()  # weightlapse
-rec = wl.watch(learner, "B", optimizer=optimizer)  # weightlapse
+wl.watch(teacher, "A", example=tf.zeros((4, 10))).close()  # weightlapse
+rec = wl.watch(learner, "B", optimizer=optimizer, example=tf.zeros((4, 10)))  # weightlapse
 for _ in range(STEPS):
     error = train_step(tf.random.uniform((50, 10), -1, 1))
     rec.log(error=error)  # weightlapse

@@ -273,8 +273,8 @@ def _values(results: Results, errors: dict[str, Rows], degrees: dict[str, list[f
         results.curve(kind, range(1, EPOCHS + 1), e[:, :, 0])
 
 
-def _many(data: Data, count: int) -> dict[str, Any]:
-    """Test error after one epoch over ``count`` seeds: median, 5 and 95 percent, share of seeds in the usual range."""
+def _many(results: Results, data: Data, count: int) -> dict[str, Any]:
+    """Test error after one epoch over ``count`` seeds: median, 5 and 95 percent, share of seeds in the usual range; the errors become values."""
     found: dict[str, Any] = {"seeds": count}
     for eps, low, high in (("outside", 9, 20), ("inside", 14, 30)):
         errors = []
@@ -282,6 +282,7 @@ def _many(data: Data, count: int) -> dict[str, Any]:
             net = new_lift(seed)
             fit_lift(net, data.x, data.y, eps=eps, engine="numba")
             errors.append(error(net, data.x_test, data.y_test))
+        results.value(f"many_{eps}_1", errors, "mse", f"{NAMES[eps]}: test error after 1 epoch, more seeds")
         p5, median, p95 = np.quantile(errors, [0.05, 0.5, 0.95])
         found[eps] = {
             "median": float(median),
@@ -307,7 +308,7 @@ def _facts(results: Results, data: Data) -> None:
         "loop_kind": "torch autograd, one call per sample",
         "online_ratio": history.samples_per_second / loop,
         "first_seed": FIRST_SEED,
-        "many": _many(data, MANY[results.quick]),
+        "many": _many(results, data, MANY[results.quick]),
         "mean_square_far": float((data.y_far**2).mean()),
     }
 

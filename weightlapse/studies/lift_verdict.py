@@ -43,10 +43,10 @@ def judge(results: Results) -> None:
         {"low": CUBIC[0], "high": CUBIC[1]},
     )  # fmt: skip
     epsilon = Sentence(
-        "less", ("outside_1", "inside_1"),
-        "Where RMSprop puts its epsilon alone moves the published {outside_1.document:.2f} (ours: {outside_1}) to {inside_1}.",
-        "Where RMSprop puts its epsilon does not raise the published {outside_1.document:.2f} (ours: {outside_1}): {inside_1}.",
-        "With epsilon outside the root the error is {outside_1}, inside {inside_1}; {n} seeds do not decide more.",
+        "less", ("many_outside_1", "many_inside_1"),
+        "Where RMSprop puts its epsilon alone moves the published {outside_1.document:.2f} (ours, {n} seeds: {many_outside_1}) to {many_inside_1}, {times:.1f} times higher (interval {times_interval}).",
+        "Where RMSprop puts its epsilon does not raise the published {outside_1.document:.2f} (ours: {many_outside_1}): {many_inside_1}.",
+        "With epsilon outside the root the error is {many_outside_1}, inside {many_inside_1}; {n} seeds do not decide more.",
     )  # fmt: skip
     results.facts["true_degree"] = 2
     results.claim("Lift is clearly much better than a plain network", early, late, yes="partly")

@@ -128,9 +128,17 @@ def equal(values: Values, _facts: Any, a: str, b: str, tolerance: float = 0.0) -
 
 
 def only(
-    values: Values, _facts: Any, *names: str, who: Sequence[str], low: float = -math.inf, high: float = math.inf
+    values: Values,
+    _facts: Any,
+    *names: str,
+    who: Sequence[str],
+    low: float = -math.inf,
+    high: float = math.inf,
+    labels: Any = (),
 ) -> Ruling:
-    """The medians of ``who`` lie in [low, high] and those of every other name, the controls, do not. Without controls nothing is decided."""
+    """The medians of ``who`` lie in [low, high] and those of every other name, the controls, do not. Without controls nothing is decided.
+
+    ``labels``: name -> what it is called in the sentence."""
     sides = {n: within(values, None, n, low, high).holds for n in names}
     controls = [n for n in names if n not in who]
     also = [n for n in controls if sides[n]]
@@ -147,7 +155,7 @@ def only(
             "n": n,
             "controls": len(controls),
             "found": len(found),
-            "names": ", ".join(found) or "none",
+            "names": ", ".join(dict(labels).get(name, name) for name in found) or "none",
             "interval": sides,
         },
     )
@@ -282,7 +290,7 @@ class _Spread:
 
 
 def write(x: Any, spec: str = "") -> str:
-    """A number as people write it, two significant digits or as ``spec`` says ("%": per cent)."""
+    """A number as people write it, three significant digits or as ``spec`` says ("%": per cent)."""
     if x is None:
         return "no number"
     if isinstance(x, bool):
@@ -295,8 +303,7 @@ def write(x: Any, spec: str = "") -> str:
         return f"{x:.0%}"
     if spec:
         return format(x, spec)
-    if x == 0 or 1e-2 <= abs(x) < 1e5:
-        text = f"{x:.0f}" if abs(x) >= 100 else f"{x:.2g}"
-        return text if "e" not in text else f"{x:.0f}"
-    mantissa, exponent = f"{x:.0e}".split("e")
+    if x == 0 or 1e-4 <= abs(x) < 1e5:
+        return f"{x:.0f}" if abs(x) >= 100 else f"{x:.3g}"
+    mantissa, exponent = f"{x:.1e}".split("e")
     return f"{mantissa}e{int(exponent)}"

@@ -117,13 +117,14 @@ def _markdown(results: Results) -> str:
         "| claim | holds | why |",
         "|---|---|---|",
     ]
-    lines += [f"| {c['claim']} | {c['holds']} | {c['why']} |" for c in results.claims]
+    bar = chr(92) + "|"
+    lines += [f"| {c['claim']} | {c['holds']} | {c['why'].replace('|', bar)} |" for c in results.claims]
     for role, name in results.files["figures"].items():
         lines += ["", f"![{results.captions[role]}]({name})", "", _caption(results, role)]
     lines += ["", f"The film: [{results.files['film']}]({results.files['film']})", ""]
     lines += ["| what | document | median | range | seeds | unit |", "|---|---|---|---|---|---|"]
     lines += [
-        f"| `{n}`: {meaning.replace('|', chr(92) + '|')} | {d} | {m} | {r} | {s} | {u} |"
+        f"| `{n}`: {meaning.replace('|', bar)} | {d} | {m} | {r} | {s} | {u} |"
         for n, meaning, d, m, r, s, u in _rows(results)
     ]
     lines += ["", "For your own network:", "", "```python no-run", results.recipe, "```", ""]
