@@ -1,4 +1,4 @@
-"""Build the gallery: run the five studies in full, keep their pictures, films and pages, and write docs/gallery.md. `make docs` calls it.
+"""Build the gallery: run the five studies in full, keep their pictures, films and pages, and write docs/gallery.md. `make gallery` calls it.
 
 python docs/build.py [--quick] [STUDY ...]
 """
@@ -52,7 +52,7 @@ def write_gallery() -> None:
         "Each began as a small published experiment about weights. Each is one command, `weightlapse study NAME`, that leaves a recording, films,"
     ]
     lines += [
-        "figures, a report and its numbers as JSON. This page is written by `make docs`; the films and pages open by themselves, without a server.",
+        "figures, a report and its numbers as JSON. This page is written by `make gallery`; the films and pages open by themselves, without a server.",
         "",
     ]
     for study in STUDIES:
