@@ -4,9 +4,9 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 PIP    := $(BIN)/python -m pip --disable-pip-version-check install --quiet -c constraints.txt
 
-.PHONY: help setup demo test check torture bench docs site gallery changelog viewer clean
+.PHONY: help setup demo test check torture bench bench-check docs site gallery changelog viewer clean
 help:            ## this list
-	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*##/\t/' | expand -t 12
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*##/\t/' | expand -t 14
 
 $(BIN)/python:
 	$(PYTHON) -m venv $(VENV)
@@ -48,6 +48,9 @@ torture: $(VENV)/.dev ## damage, faults and kills for MINUTES=20; writes bench/r
 
 bench: $(VENV)/.dev  ## measure beside the peers; writes bench/RESULTS.md
 	$(BIN)/python bench/run_all.py
+
+bench-check: $(VENV)/.dev ## two minutes: has a ratio become worse, beyond noise, than what bench/results/ratios.json keeps
+	OMP_NUM_THREADS=1 $(BIN)/python bench/check.py
 
 # Without a network; fails on a snippet that does not run, a broken link, a public name without a docstring.
 docs: $(VENV)/.dev   ## run the documentation's snippets and build the site into out/site
