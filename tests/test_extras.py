@@ -19,7 +19,7 @@ EXTRAS: dict[str, list[str]] = tomllib.loads((ROOT / "pyproject.toml").read_text
 TRIED = ("base", "film", "torch")  # `python -m tests.test_extras` tries all
 # what each extra is there for
 WORKS = {
-    "base": {"info", "plan", "page", "compare", "compare (with a wiring)", "diff", "doctor", "verify", "compact", "import", "export (npz)"},
+    "base": {"info", "ls", "completion", "plan", "page", "compare", "compare (with a wiring)", "diff", "doctor", "verify", "compact", "import", "export (npz)"},
     "film": {"plot", "film (mp4)", "film (gif)"},
     "view": {"view", "diff (page)"},
     "export": {"export (zarr)", "export (parquet)", "export (tensorboard)", "export (safetensors)"},
