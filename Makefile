@@ -4,7 +4,7 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 PIP    := $(BIN)/python -m pip --disable-pip-version-check install --quiet -c constraints.txt
 
-.PHONY: help setup demo test check torture bench bench-check docs site gallery changelog viewer clean
+.PHONY: help setup demo test check torture bench bench-check docs site gallery alone changelog viewer clean
 help:            ## this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*##/\t/' | expand -t 14
 
@@ -63,6 +63,10 @@ site: $(VENV)/.dev   ## build the site alone
 
 gallery: $(VENV)/.dev ## rebuild the gallery: run the five studies in full, keep their pictures, films and pages
 	$(BIN)/python docs/build.py
+
+alone: $(VENV)/.user   ## the built wheel in an empty environment: each line of docs/third-minute.md
+	rm -rf out/wheel && $(BIN)/python -m pip wheel --quiet --disable-pip-version-check --no-deps -w out/wheel .
+	$(BIN)/python tests/programs/third_minute.py out/wheel/*.whl
 
 changelog:           ## gather changes/ into CHANGELOG.md
 	$(PYTHON) changes/gather.py
