@@ -1,4 +1,4 @@
-"""Build the gallery: run the five studies in full, keep their pictures, films and pages, and write docs/gallery.md. `make docs` calls it.
+"""Build the gallery: run the five studies in full, keep their pictures, films and pages, and write docs/gallery.md. `make gallery` calls it.
 
 python docs/build.py [--quick] [--from=FOLDER] [STUDY ...]
 
@@ -82,8 +82,8 @@ def write_gallery() -> None:
     ]
     lines += [
         "figures, a report and its numbers as JSON. Every sentence is made from the numbers and carries the test that could refute it; square brackets are ranges over",
-        "seeds or the 95 % interval of a median. This page is written by `make docs`; the films and pages open by themselves, without a server. What the documents' own",
-        "programs look like with the package: [documents](documents). What one would ask next: [next questions](next-questions.md).",
+        "seeds or the 95 % interval of a median. This page is written by `make gallery`; the films and pages open by themselves, without a server. What the documents'",
+        "own programs look like with the package: [documents](documents). What one would ask next: [next questions](next-questions.md).",
         "",
     ]
     for study in STUDIES:

@@ -33,6 +33,7 @@ ON_RECORDINGS = {
     "diff": ["diff", "IN", "GOOD"],
     "diff with": ["diff", "GOOD", "IN"],
     "doctor": ["doctor", "IN"],
+    "ls": ["ls", "IN"],
     "verify": ["verify", "IN"],
     "verify --against": ["verify", "GOOD", "--against", "IN"],
     "compact": ["compact", "IN"],
@@ -69,7 +70,9 @@ OUTPUTS = {
 
 
 def test_every_verb_is_here() -> None:
-    assert {case[0] for table in (ON_RECORDINGS, ON_FILES, OUTPUTS) for case in table.values()} == set(VERBS)
+    assert {case[0] for table in (ON_RECORDINGS, ON_FILES, OUTPUTS) for case in table.values()} == set(VERBS) - {
+        "completion"
+    }  # which opens nothing
 
 
 @pytest.fixture(scope="module")

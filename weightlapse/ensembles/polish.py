@@ -63,6 +63,7 @@ class Polished:
 
     @property
     def steps(self) -> int:
+        """Number of second-order steps taken."""
         return len(self.losses) - 1
 
     def member(self, i: int) -> nn.Module:

@@ -46,7 +46,11 @@ def make_page(run: Any, out: str | os.PathLike[str], *, max_bytes: int = 20_000_
     Returns:
         The path written. Raises InvalidArgument when not even a few frames fit.
 
-    >>> wl.make_page(run, "run.html", max_bytes=5_000_000)      # doctest: +SKIP
+    >>> import numpy as np, tempfile, weightlapse as wl
+    >>> with wl.watch({"w": np.eye(4)}, tempfile.mkdtemp()) as rec:
+    ...     rec.step({"w": np.eye(4) + 1})
+    >>> wl.make_page(rec.path, tempfile.mkdtemp() + "/run.html", max_bytes=5_000_000).name
+    'run.html'
     """
     subjects = open_subjects([run] if other is None else [run, other])
     for subject in subjects:
