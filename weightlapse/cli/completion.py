@@ -12,12 +12,10 @@ SHELLS = ("bash", "zsh", "fish")
 
 def script(shell: str) -> str:
     """The program that the shell runs once."""
-    from weightlapse.cli import program
-
     kind = get_completion_class(shell)
     assert kind is not None
     # not .source(): that asks the bash on the path for its version, which need not be the one that reads this
-    complete = kind(program, {}, "weightlapse", "_WEIGHTLAPSE_COMPLETE")
+    complete = kind(click.Command("weightlapse"), {}, "weightlapse", "_WEIGHTLAPSE_COMPLETE")
     return complete.source_template % complete.source_vars()
 
 
