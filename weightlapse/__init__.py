@@ -106,6 +106,8 @@ if TYPE_CHECKING:  # what an editor and a type checker see; `_HOME` is what runs
     from weightlapse.symmetry.canonical import canonical as canonical
     from weightlapse.symmetry.compare import Comparison as Comparison
     from weightlapse.symmetry.compare import compare as compare
+    from weightlapse.symmetry.follow import FollowedRun as FollowedRun
+    from weightlapse.symmetry.follow import follow as follow
     from weightlapse.symmetry.many import align_all as align_all
     from weightlapse.symmetry.runs import AlignedRuns as AlignedRuns
     from weightlapse.symmetry.runs import align_runs as align_runs
@@ -152,6 +154,8 @@ _HOME = {
     "Alignment": "symmetry.alignment",
     "align_all": "symmetry.many",
     "align_runs": "symmetry.runs",
+    "follow": "symmetry.follow",
+    "FollowedRun": "symmetry.follow",
     "AlignedRuns": "symmetry.runs",
     "compare": "symmetry.compare",
     "Barrier": "symmetry.barrier",

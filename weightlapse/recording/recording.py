@@ -36,6 +36,13 @@ def load(path: str | os.PathLike[str]) -> Recording:
     Works while the recording is still being written, see :meth:`Recording.refresh`. What several processes wrote is merged.
 
     Raises :class:`NotARecording` when there is none, :class:`DamagedRecording` when its index cannot be trusted.
+
+    >>> import numpy as np, tempfile, weightlapse as wl
+    >>> with wl.watch({"w": np.zeros(3)}, tempfile.mkdtemp()) as rec:
+    ...     rec.step({"w": np.ones(3)}, loss=0.5)
+    >>> run = wl.load(rec.path)
+    >>> run["w"].shape, run["w"][-1].tolist(), run.scalars["loss"].tolist()
+    ((2, 3), [1.0, 1.0, 1.0], [nan, 0.5])
     """
     if not isinstance(path, (str, os.PathLike)):
         raise InvalidArgument(f"load({type(path).__name__}): give the path of a recording, such as recorder.path")
@@ -79,6 +86,7 @@ class Recording:
 
     @property
     def steps(self) -> NDArray[np.int64]:
+        """The optimizer steps of the frames, int64 (T,), ascending."""
         return self._store.steps
 
     @property
@@ -157,6 +165,7 @@ class Recording:
 
     @property
     def events(self) -> list[tuple[int, str]]:
+        """What was marked, (step, text), in order."""
         return self._store.events
 
     @property
@@ -167,10 +176,12 @@ class Recording:
 
     @property
     def gaps(self) -> list[tuple[int, int, str]]:
+        """Steps that are missing: (first, last, reason)."""
         return self._store.gaps
 
     @property
     def meta(self) -> dict[str, Any]:
+        """What ``watch(..., meta=...)`` was given, and what the recorder notes of itself."""
         return self._store.meta
 
     @property
@@ -196,6 +207,7 @@ class Recording:
 
     @property
     def tolerance(self) -> float | None:
+        """The tolerance that was asked for, as a fraction of a standard deviation; None is bit-exact. `bound` is what was kept."""
         return self._store.tolerance
 
     @property

@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from weightlapse.symmetry.states import FloatArrays, Weights
+from weightlapse.wiring.change import Changed
 from weightlapse.wiring.data import Member
 from weightlapse.wiring.placement import Placement
 
@@ -25,7 +26,7 @@ class Moved(Mapping[str, NDArray[Any]]):
         self._nbytes = 0
         self.shapes: dict[str, tuple[int, ...]] = (
             arrays.shapes
-            if isinstance(arrays, (Moved, FloatArrays))
+            if isinstance(arrays, (Moved, FloatArrays, Changed))
             else {n: tuple(v.shape) for n, v in arrays.items()}
         )
 
@@ -83,4 +84,4 @@ class Moved(Mapping[str, NDArray[Any]]):
 
 def shape_of(arrays: Weights, name: str) -> tuple[int, ...]:
     """The shape of one of the arrays; none is made for that."""
-    return arrays.shapes[name] if isinstance(arrays, (Moved, FloatArrays)) else arrays[name].shape
+    return arrays.shapes[name] if isinstance(arrays, (Moved, FloatArrays, Changed)) else arrays[name].shape

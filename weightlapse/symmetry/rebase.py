@@ -33,7 +33,6 @@ from weightlapse.wiring.change import Changed, change, fold, gain, held, is_sign
 from weightlapse.wiring.data import Basis, Group, Member, Wiring
 
 _ROUNDS = 4
-_SAME = 1e-9
 _SMALL = 4_000_000  # numbers; larger networks are matched in the precision that they are in, and decided upon in double
 
 
@@ -60,10 +59,13 @@ class Rebase:
     def __init__(self, a: Mapping[str, Any], b: Mapping[str, Any], wiring: Wiring, allowed: frozenset[str]) -> None:
         self.state_a, self.state_b, self.wiring, self.allowed = a, b, wiring, allowed
         self.notes: tuple[str, ...] = ()
+        self.moved: dict[str, Any] = {}  # b's state where the search ended
         names = dict.fromkeys(m.tensor for g in wiring.groups for m in g.members if m.roles != {"stat"})
         names.update(dict.fromkeys(tensors_of(wiring.bases)))
         self.names = list(names)
         self.a, self.b = _arrays(a, b, wiring, self.names)
+        low = any(self.a.arrays[n].dtype == np.float32 for n in self.names[:1])
+        self._same = 1e-6 if low else 1e-9  # a distance that no further round can improve
         self.gains_a: dict[str, NDArray[np.float64]] = {}
         self.gains_b: dict[str, NDArray[np.float64]] = {}
         self.bases = [basis for basis in wiring.bases if self._folded(basis)]
@@ -75,7 +77,7 @@ class Rebase:
         solved = {g.name for g in self.heads}
         solved |= {c.name for g in wiring.groups for c in wiring.children(g.name) if g.name in solved}
         solved |= {g.name for g in wiring.groups for s in self.bases if s.parent is None and _same_units(s, g)}
-        self._rest = replace(wiring, groups=tuple(g for g in wiring.groups if g.name not in solved), bases=())
+        self._parts = _connected(wiring, [g for g in wiring.groups if g.name not in solved])
 
     def _folded(self, basis: Basis) -> bool:
         for norm in basis.norms:
@@ -105,7 +107,7 @@ class Rebase:
                 best = at if at.distance < best.distance else best
                 break
             best = at
-            if at.distance <= _SAME or not self.streams:
+            if at.distance <= self._same or not self.streams:
                 break
             turns = {s.name: self._turned_on(s, turns[s.name], at.b) for s in self.streams}
         assert best is not None
@@ -115,11 +117,9 @@ class Rebase:
         found = WithBases(best.elements.order, best.elements.factor, matrices, gains, before)
         turned = [matrices[s.name] for s in self.streams]
         plain = all(is_signed_order(m) for m in matrices.values()) and not any((m < 0).any() for m in turned)
-        return Rebased(found, self._true_distance(found), "weights, in other bases", plain)
-
-    def _true_distance(self, found: WithBases) -> float:
-        moved = found.on_state(self.state_b, self.wiring)
-        return distance(FirstNames(self.state_a, self.wiring), FirstNames(moved, self.wiring), self.names)
+        self.moved = found.on_state(self.state_b, self.wiring)
+        left = distance(FirstNames(self.state_a, self.wiring), FirstNames(self.moved, self.wiring), self.names)
+        return Rebased(found, left, "weights, in other bases", plain)
 
     def _round(self, turns: Mapping[str, NDArray[np.float64]]) -> _At:
         """Everything but the streams, with these as they are given."""
@@ -136,13 +136,13 @@ class Rebase:
         for g in self.heads:
             self._place_heads(g, b, matrices, order)
         self._move(b, Elements(order, factor), self.wiring)
-        if self._rest.groups:
-            search = Search(self.a, b, self._rest, self.allowed)
-            rest = search.run(0, np.random.default_rng(0)).elements
-            order |= rest.order
-            factor |= rest.factor
-            names = {g.name for g in self._rest.groups}
-            self._move(b, Elements({n: order[n] for n in names}, {n: factor[n] for n in names}), self._rest)
+        for part in self._parts:  # layer by layer: their streams are settled, so none needs to know of another
+            names = dict.fromkeys(m.tensor for g in part.groups for m in g.members if m.tensor in b)
+            x, y = ({n: np.asarray(v[n]) for n in names} for v in (self.a, b))
+            found = Search(x, y, part, self.allowed).run(0, np.random.default_rng(0)).elements
+            order |= found.order
+            factor |= found.factor
+            self._move(b, found, part)
         return _At(Elements(order, factor), matrices, b, distance(self.a, b, self.names))
 
     def _move(self, b: Changed, elements: Elements, wiring: Wiring) -> None:
@@ -194,7 +194,9 @@ class Rebase:
             if child is not None:
                 order[child.name] = inner
             for s, t in zip(families[u], families[v]):
-                self._fit(t, b, matrices, sides(self.a, s, shared[u]), sides(b, t, shared[v], inner))
+                matrices[t.name] = fitted(t, *sides(self.a, s, shared[u]), *sides(b, t, shared[v], inner))
+        for s in (s for f in families for s in f):  # only now, for each makes its tensors anew
+            self._apply(s, b, matrices)
 
     def _sharing(self, g: Group, unit: int, bases: Sequence[Basis]) -> Group | None:
         """The group of query heads in one head of keys and values."""
@@ -228,9 +230,12 @@ class Rebase:
         of_a: tuple[NDArray[Any], NDArray[Any]],
         of_b: tuple[NDArray[Any], NDArray[Any]],
     ) -> None:
-        matrices[s.name] = m = fitted(s, *of_a, *of_b)
-        if not np.array_equal(m, np.eye(s.size)):
-            change(b, s, m)
+        matrices[s.name] = fitted(s, *of_a, *of_b)
+        self._apply(s, b, matrices)
+
+    def _apply(self, s: Basis, b: Changed, matrices: Mapping[str, NDArray[np.float64]]) -> None:
+        if not np.array_equal(matrices[s.name], np.eye(s.size)):
+            change(b, s, matrices[s.name])
 
     def _first_guess(self, s: Basis, b: Changed, matrices: dict[str, NDArray[np.float64]]) -> None:
         """A linear layer between others: from whichever side no symmetry moves."""
@@ -332,6 +337,17 @@ def _slot(m: Member, child: Group | None, unit: int) -> int:
     return unit if found is None else found[unit]
 
 
+def _connected(wiring: Wiring, groups: Sequence[Group]) -> list[Wiring]:
+    """The groups in parts that share no tensor: a wiring for each."""
+    parts: list[tuple[set[str], list[Group]]] = []
+    for g in groups:
+        tensors = {m.tensor for m in g.members}
+        near = [p for p in parts if p[0] & tensors]
+        parts = [p for p in parts if not p[0] & tensors]
+        parts.append((tensors.union(*(p[0] for p in near)), [*(h for p in near for h in p[1]), g]))
+    return [replace(wiring, groups=tuple(own), bases=()) for _, own in parts]
+
+
 def _same_units(s: Basis, g: Group) -> bool:
     """Whether the units of a group are the numbers of a basis."""
     return g.parent is None and all(m in g.members for m in s.members)
@@ -343,15 +359,18 @@ def _arrays(a: Mapping[str, Any], b: Mapping[str, Any], wiring: Wiring, names: l
     if sum(int(np.prod(wiring.shapes[n])) for n in names) <= _SMALL:
         x, y = (Changed({n: f[n].astype(np.float64) for n in names}) for f in first)
     else:
-        x, y = (Changed(_Some(f, names)) for f in first)
+        x, y = (Changed(_Some(f, names, wiring.shapes)) for f in first)
     return x, y
 
 
 class _Some(Mapping[str, NDArray[Any]]):
     """Some of the tensors of a state, in one precision."""
 
-    def __init__(self, arrays: Mapping[str, NDArray[Any]], names: list[str]) -> None:
+    def __init__(
+        self, arrays: Mapping[str, NDArray[Any]], names: list[str], shapes: Mapping[str, tuple[int, ...]]
+    ) -> None:
         self.arrays, self.names = arrays, dict.fromkeys(names)
+        self.shapes = {n: tuple(shapes[n]) for n in names}
 
     def __getitem__(self, name: str) -> NDArray[Any]:
         if name not in self.names:

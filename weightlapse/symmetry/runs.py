@@ -12,6 +12,7 @@ from weightlapse.errors import CannotAlign, InvalidArgument
 from weightlapse.progress import track
 from weightlapse.recording.renamed import under_names_of
 from weightlapse.symmetry.elements import Elements
+from weightlapse.symmetry.follow import PLAIN, own_partners, parting_steps, stepped
 from weightlapse.symmetry.search import Search, automatic_restarts
 from weightlapse.symmetry.states import (
     check_same_shapes,
@@ -24,7 +25,7 @@ from weightlapse.symmetry.states import (
 from weightlapse.symmetry.units import allowed_symmetries, units_of
 from weightlapse.wiring.data import Wiring
 
-Mode = Literal["last", "each"]
+Mode = Literal["last", "each", "follow"]
 
 
 class AlignedRuns:
@@ -32,7 +33,8 @@ class AlignedRuns:
 
     ``frames_a``, ``frames_b``: int64 (n,), the frames that are paired, in order; ``steps``: a's steps there. ``state(i)``
     is b's aligned state at pair i. With mode "last" one element of the symmetry group, found at the last pair, serves all, so that
-    no unit jumps in a film; with "each" every pair has its own. What b computes stays the same at every frame.
+    no unit jumps in a film; with "each" every pair has its own; followed, each pair's grows out of the one before. What b computes
+    stays the same at every frame.
     """
 
     def __init__(self, a: Any, b: Any, wiring: Wiring, frames: NDArray[np.int64], elements: list[Elements], mode: Mode):
@@ -40,12 +42,14 @@ class AlignedRuns:
         self.frames_a, self.frames_b = frames[0], frames[1]
         self._elements = elements
         self._curves: dict[bool, NDArray[np.float64]] = {}
+        self._matched: NDArray[np.float64] | None = None
 
     def __len__(self) -> int:
         return len(self.frames_a)
 
     @property
     def steps(self) -> NDArray[np.int64]:
+        """The steps of a at which both runs have a frame, int64 (pairs,)."""
         return np.asarray(self.a.steps)[self.frames_a]
 
     def element(self, i: int) -> Elements:
@@ -67,10 +71,28 @@ class AlignedRuns:
     def __getitem__(self, tensor: str) -> NDArray[Any]:
         """One tensor of aligned b at every pair: (n, *shape)."""
         first = self.wiring.canonical_name(tensor)
-        if self.mode == "each":
+        if self.mode != "last":
             return np.stack([self.state(i)[first] for i in range(len(self))])
         values = np.asarray(self.b[first][:])[self.frames_b]
         return _moved_over_time(values, first, self._elements[0], self.wiring)
+
+    @property
+    def matched(self) -> NDArray[np.float64]:
+        """(n, groups): the part of each group's units that have their partner in aligned b (see `own_partners` in ``follow``)."""
+        if self._matched is None:
+            found = [
+                own_partners(self.state_a(i), self.state(i), self.wiring) for i in track(range(len(self)), "partners")
+            ]
+            self._matched = np.array([[f[g.name] for g in self.wiring.groups] for f in found])
+        return self._matched
+
+    @property
+    def parting(self) -> dict[str, int | None]:
+        """For each group the step at which the runs part ways for good: from then on most of its units have no partner any more.
+
+        None for a group that is together at the end.
+        """
+        return parting_steps(self.matched, self.steps, [g.name for g in self.wiring.groups])
 
     @property
     def raw_distance(self) -> NDArray[np.float64]:
@@ -103,18 +125,37 @@ def align_runs(
     symmetries: Literal["auto"] | Sequence[str] = "auto",
     restarts: int | Literal["auto"] = "auto",
     seed: int = 0,
+    follow: bool = False,
 ) -> AlignedRuns:
     """Bring recording ``b`` into the unit order of recording ``a``.
 
     a, b: recordings of the same architecture (``wl.load``). wiring: default, the one that a recording holds. mode: "last",
     one alignment from the last frames applied to all; "each", one for every frame, started from its neighbour's.
     frames: frame numbers to pair, the same in both; default, the frames at the steps that both have recorded. Where Keras numbered the layers
-    of b on, b's tensors are matched by structure and bear a's names.
+    of b on, b's tensors are matched by structure and bear a's names. follow: chain the alignments forward from the first pair, with
+    hysteresis (see `weightlapse.symmetry.follow`): right for runs that began alike, and ``.parting`` says when each layer's units lose their partners.
 
     Raises CannotAlign (different tensors, no common step) and InvalidArgument (no wiring, unknown mode).
+
+    >>> import numpy as np, tempfile, weightlapse as wl
+    >>> w = wl.Wiring.from_spec('''
+    ... tensor a.weight (3, 2)
+    ... tensor b.weight (1, 3)
+    ... group a: 3 units, permutation
+    ...   a.weight[0]: out
+    ...   b.weight[1]: in
+    ... ''')
+    >>> a = {"a.weight": np.arange(6.0).reshape(3, 2), "b.weight": np.array([[10.0, 20.0, 30.0]])}
+    >>> for path, start in ((one := tempfile.mkdtemp(), a), (two := tempfile.mkdtemp(), wl.permute(a, w, "a", [2, 0, 1]))):
+    ...     with wl.watch(start, path, wiring=w) as rec:
+    ...         rec.step({name: value + 1 for name, value in start.items()})
+    >>> pairs = wl.align_runs(wl.load(one), wl.load(two))
+    >>> pairs.steps.tolist(), pairs["b.weight"][-1].tolist()
+    ([0, 1], [[11.0, 21.0, 31.0]])
     """
-    if mode not in ("last", "each"):
-        raise InvalidArgument(f"mode must be 'last' or 'each', got {mode!r}")
+    mode = "follow" if follow else mode
+    if mode not in ("last", "each", "follow"):
+        raise InvalidArgument(f"mode must be 'last', 'each' or 'follow', got {mode!r}")
     b = under_names_of(a, b)
     w = wiring or a.wiring or b.wiring
     if w is None:
@@ -122,20 +163,25 @@ def align_runs(
             "neither recording holds a wiring: pass wiring=wl.trace(model, example), or record with example=... next time"
         )
     pairs = _pairs(a, b, frames)
-    last_a, last_b = (dict(r.state(frame=int(f))) for r, f in zip((a, b), pairs[:, -1]))
+    at = 0 if mode == "follow" else -1
+    last_a, last_b = (dict(r.state(frame=int(f))) for r, f in zip((a, b), pairs[:, at]))
     check_same_shapes(last_a, last_b)
     check_wiring_fits(last_b, w)
-    allowed = allowed_symmetries(symmetries)
+    allowed = allowed_symmetries(symmetries) & PLAIN
     search = Search(*wired_arrays(last_a, last_b, w), w, allowed)
     count = automatic_restarts(search.a) if restarts == "auto" else int(restarts)
     elements = [search.run(count, np.random.default_rng(seed)).elements]
     if mode == "each":
         for fa, fb in track(list(pairs.T[:-1][::-1]), "aligning frames"):
-            at = a.state(frame=int(fa)), b.state(frame=int(fb))
-            step = Search(*wired_arrays(*at, w), w, allowed)
+            both = a.state(frame=int(fa)), b.state(frame=int(fb))
+            step = Search(*wired_arrays(*both, w), w, allowed)
             step.polish(elements[-1], "neighbour")
             elements.append(step.best.elements)
         elements.reverse()
+    if mode == "follow":
+        for fa, fb in track(list(pairs.T[1:]), "following"):
+            of_a, of_b = dict(a.state(frame=int(fa))), dict(b.state(frame=int(fb)))
+            elements.append(stepped(of_a, of_b, w, elements[-1], allowed))
     return AlignedRuns(a, b, w, pairs, elements, mode)
 
 

@@ -51,7 +51,7 @@ class Search:
         # what balancing did to b travels with its units, into whichever group a move of their parents brings them
         self._balanced = identity(wiring).times(self._factor_b)
         self._matcher = Matcher(self._flat_a, self._flat_b, wiring, allowed)
-        self.best = self._judge(identity(wiring), "as it is")
+        self.best = self.judged(identity(wiring), "as it is")
         self._flat_best = float("inf")
 
     @cached_property
@@ -106,7 +106,7 @@ class Search:
             self._raw.begin(step.on_arrays(self.b, self.units), step)
             if not self._raw.unmistakable():
                 self._raw.descend()
-            after = self._judge(self._raw.at, method)
+            after = self.judged(self._raw.at, method)
             if after.distance > found.distance * (1 - 1e-4):
                 found = after if after.distance < found.distance else found
                 break
@@ -119,19 +119,19 @@ class Search:
         """Without the rounding of scales that are really 1, if that is nearer: then equal networks come out equal."""
         plain = {n: np.where(np.abs(np.abs(f) - 1) < 1e-3, np.sign(f), f) for n, f in elements.factor.items()}
         if all(np.array_equal(plain[n], f) for n, f in elements.factor.items()):
-            return self._judge(elements, method)
-        other = self._judge(Elements(elements.order, plain), method)
+            return self.judged(elements, method)
+        other = self.judged(Elements(elements.order, plain), method)
         if other.distance == 0:  # no need to look at the other one
             return other
-        found = self._judge(elements, method)
+        found = self.judged(elements, method)
         return other if other.distance <= found.distance else found
 
     def fitted(self, elements: Elements, method: str) -> Found:
         """The same order and signs with the scales that fit best."""
         if not self._scaled:
-            return self._judge(elements, method)
+            return self.judged(elements, method)
         moved = elements.on_arrays(self.b, self.units)
-        return self._judge(elements.times(fit_scales(self.a, moved, self.units.values())), method)
+        return self.judged(elements.times(fit_scales(self.a, moved, self.units.values())), method)
 
     def _descend(self, method: str, rng: np.random.Generator | None = None) -> None:
         flat = distance(self._flat_a, self._matcher.b)
@@ -157,7 +157,8 @@ class Search:
         """What an element found between the balanced networks means between the networks themselves."""
         return at.times({n: 1 / f for n, f in self._factor_a.items()})
 
-    def _judge(self, elements: Elements, method: str) -> Found:
+    def judged(self, elements: Elements, method: str) -> Found:
+        """An element with the distance that it leaves."""
         return Found(elements, distance(self.a, elements.on_arrays(self.b, self.units)), method)
 
 

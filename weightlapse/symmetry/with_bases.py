@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -12,9 +13,11 @@ from numpy.typing import NDArray
 from weightlapse.errors import CannotAlign, InvalidArgument
 from weightlapse.symmetry.elements import Elements
 from weightlapse.symmetry.states import as_array, place_in_memory
-from weightlapse.wiring.change import Changed, change, fold, tensors_of, unfold
+from weightlapse.wiring.change import KEEP, Changed, change, fold, tensors_of, unfold
 from weightlapse.wiring.data import Basis, Wiring
 from weightlapse.wiring.placement import Placement
+
+SMALL = 4_000_000  # numbers; larger networks are moved in the precision that they are in
 
 
 @dataclass(frozen=True)
@@ -40,31 +43,42 @@ class WithBases(Elements):
         return [b for b in wiring.bases if b.name in self.matrices]
 
     def _made(self, state: Mapping[str, Any], wiring: Wiring, *, inverse: bool) -> dict[str, Any]:
-        bases = self.busy(wiring)
-        out = super()._made(state, wiring, inverse=inverse)
         moves = super().placements(state, wiring, inverse=inverse)
-        changed = Changed(FirstNames(state, wiring), np.float64)
+        changed = self.changed(state, wiring, inverse=inverse)
+        busy = set(changed.busy)
+        out: dict[str, Any] = {}
+        done: dict[Any, Any] = {}
+        for name, value in state.items():
+            tensor = wiring.canonical_name(name)
+            if tensor not in busy and name not in moves:
+                out[name] = value
+                continue
+            key = place_in_memory(value) if type(state) is dict else name
+            if key not in done:
+                done[key] = _like(changed[tensor], value) if tensor in busy else moves[name](value)
+            out[name] = done[key]
+        return out
+
+    def changed(self, state: Mapping[str, Any], wiring: Wiring, *, inverse: bool = False) -> Changed:
+        """The tensors of the bases, by first name, each made when it is looked at: in double precision unless the network is large."""
+        bases = self.busy(wiring)
+        moves = super().placements(state, wiring, inverse=inverse)
+        size = sum(math.prod(wiring.shapes[t]) for t in tensors_of(bases))
+        found = Changed(
+            FirstNames(state, wiring), np.float64 if size <= SMALL else None, room=0 if size > SMALL else KEEP
+        )
         try:
-            (self._back if inverse else self._there)(changed, bases, moves)
+            (self._back if inverse else self._there)(found, bases, moves)
         except InvalidArgument as error:
             raise CannotAlign(f"this state cannot be brought into that basis: {error}") from None
-        for tensor in changed.busy:
-            done: dict[Any, Any] = {}
-            held = []  # while they are compared, places in memory must stay taken
-            for name in (n for n in wiring.names_of(tensor) if n in state):
-                held.append(value := state[name])
-                key = place_in_memory(value) if type(state) is dict else name
-                if key not in done:
-                    done[key] = _like(changed[tensor], value)
-                out[name] = done[key]
-        return out
+        return found
 
     def _there(self, state: Changed, bases: list[Basis], moves: Mapping[str, Placement]) -> None:
         for b in bases:
             fold(state, b)
             if not np.array_equal(self.matrices[b.name], np.eye(b.size)):
                 change(state, b, self.matrices[b.name])
-        for name in [n for n in state.busy if n in moves]:
+        for name in [n for n in tensors_of(bases) if n in moves]:
             state.place(name, moves[name])
         for b in bases:
             unfold(state, b, self.gains)

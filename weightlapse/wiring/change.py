@@ -28,6 +28,12 @@ class Changed(Mapping[str, NDArray[Any]]):
         self._steps: dict[str, list[Any]] = {}
         self._held: dict[str, NDArray[Any]] = {}
 
+    @property
+    def shapes(self) -> dict[str, tuple[int, ...]]:
+        """Of every tensor; none is made for that where the arrays know their own."""
+        known = getattr(self.arrays, "shapes", None)
+        return dict(known) if known is not None else {n: tuple(v.shape) for n, v in self.arrays.items()}
+
     def copy(self) -> Changed:
         """Another one that begins with the same notes."""
         out = Changed(self.arrays, self.dtype, self.room)

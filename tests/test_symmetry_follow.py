@@ -1,0 +1,106 @@
+"""Units followed through a recording, and two runs from one start until they part."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import weightlapse as wl
+from tests.oracles_symmetry import State, mlp_wiring, planted, random_state
+from tests.test_symmetry_forms import record
+from weightlapse.symmetry.elements import identity
+from weightlapse.symmetry.follow import own_partners, parting_steps, stepped
+
+W = mlp_wiring([9, 16, 16, 7])
+
+
+def path(seed: int, start: State, frames: int = 9, step: float = 0.15) -> list[State]:
+    """A random walk of weights, a little each frame."""
+    rng = np.random.default_rng(seed)
+    out = [start]
+    for _ in range(frames - 1):
+        out.append({n: v + step * v.std() * rng.normal(size=v.shape).astype(v.dtype) for n, v in out[-1].items()})
+    return out
+
+
+def test_a_recording_that_was_reordered_on_the_way_is_put_straight(tmp_path: Path) -> None:
+    start = random_state(W, np.random.default_rng(0), np.float32)
+    plain = path(1, start)
+    broken = [*plain[:4], *(planted(s, W, np.random.default_rng(7))[0] for s in plain[4:])]
+    run = wl.follow(record(tmp_path / "run", broken, W))
+    assert run.moved == [4]
+    assert run.steps.tolist() == list(range(9))
+    for i, s in enumerate(plain):
+        assert all(np.array_equal(run.state(i)[n], s[n]) for n in s), i
+    assert np.array_equal(run["fc2.weight"][8], plain[8]["fc2.weight"])
+    some = wl.follow(wl.load(tmp_path / "run"), frames=[2, 6])
+    assert np.array_equal(some.state(1)["fc1.weight"], plain[6]["fc1.weight"])
+
+
+def test_an_ordinary_training_keeps_its_numbers(tmp_path: Path) -> None:
+    run = wl.follow(record(tmp_path / "run", path(2, random_state(W, np.random.default_rng(1), np.float32)), W))
+    assert run.moved == []
+    assert run.element(8).order["fc1"].tolist() == list(range(16))
+
+
+def test_follow_refuses(tmp_path: Path) -> None:
+    run = record(tmp_path / "run", path(2, random_state(W, np.random.default_rng(1), np.float32)), None)
+    with pytest.raises(wl.InvalidArgument, match="no wiring"):
+        wl.follow(run)
+    with pytest.raises(wl.InvalidArgument, match="ascending"):
+        wl.follow(run, W, frames=[3, 3])
+    with pytest.raises(wl.InvalidArgument, match="ascending"):
+        wl.follow(run, W, frames=[99])
+    with pytest.raises(wl.CannotAlign, match="shape"):
+        wl.follow(run, mlp_wiring([9, 15, 16, 7]))
+
+
+def test_runs_from_one_start_are_followed_beyond_what_their_ends_show(tmp_path: Path) -> None:
+    start = random_state(W, np.random.default_rng(3), np.float32)
+    a, b = path(4, start, 9, 0.3), path(5, start, 9, 0.3)
+    b = [
+        planted(s, W, np.random.default_rng(11))[0] for s in b
+    ]  # the whole of b in another order: only the first pair tells it
+    runs = wl.align_runs(record(tmp_path / "a", a, W), record(tmp_path / "b", b, W), follow=True)
+    truth = wl.align(a[0], b[0], W).permutations
+    assert runs.mode == "follow"
+    assert runs.raw_distance[0] > 0.5
+    assert runs.aligned_distance[0] == 0
+    right = [np.mean([(runs.element(i).order[g] == truth[g]).mean() for g in truth]) for i in (0, 4, 8)]
+    assert right[0] == right[1] == 1
+    assert right[2] > 0.9
+    assert runs.matched.shape == (9, 2)
+    assert runs.matched[0].tolist() == [1, 1]
+    assert runs["fc1.weight"].shape == (9, 16, 9)
+
+
+def test_runs_that_part_are_told_with_the_step(tmp_path: Path) -> None:
+    rng = np.random.default_rng(6)
+    start, other = random_state(W, rng, np.float32), random_state(W, rng, np.float32)
+    a = path(7, start, 8, 0.05)
+    later = {n: other[n] if n.startswith(("fc3", "fc2")) else v for n, v in start.items()}
+    b = [*path(8, start, 3, 0.05), *path(9, later, 5, 0.05)]  # from step 3 on fc2 is of another network, fc1 half
+    runs = wl.align_runs(record(tmp_path / "a", a, W), record(tmp_path / "b", b, W), follow=True)
+    assert runs.parting["fc2"] == 3
+    assert runs.matched[:3].min() == 1
+
+
+def test_parting_is_for_good() -> None:
+    matched = np.array([[1.0, 1], [0.2, 1], [1, 0.4], [1, 0.4]])
+    assert parting_steps(matched, np.array([0, 10, 20, 30]), ["x", "y"]) == {"x": None, "y": 20}
+    assert parting_steps(np.zeros((2, 1)), np.array([5, 6]), ["x"]) == {"x": 5}
+
+
+def test_an_order_is_left_only_for_a_clearly_nearer_one() -> None:
+    rng = np.random.default_rng(8)
+    a = random_state(W, rng)
+    near = {n: v + 1e-3 * rng.normal(size=v.shape) for n, v in a.items()}
+    near["fc1.weight"][1] = near["fc1.weight"][0] + 1e-4  # two units that are nearly one
+    before = identity(W)
+    assert stepped(a, near, W, before, frozenset({"permutation"})) is before
+    moved = planted(a, W, rng)[0]
+    assert stepped(a, moved, W, before, frozenset({"permutation"})) is not before
+    assert own_partners(a, a, W) == {"fc1": 1.0, "fc2": 1.0}
+    assert own_partners(a, moved, W)["fc1"] < 0.5

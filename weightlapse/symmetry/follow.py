@@ -1,0 +1,136 @@
+"""Following units through time: alignments chained frame to frame, and the step at which two runs from one start part ways.
+
+Matching the ends of two long trainings asks too much of the weights: by then a unit may look like another one's past. From one frame to the next it
+has hardly moved, so each alignment starts where the one before ended, and is left only for one that is clearly nearer (*hysteresis*): a unit does not
+change its name because two candidates come out even once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from weightlapse.errors import InvalidArgument
+from weightlapse.progress import track
+from weightlapse.symmetry.elements import Elements, identity
+from weightlapse.symmetry.search import Search
+from weightlapse.symmetry.states import check_wiring_fits, float_arrays, wired_arrays
+from weightlapse.symmetry.units import units_of
+from weightlapse.wiring.data import Wiring
+
+HYSTERESIS = 0.05  # a new alignment must take away at least this part of the distance that the old one leaves
+PLAIN = frozenset({"permutation", "sign", "scale"})
+_NEAR = 0.5  # the cosine that partners have at least
+_LOST = 0.5  # a layer has parted when no more than this part of its units has a partner
+
+
+def stepped(
+    a: Mapping[str, Any], b: Mapping[str, Any], wiring: Wiring, before: Elements, allowed: frozenset[str]
+) -> Elements:
+    """The element that brings b onto a, begun at ``before`` and that one itself unless another is clearly nearer."""
+    search = Search(*wired_arrays(a, b, wiring), wiring, allowed - {"basis"})
+    here = search.judged(before, "before")
+    found = search.polish(before, "followed")
+    return found.elements if found.distance < here.distance * (1 - HYSTERESIS) else before
+
+
+def own_partners(a: Mapping[str, Any], b: Mapping[str, Any], wiring: Wiring) -> dict[str, float]:
+    """For each group the part of its units that have their partner in b: the nearest one has the same number, and a cosine of at least a half.
+
+    The cosine is that of all weights of a unit. Any two networks can be put in an order in which most units are each other's nearest; near they are not.
+    """
+    names = dict.fromkeys(m.tensor for g in wiring.groups for m in g.members if m.roles != {"stat"})
+    x, y = float_arrays(a, names), float_arrays(b, names)
+    out = {}
+    for g in wiring.groups:
+        inner, size_a, size_b = np.zeros((g.size, g.size)), np.zeros(g.size), np.zeros(g.size)
+        for p in units_of(g, PLAIN).voters:
+            if p.tensor in x:
+                u, v = p.rows(x[p.tensor]), p.rows(y[p.tensor])
+                inner += u @ v.T
+                size_a += np.einsum("ij,ij->i", u, u)
+                size_b += np.einsum("ij,ij->i", v, v)
+        cosine = inner / np.sqrt(np.maximum(size_a[:, None] * size_b[None, :], 1e-300))
+        near = (cosine.argmax(axis=1) == np.arange(g.size)) & (cosine.diagonal() >= _NEAR)
+        out[g.name] = float(near.mean())
+    return out
+
+
+def parting_steps(
+    matched: NDArray[np.float64], steps: NDArray[np.int64], groups: Sequence[str]
+) -> dict[str, int | None]:
+    """For each group the first step from which on most of its units never find their partner again; None when they do at the end."""
+    out: dict[str, int | None] = {}
+    for j, name in enumerate(groups):
+        held = np.flatnonzero(matched[:, j] > _LOST)
+        last = int(held[-1]) if len(held) else -1
+        out[name] = int(steps[last + 1]) if last + 1 < len(steps) else None
+    return out
+
+
+class FollowedRun:
+    """A recording whose units keep their numbers through time.
+
+    ``frames`` int64 (n,), ``steps`` int64 (n,); ``state(i)`` is the recorded state at frame i in the order of the first one: the function is the
+    recorded one. ``moved`` lists the steps at which units changed places; a training that nobody interrupts has none.
+    """
+
+    def __init__(self, run: Any, wiring: Wiring, frames: NDArray[np.int64], elements: list[Elements]) -> None:
+        self.run, self.wiring, self.frames, self._elements = run, wiring, frames, elements
+
+    def __len__(self) -> int:
+        return len(self.frames)
+
+    @property
+    def steps(self) -> NDArray[np.int64]:
+        return np.asarray(self.run.steps)[self.frames]
+
+    @property
+    def moved(self) -> list[int]:
+        return [int(s) for s, x, y in zip(self.steps[1:], self._elements, self._elements[1:]) if x is not y]
+
+    def element(self, i: int) -> Elements:
+        """What brings frame i into the followed order."""
+        return self._elements[i]
+
+    def state(self, i: int) -> dict[str, Any]:
+        """The state at frame i with its units where they were at the start."""
+        return self._elements[i].on_state(dict(self.run.state(frame=int(self.frames[i]))), self.wiring)
+
+    def __getitem__(self, tensor: str) -> NDArray[Any]:
+        """One tensor at every frame: (n, *shape)."""
+        name = self.wiring.canonical_name(tensor)
+        return np.stack([self.state(i)[name] for i in range(len(self))])
+
+
+def follow(run: Any, wiring: Wiring | None = None, frames: Sequence[int] | None = None) -> FollowedRun:
+    """Give every unit of a recording one number for all its life.
+
+    A training keeps its units in place, but a file may not: it was resumed from a reordered checkpoint, merged, pruned and sorted. Frame after frame the
+    recording is aligned to the followed frame before it (orders, signs and scales of the wiring), with hysteresis. run: of ``wl.load``. wiring:
+    default, the recording's. frames: frame numbers, ascending; default all.
+
+    Raises InvalidArgument without a wiring or for frames that are not there, CannotAlign where tensors change their shape in between.
+    """
+    w = wiring or run.wiring
+    if w is None:
+        raise InvalidArgument(
+            "the recording holds no wiring: pass wiring=wl.trace(model, example), or record with example=... next time"
+        )
+    chosen = np.arange(len(run.steps)) if frames is None else np.asarray(frames, dtype=np.int64)
+    if not chosen.size or chosen.min() < 0 or chosen.max() >= len(run.steps) or (np.diff(chosen) <= 0).any():
+        raise InvalidArgument(
+            f"frames must be ascending numbers of 0 .. {len(run.steps) - 1}, the frames of {run.path}"
+        )
+    elements = [identity(w)]
+    before = dict(run.state(frame=int(chosen[0])))
+    check_wiring_fits(before, w)
+    for frame in track(list(chosen[1:]), "following"):
+        state = dict(run.state(frame=int(frame)))
+        check_wiring_fits(state, w)
+        elements.append(stepped(before, state, w, elements[-1], PLAIN))
+        before = elements[-1].on_state(state, w)
+    return FollowedRun(run, w, chosen, elements)
