@@ -22,6 +22,7 @@ QUANTITIES, THINGS = ("update", "value", "change"), ("weights", "units", "tensor
 _AT_ONCE = 1 << 22  # numbers that are looked at together
 Array = NDArray[np.float64]
 Top = list[tuple[str, tuple[Any, ...], float]]
+Known = Callable[[str, float], None]
 
 
 @dataclass(frozen=True)
@@ -100,7 +101,8 @@ def top(store: Store | RankedStore, question: Question, k: int) -> Top:
     specs = {spec.name: spec for _, layout in store.layouts for spec in layout.tensors}
     numbers = {name: i for i, name in enumerate(specs)}
     best = Best(k)
-    found = [c for c in _candidates(store, question) if len(c.bounds)]
+    known = lambda name, value: best.add(numbers[name], (), (), np.zeros(1, np.int64), np.array([value]))  # noqa: E731
+    found = [c for c in _candidates(store, question, known) if len(c.bounds)]
     if found:
         bounds = np.concatenate([c.bounds for c in found])
         group = np.repeat(np.arange(len(found)), [len(c.bounds) for c in found])
@@ -147,7 +149,8 @@ def measured(part: Part, question: Question) -> tuple[NDArray[np.int64], Array]:
 # ---- what can matter -----------------------------------------------------------------------------------------------
 
 
-def _candidates(store: Store | RankedStore, question: Question) -> Iterator[Candidates]:
+def _candidates(store: Store | RankedStore, question: Question, known: Known) -> Iterator[Candidates]:
+    """What has to be looked at. ``known`` is told the values of tensors that the statistics hold."""
     if isinstance(store, RankedStore) and question.of != "weights":  # a norm is that of the whole, which no rank has
         yield from _unbounded(Source(store, np.arange(len(store.steps))), question)  # type: ignore[arg-type]
         return
@@ -156,7 +159,7 @@ def _candidates(store: Store | RankedStore, question: Question) -> Iterator[Cand
             yield from _changes(source, question)
         else:
             for stretch in stretches(source, question.first, question.stop):
-                yield _of_stretch(source, stretch, question)
+                yield _of_stretch(source, stretch, question, known)
 
 
 def _unbounded(source: Source, question: Question) -> Iterator[Candidates]:
@@ -191,7 +194,7 @@ def _offsets(source: Source) -> Callable[[TensorSpec], tuple[int, ...]]:
     return lambda spec: source.offset(spec.name, len(spec.shape))
 
 
-def _of_stretch(source: Source, stretch: Stretch, question: Question) -> Candidates:
+def _of_stretch(source: Source, stretch: Stretch, question: Question, known: Known) -> Candidates:
     """The values of a stretch, or its changes: of each piece a candidate, of things that go across pieces each tensor."""
     specs = stretch.layout.tensors
     preceded = stretch.preceded and stretch.first > int(source.frames[question.first])  # by a frame that counts
@@ -200,7 +203,17 @@ def _of_stretch(source: Source, stretch: Stretch, question: Question) -> Candida
     unknown = question.what == "update" and preceded and not stretch.follows
     if question.of == "tensors":
         whole = _whole(source, specs, frames, question, lambda i: np.inf if unknown else _norm(stretch, i, question))
-        return whole if some else _none(whole)
+        if not some:
+            return _none(whole)
+        told = [
+            not unknown and stretch.statistics.each[i] and np.isfinite(b) for i, b in zip(whole.tensors, whole.bounds)
+        ]
+        for i in whole.tensors[told].tolist():
+            rows = stretch.frame_rows(i)
+            assert rows is not None
+            column = rows["sumsq"] if question.what == "value" else rows["update_sumsq"][0 if preceded else 1 :]
+            known(specs[i].name, float(np.sqrt(column.max())))
+        return _some(whole, ~np.array(told, bool))
     table = statistics.table
     tensors = table["tensor"].astype(np.int64)
     row = np.array([max(row_values(spec), 1) for spec in specs], np.int64)[tensors]
