@@ -60,12 +60,11 @@ class Part:
     stop: int
     frames: NDArray[np.int64]
 
-    def read(self) -> Array:
-        """(frames, numbers, 1 or 2) float64: complex ones have two."""
+    def read(self) -> NDArray[Any]:
+        """(frames, numbers, 1 or 2) float32 or float64: complex ones have two."""
         rows = (slice(self.start, self.stop), *(slice(None) for _ in self.spec.shape[1:])) if self.spec.shape else ()
         values = self.store.read(self.spec.name, self.frames, rows)
-        numbers = as_numbers(values, self.spec).reshape(len(values), -1, lanes(self.spec)[1])
-        return numbers.astype(np.float64)
+        return as_numbers(values, self.spec).reshape(len(values), -1, lanes(self.spec)[1])
 
     def cut(self, *, rows: bool) -> Iterator[Part]:
         """Pieces that are small enough to look at, ``rows`` apart too; frames overlap by one, for the changes."""
@@ -130,20 +129,33 @@ def measured(part: Part, question: Question) -> tuple[NDArray[np.int64], Array]:
     """(which things, their values) of a part. NaN counts for nothing, and a value of which nothing is known is NaN."""
     x, axis, rows = part.read(), question.axis(part.spec), part.stop - part.start
     with np.errstate(all="ignore"):
+        if question.of == "weights":
+            return part.start * (x.shape[1] // rows) + np.arange(x.shape[1]), _largest(x, question.what)
+        x = x.astype(np.float64)
         if question.what != "value":
             x = np.diff(x, axis=0)
-        if question.of == "weights":
-            size = np.abs(x[..., 0]) if x.shape[2] == 1 else np.hypot(x[..., 0], x[..., 1])
-            numbers = part.start * (size.shape[1] // rows) + np.arange(size.shape[1])
+        square = np.where(np.isnan(x), 0.0, x * x).sum(axis=2)
+        if question.of == "tensors" or not part.spec.shape:
+            square = square[:, None]
         else:
-            square = np.where(np.isnan(x), 0.0, x * x).sum(axis=2)
-            if question.of == "tensors" or not part.spec.shape:
-                square = square[:, None]
-            else:
-                square = np.moveaxis(square.reshape(len(x), rows, *part.spec.shape[1:]), 1 + axis, 1)
-            size = np.sqrt(square.reshape(*square.shape[:2], -1).sum(axis=2))
-            numbers = np.arange(size.shape[1]) + (part.start if axis == 0 and question.of == "units" else 0)
+            square = np.moveaxis(square.reshape(len(x), rows, *part.spec.shape[1:]), 1 + axis, 1)
+        size = np.sqrt(square.reshape(*square.shape[:2], -1).sum(axis=2))
+        numbers = np.arange(size.shape[1]) + (part.start if axis == 0 and question.of == "units" else 0)
         return numbers, np.fmax.reduce(size, axis=0) if len(size) else np.full(len(numbers), np.nan)
+
+
+def _largest(x: NDArray[Any], what: str) -> Array:
+    """(numbers,) of x (frames, numbers, 1 or 2): frame by frame, so that what is worked on stays in the cache."""
+    best = np.full(x.shape[1], np.nan)
+    moved = np.empty(x.shape[1:])
+    for t in range(what != "value", len(x)):
+        if what == "value":
+            moved[...] = x[t]
+        else:
+            np.subtract(x[t], x[t - 1], out=moved, dtype=np.float64)
+        size = np.abs(moved[:, 0], out=moved[:, 0]) if x.shape[2] == 1 else np.hypot(moved[:, 0], moved[:, 1])
+        np.fmax(best, size, out=best)
+    return best
 
 
 # ---- what can matter -----------------------------------------------------------------------------------------------
