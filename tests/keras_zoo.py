@@ -373,7 +373,6 @@ def application(name: str, **options: Any) -> Net:
 
 
 APPLICATIONS: dict[str, Callable[[], Net]] = {
-    "MobileNet": lambda: application("MobileNet", alpha=0.25),
     "MobileNetV2": lambda: application("MobileNetV2", alpha=0.35),
     "DenseNet": lambda: (
         keras.applications.DenseNet121(weights=None, input_shape=(32, 32, 3), classes=3), rows(32, 32, 3)[:2]),
