@@ -4,9 +4,9 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 PIP    := $(BIN)/python -m pip --disable-pip-version-check install --quiet -c constraints.txt
 
-.PHONY: help setup demo test check torture bench docs viewer clean
+.PHONY: help setup demo test check torture bench bench-check docs site gallery alone changelog viewer clean
 help:            ## this list
-	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*##/\t/' | expand -t 12
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*##/\t/' | expand -t 14
 
 $(BIN)/python:
 	$(PYTHON) -m venv $(VENV)
@@ -49,8 +49,27 @@ torture: $(VENV)/.dev ## damage, faults and kills for MINUTES=20; writes bench/r
 bench: $(VENV)/.dev  ## measure beside the peers; writes bench/RESULTS.md
 	$(BIN)/python bench/run_all.py
 
-docs: $(VENV)/.dev   ## rebuild the gallery and the pictures of the documentation
+bench-check: $(VENV)/.dev ## two minutes: has a ratio become worse, beyond noise, than what bench/results/ratios.json keeps
+	OMP_NUM_THREADS=1 $(BIN)/python bench/check.py
+
+# Without a network; fails on a snippet that does not run, a broken link, a public name without a docstring.
+docs: $(VENV)/.dev   ## run the documentation's snippets and build the site into out/site
+	$(BIN)/python -m pytest -n 2 --dist loadgroup -q tests/test_docs.py
+	$(MAKE) --no-print-directory site
+
+site: $(VENV)/.dev   ## build the site alone
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
+	@echo "out/site/index.html"
+
+gallery: $(VENV)/.dev ## rebuild the gallery: run the five studies in full, keep their pictures, films and pages
 	$(BIN)/python docs/build.py
+
+alone: $(VENV)/.user   ## the built wheel in an empty environment: each line of docs/third-minute.md
+	rm -rf out/wheel && $(BIN)/python -m pip wheel --quiet --disable-pip-version-check --no-deps -w out/wheel .
+	$(BIN)/python tests/programs/third_minute.py out/wheel/*.whl
+
+changelog:           ## gather changes/ into CHANGELOG.md
+	$(PYTHON) changes/gather.py
 
 viewer: viewer/node_modules  ## build the browser bundle into weightlapse/view/page (needs Node)
 	cd viewer && npm run build

@@ -26,7 +26,9 @@ def main() -> None:
     failed = []
     if "--gather" not in sys.argv:
         for bench in sorted(HERE.glob("*.py")):
-            if bench.name not in {"run_all.py", "__init__.py"} and "def main" in bench.read_text(encoding="utf-8"):
+            if bench.name not in {"run_all.py", "check.py", "__init__.py"} and "def main" in bench.read_text(
+                encoding="utf-8"
+            ):
                 print(f"== {bench.stem}", file=sys.stderr)
                 if subprocess.run([sys.executable, str(bench)], check=False).returncode:
                     failed.append(bench.stem)

@@ -121,6 +121,6 @@ def test_what_is_no_recording_gets_one_sentence(
 
 
 def test_wrong_usage(capsys: pytest.CaptureFixture[str]) -> None:
-    for arguments in (["info"], ["verify", "a", "b"], ["info", "run", "--nonsense"]):
+    for arguments in (["info"], ["verify", "a", "--against"], ["compare", "a"], ["info", "run", "--nonsense"]):
         code, out, _ = run_cli(capsys, *arguments)
         assert (code, out) == (2, "")

@@ -19,7 +19,7 @@ EXTRAS: dict[str, list[str]] = tomllib.loads((ROOT / "pyproject.toml").read_text
 TRIED = ("base", "film", "torch")  # `python -m tests.test_extras` tries all
 # what each extra is there for
 WORKS = {
-    "base": {"info", "plan", "page", "compare", "compare (with a wiring)", "diff", "doctor", "verify", "compact", "import", "export (npz)"},
+    "base": {"info", "ls", "completion", "plan", "page", "compare", "compare (with a wiring)", "diff", "doctor", "verify", "compact", "import", "export (npz)"},
     "film": {"plot", "film (mp4)", "film (gif)"},
     "view": {"view", "diff (page)"},
     "export": {"export (zarr)", "export (parquet)", "export (tensorboard)", "export (safetensors)"},
@@ -58,7 +58,7 @@ def test_every_verb_works_or_says_what_it_needs(tmp_path: Path, extra: str) -> N
 
 
 def test_what_can_be_missing_is_what_the_extras_install() -> None:
-    users = set().union(*(packages(extra) for extra in EXTRAS if extra not in ("all", "dev")))
+    users = set().union(*(packages(extra) for extra in EXTRAS if extra not in ("all", "dev", "docs")))
     assert {package for package, _ in OPTIONAL.values()} == users
     for package, extra in OPTIONAL.values():
         assert package in packages(extra)
@@ -68,7 +68,7 @@ def table() -> str:
     """Verbs and names against extras, in Markdown."""
     import tempfile
 
-    columns = ["base", *(extra for extra in EXTRAS if extra not in ("all", "dev")), "all"]
+    columns = ["base", *(extra for extra in EXTRAS if extra not in ("all", "dev", "docs")), "all"]
     found = {}
     for extra in columns:
         with tempfile.TemporaryDirectory() as folder:

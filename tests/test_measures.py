@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 
@@ -253,3 +255,26 @@ def test_frames_are_chosen(run):
 def test_what_cannot_be_meant_is_refused(run, arguments, message):
     with pytest.raises((wl.InvalidArgument, wl.UnknownTensor), match=message):
         wl.measure(run, **arguments)
+
+
+def test_what_a_recording_keeps_is_not_read_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    rng, w = np.random.default_rng(0), {"a": np.zeros((80, 60), np.float32), "b": np.ones((70, 70), np.float32)}
+    with wl.watch(w, tmp_path / "run") as rec:
+        for _ in range(12):
+            w = {k: (v + 0.1 * rng.standard_normal(v.shape)).astype(np.float32) for k, v in w.items()}
+            rec.step(w)
+    what = ["norm", "mean", "max_abs", "update_norm", "update_ratio", "path_length"]
+    slow = wl.load(rec.path)
+    slow._store._statistics.name = "none"  # as a recording that keeps nothing
+    assert slow._store.statistics.numbers == []
+    run = wl.load(rec.path)
+    for frames in (None, slice(3, 9)):
+        truth = wl.measure(slow, what, frames=frames)
+        with monkeypatch.context() as patch:
+            patch.setattr(type(run._store), "read", lambda *_: pytest.fail("weights were read"))
+            found = wl.measure(run, what, frames=frames)
+        for name in what:
+            for tensor in ("a", "b"):
+                assert np.allclose(found[name][tensor], truth[name][tensor], rtol=1e-12, equal_nan=True), name
+    assert wl.measure(run, "norm", frames=slice(0, None, 2))["a"].shape == (7,)
+    assert wl.measure(run, ["norm", "std"])["std"]["b"][0] == 0

@@ -24,7 +24,7 @@ from weightlapse.picture.numbers import short
 from weightlapse.picture.palette import THEMES, rgb, table, theme
 from weightlapse.picture.raster import raster
 from weightlapse.picture.sample import limit, sample
-from weightlapse.picture.scale import limit_of
+from weightlapse.picture.scale import limit_of, limit_over
 from weightlapse.picture.ticks import side
 from weightlapse.picture.words import describe
 
@@ -362,6 +362,21 @@ def test_the_scale_looks_at_all_of_time() -> None:
     assert len(frames) <= 50
     assert np.array_equal(values[:, 0], frames)
     assert limit(Run(), "w", np.array([0, 1, 4, 9, 3])) == 9.0
+
+
+def test_a_training_that_explodes_does_not_bleach_what_was_before() -> None:
+    rng = np.random.default_rng(0)
+    calm = rng.uniform(-1, 1, (40, 50))
+    gone = rng.uniform(-1, 1, (20, 50)) * 1e12
+    gone[:, 3] = np.nan
+    assert limit_over([np.concatenate([calm, gone])]) == limit_of(calm)
+    assert limit_over([calm, gone[:10]]) == limit_of(calm)  # it has changed its shape meanwhile
+    grows = calm * np.linspace(0.01, 2, 40)[:, None]  # growing is no running away
+    assert limit_over([grows]) == limit_of(grows)
+    late = np.concatenate([np.zeros((35, 50)), calm[:5]])  # and what was zero for long is seen when it is not
+    assert limit_over([late]) == limit_of(calm[:5])
+    assert limit_over([calm[:1], 100 * calm[1:2]]) == limit_of(100 * calm[1:2])  # of two frames none is the usual one
+    assert limit_over([]) == limit_over([np.full((3, 4), np.nan)]) == 1.0
 
 
 def test_scales_of_nothing() -> None:

@@ -16,12 +16,14 @@ from numpy.typing import NDArray
 import weightlapse as wl
 from tests.browser import Page, needs_chromium, served
 from weightlapse.film import colours
+from weightlapse.film.colours import encode
 from weightlapse.film.painter import Painter
 from weightlapse.film.scales import over_frames
 from weightlapse.film.surface import Surface
 from weightlapse.film.tiles import Tile
 from weightlapse.picture import cases
 from weightlapse.picture.compose import layouts
+from weightlapse.picture.reduce import reduce_to
 
 VIEWER = Path(__file__).resolve().parent.parent / "viewer"
 browsers = pytest.mark.xdist_group("browser")
@@ -96,6 +98,56 @@ def test_film_and_page_are_pixel_for_pixel_the_same(browser: Any, run: Any, pain
             if np.size(run[name][0]) > 1:  # the comparison sees the frame before
                 assert (pixels != painted(run, name, 0, cell, theme)).any(), name
         page.quiet()
+
+
+@needs_chromium
+@browsers
+@pytest.mark.parametrize("painter", ["webgl2", "canvas"])
+def test_cells_that_stand_for_several_weights_are_drawn_and_told_alike(
+    browser: Any, tmp_path: Path, painter: str
+) -> None:
+    """A large tensor on page and film: mostly typical weights, the spike in both, and both say so."""
+    from weightlapse.film.scene import THINNED
+
+    rng = np.random.default_rng(0)
+    first = rng.uniform(-0.2, 0.2, (1400, 1100)).astype(np.float32)
+    first[::2, ::2] *= 2  # extremes of tiles lie far from what is usual in them
+    first[701, 333], first[10, 1000] = 1.0, -1.0
+    with wl.watch({"w": first}, tmp_path / "run") as rec:
+        rec.step({"w": first})
+    run = wl.load(tmp_path / "run")
+    limit = over_frames(run, ["w"], np.arange(2))["w"]
+    with served(run.path) as url, browser.new_context(viewport={"width": 1300, "height": 850}) as context:
+        page = Page(context.new_page())
+        if painter == "webgl2":
+            page.page.add_init_script("WebGL2RenderingContext.prototype.getExtension = () => null;")
+        page.open(f"{url}#tensor=w&frame=1")
+        page.at_frame(1)
+        assert page.attribute("heatmap", "data-painter") == painter
+        told = page.get("thinned").text_content()
+        assert told.removeprefix("small cells: ") in THINNED
+        x, y, dx, dy = map(float, page.attribute("heatmap", "data-cells").split())
+        from PIL import Image
+
+        page.page.mouse.move(2, 2)
+        page.page.wait_for_timeout(200)
+        box = page.get("heatmap").bounding_box()
+        with Image.open(BytesIO(page.page.screenshot())) as image:
+            shown = np.asarray(image.convert("RGB")).astype(int)
+
+        def spot(row: int, col: int) -> NDArray[np.int_]:
+            top, left = round(box["y"] + y + row * dy), round(box["x"] + x + col * dx)
+            return shown[top - 3 : top + 4, left - 3 : left + 4].reshape(-1, 3)
+
+        table = colours.table("light").astype(int)
+        for row, col, value in ((701, 333, 1.0), (10, 1000, -1.0)):
+            expected = table[int(encode(np.array([value], np.float32), limit)[0])]
+            assert (np.abs(spot(row, col) - expected).max(axis=1) <= 2).any(), (row, col)
+        page.quiet()
+    tile = Tile("w", layouts(run.shapes)["w"], (2, 2), thinned=(4, 4))
+    drawn = tile.codes(first, limit)[:-1, :-1]
+    assert drawn[701 // 4, 333 // 4] == encode(first[701:702, 333], limit)[0]
+    assert np.array_equal(drawn, encode(reduce_to(first, 4, 4, "typical", limit), limit))
 
 
 @needs_chromium

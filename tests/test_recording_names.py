@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import itertools
 import json
 import zipfile
@@ -258,3 +259,31 @@ def test_names_that_no_file_can_hold_are_refused_before_anything_is_written(tmp_
     with pytest.raises((wl.CannotRecord, wl.InvalidArgument), match=r"name .*of a tensor"):
         wl.watch({name: np.ones(2)}, tmp_path / "run")
     assert list(tmp_path.iterdir()) == []
+
+
+def test_the_listings_of_tensors_are_shared_and_cannot_be_changed(tmp_path: Path) -> None:
+    with wl.watch({"w": np.ones(3, "f4"), "v": np.ones((2, 2))}, tmp_path / "run") as rec:
+        rec.step({"w": np.zeros(3, "f4"), "v": np.ones((2, 2))})
+    run = wl.load(tmp_path / "run")
+    assert run.shapes == {"w": (3,), "v": (2, 2)}
+    assert isinstance(run.shapes, dict)
+    assert run.shapes is run.shapes, "made once, however many ask for one entry"
+    for change in (
+        lambda d: d.update(w=1),
+        lambda d: d.pop("w"),
+        lambda d: d.__setitem__("w", 1),
+        lambda d: d.clear(),
+        lambda d: d.setdefault("x", 1),
+        lambda d: d.__delitem__("w"),
+    ):
+        with pytest.raises(TypeError, match="cannot be changed"):
+            change(run.dtypes)
+    for copied in (
+        dict(run.dtypes),
+        run.dtypes | {},
+        copy.deepcopy(run.dtypes),
+        copy.copy(run.dtypes),
+    ):
+        copied["w"] = "mine"
+        assert type(copied) is dict
+    assert run.dtypes == json.loads(json.dumps(run.dtypes)) == {"w": "float32", "v": "float64"}

@@ -152,7 +152,7 @@ def test_updates_go_on_from_segment_to_segment(
 
 def test_the_file_is_as_the_page_says(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     small_segments(monkeypatch)
-    states = walk({"big": (6, 1024), "v": (9,)}, 20)
+    states = walk({"big": (6, 4096), "v": (9,)}, 10)
     states[7]["v"][2] = np.inf
     run = record(tmp_path / "run", states)
     for number, kept in oracle.read_file(tmp_path / "run").items():
@@ -191,7 +191,7 @@ def test_the_file_is_as_the_page_says(tmp_path: Path, monkeypatch: pytest.Monkey
                     assert np.isclose(kept["bounds"]["low"][at], part.min(), rtol=1e-6)
                     assert np.isclose(kept["bounds"]["jump"][at], moved.max(), rtol=1e-6) or np.isinf(base).any()
             for u in range(6):
-                part = values["big"][rows_, 1024 * u : 1024 * (u + 1)].astype(np.float64)
+                part = values["big"][rows_, 4096 * u : 4096 * (u + 1)].astype(np.float64)
                 most = (part**2).sum(axis=1).max()
                 assert most <= kept["bounds"]["unit_value"][b * 6 + u] <= most * (1 + 1e-6)
 
@@ -214,7 +214,7 @@ def test_a_rewound_recording(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
 
 
 def test_a_layout_that_changes_and_a_gap(tmp_path: Path) -> None:
-    a, b = walk({"w": (70, 64), "v": (9,)}, 12), walk({"w": (80, 64), "v": (9,)}, 12)
+    a, b = walk({"w": (70, 64), "v": (9,)}, 10), walk({"w": (80, 64), "v": (9,)}, 12)
     with watch(a[0], tmp_path / "run") as rec:
         for state in a[1:]:
             rec.step(state)
@@ -227,7 +227,7 @@ def test_a_layout_that_changes_and_a_gap(tmp_path: Path) -> None:
 
 
 def test_ranks_have_rows_of_their_own(tmp_path: Path) -> None:
-    whole = walk({"w": (8, 16), "v": (9,)}, 12)
+    whole = walk({"w": (8, 16), "v": (9,)}, 10)
     for rank in range(2):
         shards = {"w": {"shape": [8, 16], "offset": [4 * rank, 0]}}
         meta = {"distributed": {"rank": rank, "world_size": 2, "shards": shards}}

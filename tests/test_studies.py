@@ -16,6 +16,8 @@ import pytest
 import weightlapse as wl
 from tests.study_schema import VALUES, complaints
 from weightlapse.studies.frame import run_study
+from weightlapse.studies.referee import Sentence
+from weightlapse.studies.referee import complaints as unbacked
 from weightlapse.studies.report import number
 from weightlapse.studies.results import Results
 
@@ -43,6 +45,7 @@ def ran(tmp_path_factory):
 def test_study_keeps_its_promises(ran, name):
     results, out = ran(name)
     assert complaints(results, out) == []
+    assert unbacked(results) == []
     on_disk = json.loads((out / "results.json").read_text())
     assert on_disk["values"] == results["values"]
 
@@ -88,7 +91,7 @@ def test_results_refuse_what_is_incomplete(tmp_path):
     with pytest.raises(wl.InvalidArgument, match="no samples"):
         results.value("x", [], "mse", "nothing")
     with pytest.raises(wl.InvalidArgument, match="not 'maybe'"):
-        results.claim("c", "maybe", "w")
+        results.claim("c", Sentence("fact", ("f",), "y", "n"), yes="maybe")
     results.value("x", [1.0, float("nan"), 3.0], "mse", "two of three")
     assert results.values["x"] == {
         "document": None,

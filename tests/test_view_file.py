@@ -13,7 +13,10 @@ import pytest
 import weightlapse as wl
 from tests.browser import Page, needs_chromium
 from weightlapse.errors import InvalidArgument, NotARecording
+from weightlapse.view import page_file
+from weightlapse.view.pack import blocks
 from weightlapse.view.page_file import make_page
+from weightlapse.view.subject import Subject
 
 pytestmark = [pytest.mark.xdist_group("browser")]
 
@@ -167,6 +170,22 @@ def test_a_budget_that_nothing_meets_is_refused(folder: Path, tmp_path: Path) ->
     with pytest.raises(InvalidArgument, match="max_bytes"):
         make_page(folder / "a", tmp_path / "page.html", max_bytes=10_000)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_what_a_page_is_planned_from_is_read_once(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Seven plans are tried for so small a page; the samples behind its statistics are read once, and the blocks are packed in a few passes at most."""
+    looked: list[str] = []
+    packed: list[int] = []
+    sample = Subject.sample
+    monkeypatch.setattr(Subject, "sample", lambda self, name: looked.append(name) or sample(self, name))
+    monkeypatch.setattr(page_file, "blocks", lambda *given: packed.append(1) or blocks(*given))
+    path = make_page(folder / "a", tmp_path / "page.html", max_bytes=180_000)
+    assert path.stat().st_size <= 180_000
+    names = wl.load(folder / "a").names
+    assert sorted(looked) == sorted(names)
+    assert len(packed) <= 2 * len(names)
 
 
 def test_bad_input_leaves_no_file(folder: Path, tmp_path: Path) -> None:

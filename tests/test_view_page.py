@@ -109,6 +109,7 @@ def test_it_opens_with_its_fixed_points(page: Page, url: str, run: Any) -> None:
     page.get("speed").select_option("60")
     names = [page.get("tensor").nth(i).get_attribute("data-tensor") for i in range(page.get("tensor").count())]
     assert sorted(names) == sorted(run.names)
+    assert page.get("tensor-list").get_by_test_id("tensor").count() == len(names)
     chosen = page.page.locator("[data-testid=tensor][aria-selected=true]")
     assert chosen.count() == 1
     assert not page.get("error").is_visible()

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
+import gc
 import re
 import signal
 import socket
 import subprocess
 import sys
+import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -17,7 +21,9 @@ import pytest
 
 import weightlapse as wl
 from weightlapse.errors import InvalidArgument, NotARecording
+from weightlapse.view.answers import Answers
 from weightlapse.view.serve import Viewer, is_loopback
+from weightlapse.view.wire import Cancelled
 
 
 @pytest.fixture(scope="module")
@@ -207,3 +213,50 @@ def test_show_serves_in_the_background(recording: Path) -> None:
     viewer.close()
     with pytest.raises(httpx.ConnectError):
         httpx.get(viewer.url)
+
+
+def test_the_end_of_the_server_ends_what_is_under_way(recording: Path) -> None:
+    """A question that takes long looks at ``cancel``; a server that is told to end must not wait for it to finish by itself."""
+    began, seen = threading.Event(), threading.Event()
+
+    def long(query: Any, cancel: Any) -> tuple[str, bytes]:
+        began.set()
+        for _ in range(1000):
+            if cancel.is_set():
+                seen.set()
+                raise Cancelled
+            time.sleep(0.02)
+        return "text/plain", b""
+
+    viewer = Viewer([recording])
+    answers = next(v for v in gc.get_objects() if isinstance(v, Answers) and v.subjects is viewer.subjects)
+    answers.words["curve"] = long
+    viewer.start()
+
+    def ask() -> None:
+        with contextlib.suppress(httpx.HTTPError):
+            httpx.get(viewer.url + "api/curve", timeout=30)
+
+    asking = threading.Thread(target=ask)
+    asking.start()
+    assert began.wait(10)
+    viewer.close()
+    assert seen.wait(5)
+    asking.join(10)
+
+
+def test_the_end_of_the_program_does_not_wait_for_the_doctor(recording: Path) -> None:
+    """The doctor reads everything and cannot be stopped; the program is over all the same."""
+    code = (
+        "import sys, time\nimport weightlapse.view.extras as extras\nextras.findings = lambda subject: time.sleep(60)\n"
+        "from weightlapse.cli import main\nmain(['view', sys.argv[1], '--port', '0', '--no-browser'])"
+    )
+    command = [sys.executable, "-c", code, str(recording)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        url = process.stdout.readline().strip()
+        with pytest.raises(httpx.ReadTimeout):
+            httpx.get(url + "api/findings", timeout=1)
+        process.send_signal(signal.SIGTERM)
+        out, err = process.communicate(timeout=15)
+    assert (process.returncode, out, err) == (0, "", "")

@@ -202,3 +202,36 @@ def test_a_page_needs_no_server_package(run: Any, tmp_path: Path) -> None:
     assert done.returncode != 0
     assert "weightlapse[view]" in done.stderr
     assert "Traceback" not in done.stderr
+
+
+def test_the_survey_of_a_large_recording_reads_its_statistics_alone(
+    run: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("weightlapse.view.overview.LARGE", 1000)
+    again = wl.load(run.path)
+    monkeypatch.setattr(type(again._store), "read", lambda *_: pytest.fail("weights were read"))
+    found = overview(Subject(again, "run"), 0, lambda: False)
+    assert (found["next"], found["of"]) == (None, len(run.names))
+    monkeypatch.undo()
+    for name in ("big.weight", "fc.bias", "conv.weight"):
+        values = run[name][:].astype(np.float64).reshape(FRAMES, -1)
+        told = found["tensors"][name]
+        way = np.cumsum([0, *np.nansum(np.diff(values, axis=0) ** 2, axis=1)])
+        whole = np.where(np.isfinite(values), values, 0)
+        if name == "big.weight":
+            assert np.allclose(told["norm"], (whole**2).sum(1)[told["frames"]], rtol=1e-9)
+            assert np.allclose(told["moved"], way[told["frames"]], rtol=1e-9)
+        assert np.isclose(
+            told["moved"][-1], way[-1], rtol=0.1
+        )  # of a small tensor the numbers of a block are spread over its frames
+        assert np.allclose(np.cumsum(told["step"]), told["moved"])
+    assert found["tensors"]["conv.weight"]["bad"] is not None
+    assert found["tensors"]["big.weight"]["bad"] is None
+    open_log = tmp_path / "log"
+    rec = wl.watch({"w": np.zeros((50, 50))}, open_log, compact="never")
+    rec.close()
+    monkeypatch.setattr("weightlapse.view.overview.LARGE", 1000)
+    assert overview(Subject(wl.load(open_log), "run"), 0, lambda: False)["tensors"]["w"]["exact"] in (
+        True,
+        False,
+    )  # no statistics: the values

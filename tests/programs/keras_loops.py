@@ -395,16 +395,17 @@ if BACKEND == "tensorflow":
     with tf.Graph().as_default():
         w = tf.compat.v1.get_variable("w", initializer=tf.ones((2,)))
         train_op = tf.compat.v1.train.GradientDescentOptimizer(0.1).minimize(tf.reduce_sum(w**2))
-        for given in ({"w": w}, [w], tf.compat.v1.trainable_variables()):
+        for given in ({"w": w}, [w], w, tf.compat.v1.trainable_variables()):
             refused(given, None, "session.run(")
         with tf.compat.v1.Session() as session:
             session.run(tf.compat.v1.global_variables_initializer())
             variables = {v.name: v for v in tf.compat.v1.trainable_variables()}
             with wl.watch(session.run(variables), FOLDER / "session") as rec:
-                for _ in range(3):
+                for k in range(3):
                     session.run(train_op)
-                    rec.step(session.run(variables))
+                    rec.step(session.run(variables), step=40 * (k + 1))
     run = wl.load(FOLDER / "session")
+    assert run.steps.tolist() == [0, 40, 80, 120]
     assert np.allclose(run["w:0"][:, 0], 0.8 ** np.arange(4))
 
 if BACKEND == "jax":

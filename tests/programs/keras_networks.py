@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import random
 import sys
 from pathlib import Path
 
@@ -19,7 +20,8 @@ from weightlapse.adapters.keras import WatchCallback
 
 FOLDER, BACKEND = Path(sys.argv[1]), os.environ["KERAS_BACKEND"]
 assert keras.backend.backend() == BACKEND
-keras.utils.set_random_seed(0)
+random.seed(0)
+np.random.seed(0)  # noqa: NPY002  fit shuffles with it
 
 # ---- a share of the zoo, each backend another one, so that all three together see most of it ---------------------------------
 SHARE = {
@@ -32,7 +34,7 @@ SHARE = {
         "several_inputs",
         "grouped",
     ),
-    "jax": ("dense_prelu", "conv_transposed", "depthwise", "bidirectional", "transformer", "shared", "reshaped"),
+    "jax": ("dense_prelu", "conv_transposed", "depthwise", "bidirectional", "transformer"),
     "torch": (
         "dense_relu_dropout",
         "conv_one_dimension",
@@ -109,7 +111,9 @@ assert not holder.built
 
 # ---- grown: compiled as before, the optimizer comes along, training goes on ---------------------------------------------------------
 kept = zoo.state_of(first)
-for optimizer in ("adam", keras.optimizers.SGD(0.01, momentum=0.9), keras.optimizers.RMSprop(0.001)):
+for optimizer in ("adam", keras.optimizers.SGD(0.01, momentum=0.9), keras.optimizers.RMSprop(0.001))[
+    : 1 if BACKEND == "jax" else 3
+]:
     model = net()
     model.compile(optimizer, "mse")
     model.fit(x, y, epochs=2, batch_size=16, verbose=0)

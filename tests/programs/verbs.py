@@ -54,6 +54,7 @@ RUN, OTHER = str(folder / "run"), str(folder / "other")
 CALLS = {
     "demo": [["demo", "--out", str(folder / "demo")]],
     "info": [["info", RUN], ["info", RUN, "--json"]],
+    "ls": [["ls", str(folder)], ["ls", str(folder), "--json"]],
     "plan": [["plan", RUN]],
     "plot": [["plot", RUN, "--kind", "lines", "-o", str(folder / "f.png")]],
     "film (mp4)": [["film", RUN, "-o", str(folder / "f.mp4"), "--size", "320x240"]],
@@ -65,7 +66,7 @@ CALLS = {
     "diff": [["diff", RUN, OTHER]],
     "diff (page)": [["diff", RUN, OTHER, "-o", str(folder / "d.html")]],
     "lineage": [["lineage", RUN, OTHER]],
-    "top": [["top", RUN]],
+    "top": [["top", RUN, "update"]],
     "query": [["query", RUN, "select count(*) from frames"]],
     "doctor": [["doctor", RUN]],
     "grow": [["grow", str(folder / "states" / "step-00000000.safetensors"), "--wiring", str(folder / "w.txt"), "--widen", "fc1=12", "-o", str(folder / "g.safetensors")]],
@@ -73,6 +74,7 @@ CALLS = {
     "compact": [["compact", RUN]],
     "import": [["import", str(folder / "run-1.npz"), str(folder / "other-1.npz"), "--steps", "1,2", "-o", str(folder / "i")]],
     **{f"export ({kind})": [["export", RUN, "--to", kind, "-o", str(folder / f"e.{kind}")]] for kind in ("npz", "zarr", "safetensors", "parquet", "tensorboard")},
+    "completion": [["completion", "bash"], ["completion", "zsh"], ["completion", "fish"]],
     "study": [["study", "neuron", "--quick", "--out", str(folder / "study")]],
 }  # fmt: skip
 missing = [verb for verb in VERBS if not any(key.split(" (")[0] == verb for key in CALLS)]

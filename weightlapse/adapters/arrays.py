@@ -70,7 +70,8 @@ def refuse_symbol(name: str, value: Any) -> None:
     if not tensorflow.executing_eagerly() or tensorflow.is_symbolic_tensor(value):
         raise InvalidArgument(
             f"{name!r} belongs to a TensorFlow graph and has no value of its own, a session holds it: watch the mapping of names to arrays "
-            "session.run({v.name: v for v in tf.compat.v1.trainable_variables()}), and give rec.step() a new one after each update"
+            "session.run({v.name: v for v in tf.compat.v1.trainable_variables()}), and give rec.step() a new one after each update; a loop that does "
+            "so every 40th time numbers the frames itself: rec.step(session.run(...), step=40)"
         )
 
 

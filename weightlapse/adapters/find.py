@@ -156,7 +156,8 @@ def _own_source(framework: str, model: Any, selection: Selection) -> EntrySource
 
 def _refuse_graph(model: Any) -> None:
     """Say what to do with variables of a TensorFlow graph, which people give as a list."""
-    for name, leaf in leaves(model).items() if items_of(model) else ():
+    parts = leaves(model) if items_of(model) else {"the variable": model}
+    for name, leaf in parts.items():
         refuse_symbol(str(getattr(leaf, "name", name)), leaf)
 
 

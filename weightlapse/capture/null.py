@@ -34,20 +34,34 @@ class NullRecorder:
             tell(f"weightlapse does not record to {self.path}: {self._why}.")
 
     def step(self, params: Any = None, *, step: int | None = None, **scalars: float) -> None:
+        """Nothing; the first call tells why, where that is asked for."""
         self._tell()
 
     def log(self, **scalars: float) -> None:
+        """Nothing; the first call tells why, where that is asked for."""
         self._tell()
 
-    def mark(self, text: str) -> None: ...
-    def gap(self, first: int, last: int, reason: str) -> None: ...
-    def grow(self, growth: Any, optimizer: Any = None) -> None: ...
-    def count_by(self, number: Any) -> None: ...
-    def flush(self) -> None: ...
-    def close(self, *, last_frame: bool = True) -> None: ...
+    def mark(self, text: str) -> None:
+        """Nothing."""
+
+    def gap(self, first: int, last: int, reason: str) -> None:
+        """Nothing."""
+
+    def grow(self, growth: Any, optimizer: Any = None) -> None:
+        """Nothing."""
+
+    def count_by(self, number: Any) -> None:
+        """Nothing."""
+
+    def flush(self) -> None:
+        """Nothing."""
+
+    def close(self, *, last_frame: bool = True) -> None:
+        """Nothing."""
 
     @contextmanager
     def guard(self) -> Iterator[None]:
+        """Whatever happens inside happens."""
         yield
 
     def __enter__(self) -> Self:

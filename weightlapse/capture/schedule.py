@@ -13,7 +13,9 @@ from weightlapse.errors import InvalidArgument
 class Schedule(Protocol):
     """Says of a step (counted from 0, where 0 is the network before its first update) whether it is recorded."""
 
-    def wants(self, step: int) -> bool: ...
+    def wants(self, step: int) -> bool:
+        """Whether the step becomes a frame."""
+        ...
 
 
 class every:
@@ -29,6 +31,7 @@ class every:
         self.n = int(n)
 
     def wants(self, step: int) -> bool:
+        """Whether the step becomes a frame; steps are asked for in ascending order."""
         return step % self.n == 0
 
     def __repr__(self) -> str:
@@ -51,6 +54,7 @@ class log_spaced:
         self._last = 1
 
     def wants(self, step: int) -> bool:
+        """Whether the step becomes a frame; steps are asked for in ascending order."""
         while self._last < step:
             self._count += 1
             self._last = round(10 ** (self._count / self.per_decade))
@@ -76,6 +80,7 @@ class at:
             raise InvalidArgument("at([]): no step after the first frame would be recorded; name some steps")
 
     def wants(self, step: int) -> bool:
+        """Whether the step becomes a frame; steps are asked for in ascending order."""
         return step in self._steps
 
     def __repr__(self) -> str:

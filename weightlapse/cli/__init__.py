@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import importlib
+import importlib.util
 import os
 import sys
 from collections.abc import Sequence
 
 import click
+from click.shell_completion import CompletionItem
 
 from weightlapse.errors import InvalidArgument, WeightlapseError, closest, optional
 
 # verb -> one line for --help; the verb's file is cli/<verb>.py and holds `command`
 VERBS = {
     "demo": "Train a real network on real digits, record it, film it, page it.",
+    "ls": "List the recordings in a folder: size, steps, last loss, findings.",
     "info": "Say what is in a recording.",
     "plan": "Say what recording a model would cost.",
     "plot": "Draw one figure from a recording.",
@@ -32,6 +35,7 @@ VERBS = {
     "import": "Turn a series of checkpoints into a recording.",
     "export": "Write a recording in another format.",
     "study": "Run one of the five studies.",
+    "completion": "Print what makes a shell complete verbs, options and paths.",
 }
 _FILES = {"import": "import_"}  # a verb that is a Python keyword
 
@@ -54,12 +58,38 @@ class _LazyVerbs(click.Group):
     ) -> tuple[str | None, click.Command | None, list[str]]:
         verb = args[0]
         if verb not in VERBS and not verb.startswith("-"):
-            raise click.UsageError(f"there is no verb {verb!r}; {closest(verb, VERBS)}", ctx)
+            fits = _fitting(args)
+            if fits is None:
+                if os.path.lexists(verb):
+                    raise click.UsageError(f"{verb} is no recording, and there is no verb of that name", ctx)
+                if os.sep in verb:
+                    raise click.UsageError(f"there is nothing at {verb}, and no verb of that name", ctx)
+                raise click.UsageError(f"there is no verb {verb!r}; {closest(verb, VERBS)}", ctx)
+            click.echo(f"weightlapse {fits} {' '.join(args)}", err=True)
+            args = [fits, *args]
         return super().resolve_command(ctx, args)
+
+    def shell_complete(self, ctx: click.Context, incomplete: str) -> list[CompletionItem]:
+        """Verbs, without importing them; then options; then paths, since a recording may stand where a verb does."""
+        found = [CompletionItem(verb, help=line) for verb, line in VERBS.items() if verb.startswith(incomplete)]
+        return found + click.Command.shell_complete(self, ctx, incomplete) or [CompletionItem(incomplete, type="file")]
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         with formatter.section("Verbs"):
             formatter.write_dl(list(VERBS.items()))
+
+
+def _fitting(args: list[str]) -> str | None:
+    """The verb that opens what stands where a verb should: a recording or a pattern of them, or a folder that holds some; None when it is neither."""
+    from weightlapse.cli.recordings import below, is_pattern, is_recording
+
+    word = args[0]
+    if is_pattern(word) or is_recording(word):
+        seen = "--json" not in args and "--wiring" not in args and sys.stdout.isatty()
+        return (
+            "view" if seen and importlib.util.find_spec("starlette") and importlib.util.find_spec("uvicorn") else "info"
+        )
+    return "ls" if os.path.isdir(word) and next(below(word), None) is not None else None
 
 
 def _print_version(ctx: click.Context, _param: click.Parameter, value: bool) -> None:
@@ -75,7 +105,11 @@ def _print_version(ctx: click.Context, _param: click.Parameter, value: bool) -> 
     "--version", is_flag=True, is_eager=True, expose_value=False, callback=_print_version, help="Print the version."
 )
 def program() -> None:
-    """A time-lapse camera and a workbench for the weights of neural networks."""
+    """A time-lapse camera and a workbench for the weights of neural networks.
+
+    `weightlapse RUN` opens a recording: in the browser, or as `info` where the output is no terminal. RUN may be a pattern ("runs/*") wherever
+    several make sense.
+    """
 
 
 def _asked(arguments: Sequence[str] | None) -> str:

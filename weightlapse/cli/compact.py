@@ -3,26 +3,33 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 
 import click
 
+from weightlapse.cli.recordings import Told, each
 from weightlapse.progress import track
 from weightlapse.store.offline import compact_recording
 
 
-@click.command("compact", help="Compress a recording's log into blocks, bit for bit or within its own tolerance.")
-@click.argument("run", type=click.Path())
-@click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
-def command(run: str, as_json: bool) -> int:
+@click.command(
+    "compact",
+    help="Compress the log of RUN, or of each of several, into blocks: bit for bit, or within its own tolerance.",
+)
+@click.argument("runs", metavar="RUN...", nargs=-1, required=True, type=click.Path())
+@click.option("--json", "as_json", is_flag=True, help='Print one JSON object; of several, {"recordings": [...]}.')
+def command(runs: tuple[str, ...], as_json: bool) -> int:
+    return each(runs, as_json, lambda run: compacted(run, as_json))
+
+
+def compacted(run: str, as_json: bool) -> Told:
+    """What became of one recording's log; exit code 1 where some of it was left."""
     done = compact_recording(run, track)
+    code = 1 if done.kept else 0
     if as_json:
-        click.echo(json.dumps({"path": run, **dataclasses.asdict(done)}))
-    else:
-        for reason in done.kept:
-            click.echo(f"left as a log: {reason}", err=True)
-        ratio = done.nbytes_before / max(done.nbytes_after, 1)
-        click.echo(
-            f"{run}: {done.frames} frames compressed, {done.nbytes_before:,} bytes became {done.nbytes_after:,} ({ratio:.2f} times smaller)"
-        )
-    return 1 if done.kept else 0
+        return code, {"path": run, **dataclasses.asdict(done)}
+    for reason in done.kept:
+        click.echo(f"left as a log: {reason}", err=True)
+    ratio = done.nbytes_before / max(done.nbytes_after, 1)
+    return code, (
+        f"{run}: {done.frames} frames compressed, {done.nbytes_before:,} bytes became {done.nbytes_after:,} ({ratio:.2f} times smaller)"
+    )

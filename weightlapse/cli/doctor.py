@@ -2,35 +2,43 @@
 
 from __future__ import annotations
 
-import json
-from pathlib import Path
+from collections.abc import Sequence
 
 import click
 
+from weightlapse.cli.recordings import Told, each
+from weightlapse.measures.finding import Finding
+
+
+def told(run: str, frames: int, findings: Sequence[Finding], named: bool) -> str:
+    """Findings for people to read; the recording is ``named`` where it is one of several."""
+    if not findings:
+        return f"{run}: {frames} frames, nothing found."
+    lines = [f"{run}: {frames} frames"] if named else []
+    for finding in findings:
+        where = f", {finding.tensor}" if finding.tensor else ""
+        lines.append(f"{finding.severity.upper():8}{finding.kind}{where}, from step {finding.first_step}")
+        lines.append(f"        {finding.text}\n        {finding.advice}")
+        lines += [f"        {curve}" for curve in finding.evidence]
+        lines.append("")
+    return "\n".join(lines)
+
 
 @click.command(name="doctor")
-@click.argument("run", type=click.Path(path_type=Path))
+@click.argument("runs", metavar="RUN...", nargs=-1, required=True, type=click.Path())
 @click.option("--tensors", multiple=True, default=("*",), show_default=True, help="Globs of the tensors to examine.")
-@click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
-def command(run: Path, tensors: tuple[str, ...], as_json: bool) -> int:
-    """Find dead, saturated, exploding, frozen ... weights. Exit code 1 when something is wrong."""
+@click.option("--json", "as_json", is_flag=True, help='Print one JSON object; of several, {"recordings": [...]}.')
+def command(runs: tuple[str, ...], tensors: tuple[str, ...], as_json: bool) -> int:
+    """Find dead, saturated, exploding, frozen ... weights in RUN, or in each of several. Exit code 1 when something is wrong."""
     from weightlapse.measures.doctor import diagnose
     from weightlapse.recording.recording import load
 
-    recording = load(run)
-    findings = diagnose(recording, tensors=list(tensors))
-    if as_json:
-        click.echo(
-            json.dumps({"recording": str(run), "frames": recording.frames, "findings": [f.to_json() for f in findings]})
-        )
-    elif not findings:
-        click.echo(f"{run}: {recording.frames} frames, nothing found.")
-    else:
-        for finding in findings:
-            where = f", {finding.tensor}" if finding.tensor else ""
-            click.echo(f"{finding.severity.upper():8}{finding.kind}{where}, from step {finding.first_step}")
-            click.echo(f"        {finding.text}\n        {finding.advice}")
-            for curve in finding.evidence:
-                click.echo(f"        {curve}")
-            click.echo("")
-    return 1 if any(f.severity != "note" for f in findings) else 0
+    def ask(path: str) -> Told:
+        recording = load(path)
+        findings = diagnose(recording, tensors=list(tensors))
+        code = 1 if any(f.severity != "note" for f in findings) else 0
+        if as_json:
+            return code, {"recording": path, "frames": recording.frames, "findings": [f.to_json() for f in findings]}
+        return code, told(path, recording.frames, findings, len(runs) > 1)
+
+    return each(runs, as_json, ask)

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from typing import Any
 
 import click
 import numpy as np
 
+from weightlapse.cli.recordings import Told, each
 from weightlapse.measures.recorder import recorder_findings
 from weightlapse.recording.recording import Recording, load
 
@@ -60,41 +60,41 @@ def _last_finite(column: Any) -> float | None:
     return float(finite[-1]) if len(finite) else None
 
 
-@click.command("info", help="Say what is in a recording.")
-@click.argument("run", type=click.Path())
-@click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
-@click.option("--wiring", is_flag=True, help="Print the network's wiring: which axes are the same neurons.")
-def command(run: str, as_json: bool, wiring: bool) -> None:
-    recording = load(run)
-    if as_json:
-        found = facts(recording)
-        if wiring:
-            found["wiring_spec"] = recording.wiring_spec
-        click.echo(json.dumps(found, allow_nan=False, default=str))
-        return
-    click.echo(repr(recording))
-    if recording.stopped is not None:
-        click.echo(f"  stopped  {recording.stopped}")
-    click.echo("")
-    dtypes, aliases = recording.dtypes, recording.aliases
-    for name, shape in recording.shapes.items():
+def told(run: Recording, wiring: bool) -> str:
+    """The same for people to read."""
+    lines = [repr(run)]
+    if run.stopped is not None:
+        lines.append(f"  stopped  {run.stopped}")
+    lines.append("")
+    dtypes, aliases = run.dtypes, run.aliases
+    for name, shape in run.shapes.items():
         also = f"  (also {', '.join(aliases[name])})" if name in aliases else ""
-        bound = recording.bound(name)
+        bound = run.bound(name)
         within = f"  within {bound:.3g}" if bound else ""
-        click.echo(f"  {name}  {dtypes[name]}{list(shape)}{within}{also}")
-    for epoch in recording.epochs[1:]:
-        click.echo(f"  from frame {epoch.start}: {epoch.note}")
-    for name, branch in recording.branches.items():
+        lines.append(f"  {name}  {dtypes[name]}{list(shape)}{within}{also}")
+    lines += [f"  from frame {epoch.start}: {epoch.note}" for epoch in run.epochs[1:]]
+    for name, branch in run.branches.items():
         ends = f", steps {branch.steps[0]} to {branch.steps[-1]}" if branch.frames else ""
-        click.echo(f"  branch {name}: {branch.frames} frames{ends}")
-    for step, text in recording.events:
-        click.echo(f"  step {step}: {text}")
-    for first, last, reason in recording.gaps:
-        click.echo(f"  steps {first} to {last} are missing: {reason}")
+        lines.append(f"  branch {name}: {branch.frames} frames{ends}")
+    lines += [f"  step {step}: {text}" for step, text in run.events]
+    lines += [f"  steps {first} to {last} are missing: {reason}" for first, last, reason in run.gaps]
     if wiring:
-        click.echo("")
-        click.echo(
-            str(recording.wiring)
-            if recording.wiring is not None
-            else "no wiring was recorded (watch(..., example=an_input))"
-        )
+        lines += [
+            "",
+            str(run.wiring) if run.wiring is not None else "no wiring was recorded (watch(..., example=an_input))",
+        ]
+    return "\n".join(lines)
+
+
+@click.command("info", help="Say what is in RUN, or in each of several.")
+@click.argument("runs", metavar="RUN...", nargs=-1, required=True, type=click.Path())
+@click.option("--json", "as_json", is_flag=True, help='Print one JSON object; of several, {"recordings": [...]}.')
+@click.option("--wiring", is_flag=True, help="Print the network's wiring: which axes are the same neurons.")
+def command(runs: tuple[str, ...], as_json: bool, wiring: bool) -> int:
+    def ask(path: str) -> Told:
+        run = load(path)
+        if as_json:
+            return 0, facts(run) | ({"wiring_spec": run.wiring_spec} if wiring else {})
+        return 0, told(run, wiring)
+
+    return each(runs, as_json, ask)

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from typing import Any
 
 import click
 import numpy as np
 
+from weightlapse.cli.recordings import Told, each
 from weightlapse.errors import InvalidArgument
 from weightlapse.progress import track
 from weightlapse.recording.recording import Recording, load
@@ -16,13 +16,21 @@ from weightlapse.store.ranks import open_store
 _AT_ONCE = 32  # frames
 
 
-@click.command("verify", help="Check every checksum, the index and the error bound; exit 1 when anything is wrong.")
-@click.argument("run", type=click.Path())
+@click.command(
+    "verify",
+    help="Check every checksum, the index and the error bound of RUN, or of each of several; exit 1 when anything is wrong.",
+)
+@click.argument("runs", metavar="RUN...", nargs=-1, required=True, type=click.Path())
 @click.option(
     "--against", type=click.Path(), help="An exact recording of the same training: check the bound of every value."
 )
-@click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
-def command(run: str, against: str | None, as_json: bool) -> int:
+@click.option("--json", "as_json", is_flag=True, help='Print one JSON object; of several, {"recordings": [...]}.')
+def command(runs: tuple[str, ...], against: str | None, as_json: bool) -> int:
+    return each(runs, as_json, lambda run: verified(run, against, as_json))
+
+
+def verified(run: str, against: str | None, as_json: bool) -> Told:
+    """What is wrong with one recording, if anything."""
     store = open_store(run)
     damages = store.verify()
     lost = sum(damage.stop - damage.first for damage in damages)
@@ -45,8 +53,8 @@ def command(run: str, against: str | None, as_json: bool) -> int:
             )
         else:
             lines.append(f"all {values} values are within their bound of those in {against}")
-    click.echo(json.dumps(told) if as_json else "\n".join(lines))
-    return 1 if damages or told.get("bound", {}).get("beyond") else 0
+    wrong = damages or told.get("bound", {}).get("beyond")
+    return 1 if wrong else 0, told if as_json else "\n".join(lines)
 
 
 def compare(run: Recording, exact: Recording) -> dict[str, Any]:

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import click
 
+from weightlapse.cli.recordings import expanded
+
 
 @click.command(name="view")
-@click.argument("runs", nargs=-1, required=True, type=click.Path())
+@click.argument("runs", metavar="RUN...", nargs=-1, required=True, type=click.Path())
 @click.option(
     "--port", default=0, show_default=True, type=click.IntRange(0, 65535), help="Port to listen on; 0 takes a free one."
 )
@@ -24,7 +26,7 @@ def command(runs: tuple[str, ...], port: int, host: str, browser: bool) -> None:
     """
     from weightlapse.view.serve import Viewer
 
-    viewer = Viewer(runs, port=port, host=host)
+    viewer = Viewer(expanded(runs), port=port, host=host)
     if viewer.token is not None:
         click.echo(f"listening on {host}: whoever has the address with its token can read these recordings", err=True)
 

@@ -119,6 +119,7 @@ class Diff:
 
     @property
     def identical(self) -> bool:
+        """Whether nothing differs: every tensor of one is in the other, bit for bit."""
         return all(t.status == "identical" for t in self.tensors.values())
 
     @property
@@ -128,6 +129,7 @@ class Diff:
 
     @property
     def summary(self) -> str:
+        """What differs, in one sentence."""
         total, other = len(self.tensors), self.differing
         stated = [u.text for u in self.units.values() if u.order is not None or u.same_function]
         if not other:
@@ -185,6 +187,7 @@ class Diff:
         return self.explain()
 
     def dumps(self) -> str:
+        """`to_json` as text: strict JSON, numbers that it cannot write are null."""
         return json.dumps(self.to_json(), allow_nan=False)
 
 

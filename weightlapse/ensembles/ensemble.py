@@ -43,6 +43,7 @@ class Ensemble:
 
     @property
     def alive(self) -> NDArray[np.bool_]:
+        """Which members never met NaN or Inf, bool (n,)."""
         return self.died_at < 0
 
     @property

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import copy
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -16,6 +18,7 @@ from torch import Tensor, nn
 
 from weightlapse import progress
 from weightlapse.adapters.threads import single_threaded
+from weightlapse.ensembles.certificate import Certificate, certify
 from weightlapse.ensembles.ensemble import Ensemble
 from weightlapse.ensembles.gradients import gradient_of
 from weightlapse.ensembles.lbfgs import Evaluate, lbfgs
@@ -31,12 +34,27 @@ _MOST_PARAMETERS = 5000
 
 @dataclass
 class Polished:
-    """What `polish` hands back: the ``stack`` in float64, and ``losses`` (steps + 1, n), mean squared error from the start on."""
+    """What `polish` hands back: the ``stack`` in float64, ``losses`` (steps + 1, n), mean squared error from the start on, ``norms`` (steps + 1, n) of the
+    weights, and a certificate per member."""
 
     stack: Stack = field(repr=False)
     losses: NDArray[np.float64] = field(repr=False)
     seconds: float
     method: str
+    norms: NDArray[np.float64] = field(repr=False)
+    problem: Residuals = field(repr=False)
+    tolerance: float = field(repr=False)
+
+    @cached_property
+    def certificates(self) -> list[Certificate]:
+        """How each member ended: "zero", "stationary", "diverging" or "budget spent", with the numbers that say so. Computed when first asked for."""
+        return certify(self.problem, self.losses, self.norms, self.tolerance)
+
+    def __str__(self) -> str:
+        kinds = Counter(c.kind for c in self.certificates)
+        return f"{len(self)} networks after {self.steps} steps: " + ", ".join(
+            f"{n} {k}" for k, n in sorted(kinds.items())
+        )
 
     @property
     def states(self) -> dict[str, Tensor]:
@@ -45,6 +63,7 @@ class Polished:
 
     @property
     def steps(self) -> int:
+        """Number of second-order steps taken."""
         return len(self.losses) - 1
 
     def member(self, i: int) -> nn.Module:
@@ -78,7 +97,8 @@ def polish(
     """Bring trained networks to the end of their training: least squares on fixed data, in float64, all members at once.
 
     First-order training ends where the loss is small but the weights still far off: at an error of 1e-6 they may be 30 % from where they
-    are going. Second-order steps cover the last twenty decades.
+    are going. Second-order steps cover the last twenty decades. The result says of each member how it ended, in ``certificates``: at zero, at a stationary point
+    (gradient norm and smallest curvature), diverging, or because the budget was spent. A loss that is merely small is none of the first three.
 
     Parameters
     ----------
@@ -97,6 +117,8 @@ def polish(
     >>> result = polish(net, x, 0.3 + x, steps=50)
     >>> bool(result.losses[-1, 0] < result.losses[0, 0] / 1e3)
     True
+    >>> result.certificates[0].kind in ("zero", "budget spent")
+    True
     """
     if method not in ("lm", "lbfgs"):
         raise InvalidArgument(f"polish: method must be 'lm' or 'lbfgs', not {method!r}")
@@ -111,7 +133,7 @@ def polish(
     problem = Residuals.of(stack, xs, ys, per_member)
     with torch.no_grad():
         start = torch.cat([problem.errors(stack.theta[m], m) for m in problem.chunks(torch.arange(len(stack)))])
-    losses = [start.numpy()]
+    losses, norms = [start.numpy()], [stack.theta.norm(dim=1).numpy()]
     started = time.perf_counter()
     # Threads over members, one core each: splitting these small products themselves over cores costs more than it brings.
     with (
@@ -137,13 +159,15 @@ def polish(
         step = 0
         for step, error in enumerate(moves, 1):
             losses.append(error.numpy())
+            norms.append(stack.theta.norm(dim=1).numpy())
             shown(1)
             if step % record_every == 0:
                 shown_at = step
                 show()
         if shown_at != step:
             show()
-    return Polished(stack, np.array(losses), time.perf_counter() - started, method)
+    seconds = time.perf_counter() - started
+    return Polished(stack, np.array(losses), seconds, method, np.array(norms), problem, tolerance)
 
 
 def _evaluator(problem: Residuals) -> Evaluate:

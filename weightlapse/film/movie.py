@@ -101,7 +101,13 @@ def make_film(
     A weight too small for the picture's pixels is not averaged away: a cell then stands for several weights and shows one of them, always
     the largest where it stands out, and the label says so. NaN, Inf and values beyond the scale have marks of their own.
 
-    >>> make_film(run, "film.mp4", seconds=10)                                     # doctest: +SKIP
+    >>> import numpy as np, tempfile, weightlapse as wl
+    >>> with wl.watch({"w": np.eye(4)}, tempfile.mkdtemp()) as rec:
+    ...     for k in range(4):
+    ...         rec.step({"w": np.eye(4) * k})
+    >>> film = wl.make_film(rec.path, tempfile.mkdtemp() + "/film.gif", size=(320, 240))
+    >>> film.frames
+    5
     """
     if isinstance(run, (str, os.PathLike)):
         run = _load(run)

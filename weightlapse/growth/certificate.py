@@ -73,6 +73,7 @@ class Certificate:
 
     @property
     def error(self) -> float:
+        """The largest relative difference of outputs over all binding checks, measured in float64; NaN where none was possible."""
         return max((c.error for c in self.checks if c.binding), default=float("nan"))
 
     def __str__(self) -> str:

@@ -7,11 +7,12 @@ from typing import Any
 
 import keras
 import numpy as np
+from keras.src.saving import serialization_lib
 from torch import nn
 
 from weightlapse.errors import CannotGrow, InvalidArgument, UnknownTensor, closest
 from weightlapse.growth.certificate import Certificate, Trial
-from weightlapse.growth.keras_models import with_optimizer
+from weightlapse.growth.keras_models import settle, with_optimizer
 from weightlapse.growth.keras_optimizer import powers_of
 from weightlapse.growth.keras_rebuild import is_functional, naming_kept
 from weightlapse.growth.module import tensors_of
@@ -65,6 +66,7 @@ def deepened(
                 model, layer, lambda: _residual(layer, shown, width, name, int(draw.integers(2**31)))
             )
     origin = _carry(model, new)
+    settle(model, new)
     if noise:
         _shake(inserted, layer, noise, draw)
     checks = trial.checks(lambda source: _with_values_of(new, source, origin), keras_program(new), own_only=bool(noise))
@@ -193,7 +195,8 @@ def _inserted(model: Any, place: Any, make: Any) -> tuple[Any, Any]:
     new_layer = make()
 
     def clone(layer: Any) -> Any:
-        return type(layer).from_config(layer.get_config())
+        with serialization_lib.SafeModeScope(False):
+            return type(layer).from_config(layer.get_config())
 
     if isinstance(model, keras.Sequential):
         parts: list[Any] = [keras.Input(batch_shape=model.input_shape, dtype=model.inputs[0].dtype)]

@@ -206,6 +206,8 @@ def _made(
         return changed
 
     grown = regrown(program)
+    _put(grown, new)
+    settle(model, new)
     checks = trial.checks(regrown, grown, own_only=own_only)
     worst = max((c for c in checks if c.binding), key=lambda c: c.error)
     if not trial.allows(worst, limit):
@@ -273,6 +275,18 @@ def _put(program: nn.Module, model: Any) -> None:
     for name, v in zip(program.graph.names, float_variables(model), strict=True):  # type: ignore[union-attr]
         values: NDArray[Any] = np.array(held[name].detach().numpy())
         v.assign(values)
+
+
+def settle(model: Any, new: Any) -> None:
+    """Counters and seeds as in the old model; layers that work on what they have learned before (Normalization) take it over."""
+    floats = {id(v) for m in (model, new) for v in float_variables(m)}
+    olds, news = ([v for _, v in named_variables(m) if id(v) not in floats] for m in (model, new))
+    for a, b in zip(olds, news, strict=False):
+        if tuple(a.shape) == tuple(b.shape):
+            b.assign(np.array(keras.ops.convert_to_numpy(a.value)))
+    for layer in new._flatten_layers():
+        if isinstance(layer, keras.layers.Normalization) and layer.input_mean is None:
+            layer.finalize_state()
 
 
 def with_optimizer(model: Any, new: Any, optimizer: Any, moment: Moment, origin: dict[str, str | None]) -> Any:

@@ -11,6 +11,7 @@ from itertools import chain, combinations, islice
 from typing import Any
 
 import keras
+from keras.src.saving import serialization_lib
 
 from weightlapse.errors import CannotGrow
 from weightlapse.wiring.programs.keras_models import float_variables
@@ -95,7 +96,8 @@ def _without_built_shapes(value: Any) -> Any:
 
 
 def _made(model: Any, config: dict[str, Any], call: Callable[[Any], Any]) -> Any:
-    new = type(model).from_config(config)
+    with serialization_lib.SafeModeScope(False):  # the program's own model, Lambda layers among its layers
+        new = type(model).from_config(config)
     if len(float_variables(new)) != len(float_variables(model)):
         call(new)
     return new

@@ -35,6 +35,7 @@ class Growth:
 
     @property
     def error(self) -> float:
+        """The largest relative difference of outputs between the old and the new network, measured in float64."""
         return self.certificate.error
 
     def __repr__(self) -> str:

@@ -69,6 +69,13 @@ def fit_lift(
         compute in float64 whatever the net's dtype, and write the result back in it.
 
     Raises InvalidArgument for shapes, names or combinations that cannot be meant.
+
+    >>> import torch, weightlapse as wl
+    >>> task = torch.nn.Linear(2, 1)
+    >>> x = torch.rand(32, 2)
+    >>> history = wl.fit_lift(wl.Lift(task), x, x.sum(1, keepdim=True), epochs=2)
+    >>> history.updates
+    64
     """
     if not isinstance(net, Lift):
         raise InvalidArgument(

@@ -62,10 +62,12 @@ class History:
 
     @property
     def updates(self) -> int:
+        """Number of updates of the generator."""
         return len(self.loss)
 
     @property
     def samples_per_second(self) -> float:
+        """Samples trained on per second of the clock."""
         return self.samples / self.seconds if self.seconds > 0 else float("inf")
 
     def epoch_means(self) -> NDArray[np.float64]:

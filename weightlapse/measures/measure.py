@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal, overload
 
 import numpy as np
@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from weightlapse.errors import InvalidArgument, closest
 from weightlapse.measures.gradients import gradient_noise
+from weightlapse.measures.kept import kept
 from weightlapse.measures.outputs import function_drift
 from weightlapse.measures.quantities import NEEDS_END, QUANTITIES, shares
 from weightlapse.measures.stream import Array, Groups, Moment, Values, frame_range, moments, select
@@ -138,9 +139,20 @@ def measure(
         if name in WHOLE
     }
     passing = [name for name in wanted if name not in WHOLE]
-    if passing:
+    needed = [need for name in passing for need in (DERIVED[name][0] if name in DERIVED else (name,))]
+    ready = kept(run, list(dict.fromkeys(needed)), chosen, span) if by == "tensor" and not groups else {}
+    done = [name for name in chosen if ready and all(name in ready[need] for need in ready)]
+    if done and len(done) == len(chosen):
+        results |= {name: _derived(name, ready, chosen) for name in passing}
+    elif passing:
         results |= _one_pass(run, passing, chosen, span, _grouping(by, groups, chosen, run), by, groups, bins, top)
     return results[wanted[0]] if isinstance(what, str) else {name: results[name] for name in wanted}
+
+
+def _derived(name: str, ready: Mapping[str, Result], names: list[str]) -> Result:
+    """A measure of the tensors ``names``, from what it follows from."""
+    needs, how = DERIVED.get(name, ((name,), lambda x: x))
+    return {key: how(*(ready[need][key] for need in needs)) for key in names}
 
 
 def _grouping(by: str, groups: Groups | None, names: list[str], run: Any) -> Groups | None:

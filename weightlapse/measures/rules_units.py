@@ -136,7 +136,8 @@ def _judge(evidence: Evidence, layer: Layer, state: _State, unit: int) -> tuple[
         jump
         or _forced(state.incoming[:, unit], state.typical, size[:, unit], float(np.median(size[min(start, len(size) - 1)])), start)
     )  # fmt: skip
-    feeds = live_out is not None and live_out[-state.needed :, unit][informative[-state.needed :]].mean() > 0.5
+    told = informative[start:]  # never empty: enough of these frames say something
+    feeds = live_out is not None and live_out[start:, unit][told][-state.needed :].mean() > 0.5
     kind = "saturated" if feeds and "relu" not in layer.ops else "dead"
     step = int(evidence.steps[start])
     if kind == "dead" and (feeds or _seen_alive(evidence, layer, unit, step)):

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from weightlapse.errors import UnknownTensor, closest
-from weightlapse.picture.scale import limit_of
+from weightlapse.picture.scale import limit_over
 
 CELLS = 24_576  # cells of a tensor that stand for all of them
 BANDS = 4
@@ -77,8 +77,7 @@ def sample(
 
 def limit(run: Any, name: str, frames: Frames | None = None) -> float:
     """Where the colour scale of a tensor ends over ``frames`` (default: the whole recording)."""
-    seen = [values.ravel() for _, values in sample(run, name, frames)]
-    return limit_of(np.concatenate(seen)) if seen else 1.0
+    return limit_over([values for _, values in sample(run, name, frames)])
 
 
 def _read(track: Any, frames: Frames, where: tuple[slice, ...]) -> NDArray[np.float64]:

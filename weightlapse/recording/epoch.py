@@ -37,6 +37,7 @@ class Epoch:
 
     @property
     def steps(self) -> NDArray[np.int64]:
+        """The optimizer steps of its frames, int64 (frames,)."""
         return self._store.steps[self.start : self.stop]
 
     @property
@@ -45,14 +46,17 @@ class Epoch:
 
     @property
     def names(self) -> list[str]:
+        """Names of the tensors in these frames, in the order of the network."""
         return [t.name for t in self._layout.tensors]
 
     @property
     def shapes(self) -> dict[str, tuple[int, ...]]:
+        """Name -> shape of one frame's array."""
         return {t.name: t.shape for t in self._layout.tensors}
 
     @property
     def dtypes(self) -> dict[str, str]:
+        """Name -> dtype as recorded."""
         return {t.name: t.dtype for t in self._layout.tensors}
 
     def __contains__(self, name: object) -> bool:
@@ -64,6 +68,7 @@ class Epoch:
         return None if found is None else self._layout.tensors[found].name
 
     def spec(self, name: str) -> TensorSpec:
+        """Name, shape, dtype and stream of one tensor here. Raises UnknownTensor with the nearest name."""
         if name not in self._layout.index:
             raise UnknownTensor(
                 f"there is no tensor {name!r} in frames {self.start} to {self.stop - 1}; {closest(name, self.names)}"

@@ -7,7 +7,7 @@ import importlib
 import os
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import numpy as np
 from numpy.typing import NDArray
@@ -36,6 +36,13 @@ def load(path: str | os.PathLike[str]) -> Recording:
     Works while the recording is still being written, see :meth:`Recording.refresh`. What several processes wrote is merged.
 
     Raises :class:`NotARecording` when there is none, :class:`DamagedRecording` when its index cannot be trusted.
+
+    >>> import numpy as np, tempfile, weightlapse as wl
+    >>> with wl.watch({"w": np.zeros(3)}, tempfile.mkdtemp()) as rec:
+    ...     rec.step({"w": np.ones(3)}, loss=0.5)
+    >>> run = wl.load(rec.path)
+    >>> run["w"].shape, run["w"][-1].tolist(), run.scalars["loss"].tolist()
+    ((2, 3), [1.0, 1.0, 1.0], [nan, 0.5])
     """
     if not isinstance(path, (str, os.PathLike)):
         raise InvalidArgument(f"load({type(path).__name__}): give the path of a recording, such as recorder.path")
@@ -47,6 +54,18 @@ def load(path: str | os.PathLike[str]) -> Recording:
         if is_url(path):
             raise
         raise NotARecording(f"{error}{recordings_like(path)}") from None
+
+
+class Listing(dict[str, Any]):
+    """A dict that says no to changes: it is given to everybody who asks, and copied for nobody. ``dict(listing)`` is a plain one."""
+
+    def _refuse(self, *_: Any, **__: Any) -> NoReturn:
+        raise TypeError("what a recording says of its tensors cannot be changed; dict(...) makes a copy that can")
+
+    __setitem__ = __delitem__ = __ior__ = clear = pop = popitem = setdefault = update = _refuse  # type: ignore[assignment]
+
+    def __reduce__(self) -> Any:
+        return dict, (dict(self),)
 
 
 class Recording:
@@ -67,6 +86,7 @@ class Recording:
 
     @property
     def steps(self) -> NDArray[np.int64]:
+        """The optimizer steps of the frames, int64 (T,), ascending."""
         return self._store.steps
 
     @property
@@ -107,18 +127,18 @@ class Recording:
         return {name: list(names) for name, names in self._facts_of_layouts("aliases").items()}
 
     def _facts_of_layouts(self, which: str) -> dict[str, Any]:
-        """A copy of one of the listings of tensors, which are made once for each list of layouts: there may be ten thousand of them."""
+        """One of the listings of tensors, made once for each list of layouts: there may be ten thousand of them, each asked for by its name."""
         layouts = [layout for _, layout in self._store.layouts]
         if len(self._listed_for) != len(layouts) or any(a is not b for a, b in zip(layouts, self._listed_for)):
             tensors = [t for layout in layouts for t in layout.tensors]
             self._listed_for = layouts
             self._listed = {
-                "shapes": {t.name: t.shape for t in tensors},
-                "dtypes": {t.name: t.dtype for t in tensors},
-                "streams": {t.name: t.stream for t in tensors},
-                "aliases": {t.name: t.aliases for t in tensors if t.aliases},
+                "shapes": Listing({t.name: t.shape for t in tensors}),
+                "dtypes": Listing({t.name: t.dtype for t in tensors}),
+                "streams": Listing({t.name: t.stream for t in tensors}),
+                "aliases": Listing({t.name: t.aliases for t in tensors if t.aliases}),
             }
-        return dict(self._listed[which])
+        return self._listed[which]
 
     @property
     def scalars(self) -> Scalars:
@@ -145,6 +165,7 @@ class Recording:
 
     @property
     def events(self) -> list[tuple[int, str]]:
+        """What was marked, (step, text), in order."""
         return self._store.events
 
     @property
@@ -155,10 +176,12 @@ class Recording:
 
     @property
     def gaps(self) -> list[tuple[int, int, str]]:
+        """Steps that are missing: (first, last, reason)."""
         return self._store.gaps
 
     @property
     def meta(self) -> dict[str, Any]:
+        """What ``watch(..., meta=...)`` was given, and what the recorder notes of itself."""
         return self._store.meta
 
     @property
@@ -184,6 +207,7 @@ class Recording:
 
     @property
     def tolerance(self) -> float | None:
+        """The tolerance that was asked for, as a fraction of a standard deviation; None is bit-exact. `bound` is what was kept."""
         return self._store.tolerance
 
     @property

@@ -37,10 +37,12 @@ class Track:
 
     @property
     def shape(self) -> tuple[int, ...]:
+        """(frames, *shape of one frame's array)."""
         return (self._stop - self._start, *self._spec.shape)
 
     @property
     def ndim(self) -> int:
+        """Axes, that of time counted."""
         return 1 + len(self._spec.shape)
 
     @property
@@ -50,10 +52,12 @@ class Track:
 
     @property
     def stream(self) -> str:
+        """What it is: "weights", "buffers", "gradients" or "optimizer"."""
         return self._spec.stream
 
     @property
     def steps(self) -> NDArray[np.int64]:
+        """The optimizer steps of its frames, int64 (frames,)."""
         return self._store.steps[self._start : self._stop]
 
     def __len__(self) -> int:

@@ -29,8 +29,8 @@ _ROW_EACH_FRAME = (
     4096  # values from which on an exact tensor has a row for each frame, and not only for each time block
 )
 _ROW_EACH_FRAME_ROUNDED = 1 << 16
-_UNIT_VALUES = 4096  # values of a unit in a time block from which on units have bounds of their own
-_UNIT_VALUES_ROUNDED = 1 << 16
+_UNIT_VALUES = 1 << 14  # values of a unit in a time block from which on units have bounds of their own
+_UNIT_VALUES_ROUNDED = 1 << 18
 
 
 @dataclass(frozen=True)

@@ -17,7 +17,7 @@ def draw(results: Results, run_a: Any, run_b: Any, curves: NDArray[np.float64], 
     results.figure(
         "panels",
         _panels(run_a, run_b, wiring),
-        "The three weight matrices at the end (rows are units). Side by side A and B look unrelated; aligned, nothing is left of the difference.",
+        "The three weight matrices at the end (rows are units).",
     )
 
     figure, axes = plt.subplots(figsize=(9.2, 4.4))
@@ -46,7 +46,7 @@ def draw(results: Results, run_a: Any, run_b: Any, curves: NDArray[np.float64], 
     results.figure(
         "distances",
         figure,
-        "One student from its first step to its last. The raw distance never falls; the aligned one follows the loss into the last decades.",
+        "One student from its first step to its last.",
     )
 
     figure, axes = plt.subplots(figsize=(6.4, 4.4))
@@ -66,7 +66,7 @@ def draw(results: Results, run_a: Any, run_b: Any, curves: NDArray[np.float64], 
     results.figure(
         "students",
         figure,
-        "One dot per student. Every student whose error is zero has the teacher's weights; raw distance cannot tell it from the others.",
+        "One dot per student: error against distance to the teacher's weights, as they are and aligned.",
     )
 
 

@@ -21,6 +21,7 @@ from weightlapse.growth.widen import widen
 from weightlapse.progress import track
 from weightlapse.recording.recording import load
 from weightlapse.studies.net2net_digits import digits_part
+from weightlapse.studies.referee import Sentence
 from weightlapse.studies.results import Results
 from weightlapse.symmetry.compare import compare
 
@@ -161,26 +162,35 @@ def study(out: Path, quick: bool) -> Results:
         "print(grown.certificate)                                        # both networks were run side by side\n"
         "model, optimizer = grown.model, grown.optimizer                 # go on training",
     )
-    document, death = _document_part(results)
+    death = _document_part(results)
     live = _live_part(results)
     digits_part(results)
     run = load(out / "recording")
     results.files["recording"] = "recording"
-    stride = max(1, run.frames // 400)
-    film = make_film(run, out / "film.mp4", frames=slice(None, None, stride), fps=24)
+    stride = max(1, run.frames // (60 if quick else 400))
+    film = make_film(
+        run,
+        out / "film.mp4",
+        frames=slice(None, None, stride),
+        fps=24,
+        size=(640, 360) if quick else (1280, 720),
+        title="Widened from 10 to 20 units: copies part",
+    )
     results.files["film"] = "film.mp4"
     results.facts |= {
         "recorded_seed": 0,
+        "seeds": results.seeds,
+        "student_epochs": STUDENT_EPOCHS,
         "film_frames": film.frames,
         "frames": run.frames,
         "units": {"teacher": UNITS, "student": WIDER},
     }
     _figures(results, live, death)
-    _judge(results, document)
+    _judge(results)
     return results
 
 
-def _document_part(results: Results) -> tuple[dict[str, list[float]], NDArray[np.float64]]:
+def _document_part(results: Results) -> NDArray[np.float64]:
     """The document's data, rule and rates: the teacher's death, and a comparison that could not fail."""
     keys = ("teacher_before", "teacher_after", "student_before", "student_after", "live_units", "death_step")
     found: dict[str, list[float]] = {k: [] for k in keys}
@@ -202,7 +212,9 @@ def _document_part(results: Results) -> tuple[dict[str, list[float]], NDArray[np
         )
         document_rule(teacher, student, np.random.default_rng(seed))
         after = loss_on(student, data.x_test, data.y_test)
-        trained_on.append(train(student, data, epochs=STUDENT_EPOCHS, lr=DOCUMENT_RATE, seed=seed)[-1] - after)
+        trained_on.append(
+            train(student, data, epochs=3 if results.quick else STUDENT_EPOCHS, lr=DOCUMENT_RATE, seed=seed)[-1] - after
+        )
         found["teacher_before"].append(losses[0])
         found["teacher_after"].append(losses[-1])
         found["student_after"].append(after)
@@ -228,7 +240,7 @@ def _document_part(results: Results) -> tuple[dict[str, list[float]], NDArray[np
         "doc_dead": dead, "doc_vacuous": bool(refusal), "doc_refusal": refusal,
         "doc_student_moved_by_training": float(np.nanmax(np.abs(trained_on))),
     }  # fmt: skip
-    return found, np.asarray(curves)
+    return np.asarray(curves)
 
 
 def _live_part(results: Results) -> dict[str, NDArray[np.float64]]:
@@ -329,7 +341,7 @@ def _figures(results: Results, live: dict[str, NDArray[np.float64]], death: NDAr
     results.figure(
         "comparison",
         figure,
-        f"Students of a live teacher, median and range of {results.seeds} seeds: the widened one starts where the teacher stopped.",
+        f"Students of a live teacher, median and range of {results.seeds} seeds.",
     )
 
     figure, axes = plt.subplots(figsize=(7.6, 3.6))
@@ -340,7 +352,7 @@ def _figures(results: Results, live: dict[str, NDArray[np.float64]], death: NDAr
     results.figure(
         "death",
         figure,
-        "The document's teachers, one line each: every hidden unit is dead (never positive on any input) within a few steps.",
+        "The document's teachers, one line each: how many hidden units are ever positive.",
     )
 
     figure, axes = plt.subplots(figsize=(7.6, 3.6))
@@ -355,40 +367,62 @@ def _figures(results: Results, live: dict[str, NDArray[np.float64]], death: NDAr
     results.figure(
         "rule",
         figure,
-        "How far the wider student is from its live teacher, one dot per seed: the document's rule changes the function, the right one only rounds.",
+        "How far the wider student is from its live teacher, one dot per seed.",
     )
 
 
-def _judge(results: Results, document: dict[str, list[float]]) -> None:
-    v = {k: x["median"] for k, x in results.values.items()}
-    facts = results.facts
+def _judge(results: Results) -> None:
+    dead = Sentence(
+        "fact", ("doc_dead",),
+        "The published equality proves nothing: in all {seeds} seeds the teacher is dead or not a number after {doc_death_step} steps, it answers nothing but zero, and so does any "
+        "student of it.",
+        "The teacher lives in {doc_live_units} units.",
+        bounds={"low": "seeds"},
+    )  # fmt: skip
+    rule = Sentence(
+        "every", ("rule_error",),
+        "On a live teacher the document's rule changes the outputs in all {n} seeds, by {rule_error}: incoming weights are divided instead of outgoing ones, and the output layer stays "
+        "random.",
+        "In {others} of {n} seeds the document's rule keeps the outputs ({rule_error}).",
+        bounds={"low": 1e-3},
+    )  # fmt: skip
+    exact = Sentence(
+        "every", ("widen_error",),
+        "Done right, widening is exact in all {n} seeds (outputs at most {widen_error.max} apart; two layers {widen_error_two_layers.max}, one layer deeper {deepen_error.max}).",
+        "Done right, widening is off by more than rounding in {others} of {n} seeds ({widen_error}).",
+        bounds={"high": 1e-6},
+    )  # fmt: skip
+    head = Sentence(
+        "less", ("widened_start", "scratch_start"),
+        "The widened student starts where its teacher stopped, at {widened_start}; from scratch it would be {times:.0f} times higher, {scratch_start}, with random units added {padded_start}.",
+        "The widened student does not start lower ({widened_start}) than one from scratch ({scratch_start}).",
+        "The widened student starts at {widened_start}, one from scratch at {scratch_start}, a padded one at {padded_start}; {n} seeds do not decide more.",
+    )  # fmt: skip
+    end = Sentence(
+        "less", ("widened_end", "scratch_end"),
+        "After {student_epochs} epochs the widened student is better than one from scratch: {widened_end} against {scratch_end} (ratio {ratio:.2f}, interval {interval}; padded {padded_end}).",
+        "But it is a head start and no gain: after {student_epochs} epochs the widened student is worse than one from scratch, {widened_end} against {scratch_end} (ratio {ratio:.2f}, interval {interval}), and "
+        "the padded one has {padded_end}.",
+        "After {student_epochs} epochs {n} seeds show no difference from a student from scratch: {widened_end} against {scratch_end} (ratio {ratio:.2f}, interval {interval}), padded {padded_end}.",
+    )  # fmt: skip
+    padded = Sentence(
+        "less", ("padded_end", "widened_end"),
+        "The teacher's units with random ones beside them end better than exact widening ({padded_end} against {widened_end}, ratio {ratio:.2f}, interval {interval}).",
+        "The teacher's units with random ones beside them end worse than exact widening ({padded_end} against {widened_end}, ratio {ratio:.2f}, interval {interval}).",
+        "Whether the teacher's units with random ones beside them end elsewhere than exact widening is not decided by {n} seeds ({padded_end} against {widened_end}, ratio {ratio:.2f}, "
+        "interval {interval}).",
+    )  # fmt: skip
     results.claim(
-        "the student has the teacher's loss right after the transfer (0.1571 = 0.1571)",
-        "vacuous",
-        f"the teacher is dead or NaN in {facts['doc_dead']} of {results.seeds} seeds, within {v['doc_death_step']:.0f} steps: it answers 0 to everything, and so does any student of it",
+        "the student has the teacher's loss right after the transfer (0.1571 = 0.1571)", dead, yes="vacuous", no="yes"
     )
-    results.claim(
-        "the rule keeps the function",
-        "no",
-        f"on a live teacher it changes the outputs by {v['rule_error']:.2g}: incoming weights are divided instead of outgoing ones, and the output layer stays random",
-    )
+    results.claim("the rule keeps the function", rule, yes="no", no="partly")
     results.claim(
         "the rule works for any number of hidden layers",
-        "no",
-        f"two widened layers end in an error ({facts['rule_two_layers']})",
-    )
-    results.claim(
-        "a correctly widened network starts where its teacher stopped",
-        "yes",
-        f"outputs equal to {v['widen_error']:.0e}; random padding starts at {v['padded_start'] / v['live_teacher_loss']:.1f} times the teacher's loss, from scratch at {v['scratch_start'] / v['live_teacher_loss']:.0f} times",
-    )
-    results.claim(
-        "the wider student ends better for having been taught",
-        "no" if v["widened_end"] > 0.9 * v["scratch_end"] else "partly",
-        f"after 30 epochs the test loss is {v['widened_end']:.4f} widened, {v['padded_end']:.4f} padded, {v['scratch_end']:.4f} from scratch: a head start, and no more is claimed",
-    )
-    results.verdict = (
-        f"The published equality proves nothing: {facts['doc_dead']} of {results.seeds} teachers were dead after {v['doc_death_step']:.0f} steps, and comparing dead networks is refused here as vacuous. "
-        f"The document's rule is wrong (outputs change by {v['rule_error']:.2g}). Done right, widening is exact (to {v['widen_error']:.0e}), for two layers, for convolutions with BatchNorm and in depth "
-        f"after ReLU, and it saves the epochs that the teacher already trained."
-    )
+        Sentence(
+            "fact", ("rule_two_layers",), "Two widened layers end in an error ({rule_two_layers}).", "Two widened layers work."
+        ),
+        yes="no", no="yes",
+    )  # fmt: skip
+    results.claim("a correctly widened network starts where its teacher stopped", exact, head)
+    results.claim("the wider student ends better for having been taught", end, padded)
+    results.conclude(dead, rule, exact, head, end)

@@ -15,7 +15,8 @@ from weightlapse.progress import track
 from weightlapse.studies.results import Results
 
 SEEDS = {False: 3, True: 1}
-TEACHER_EPOCHS, STUDENT_EPOCHS, BATCH = 8, 4, 64
+EPOCHS = {False: (8, 4), True: (3, 2)}  # of the teacher and of its students
+BATCH = 64
 WIDER = {"conv1": 12, "conv2": 24}
 
 
@@ -70,6 +71,7 @@ def _adam(net: nn.Module) -> torch.optim.Adam:
 def digits_part(results: Results) -> None:
     """Adds ``cnn_*`` values and curves to the results."""
     data = _digits()
+    teacher_epochs, student_epochs = EPOCHS[results.quick]
     rows: dict[str, list[Any]] = {k: [] for k in ("carried", "fresh", "deeper", "padded", "scratch")}
     errors: dict[str, list[float]] = {"widen": [], "deepen": []}
     first_losses: dict[str, list[float]] = {"carried": [], "fresh": []}
@@ -77,7 +79,7 @@ def digits_part(results: Results) -> None:
         torch.manual_seed(seed)
         teacher = _network()
         optimizer = _adam(teacher)
-        _train(teacher, optimizer, TEACHER_EPOCHS, seed, data)
+        _train(teacher, optimizer, teacher_epochs, seed, data)
         teacher.eval()
         grown = widen(teacher, WIDER, data[0][:32], optimizer=optimizer, seed=seed)
         deeper = deepen(teacher, data[0][:32], after="conv2")
@@ -94,7 +96,7 @@ def digits_part(results: Results) -> None:
         }  # fmt: skip
         for name, (net, own) in students.items():
             net.train()
-            right, losses = _train(net, own, STUDENT_EPOCHS, 2000 + seed, data)
+            right, losses = _train(net, own, student_epochs, 2000 + seed, data)
             rows[name].append(right)
             if name in first_losses:
                 first_losses[name].append(float(np.mean(losses[:5])))
@@ -113,9 +115,9 @@ def digits_part(results: Results) -> None:
             f"cnn_{name}_end",
             [c[-1] for c in curves],
             "fraction",
-            f"Digits CNN, {words[name]}: after {STUDENT_EPOCHS} epochs",
+            f"Digits CNN, {words[name]}: after {student_epochs} epochs",
         )
-        results.curve(f"cnn_{name}", range(STUDENT_EPOCHS + 1), curves)
+        results.curve(f"cnn_{name}", range(student_epochs + 1), curves)
     for kind, values in errors.items():
         results.value(
             f"cnn_{kind}_error",

@@ -53,6 +53,11 @@ def _rows(results: Results) -> list[tuple[str, str, str, str, str, str, str]]:
     ]
 
 
+def _caption(results: Results, role: str) -> str:
+    """What the figure draws, and what it shows."""
+    return f"{results.captions[role]} {results.shows.get(role, '')}".strip()
+
+
 def _embedded(results: Results, name: str, kind: str) -> str:
     return f"data:{kind};base64,{base64.b64encode((results.out / name).read_bytes()).decode()}"
 
@@ -65,7 +70,7 @@ def _html(results: Results) -> str:
     )
     figures = "".join(
         f"<figure><img alt='{e(results.captions[role], quote=True)}' src='{_embedded(results, name, 'image/png')}'>"
-        f"<figcaption>{e(results.captions[role])}</figcaption></figure>"
+        f"<figcaption>{e(_caption(results, role))}</figcaption></figure>"
         for role, name in results.files["figures"].items()
     )
     film = results.files["film"]
@@ -91,7 +96,8 @@ def _html(results: Results) -> str:
 <h2>Pictures</h2>{figures}
 <h2>Film</h2>{moving}
 <h2>Numbers</h2>
-<p>The document's number beside ours: the median and the range over independent seeds.</p>
+<p>The document's number beside ours: the median and the range over independent seeds. Square brackets in the text above are ranges over seeds, or the 95 % interval of a
+median where two things are compared; each sentence, its test and its numbers are in <code>results.json</code> under <code>facts.sentences</code>.</p>
 <div class="scroll"><table>
 <tr><th>What</th><th class="n">Document</th><th class="n">Median</th><th class="n">Range</th><th class="n">Seeds</th><th>Unit</th></tr>
 {table}</table></div>
@@ -111,13 +117,14 @@ def _markdown(results: Results) -> str:
         "| claim | holds | why |",
         "|---|---|---|",
     ]
-    lines += [f"| {c['claim']} | {c['holds']} | {c['why']} |" for c in results.claims]
+    bar = chr(92) + "|"
+    lines += [f"| {c['claim']} | {c['holds']} | {c['why'].replace('|', bar)} |" for c in results.claims]
     for role, name in results.files["figures"].items():
-        lines += ["", f"![{results.captions[role]}]({name})", "", results.captions[role]]
+        lines += ["", f"![{results.captions[role]}]({name})", "", _caption(results, role)]
     lines += ["", f"The film: [{results.files['film']}]({results.files['film']})", ""]
     lines += ["| what | document | median | range | seeds | unit |", "|---|---|---|---|---|---|"]
     lines += [
-        f"| `{n}`: {meaning.replace('|', chr(92) + '|')} | {d} | {m} | {r} | {s} | {u} |"
+        f"| `{n}`: {meaning.replace('|', bar)} | {d} | {m} | {r} | {s} | {u} |"
         for n, meaning, d, m, r, s, u in _rows(results)
     ]
     lines += ["", "For your own network:", "", "```python no-run", results.recipe, "```", ""]

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from weightlapse.errors import InvalidArgument
+from weightlapse.studies.referee import Ruling, Sentence, complaints
 
 HOLDS = ("yes", "no", "partly", "vacuous")
 
@@ -35,6 +36,7 @@ class Results:
     curves: dict[str, dict[str, list[Any]]] = field(default_factory=dict)
     files: dict[str, Any] = field(default_factory=lambda: {"figures": {}})
     captions: dict[str, str] = field(default_factory=dict)
+    shows: dict[str, str] = field(default_factory=dict)
     meanings: dict[str, str] = field(default_factory=dict)
     started: float = field(default_factory=time.perf_counter)
 
@@ -55,11 +57,27 @@ class Results:
         }
         self.meanings[name] = meaning
 
-    def claim(self, text: str, holds: str, why: str) -> None:
-        """One claim of the document and whether it holds."""
-        if holds not in HOLDS:
-            raise InvalidArgument(f"study {self.study}: a claim holds {', '.join(HOLDS)}, not {holds!r}")
-        self.claims.append({"claim": text, "holds": holds, "why": why})
+    def claim(self, text: str, *why: Sentence, yes: str = "yes", no: str = "no", undecided: str = "partly") -> None:
+        """One claim of the document. Whether it holds is the ruling on the first sentence: ``yes``, ``no`` or ``undecided`` then stands in the table."""
+        outcomes = {"True": yes, "False": no, "None": undecided}
+        unknown = set(outcomes.values()) - set(HOLDS)
+        if unknown:
+            raise InvalidArgument(f"study {self.study}: a claim holds {', '.join(HOLDS)}, not {unknown.pop()!r}")
+        place = f"claim {len(self.claims)}"
+        rulings, text_of_why = self._say(place, why)
+        self.facts.setdefault("holds", {})[place] = outcomes
+        self.claims.append({"claim": text, "holds": outcomes[str(rulings[0].holds)], "why": text_of_why})
+
+    def conclude(self, *sentences: Sentence) -> None:
+        """The verdict."""
+        _, self.verdict = self._say("verdict", sentences)
+
+    def _say(self, place: str, sentences: Sequence[Sentence]) -> tuple[list[Ruling], str]:
+        if not sentences:
+            raise InvalidArgument(f"study {self.study}: {place} says nothing")
+        judged = [(s, *s.judge(self.values, self.facts)) for s in sentences]
+        self.facts.setdefault("sentences", []).extend(s.to_json(place, r, t) for s, r, t in judged)
+        return [r for _, r, _ in judged], " ".join(t for _, _, t in judged)
 
     def curve(self, name: str, steps: Any, runs: Any) -> None:
         """Median, minimum and maximum over runs: ``runs`` is (runs, points), ``steps`` (points,)."""
@@ -73,18 +91,20 @@ class Results:
             k: [_finite(x) for x in v] for k, v in parts.items()
         }
 
-    def figure(self, role: str, figure: Any, caption: str) -> None:
-        """Save a Matplotlib figure as ``role.png`` and close it."""
+    def figure(self, role: str, figure: Any, caption: str, *sentences: Sentence) -> None:
+        """Save a Matplotlib figure as ``role.png`` and close it. ``caption`` says what is drawn; what it shows is said in ``sentences``."""
         name = f"{role}.png"
-        figure.savefig(self.out / name, dpi=130, bbox_inches="tight")
+        figure.savefig(self.out / name, dpi=60 if self.quick else 130, bbox_inches="tight")
         import matplotlib.pyplot as plt
 
         plt.close(figure)
         self.files["figures"][role] = name
         self.captions[role] = caption
+        if sentences:
+            self.shows[role] = self._say(f"caption {role} shows", sentences)[1]
 
     def to_json(self) -> dict[str, Any]:
-        """The normative object; raises InvalidArgument when a part is missing or a file is not there."""
+        """The normative object; raises InvalidArgument when a part is missing, a file is not there, or a sentence has no value behind it."""
         missing = [k for k in ("recording", "film", "report") if k not in self.files]
         if missing or not self.claims or not self.verdict or not self.seeds:
             raise InvalidArgument(f"study {self.study} is incomplete: {missing or 'no claims, verdict or seeds'}")
@@ -93,7 +113,7 @@ class Results:
             path = self.out / name
             if not path.exists() or (path.is_file() and path.stat().st_size == 0):
                 raise InvalidArgument(f"study {self.study} did not leave {name}")
-        return {
+        content = {
             "study": self.study,
             "schema": 1,
             "quick": self.quick,
@@ -106,6 +126,10 @@ class Results:
             "curves": self.curves,
             "files": self.files,
         }
+        unbacked = complaints(content, self.captions | {f"{k} shows": v for k, v in self.shows.items()})
+        if unbacked:
+            raise InvalidArgument(f"study {self.study} says more than it measured: " + "; ".join(unbacked))
+        return content
 
     def write(self) -> dict[str, Any]:
         """Write ``results.json`` and return its content."""

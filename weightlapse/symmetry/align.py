@@ -68,6 +68,20 @@ def align(
     Method: coordinate descent on exact assignments (Ainsworth et al. 2023), departures in `weightlapse.symmetry.match`.
 
     Raises CannotAlign (different tensors, NaN or Inf, a wiring that does not fit the network) and InvalidArgument.
+
+    >>> import numpy as np, weightlapse as wl
+    >>> w = wl.Wiring.from_spec('''
+    ... tensor a.weight (3, 2)
+    ... tensor b.weight (1, 3)
+    ... group a: 3 units, permutation
+    ...   a.weight[0]: out
+    ...   b.weight[1]: in
+    ... ''')
+    >>> a = {"a.weight": np.arange(6.0).reshape(3, 2), "b.weight": np.array([[10.0, 20.0, 30.0]])}
+    >>> b = wl.permute(a, w, "a", [2, 0, 1])
+    >>> found = wl.align(a, b, wiring=w)
+    >>> found.distance_after, found.state["b.weight"].tolist()
+    (0.0, [[10.0, 20.0, 30.0]])
     """
     nets = Nets.of(a, b)
     return nets.given_back(_aligned(nets.a, nets.b, wiring, data, symmetries, restarts, seed, wiring_b, merge))

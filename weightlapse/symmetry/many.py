@@ -64,6 +64,19 @@ def align_all(
     network the state nearest to the others is kept, and no function changes.
 
     Raises InvalidArgument for an empty list, CannotAlign for networks of different shapes.
+
+    >>> import numpy as np, weightlapse as wl
+    >>> w = wl.Wiring.from_spec('''
+    ... tensor a.weight (3, 2)
+    ... tensor b.weight (1, 3)
+    ... group a: 3 units, permutation
+    ...   a.weight[0]: out
+    ...   b.weight[1]: in
+    ... ''')
+    >>> a = {"a.weight": np.arange(6.0).reshape(3, 2), "b.weight": np.array([[10.0, 20.0, 30.0]])}
+    >>> others = [wl.permute(a, w, "a", order) for order in ([2, 0, 1], [1, 0, 2])]
+    >>> [x["b.weight"].tolist() for x in wl.align_all([a, *others], wiring=w).states]
+    [[[10.0, 20.0, 30.0]], [[10.0, 20.0, 30.0]], [[10.0, 20.0, 30.0]]]
     """
     if not len(nets):
         raise InvalidArgument("align_all needs at least one network")

@@ -49,6 +49,7 @@ class AlignedRuns:
 
     @property
     def steps(self) -> NDArray[np.int64]:
+        """The steps of a at which both runs have a frame, int64 (pairs,)."""
         return np.asarray(self.a.steps)[self.frames_a]
 
     def element(self, i: int) -> Elements:
@@ -135,6 +136,22 @@ def align_runs(
     hysteresis (see `weightlapse.symmetry.follow`): right for runs that began alike, and ``.parting`` says when each layer's units lose their partners.
 
     Raises CannotAlign (different tensors, no common step) and InvalidArgument (no wiring, unknown mode).
+
+    >>> import numpy as np, tempfile, weightlapse as wl
+    >>> w = wl.Wiring.from_spec('''
+    ... tensor a.weight (3, 2)
+    ... tensor b.weight (1, 3)
+    ... group a: 3 units, permutation
+    ...   a.weight[0]: out
+    ...   b.weight[1]: in
+    ... ''')
+    >>> a = {"a.weight": np.arange(6.0).reshape(3, 2), "b.weight": np.array([[10.0, 20.0, 30.0]])}
+    >>> for path, start in ((one := tempfile.mkdtemp(), a), (two := tempfile.mkdtemp(), wl.permute(a, w, "a", [2, 0, 1]))):
+    ...     with wl.watch(start, path, wiring=w) as rec:
+    ...         rec.step({name: value + 1 for name, value in start.items()})
+    >>> pairs = wl.align_runs(wl.load(one), wl.load(two))
+    >>> pairs.steps.tolist(), pairs["b.weight"][-1].tolist()
+    ([0, 1], [[11.0, 21.0, 31.0]])
     """
     mode = "follow" if follow else mode
     if mode not in ("last", "each", "follow"):

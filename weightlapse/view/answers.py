@@ -16,7 +16,7 @@ import numpy as np
 import weightlapse.view.distributions as distributions
 import weightlapse.view.extras as extras
 from weightlapse.errors import InvalidArgument, UnknownTensor
-from weightlapse.picture.scale import limit_of
+from weightlapse.picture.scale import limit_of, limit_over
 from weightlapse.view.aligned import pair
 from weightlapse.view.manifest import additions, manifest, numbers
 from weightlapse.view.overview import overview
@@ -24,13 +24,8 @@ from weightlapse.view.pictures import Pictures
 from weightlapse.view.subject import Subject
 from weightlapse.view.wire import BINARY, JSON, Cancel, Cancelled, Query, little, message, number, span
 
-UNHURRIED = (
-    "manifest",
-    "live",
-    "clip",
-    "findings",
-    "pair",
-)  # cost nothing, say for themselves when they read, or take so long that nobody waits
+# questions during which previews may be made: they cost nothing, say for themselves when they read, come behind a preview, or take so long that nobody waits
+UNHURRIED = ("manifest", "live", "clip", "plane", "findings", "pair")
 
 
 class Answers:
@@ -100,9 +95,9 @@ class Answers:
                 rms += numbers(np.sqrt(np.mean(values**2, axis=1)))
         if not pieces:  # a tensor without cells
             return self._json({"limit": 1.0, "moved": 1.0, "stirred": 1.0, "frames": [], "rms": []})
-        limit = limit_of(np.concatenate([v.ravel() for v in pieces]))
+        limit = limit_over(pieces)
         with np.errstate(all="ignore"):
-            moved = limit_of(np.concatenate([(v - v[0]).ravel() for v in pieces]))
+            moved = limit_over([v - v[0] for v in pieces])
         stirred = limit_of(subject.updates(name))
         return self._json({"limit": limit, "moved": moved, "stirred": stirred, "frames": frames, "rms": rms})
 

@@ -10,7 +10,7 @@ import asyncio
 import hmac
 import threading
 from collections.abc import Awaitable, Callable, MutableMapping
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
 from starlette.applications import Starlette
@@ -46,6 +46,7 @@ ASSETS = {
     "/app.js": ("app.js", "text/javascript; charset=utf-8"),
     "/app.css": ("app.css", "text/css; charset=utf-8"),
 }
+LONG = ("findings", "pair")  # read whole recordings, and never look whether somebody still waits
 COOKIE = "weightlapse-token"
 
 
@@ -56,9 +57,12 @@ def make_app(answers: Answers, *, hosts: set[str], token: str | None = None) -> 
     async def answer(request: Request) -> Response:
         cancel = threading.Event()
         query = dict(request.query_params)
-        work = asyncio.get_running_loop().run_in_executor(
-            pool, answers.reply, request.path_params["word"], query, cancel
-        )
+        word, loop = request.path_params["word"], asyncio.get_running_loop()
+        if word in LONG:
+            work = asyncio.wrap_future(_alone(lambda: answers.reply(word, query, cancel)))
+        else:
+            work = loop.run_in_executor(pool, answers.reply, word, query, cancel)
+        work.add_done_callback(lambda done: done.cancelled() or done.exception())  # nobody may be left to hear of it
         gone = asyncio.ensure_future(_gone(request))
         both: set[asyncio.Future[Any]] = {work, gone}
         try:
@@ -84,6 +88,23 @@ def make_app(answers: Answers, *, hosts: set[str], token: str | None = None) -> 
     routes = [Route(path, page, methods=["GET"]) for path in ASSETS]
     routes.append(Route("/api/{word}", answer, methods=["GET"]))
     return _Guard(Starlette(routes=routes), hosts, token)
+
+
+def _alone(work: Callable[[], Any]) -> Future[Any]:
+    """``work`` in a thread that the program's end does not wait for."""
+    future: Future[Any] = Future()
+
+    def run() -> None:
+        future.set_running_or_notify_cancel()
+        try:
+            done = work()
+        except BaseException as error:  # noqa: BLE001  told to whoever waits
+            future.set_exception(error)
+        else:
+            future.set_result(done)
+
+    threading.Thread(target=run, name="weightlapse-view-long", daemon=True).start()
+    return future
 
 
 async def _gone(request: Request) -> None:

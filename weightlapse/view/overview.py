@@ -15,11 +15,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from weightlapse.picture.sample import bands
+from weightlapse.recording.kept import Curve, curves
+from weightlapse.recording.polar import whole
+from weightlapse.recording.recording import Recording
 from weightlapse.view.manifest import numbers
 from weightlapse.view.subject import Subject
 
 MOMENTS = 16
 CELLS = 6144
+LARGE = 20_000_000  # numbers in a frame from which on nothing is read but what the recording keeps of itself
 SECONDS = 0.5  # of work for one answer; the page asks again for the rest
 
 
@@ -37,10 +41,15 @@ def overview(subject: Subject, since: int, cancelled: Callable[[], bool], second
     Per tensor and moment: ``norm`` sum of squares of the weights, ``moved`` that of their difference from the first frame of this shape, ``step`` that of
     the difference from the moment before (0 at the first); ``bad``: the first of these frames in which a sampled cell is no finite number. ``next``
     is the number of the first tensor that is not in the answer, None at the end. ``exact``: every cell was read.
+
+    Of a large recording that keeps statistics all tensors are in one answer, ``norm`` and ``bad`` from all of their values, and ``moved`` and ``step`` are the
+    square sums of all changes from frame to frame on the way: what the differences would be if the changes had no common direction.
     """
     begun = time.monotonic()
     names = subject.names()
     at = moments(subject)
+    if since == 0 and (kept := from_statistics(subject, names, at)) is not None:
+        return {"tensors": kept, "next": None, "of": len(names)}
     found: dict[str, Any] = {}
     number = since
     while number < len(names):
@@ -78,4 +87,32 @@ def surveyed(subject: Subject, name: str, at: NDArray[np.int64]) -> dict[str, An
             out["norm"] += numbers(share * (values**2).sum(axis=1))
             out["moved"] += numbers(share * ((values - values[0]) ** 2).sum(axis=1))
             out["step"] += numbers(share * ((values - before) ** 2).sum(axis=1))
+    return out
+
+
+def from_statistics(subject: Subject, names: list[str], at: NDArray[np.int64]) -> dict[str, Any] | None:
+    """All tensors at the frames ``at``, from the statistics of a large recording; None where it is small, or keeps none."""
+    run = whole(subject.run)
+    if run is not subject.run or not isinstance(run, Recording) or sum(map(math.prod, run.shapes.values())) < LARGE:
+        return None
+    with subject.lock:
+        found = curves(run._store)
+    return None if found is None else {name: _at_moments(found[name], subject, name, at) for name in names}
+
+
+def _at_moments(curve: Curve, subject: Subject, name: str, at: NDArray[np.int64]) -> dict[str, Any]:
+    out: dict[str, Any] = {"frames": [], "norm": [], "moved": [], "step": [], "bad": None, "exact": False}
+    for piece in subject.pieces(name):
+        frames = at[(at >= piece.start) & (at < piece.stop)]
+        if not math.prod(piece.shape) or not len(frames):
+            continue
+        way = np.cumsum(curve.moved[piece.start : piece.stop]) - curve.moved[piece.start]
+        moved = way[frames - piece.start] - way[frames[0] - piece.start]
+        odd = np.flatnonzero(curve.odd[frames] > 0)
+        if out["bad"] is None and len(odd):
+            out["bad"] = int(frames[odd[0]])
+        out["frames"] += frames.tolist()
+        out["norm"] += numbers(curve.sumsq[frames])
+        out["moved"] += numbers(moved)
+        out["step"] += numbers(np.diff(moved, prepend=moved[0]))
     return out

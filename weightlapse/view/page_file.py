@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 import weightlapse.view.extras as extras
 from weightlapse.errors import InvalidArgument
 from weightlapse.film.encode import whole_file
-from weightlapse.picture.scale import limit_of
+from weightlapse.picture.scale import limit_of, limit_over
 from weightlapse.progress import track
 from weightlapse.view.aligned import pair
 from weightlapse.view.assets import asset
@@ -46,7 +46,11 @@ def make_page(run: Any, out: str | os.PathLike[str], *, max_bytes: int = 20_000_
     Returns:
         The path written. Raises InvalidArgument when not even a few frames fit.
 
-    >>> wl.make_page(run, "run.html", max_bytes=5_000_000)      # doctest: +SKIP
+    >>> import numpy as np, tempfile, weightlapse as wl
+    >>> with wl.watch({"w": np.eye(4)}, tempfile.mkdtemp()) as rec:
+    ...     rec.step({"w": np.eye(4) + 1})
+    >>> wl.make_page(rec.path, tempfile.mkdtemp() + "/run.html", max_bytes=5_000_000).name
+    'run.html'
     """
     subjects = open_subjects([run] if other is None else [run, other])
     for subject in subjects:
@@ -205,8 +209,8 @@ def _stats(subject: Subject, name: str) -> tuple[NDArray[np.int64], dict[str, An
     if not pieces:  # a tensor without cells
         return frames[0], {"limit": 1.0, "moved": 1.0, "stirred": 1.0, "rms": []}
     with np.errstate(all="ignore"):
-        moved = limit_of(np.concatenate([(v - v[0]).ravel() for v in pieces]))
-    limit = limit_of(np.concatenate([v.ravel() for v in pieces]))
+        moved = limit_over([v - v[0] for v in pieces])
+    limit = limit_over(pieces)
     found = {"limit": limit, "moved": moved, "stirred": limit_of(subject.updates(name)), "rms": rms}
     return np.concatenate(frames), found
 

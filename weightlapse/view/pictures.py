@@ -185,14 +185,13 @@ class Pictures:
         name, rows, cols = self._region(subject, query, frame)
         asked = look(query)
         header = {"frame": frame, "r": [rows.start, rows.stop], "c": [cols.start, cols.stop], "f": list(asked.factors)}
-        with self.reading():
-            if asked.factors == (1, 1):
-                if (rows.stop - rows.start) * (cols.stop - cols.start) > 4 * BAND_CELLS:
-                    raise InvalidArgument("so large a picture comes reduced only: ask with f=2,2 or more")
-                values = little(self._cells(subject, name, frame, rows, cols, asked.reference, asked.order))
-                header |= {"dtype": values.dtype.name, "bound": subject.bound(name, frame)}
-                return BINARY, message(header, values.tobytes())
-            tiles, end = self._tiles(subject, name, frame, rows, cols, asked, cancel)
+        if asked.factors == (1, 1):
+            if (rows.stop - rows.start) * (cols.stop - cols.start) > 4 * BAND_CELLS:
+                raise InvalidArgument("so large a picture comes reduced only: ask with f=2,2 or more")
+            values = little(self._cells(subject, name, frame, rows, cols, asked.reference, asked.order))
+            header |= {"dtype": values.dtype.name, "bound": subject.bound(name, frame)}
+            return BINARY, message(header, values.tobytes())
+        tiles, end = self._tiles(subject, name, frame, rows, cols, asked, cancel)
         return BINARY, message(header | {"dtype": "float32", "bound": None, "limit": end}, tiles.tobytes())
 
     def _tiles(

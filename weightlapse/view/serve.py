@@ -39,8 +39,13 @@ def show(
     Returns:
         In a notebook the widget that shows itself; in a console a ``Viewer`` with ``.url`` and ``.close()``; in a script None.
 
-    >>> viewer = wl.show("run", block=False, open_browser=False)      # doctest: +SKIP
-    >>> viewer.url; viewer.close()                                    # doctest: +SKIP
+    >>> import numpy as np, tempfile, weightlapse as wl
+    >>> with wl.watch({"w": np.eye(4)}, tempfile.mkdtemp()) as rec:
+    ...     rec.step({"w": np.eye(4) + 1})
+    >>> viewer = wl.show(rec.path, block=False, open_browser=False)
+    >>> viewer.url.startswith("http://127.0.0.1:")
+    True
+    >>> viewer.close()
     """
     if block is None and _in_notebook():
         from weightlapse.view.widget import Widget
@@ -136,6 +141,7 @@ class Viewer:
         ready.wait(10)
 
     def close(self) -> None:
+        """Stop serving, and give the port back."""
         self._server.should_exit = True
         if self._thread is not None:
             self._thread.join(5)

@@ -17,7 +17,7 @@ from weightlapse.picture.compose import layout
 from weightlapse.picture.kinds import Kind, kinds
 from weightlapse.picture.layout import Layout
 from weightlapse.picture.sample import Piece, bands, pieces, sample
-from weightlapse.picture.scale import limit_of
+from weightlapse.picture.scale import limit_over
 from weightlapse.recording.polar import polar, whole
 from weightlapse.recording.recording import Recording, load
 
@@ -220,8 +220,7 @@ class Subject:
         return np.concatenate(found)
 
     def limit(self, name: str) -> float:
-        seen = [values.ravel() for _, values in self.sample(name)]
-        return limit_of(np.concatenate(seen)) if seen else 1.0
+        return limit_over([values for _, values in self.sample(name)])
 
 
 def open_subjects(runs: Sequence[Any]) -> list[Subject]:

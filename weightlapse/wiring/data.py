@@ -38,6 +38,7 @@ class Member:
 
     @property
     def roles(self) -> frozenset[str]:
+        """The role's parts: a tied matrix may be "out" and "in" along one axis."""
         return frozenset(self.role.split("+"))
 
     @property
@@ -112,10 +113,12 @@ class Group:
 
     @property
     def producers(self) -> tuple[Member, ...]:
+        """The members whose axis is an output: the weights that compute the units."""
         return self.with_role("out")
 
     @property
     def consumers(self) -> tuple[Member, ...]:
+        """The members whose axis is an input: the weights that read the units."""
         return self.with_role("in")
 
     def __str__(self) -> str:

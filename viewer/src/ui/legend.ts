@@ -36,10 +36,11 @@ export class Legend {
     this.low.textContent = typeof words === "string" ? `−max ${words}` : `−${brief(words)}`;
     this.high.textContent = typeof words === "string" ? "+max" : `+${brief(words)}`;
     const m = MARKS[theme];
-    this.marks.replaceChildren(...([["NaN", m.nan], ["+∞", m.plus], ["−∞", m.minus], ["beyond", m.above]] as [string, number[]][]).map(([word, colour]) => {
-      const swatch = h("i", { class: "swatch" });
-      swatch.style.background = `rgb(${colour.join(",")})`;
-      return h("span", {}, swatch, word);
-    }));
+    this.marks.replaceChildren(...([["NaN", m.nan], ["+∞", m.plus], ["−∞", m.minus], ["beyond", m.below, m.above]] as [string, ...number[][]][]).map(([word, ...colours]) =>
+      h("span", {}, ...colours.map((colour) => {
+        const swatch = h("i", { class: "swatch" });
+        swatch.style.background = `rgb(${colour.join(",")})`;
+        return swatch;
+      }), word)));
   }
 }

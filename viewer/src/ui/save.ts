@@ -40,10 +40,14 @@ export async function savePicture(stage: Stage, title: string, step: number | un
   if (blob) download(blob, `${safe(title)}-${step}.png`);
 }
 
+const PATIENCE = 5000; // milliseconds
+
 /** Records every drawn frame until `stop`; the browser encodes. */
 export class Film {
   private out = document.createElement("canvas");
   private recorder: MediaRecorder | null = null;
+  private parts: Blob[] = [];
+  private again: () => void = () => undefined; // draws the last frame once more
 
   static get possible(): boolean { return typeof MediaRecorder !== "undefined" && typeof HTMLCanvasElement.prototype.captureStream === "function"; }
   get recording(): boolean { return this.recorder !== null; }
@@ -51,7 +55,8 @@ export class Film {
   start(stage: Stage, title: string, step: number | undefined, fps: number): void {
     compose(this.out, stage, caption(title, step));
     const kind = ["video/webm;codecs=vp9", "video/webm;codecs=vp8", "video/webm"].find((t) => MediaRecorder.isTypeSupported(t));
-    const parts: Blob[] = [];
+    const parts: Blob[] = (this.parts = []);
+    this.again = () => { compose(this.out, stage, caption(title, step)); };
     const recorder = (this.recorder = new MediaRecorder(this.out.captureStream(Math.min(60, fps)), { mimeType: kind ?? "", videoBitsPerSecond: 12e6 }));
     recorder.ondataavailable = (e) => { if (e.data.size) parts.push(e.data); };
     recorder.onstop = () => download(new Blob(parts, { type: "video/webm" }), `${safe(title)}.webm`);
@@ -59,11 +64,21 @@ export class Film {
   }
 
   frame(stage: Stage, title: string, step: number | undefined): void {
-    if (this.recorder) compose(this.out, stage, caption(title, step));
+    if (!this.recorder) return;
+    this.again = () => { compose(this.out, stage, caption(title, step)); };
+    this.again();
   }
 
+  /** The last frame stays until the encoder has given its first part: a film shorter than that would be empty. */
   stop(): void {
-    this.recorder?.stop();
+    const { recorder, parts, again } = this, until = performance.now() + PATIENCE;
     this.recorder = null;
+    const end = () => {
+      if (!recorder || recorder.state === "inactive") return;
+      if (parts.length || performance.now() > until) { recorder.stop(); return; }
+      again();
+      setTimeout(end, 100);
+    };
+    end();
   }
 }

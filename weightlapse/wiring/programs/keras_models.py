@@ -100,6 +100,8 @@ class Stateless:
         return self
 
     def __call__(self, values: list[Any], args: tuple[Any, ...], kwargs: Mapping[str, Any], training: bool) -> Any:
+        if training and any("seed_generator" in v.path for v in self.model.variables):
+            raise CannotTrace(f"{self.model.name} draws random numbers while it trains")
         mode = {"training": training} if self.model._call_has_training_arg else {}
         scope = keras.StatelessScope()
         # set as they are: given to the scope they would be rounded to the dtype of the variable
