@@ -33,9 +33,9 @@ import weightlapse as wl
 from weightlapse.symmetry.elements import Elements
 
 
-def recorded(path: Path, seed: int, steps: int, every: int) -> wl.Recording:
+def recorded(path: Path, seed: int, steps: int, every: int, rate: float) -> wl.Recording:
     net = made(0)
-    optimizer = torch.optim.AdamW(net.parameters(), lr=3e-3)
+    optimizer = torch.optim.AdamW(net.parameters(), lr=rate)
     rec = wl.watch(
         net,
         path,
@@ -61,11 +61,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--steps", type=int, default=2000)
     parser.add_argument("--frames", type=int, default=20)
+    parser.add_argument("--rate", type=float, default=1e-2)
     args = parser.parse_args()
     began = time.process_time()
     with tempfile.TemporaryDirectory() as folder:
         a, b = (
-            recorded(Path(folder) / name, seed, args.steps, args.steps // args.frames)
+            recorded(Path(folder) / name, seed, args.steps, args.steps // args.frames, args.rate)
             for name, seed in (("a", 1), ("b", 2))
         )
         w = a.wiring

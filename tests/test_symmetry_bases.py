@@ -118,7 +118,7 @@ def test_linear_layers_in_a_row_come_back() -> None:
 
 def test_the_wiring_keeps_its_bases_as_text() -> None:
     for family in ("qwen3", "gpt2", "gemma"):
-        w = wiring_of(family, network(family))
+        w = wiring_of(family)
         assert Wiring.from_spec(w.to_spec()) == w
         assert Wiring.from_spec(w.to_spec()).bases == w.bases
 
