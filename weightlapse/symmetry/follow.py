@@ -86,10 +86,12 @@ class FollowedRun:
 
     @property
     def steps(self) -> NDArray[np.int64]:
+        """The optimizer steps of the followed frames, int64 (frames,)."""
         return np.asarray(self.run.steps)[self.frames]
 
     @property
     def moved(self) -> list[int]:
+        """The steps at which the units changed their order, against the frame before."""
         return [int(s) for s, x, y in zip(self.steps[1:], self._elements, self._elements[1:]) if x is not y]
 
     def element(self, i: int) -> Elements:
