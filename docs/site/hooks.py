@@ -97,6 +97,8 @@ def page_at(path: str) -> str:
     places["bench/RESULTS.md"] = "docs/benchmarks/index.md"
     if path.startswith("examples/") and path.endswith(".py"):
         return f"docs/examples/{example_page(path.removeprefix('examples/'))}"
+    if re.fullmatch(r"examples(/[\w-]+)*", path):
+        return "docs/examples/index.md"
     return places.get(path, re.sub(r"^bench/results/", "docs/benchmarks/", path))
 
 
@@ -132,6 +134,8 @@ def contents(folder: str, made: dict[str, str]) -> list[str]:
 def on_files(files: Files, config: Any) -> Files:
     for path, text in config.made.items():
         files.append(File.generated(config, path, content=text))
+    for picture in sorted((ROOT / "bench" / "results").glob("*.[sp][vn]g")):
+        files.append(File.generated(config, f"benchmarks/{picture.name}", content=picture.read_bytes()))
     files.append(File.generated(config, "live/recording.html", content=live_page()))
     return files
 

@@ -116,6 +116,21 @@ def follow(run: Any, wiring: Wiring | None = None, frames: Sequence[int] | None 
     default, the recording's. frames: frame numbers, ascending; default all.
 
     Raises InvalidArgument without a wiring or for frames that are not there, CannotAlign where tensors change their shape in between.
+
+    >>> import numpy as np, tempfile, weightlapse as wl
+    >>> w = wl.Wiring.from_spec('''
+    ... tensor a.weight (3, 2)
+    ... tensor b.weight (1, 3)
+    ... group a: 3 units, permutation
+    ...   a.weight[0]: out
+    ...   b.weight[1]: in
+    ... ''')
+    >>> state = {"a.weight": np.arange(6.0).reshape(3, 2), "b.weight": np.array([[10.0, 20.0, 30.0]])}
+    >>> with wl.watch(state, tempfile.mkdtemp(), wiring=w) as rec:
+    ...     rec.step(wl.permute(state, w, "a", [2, 0, 1]))
+    >>> followed = wl.follow(wl.load(rec.path))
+    >>> followed.moved, followed.state(1)["b.weight"].tolist()
+    ([1], [[10.0, 20.0, 30.0]])
     """
     w = wiring or run.wiring
     if w is None:
