@@ -58,7 +58,7 @@ docs: $(VENV)/.dev   ## run the documentation's snippets and build the site into
 	$(MAKE) --no-print-directory site
 
 site: $(VENV)/.dev   ## build the site alone
-	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 	@echo "out/site/index.html"
 
 gallery: $(VENV)/.dev ## rebuild the gallery: run the five studies in full, keep their pictures, films and pages

@@ -31,7 +31,12 @@ def one_backend(names: list[str]) -> None:
     for name in names or [*ZOO, *APPLICATIONS]:
         began = time.process_time()
         try:
-            found = check(name, ZOO.get(name) or APPLICATIONS[name], grow=99 if name in ZOO else 2)
+            found = check(
+                name,
+                ZOO.get(name) or APPLICATIONS[name],
+                grow=99 if name in ZOO else 2,
+                share=1.0 if name in ZOO else 0.1,
+            )
             row = {
                 "groups": len(found.sizes),
                 "right": name not in ZOO or found.sizes == SIZES[name],

@@ -221,6 +221,7 @@ def _statistics(plan: Plan, deviations: np.ndarray, rng: np.random.Generator) ->
     jump = np.minimum(own * (width + gumbel[2]), HOT)
     large = np.array([p.stop - p.start > 50_000 for p in pieces])
     chosen = large & (rng.random((plan.blocks, len(pieces))) < 4e-4)
+    chosen[0] = False  # what goes before it lies in the segment before, which is written already
     jump[chosen] = HOT * (1.6 + rng.random(int(chosen.sum())))
     units = int(unit_starts_of(plan.units, plan.layout)[-1])
     lengths = (

@@ -83,7 +83,7 @@ def write_gallery() -> None:
     lines += [
         "figures, a report and its numbers as JSON. Every sentence is made from the numbers and carries the test that could refute it; square brackets are ranges over",
         "seeds or the 95 % interval of a median. This page is written by `make gallery`; the films and pages open by themselves, without a server. What the documents'",
-        "own programs look like with the package: [documents](documents). What one would ask next: [next questions](next-questions.md).",
+        "own programs look like with the package: [documents](documents/index.md). What one would ask next: [next questions](next-questions.md).",
         "",
     ]
     for study in STUDIES:

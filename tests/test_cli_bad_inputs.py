@@ -37,6 +37,7 @@ ON_RECORDINGS = {
     "verify": ["verify", "IN"],
     "verify --against": ["verify", "GOOD", "--against", "IN"],
     "compact": ["compact", "IN"],
+    "lineage": ["lineage", "IN", "GOOD"],
     "top": ["top", "IN", "update"],
     "top --of": ["top", "IN", "change", "--of", "units", "--steps", "0:9"],
     "query": ["query", "IN", "select count(*) from stats, scalars, tensors"],

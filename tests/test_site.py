@@ -26,6 +26,7 @@ import live  # noqa: E402
 import reference  # noqa: E402
 
 pytest.importorskip("mkdocs")
+BUILD = [sys.executable, "-m", "mkdocs", "build", "--strict"]  # with --quiet nothing would count as a warning
 FUNCTIONS = [name for name in wl.__all__ if inspect.isfunction(getattr(wl, name))]
 
 
@@ -128,7 +129,7 @@ def test_the_doctor_examines_a_network_that_has_no_gradient_left(tmp_path: Path,
 @pytest.fixture(scope="module")
 def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("site")
-    command = [sys.executable, "-m", "mkdocs", "build", "--strict", "--quiet", "--site-dir", str(out)]
+    command = [*BUILD, "--site-dir", str(out)]
     env = os.environ | {
         "NO_MKDOCS_2_WARNING": "1",
         "PYTHONPATH": str(ROOT),
@@ -138,6 +139,21 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False, env=env, timeout=300)
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
     return out
+
+
+@pytest.mark.parametrize(
+    "text, code", [("[a](index.md#a)\n# A", 0), ("[a](gone.md)", 1), ("[a](index.md#gone)", 1), ("[a](folder/)", 1)]
+)
+def test_the_build_fails_on_a_broken_link(tmp_path: Path, text: str, code: int) -> None:
+    ours = (ROOT / "mkdocs.yml").read_text(encoding="utf-8")
+    (tmp_path / "mkdocs.yml").write_text("site_name: x\n" + ours[ours.index("validation:") :])
+    (tmp_path / "docs").mkdir()
+    (tmp_path / "docs" / "index.md").write_text(text)
+    assert subprocess.run(BUILD, cwd=tmp_path, capture_output=True, check=False).returncode == code
+
+
+def test_make_builds_the_site_as_it_is_tested() -> None:
+    assert f"mkdocs {' '.join(BUILD[3:])}\n" in (ROOT / "Makefile").read_text(encoding="utf-8")
 
 
 @pytest.mark.xdist_group("site")

@@ -227,7 +227,7 @@ def test_a_layout_that_changes_and_a_gap(tmp_path: Path) -> None:
 
 
 def test_ranks_have_rows_of_their_own(tmp_path: Path) -> None:
-    whole = walk({"w": (8, 16), "v": (9,)}, 10)
+    whole = walk({"w": (8, 16), "v": (9,)}, 12)
     for rank in range(2):
         shards = {"w": {"shape": [8, 16], "offset": [4 * rank, 0]}}
         meta = {"distributed": {"rank": rank, "world_size": 2, "shards": shards}}

@@ -5,6 +5,7 @@ The sources are read on GitHub as well, so they keep GitHub's ways (``python no-
 
 from __future__ import annotations
 
+import ast
 import posixpath
 import re
 import sys
@@ -51,6 +52,28 @@ def benchmarks() -> dict[str, str]:
     return {"benchmarks/index.md": "\n".join(lines)} | {f"benchmarks/{name}": text for name, text in tables.items()}
 
 
+def examples() -> dict[str, str]:
+    """A page for each program of examples/, and one that names them all."""
+    lines = [
+        "# Examples",
+        "",
+        "Scripts on real or made data, each under a minute, each run by a test. They lie in `examples/` of the repository.",
+        "",
+    ]
+    pages = {}
+    for path in sorted((ROOT / "examples").rglob("*.py")):
+        code = path.read_text(encoding="utf-8")
+        name = example_page(path.relative_to(ROOT / "examples").as_posix())
+        words = (ast.get_docstring(ast.parse(code)) or path.stem).split("\n")[0]
+        lines.append(f"- [{path.relative_to(ROOT / 'examples').as_posix()}]({name}): {words}")
+        pages[f"examples/{name}"] = f"# {path.relative_to(ROOT).as_posix()}\n\n```python\n{code}```\n"
+    return {"examples/index.md": "\n".join(lines)} | pages
+
+
+def example_page(path: str) -> str:
+    return path.removesuffix(".py").replace("/", "-") + ".md"
+
+
 def made() -> dict[str, str]:
     """Path below docs -> Markdown of every page that has no file of its own."""
     return {
@@ -59,6 +82,7 @@ def made() -> dict[str, str]:
         "contributing.md": (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8"),
         "cli.md": reference.command_line(),
         **benchmarks(),
+        **examples(),
         **reference.pages(),
     }
 
@@ -71,6 +95,10 @@ def page_at(path: str) -> str:
         "CHANGELOG.md": "docs/changelog.md",
     }
     places["bench/RESULTS.md"] = "docs/benchmarks/index.md"
+    if path.startswith("examples/") and path.endswith(".py"):
+        return f"docs/examples/{example_page(path.removeprefix('examples/'))}"
+    if re.fullmatch(r"examples(/[\w-]+)*", path):
+        return "docs/examples/index.md"
     return places.get(path, re.sub(r"^bench/results/", "docs/benchmarks/", path))
 
 
@@ -106,6 +134,8 @@ def contents(folder: str, made: dict[str, str]) -> list[str]:
 def on_files(files: Files, config: Any) -> Files:
     for path, text in config.made.items():
         files.append(File.generated(config, path, content=text))
+    for picture in sorted((ROOT / "bench" / "results").glob("*.[sp][vn]g")):
+        files.append(File.generated(config, f"benchmarks/{picture.name}", content=picture.read_bytes()))
     files.append(File.generated(config, "live/recording.html", content=live_page()))
     return files
 

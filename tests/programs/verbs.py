@@ -6,7 +6,6 @@ Prints one JSON object: verb or name -> "works", "needs EXTRA", or the raw error
 from __future__ import annotations
 
 import contextlib
-import importlib.abc
 import io
 import json
 import re
@@ -14,20 +13,30 @@ import sys
 import traceback
 import warnings
 from pathlib import Path
+from typing import Any
 
 from weightlapse.errors import OPTIONAL, MissingExtra
 
 folder, allowed = Path(sys.argv[1]), set(sys.argv[2].split(","))
 
 
-class Absent(importlib.abc.MetaPathFinder):
-    def find_spec(self, fullname: str, path: object = None, target: object = None) -> None:
+class Hiding:
+    """A finder that does not find what is hidden; like one of a machine where it is not installed, it answers None and raises nothing."""
+
+    def __init__(self, finder: Any) -> None:
+        self._finder = finder
+
+    def find_spec(self, fullname: str, path: Any = None, target: Any = None) -> Any:
         top = fullname.split(".")[0]
         if top in OPTIONAL and OPTIONAL[top][0] not in allowed:
-            raise ModuleNotFoundError(f"No module named {top!r}", name=top)
+            return None
+        return self._finder.find_spec(fullname, path, target)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._finder, name)
 
 
-sys.meta_path.insert(0, Absent())
+sys.meta_path[:] = [Hiding(finder) for finder in sys.meta_path]
 warnings.simplefilter("ignore")
 
 import numpy as np  # noqa: E402

@@ -42,6 +42,7 @@ class Epoch:
 
     @property
     def specs(self) -> tuple[TensorSpec, ...]:
+        """Name, shape, dtype and stream of every tensor in these frames."""
         return self._layout.tensors
 
     @property

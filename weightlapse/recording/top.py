@@ -22,6 +22,7 @@ QUANTITIES, THINGS = ("update", "value", "change"), ("weights", "units", "tensor
 _AT_ONCE = 1 << 22  # numbers that are looked at together
 Array = NDArray[np.float64]
 Top = list[tuple[str, tuple[Any, ...], float]]
+Known = Callable[[str, float], None]
 
 
 @dataclass(frozen=True)
@@ -59,12 +60,11 @@ class Part:
     stop: int
     frames: NDArray[np.int64]
 
-    def read(self) -> Array:
-        """(frames, numbers, 1 or 2) float64: complex ones have two."""
+    def read(self) -> NDArray[Any]:
+        """(frames, numbers, 1 or 2) float32 or float64: complex ones have two."""
         rows = (slice(self.start, self.stop), *(slice(None) for _ in self.spec.shape[1:])) if self.spec.shape else ()
         values = self.store.read(self.spec.name, self.frames, rows)
-        numbers = as_numbers(values, self.spec).reshape(len(values), -1, lanes(self.spec)[1])
-        return numbers.astype(np.float64)
+        return as_numbers(values, self.spec).reshape(len(values), -1, lanes(self.spec)[1])
 
     def cut(self, *, rows: bool) -> Iterator[Part]:
         """Pieces that are small enough to look at, ``rows`` apart too; frames overlap by one, for the changes."""
@@ -100,7 +100,8 @@ def top(store: Store | RankedStore, question: Question, k: int) -> Top:
     specs = {spec.name: spec for _, layout in store.layouts for spec in layout.tensors}
     numbers = {name: i for i, name in enumerate(specs)}
     best = Best(k)
-    found = [c for c in _candidates(store, question) if len(c.bounds)]
+    known = lambda name, value: best.add(numbers[name], (), (), np.zeros(1, np.int64), np.array([value]))  # noqa: E731
+    found = [c for c in _candidates(store, question, known) if len(c.bounds)]
     if found:
         bounds = np.concatenate([c.bounds for c in found])
         group = np.repeat(np.arange(len(found)), [len(c.bounds) for c in found])
@@ -128,26 +129,40 @@ def measured(part: Part, question: Question) -> tuple[NDArray[np.int64], Array]:
     """(which things, their values) of a part. NaN counts for nothing, and a value of which nothing is known is NaN."""
     x, axis, rows = part.read(), question.axis(part.spec), part.stop - part.start
     with np.errstate(all="ignore"):
+        if question.of == "weights":
+            return part.start * (x.shape[1] // rows) + np.arange(x.shape[1]), _largest(x, question.what)
+        x = x.astype(np.float64)
         if question.what != "value":
             x = np.diff(x, axis=0)
-        if question.of == "weights":
-            size = np.abs(x[..., 0]) if x.shape[2] == 1 else np.hypot(x[..., 0], x[..., 1])
-            numbers = part.start * (size.shape[1] // rows) + np.arange(size.shape[1])
+        square = np.where(np.isnan(x), 0.0, x * x).sum(axis=2)
+        if question.of == "tensors" or not part.spec.shape:
+            square = square[:, None]
         else:
-            square = np.where(np.isnan(x), 0.0, x * x).sum(axis=2)
-            if question.of == "tensors" or not part.spec.shape:
-                square = square[:, None]
-            else:
-                square = np.moveaxis(square.reshape(len(x), rows, *part.spec.shape[1:]), 1 + axis, 1)
-            size = np.sqrt(square.reshape(*square.shape[:2], -1).sum(axis=2))
-            numbers = np.arange(size.shape[1]) + (part.start if axis == 0 and question.of == "units" else 0)
+            square = np.moveaxis(square.reshape(len(x), rows, *part.spec.shape[1:]), 1 + axis, 1)
+        size = np.sqrt(square.reshape(*square.shape[:2], -1).sum(axis=2))
+        numbers = np.arange(size.shape[1]) + (part.start if axis == 0 and question.of == "units" else 0)
         return numbers, np.fmax.reduce(size, axis=0) if len(size) else np.full(len(numbers), np.nan)
+
+
+def _largest(x: NDArray[Any], what: str) -> Array:
+    """(numbers,) of x (frames, numbers, 1 or 2): frame by frame, so that what is worked on stays in the cache."""
+    best = np.full(x.shape[1], np.nan)
+    moved = np.empty(x.shape[1:])
+    for t in range(what != "value", len(x)):
+        if what == "value":
+            moved[...] = x[t]
+        else:
+            np.subtract(x[t], x[t - 1], out=moved, dtype=np.float64)
+        size = np.abs(moved[:, 0], out=moved[:, 0]) if x.shape[2] == 1 else np.hypot(moved[:, 0], moved[:, 1])
+        np.fmax(best, size, out=best)
+    return best
 
 
 # ---- what can matter -----------------------------------------------------------------------------------------------
 
 
-def _candidates(store: Store | RankedStore, question: Question) -> Iterator[Candidates]:
+def _candidates(store: Store | RankedStore, question: Question, known: Known) -> Iterator[Candidates]:
+    """What has to be looked at. ``known`` is told the values of tensors that the statistics hold."""
     if isinstance(store, RankedStore) and question.of != "weights":  # a norm is that of the whole, which no rank has
         yield from _unbounded(Source(store, np.arange(len(store.steps))), question)  # type: ignore[arg-type]
         return
@@ -156,7 +171,7 @@ def _candidates(store: Store | RankedStore, question: Question) -> Iterator[Cand
             yield from _changes(source, question)
         else:
             for stretch in stretches(source, question.first, question.stop):
-                yield _of_stretch(source, stretch, question)
+                yield _of_stretch(source, stretch, question, known)
 
 
 def _unbounded(source: Source, question: Question) -> Iterator[Candidates]:
@@ -191,7 +206,7 @@ def _offsets(source: Source) -> Callable[[TensorSpec], tuple[int, ...]]:
     return lambda spec: source.offset(spec.name, len(spec.shape))
 
 
-def _of_stretch(source: Source, stretch: Stretch, question: Question) -> Candidates:
+def _of_stretch(source: Source, stretch: Stretch, question: Question, known: Known) -> Candidates:
     """The values of a stretch, or its changes: of each piece a candidate, of things that go across pieces each tensor."""
     specs = stretch.layout.tensors
     preceded = stretch.preceded and stretch.first > int(source.frames[question.first])  # by a frame that counts
@@ -200,7 +215,17 @@ def _of_stretch(source: Source, stretch: Stretch, question: Question) -> Candida
     unknown = question.what == "update" and preceded and not stretch.follows
     if question.of == "tensors":
         whole = _whole(source, specs, frames, question, lambda i: np.inf if unknown else _norm(stretch, i, question))
-        return whole if some else _none(whole)
+        if not some:
+            return _none(whole)
+        told = [
+            not unknown and stretch.statistics.each[i] and np.isfinite(b) for i, b in zip(whole.tensors, whole.bounds)
+        ]
+        for i in whole.tensors[told].tolist():
+            rows = stretch.frame_rows(i)
+            assert rows is not None
+            column = rows["sumsq"] if question.what == "value" else rows["update_sumsq"][0 if preceded else 1 :]
+            known(specs[i].name, float(np.sqrt(column.max())))
+        return _some(whole, ~np.array(told, bool))
     table = statistics.table
     tensors = table["tensor"].astype(np.int64)
     row = np.array([max(row_values(spec), 1) for spec in specs], np.int64)[tensors]

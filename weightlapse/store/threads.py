@@ -62,6 +62,10 @@ def all_done(tasks: Iterable[Callable[[], object]], count: int) -> None:
 
     When it returns, or raises what one of them raised, none is under way.
     """
+    if count <= 1:
+        for task in tasks:
+            task()
+        return
     left, lock = iter(tasks), threading.Lock()
     failures: list[BaseException] = []
 
@@ -76,7 +80,7 @@ def all_done(tasks: Iterable[Callable[[], object]], count: int) -> None:
             except BaseException as error:  # noqa: BLE001 — raised below, when the others have ended
                 failures.append(error)
 
-    for _ in in_order([work] * max(count, 1), count):
+    for _ in in_order([work] * count, count):
         pass
     if failures:
         raise failures[0]

@@ -86,10 +86,12 @@ class FollowedRun:
 
     @property
     def steps(self) -> NDArray[np.int64]:
+        """The optimizer steps of the followed frames, int64 (frames,)."""
         return np.asarray(self.run.steps)[self.frames]
 
     @property
     def moved(self) -> list[int]:
+        """The steps at which the units changed their order, against the frame before."""
         return [int(s) for s, x, y in zip(self.steps[1:], self._elements, self._elements[1:]) if x is not y]
 
     def element(self, i: int) -> Elements:
@@ -114,6 +116,21 @@ def follow(run: Any, wiring: Wiring | None = None, frames: Sequence[int] | None 
     default, the recording's. frames: frame numbers, ascending; default all.
 
     Raises InvalidArgument without a wiring or for frames that are not there, CannotAlign where tensors change their shape in between.
+
+    >>> import numpy as np, tempfile, weightlapse as wl
+    >>> w = wl.Wiring.from_spec('''
+    ... tensor a.weight (3, 2)
+    ... tensor b.weight (1, 3)
+    ... group a: 3 units, permutation
+    ...   a.weight[0]: out
+    ...   b.weight[1]: in
+    ... ''')
+    >>> state = {"a.weight": np.arange(6.0).reshape(3, 2), "b.weight": np.array([[10.0, 20.0, 30.0]])}
+    >>> with wl.watch(state, tempfile.mkdtemp(), wiring=w) as rec:
+    ...     rec.step(wl.permute(state, w, "a", [2, 0, 1]))
+    >>> followed = wl.follow(wl.load(rec.path))
+    >>> followed.moved, followed.state(1)["b.weight"].tolist()
+    ([1], [[10.0, 20.0, 30.0]])
     """
     w = wiring or run.wiring
     if w is None:

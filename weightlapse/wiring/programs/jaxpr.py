@@ -114,7 +114,12 @@ class Interpreter:
             return env[atom]
 
         for eqn in _needed(jaxpr):
-            outs = self.step(eqn, [read(v) for v in eqn.invars])
+            given = [read(v) for v in eqn.invars]
+            outs = self.step(eqn, given)
+            if given and not any(
+                isinstance(a, Tensor) or _is_key(a) for a in given
+            ):  # numbers that the program works out itself stay numbers
+                outs = [o.item() if isinstance(o, Tensor) and o.ndim == 0 else o for o in outs]
             env.update((v, o) for v, o in zip(eqn.outvars, outs, strict=True) if type(v).__name__ != "DropVar")
         return [read(v) for v in jaxpr.outvars]
 
