@@ -3,7 +3,7 @@
 *Followed* chains alignments from the common start, frame to frame. *Matched* aligns each pair of frames by itself, as one would who has only the ends. The
 true partner of a unit is the one that it began as: "kept" is the part of hidden units and heads that an alignment leaves with it.
 
-    python bench/follow.py [--steps N]
+    python bench/follow.py [--steps N] [--frames N] [--rate R]
 """
 # ruff: noqa: E402  (the threads must be set before NumPy loads)
 
@@ -59,9 +59,9 @@ def kept(element: Elements, names: list[str]) -> float:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--steps", type=int, default=2000)
-    parser.add_argument("--frames", type=int, default=20)
-    parser.add_argument("--rate", type=float, default=1e-2)
+    parser.add_argument("--steps", type=int, default=200)
+    parser.add_argument("--frames", type=int, default=40)
+    parser.add_argument("--rate", type=float, default=2e-2)
     args = parser.parse_args()
     began = time.process_time()
     with tempfile.TemporaryDirectory() as folder:
