@@ -82,7 +82,7 @@ def widened(
 def narrowed(
     model: Any, examples: Sequence[Any], *, groups: Sequence[str] | None, optimizer: Any, wiring: Wiring | None
 ) -> Growth:
-    """`wl.narrow` for a Keras model: units that are doubled, unread, or zero for every input tried go."""
+    """`wl.narrow` for a Keras model: units that are doubled or unread go; those that are constant (dead ones too) stay, and the certificate says so."""
     program, wiring, given = _prepared(model, examples, wiring)
     if groups is None:
         families = [family_of_groups(wiring, (g,)) for g in wiring.groups if g.parent is None]
