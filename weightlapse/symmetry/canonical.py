@@ -53,7 +53,7 @@ def canonical_elements(
     check_wiring_fits(state, wiring)
     allowed = allowed_symmetries(symmetries)
     if wiring.bases and "basis" in allowed:
-        own = OwnBases(state, wiring)
+        own = OwnBases(state, wiring, allowed)
         return own.element(_in_order(own.arrays, own.rest, allowed))
     names = dict.fromkeys(m.tensor for g in wiring.groups for m in g.members if m.roles != {"stat"})
     return _in_order(float_arrays(state, names), wiring, allowed)

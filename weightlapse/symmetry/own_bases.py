@@ -12,10 +12,15 @@ from numpy.typing import NDArray
 from weightlapse.symmetry.elements import Elements, identity
 from weightlapse.symmetry.fits import own, principal, signs_of
 from weightlapse.symmetry.rebase import anchors, sides
+from weightlapse.symmetry.scale import balance, rescaled
+from weightlapse.symmetry.units import units_of
 from weightlapse.symmetry.with_bases import FirstNames, WithBases
 from weightlapse.wiring.change import Changed, centring, change, fold, gain, held, rows, tensors_of
 from weightlapse.wiring.data import Basis, Member, Wiring
 
+_ROUNDS, _SETTLED = 100, 1e-10
+_SMALL, _FAR = 100_000, 1e6  # numbers of a network; of a matrix
+_READ = 1e-6  # of the largest size: what is smaller is nothing
 _APART = 1e-9  # principal axes whose sizes are nearer than this (relative to the largest) are no axes
 
 
@@ -26,7 +31,7 @@ class OwnBases:
     span, or whose gain is 0 somewhere, stays as it is. Inside a head, both sides get one diagonal Gram matrix, sorted.
     """
 
-    def __init__(self, state: Mapping[str, Any], wiring: Wiring) -> None:
+    def __init__(self, state: Mapping[str, Any], wiring: Wiring, allowed: frozenset[str]) -> None:
         self.wiring = wiring
         names = dict.fromkeys(m.tensor for g in wiring.groups for m in g.members if m.roles != {"stat"})
         names.update(dict.fromkeys(tensors_of(wiring.bases)))
@@ -39,19 +44,79 @@ class OwnBases:
                 self.gains |= fold(self.arrays, s)
                 if s.parent is None and s.kind in ("orthogonal", "centred"):
                     self._take(s, self._axes(s))
-        for s in wiring.bases:
-            if s.parent is not None or s.kind not in ("orthogonal", "centred"):
-                self._take(s, own(s, *sides(self.arrays, s)))
-        turned = [s for s in wiring.bases if s.name in self.matrices]
+        inner = [s for s in wiring.bases if s.parent is not None or s.kind not in ("orthogonal", "centred")]
+        self._settle([s for s in inner if self._is_known(s) and self._is_settled(s)], allowed)
+
+    def _is_known(self, s: Basis) -> bool:
+        """Whether every number is made of something and read by something: else its size is nobody's, and nothing balances it."""
+        if s.kind != "invertible":
+            return True
+        sizes = (np.linalg.svd(x, compute_uv=False) for x in sides(self.arrays, s))
+        return all(len(v) == s.size and v[-1] > _READ * v[0] for v in sizes)
+
+    def _is_settled(self, s: Basis) -> bool:
+        """Whether the signs of what its numbers are made of, and read by, are settled before: a turn or a sign is told by them.
+
+        (Those of an invertible basis are left to be told with all others.)
+        """
+        if s.kind == "invertible" and not s.pairs:
+            return True
+        places = _places(s.members)
+        tensors = {m.tensor for m in s.members}
+        turned = [_places(t.members) for t in self.wiring.bases if t.name in self.matrices]
+        for g in self.wiring.groups:
+            mine = _places(m for m in g.members if m.role != "mul")
+            beside = not mine & places and any(m.tensor in tensors for m in g.members)
+            if beside and g.parent is None and g.symmetries & {"sign", "scale"} and not any(mine <= t for t in turned):
+                return False
+        return True
+
+    def _settle(self, bases: list[Basis], allowed: frozenset[str]) -> None:
+        """Bases and scales are balanced in turns: each looks at tensors that the other changes. What is left are orders and signs.
+
+        Where that has no end (numbers that nothing is made of can be made ever smaller) the basis stays as it is.
+        """
+        before = dict(self.matrices)
+        given = self.arrays.copy()
+        rounds = _ROUNDS if sum(v.size for v in self.arrays.values()) > _SMALL else 20 * _ROUNDS
+        for _ in range(rounds):
+            worst = 0.0
+            for s in bases:
+                with np.errstate(all="ignore"):
+                    m = own(s, *sides(given, s))
+                    total = m @ self.matrices.get(s.name, np.eye(s.size))
+                if not np.isfinite(total).all() or np.abs(total).max() > _FAR:
+                    self.matrices = before
+                    return self._settle([other for other in bases if other is not s], allowed)
+                worst = max(worst, float(np.abs(np.abs(m) - np.eye(s.size)).max()))
+                self.matrices[s.name] = total
+                change(given, s, m)
+            self.rest = self._rest()
+            units = [units_of(g, allowed) for g in self.rest.groups] if "scale" in allowed else []
+            factors = balance(given, units)
+            worst = max([worst, *(float(np.abs(np.log(f)).max(initial=0.0)) for f in factors.values())])
+            if worst < _SETTLED:
+                break
+            moved = rescaled(given, units, factors)
+            given = Changed({n: np.asarray(moved[n]) for n in self.arrays})
+        for s in bases:
+            change(self.arrays, s, self.matrices[s.name])
+
+    def _rest(self) -> Wiring:
+        """Without the units whose basis is theirs; those inside a balanced one keep an order and signs."""
+        turned = [s for s in self.wiring.bases if s.name in self.matrices]
         inside = {s.parent[0] for s in turned if s.parent is not None}
-        numbers = [_places(s.members) for s in turned]
-        left = (
-            g for g in wiring.groups if not any(_places(m for m in g.members if m.role != "mul") <= n for n in numbers)
-        )
-        groups = (
-            replace(g, symmetries=g.symmetries & {"permutation"}, gauges=()) if g.name in inside else g for g in left
-        )
-        self.rest = replace(wiring, groups=tuple(groups), bases=())
+        numbers = [(s, _places(s.members)) for s in turned]
+        groups = []
+        for g in self.wiring.groups:
+            mine = _places(m for m in g.members if m.role != "mul")
+            s = next((s for s, n in numbers if mine <= n), None)
+            if s is None:
+                keep = g.symmetries & {"permutation"} if g.name in inside else g.symmetries
+                groups.append(replace(g, symmetries=keep, gauges=() if g.name in inside else g.gauges))
+            elif s.kind == "invertible" and not s.pairs:
+                groups.append(replace(g, symmetries=frozenset({"permutation", "sign"}), gauges=()))
+        return replace(self.wiring, groups=tuple(groups), bases=())
 
     def _take(self, s: Basis, matrix: NDArray[np.float64] | None) -> None:
         if matrix is not None:
