@@ -61,7 +61,24 @@ def _solved(group: Group, gauges: Gauges, atom: int) -> Group:
 def _chosen(
     basis: Sequence[Vector], reads: Sequence[int], modulus: int | None, members: Sequence[Member]
 ) -> Vector | None:
-    """The solution in which every reader undoes what the producers do, with as few other exponents as possible."""
+    """The solution in which every reader undoes what the producers do, with as few other exponents as possible.
+
+    Readers that are multiplied with each other (a weight and its mask) would undo it twice: then one of them does.
+    """
+    found = _undone(basis, reads, modulus, members)
+    for i in reversed(reads):
+        if found is None or modulus is not None or len(reads) < 2 or _most(found) <= 1:
+            break
+        fewer = [r for r in reads if r != i]
+        other = _undone(basis, fewer, modulus, members)
+        if other is not None and _most(other) < _most(found):
+            found, reads = other, fewer
+    return found
+
+
+def _undone(
+    basis: Sequence[Vector], reads: Sequence[int], modulus: int | None, members: Sequence[Member]
+) -> Vector | None:
     if not basis:
         return None
     if not reads:  # queries and keys, say: whatever moves most of the places together
@@ -85,6 +102,10 @@ def _chosen(
     out = [sum(c * b[i] for c, b in zip(coefficients, basis, strict=True)) for i in range(len(members))]
     out = [e % 2 for e in out] if modulus == 2 else out
     return out if all(e.denominator == 1 for e in out) else None
+
+
+def _most(vector: Vector) -> Fraction:
+    return max(abs(Fraction(e)) for e in vector)
 
 
 def _terms(basis: Sequence[Vector], i: int) -> list[tuple[int, Number]]:
