@@ -306,6 +306,7 @@ def test_distributions_are_drawn_and_brushed(page: Page, url: str) -> None:
     page.page.mouse.move(box["x"] + 200, box["y"] + 50, steps=4)
     page.page.mouse.up()
     page.page.wait_for_url("**window=**")
+    page.page.wait_for_timeout(300)  # the figure of the chosen stretch is drawn
     page.page.mouse.dblclick(box["x"] + 150, box["y"] + 50)
     page.page.wait_for_url(lambda address: "window=" not in address)
     for label, option, word in (("Distribution of", "updates", "updates of"), ("Distribution over", "layer", "of head"),
