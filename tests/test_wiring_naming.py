@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import pytest
 
+import weightlapse as wl
+from tests.zoo import ZOO
+from weightlapse.wiring.change import tensors_of
 from weightlapse.wiring.data import Wiring
 from weightlapse.wiring.naming import paired_names, renamed_wiring
 
@@ -59,3 +62,18 @@ def test_renamed_wiring() -> None:
     assert [m.tensor for m in new.groups[0].members] == ["dense_5/kernel", "dense_6/kernel"]
     assert new.shapes == {"dense_5/kernel": (3, 8), "dense_6/kernel": (8, 2)}
     assert [m.tensor for m in w.groups[0].members] == ["dense/kernel", "dense_1/kernel"]
+
+
+@pytest.mark.parametrize("name", ["lora", "hf_llama", "segformer"])
+def test_bases_bear_the_new_names_too(name: str) -> None:
+    """Linear maps between others, streams behind norms with gains, and the values of heads."""
+    w = wl.trace(ZOO[name].make(), *ZOO[name].examples)
+    assert w.bases
+    new = renamed_wiring(w, {n: f"other/{n}" for n in w.shapes})
+    assert set(tensors_of(new.bases)) == {f"other/{n}" for n in tensors_of(w.bases)}
+    norms = [(n.gain, n.bias, n.readers) for b in w.bases for n in b.norms]
+    of_new = [(n.gain, n.bias, n.readers) for b in new.bases for n in b.norms]
+    assert of_new == [
+        (f"other/{g}", b and f"other/{b}", tuple((f"other/{t}", axis) for t, axis in r)) for g, b, r in norms
+    ]
+    assert wl.Wiring.from_spec(new.to_spec()).to_spec() == new.to_spec()

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from weightlapse.wiring.data import Wiring
+from weightlapse.wiring.data import Member, Norm, Wiring
 
 Shapes = Mapping[str, Sequence[int]]
 _NUMBER = re.compile(r"_\d+$")
@@ -58,12 +58,17 @@ def renamed_wiring(wiring: Wiring, names: Mapping[str, str]) -> Wiring:
     def new(name: str) -> str:
         return names.get(name, name)
 
-    groups = tuple(
-        replace(g, members=tuple(replace(m, tensor=new(m.tensor)) for m in g.members)) for g in wiring.groups
-    )
+    def moved(members: Sequence[Member]) -> tuple[Member, ...]:
+        return tuple(replace(m, tensor=new(m.tensor)) for m in members)
+
+    def of(norm: Norm) -> Norm:
+        readers = tuple((new(n), axis) for n, axis in norm.readers)
+        return replace(norm, gain=new(norm.gain), bias=None if norm.bias is None else new(norm.bias), readers=readers)
+
     return replace(
         wiring,
-        groups=groups,
+        groups=tuple(replace(g, members=moved(g.members)) for g in wiring.groups),
+        bases=tuple(replace(b, members=moved(b.members), norms=tuple(map(of, b.norms))) for b in wiring.bases),
         aliases={new(n): [new(o) for o in others] for n, others in wiring.aliases.items()},
         unseen=tuple(map(new, wiring.unseen)),
         shapes={new(n): shape for n, shape in wiring.shapes.items()},
