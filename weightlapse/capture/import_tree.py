@@ -168,11 +168,11 @@ class _Import:
 
     def _frame(self, step: int, name: str, checkpoint: Checkpoint, arrays: dict[str, Any]) -> None:
         sample = sample_of({n: front(a) for n, a in arrays.items()})
-        empty = emptied(arrays, self._zero)
+        zero = zeros_in(arrays)
+        empty, self._zero = emptied(zero, self._zero), zero
         twin = next((s for s, other in zip(self._steps, self._samples) if np.array_equal(sample, other)), None)
         if twin is not None and not self._is_frame(twin, arrays):
             twin = None
-        self._zero = zeros_in(arrays)
         if self._rec is None:
             self._begin(checkpoint, step)
         else:

@@ -13,8 +13,8 @@ from typing import Any
 
 from weightlapse.adapters.checkpoint_files import READERS
 from weightlapse.adapters.checkpoints import Checkpoint, read_checkpoint
-from weightlapse.errors import CannotRecord, InvalidArgument, missing_extra
-from weightlapse.store.remote import is_url
+from weightlapse.errors import CannotRecord, InvalidArgument
+from weightlapse.store.remote import file_system, is_url
 
 _INDEXES = ("model.safetensors.index.json", "pytorch_model.bin.index.json")
 _WHOLE = ("model.safetensors", "pytorch_model.bin", "adapter_model.safetensors", "mp_rank_00_model_states.pt")
@@ -41,14 +41,9 @@ class Tree:
         self.root = root
         self._files: Any = None
         if is_url(root):
-            try:
-                import fsspec
-            except ImportError:
-                raise missing_extra("fsspec", extra="export", purpose=f"reading {root}") from None
-            try:
-                self._files, self._base = fsspec.url_to_fs(root)
-            except (ImportError, ValueError) as error:
-                raise InvalidArgument(f"{root} cannot be opened: {error}") from None
+            self._files, self._base = file_system(
+                root, purpose=f"reading {root}", refused=lambda why: InvalidArgument(f"{root} cannot be opened: {why}")
+            )
             if not self._files.isdir(self._base):
                 raise InvalidArgument(f"{root} is no folder that can be listed")
         elif not Path(root).is_dir():

@@ -32,6 +32,7 @@ from weightlapse.errors import CannotAlign, InvalidArgument, WeightlapseError
 from weightlapse.symmetry.align import align
 from weightlapse.symmetry.assign import assign
 from weightlapse.symmetry.fits import polar
+from weightlapse.symmetry.rebase import moved_axes
 from weightlapse.wiring.data import Wiring
 
 Verdict = Literal["derived", "same up to symmetry", "independent"]
@@ -303,14 +304,8 @@ def _named(
     """Matrices of the stream whose other axis has names: by the wiring, or the longest that belongs to no layer: the vocabulary."""
     same = [p for p in places if tuple(a[p.tensor].shape) == tuple(b[p.tensor].shape)]
     if w is not None:
-        busy = {(m.tensor, m.axis) for g in w.groups for m in g.members} | {
-            (m.tensor, m.axis) for s in w.bases for m in s.members
-        }
-        return [
-            p
-            for p in same
-            if not any((p.tensor, axis) in busy for axis in range(len(a[p.tensor].shape)) if axis != p.axis)
-        ]
+        moved = moved_axes(w)
+        return [p for p in same if not moved.get(p.tensor, set()) - {p.axis}]
     taken = {p for layer in layers for p in (*layer.reads, *layer.writes)}
     rest = {p: a[p.tensor].shape[1 - p.axis] for p in same if p not in taken and len(a[p.tensor].shape) == 2}
     return [p for p, n in rest.items() if n == max(rest.values())]

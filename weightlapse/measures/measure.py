@@ -141,8 +141,7 @@ def measure(
     passing = [name for name in wanted if name not in WHOLE]
     needed = [need for name in passing for need in (DERIVED[name][0] if name in DERIVED else (name,))]
     ready = kept(run, list(dict.fromkeys(needed)), chosen, span) if by == "tensor" and not groups else {}
-    done = [name for name in chosen if ready and all(name in ready[need] for need in ready)]
-    if done and len(done) == len(chosen):
+    if ready and all(found.keys() >= set(chosen) for found in ready.values()):
         results |= {name: _derived(name, ready, chosen) for name in passing}
     elif passing:
         results |= _one_pass(run, passing, chosen, span, _grouping(by, groups, chosen, run), by, groups, bins, top)

@@ -8,6 +8,7 @@ import numpy as np
 
 from weightlapse.progress import track
 from weightlapse.recording.relations import arrow
+from weightlapse.store.block import lanes
 from weightlapse.store.ranks import RankedStore
 from weightlapse.store.reader import Store
 from weightlapse.store.stretches import sources, stretches
@@ -28,14 +29,13 @@ def columns(store: Store | RankedStore) -> dict[str, list[Any]]:
             for i, spec in enumerate(stretch.layout.tensors):
                 if not source.counts(spec.name):
                     continue
-                parts = 2 if spec.storage.kind == "c" or spec.dtype in ("complex32", "bcomplex32") else 1
                 row = stretch.row(i) | {
                     "tensor": spec.name,
                     "stream": spec.stream,
                     "first_step": int(steps[stretch.first]),
                     "last_step": int(steps[stretch.stop - 1]),
                     "frames": stretch.stop - stretch.first,
-                    "values": (stretch.stop - stretch.first) * spec.size * parts,
+                    "values": (stretch.stop - stretch.first) * spec.size * lanes(spec)[1],
                     "rank": source.rank,
                 }
                 for name, column in found.items():

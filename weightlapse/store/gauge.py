@@ -15,8 +15,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from weightlapse.store.layout import TensorSpec
-from weightlapse.store.small_floats import FORMATS, values_of
+from weightlapse.store.layout import TensorSpec, widen
+from weightlapse.store.small_floats import FORMATS
 
 _KERNELS = "weightlapse.store.gauge_kernels"
 _WORTH_COMPILING = 12 << 20  # values from which on loading the compiler pays
@@ -44,10 +44,8 @@ def numbers_of(patterns: NDArray[Any], dtype: str, spec: TensorSpec) -> NDArray[
 
 
 def _numbers(patterns: NDArray[Any], dtype: str, spec: TensorSpec) -> NDArray[Any]:
-    if dtype == "bfloat16":
-        return (patterns.astype(np.uint32) << np.uint32(16)).view(np.float32)
-    if spec.dtype in FORMATS:
-        return np.asarray(values_of(spec.dtype)[patterns], np.float32)
+    if dtype == "bfloat16" or spec.dtype in FORMATS:
+        return np.asarray(widen(patterns, spec.dtype if spec.dtype in FORMATS else dtype), np.float32)
     values = patterns.view(np.dtype(dtype)) if dtype != "bool" else patterns.view(np.uint8)
     return values.astype(np.float32 if values.dtype.itemsize <= 2 or values.dtype == "<f4" else np.float64, copy=False)
 

@@ -6,13 +6,12 @@ journal is copied last, as it was before the frames: so whoever reads the copy f
 
 from __future__ import annotations
 
-import importlib
 from pathlib import Path
-from typing import Any
 
 import weightlapse.store.manifest as manifest
-from weightlapse.errors import InvalidArgument, missing_extra
+from weightlapse.errors import InvalidArgument
 from weightlapse.store.folder import LocalFolder
+from weightlapse.store.remote import file_system
 from weightlapse.store.remove import remove_copy
 from weightlapse.store.statistics_file import file_name as statistics_name
 
@@ -24,16 +23,11 @@ class Mirror:
 
     def __init__(self, url: str, *, replace: bool = False) -> None:
         """Raises :class:`InvalidArgument` when something is there already, unless ``replace``."""
-        try:
-            fsspec: Any = importlib.import_module("fsspec")
-        except ImportError:
-            raise missing_extra("fsspec", extra="export", purpose="mirror=") from None
-        try:
-            self._files, root = fsspec.url_to_fs(url)
-        except (ImportError, ValueError) as error:
-            raise InvalidArgument(f"mirror={url!r} cannot be written: {error}") from None
+        self._files, root = file_system(
+            url, purpose="mirror=", refused=lambda why: InvalidArgument(f"mirror={url!r} cannot be written: {why}")
+        )
         self.url = url
-        self._root = str(root).rstrip("/")
+        self._root = root.rstrip("/")
         self._copied: dict[str, int] = {}
         if not replace and self._files.exists(f"{self._root}/{manifest.NAME}"):
             raise InvalidArgument(

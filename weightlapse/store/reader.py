@@ -7,6 +7,7 @@ import contextlib
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -388,19 +389,19 @@ class Store:
             if not isinstance(segment, BlockSegment) or held is None:
                 yield from segment.verify()
                 continue
-            check = StatisticsCheck(held, segment, last, lambda number: self._last_frame(number, segment.layout))  # noqa: B023
+            check = StatisticsCheck(held, segment, last, lambda number: self.frame_as_last(number, segment.layout))  # noqa: B023
             found = segment.verify(check.look)
             yield from found
             last = check.last
             if not found and (wrong := check.wrong()):
                 yield damage_of(kept.name, segment, wrong)
 
-    def _last_frame(self, number: int, layout: Layout) -> LastFrame | None:
-        """Frame ``number``, as others are compared with it."""
+    def frame_as_last(self, number: int, layout: Layout, folder: Path | None = None) -> LastFrame | None:
+        """Frame ``number`` as others are compared with it, where it can be read and has this layout. ``folder``: for what does not fit in memory."""
         segment = next((s for s in self._found if s.first <= number < s.first + s.count), None)
         if segment is None or segment.layout != layout:
             return None
-        return read_last(segment, number, layout, None)
+        return read_last(segment, number, layout, folder)
 
     def verify(self) -> list[Damage]:
         """Check every checksum, and the statistics against the values; an empty list means that all is well."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import importlib
-from collections.abc import Hashable
+from collections.abc import Callable, Hashable
 from typing import Any
 
 from weightlapse.errors import DamagedRecording, NotARecording, missing_extra
@@ -12,6 +12,19 @@ from weightlapse.store.files import File
 
 def is_url(path: object) -> bool:
     return isinstance(path, str) and "://" in path
+
+
+def file_system(url: str, *, purpose: str, refused: Callable[[Exception], Exception]) -> tuple[Any, str]:
+    """The fsspec file system behind ``url``, and the path there; raises what ``refused`` makes of the reason where there is no such one."""
+    try:
+        fsspec: Any = importlib.import_module("fsspec")
+    except ImportError:
+        raise missing_extra("fsspec", extra="export", purpose=purpose) from None
+    try:
+        files, path = fsspec.url_to_fs(url)
+    except (ImportError, ValueError) as error:
+        raise refused(error) from None
+    return files, str(path)
 
 
 class RemoteFile:
@@ -39,14 +52,9 @@ class RemoteFolder:
     """
 
     def __init__(self, url: str) -> None:
-        try:
-            fsspec: Any = importlib.import_module("fsspec")
-        except ImportError:
-            raise missing_extra("fsspec", extra="export", purpose=f"reading {url}") from None
-        try:
-            self._files, self._root = fsspec.url_to_fs(url)
-        except (ImportError, ValueError) as error:
-            raise NotARecording(f"{url} cannot be opened: {error}") from None
+        self._files, self._root = file_system(
+            url, purpose=f"reading {url}", refused=lambda why: NotARecording(f"{url} cannot be opened: {why}")
+        )
         self._url = url
         self._kept: dict[str, bytes] = {}
 

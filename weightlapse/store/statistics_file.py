@@ -147,19 +147,16 @@ class StatisticsLog:
         return True
 
     def _opened(self) -> RecordFile:
-        keep = 0
+        keep: int | None = None  # a new file
         if self._path.exists():
             file = LocalFolder(self._folder).open(self._name)
             if file.size and not is_of(file, self._identity):
                 replace(self._path, self._path.with_name(f"{self._name}.damaged"))
             else:
                 keep = max((place.end for place in whole(file, seal_for(self._identity))), default=0)
-                log = RecordFile(self._path, seal_for(self._identity), keep=keep)
-                if keep == 0:
-                    log.put((HEAD, self._identity, 0))
-                return log
-        log = RecordFile(self._path, seal_for(self._identity))
-        log.put((HEAD, self._identity, 0))
+        log = RecordFile(self._path, seal_for(self._identity), keep=keep)
+        if not keep:
+            log.put((HEAD, self._identity, 0))
         return log
 
     def sync(self) -> None:

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from weightlapse.store.block import chunks_of, lanes
 from weightlapse.store.blockread import BlockSegment
 from weightlapse.store.compact import block_height, chunk_limit, gather
-from weightlapse.store.gathering import Gathering, LastFrame, read_last
+from weightlapse.store.gathering import Gathering
 from weightlapse.store.gauge import cells_of, numbers_of
 from weightlapse.store.keeper import frame_before
 from weightlapse.store.layout import Layout, TensorSpec
@@ -227,7 +227,8 @@ def gathered(store: Store, segment: Any, keep_with: Path | None = None) -> Gathe
         height = block_height(count, store.tolerance, layout.row_nbytes)
         chunks = tuple(chunks_of(layout, partial(chunk_limit, height, _MEMORY)))
     plan = Plan.of(layout, segment.opening.layout_crc, segment.first, count, height, chunks, store.tolerance)
-    made = Gathering(plan, _before(store, segment, keep_with), keep_with)
+    before = store.frame_as_last(frame_before(segment.first, store.journal.forks.values()), layout, keep_with)
+    made = Gathering(plan, before, keep_with)
     for b in range(plan.blocks):
         for c, pieces in enumerate(plan.chunks):
             made.take(b, c, made.look(b, pieces, _patterns(segment, plan, b, c)))
@@ -240,12 +241,3 @@ def _patterns(segment: Any, plan: Plan, b: int, c: int) -> NDArray[Any]:
     pieces, rows = plan.chunks[c], plan.rows_of(b)
     known = segment.gridded(pieces, rows) if isinstance(segment, PackedSegment) else None
     return gather(segment, pieces, rows, known)
-
-
-def _before(store: Store, segment: Any, folder: Path | None) -> LastFrame | None:
-    """The frame before a segment, where it can be read and has the same layout."""
-    number = frame_before(segment.first, store.journal.forks.values())
-    other = next((s for s in store.written_segments if s.first <= number < s.first + s.count), None)
-    if number < 0 or other is None or isinstance(other, LostSegment) or other.layout != segment.layout:
-        return None
-    return read_last(other, number, segment.layout, folder)

@@ -256,13 +256,17 @@ class Rebase:
 
 def anchors(wiring: Wiring, s: Basis) -> list[Member]:
     """Members of a basis whose other axes no symmetry moves."""
-    busy = {(m.tensor, m.axis) for g in wiring.groups for m in g.members}
-    busy |= {(m.tensor, m.axis) for t in wiring.bases for m in t.members}
-    return [
-        m
-        for m in s.members
-        if not any((m.tensor, axis) in busy for axis in range(len(wiring.shapes[m.tensor])) if axis != m.axis)
-    ]
+    moved = moved_axes(wiring)
+    return [m for m in s.members if not moved.get(m.tensor, set()) - {m.axis}]
+
+
+def moved_axes(wiring: Wiring) -> dict[str, set[int]]:
+    """For each tensor its axes that some symmetry moves."""
+    found: dict[str, set[int]] = {}
+    for members in (*(g.members for g in wiring.groups), *(s.members for s in wiring.bases)):
+        for m in members:
+            found.setdefault(m.tensor, set()).add(m.axis)
+    return found
 
 
 def sides(
