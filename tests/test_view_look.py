@@ -301,9 +301,9 @@ def test_distributions_are_drawn_and_brushed(page: Page, url: str) -> None:
     page.page.wait_for_selector("text=weights of head.weight")
 
     def until(act: Callable[[dict[str, float]], None], *, chosen: bool) -> None:
-        """What is done to a figure that is just made anew, because its numbers came, is lost: one does it again."""
+        """What stands above the figure may still come and push it from under the pointer: one does it again."""
         for _ in range(20):
-            canvas.scroll_into_view_if_needed()  # what is above it may have grown
+            canvas.scroll_into_view_if_needed()
             act(canvas.bounding_box())
             page.page.wait_for_timeout(500)
             if ("window=" in page.page.url) == chosen:
