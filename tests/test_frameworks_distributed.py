@@ -14,36 +14,34 @@ from click.testing import CliRunner
 
 import weightlapse as wl
 from tests.framework_presence import require
+from tests.scripts import run_ranks
 from weightlapse.cli import program
 
 require("torch")
 pytestmark = pytest.mark.slow
 
 
-def torchrun(kind: str, folder: Path, processes: int = 2) -> subprocess.CompletedProcess[str]:
-    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}"]
-    script = Path(__file__).parent / "programs" / "distributed_train.py"
-    environment = {
-        **os.environ,
-        "OMP_NUM_THREADS": "1",
-        "WEIGHTLAPSE_STRICT": "1",
-        "GLOO_SOCKET_IFNAME": "lo",
-        "TORCH_CPP_LOG_LEVEL": "ERROR",
-    }
-    return subprocess.run(
-        [*launch, str(script), kind, str(folder)], env=environment, capture_output=True, text=True, timeout=200
-    )
+PROGRAM = Path(__file__).parent / "programs" / "distributed_train.py"
+ENVIRONMENT = {"GLOO_SOCKET_IFNAME": "lo", "TORCH_CPP_LOG_LEVEL": "ERROR"}
+
+
+def train(kind: str, folder: Path, processes: int = 2) -> list[subprocess.CompletedProcess[str]]:
+    return run_ranks(PROGRAM, folder, kind, str(folder), ranks=processes, seconds=200, **ENVIRONMENT)
 
 
 def done(kind: str, folder: Path, processes: int = 2) -> dict[str, np.ndarray]:
-    process = torchrun(kind, folder, processes)
-    assert process.returncode == 0, process.stdout[-2000:] + process.stderr[-6000:]
-    with np.load(folder / "truth.npz") as truth:
-        return dict(truth)
+    for rank in train(kind, folder, processes):
+        assert rank.returncode == 0, rank.stdout[-2000:] + rank.stderr[-6000:]
+    return truth(folder)
 
 
-def check(run: wl.Recording, truth: dict[str, np.ndarray], frames: int) -> None:
-    for name, values in truth.items():
+def truth(folder: Path) -> dict[str, np.ndarray]:
+    with np.load(folder / "truth.npz") as archive:
+        return dict(archive)
+
+
+def check(run: wl.Recording, weights: dict[str, np.ndarray], frames: int) -> None:
+    for name, values in weights.items():
         if name.startswith("gradients:"):
             assert np.array_equal(run[name][1:frames], values[: frames - 1])
         else:
@@ -51,11 +49,15 @@ def check(run: wl.Recording, truth: dict[str, np.ndarray], frames: int) -> None:
 
 
 def test_ddp_is_recorded_once(tmp_path: Path) -> None:
-    truth = done("ddp", tmp_path)
-    run = wl.load(tmp_path / "run")
+    """Under ``torchrun`` itself; the others have its environment without its start."""
+    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
+    environment = {**os.environ, **ENVIRONMENT, "OMP_NUM_THREADS": "1", "WEIGHTLAPSE_STRICT": "1"}
+    job = subprocess.run([*launch, str(PROGRAM), "ddp", str(tmp_path)], env=environment, capture_output=True, text=True, timeout=200)  # fmt: skip
+    assert job.returncode == 0, job.stdout[-2000:] + job.stderr[-6000:]
+    run, weights = wl.load(tmp_path / "run"), truth(tmp_path)
     assert run.steps.tolist() == list(range(9))
-    assert set(run.names) == set(truth)
-    check(run, truth, 9)
+    assert set(run.names) == set(weights)
+    check(run, weights, 9)
     assert not (tmp_path / "run" / "ranks").exists()
     assert run.scalars["loss"][1:].tolist() == list(range(8))
     assert run.closed
@@ -79,12 +81,12 @@ def sharded(
 
 
 def test_fsdp_shards_are_merged(sharded: tuple[Path, dict[str, np.ndarray], int]) -> None:
-    tmp_path, truth, processes = sharded
+    tmp_path, weights, processes = sharded
     run = wl.load(tmp_path / "run")
     assert run.steps.tolist() == list(range(10))  # the last one from the resumed fit
     assert run.shapes["first.weight"] == (7, 5)
     assert run.dtypes["brief.weight"] == "bfloat16"
-    check(run, truth, 9)
+    check(run, weights, 9)
     with np.load(tmp_path / "after.npz") as after:
         assert all(run[name].raw(-1).tobytes() == values.tobytes() for name, values in after.items())
     assert run.closed
@@ -107,20 +109,17 @@ def test_fsdp_shards_are_merged(sharded: tuple[Path, dict[str, np.ndarray], int]
 
 
 def test_a_rank_that_dies_leaves_a_readable_recording(tmp_path: Path) -> None:
-    torchrun("dies", tmp_path)  # fails, as it should: a process was killed
-    with np.load(tmp_path / "truth.npz") as archive:
-        truth = dict(archive)
-    run = wl.load(tmp_path / "run")
+    assert [rank.returncode for rank in train("dies", tmp_path)] == [0, 9]
+    run, weights = wl.load(tmp_path / "run"), truth(tmp_path)
     assert run.frames >= 5
     assert not run.closed
-    check(run, {n: v for n, v in truth.items() if n != "gradient to come"}, run.frames)
+    check(run, {n: v for n, v in weights.items() if n != "gradient to come"}, run.frames)
 
 
 def test_one_refusal_is_everybodys(tmp_path: Path) -> None:
-    process = torchrun("refused", tmp_path)
-    assert process.returncode == 0, process.stderr[-4000:]
-    assert "rank 0 refused: rank 1: one frame takes" in process.stdout
-    assert "rank 1 refused: rank 1: one frame takes" in process.stdout
+    for number, rank in enumerate(train("refused", tmp_path)):
+        assert rank.returncode == 0, rank.stderr[-4000:]
+        assert f"rank {number} refused: rank 1: one frame takes" in rank.stdout
 
 
 def test_missing_and_hostile_ranks_are_said(sharded: tuple[Path, dict[str, np.ndarray], int], tmp_path: Path) -> None:
