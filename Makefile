@@ -32,7 +32,7 @@ viewer/node_modules: viewer/package-lock.json
 	@touch $@
 
 test: $(VENV)/.dev   ## run the tests
-	$(BIN)/python -m pytest -n 2 --dist loadgroup -q
+	$(BIN)/python -m pytest -n 3 --dist worksteal -q
 
 check: $(VENV)/.dev  ## format, lint, types, layers: all that needs no running
 	$(BIN)/ruff format --check .
@@ -54,7 +54,7 @@ bench-check: $(VENV)/.dev ## two minutes: has a ratio become worse, beyond noise
 
 # Without a network; fails on a snippet that does not run, a broken link, a public name without a docstring.
 docs: $(VENV)/.dev   ## run the documentation's snippets and build the site into out/site
-	$(BIN)/python -m pytest -n 2 --dist loadgroup -q tests/test_docs.py
+	$(BIN)/python -m pytest -n 3 --dist worksteal -q tests/test_docs.py
 	$(MAKE) --no-print-directory site
 
 site: $(VENV)/.dev   ## build the site alone

@@ -6,9 +6,17 @@ import importlib.util
 import os
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 import pytest
+
+# What takes the time of a small network in JAX is to compile it: hardly optimised, and what another program has compiled is taken as it is.
+QUICK = {
+    "JAX_DISABLE_MOST_OPTIMIZATIONS": "1", "XLA_FLAGS": "--xla_backend_optimization_level=0",
+    "JAX_COMPILATION_CACHE_DIR": str(Path(tempfile.gettempdir()) / f"weightlapse-tests-{os.getuid()}" / "jax"),
+    "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0", "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "-1",
+}  # fmt: skip
 
 
 def require(*modules: str) -> None:
@@ -31,6 +39,7 @@ def run_program(name: str, *arguments: str | Path, **environment: str) -> str:
         "WEIGHTLAPSE_STRICT": "0",
         "TF_CPP_MIN_LOG_LEVEL": "3",
         "CUDA_VISIBLE_DEVICES": "",
+        **QUICK,
         **environment,
     }
     done = subprocess.run(

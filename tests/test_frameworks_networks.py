@@ -8,7 +8,6 @@ import pytest
 
 from tests.framework_presence import require, run_program
 
-QUICK = {"JAX_DISABLE_MOST_OPTIMIZATIONS": "1"}  # small arrays: compiling is what takes the time
 NEEDS = {"tensorflow": "tensorflow", "jax": "jax", "torch": "torch"}
 
 
@@ -16,10 +15,10 @@ NEEDS = {"tensorflow": "tensorflow", "jax": "jax", "torch": "torch"}
 @pytest.mark.parametrize("backend", NEEDS)
 def test_keras_networks(tmp_path: Path, backend: str) -> None:
     require("keras", NEEDS[backend])
-    assert f"checked on {backend}" in run_program("keras_networks.py", tmp_path, KERAS_BACKEND=backend, **QUICK)
+    assert f"checked on {backend}" in run_program("keras_networks.py", tmp_path, KERAS_BACKEND=backend)
 
 
 @pytest.mark.slow
 def test_jax_networks(tmp_path: Path) -> None:
     require("jax", "flax", "equinox", "optax")
-    assert "checked networks of JAX" in run_program("jax_networks.py", tmp_path, **QUICK)
+    assert "checked networks of JAX" in run_program("jax_networks.py", tmp_path)
