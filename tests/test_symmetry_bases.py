@@ -23,7 +23,7 @@ from tests.planted_bases import (
 )
 from weightlapse.errors import CannotAlign, InvalidArgument
 from weightlapse.symmetry.assign import assign, assign_blocks
-from weightlapse.symmetry.fits import fitted, own, rotation, signed_order
+from weightlapse.symmetry.fits import Grams, fitted, own, rotation, signed_order
 from weightlapse.wiring.change import Changed, centring, change, drawn, fold, unfold
 from weightlapse.wiring.data import Basis, Member, Norm, Wiring, blocks
 
@@ -217,9 +217,9 @@ def test_closed_forms_against_descent(kind: str, pairs: tuple[tuple[int, int], .
     xb, yb = rng.normal(size=(4, 20)), rng.normal(size=(4, 12))
     m = drawn(basis, rng)
     xa, ya = m @ xb, np.linalg.inv(m).T @ yb
-    assert np.allclose(fitted(basis, xa, ya, xb, yb), m)
+    assert np.allclose(fitted(basis, Grams.of(xa, ya, xb, yb)), m)
     xa, ya = xa + 0.1 * rng.normal(size=xa.shape), ya + 0.1 * rng.normal(size=ya.shape)
-    mine = gap(fitted(basis, xa, ya, xb, yb), xa, ya, xb, yb)
+    mine = gap(fitted(basis, Grams.of(xa, ya, xb, yb)), xa, ya, xb, yb)
     if kind in ("invertible", "rotary"):
         slow = descended(basis, xa, ya, xb, yb)
         assert gap(slow, xa, ya, xb, yb) <= mine * 1.001  # the twin is no worse, or it would prove nothing

@@ -8,10 +8,13 @@ Farach-Colton 2002). The partners are taken only when every unit's stands out be
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+
+from weightlapse.wiring.arrays import Numbers, at_home
 
 Matrix = NDArray[Any]
 
@@ -79,3 +82,24 @@ def plain_partners(
     if not (np.abs(turned) > error * np.sqrt(np.square(mine).sum(axis=0) * np.square(its).sum(axis=0))).all():
         return None
     return best, turned < 0
+
+
+def surely_partners(
+    parts: Sequence[tuple[bool, Numbers, Numbers]],
+) -> tuple[NDArray[np.int64], NDArray[np.bool_] | None] | None:
+    """The same from all products, of tensors on a device: (turned by signs, units of a, units of b) for each part.
+
+    None where two units want the same partner. Only the partners leave the device.
+    """
+    even = odd = None
+    for turned, x, y in parts:
+        if turned:
+            odd = x @ y.T if odd is None else odd + x @ y.T
+        else:
+            even = x @ y.T if even is None else even + x @ y.T
+    value = odd.abs() if even is None else even if odd is None else even + odd.abs()  # type: ignore[union-attr]
+    best = value.argmax(dim=1)
+    order = at_home(best).astype(np.int64)
+    if not (np.bincount(order, minlength=len(order)) == 1).all():
+        return None
+    return order, None if odd is None else at_home(odd.gather(1, best[:, None])[:, 0] < 0)
