@@ -284,3 +284,22 @@ def test_changes_are_undone_exactly() -> None:
     change(state, basis, m.T)
     unfold(state, basis, gains)
     assert all(np.allclose(state[n], v) for n, v in before.items())
+
+
+def test_what_was_noted_is_not_changed_by_looking() -> None:
+    """A value that was put in place, and then turned or scaled there, is the same however often it is looked at, and in every copy."""
+    rng = np.random.default_rng(0)
+    bias, row = Member("b", 0, blocks(4), "add"), np.arange(1.0, 5.0)
+    turn = drawn(Basis("s", 4, "orthogonal", (bias,), (1,)), rng)
+    for step in (
+        lambda c: c.turn(bias, turn),
+        lambda c: c.scale(bias, np.full(4, 2.0)),
+        lambda c: (c.turn(bias, turn), c.scale(bias, np.full(4, 0.5))),
+    ):
+        state = Changed({"b": np.zeros(4)}, room=0)
+        state.put("b", row)
+        step(state)
+        first, copy = np.array(state["b"]), state.copy()
+        assert np.array_equal(state["b"], first)
+        assert np.array_equal(copy["b"], first)
+        assert row.tolist() == [1, 2, 3, 4]

@@ -29,9 +29,9 @@ from weightlapse.symmetry.elements import Elements, identity
 from weightlapse.symmetry.fits import Grams, fitted, parts, rotation, signed_order, snapped
 from weightlapse.symmetry.search import Found, Search
 from weightlapse.symmetry.states import distance
-from weightlapse.symmetry.with_bases import FirstNames, WithBases
+from weightlapse.symmetry.with_bases import FirstNames, WithBases, in_place_of
 from weightlapse.wiring.arrays import Numbers, at_home, doubled, is_single, joined, products, size_of, stacked
-from weightlapse.wiring.change import Changed, change, fold, gain, held, is_signed_order, rows, tensors_of
+from weightlapse.wiring.change import Changed, change, fold, gain, held, is_signed_order, rows, tensors_of, unfold
 from weightlapse.wiring.data import Basis, Group, Member, Wiring
 
 _ROUNDS = 4
@@ -52,7 +52,7 @@ class _At:
     elements: Elements
     matrices: dict[str, NDArray[np.float64]]
     b: Changed
-    distance: float
+    distance: float = math.inf
 
 
 class Rebase:
@@ -113,7 +113,10 @@ class Rebase:
         for _ in range(_ROUNDS):
             at = self._round(turns)
             if best is not None and at.distance >= best.distance * (1 - 1e-3):
-                best = at if at.distance < best.distance else best
+                if at.distance >= best.distance:
+                    self._finish(best)
+                else:
+                    best = at
                 break
             best = at
             if at.distance <= self._same or not self.streams:
@@ -126,10 +129,17 @@ class Rebase:
         found = WithBases(best.elements.order, best.elements.factor, matrices, gains, before)
         turned = [matrices[s.name] for s in self.streams]
         plain = all(is_signed_order(m) for m in matrices.values()) and not any((m < 0).any() for m in turned)
-        self.moved = found.on_state(self.state_b, self.wiring, self.device)
+        return Rebased(found, best.distance, "weights, in other bases", plain)
+
+    def _finish(self, at: _At) -> None:
+        """b's state where a round ended, each tensor made once, and how far it is from a."""
+        self.moved = {}
+        made = at.b.copy()
+        for s in self.bases:
+            unfold(made, s, self.gains_a)
+        self.moved = in_place_of(self.state_b, made, self.wiring)
         x, y = (FirstNames(s, self.wiring, self.device) for s in (self.state_a, self.moved))
-        left = distance(x, y, self.names)
-        return Rebased(found, left, "weights, in other bases", plain)
+        at.distance = distance(x, y, self.names)
 
     def _round(self, turns: Mapping[str, NDArray[np.float64]]) -> _At:
         """Everything but the streams, with these as they are given."""
@@ -153,7 +163,9 @@ class Rebase:
             order |= found.order
             factor |= found.factor
             self._move(b, found, part)
-        return _At(Elements(order, factor), matrices, b, distance(self.a, b, self.names))
+        at = _At(Elements(order, factor), matrices, b)
+        self._finish(at)
+        return at
 
     def _move(self, b: Changed, elements: Elements, wiring: Wiring) -> None:
         for name, placement in elements.placements(b, wiring).items():

@@ -149,4 +149,4 @@ def _best_factor(a: Weights, b: Weights, u: Units) -> tuple[NDArray[np.float64],
 
 
 def _gap(a: Weights, b: Weights, names: Iterable[str]) -> float:
-    return sum(float(squares(x, tuple(range(x.ndim)))) for x in (a[n] - b[n] for n in sorted(names)))
+    return float(sum(squares(x, tuple(range(x.ndim))).sum() for x in (a[n] - b[n] for n in sorted(names))))

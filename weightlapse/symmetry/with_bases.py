@@ -50,19 +50,7 @@ class WithBases(Elements):
     def _made(self, state: Mapping[str, Any], wiring: Wiring, *, inverse: bool, device: Any = None) -> dict[str, Any]:
         moves = super().placements(state, wiring, inverse=inverse)
         changed = self.changed(state, wiring, inverse=inverse, device=device)
-        busy = set(changed.busy)
-        out: dict[str, Any] = {}
-        done: dict[Any, Any] = {}
-        for name, value in state.items():
-            tensor = wiring.canonical_name(name)
-            if tensor not in busy and name not in moves:
-                out[name] = value
-                continue
-            key = place_in_memory(value) if type(state) is dict else name
-            if key not in done:
-                done[key] = like(changed[tensor], value) if tensor in busy else moves[name](value)
-            out[name] = done[key]
-        return out
+        return in_place_of(state, changed, wiring, moves)
 
     def changed(
         self, state: Mapping[str, Any], wiring: Wiring, *, inverse: bool = False, device: Any = None
@@ -100,6 +88,28 @@ class WithBases(Elements):
             if not np.array_equal(m, np.eye(b.size)):
                 change(state, b, m.T if b.kind in ("orthogonal", "centred") else np.linalg.inv(m))
             unfold(state, b, self.gains_before)
+
+
+def in_place_of(
+    state: Mapping[str, Any], changed: Changed, wiring: Wiring, moves: Mapping[str, Placement] | None = None
+) -> dict[str, Any]:
+    """A state in which every changed tensor stands under all its names, in the kind and precision of the old one, and others are moved.
+
+    What neither touches is shared with ``state``; tensors that were one under several names are one afterwards.
+    """
+    moves, busy = moves or {}, set(changed.busy)
+    out: dict[str, Any] = {}
+    done: dict[Any, Any] = {}
+    for name, value in state.items():
+        tensor = wiring.canonical_name(name)
+        if tensor not in busy and name not in moves:
+            out[name] = value
+            continue
+        key = place_in_memory(value) if type(state) is dict else name
+        if key not in done:
+            done[key] = like(changed[tensor], value) if tensor in busy else moves[name](value)
+        out[name] = done[key]
+    return out
 
 
 class FirstNames(Mapping[str, Numbers]):

@@ -112,7 +112,7 @@ def _scaled(value: Numbers, m: Member, factors: NDArray[np.float64]) -> Numbers:
 
 
 def _replaced(value: Numbers, new: NDArray[Any]) -> Numbers:
-    return like(new, value)
+    return copied(like(new, value), False)  # later steps write into it
 
 
 def _span(at: NDArray[np.int64]) -> Any:
