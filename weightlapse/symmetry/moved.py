@@ -7,13 +7,12 @@ from collections.abc import Iterator, Mapping
 import numpy as np
 from numpy.typing import NDArray
 
-from weightlapse.symmetry.states import FloatArrays, Weights
+from weightlapse.symmetry.states import Weights
 from weightlapse.wiring.arrays import Numbers
-from weightlapse.wiring.change import Changed
 from weightlapse.wiring.data import Member
 from weightlapse.wiring.placement import Placement
 
-KEEP = 32 * 2**20  # bytes of moved arrays that are held for the next look: all of a small network, a layer of a big one
+KEEP = 16 * 2**20  # bytes of moved arrays that are held for the next look: all of a small network, a layer of a big one
 
 
 class Moved(Mapping[str, Numbers]):
@@ -24,10 +23,9 @@ class Moved(Mapping[str, Numbers]):
         self.placements = dict(placements or {})
         self._held: dict[str, Numbers] = {}
         self._nbytes = 0
+        known = getattr(arrays, "shapes", None)
         self.shapes: dict[str, tuple[int, ...]] = (
-            arrays.shapes
-            if isinstance(arrays, (Moved, FloatArrays, Changed))
-            else {n: tuple(v.shape) for n, v in arrays.items()}
+            known if known is not None else {n: tuple(v.shape) for n, v in arrays.items()}
         )
 
     def __getitem__(self, name: str) -> Numbers:
@@ -84,4 +82,5 @@ class Moved(Mapping[str, Numbers]):
 
 def shape_of(arrays: Weights, name: str) -> tuple[int, ...]:
     """The shape of one of the arrays; none is made for that."""
-    return arrays.shapes[name] if isinstance(arrays, (Moved, FloatArrays, Changed)) else arrays[name].shape
+    known = getattr(arrays, "shapes", None)
+    return tuple(arrays[name].shape) if known is None else known[name]

@@ -35,6 +35,7 @@ from weightlapse.wiring.change import Changed, change, fold, gain, held, is_sign
 from weightlapse.wiring.data import Basis, Group, Member, Wiring
 
 _ROUNDS = 4
+_HELD = 2**20  # bytes of a large network's tensors that are held for the next look: its gains
 _SMALL = 4_000_000  # numbers; larger networks are matched in the precision that they are in, and decided upon in double
 
 
@@ -157,15 +158,19 @@ class Rebase:
             self._place_heads(g, b, matrices, order)
         self._move(b, Elements(order, factor), self.wiring)
         for part in self._parts:  # layer by layer: their streams are settled, so none needs to know of another
-            names = dict.fromkeys(m.tensor for g in part.groups for m in g.members if m.tensor in b)
-            x, y = ({n: v[n] for n in names} for v in (self.a, b))
-            found = Search(x, y, part, self.allowed).run(0, np.random.default_rng(0)).elements
+            found = self._part(part, b)
             order |= found.order
             factor |= found.factor
             self._move(b, found, part)
         at = _At(Elements(order, factor), matrices, b)
         self._finish(at)
         return at
+
+    def _part(self, part: Wiring, b: Changed) -> Elements:
+        """What weight matching finds for groups that share no tensor with others."""
+        names = [n for n in dict.fromkeys(m.tensor for g in part.groups for m in g.members) if n in b]
+        x, y = _Some(self.a, names, self.wiring.shapes), {n: b[n] for n in names}  # b's are turned, which is dear
+        return Search(x, y, part, self.allowed).run(0, np.random.default_rng(0)).elements
 
     def _move(self, b: Changed, elements: Elements, wiring: Wiring) -> None:
         for name, placement in elements.placements(b, wiring).items():
@@ -374,7 +379,7 @@ def _arrays(
     if sum(int(np.prod(wiring.shapes[n])) for n in names) <= _SMALL:
         x, y = (Changed({n: doubled(f[n]) for n in names}, device=device) for f in first)
     else:
-        x, y = (Changed(_Some(f, names, wiring.shapes), device=device) for f in first)
+        x, y = (Changed(_Some(f, names, wiring.shapes), room=_HELD, device=device) for f in first)
     return x, y
 
 

@@ -22,6 +22,7 @@ BUCKETS = 384
 SIGMAS = (
     5.0  # a choice is wrong only when two estimates are off by this many standard deviations, in opposite directions
 )
+ROWS = 256  # units that are compared with all others at a time
 UNITS = 512  # layers with fewer units are compared in full at once
 NUMBERS = 1024  # and so are units of fewer numbers
 
@@ -42,10 +43,9 @@ class Sketches:
                 some = rows.T[start : start + BUCKETS]
                 sums[: len(some)] += some * signs[start : start + BUCKETS, None]
 
-    @property
-    def products(self) -> Matrix:
-        """Estimates of all inner products, (units of a, units of b)."""
-        found: Matrix = self.a.T @ self.b
+    def products(self, some: slice) -> Matrix:
+        """Estimates of the inner products of some units of a with all of b, (some, units)."""
+        found: Matrix = self.a[:, some].T @ self.b
         return found
 
 
@@ -61,19 +61,26 @@ def plain_partners(
     sketches = [s for s in (even, odd) if s is not None]
     if not sketches:
         return None
-    value: Matrix = np.sum([np.abs(s.products) if s is odd else s.products for s in sketches], axis=0)
-    best = value.argmax(axis=1).astype(np.int64)
-    if not (np.bincount(best, minlength=len(best)) == 1).all():
-        return None
+    units = sketches[0].a.shape[1]
     size_a, size_b = (np.sqrt(sum(np.square(getattr(s, n)).sum(axis=0) for s in sketches)) for n in "ab")
-    rows, error = (
-        np.arange(len(best)),
-        SIGMAS / np.sqrt(BUCKETS),
-    )  # an estimate of <x, y> is off by about |x| |y| / sqrt(buckets)
-    surely = value[rows, best] - error * size_a * size_b[best]
-    value += (error * size_a)[:, None] * size_b
-    value[rows, best] = -np.inf
-    if not (surely > value.max(axis=1)).all():
+    error = SIGMAS / np.sqrt(BUCKETS)  # an estimate of <x, y> is off by about |x| |y| / sqrt(buckets)
+    best = np.empty(units, np.int64)
+    taken = np.zeros(units, bool)
+    for start in range(
+        0, units, ROWS
+    ):  # a few rows at a time: all products of a wide layer would be as large as the layer
+        some = slice(start, start + ROWS)
+        value = np.sum([np.abs(s.products(some)) if s is odd else s.products(some) for s in sketches], axis=0)
+        mine = value.argmax(axis=1)
+        rows = np.arange(len(mine))
+        surely = value[rows, mine] - error * size_a[some] * size_b[mine]
+        value += (error * size_a[some])[:, None] * size_b
+        value[rows, mine] = -np.inf
+        if taken[mine].any() or not (surely > value.max(axis=1)).all():
+            return None
+        best[some] = mine
+        taken[mine] = True
+    if not taken.all():
         return None
     if odd is None:
         return best, None

@@ -64,6 +64,8 @@ class Changed(Mapping[str, Numbers]):
             value = copied(self.arrays[name], self.dtype is np.float64)
             for step in self._steps[name]:
                 value = step(value) if isinstance(step, Placement) else step[0](value, *step[1:])
+            if value.nbytes > self.room:
+                return value
             while self._held and sum(v.nbytes for v in self._held.values()) + value.nbytes > self.room:
                 self._held.pop(next(iter(self._held)))
             self._held[name] = value
