@@ -23,7 +23,7 @@ from tests.planted_bases import (
 )
 from weightlapse.errors import CannotAlign, InvalidArgument
 from weightlapse.symmetry.assign import assign, assign_blocks
-from weightlapse.symmetry.fits import fitted, own, rotation, signed_order
+from weightlapse.symmetry.fits import Grams, fitted, own, rotation, signed_order
 from weightlapse.wiring.change import Changed, centring, change, drawn, fold, unfold
 from weightlapse.wiring.data import Basis, Member, Norm, Wiring, blocks
 
@@ -217,9 +217,9 @@ def test_closed_forms_against_descent(kind: str, pairs: tuple[tuple[int, int], .
     xb, yb = rng.normal(size=(4, 20)), rng.normal(size=(4, 12))
     m = drawn(basis, rng)
     xa, ya = m @ xb, np.linalg.inv(m).T @ yb
-    assert np.allclose(fitted(basis, xa, ya, xb, yb), m)
+    assert np.allclose(fitted(basis, Grams.of(xa, ya, xb, yb)), m)
     xa, ya = xa + 0.1 * rng.normal(size=xa.shape), ya + 0.1 * rng.normal(size=ya.shape)
-    mine = gap(fitted(basis, xa, ya, xb, yb), xa, ya, xb, yb)
+    mine = gap(fitted(basis, Grams.of(xa, ya, xb, yb)), xa, ya, xb, yb)
     if kind in ("invertible", "rotary"):
         slow = descended(basis, xa, ya, xb, yb)
         assert gap(slow, xa, ya, xb, yb) <= mine * 1.001  # the twin is no worse, or it would prove nothing
@@ -284,3 +284,22 @@ def test_changes_are_undone_exactly() -> None:
     change(state, basis, m.T)
     unfold(state, basis, gains)
     assert all(np.allclose(state[n], v) for n, v in before.items())
+
+
+def test_what_was_noted_is_not_changed_by_looking() -> None:
+    """A value that was put in place, and then turned or scaled there, is the same however often it is looked at, and in every copy."""
+    rng = np.random.default_rng(0)
+    bias, row = Member("b", 0, blocks(4), "add"), np.arange(1.0, 5.0)
+    turn = drawn(Basis("s", 4, "orthogonal", (bias,), (1,)), rng)
+    for step in (
+        lambda c: c.turn(bias, turn),
+        lambda c: c.scale(bias, np.full(4, 2.0)),
+        lambda c: (c.turn(bias, turn), c.scale(bias, np.full(4, 0.5))),
+    ):
+        state = Changed({"b": np.zeros(4)}, room=0)
+        state.put("b", row)
+        step(state)
+        first, copy = np.array(state["b"]), state.copy()
+        assert np.array_equal(state["b"], first)
+        assert np.array_equal(copy["b"], first)
+        assert row.tolist() == [1, 2, 3, 4]

@@ -34,6 +34,7 @@ from weightlapse.symmetry.states import (
 )
 from weightlapse.symmetry.units import allowed_symmetries
 from weightlapse.symmetry.with_bases import WithBases
+from weightlapse.wiring.arrays import at_home, device_of, in_full_precision
 from weightlapse.wiring.data import Wiring
 
 
@@ -48,6 +49,7 @@ def align(
     seed: int = 0,
     wiring_b: Wiring | None = None,
     merge: float = 1e-6,
+    device: Any = None,
 ) -> Alignment:
     """Find the order, signs and scales of b's hidden units that bring its weights nearest to a's.
 
@@ -64,6 +66,10 @@ def align(
     whose incoming weights agree to ``merge``, up to sign and scale, are merged, constant ones become part of the next bias, unheard ones
     are dropped. What is left without partner is set beside zeros, and ``units`` and ``notes`` of the result say so. wiring_b: b's own
     wiring; needed only where it cannot be told from a's and the shapes.
+
+    device: where the products of weights are made ("cuda", a ``torch.device``); default: where the weights are, in NumPy for
+    those in main memory. Weights that lie elsewhere are brought there one tensor at a time. What is decided is decided in double precision
+    in main memory, and the result lies where b's weights do.
 
     Method: coordinate descent on exact assignments (Ainsworth et al. 2023), departures in `weightlapse.symmetry.match`.
 
@@ -84,7 +90,11 @@ def align(
     (0.0, [[10.0, 20.0, 30.0]])
     """
     nets = Nets.of(a, b)
-    return nets.given_back(_aligned(nets.a, nets.b, wiring, data, symmetries, restarts, seed, wiring_b, merge))
+    if device is None:
+        device = device_of(*(state_of(n) for n in (nets.b, nets.a)))
+    with in_full_precision(device):
+        found = _aligned(nets.a, nets.b, wiring, data, symmetries, restarts, seed, wiring_b, merge, device)
+    return nets.given_back(found)
 
 
 def _aligned(
@@ -97,6 +107,7 @@ def _aligned(
     seed: int,
     wiring_b: Wiring | None,
     merge: float,
+    device: Any,
 ) -> Alignment:
     allowed = allowed_symmetries(symmetries)
     data = None if data is None else data_of(data, *(n for n in (a, b) if is_module(n)))
@@ -116,11 +127,11 @@ def _aligned(
         notes = (
             f"scales {'and bases ' if w.bases else ''}were left as they are: in {short} a rescaled unit would be rounded, and the function with it",
         )
-    wired = wired_arrays(state_a, state_b, w)
+    wired = wired_arrays(state_a, state_b, w, device)
     found: Found | None = None
     moved: dict[str, Any] | None = None
     if w.bases and "basis" in allowed:
-        rebase = Rebase(state_a, state_b, w, allowed)
+        rebase = Rebase(state_a, state_b, w, allowed, device)
         found = rebase.run()
         notes += rebase.notes
         moved = rebase.moved
@@ -140,10 +151,10 @@ def _aligned(
         found, moved = candidates[int(np.argmin(rises))], None
     if moved is None:
         moved = found.elements.on_state(state_b, w)
-    error = _check_function(b, state_b, moved, found.elements, w, data)
+    error = _check_function(b, state_b, moved, found.elements, w, data, device)
     if is_module(b):  # what did not move is the module's own, which later training would change
         moved = {n: v.detach().clone() if v is state_b[n] else v for n, v in moved.items()}
-    return _alignment(state_a, state_b, moved, found, w, error, tried, tuple(candidates), notes)
+    return _alignment(state_a, state_b, moved, found, w, error, tried, tuple(candidates), notes, device)
 
 
 def traced(a: Any, b: Any, data: Any) -> Wiring:
@@ -181,10 +192,10 @@ def _module_of(a: Any, b: Any) -> Any:
 
 
 def _check_function(
-    b: Any, state: Mapping[str, Any], moved: Mapping[str, Any], elements: Elements, w: Wiring, data: Any
+    b: Any, state: Mapping[str, Any], moved: Mapping[str, Any], elements: Elements, w: Wiring, data: Any, device: Any
 ) -> float | None:
     if isinstance(elements, WithBases):
-        _check_undone(state, moved, elements, w)
+        _check_undone(state, moved, elements, w, device)
     there, back = elements.placements(state, w), elements.placements(state, w, inverse=True)
     for n, placement in {} if isinstance(elements, WithBases) else there.items():
         undone = back[n].undoes(placement)
@@ -207,16 +218,18 @@ def _check_function(
     return error
 
 
-def _check_undone(state: Mapping[str, Any], moved: Mapping[str, Any], elements: WithBases, w: Wiring) -> None:
+def _check_undone(
+    state: Mapping[str, Any], moved: Mapping[str, Any], elements: WithBases, w: Wiring, device: Any
+) -> None:
     """Other bases round: what is undone must be what it was, to the precision of the weights."""
-    back = elements.changed(moved, w, inverse=True)
+    back = elements.changed(moved, w, inverse=True, device=device)
     names, left = list(back.busy), _SAMPLE
     np.random.default_rng(0).shuffle(names)
     for n in names:
         if left < 0:
             return  # of a large network a sample: what goes wrong, a singular matrix or gain, goes wrong throughout
         name = next(m for m in w.names_of(n) if m in state)
-        x, y = as_array(state[name]), back[n]
+        x, y = as_array(state[name]), at_home(back[n])
         left -= x.size
         low = 1e-4 if x.dtype == np.float32 else 1e-9
         if x.size and not float(np.abs(x - y).max()) <= low * max(float(np.abs(x).max()), 1e-300) * 10:
@@ -247,17 +260,18 @@ def _alignment(
     tried: dict[str, float],
     candidates: tuple[Found, ...],
     notes: tuple[str, ...],
+    device: Any,
 ) -> Alignment:
     names = parameter_names(state_a, w)
-    a = float_arrays(state_a, names)
+    a = float_arrays(state_a, names, device)
     factor = found.elements.factor
     return Alignment(
         dict(moved),
         found.elements.order,
         {n: np.sign(f) for n, f in factor.items()},
         {n: np.abs(f) for n, f in factor.items()},
-        distance(a, float_arrays(state_b, a)),
-        distance(a, float_arrays(moved, a)),
+        distance(a, float_arrays(state_b, a, device)),
+        distance(a, float_arrays(moved, a, device)),
         found.method,
         error,
         w,

@@ -65,8 +65,8 @@ class Elements:
             for m in g.members if order is not None or factor is not None else ():
                 alias[m.tensor] = names_in(state, wiring, g, m)
                 for name in alias[m.tensor]:
-                    check_shape(state[name], wiring, name, m)
-                    shapes[m.tensor] = tuple(state[name].shape)
+                    shapes[m.tensor] = tuple(shape_of(state, name))
+                    check_shape(shapes[m.tensor], wiring, name, m)
         return {n: p for t, p in self._placements(wiring.groups, shapes, inverse).items() for n in alias[t]}
 
     def _made(self, state: Mapping[str, Any], wiring: Wiring, *, inverse: bool) -> dict[str, Any]:

@@ -2,18 +2,21 @@
 
 Rows are coordinates: ``x`` and ``y`` are (size, n) and (size, m), the numbers that are multiplied by M and by its inverse transpose. For an
 invertible M both are first *balanced* (``x x^T = y^T y`` up to a rotation, which is the geometric mean of the two), which
-forgets all of M but a rotation; that is found by its singular values (Procrustes).
+forgets all of M but a rotation; that is found by its singular values (Procrustes). All that is asked of the numbers are their inner products
+(`Grams`), which are made where the weights are, in double precision.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from weightlapse.symmetry.assign import assign
+from weightlapse.wiring.arrays import Numbers, at_home, doubled, on_device, products
 from weightlapse.wiring.change import centring, is_signed_order, others
 from weightlapse.wiring.data import Basis
 
@@ -22,19 +25,24 @@ _ALMOST = 0.9  # a rotation is taken for a reordering when its largest entries a
 _TINY = 1e-7
 
 
-def rotation(c: Matrix, kind: str) -> Matrix:
-    """The orthogonal (centred) Q with the largest ``sum(Q * c)``."""
+def rotation(c: Matrix, kind: str, device: Any = None) -> Matrix:
+    """The orthogonal (centred) Q with the largest ``sum(Q * c)``; ``device``: where to look for it."""
     if kind == "centred":
         d = len(c)
         u = centring(d)
         sign = -1.0 if c.sum() < 0 else 1.0
-        found: Matrix = u @ polar(u.T @ c @ u) @ u.T + sign / d
+        found: Matrix = u @ polar(u.T @ c @ u, device) @ u.T + sign / d
         return found
-    return polar(c)
+    return polar(c, device)
 
 
-def polar(c: Matrix) -> Matrix:
+def polar(c: Matrix, device: Any = None) -> Matrix:
     """The orthogonal factor of a matrix."""
+    if device is not None:
+        import torch
+
+        left, _, right = torch.linalg.svd(on_device(c.astype(np.float64), device))
+        return at_home(left @ right)
     u, _, v = np.linalg.svd(c.astype(np.float64))
     found: Matrix = u @ v
     return found
@@ -60,17 +68,39 @@ def snapped(q: Matrix, kind: str) -> Matrix:
     return near if float((q * near).sum()) > _ALMOST * len(q) else q
 
 
-def balancing(x: Matrix, y: Matrix) -> Matrix:
-    """The N for which ``N x`` and ``inv(N).T y`` have one Gram matrix; the symmetric one."""
-    gx, gy = (_gram(m) for m in (x, y))
-    root, inverse = _roots(gx)
-    middle, _ = _roots(root @ gy @ root)
+@dataclass(frozen=True)
+class Grams:
+    """Inner products of the coordinates: ``xa``, ``xb``, ``ya``, ``yb`` of each with itself, ``x`` and ``y`` of a's with b's. All (size, size)."""
+
+    xa: Matrix
+    ya: Matrix
+    xb: Matrix
+    yb: Matrix
+    x: Matrix
+    y: Matrix
+
+    @classmethod
+    def of(cls, xa: Numbers, ya: Numbers, xb: Numbers, yb: Numbers) -> Grams:
+        """Of arrays or tensors (size, any)."""
+        xa, ya, xb, yb = (doubled(v) for v in (xa, ya, xb, yb))
+        return cls(*(products(u, v) for u, v in ((xa, xa), (ya, ya), (xb, xb), (yb, yb), (xa, xb), (ya, yb))))
+
+    def part(self, at: Sequence[int]) -> Grams:
+        """Of some of the coordinates."""
+        here = np.ix_(at, at)
+        return Grams(*(g[here] for g in (self.xa, self.ya, self.xb, self.yb, self.x, self.y)))
+
+
+def balancing(gx: Matrix, gy: Matrix) -> Matrix:
+    """The N for which ``N x`` and ``inv(N).T y`` have one Gram matrix; the symmetric one. From the Gram matrices of x and y."""
+    root, inverse = _roots(_raised(gx))
+    middle, _ = _roots(root @ _raised(gy) @ root)
     found, _ = _roots(inverse @ middle @ inverse)
     return found
 
 
-def _gram(x: Matrix) -> Matrix:
-    g = x.astype(np.float64) @ x.astype(np.float64).T
+def _raised(g: Matrix) -> Matrix:
+    """A little larger than any rounding, so that no direction is empty."""
     trace = float(np.trace(g)) or 1.0
     found: Matrix = g + np.eye(len(g)) * (1e-14 * trace / len(g))
     return found
@@ -83,15 +113,18 @@ def _roots(g: Matrix) -> tuple[Matrix, Matrix]:
     return (vectors * values) @ vectors.T, (vectors / values) @ vectors.T
 
 
-def fitted(basis: Basis, xa: Matrix, ya: Matrix, xb: Matrix, yb: Matrix) -> Matrix:
+def fitted(basis: Basis, grams: Grams) -> Matrix:
     """The matrix of the basis's kind that brings b's numbers nearest to a's, and the identity where that is as near."""
     m = np.eye(basis.size)
+    if basis.kind == "rotary" and basis.pairs:
+        _turn_pairs(m, np.array(basis.pairs), grams)
     for at in parts(basis):
-        m[np.ix_(at, at)] = _of_part(basis, at, xa[at], ya[at], xb[at], yb[at])
+        if not (basis.kind == "rotary" and tuple(at) in basis.pairs):
+            m[np.ix_(at, at)] = _of_part(basis, grams.part(at))
     near = np.round(m)
     if np.abs(m - near).max() < _TINY and is_signed_order(near):
         return near
-    return m if _gap(m, xa, ya, xb, yb) < _gap(np.eye(basis.size), xa, ya, xb, yb) else np.eye(basis.size)
+    return m if _gap(m, grams) < _gap(np.eye(basis.size), grams) else np.eye(basis.size)
 
 
 def parts(basis: Basis) -> list[Sequence[int]]:
@@ -101,21 +134,31 @@ def parts(basis: Basis) -> list[Sequence[int]]:
     return [*(list(p) for p in basis.pairs), *together]
 
 
-def _of_part(basis: Basis, at: Sequence[int], xa: Matrix, ya: Matrix, xb: Matrix, yb: Matrix) -> Matrix:
-    paired = tuple(at) in basis.pairs
+def _of_part(basis: Basis, g: Grams) -> Matrix:
+    size = len(g.x)
+    alike = float(np.trace(g.x) + np.trace(g.y)) >= 0
     if basis.kind == "signs":
-        return np.eye(len(at)) * (-1.0 if float((xa * xb).sum() + (ya * yb).sum()) < 0 else 1.0)
+        return np.eye(size) * (1.0 if alike else -1.0)
     if basis.kind == "scales":
-        ratio = np.sqrt(_size(xa) * _size(yb) / (_size(ya) * _size(xb)))
-        return np.eye(len(at)) * (ratio if float((xa * xb).sum() + (ya * yb).sum()) >= 0 else -ratio)
-    if paired:
-        fa, fb = (np.sqrt(_size(y) / _size(x)) for x, y in ((xa, ya), (xb, yb)))
-        z = fa * fb * np.vdot(_complex(xb), _complex(xa)) + np.vdot(_complex(yb), _complex(ya)) / (fa * fb)
-        return _turn(fb / fa * (z / abs(z) if z else 1.0))
-    na, nb = balancing(xa, ya), balancing(xb, yb)
+        ratio = np.sqrt(_size(g.xa) * _size(g.yb) / (_size(g.ya) * _size(g.xb)))
+        return np.eye(size) * (ratio if alike else -ratio)
+    na, nb = balancing(g.xa, g.ya), balancing(g.xb, g.yb)
     ia, ib = np.linalg.inv(na).T, np.linalg.inv(nb).T
-    found: Matrix = ia.T @ polar(na @ xa @ (nb @ xb).T + ia @ ya @ (ib @ yb).T) @ nb
+    found: Matrix = ia.T @ polar(na @ g.x @ nb.T + ia @ g.y @ ib.T) @ nb
     return found
+
+
+def _turn_pairs(m: Matrix, pairs: NDArray[np.int64], g: Grams) -> None:
+    """Every pair of coordinates turned and scaled in its plane: as complex numbers, multiplied by one."""
+    i, j = pairs.T
+    fa, fb = (
+        np.sqrt(np.sqrt(np.maximum(y[i, i] + y[j, j], 1e-300) / np.maximum(x[i, i] + x[j, j], 1e-300)))
+        for x, y in ((g.xa, g.ya), (g.xb, g.yb))
+    )
+    zx, zy = (c[i, i] + c[j, j] + 1j * (c[j, i] - c[i, j]) for c in (g.x, g.y))
+    z = fa * fb * zx + zy / (fa * fb)
+    z = fb / fa * np.where(z == 0, 1.0, z / np.where(z == 0, 1.0, np.abs(z)))
+    m[i, i], m[i, j], m[j, i], m[j, j] = z.real, -z.imag, z.imag, z.real
 
 
 def own(basis: Basis, x: Matrix, y: Matrix) -> Matrix:
@@ -128,13 +171,13 @@ def own(basis: Basis, x: Matrix, y: Matrix) -> Matrix:
 
 def _own_part(basis: Basis, at: Sequence[int], x: Matrix, y: Matrix) -> Matrix:
     if basis.kind in ("signs", "scales"):
-        size = np.sqrt(_size(y) / _size(x)) if basis.kind == "scales" else 1.0
+        size = np.sqrt(_norm(y) / _norm(x)) if basis.kind == "scales" else 1.0
         return np.eye(len(at)) * (-size if x.ravel()[np.abs(x).argmax()] < 0 else size)
     if tuple(at) in basis.pairs:
         z = _complex(x)
         largest = z[np.abs(z).argmax()]
-        return _turn(np.sqrt(_size(y) / _size(x)) * (abs(largest) / largest if largest else 1.0))
-    n = balancing(x, y)
+        return _turn(np.sqrt(_norm(y) / _norm(x)) * (abs(largest) / largest if largest else 1.0))
+    n = balancing(*(v.astype(np.float64) @ v.astype(np.float64).T for v in (x, y)))
     q = principal(n @ x)
     m = q @ n
     found: Matrix = signs_of(m @ x)[:, None] * m
@@ -154,8 +197,13 @@ def signs_of(x: Matrix) -> Matrix:
     return np.where(largest < 0, -1.0, 1.0)
 
 
-def _size(x: Matrix) -> float:
+def _norm(x: Matrix) -> float:
     return max(float(np.linalg.norm(x)), 1e-300)
+
+
+def _size(gram: Matrix) -> float:
+    """The norm of the numbers whose inner products these are."""
+    return max(float(np.trace(gram)) ** 0.5, 1e-300)
 
 
 def _complex(x: Matrix) -> Matrix:
@@ -167,6 +215,8 @@ def _turn(c: complex) -> Matrix:
     return np.array([[c.real, -c.imag], [c.imag, c.real]])
 
 
-def _gap(m: Matrix, xa: Matrix, ya: Matrix, xb: Matrix, yb: Matrix) -> float:
+def _gap(m: Matrix, g: Grams) -> float:
+    """The squared distance between a's numbers and b's in another basis."""
     other = np.linalg.inv(m).T
-    return float(np.square(xa - m @ xb).sum() + np.square(ya - other @ yb).sum())
+    sides = ((m, g.xa, g.xb, g.x), (other, g.ya, g.yb, g.y))
+    return float(sum(np.trace(a) - 2 * (n * c).sum() + (n @ b * n).sum() for n, a, b, c in sides))

@@ -27,9 +27,10 @@ from weightlapse.symmetry.assign import assign, assign_blocks
 from weightlapse.symmetry.elements import Elements, identity
 from weightlapse.symmetry.moved import Moved, shape_of
 from weightlapse.symmetry.nesting import Nesting
-from weightlapse.symmetry.sketch import NUMBERS, UNITS, Sketches, plain_partners
+from weightlapse.symmetry.sketch import NUMBERS, UNITS, Sketches, plain_partners, surely_partners
 from weightlapse.symmetry.states import Weights
 from weightlapse.symmetry.units import Part, Units, units_of
+from weightlapse.wiring.arrays import Numbers, ascending, axes_as, dot, is_single, is_tensor, joined, of_rows, products
 from weightlapse.wiring.data import Wiring
 
 Matrix = NDArray[Any]
@@ -109,8 +110,8 @@ class Matcher:
         self._norm: dict[str, float] = {}
         self._epsilon = 1e-13
         for t, v in a.items():
-            self._norm[t] = float(np.vdot(v, v))
-            self._epsilon = 1e-6 if v.dtype == np.float32 else self._epsilon
+            self._norm[t] = dot(v, v)
+            self._epsilon = 1e-6 if is_single(v) else self._epsilon
         self._costs_at_most = max(_COSTS_AT_LEAST, sum(v.nbytes for v in a.values()) // 8)
         self.begin(b)
 
@@ -239,7 +240,7 @@ class Matcher:
         before, version, cost, at = dict(self.b.placements), dict(self._version), dict(self._cost_cache), self.at.copy()
         self.apply(move)
         old = Moved(self.b.arrays, before)
-        if sum(float(np.vdot(self.a[t], self.b[t] - old[t])) for t in tensors) > least:
+        if sum(dot(self.a[t], self.b[t] - old[t]) for t in tensors) > least:
             return True
         self.b.restore(before)
         self._version, self._cost_cache, self.at = version, cost, at
@@ -256,6 +257,10 @@ class Matcher:
         seen = [p for p in u.parts if p.votes and p.tensor in a and not self._unsolved(p, known)]
         if sum(math.prod(shape_of(a, p.tensor)) for p in seen) < NUMBERS * u.size:
             return None
+        if seen and is_tensor(a[seen[0].tensor]):  # there all products are cheap, and what is plain is plain for sure
+            pairs = [(u.sign and p.exponent % 2 == 1, p.rows(a[p.tensor]), p.rows(self.b[p.tensor])) for p in seen]
+            partners = surely_partners(pairs)
+            return None if partners is None else Move(u, *partners)
         even, odd = Sketches(u.size), Sketches(u.size, seed=1)
         filled: set[int] = set()
         for p in seen:
@@ -283,7 +288,7 @@ class Matcher:
                     x, y = p.rows(self.a[p.tensor]), p.rows(self.b[p.tensor])
                     numbers += x.shape[1]
                     for total, (v, w) in zip((inner, norm_a, norm_b), ((x, y), (x, x), (y, y))):
-                        total += np.einsum("ud,ud->u", v, w)
+                        total += of_rows(v, w)
             if (numbers < 64).any() or (inner <= 0.8 * np.sqrt(norm_a * norm_b)).any():
                 return False
         return True
@@ -330,7 +335,7 @@ class Matcher:
     def _cost(self, u: Units, i: int, part: Part) -> Matrix:
         cost = self._cached(u, i, part)
         if cost is None:
-            cost = part.rows(self.a[part.tensor]) @ part.rows(self.b[part.tensor]).T
+            cost = products(part.rows(self.a[part.tensor]), part.rows(self.b[part.tensor]))
             self._keep(u, i, part, cost)
         return cost
 
@@ -360,9 +365,9 @@ class Matcher:
                 return None
             blind = any(g.sign for _, g in unsolved) or (u.sign and parts[0].exponent % 2 == 1)
             axes = tuple(sorted({axis for axis, _ in unsolved}))
-            a, b = (_sorted(np.abs(x) if blind else x, axes) for x in (a, b))
-        rows_a, rows_b = (np.concatenate([p.rows(x) for p in parts]) for x in (a, b))
-        return rows_a @ rows_b.T, blind
+            a, b = (_sorted(abs(x) if blind else x, axes) for x in (a, b))
+        rows_a, rows_b = (joined([p.rows(x) for p in parts], 0) for x in (a, b))
+        return products(rows_a, rows_b), blind
 
     def _unsolved(self, part: Part, known: set[str] | None) -> list[tuple[int, Units]]:
         """The other axes of a member's tensor whose groups are not solved yet."""
@@ -393,13 +398,13 @@ class Matcher:
         return tuple(self._version[p.tensor] for p in u.voters)
 
 
-def _sorted(values: Matrix, axes: tuple[int, ...]) -> Matrix:
+def _sorted(values: Numbers, axes: tuple[int, ...]) -> Numbers:
     if len(axes) == 1:
-        return np.sort(values, axis=axes[0])
-    rest = [a for a in range(values.ndim) if a not in axes]
-    moved = np.transpose(values, (*rest, *axes))
-    flat = np.sort(moved.reshape(*moved.shape[: len(rest)], -1), axis=-1).reshape(moved.shape)
-    return np.transpose(flat, np.argsort((*rest, *axes)))
+        return ascending(values, axes[0])
+    order = (*(a for a in range(values.ndim) if a not in axes), *axes)
+    moved = axes_as(values, order)
+    flat = ascending(moved.reshape(*moved.shape[: values.ndim - len(axes)], -1), -1)
+    return axes_as(flat.reshape(moved.shape), tuple(np.argsort(order).tolist()))
 
 
 def _groups_on_axes(units: dict[str, Units]) -> dict[tuple[str, int], list[Units]]:

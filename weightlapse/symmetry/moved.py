@@ -3,40 +3,38 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from weightlapse.symmetry.states import FloatArrays, Weights
-from weightlapse.wiring.change import Changed
+from weightlapse.symmetry.states import Weights
+from weightlapse.wiring.arrays import Numbers
 from weightlapse.wiring.data import Member
 from weightlapse.wiring.placement import Placement
 
-KEEP = 32 * 2**20  # bytes of moved arrays that are held for the next look: all of a small network, a layer of a big one
+KEEP = 16 * 2**20  # bytes of moved arrays that are held for the next look: all of a small network, a layer of a big one
 
 
-class Moved(Mapping[str, NDArray[Any]]):
+class Moved(Mapping[str, Numbers]):
     """``arrays`` after the moves in ``placements``; further moves are added with ``move``. The arrays are never changed."""
 
     def __init__(self, arrays: Weights, placements: Mapping[str, Placement] | None = None) -> None:
         self.arrays = arrays
         self.placements = dict(placements or {})
-        self._held: dict[str, NDArray[Any]] = {}
+        self._held: dict[str, Numbers] = {}
         self._nbytes = 0
+        known = getattr(arrays, "shapes", None)
         self.shapes: dict[str, tuple[int, ...]] = (
-            arrays.shapes
-            if isinstance(arrays, (Moved, FloatArrays, Changed))
-            else {n: tuple(v.shape) for n, v in arrays.items()}
+            known if known is not None else {n: tuple(v.shape) for n, v in arrays.items()}
         )
 
-    def __getitem__(self, name: str) -> NDArray[Any]:
+    def __getitem__(self, name: str) -> Numbers:
         placement = self.placements.get(name)
         if placement is None:
             return self.arrays[name]
         if name in self._held:
             return self._held[name]
-        value: NDArray[Any] = placement(self.arrays[name])
+        value: Numbers = placement(self.arrays[name])
         while self._held and self._nbytes + value.nbytes > KEEP:
             self._drop(next(iter(self._held)))
         if value.nbytes <= KEEP:
@@ -84,4 +82,5 @@ class Moved(Mapping[str, NDArray[Any]]):
 
 def shape_of(arrays: Weights, name: str) -> tuple[int, ...]:
     """The shape of one of the arrays; none is made for that."""
-    return arrays.shapes[name] if isinstance(arrays, (Moved, FloatArrays, Changed)) else arrays[name].shape
+    known = getattr(arrays, "shapes", None)
+    return tuple(arrays[name].shape) if known is None else known[name]

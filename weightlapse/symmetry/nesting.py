@@ -11,10 +11,11 @@ from numpy.typing import NDArray
 from weightlapse.symmetry.moved import shape_of
 from weightlapse.symmetry.states import Weights
 from weightlapse.symmetry.units import Units
+from weightlapse.wiring.arrays import Numbers, without
 from weightlapse.wiring.data import Group, Wiring
 
 
-class Masked(Mapping[str, NDArray[Any]]):
+class Masked(Mapping[str, Numbers]):
     """Arrays with some of their numbers zero; one byte is held for each number of such an array."""
 
     def __init__(self, arrays: Weights, names: set[str] | None = None) -> None:
@@ -27,11 +28,11 @@ class Masked(Mapping[str, NDArray[Any]]):
         if mask.any():
             self._hidden[name] = mask | self._hidden[name] if name in self._hidden else mask
 
-    def __getitem__(self, name: str) -> NDArray[Any]:
+    def __getitem__(self, name: str) -> Numbers:
         if name not in self.names:
             raise KeyError(name)
         value, mask = self._arrays[name], self._hidden.get(name)
-        return value if mask is None else np.where(mask, np.zeros((), value.dtype), value)
+        return value if mask is None else without(value, mask)
 
     def __iter__(self) -> Iterator[str]:
         return iter(self.names)
@@ -87,7 +88,7 @@ class Nesting:
         for tensor in list(own):
             if tensor in count:
                 mask = count[tensor] > 0
-                if np.where(mask, 0, self._a[tensor]).any():
+                if bool(without(self._a[tensor], mask).any()):
                     own.hide(tensor, mask)
                 else:
                     own.names.discard(tensor)

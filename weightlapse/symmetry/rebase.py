@@ -16,6 +16,7 @@ Nothing is guessed and then improved blindly; each step is in closed form and re
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -25,14 +26,16 @@ from numpy.typing import NDArray
 
 from weightlapse.symmetry.assign import assign, assign_blocks
 from weightlapse.symmetry.elements import Elements, identity
-from weightlapse.symmetry.fits import fitted, parts, rotation, signed_order, snapped
+from weightlapse.symmetry.fits import Grams, fitted, parts, rotation, signed_order, snapped
 from weightlapse.symmetry.search import Found, Search
 from weightlapse.symmetry.states import distance
-from weightlapse.symmetry.with_bases import FirstNames, WithBases
-from weightlapse.wiring.change import Changed, change, fold, gain, held, is_signed_order, rows, tensors_of
+from weightlapse.symmetry.with_bases import FirstNames, WithBases, in_place_of
+from weightlapse.wiring.arrays import Numbers, at_home, doubled, is_single, joined, products, size_of, stacked
+from weightlapse.wiring.change import Changed, change, fold, gain, held, is_signed_order, rows, tensors_of, unfold
 from weightlapse.wiring.data import Basis, Group, Member, Wiring
 
 _ROUNDS = 4
+_HELD = 2**20  # bytes of a large network's tensors that are held for the next look: its gains
 _SMALL = 4_000_000  # numbers; larger networks are matched in the precision that they are in, and decided upon in double
 
 
@@ -50,21 +53,28 @@ class _At:
     elements: Elements
     matrices: dict[str, NDArray[np.float64]]
     b: Changed
-    distance: float
+    distance: float = math.inf
 
 
 class Rebase:
     """The search on two states; ``notes`` say what was not searched, and why."""
 
-    def __init__(self, a: Mapping[str, Any], b: Mapping[str, Any], wiring: Wiring, allowed: frozenset[str]) -> None:
-        self.state_a, self.state_b, self.wiring, self.allowed = a, b, wiring, allowed
+    def __init__(
+        self,
+        a: Mapping[str, Any],
+        b: Mapping[str, Any],
+        wiring: Wiring,
+        allowed: frozenset[str],
+        device: Any = None,
+    ) -> None:
+        self.state_a, self.state_b, self.wiring, self.allowed, self.device = a, b, wiring, allowed, device
         self.notes: tuple[str, ...] = ()
         self.moved: dict[str, Any] = {}  # b's state where the search ended
         names = dict.fromkeys(m.tensor for g in wiring.groups for m in g.members if m.roles != {"stat"})
         names.update(dict.fromkeys(tensors_of(wiring.bases)))
         self.names = list(names)
-        self.a, self.b = _arrays(a, b, wiring, self.names)
-        low = any(self.a.arrays[n].dtype == np.float32 for n in self.names[:1])
+        self.a, self.b = _arrays(a, b, wiring, self.names, device)
+        low = any(is_single(self.a.arrays[n]) for n in self.names[:1])
         self._same = 1e-6 if low else 1e-9  # a distance that no further round can improve
         self.gains_a: dict[str, NDArray[np.float64]] = {}
         self.gains_b: dict[str, NDArray[np.float64]] = {}
@@ -104,7 +114,10 @@ class Rebase:
         for _ in range(_ROUNDS):
             at = self._round(turns)
             if best is not None and at.distance >= best.distance * (1 - 1e-3):
-                best = at if at.distance < best.distance else best
+                if at.distance >= best.distance:
+                    self._finish(best)
+                else:
+                    best = at
                 break
             best = at
             if at.distance <= self._same or not self.streams:
@@ -117,9 +130,17 @@ class Rebase:
         found = WithBases(best.elements.order, best.elements.factor, matrices, gains, before)
         turned = [matrices[s.name] for s in self.streams]
         plain = all(is_signed_order(m) for m in matrices.values()) and not any((m < 0).any() for m in turned)
-        self.moved = found.on_state(self.state_b, self.wiring)
-        left = distance(FirstNames(self.state_a, self.wiring), FirstNames(self.moved, self.wiring), self.names)
-        return Rebased(found, left, "weights, in other bases", plain)
+        return Rebased(found, best.distance, "weights, in other bases", plain)
+
+    def _finish(self, at: _At) -> None:
+        """b's state where a round ended, each tensor made once, and how far it is from a."""
+        self.moved = {}
+        made = at.b.copy()
+        for s in self.bases:
+            unfold(made, s, self.gains_a)
+        self.moved = in_place_of(self.state_b, made, self.wiring)
+        x, y = (FirstNames(s, self.wiring, self.device) for s in (self.state_a, self.moved))
+        at.distance = distance(x, y, self.names)
 
     def _round(self, turns: Mapping[str, NDArray[np.float64]]) -> _At:
         """Everything but the streams, with these as they are given."""
@@ -137,13 +158,19 @@ class Rebase:
             self._place_heads(g, b, matrices, order)
         self._move(b, Elements(order, factor), self.wiring)
         for part in self._parts:  # layer by layer: their streams are settled, so none needs to know of another
-            names = dict.fromkeys(m.tensor for g in part.groups for m in g.members if m.tensor in b)
-            x, y = ({n: np.asarray(v[n]) for n in names} for v in (self.a, b))
-            found = Search(x, y, part, self.allowed).run(0, np.random.default_rng(0)).elements
+            found = self._part(part, b)
             order |= found.order
             factor |= found.factor
             self._move(b, found, part)
-        return _At(Elements(order, factor), matrices, b, distance(self.a, b, self.names))
+        at = _At(Elements(order, factor), matrices, b)
+        self._finish(at)
+        return at
+
+    def _part(self, part: Wiring, b: Changed) -> Elements:
+        """What weight matching finds for groups that share no tensor with others."""
+        names = [n for n in dict.fromkeys(m.tensor for g in part.groups for m in g.members) if n in b]
+        x, y = _Some(self.a, names, self.wiring.shapes), {n: b[n] for n in names}  # b's are turned, which is dear
+        return Search(x, y, part, self.allowed).run(0, np.random.default_rng(0)).elements
 
     def _move(self, b: Changed, elements: Elements, wiring: Wiring) -> None:
         for name, placement in elements.placements(b, wiring).items():
@@ -156,14 +183,14 @@ class Rebase:
         c = np.zeros((s.size, s.size))
         for m in members:
             x, y = rows(a[m.tensor], m), rows(b[m.tensor], m)
-            size = float(np.linalg.norm(x)) * float(np.linalg.norm(y))
+            size = size_of(x) * size_of(y)
             if size > 0:
-                c += (x @ y.T).astype(np.float64) * (x.size / size)
+                c += products(x, y).astype(np.float64) * (math.prod(x.shape) / size)
         if not c.any():
             return np.eye(s.size)
         if any(np.ptp(g) > 1e-12 * np.abs(g).max() for n in held(s) for g in (self.gains_b[n.gain],)):
             return signed_order(c, s.kind)
-        return snapped(rotation(c, s.kind), s.kind)
+        return snapped(rotation(c, s.kind, self.device), s.kind)
 
     def _turned_on(self, s: Basis, turn: NDArray[np.float64], b: Changed) -> NDArray[np.float64]:
         further = self._turn(s, self.a, b, s.members)
@@ -178,12 +205,14 @@ class Rebase:
         if len({tuple((s.kind, s.size, len(s.members)) for s in f) for f in families}) != 1:
             return
         shared = [self._sharing(g, u, families[u]) for u in range(g.size)]
+        tensors = dict.fromkeys(m.tensor for f in families for s in f for m in s.members)
+        in_a, in_b = ({t: v[t] for t in tensors} for v in (self.a, b))  # the attention of one layer, made once
         n = 1 if shared[0] is None else shared[0].size
         value = np.zeros((g.size, g.size, n, n))
         for i in range(len(families[0])):
             some = [f[i] for f in families]
-            a_sides = [self._per_head(self.a, s, c, n) for s, c in zip(some, shared)]
-            b_sides = [self._per_head(b, s, c, n) for s, c in zip(some, shared)]
+            a_sides = [self._per_head(in_a, s, c, n) for s, c in zip(some, shared)]
+            b_sides = [self._per_head(in_b, s, c, n) for s, c in zip(some, shared)]
             value += _products(some[0], a_sides, b_sides)
         chosen = assign_blocks(value)
         total = np.take_along_axis(value, chosen[..., None], axis=-1)[..., 0].sum(-1)
@@ -194,7 +223,8 @@ class Rebase:
             if child is not None:
                 order[child.name] = inner
             for s, t in zip(families[u], families[v]):
-                matrices[t.name] = fitted(t, *sides(self.a, s, shared[u]), *sides(b, t, shared[v], inner))
+                ends = (*sides(in_a, s, shared[u]), *sides(in_b, t, shared[v], inner))
+                matrices[t.name] = fitted(t, Grams.of(*ends))
         for s in (s for f in families for s in f):  # only now, for each makes its tensors anew
             self._apply(s, b, matrices)
 
@@ -206,20 +236,19 @@ class Rebase:
             (c for c in inside if all(_slots(m, c) is not None for s in bases for m in s.members if m.k == slots)), None
         )
 
-    def _per_head(self, state: Changed, s: Basis, child: Group | None, n: int) -> tuple[NDArray[Any], NDArray[Any]]:
+    def _per_head(self, state: Mapping[str, Numbers], s: Basis, child: Group | None, n: int) -> tuple[Numbers, Numbers]:
         """Both sides of a basis for each query head: (n or 1, size, numbers)."""
         both = []
         for sign in (1, -1):
             members = [m for m, e in zip(s.members, s.exponents) if e == sign]
             split = n > 1 and any(m.k == n for m in members)
             each = [
-                np.concatenate(
-                    [rows(state[m.tensor], m, _slot(m, child, i) if m.k == n and split else None) for m in members],
-                    axis=1,
+                joined(
+                    [rows(state[m.tensor], m, _slot(m, child, i) if m.k == n and split else None) for m in members], 1
                 )
                 for i in range(n if split else 1)
             ]
-            both.append(np.stack(each))
+            both.append(stacked(each))
         return both[0], both[1]
 
     def _fit(
@@ -227,10 +256,10 @@ class Rebase:
         s: Basis,
         b: Changed,
         matrices: dict[str, NDArray[np.float64]],
-        of_a: tuple[NDArray[Any], NDArray[Any]],
-        of_b: tuple[NDArray[Any], NDArray[Any]],
+        of_a: tuple[Numbers, Numbers],
+        of_b: tuple[Numbers, Numbers],
     ) -> None:
-        matrices[s.name] = fitted(s, *of_a, *of_b)
+        matrices[s.name] = fitted(s, Grams.of(*of_a, *of_b))
         self._apply(s, b, matrices)
 
     def _apply(self, s: Basis, b: Changed, matrices: Mapping[str, NDArray[np.float64]]) -> None:
@@ -244,7 +273,7 @@ class Rebase:
             some = [m for m, e in zip(s.members, s.exponents) if e == sign]
             if some and all(id(m) in settled for m in some):
                 x, y = (
-                    np.concatenate([rows(v[m.tensor], m) for m in some], axis=1).astype(np.float64) for v in (self.a, b)
+                    at_home(joined([rows(v[m.tensor], m) for m in some], 1)).astype(np.float64) for v in (self.a, b)
                 )
                 if np.linalg.matrix_rank(y) == s.size:
                     m = np.linalg.lstsq(y.T, x.T, rcond=None)[0].T.astype(np.float64)
@@ -270,8 +299,8 @@ def moved_axes(wiring: Wiring) -> dict[str, set[int]]:
 
 
 def sides(
-    state: Changed, s: Basis, child: Group | None = None, inner: NDArray[np.int64] | None = None
-) -> tuple[NDArray[Any], NDArray[Any]]:
+    state: Mapping[str, Numbers], s: Basis, child: Group | None = None, inner: NDArray[np.int64] | None = None
+) -> tuple[Numbers, Numbers]:
     """The numbers that the matrix multiplies and those that its inverse transpose does, query heads in the order ``inner``."""
     out = []
     for sign in (1, -1):
@@ -283,7 +312,7 @@ def sides(
                     some += [rows(state[m.tensor], m, _slot(m, child, u)) for u in units]
                 else:
                     some += [rows(state[m.tensor], m, i) for i in range(m.k)]
-        out.append(np.concatenate(some, axis=1).astype(np.float64))
+        out.append(doubled(joined(some, 1)))
     return out[0], out[1]
 
 
@@ -294,35 +323,20 @@ def _products(s: Basis, of_a: Sequence[tuple[Any, Any]], of_b: Sequence[tuple[An
         together[np.ix_(at, at)] = 1
     grams = []
     for side in (0, 1):
-        xa, xb = (np.stack([pair[side] for pair in sides]) for sides in (of_a, of_b))  # (heads, n or 1, size, numbers)
-        flat = xa.reshape(-1, xa.shape[-1]) @ xb.reshape(-1, xb.shape[-1]).T
+        xa, xb = (stacked([pair[side] for pair in sides]) for sides in (of_a, of_b))  # (heads, n or 1, size, numbers)
+        flat = products(xa.reshape(-1, xa.shape[-1]), xb.reshape(-1, xb.shape[-1]))
         grams.append(flat.reshape(*xa.shape[:3], *xb.shape[:3]))
     x, y = np.broadcast_arrays(*(np.moveaxis(m, (0, 3, 1, 4, 2, 5), range(6)) for m in grams))
     value = np.einsum("abijkl,abijkl,kl->abij", x, y, together.astype(x.dtype), dtype=np.float64)
-    size = np.sqrt(_energy(s, of_a) * _energy(s, of_b))
+    size = np.sqrt(_energy(together, of_a) * _energy(together, of_b))
     found: NDArray[np.float64] = value / size if size > 0 else value
     return found
 
 
-def _energy(s: Basis, sides: Sequence[tuple[Any, Any]]) -> float:
+def _energy(together: NDArray[np.float64], sides: Sequence[tuple[Numbers, Numbers]]) -> float:
     """The mean square of what the heads do."""
-    total = [
-        np.square(_mixed(s, x[min(i, len(x) - 1)], y[min(i, len(y) - 1)])).sum()
-        for x, y in sides
-        for i in range(max(len(x), len(y)))
-    ]
-    return float(np.mean(total))
-
-
-def _mixed(s: Basis, x: NDArray[Any], y: NDArray[Any]) -> NDArray[Any]:
-    """A matrix with the size of ``sum over parts of y^T x`` and few numbers: from the triangular factors of both."""
-    rx, ry = (_triangle(m) for m in (x, y))
-    return np.concatenate([(ry[:, list(at)] @ rx[:, list(at)].T).ravel() for at in parts(s)])
-
-
-def _triangle(x: NDArray[Any]) -> NDArray[np.float64]:
-    found: NDArray[np.float64] = np.asarray(np.linalg.qr(x.T.astype(np.float64), mode="r"))
-    return found
+    x, y = (stacked([pair[i] for pair in sides]) for i in (0, 1))
+    return float((products(x, x).astype(np.float64) * products(y, y) * together).sum(axis=(-2, -1)).mean())
 
 
 def _slots(m: Member, child: Group) -> list[int] | None:
@@ -357,26 +371,26 @@ def _same_units(s: Basis, g: Group) -> bool:
     return g.parent is None and all(m in g.members for m in s.members)
 
 
-def _arrays(a: Mapping[str, Any], b: Mapping[str, Any], wiring: Wiring, names: list[str]) -> tuple[Changed, Changed]:
+def _arrays(
+    a: Mapping[str, Any], b: Mapping[str, Any], wiring: Wiring, names: list[str], device: Any
+) -> tuple[Changed, Changed]:
     """The tensors of both networks, double for small ones."""
-    first = [FirstNames(s, wiring) for s in (a, b)]
+    first = [FirstNames(s, wiring, device) for s in (a, b)]
     if sum(int(np.prod(wiring.shapes[n])) for n in names) <= _SMALL:
-        x, y = (Changed({n: f[n].astype(np.float64) for n in names}) for f in first)
+        x, y = (Changed({n: doubled(f[n]) for n in names}, device=device) for f in first)
     else:
-        x, y = (Changed(_Some(f, names, wiring.shapes)) for f in first)
+        x, y = (Changed(_Some(f, names, wiring.shapes), room=_HELD, device=device) for f in first)
     return x, y
 
 
-class _Some(Mapping[str, NDArray[Any]]):
+class _Some(Mapping[str, Numbers]):
     """Some of the tensors of a state, in one precision."""
 
-    def __init__(
-        self, arrays: Mapping[str, NDArray[Any]], names: list[str], shapes: Mapping[str, tuple[int, ...]]
-    ) -> None:
+    def __init__(self, arrays: Mapping[str, Numbers], names: list[str], shapes: Mapping[str, tuple[int, ...]]) -> None:
         self.arrays, self.names = arrays, dict.fromkeys(names)
         self.shapes = {n: tuple(shapes[n]) for n in names}
 
-    def __getitem__(self, name: str) -> NDArray[Any]:
+    def __getitem__(self, name: str) -> Numbers:
         if name not in self.names:
             raise KeyError(name)
         return self.arrays[name]

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from weightlapse.symmetry.moved import Moved, shape_of
 from weightlapse.symmetry.states import Arrays, Weights
 from weightlapse.symmetry.units import Units
+from weightlapse.wiring.arrays import is_single, of_rows, squares
 
 Factors = dict[str, NDArray[np.float64]]
 
@@ -64,7 +65,7 @@ def _energies(state: Weights, groups: list[Units]) -> Arrays:
     for t, kept in axes.items():
         if t in state:
             rest = tuple(i for i in range(len(shape_of(state, t))) if i not in kept)
-            out[t] = np.square(state[t], dtype=np.float64).sum(axis=rest, keepdims=True)
+            out[t] = squares(state[t], rest)
     return out
 
 
@@ -90,7 +91,7 @@ def fit_scales(a: Weights, b: Weights, units: Iterable[Units], *, sweeps: int = 
     """
     groups = scalable(units)
     factors = {u.name: np.ones(u.size) for u in groups}
-    tolerance = 1e-7 if any(b[p.tensor].dtype == np.float32 for u in groups[:1] for p in u.voters) else 1e-9
+    tolerance = 1e-7 if any(is_single(b[p.tensor]) for u in groups[:1] for p in u.voters) else 1e-9
     b = Moved(b)
     for _ in range(sweeps):
         worst = 0.0
@@ -119,8 +120,8 @@ def _best_factor(a: Weights, b: Weights, u: Units) -> tuple[NDArray[np.float64],
     for p in u.voters:
         if p.exponent:
             x, y = p.rows(a[p.tensor]), p.rows(b[p.tensor])
-            norm[p.exponent] += np.einsum("ij,ij->i", y, y, dtype=np.float64)
-            inner[p.exponent] += np.einsum("ij,ij->i", x, y, dtype=np.float64)
+            norm[p.exponent] += of_rows(y, y)
+            inner[p.exponent] += of_rows(x, y)
     P, Q, R, S = norm[1], inner[1], norm[-1], inner[-1]
 
     def value(x: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -148,4 +149,4 @@ def _best_factor(a: Weights, b: Weights, u: Units) -> tuple[NDArray[np.float64],
 
 
 def _gap(a: Weights, b: Weights, names: Iterable[str]) -> float:
-    return sum(float(np.sum(np.square(a[n] - b[n]), dtype=np.float64)) for n in sorted(names))
+    return float(sum(squares(x, tuple(range(x.ndim))).sum() for x in (a[n] - b[n] for n in sorted(names))))

@@ -21,6 +21,7 @@ from weightlapse.symmetry.moved import shape_of
 from weightlapse.symmetry.scale import balance, fit_scales, rescaled, scalable
 from weightlapse.symmetry.states import Weights, distance
 from weightlapse.symmetry.units import units_of
+from weightlapse.wiring.arrays import is_single
 from weightlapse.wiring.data import Wiring
 
 # Unrelated networks of the usual initialisations end near 1; nothing else can be nearer than this.
@@ -44,6 +45,8 @@ class Search:
         self.units = {g.name: units_of(g, allowed) for g in wiring.groups}
         groups = list(self.units.values())
         self._scaled = bool(scalable(groups))
+        single = any(is_single(v) for v in (a[n] for n in list(a)[:1]))
+        self._rounding = 1e-6 if single else 1e-7  # nothing nearer can be told from the same
         self._factor_a = balance(a, groups) if self._scaled else {}
         self._factor_b = balance(b, groups) if self._scaled else {}
         self._flat_a = rescaled(a, groups, self._factor_a)
@@ -100,7 +103,7 @@ class Search:
         """Descend from an element on the weights as they are, refitting scales in between; keeps the best ever seen."""
         found = self._snapped(elements, method)
         for _ in range(10):
-            if found.distance <= 1e-7:
+            if found.distance <= self._rounding:
                 break
             step = self.fitted(found.elements, method).elements
             self._raw.begin(step.on_arrays(self.b, self.units), step)

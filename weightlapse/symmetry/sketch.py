@@ -8,10 +8,13 @@ Farach-Colton 2002). The partners are taken only when every unit's stands out be
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+
+from weightlapse.wiring.arrays import Numbers, at_home
 
 Matrix = NDArray[Any]
 
@@ -19,6 +22,7 @@ BUCKETS = 384
 SIGMAS = (
     5.0  # a choice is wrong only when two estimates are off by this many standard deviations, in opposite directions
 )
+ROWS = 256  # units that are compared with all others at a time
 UNITS = 512  # layers with fewer units are compared in full at once
 NUMBERS = 1024  # and so are units of fewer numbers
 
@@ -39,10 +43,9 @@ class Sketches:
                 some = rows.T[start : start + BUCKETS]
                 sums[: len(some)] += some * signs[start : start + BUCKETS, None]
 
-    @property
-    def products(self) -> Matrix:
-        """Estimates of all inner products, (units of a, units of b)."""
-        found: Matrix = self.a.T @ self.b
+    def products(self, some: slice) -> Matrix:
+        """Estimates of the inner products of some units of a with all of b, (some, units)."""
+        found: Matrix = self.a[:, some].T @ self.b
         return found
 
 
@@ -58,19 +61,26 @@ def plain_partners(
     sketches = [s for s in (even, odd) if s is not None]
     if not sketches:
         return None
-    value: Matrix = np.sum([np.abs(s.products) if s is odd else s.products for s in sketches], axis=0)
-    best = value.argmax(axis=1).astype(np.int64)
-    if not (np.bincount(best, minlength=len(best)) == 1).all():
-        return None
+    units = sketches[0].a.shape[1]
     size_a, size_b = (np.sqrt(sum(np.square(getattr(s, n)).sum(axis=0) for s in sketches)) for n in "ab")
-    rows, error = (
-        np.arange(len(best)),
-        SIGMAS / np.sqrt(BUCKETS),
-    )  # an estimate of <x, y> is off by about |x| |y| / sqrt(buckets)
-    surely = value[rows, best] - error * size_a * size_b[best]
-    value += (error * size_a)[:, None] * size_b
-    value[rows, best] = -np.inf
-    if not (surely > value.max(axis=1)).all():
+    error = SIGMAS / np.sqrt(BUCKETS)  # an estimate of <x, y> is off by about |x| |y| / sqrt(buckets)
+    best = np.empty(units, np.int64)
+    taken = np.zeros(units, bool)
+    for start in range(
+        0, units, ROWS
+    ):  # a few rows at a time: all products of a wide layer would be as large as the layer
+        some = slice(start, start + ROWS)
+        value = np.sum([np.abs(s.products(some)) if s is odd else s.products(some) for s in sketches], axis=0)
+        mine = value.argmax(axis=1)
+        rows = np.arange(len(mine))
+        surely = value[rows, mine] - error * size_a[some] * size_b[mine]
+        value += (error * size_a[some])[:, None] * size_b
+        value[rows, mine] = -np.inf
+        if taken[mine].any() or not (surely > value.max(axis=1)).all():
+            return None
+        best[some] = mine
+        taken[mine] = True
+    if not taken.all():
         return None
     if odd is None:
         return best, None
@@ -79,3 +89,24 @@ def plain_partners(
     if not (np.abs(turned) > error * np.sqrt(np.square(mine).sum(axis=0) * np.square(its).sum(axis=0))).all():
         return None
     return best, turned < 0
+
+
+def surely_partners(
+    parts: Sequence[tuple[bool, Numbers, Numbers]],
+) -> tuple[NDArray[np.int64], NDArray[np.bool_] | None] | None:
+    """The same from all products, of tensors on a device: (turned by signs, units of a, units of b) for each part.
+
+    None where two units want the same partner. Only the partners leave the device.
+    """
+    even = odd = None
+    for turned, x, y in parts:
+        if turned:
+            odd = x @ y.T if odd is None else odd + x @ y.T
+        else:
+            even = x @ y.T if even is None else even + x @ y.T
+    value = odd.abs() if even is None else even if odd is None else even + odd.abs()  # type: ignore[union-attr]
+    best = value.argmax(dim=1)
+    order = at_home(best).astype(np.int64)
+    if not (np.bincount(order, minlength=len(order)) == 1).all():
+        return None
+    return order, None if odd is None else at_home(odd.gather(1, best[:, None])[:, 0] < 0)

@@ -9,10 +9,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from weightlapse.errors import CannotAlign, InvalidArgument
+from weightlapse.wiring.arrays import Numbers, doubled, has_nan, is_finite, is_tensor, on_device, real_pairs
 from weightlapse.wiring.data import Wiring
 
 Arrays = dict[str, NDArray[Any]]
-Weights = Mapping[str, NDArray[Any]]  # for readers: possibly made when looked at
+Weights = Mapping[str, Numbers]  # for readers: possibly made when looked at, possibly tensors on a device
 
 _WRAPPERS = ("_orig_mod.", "module.")
 
@@ -115,21 +116,26 @@ def as_array(value: Any) -> NDArray[Any]:
     return out
 
 
+def numbers(value: Any, device: Any = None) -> Numbers:
+    """Any tensor as a NumPy array, or on a device as a torch tensor there; low-precision floats are widened to float32, exactly."""
+    return as_array(value) if device is None else on_device(value, device)
+
+
 def short_floats(state: Mapping[str, Any]) -> str | None:
     """The name of a float type of less than 32 bits, if the state has any."""
     names = (str(getattr(v, "dtype", "")).rpartition(".")[2] for v in state.values())
     return next((n for n in names if n.startswith(("bfloat", "float16", "float8"))), None)
 
 
-class FloatArrays(Mapping[str, NDArray[Any]]):
-    """The floating-point tensors of a state as float32 or float64 arrays, each read when it is looked at.
+class FloatArrays(Mapping[str, Numbers]):
+    """The floating-point tensors of a state as float32 or float64 arrays (tensors on a ``device``), each read when it is looked at.
 
     Complex ones get a last axis (real, imaginary). ``shapes``: what they have then. Tensors that NumPy can share are not
     copied; the names in ``double`` are read as float64.
     """
 
-    def __init__(self, state: Mapping[str, Any], names: Iterable[str] | None = None) -> None:
-        self.state = state
+    def __init__(self, state: Mapping[str, Any], names: Iterable[str] | None = None, device: Any = None) -> None:
+        self.state, self.device = state, device
         self.shapes: dict[str, tuple[int, ...]] = {}
         self.double: frozenset[str] = frozenset()
         for name in state if names is None else names:
@@ -138,13 +144,13 @@ class FloatArrays(Mapping[str, NDArray[Any]]):
             if kind:
                 self.shapes[name] = (*value.shape, 2) if kind == "c" else tuple(value.shape)
 
-    def __getitem__(self, name: str) -> NDArray[Any]:
+    def __getitem__(self, name: str) -> Numbers:
         if name not in self.shapes:
             raise KeyError(name)
-        value = as_array(self.state[name])
-        if value.dtype.kind == "c":
-            value = np.stack([value.real, value.imag], axis=-1)
-        return value.astype(np.float64) if name in self.double else value
+        value = numbers(self.state[name], self.device)
+        if "complex" in str(value.dtype):
+            value = real_pairs(value)
+        return doubled(value) if name in self.double else value
 
     def __iter__(self) -> Iterator[str]:
         return iter(self.shapes)
@@ -168,9 +174,9 @@ def _kind(value: Any) -> str:
     return "f" if kind in "fV" else "c" if kind == "c" else ""
 
 
-def float_arrays(state: Mapping[str, Any], names: Iterable[str] | None = None) -> FloatArrays:
+def float_arrays(state: Mapping[str, Any], names: Iterable[str] | None = None, device: Any = None) -> FloatArrays:
     """`FloatArrays` of a state, of all its names or of ``names``."""
-    return FloatArrays(state, names)
+    return FloatArrays(state, names, device)
 
 
 def place_in_memory(value: Any) -> Any:
@@ -236,11 +242,19 @@ def distance(a: Weights, b: Weights, names: Iterable[str] | None = None) -> floa
 
 
 _CHUNK = 1 << 16  # numbers at a time: both fit the cache, and no copy of the tensor is made
+_CHUNK_THERE = 1 << 24  # the same of tensors on a device
 
 
-def _squares(x: NDArray[Any], y: NDArray[Any]) -> tuple[float, float]:
+def _squares(x: Numbers, y: Numbers) -> tuple[float, float]:
     """``||x - y||^2`` and ``||x||^2`` in float64."""
     x, y = x.reshape(-1), y.reshape(-1)
+    if is_tensor(x):
+        parts = ((u.double(), v) for u, v in zip(x.split(_CHUNK_THERE), y.split(_CHUNK_THERE)))
+        sums = [(float((u - v).square().sum()), float(u.square().sum())) for u, v in parts]
+        gap, norm = sum(g for g, _ in sums), sum(n for _, n in sums)
+        if np.isfinite(gap + norm):
+            return gap, norm
+        x, y = as_array(x), as_array(y)
     gap = norm = 0.0
     for start in range(0, x.size, _CHUNK):
         u = x[start : start + _CHUNK].astype(np.float64)
@@ -290,10 +304,12 @@ def check_wiring_fits(state: Mapping[str, Any], w: Wiring) -> None:
                 )
 
 
-def wired_arrays(state_a: Mapping[str, Any], state_b: Mapping[str, Any], w: Wiring) -> tuple[FloatArrays, FloatArrays]:
+def wired_arrays(
+    state_a: Mapping[str, Any], state_b: Mapping[str, Any], w: Wiring, device: Any = None
+) -> tuple[FloatArrays, FloatArrays]:
     """The tensors that units live in, both networks in one precision."""
     names = dict.fromkeys(m.tensor for g in w.groups for m in g.members if m.roles != {"stat"})
-    a, b = float_arrays(state_a, names), float_arrays(state_b, names)
+    a, b = float_arrays(state_a, names, device), float_arrays(state_b, names, device)
     mixed = set()
     for n in a:
         for arrays, which in ((a, "first"), (b, "second")):
@@ -304,11 +320,11 @@ def wired_arrays(state_a: Mapping[str, Any], state_b: Mapping[str, Any], w: Wiri
     return a, b
 
 
-def check_finite(name: str, values: NDArray[Any], which: str) -> None:
+def check_finite(name: str, values: Numbers, which: str) -> None:
     """Raises CannotAlign, naming the tensor, when it holds NaN or Inf."""
-    with np.errstate(over="ignore", invalid="ignore"):
-        if np.isfinite(values.sum()) or np.isfinite(values).all():
-            return
+    if is_finite(values):
+        return
+    values = as_array(values)
     bad = ~np.isfinite(values)
     kind = "NaN" if np.isnan(values).any() else "Inf"
     where = tuple(int(i) for i in np.argwhere(bad)[0])
@@ -331,6 +347,7 @@ def check_weights(net: Any, state: Mapping[str, Any], w: Wiring | None, which: s
         names |= {n for n in state if n.endswith(("weight", "bias"))}
     for name in state:
         if _kind(state[name]):
-            values = as_array(state[name])
-            if name in names or np.isnan(values).any():
+            value = state[name]
+            values = numbers(value, value.device if is_tensor(value) and value.device.type != "cpu" else None)
+            if name in names or has_nan(values):
                 check_finite(name, values, which)

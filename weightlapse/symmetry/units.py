@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from weightlapse.errors import InvalidArgument
+from weightlapse.wiring.arrays import Numbers, axis_first
 from weightlapse.wiring.data import SYMMETRIES, Group, Member
 
 
@@ -26,12 +27,12 @@ class Part:
     def tensor(self) -> str:
         return self.member.tensor
 
-    def rows(self, values: NDArray[Any]) -> NDArray[Any]:
+    def rows(self, values: Numbers) -> Numbers:
         """A matrix (size, k * rest): row u is all that belongs to unit u. A view where NumPy can give one."""
         m = self.member
         if m.where is not None:
-            values = values.take(m.where[1], axis=m.where[0])
-        moved = values if m.axis == 0 else values.T if values.ndim == 2 else np.moveaxis(values, m.axis, 0)
+            values = values[(slice(None),) * m.where[0] + (m.where[1],)]
+        moved = values if m.axis == 0 else values.T if values.ndim == 2 else axis_first(values, m.axis)
         if not (self.ordered and m.index.size == moved.shape[0]):
             moved = moved[m.index.ravel()]
         return moved.reshape(m.index.shape[0], -1)

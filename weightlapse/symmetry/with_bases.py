@@ -12,7 +12,8 @@ from numpy.typing import NDArray
 
 from weightlapse.errors import CannotAlign, InvalidArgument
 from weightlapse.symmetry.elements import Elements
-from weightlapse.symmetry.states import as_array, place_in_memory
+from weightlapse.symmetry.states import numbers, place_in_memory
+from weightlapse.wiring.arrays import Numbers, device_of, like
 from weightlapse.wiring.change import KEEP, Changed, change, fold, tensors_of, unfold
 from weightlapse.wiring.data import Basis, Wiring
 from weightlapse.wiring.placement import Placement
@@ -42,31 +43,25 @@ class WithBases(Elements):
         """The bases that change, or whose gains do."""
         return [b for b in wiring.bases if b.name in self.matrices]
 
-    def _made(self, state: Mapping[str, Any], wiring: Wiring, *, inverse: bool) -> dict[str, Any]:
-        moves = super().placements(state, wiring, inverse=inverse)
-        changed = self.changed(state, wiring, inverse=inverse)
-        busy = set(changed.busy)
-        out: dict[str, Any] = {}
-        done: dict[Any, Any] = {}
-        for name, value in state.items():
-            tensor = wiring.canonical_name(name)
-            if tensor not in busy and name not in moves:
-                out[name] = value
-                continue
-            key = place_in_memory(value) if type(state) is dict else name
-            if key not in done:
-                done[key] = _like(changed[tensor], value) if tensor in busy else moves[name](value)
-            out[name] = done[key]
-        return out
+    def on_state(self, state: Mapping[str, Any], wiring: Wiring, device: Any = None) -> dict[str, Any]:
+        """As for other elements; ``device``: where to compute, by default where the state is."""
+        return self._made(state, wiring, inverse=False, device=device)
 
-    def changed(self, state: Mapping[str, Any], wiring: Wiring, *, inverse: bool = False) -> Changed:
+    def _made(self, state: Mapping[str, Any], wiring: Wiring, *, inverse: bool, device: Any = None) -> dict[str, Any]:
+        moves = super().placements(state, wiring, inverse=inverse)
+        changed = self.changed(state, wiring, inverse=inverse, device=device)
+        return in_place_of(state, changed, wiring, moves)
+
+    def changed(
+        self, state: Mapping[str, Any], wiring: Wiring, *, inverse: bool = False, device: Any = None
+    ) -> Changed:
         """The tensors of the bases, by first name, each made when it is looked at: in double precision unless the network is large."""
         bases = self.busy(wiring)
         moves = super().placements(state, wiring, inverse=inverse)
         size = sum(math.prod(wiring.shapes[t]) for t in tensors_of(bases))
-        found = Changed(
-            FirstNames(state, wiring), np.float64 if size <= SMALL else None, room=0 if size > SMALL else KEEP
-        )
+        device = device_of(state) if device is None else device
+        arrays, double = FirstNames(state, wiring, device), size <= SMALL
+        found = Changed(arrays, np.float64 if double else None, KEEP if double else 0, device)
         try:
             (self._back if inverse else self._there)(found, bases, moves)
         except InvalidArgument as error:
@@ -95,17 +90,39 @@ class WithBases(Elements):
             unfold(state, b, self.gains_before)
 
 
-class FirstNames(Mapping[str, NDArray[Any]]):
-    """A state as arrays under the first of tied names, each read when it is looked at."""
+def in_place_of(
+    state: Mapping[str, Any], changed: Changed, wiring: Wiring, moves: Mapping[str, Placement] | None = None
+) -> dict[str, Any]:
+    """A state in which every changed tensor stands under all its names, in the kind and precision of the old one, and others are moved.
 
-    def __init__(self, state: Mapping[str, Any], wiring: Wiring) -> None:
-        self.state, self.wiring = state, wiring
+    What neither touches is shared with ``state``; tensors that were one under several names are one afterwards.
+    """
+    moves, busy = moves or {}, set(changed.busy)
+    out: dict[str, Any] = {}
+    done: dict[Any, Any] = {}
+    for name, value in state.items():
+        tensor = wiring.canonical_name(name)
+        if tensor not in busy and name not in moves:
+            out[name] = value
+            continue
+        key = place_in_memory(value) if type(state) is dict else name
+        if key not in done:
+            done[key] = like(changed[tensor], value) if tensor in busy else moves[name](value)
+        out[name] = done[key]
+    return out
 
-    def __getitem__(self, tensor: str) -> NDArray[Any]:
+
+class FirstNames(Mapping[str, Numbers]):
+    """A state as arrays (tensors on a ``device``) under the first of tied names, each read when it is looked at."""
+
+    def __init__(self, state: Mapping[str, Any], wiring: Wiring, device: Any = None) -> None:
+        self.state, self.wiring, self.device = state, wiring, device
+
+    def __getitem__(self, tensor: str) -> Numbers:
         name = next((n for n in self.wiring.names_of(tensor) if n in self.state), None)
         if name is None:
             raise CannotAlign(f"the state has no {tensor!r}, which the wiring lists; trace this network")
-        return as_array(self.state[name])
+        return numbers(self.state[name], self.device)
 
     def __contains__(self, tensor: object) -> bool:
         return any(n in self.state for n in self.wiring.names_of(str(tensor)))
@@ -115,9 +132,3 @@ class FirstNames(Mapping[str, NDArray[Any]]):
 
     def __len__(self) -> int:
         return len(self.state)
-
-
-def _like(value: NDArray[Any], sample: Any) -> Any:
-    if hasattr(sample, "new_tensor"):
-        return sample.new_tensor(value)
-    return value.astype(np.asarray(sample).dtype)

@@ -28,7 +28,7 @@ def permute_state(state: Mapping[str, Any], wiring: Wiring, group: str, perm: Ar
     out = dict(state)
     for m in g.members:
         for name in names_in(out, wiring, g, m):
-            check_shape(out[name], wiring, name, m)
+            check_shape(out[name].shape, wiring, name, m)
             positions = np.arange(out[name].shape[m.axis])
             positions[m.index] = m.index[order]
             out[name] = gathered(out[name], m, positions)
@@ -52,7 +52,7 @@ def scale_state(
         if e == 0:
             continue
         for name in names_in(out, wiring, g, m):
-            check_shape(out[name], wiring, name, m)
+            check_shape(out[name].shape, wiring, name, m)
             out[name] = multiplied(out[name], m, f**e)
     return out
 
@@ -91,11 +91,11 @@ def names_in(state: Mapping[str, Any], wiring: Wiring, g: Group, m: Member) -> l
     return names
 
 
-def check_shape(value: Any, wiring: Wiring, name: str, m: Member) -> None:
+def check_shape(shape: Sequence[int], wiring: Wiring, name: str, m: Member) -> None:
     expected = wiring.shapes.get(m.tensor)
-    if expected is not None and tuple(value.shape) != tuple(expected):
+    if expected is not None and tuple(shape) != tuple(expected):
         raise InvalidArgument(
-            f"{name!r} has shape {tuple(value.shape)}, but the wiring was found for {tuple(expected)}; trace this network"
+            f"{name!r} has shape {tuple(shape)}, but the wiring was found for {tuple(expected)}; trace this network"
         )
 
 

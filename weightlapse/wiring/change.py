@@ -1,4 +1,4 @@
-"""Numbers of a network written in another basis: the same function, other weights. NumPy, and no framework.
+"""Numbers of a network written in another basis: the same function, other weights, as NumPy arrays or as tensors where they are.
 
 See `weightlapse.wiring.data.Basis` for what may be changed. Changes are noted on paper first and made when a tensor is looked at, so that a
 tensor with the matrices of thirty heads is copied once, and a large network never twice.
@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from weightlapse.errors import InvalidArgument
+from weightlapse.wiring.arrays import Numbers, at_home, axis_first, copied, is_tensor, like, on_device
 from weightlapse.wiring.data import Basis, Member, Norm
 from weightlapse.wiring.placement import Placement
 
@@ -20,13 +21,15 @@ Matrix = NDArray[Any]
 KEEP = 32 * 2**20  # bytes of changed arrays that are held for the next look
 
 
-class Changed(Mapping[str, NDArray[Any]]):
-    """``arrays`` after all that was noted; they are never written to. ``dtype``: what the changed ones are computed in, their own by default."""
+class Changed(Mapping[str, Numbers]):
+    """``arrays`` after all that was noted; they are never written to. ``dtype``: what the changed ones are computed in, their own by default.
+    ``device``: where they are, when they are tensors.
+    """
 
-    def __init__(self, arrays: Mapping[str, NDArray[Any]], dtype: Any = None, room: int = KEEP) -> None:
-        self.arrays, self.dtype, self.room = arrays, dtype, room
+    def __init__(self, arrays: Mapping[str, Numbers], dtype: Any = None, room: int = KEEP, device: Any = None) -> None:
+        self.arrays, self.dtype, self.room, self.device = arrays, dtype, room, device
         self._steps: dict[str, list[Any]] = {}
-        self._held: dict[str, NDArray[Any]] = {}
+        self._held: dict[str, Numbers] = {}
 
     @property
     def shapes(self) -> dict[str, tuple[int, ...]]:
@@ -36,7 +39,7 @@ class Changed(Mapping[str, NDArray[Any]]):
 
     def copy(self) -> Changed:
         """Another one that begins with the same notes."""
-        out = Changed(self.arrays, self.dtype, self.room)
+        out = Changed(self.arrays, self.dtype, self.room, self.device)
         out._steps = {t: list(s) for t, s in self._steps.items()}
         return out
 
@@ -54,23 +57,29 @@ class Changed(Mapping[str, NDArray[Any]]):
         """The tensors that something is done to."""
         return list(self._steps)
 
-    def __getitem__(self, name: str) -> NDArray[Any]:
+    def __getitem__(self, name: str) -> Numbers:
         if name not in self._steps:
             return self.arrays[name]
         if name not in self._held:
-            value = np.array(self.arrays[name], dtype=self.dtype)
+            value = copied(self.arrays[name], self.dtype is np.float64)
             for step in self._steps[name]:
                 value = step(value) if isinstance(step, Placement) else step[0](value, *step[1:])
+            if value.nbytes > self.room:
+                return value
             while self._held and sum(v.nbytes for v in self._held.values()) + value.nbytes > self.room:
                 self._held.pop(next(iter(self._held)))
             self._held[name] = value
         return self._held[name]
 
+    def brought(self, matrix: Matrix) -> Numbers:
+        """The matrix where the arrays are."""
+        return matrix if self.device is None else on_device(matrix, self.device)
+
     def place(self, name: str, placement: Placement) -> None:
         """Its units in other places."""
         self._then(name, placement)
 
-    def turn(self, m: Member, matrix: Matrix) -> None:
+    def turn(self, m: Member, matrix: Numbers) -> None:
         """The numbers of every slot of the member become ``matrix @`` the old ones."""
         self._then(m.tensor, (_turned, m, matrix))
 
@@ -87,11 +96,9 @@ class Changed(Mapping[str, NDArray[Any]]):
         self._steps.setdefault(name, []).append(step)
 
 
-def _turned(value: NDArray[Any], m: Member, matrix: Matrix) -> NDArray[Any]:
-    x = np.moveaxis(
-        value, m.axis, 0
-    )  # a view: what is written into it is written into the value, which is a copy already
-    matrix = matrix.astype(value.dtype, copy=False)
+def _turned(value: Numbers, m: Member, matrix: Numbers) -> Numbers:
+    x = axis_first(value, m.axis)  # a view: what is written into it is written into the value, which is a copy already
+    matrix = like(matrix, value)
     for slot in range(m.k):
         at = _span(m.index[:, slot])
         some = x[at]
@@ -99,15 +106,15 @@ def _turned(value: NDArray[Any], m: Member, matrix: Matrix) -> NDArray[Any]:
     return value
 
 
-def _scaled(value: NDArray[Any], m: Member, factors: NDArray[np.float64]) -> NDArray[Any]:
-    along = np.ones(value.shape[m.axis], dtype=value.dtype)
+def _scaled(value: Numbers, m: Member, factors: NDArray[np.float64]) -> Numbers:
+    along = np.ones(value.shape[m.axis])
     along[m.index] = factors[:, None]
-    value *= along.reshape([-1 if a == m.axis else 1 for a in range(value.ndim)])
+    value *= like(along.reshape([-1 if a == m.axis else 1 for a in range(value.ndim)]), value)
     return value
 
 
-def _replaced(value: NDArray[Any], new: NDArray[Any]) -> NDArray[Any]:
-    return new.astype(value.dtype)
+def _replaced(value: Numbers, new: NDArray[Any]) -> Numbers:
+    return copied(like(new, value), False)  # later steps write into it
 
 
 def _span(at: NDArray[np.int64]) -> Any:
@@ -118,20 +125,23 @@ def _span(at: NDArray[np.int64]) -> Any:
     return at
 
 
-def rows(value: NDArray[Any], m: Member, slot: int | None = None) -> Matrix:
-    """The numbers of a member as rows: (size, rest), or with every slot (size, slots * rest); a view where NumPy can give one."""
+def rows(value: Numbers, m: Member, slot: int | None = None) -> Numbers:
+    """The numbers of a member as rows: (size, rest), or with every slot (size, slots * rest); a view where there is one."""
     index = m.index if slot is None else m.index[:, slot : slot + 1]
-    return np.moveaxis(value, m.axis, 0)[_span(index.ravel())].reshape(index.shape[0], -1)
+    return axis_first(value, m.axis)[_span(index.ravel())].reshape(index.shape[0], -1)
 
 
 def change(state: Changed, basis: Basis, matrix: Matrix) -> None:
     """Write the basis's members in another basis; the function stays the same when the norms are folded and ``matrix`` is of the kind."""
     other = matrix if basis.kind in ("orthogonal", "centred", "signs") else np.linalg.inv(matrix).T
+    ready: dict[bool, Numbers] = {True: matrix, False: other}
     for m, exponent in zip(basis.members, basis.exponents, strict=True):
         if m.tensor in state:
-            state.turn(m, matrix if exponent > 0 else other)
+            if not is_tensor(ready[exponent > 0]):  # brought to where the weights are once
+                ready[exponent > 0] = state.brought(ready[exponent > 0])
+            state.turn(m, ready[exponent > 0])
     for norm in held(basis):
-        state.put(norm.gain, _carried(state[norm.gain], norm, matrix))
+        state.put(norm.gain, _carried(at_home(state[norm.gain]), norm, matrix))
 
 
 def _carried(value: NDArray[Any], norm: Norm, matrix: Matrix) -> NDArray[Any]:
@@ -154,7 +164,7 @@ def is_signed_order(matrix: Matrix) -> bool:
 
 def gain(state: Mapping[str, NDArray[Any]], norm: Norm) -> NDArray[np.float64]:
     """What the norm multiplies its numbers by."""
-    found: NDArray[np.float64] = norm.offset + np.asarray(state[norm.gain], dtype=np.float64)
+    found: NDArray[np.float64] = norm.offset + at_home(state[norm.gain]).astype(np.float64)
     return found
 
 
@@ -189,7 +199,7 @@ def unfold(state: Changed, basis: Basis, gains: Mapping[str, NDArray[np.float64]
 def _refolded(state: Changed, basis: Basis, norm: Norm, g: NDArray[np.float64]) -> None:
     """Divide the gain and the bias by ``g`` and multiply the readers by it."""
     if norm.bias is not None:
-        state.put(norm.bias, state[norm.bias] / g)
+        state.put(norm.bias, at_home(state[norm.bias]) / g)
     if not norm.readers:
         return
     state.put(norm.gain, gain(state, norm) / g - norm.offset)
