@@ -323,7 +323,7 @@ def _cause(
 
 
 _CAUSES = {
-    "batch": "everything left its history at once, with the loss: look at the batch of this step, which comes in there",
+    "batch": "everything left its history at once, with the loss: look at the batch of this step",
     "step size": "all moved further at once while the loss was still usual: the step size changed",
     "growth": "it has grown since, step by step",
     "weights": "the weights were changed there, not trained",
