@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from weightlapse.capture.alarm import AWAKE, LASTING, RISEN, SPIKE, WINDOW
 from weightlapse.errors import InvalidArgument
 from weightlapse.measures.finding import Curve, curve, listed
 from weightlapse.measures.reading import Reading
@@ -16,10 +17,6 @@ from weightlapse.measures.series import AT_ONCE
 from weightlapse.measures.stream import Array, parts, select
 from weightlapse.measures.units import Place, layers_of
 
-WINDOW = 20  # frames of loss before a spike
-SPIKE = 2.0  # times the largest loss of the window, and a quarter of the loss at the start
-RISEN = 3.0  # times its best and its start: a loss that stays there has diverged
-LASTING = 5  # frames whose median says where the loss is, and that it must stay
 BEFORE = 25  # frames before a spike in which it is sought where it began
 HISTORY = 40  # frames before those, which say what is usual
 LEFT = 2.0  # times the largest of its history: a tensor that left it
@@ -127,7 +124,7 @@ def spikes(run: Any) -> list[tuple[str, int, bool]]:
         jumps, quiet_until = [], -1
         for i in range(WINDOW, known.size):
             before, now = values[i - WINDOW : i], values[i]
-            if i > quiet_until and now > SPIKE * before.max() and now > 0.25 * scale:
+            if i > quiet_until and now > SPIKE * before.max() and now > AWAKE * scale:
                 after = values[i : i + WINDOW]
                 stays = bool(np.isinf(now)) or (
                     len(after) >= LASTING and float(np.median(after)) > SPIKE * before.max()

@@ -27,6 +27,7 @@ FORCE = 20  # times the unit's own and its layer's usual update, or OUTLIER time
 OUTLIER = 5
 WINDOW = 20  # frames that say what is usual for a unit
 ROUNDED = 3e-6  # of the weights' size, fifty float32 roundings: below it the direction of an update is noise
+FINISHED = 1e-3  # of the layer's largest median: updates that have shrunk to it are those of a training that converges, straight on and ever shorter
 GLANCE = 4  # updates at the end that clear most layers
 FADED = 0.05  # of the layer's median: and only an update this small is taken for rounding
 
@@ -92,6 +93,11 @@ class _State:
     @property
     def needed(self) -> int:
         return max(SHORTEST, len(self.incoming) // 10)
+
+    @property
+    def finished(self) -> bool:
+        """Whether the layer as a whole converges: then what goes straight on in ever shorter steps need not be momentum's."""
+        return float(np.median(self.typical[-self.needed :])) < FINISHED * float(self.typical.max())
 
     def suspicious(self) -> bool:
         """Whether some unit is quiet whenever anything is told."""
@@ -163,6 +169,12 @@ def _judge(evidence: Evidence, layer: Layer, state: _State, unit: int) -> tuple[
         jump
         or _forced(state.incoming[:, unit], state.typical, size[:, unit], float(np.median(size[min(start, len(size) - 1)])), start)
     )  # fmt: skip
+    if (
+        not by_force
+        and state.finished
+        and (state.incoming[start:, unit] > QUIET * state.typical[start:])[informative[start:]].any()
+    ):
+        return None  # it is done, as others are
     told = informative[start:]  # never empty: enough of these frames say something
     feeds = live_out is not None and live_out[start:, unit][told][-state.needed :].mean() > 0.5
     kind = "saturated" if feeds and "relu" not in layer.ops else "dead"
