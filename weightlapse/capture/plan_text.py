@@ -38,11 +38,7 @@ def duration(seconds: float) -> str:
 
 def rate(value: float) -> str:
     """Bytes a second in words, such as ``1.2 GB/s``."""
-    return f"{size(value)}/s"
-
-
-def _three(value: float) -> str:
-    return f"{value:.0f}" if value >= 100 else f"{value:.3g}"
+    return f"{size(value, digits=3)}/s"
 
 
 def _two(value: float) -> str:
