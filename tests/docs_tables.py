@@ -17,10 +17,27 @@ def filled(text: str, rows: Sequence[Any]) -> str:
     from weightlapse.measures.rule import table
 
     for name, content in (("rules", table(RULES)), ("planted", _planted(rows)), ("healthy", _healthy(rows))):
-        mark = re.compile(rf"(<!-- {name} -->\n).*?(\n<!-- end of {name} -->)", re.S)
-        assert mark.search(text), f"the page has no place for {name}"
-        text = mark.sub(lambda m: m[1] + content + m[2], text)  # noqa: B023
+        text = _put(text, name, content)
     return text
+
+
+def with_spikes(text: str, rows: Sequence[Any]) -> str:
+    """The page with the planted spikes, a line for each kind."""
+    lines = [
+        "| planted | spikes | found no later than the loss rose | at the right layer | told as a bad batch |",
+        "|---|---|---|---|---|",
+    ]
+    for cause in [*dict.fromkeys(row.cause for row in rows), ""]:
+        of = [row for row in rows if cause in ("", row.cause)]
+        counts = (len(of), *(sum(getattr(row, what) for row in of) for what in ("in_time", "placed", "batch")))
+        lines.append(f"| {cause or 'all'} | {' | '.join(map(str, counts))} |")
+    return _put(text, "spikes", "\n".join(lines))
+
+
+def _put(text: str, name: str, content: str) -> str:
+    mark = re.compile(rf"(<!-- {name} -->\n).*?(\n<!-- end of {name} -->)", re.S)
+    assert mark.search(text), f"the page has no place for {name}"
+    return mark.sub(lambda m: m[1] + content + m[2], text)
 
 
 def _planted(rows: Sequence[Any]) -> str:
@@ -48,7 +65,10 @@ def _healthy(rows: Sequence[Any]) -> str:
 
 
 if __name__ == "__main__":
+    from tests.test_measures_autopsy import SPIKES, examined
     from tests.test_measures_table import measured
 
     with tempfile.TemporaryDirectory() as folder:
-        PAGE.write_text(filled(PAGE.read_text(encoding="utf-8"), measured(Path(folder))), encoding="utf-8")
+        page = filled(PAGE.read_text(encoding="utf-8"), measured(Path(folder)))
+        spikes = [examined(Path(folder) / f"s{k}", name) for k, name in enumerate(SPIKES)]
+        PAGE.write_text(with_spikes(page, spikes), encoding="utf-8")

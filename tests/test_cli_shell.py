@@ -17,7 +17,7 @@ import weightlapse.cli
 from tests.test_cli_info import run_cli
 from weightlapse.cli import VERBS
 from weightlapse.cli.completion import SHELLS
-from weightlapse.cli.ls import size
+from weightlapse.store.sizes import size
 
 
 @pytest.fixture

@@ -286,3 +286,44 @@ def test_empty_tensors_are_no_fault(tmp_path):
         for t in range(5):
             rec.step({"a.weight": np.arange(6.0).reshape(3, 2) + t, "empty": np.zeros((0, 4))})
     assert [f.tensor for f in wl.diagnose(wl.load(tmp_path / "r")) if f.tensor == "empty"] == []
+
+
+def settled(path, *, act, units, rate, momentum, seed, steps):
+    """A small network by hand learns four answers until nothing is left to learn, in float64."""
+    draw = np.random.default_rng(seed)
+    f, slope = {
+        "tanh": (np.tanh, lambda h: 1 - h * h),
+        "sigmoid": (lambda z: 1 / (1 + np.exp(-z)), lambda h: h * (1 - h)),
+    }[act]
+    x = np.array([[-1, -1], [-1, 1], [1, -1], [1, 1]], float)
+    y = np.array([[-1.0], [1], [1], [-1]])
+    w = {"hidden.weight": draw.normal(size=(units, 2)) * 0.7, "hidden.bias": np.zeros(units)}
+    w |= {"output.weight": draw.normal(size=(1, units)) * 0.3, "output.bias": np.zeros(1)}
+    speed = {name: np.zeros_like(value) for name, value in w.items()}
+    with wl.watch(w, path) as rec:
+        for _ in range(steps):
+            h = f(x @ w["hidden.weight"].T + w["hidden.bias"])
+            error = h @ w["output.weight"].T + w["output.bias"] - y
+            back = (error @ w["output.weight"]) * slope(h)
+            slopes = {"hidden.weight": back.T @ x, "hidden.bias": back.sum(0)}
+            slopes |= {"output.weight": error.T @ h, "output.bias": error.sum(0)[:1]}
+            speed = {name: momentum * speed[name] - rate * slopes[name] for name in w}
+            w = {name: value + speed[name] for name, value in w.items()}
+            rec.step(w, loss=float((error**2).mean()))
+    return wl.load(path)
+
+
+@pytest.mark.parametrize(
+    ("act", "units", "rate", "momentum", "seed", "steps"),
+    [
+        ("tanh", 12, 0.02, 0.0, 4, 300),
+        ("tanh", 12, 0.02, 0.0, 5, 400),
+        ("tanh", 12, 0.02, 0.0, 3, 300),
+        ("tanh", 8, 0.02, 0.0, 1, 400),
+        ("tanh", 8, 0.01, 0.6, 6, 300),
+        ("sigmoid", 16, 0.1, 0.0, 5, 300),
+    ],
+)
+def test_units_that_are_done_are_not_dead(tmp_path, act, units, rate, momentum, seed, steps):
+    run = settled(tmp_path / "r", act=act, units=units, rate=rate, momentum=momentum, seed=seed, steps=steps)
+    assert [str(f) for f in wl.diagnose(run) if f.kind in ("dead", "saturated")] == []

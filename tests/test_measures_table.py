@@ -14,6 +14,7 @@ import tests.trainings_planted  # noqa: F401
 import weightlapse as wl
 from tests.docs_tables import PAGE, filled
 from tests.framework_presence import require, run_program
+from tests.oracles_doctor import diagnosed
 from tests.trainings import ALL, Planted
 from weightlapse.measures.finding import Finding
 
@@ -39,15 +40,26 @@ def right(planted: Planted, finding: Any) -> bool:
     return finding.kind in planted.kinds and place and units
 
 
+def examined(path: Path) -> list[Finding]:
+    """The findings of a recording: from statistics and few values, the same as from every value looked at one by one."""
+    found, twin = wl.diagnose(wl.load(path)), diagnosed(wl.load(path))
+    assert sorted(map(what, found)) == sorted(map(what, twin))
+    return found
+
+
+def what(finding: Finding) -> tuple[Any, ...]:
+    return finding.kind, finding.tensor, finding.units, finding.first_step, finding.severity
+
+
 def measured(folder: Path) -> list[Row]:
     rows = []
     for k, (name, (framework, train)) in enumerate(ALL.healthy.items()):
         train(folder / f"h{k}")
-        alarms = [f for f in wl.diagnose(wl.load(folder / f"h{k}")) if f.severity != "note"]
+        alarms = [f for f in examined(folder / f"h{k}") if f.severity != "note"]
         rows.append(Row(name, framework, "", (), tuple(sorted({f.kind for f in alarms}))))
     for k, (name, planted) in enumerate(ALL.planted.items()):
         planted.train(folder / f"p{k}")
-        hits = [f for f in wl.diagnose(wl.load(folder / f"p{k}")) if right(planted, f)]
+        hits = [f for f in examined(folder / f"p{k}") if right(planted, f)]
         rows.append(
             Row(name, planted.framework, planted.fault, tuple(sorted({f.kind for f in hits})), (), planted.blind)
         )
@@ -67,7 +79,10 @@ def measured(folder: Path) -> list[Row]:
 @pytest.fixture(scope="module")
 def rows(tmp_path_factory: pytest.TempPathFactory) -> list[Row]:
     require("keras", "jax")
-    return measured(tmp_path_factory.mktemp("doctor"))
+    with pytest.MonkeyPatch.context() as patch:  # statistics of every frame, as large tensors have them
+        patch.setattr("weightlapse.store.statistics._ROW_EACH_FRAME", 1)
+        patch.setattr("weightlapse.store.statistics._ROW_EACH_FRAME_ROUNDED", 1)
+        return measured(tmp_path_factory.mktemp("doctor"))
 
 
 def test_planted_faults_are_found_where_they_are(rows: list[Row]) -> None:

@@ -34,8 +34,9 @@ from weightlapse.capture import plan as module
 from weightlapse.capture import rates
 from weightlapse.capture.expected import BOUNDED, EXACT, KEY, ratio_of
 from weightlapse.capture.flow import Flow
-from weightlapse.capture.plan_text import duration, settings, size, will_do
+from weightlapse.capture.plan_text import duration, settings, will_do
 from weightlapse.capture.rates import Rates
+from weightlapse.store.sizes import size
 
 ROOT = Path(__file__).resolve().parent.parent
 SLOW_DISK = Rates(copy=5e9, disk=1e8, encode=1e8, encode_all=2e8, threads=2, measured=True)
@@ -620,7 +621,7 @@ def test_a_billion_parameters_are_planned_for_at_once() -> None:
 
 def test_bytes_and_times_for_people() -> None:
     said = {n: size(n) for n in (0, 999, 1000, 999_499, 999_500, 123_456_789, 5 * 10**15)}
-    assert list(said.values()) == ["0 bytes", "999 bytes", "1 kB", "999 kB", "1 MB", "123 MB", "5000 TB"]
+    assert list(said.values()) == ["0 B", "999 B", "1 kB", "999 kB", "1 MB", "123 MB", "5 PB"]
     assert [duration(s) for s in (0.0, 5e-6, 0.0123, 5, 200, 10_000, 10**6)] == [
         "0 µs",
         "5 µs",

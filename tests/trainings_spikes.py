@@ -18,11 +18,12 @@ STEPS = 85
 
 @dataclass(frozen=True)
 class Kind:
-    """A network, its data and loss, and the layer that is hit."""
+    """A network, its data and loss, the layer that is hit, and the one that reads the data: there a bad batch comes in."""
 
     make: Callable[[], nn.Module]
     data: Callable[[], Any]
     layer: str
+    first: str
     loss: Any = nn.functional.cross_entropy
     rate: float = 0.05  # of gradient descent
     quick: float = 0.1  # of the layer whose gradient comes back
@@ -35,11 +36,11 @@ def sequences() -> tuple[torch.Tensor, torch.Tensor]:
 
 
 NETWORKS = {
-    "dense": Kind(dense, blobs, "fc2"),
-    "convolution": Kind(conv, pictures, "conv2"),
-    "residual": Kind(Residual, pictures, "stem", quick=0.5),
-    "recurrent": Kind(lambda: Recurrent(nn.RNN), sequences, "rnn", mse),
-    "transformer": Kind(Transformer, tokens, "blocks.1.up"),
+    "dense": Kind(dense, blobs, "fc2", "fc1"),
+    "convolution": Kind(conv, pictures, "conv2", "conv1"),
+    "residual": Kind(Residual, pictures, "stem", "stem", quick=0.5),
+    "recurrent": Kind(lambda: Recurrent(nn.RNN), sequences, "rnn", "rnn", mse),
+    "transformer": Kind(Transformer, tokens, "blocks.1.up", "embedding"),
 }
 
 
@@ -122,7 +123,7 @@ CAUSES: dict[str, Callable[..., None]] = {
 
 
 def all_spikes() -> dict[str, tuple[Callable[[Path], None], str]]:
-    """Name -> (training, prefix of the tensors where it begins, "" where all leave at once with the batch)."""
+    """Name -> (training, prefix of the tensors where it begins: of a bad batch, where it comes in)."""
     found: dict[str, tuple[Callable[[Path], None], str]] = {}
     for network, kind in NETWORKS.items():
         for cause, plant in CAUSES.items():
@@ -136,6 +137,6 @@ def all_spikes() -> dict[str, tuple[Callable[[Path], None], str]]:
             options = {"streams": ("weights", "gradients")} if len(found) % 2 else {}
             found[f"{network}, {cause}"] = (
                 lambda path, plant=plant, kind=kind, options=options: plant(path, kind, **options),
-                "" if cause == "bad batch" else kind.layer,
+                kind.first if cause == "bad batch" else kind.layer,
             )
     return found

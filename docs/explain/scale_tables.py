@@ -9,7 +9,8 @@ from pathlib import Path
 
 from weightlapse.capture.expected import ratio_of
 from weightlapse.capture.flow import Flow
-from weightlapse.capture.plan_text import duration, size
+from weightlapse.capture.plan_text import duration, rate
+from weightlapse.store.sizes import size
 
 PAGE = Path(__file__).with_name("scale.md")
 STEPS = 1000
@@ -72,7 +73,7 @@ def rates() -> str:
     head = "| weights | where | a frame of float32 | of it a process | a step | bus | disk | network |\n|---|---|---|---|---|---|---|---|"
     rows = []
     for s in SETUPS:
-        frame, per_second = 4 * s.values, " | ".join(f"{size(rate)}/s" for rate in (s.bus, s.disk, s.network))
+        frame, per_second = 4 * s.values, " | ".join(map(rate, (s.bus, s.disk, s.network)))
         rows.append(
             f"| {s.name} | {s.where} | {size(frame)} | {size(frame / s.processes)} | {duration(s.step)} | {per_second} |"
         )

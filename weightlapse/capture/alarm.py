@@ -11,10 +11,12 @@ from numpy.typing import NDArray
 
 from weightlapse.store.layout import Layout, widen
 
+# what counts as a spike, here and in the doctor's autopsy
 WINDOW = 20  # logged losses before a spike
-SPIKE = 2.0  # times the largest of them, and a quarter of the loss at the start
+SPIKE = 2.0  # times the largest of them
+AWAKE = 0.25  # of the loss at the start, which it must be too: a loss near nothing jumps for nothing
 RISEN = 3.0  # times the best and the start: a loss whose level is there has diverged
-LASTING = 5  # losses whose median is the level
+LASTING = 5  # losses whose median is the level, and that it must stay
 
 
 class LossAlarm:
@@ -40,7 +42,7 @@ class LossAlarm:
         start, self._quiet = float(np.median(self._first)), max(self._quiet - 1, 0)
         if len(self._recent) == WINDOW:
             most = max(self._recent)
-            if value > SPIKE * most and value > 0.25 * start and not self._quiet:
+            if value > SPIKE * most and value > AWAKE * start and not self._quiet:
                 told, self._quiet = (
                     f"{self._name} goes to {value:.4g}, from {most:.4g} at most in the {WINDOW} before",
                     WINDOW,

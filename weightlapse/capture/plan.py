@@ -20,7 +20,7 @@ from weightlapse.capture.expected import Range, stored_range
 from weightlapse.capture.flow import Flow
 from weightlapse.capture.layouts import layout_of
 from weightlapse.capture.memory import auto_memory, needed
-from weightlapse.capture.plan_text import announce, size, tell, warn
+from weightlapse.capture.plan_text import announce, tell, warn
 from weightlapse.capture.ranks import model_is_sharded, process_group
 from weightlapse.capture.rates import TYPICAL, Rates, free_nbytes, measure
 from weightlapse.capture.ring import MAX_ROWS, MIN_ROWS
@@ -30,6 +30,7 @@ from weightlapse.store.layout import Layout
 from weightlapse.store.ranks import RankedStore, open_store
 from weightlapse.store.reader import Store
 from weightlapse.store.remote import is_url
+from weightlapse.store.sizes import size
 from weightlapse.store.threads import usable_cores
 
 

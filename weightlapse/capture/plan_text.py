@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from weightlapse.capture.expected import SOURCE
 from weightlapse.capture.schedule import every
+from weightlapse.store.sizes import size
 
 if TYPE_CHECKING:
     from weightlapse.capture.plan import Plan
@@ -21,21 +22,6 @@ _LONG_CLOSE = 60.0  # seconds
 _FEW = 3  # tensors that one would name to leave them out
 _MOST_WAITING = 256  # frames that a ring has at most
 _MORE_MEMORY = 4  # times what the recorder would use is still worth proposing
-
-
-def size(nbytes: float) -> str:
-    """Bytes for people, three digits.
-
-    >>> size(497_759_232), size(1e12), size(17)
-    ('498 MB', '1 TB', '17 bytes')
-    """
-    if nbytes < 1000:
-        return f"{nbytes:.0f} bytes"
-    for unit in ("kB", "MB", "GB", "TB"):
-        nbytes /= 1000
-        if nbytes < 999.5 or unit == "TB":
-            break
-    return f"{_three(nbytes)} {unit}"
 
 
 def duration(seconds: float) -> str:
@@ -52,11 +38,7 @@ def duration(seconds: float) -> str:
 
 def rate(value: float) -> str:
     """Bytes a second in words, such as ``1.2 GB/s``."""
-    return f"{size(value)}/s"
-
-
-def _three(value: float) -> str:
-    return f"{value:.0f}" if value >= 100 else f"{value:.3g}"
+    return f"{size(value, digits=3)}/s"
 
 
 def _two(value: float) -> str:

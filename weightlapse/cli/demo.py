@@ -11,6 +11,7 @@ import numpy as np
 
 from weightlapse.errors import InvalidArgument, missing_extra
 from weightlapse.progress import bar
+from weightlapse.store.sizes import size
 
 if TYPE_CHECKING:
     import torch
@@ -94,14 +95,6 @@ def _same(a: torch.nn.Module, b: torch.nn.Module) -> bool:
     return all(torch.equal(p, q) for p, q in zip(a.state_dict().values(), b.state_dict().values(), strict=True))
 
 
-def _size(count: float) -> str:
-    for unit in ("B", "kB", "MB"):
-        if count < 1000:
-            return f"{count:.3g} {unit}"
-        count /= 1000
-    return f"{count:.3g} GB"
-
-
 @click.command(name="demo")
 @click.option(
     "--out",
@@ -147,7 +140,7 @@ def command(out: Path) -> None:
     click.echo(
         f"trained a convolutional network on 1348 handwritten digits: {accuracy:.1%} of 449 others read right\n"
         f"recorded  {run.frames} frames ({run.frames - 1} optimizer steps and the start) of {weights} weights\n"
-        f"stored    {_size(run.stored_nbytes)} for {_size(run.nbytes)} of weights ({run.nbytes / run.stored_nbytes:.2f} to 1, bit-exact)\n"
+        f"stored    {size(run.stored_nbytes)} for {size(run.nbytes)} of weights ({run.nbytes / run.stored_nbytes:.2f} to 1, bit-exact)\n"
         f"cost      {(after - before) * 1e6:+.0f} µs a step, on {before * 1e6:.0f} µs ({after / before - 1:+.1%}, undisturbed steps)\n"
         f"result    {same} the same training without a recorder\n"
         f"\n{out}/\n"

@@ -27,15 +27,17 @@ def told(run: str, frames: int, findings: Sequence[Finding], named: bool) -> str
 @click.command(name="doctor")
 @click.argument("runs", metavar="RUN...", nargs=-1, required=True, type=click.Path())
 @click.option("--tensors", multiple=True, default=("*",), show_default=True, help="Globs of the tensors to examine.")
+@click.option("--all", "everything", is_flag=True, help="Look at everything, however long that takes.")
 @click.option("--json", "as_json", is_flag=True, help='Print one JSON object; of several, {"recordings": [...]}.')
-def command(runs: tuple[str, ...], tensors: tuple[str, ...], as_json: bool) -> int:
+def command(runs: tuple[str, ...], tensors: tuple[str, ...], everything: bool, as_json: bool) -> int:
     """Find dead, saturated, exploding, frozen ... weights in RUN, or in each of several. Exit code 1 when something is wrong."""
     from weightlapse.measures.doctor import diagnose
+    from weightlapse.measures.reading import LIMIT
     from weightlapse.recording.recording import load
 
     def ask(path: str) -> Told:
         recording = load(path)
-        findings = diagnose(recording, tensors=list(tensors))
+        findings = diagnose(recording, tensors=list(tensors), limit=None if everything else LIMIT)
         code = 1 if any(f.severity != "note" for f in findings) else 0
         if as_json:
             return code, {"recording": path, "frames": recording.frames, "findings": [f.to_json() for f in findings]}

@@ -13,6 +13,7 @@ from weightlapse.cli.recordings import below
 from weightlapse.errors import NotARecording, WeightlapseError
 from weightlapse.measures.recorder import recorder_findings
 from weightlapse.recording.recording import Recording, load
+from weightlapse.store.sizes import size
 
 
 def loss_of(run: Recording) -> tuple[str, float] | None:
@@ -76,16 +77,6 @@ def table(rows: list[dict[str, Any]], folder: str) -> str:
         ).rstrip()
         for line in lines
     )
-
-
-def size(nbytes: int) -> str:
-    """Bytes as people read them, in powers of ten: 1.2 MB."""
-    value, unit = float(nbytes), "B"
-    for larger in ("kB", "MB", "GB", "TB", "PB"):
-        if value < 999.5:
-            break
-        value, unit = value / 1000, larger
-    return f"{value:.0f} {unit}" if unit == "B" or value >= 99.5 else f"{value:.2g} {unit}"
 
 
 @click.command("ls")

@@ -30,7 +30,6 @@ from weightlapse.recording.recording import Recording
 MANY = 20  # blocks (a layer with its biases) from which a film shows a map and enlarges some
 MOMENTS = 64  # moments between which change is measured
 CHAPTER_SECONDS, CHAPTERS = 3.0, 8
-EXAMINED = 2_000_000_000  # values of a recording that the doctor is asked to read
 CAPTIONS = 12
 
 Frames = NDArray[np.int64]
@@ -182,8 +181,6 @@ def _findings(run: Any) -> tuple[list[Any], str]:
     recording = whole(run)
     if not isinstance(recording, Recording) or len(recording.steps) < 2:
         return [], "only a recording is examined"
-    if recording.nbytes > 4 * EXAMINED:
-        return [], f"{grouped(recording.nbytes)} bytes are too many to be read for findings; wl.diagnose does"
     try:
         return diagnose(recording), ""
     except WeightlapseError as error:

@@ -9,15 +9,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from weightlapse.capture.alarm import AWAKE, LASTING, RISEN, SPIKE, WINDOW
 from weightlapse.errors import InvalidArgument
 from weightlapse.measures.finding import Curve, curve, listed
+from weightlapse.measures.reading import Reading
+from weightlapse.measures.series import AT_ONCE
 from weightlapse.measures.stream import Array, parts, select
 from weightlapse.measures.units import Place, layers_of
 
-WINDOW = 20  # frames of loss before a spike
-SPIKE = 2.0  # times the largest loss of the window, and a quarter of the loss at the start
-RISEN = 3.0  # times its best and its start: a loss that stays there has diverged
-LASTING = 5  # frames whose median says where the loss is, and that it must stay
 BEFORE = 25  # frames before a spike in which it is sought where it began
 HISTORY = 40  # frames before those, which say what is usual
 LEFT = 2.0  # times the largest of its history: a tensor that left it
@@ -47,7 +46,8 @@ class Departure:
 class Autopsy:
     """One spike or divergence of the loss ``label`` at ``step``, and where it began.
 
-    ``tensor``, ``units``, ``onset``: the earliest that left its history; "" , () and ``step`` where none did before it. ``cause``: "step size",
+    ``tensor``, ``units``, ``onset``: the earliest that left its history; "" , () and ``step`` where none did before it; of a bad batch, with which all
+    leave at once, the first of the network, where it comes in. ``cause``: "step size",
     "batch", "weights" or "growth", as far as the order of events tells, else "". ``spread``: every departure, the earliest first.
     ``steps`` (n,), ``loss`` (n,) and ``factors`` {tensor: (n,)}, values over the largest of the history, are what the figure shows.
     """
@@ -91,8 +91,10 @@ def autopsy(run: Any, *, tensors: str | Sequence[str] = "*", broken: int | None 
     return list(autopsies(run, select(run, tensors), broken))
 
 
-def autopsies(run: Any, names: list[str], broken: int | None = None) -> Iterator[Autopsy]:
-    """:func:`autopsy` of the tensors ``names``."""
+def autopsies(
+    run: Any, names: list[str], broken: int | None = None, reading: Reading | None = None
+) -> Iterator[Autopsy]:
+    """:func:`autopsy` of the tensors ``names``. ``reading`` says what may be read; of the others their statistics tell, but not of their units."""
     events = spikes(run)
     if (
         broken is not None
@@ -101,7 +103,7 @@ def autopsies(run: Any, names: list[str], broken: int | None = None) -> Iterator
     ):
         events.append(("the training", broken, True))
     for label, frame, diverged in sorted(events, key=lambda event: event[1]):
-        found = _examined(run, names, label, frame, diverged)
+        found = _examined(run, names, label, frame, diverged, reading)
         if (
             label in run.scalars or found.onset < found.step
         ):  # that weights are no numbers is said already; what went before is not
@@ -122,7 +124,7 @@ def spikes(run: Any) -> list[tuple[str, int, bool]]:
         jumps, quiet_until = [], -1
         for i in range(WINDOW, known.size):
             before, now = values[i - WINDOW : i], values[i]
-            if i > quiet_until and now > SPIKE * before.max() and now > 0.25 * scale:
+            if i > quiet_until and now > SPIKE * before.max() and now > AWAKE * scale:
                 after = values[i : i + WINDOW]
                 stays = bool(np.isinf(now)) or (
                     len(after) >= LASTING and float(np.median(after)) > SPIKE * before.max()
@@ -159,12 +161,12 @@ class _Series:
     rows: Array
 
 
-def _examined(run: Any, names: list[str], label: str, frame: int, diverged: bool) -> Autopsy:
+def _examined(run: Any, names: list[str], label: str, frame: int, diverged: bool, reading: Reading | None) -> Autopsy:
     first = max(0, frame - BEFORE - HISTORY)
     frames = range(first, frame + 1)
     steps = np.asarray(run.steps)[frame + 1 - len(frames) + 1 : frame + 1]  # of the updates: the first frame has none
     usual = max(3, len(steps) - BEFORE) if len(steps) > BEFORE + 5 else max(3, len(steps) // 2)
-    series = [s for name in names for s in _series(run, name, frames)]
+    series = [s for name in names for s in _series(run, name, frames, reading)]
     departures: list[Departure] = []
     factors: dict[str, Array] = {}
     for s in series:
@@ -182,9 +184,11 @@ def _examined(run: Any, names: list[str], label: str, frame: int, diverged: bool
             departures.append(Departure(s.tensor, s.what, int(steps[at]), factor, units, share))
     departures = _ranked(departures)
     step = int(run.steps[frame])
-    first_out = departures[0] if departures else None
     loss = np.asarray(run.scalars[label], dtype=np.float64) if label in run.scalars else np.full(len(run.steps), np.nan)
     cause = _cause(departures, step, run, names, factors, steps)
+    if cause == "batch":  # it comes in where the network begins, and no layer behind that is more to blame
+        departures = sorted(departures, key=lambda d: (d.step, names.index(d.tensor)))
+    first_out = departures[0] if departures else None
     shown = []
     if first_out is not None:
         shown.append(curve(f"{first_out.what} of {first_out.tensor} over the largest of its history", steps, factors[first_out.tensor], len(steps) - 1))  # fmt: skip
@@ -213,19 +217,17 @@ def _examined(run: Any, names: list[str], label: str, frame: int, diverged: bool
     )
 
 
-def _series(run: Any, name: str, frames: range) -> Iterator[_Series]:
+def _series(run: Any, name: str, frames: range, reading: Reading | None) -> Iterator[_Series]:
     """Updates of a tensor, and its gradients and second moments where they were recorded, (n,) for the frames after the first."""
-    rows = _rows(run, name)
-    values = _read(run, name, frames)
-    yield _of(name, "update", np.diff(values, axis=0), rows)
+    of: list[tuple[str, str]] = [(name, "update")]
     for stream, what in ((f"gradients:{name}", "gradient"), (f"optimizer:{name}.exp_avg_sq", "second moment")):
         if stream in run.names and tuple(run.shapes[stream]) == tuple(run.shapes[name]):
-            values = _read(run, stream, frames)
-            yield _of(name, what, np.nan_to_num(values[1:], posinf=np.inf, neginf=-np.inf), rows)
-
-
-def _read(run: Any, name: str, frames: range) -> Array:
-    return np.asarray(parts(np.asarray(run[name][frames.start : frames.stop])), dtype=np.float64)
+            of.append((stream, what))
+    for stream, what in of:
+        if reading is None or reading.may(reading.cost_at(stream, frames.start, frames.stop), f"the units of {stream} before step {run.steps[frames[-1]]}"):  # fmt: skip
+            yield _of_values(run, name, stream, what, frames)
+        elif (lengths := reading.lengths(stream, frames, update=what == "update")) is not None:
+            yield _Series(name, what, lengths, np.zeros((len(lengths), 0)))
 
 
 def _rows(run: Any, name: str) -> Place | None:
@@ -236,12 +238,20 @@ def _rows(run: Any, name: str) -> Place | None:
     return None
 
 
-def _of(name: str, what: str, values: Array, place: Place | None) -> _Series:
+def _of_values(run: Any, name: str, stream: str, what: str, frames: range) -> _Series:
+    """From the values, a few frames at a time."""
+    place = _rows(run, name)
+    per = max(AT_ONCE // max(int(np.prod(run.shapes[name], dtype=np.int64)), 1), 1)
+    whole, rows = [], []
     with np.errstate(all="ignore"):
-        square = values**2
-        whole = np.sqrt(square.reshape(len(values), -1).sum(axis=1))
-        units = np.stack([place.take(v) for v in square]) if place is not None and square.ndim > 1 else square.reshape(len(values), -1)[:, :0, None]  # fmt: skip
-    return _Series(name, what, whole, np.sqrt(units.sum(axis=2)) if units.ndim == 3 else units)
+        for first in range(frames.start, frames.stop - 1, per):
+            stop = min(first + per + 1, frames.stop)
+            x = np.asarray(parts(np.asarray(run[stream][first:stop])), dtype=np.float64)
+            x = np.diff(x, axis=0) if what == "update" else np.nan_to_num(x[1:], posinf=np.inf, neginf=-np.inf)
+            flat = x.reshape(len(x), -1)
+            whole.append(np.sqrt(np.einsum("ij,ij->i", flat, flat)))
+            rows.append(np.sqrt(place.sums(x, x)) if place is not None and x.ndim > 1 else np.zeros((len(x), 0)))
+    return _Series(name, what, np.concatenate(whole), np.concatenate(rows)) if whole else _Series(name, what, np.zeros(0), np.zeros((0, 0)))  # fmt: skip
 
 
 def _over(values: Array, usual: int) -> Array:

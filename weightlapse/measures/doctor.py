@@ -7,8 +7,9 @@ from typing import Any
 
 import numpy as np
 
-from weightlapse.measures.evidence import collect
-from weightlapse.measures.finding import Finding
+from weightlapse.measures.evidence import Evidence, collect
+from weightlapse.measures.finding import Finding, listed
+from weightlapse.measures.reading import LIMIT, SPEED
 from weightlapse.measures.recorder import recorder_findings
 from weightlapse.measures.rule import Rule
 from weightlapse.measures.rules_network import NETWORK_RULES
@@ -24,10 +25,13 @@ RULES: tuple[Rule, ...] = (
 _ORDER = {"error": 0, "warning": 1, "note": 2}
 
 
-def diagnose(run: Any, *, tensors: str | Sequence[str] = "*", frames: slice | None = None) -> list[Finding]:
+def diagnose(
+    run: Any, *, tensors: str | Sequence[str] = "*", frames: slice | None = None, limit: int | None = LIMIT
+) -> list[Finding]:
     """Findings about a recording, the worst first, then by the step where they begin. A healthy run gives an empty list.
 
-    Reads the recording alone, once (a second look at the last frame finds copies). With a wiring in the recording
+    Reads the recording alone: its statistics, and the values of small tensors and of what the statistics leave open. ``limit`` is the largest number of
+    values that are unpacked for it, None for no limit; what was not looked at for that is told by a note of the kind ``unread``. With a wiring in the recording
     (``wl.watch(..., example=x)``) dead and saturated units are told apart; without one, rows of matrices stand for units.
 
     What the recorder itself had to say comes first of all: ``stopped`` (it had to), ``gap``, and the findings of its witness (updates that no frame
@@ -53,22 +57,38 @@ def diagnose(run: Any, *, tensors: str | Sequence[str] = "*", frames: slice | No
     epochs = list(run.epochs)
     if len(epochs) > 1 and frames is None:
         findings = [
-            finding for epoch in epochs if len(epoch) for finding in _examined(_Part(run, epoch), tensors, None)
+            finding for epoch in epochs if len(epoch) for finding in _examined(_Part(run, epoch), tensors, None, limit)
         ]
     else:
-        findings = _examined(run, tensors, frames)
+        findings = _examined(run, tensors, frames, limit)
     findings += recorder_findings(run)
     return sorted(findings, key=lambda f: (_ORDER[f.severity], f.first_step, f.kind, f.tensor))
 
 
-def _examined(run: Any, tensors: str | Sequence[str], frames: slice | None) -> list[Finding]:
+def _examined(run: Any, tensors: str | Sequence[str], frames: slice | None, limit: int | None) -> list[Finding]:
     names = [name for name in select(run, tensors) if np.prod(run.shapes[name]) > 0]
-    evidence = collect(run, names, frame_range(run, frames))
+    return judged(collect(run, names, frame_range(run, frames), limit))
+
+
+def judged(evidence: Evidence) -> list[Finding]:
+    """What all rules find."""
     found: dict[tuple[str, str, object], Finding] = {}
     for rule in RULES:
         for finding in rule(evidence):
             found.setdefault(_what(finding), finding)
-    return list(found.values())
+    return [*found.values(), *_unread(evidence)]
+
+
+def _unread(evidence: Evidence) -> list[Finding]:
+    unread = evidence.reading.unread
+    if not unread:
+        return []
+    text = (
+        f"not looked at: {listed(unread, 4)}. That would be {sum(unread.values()):.2g} more values to unpack, about "
+        f"{sum(unread.values()) / SPEED:.0f} s of one core."
+    )
+    advice = "diagnose(run, limit=None), or `weightlapse doctor --all`, looks at everything; a recording without statistics gets them from `weightlapse compact`."
+    return [Finding("unread", "", (), int(evidence.steps[0]), "note", text, advice)]
 
 
 def _what(finding: Finding) -> tuple[str, str, object]:
@@ -81,6 +101,7 @@ class _Part:
     """One layout epoch of a recording, with the face of a recording; its wiring is known only where the shapes still fit."""
 
     def __init__(self, run: Any, epoch: Any) -> None:
+        self.part = run, epoch.start
         self._epoch = epoch
         self.steps, self.names, self.shapes, self.dtypes = epoch.steps, epoch.names, epoch.shapes, epoch.dtypes
         self.frames = len(epoch)

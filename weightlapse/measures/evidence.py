@@ -1,66 +1,34 @@
-"""The series that the doctor reads, gathered in one pass over a recording."""
+"""What the doctor's rules ask a recording: curves of its tensors, which statistics hold, and of its values what they need beside."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from weightlapse.measures.motion import Moves, moves, paths_over
 from weightlapse.measures.observed import Observed, observed_of
-from weightlapse.measures.stream import Array, moments
-from weightlapse.measures.units import Layer, gather, layers_of
-
-STRAIGHT = 1e-4  # of an update: momentum alone goes straight on to the last bits, a gradient turns it by more
-GLIDE = (0.3, 0.97)  # by which factor momentum makes an update shorter than the one before (0.9 for the usual one)
-ROUNDINGS = 4  # of the weights' size: what rounding the weights twice can turn an update by
-
-
-@dataclass
-class TensorSeries:
-    """One tensor: (T,) series, and per-weight totals over the run."""
-
-    norm: list[float] = field(default_factory=list)
-    update: list[float] = field(default_factory=list)
-    largest: list[float] = field(default_factory=list)
-    nonfinite: tuple[int, NDArray[np.int64]] | None = None  # (frame, coordinates (n, ndim)) of the first bad frame
-    fresh: list[bool] = field(
-        default_factory=list
-    )  # whether the update is more than the last one gone on with, and than rounding
-    shrink: list[float] = field(default_factory=list)  # share of the weights that the update takes off along themselves
-    inward: list[float] = field(default_factory=list)  # cosine of the update and minus the weights
-    path: Array | None = None  # sum of |update| of each weight, flat
-    displacement: Array | None = None  # |now - start| of each weight, flat
-
-
-@dataclass
-class UnitSeries:
-    """One layer of units: (T - 1, units) update norms of incoming and outgoing weights, and how parallel successive updates are."""
-
-    incoming: list[Array] = field(default_factory=list)
-    outgoing: list[Array] = field(default_factory=list)
-    size: list[Array] = field(default_factory=list)  # norm of the incoming weights themselves
-    aside: list[Array] = field(
-        default_factory=list
-    )  # length of what of the incoming update is not straight on from the last one; NaN where there was none
-    size_out: list[Array] = field(default_factory=list)  # the same two of the outgoing ones
-    aside_out: list[Array] = field(default_factory=list)
-    last: Array | None = None
-    last_out: Array | None = None
+from weightlapse.measures.reading import FEW, LIMIT, Reading
+from weightlapse.measures.series import NO, OPEN, YES, TensorSeries, are_fresh, flat, from_curve, from_values, rounding
+from weightlapse.measures.stream import Array
+from weightlapse.measures.units import Layer, layers_of
+from weightlapse.progress import track
 
 
 @dataclass
 class Evidence:
-    """Everything one pass collects. ``steps`` (T,)."""
+    """Everything that is known. ``steps`` (T,). Values are read when a rule asks for them."""
 
     run: Any
     names: list[str]
     steps: NDArray[np.int64]
     layers: list[Layer]
     tensors: dict[str, TensorSeries]
-    units: dict[str, UnitSeries]
     observed: Observed
+    reading: Reading
     explained: set[str] = field(default_factory=set)  # tensors of whose rest another finding has given the cause
     constant: set[str] = field(default_factory=set)  # layers that see a constant, because a layer before them is dead
 
@@ -86,112 +54,97 @@ class Evidence:
                     queue.append(x)
         return list(reached.values())
 
-    def learning(self) -> NDArray[np.bool_]:
-        """(T - 1,) whether a gradient had a part in the update of any tensor at all."""
-        flags = [t.fresh for t in self.tensors.values() if t.fresh]
-        return np.any(np.asarray(flags, dtype=bool), axis=0) if flags else np.zeros(len(self.steps) - 1, dtype=bool)
+    @cached_property
+    def _gaps(self) -> NDArray[np.int64]:
+        return np.diff(self.steps)
+
+    def decay(self, name: str) -> Array:
+        """(T - 1,) share of a weight that decay by itself takes between two frames."""
+        return decay_between(self.observed, name, self.steps)
 
     def ratio(self, name: str) -> Array:
         """(T,) update norm per optimizer step over the norm before it; NaN at the first frame."""
-        series = self.tensors[name]
-        norm, update = np.asarray(series.norm), np.asarray(series.update)
-        gap = np.maximum(np.diff(self.steps), 1)
+        norm, update = self.tensors[name].norm, self.tensors[name].update
         ratio = np.full(len(norm), np.nan)
         with np.errstate(divide="ignore", invalid="ignore"):
-            ratio[1:] = np.where(norm[:-1] > 0, update[1:] / norm[:-1] / gap, np.nan)
+            ratio[1:] = np.where(norm[:-1] > 0, update[1:] / norm[:-1] / np.maximum(self._gaps, 1), np.nan)
         return ratio
 
+    # ---- what learns -----------------------------------------------------------------------------------------------
 
-def collect(run: Any, names: list[str], frames: range) -> Evidence:
-    """One pass. Memory: the series, one update of the network, and two float64 per weight."""
-    layers = layers_of(run, names)
-    evidence = Evidence(
-        run,
-        names,
-        np.asarray(run.steps)[list(frames)],
-        layers,
-        {n: TensorSeries() for n in names},
-        {layer.name: UnitSeries() for layer in layers},
-        observed_of(run),
-    )
-    updates: dict[str, Array] = {}
-    values: dict[str, Array] = {}
-    last: dict[str, Array] = {}
-    decay = {n: evidence.observed.decoupled_decay(n, evidence.steps) for n in names}
-    gap = np.diff(evidence.steps, prepend=evidence.steps[:1])
-    with np.errstate(invalid="ignore", over="ignore"):
-        for m in moments(run, names, frames, together=True, label="examining"):
-            series = evidence.tensors[m.name]
-            series.norm.append(m.norm)
-            series.update.append(m.update_norm)
-            series.largest.append(float(max(m.raw.max(initial=0.0), -m.raw.min(initial=0.0))))
-            if series.nonfinite is None and not np.isfinite(m.norm) and not np.isfinite(m.now).all():
-                series.nonfinite = (m.frame, np.argwhere(~np.isfinite(m.weights)))
-            if m.update is not None:
-                assert m.before is not None
-                i = len(series.norm) - 1
-                before = np.asarray(m.before, dtype=np.float64)
-                alone = m.update + decay[m.name][i - 1] * gap[i] * before  # what the gradient and momentum made
-                _along(series, m.update, before)
-                series.fresh.append(_is_fresh(alone, last.get(m.name), m.norm, rounding(str(run.dtypes[m.name]))))
-                last[m.name] = alone
-                moved = np.abs(m.as_weights(m.update)).reshape(-1)
-                series.path = moved if series.path is None else series.path + moved
-                series.displacement = np.abs(m.as_weights(m.now - m.start)).reshape(-1)
-                updates[m.name], values[m.name] = alone, m.now
-                if len(updates) == len(names):
-                    for layer in layers:
-                        _units(evidence.units[layer.name], layer, updates, values)
-                    updates, values = {}, {}
-    return evidence
+    def learning(self, first: int = 0) -> NDArray[np.bool_]:
+        """(T - 1 - first,) whether a gradient had a part in the update of any tensor at all, from update number ``first`` on."""
+        if not self.tensors:
+            return np.zeros(len(self.steps) - 1 - first, dtype=bool)
+        told = np.stack([series.fresh[first:] for series in self.tensors.values()])
+        for i in first + np.flatnonzero((told == OPEN).any(axis=0) & ~(told == YES).any(axis=0)):
+            open_ = sorted((n for n in self.tensors if self.tensors[n].fresh[i] == OPEN), key=self._size)
+            next((n for n in open_ if self._decided(n, int(i))), None)  # the first that shows a gradient is enough
+        return np.any([series.fresh[first:] == YES for series in self.tensors.values()], axis=0)
 
+    def has_gradient(self, name: str, first: int) -> bool:
+        """Whether a gradient had a part in any update of a tensor from number ``first`` on."""
+        fresh = self.tensors[name].fresh
+        if (fresh[first:] == YES).any():
+            return True
+        return any(self._decided(name, int(first + i)) for i in np.flatnonzero(fresh[first:] == OPEN)[::-1])
 
-def rounding(dtype: str) -> float:
-    """Half the distance from 1 to the next number of this type."""
-    return {"bfloat16": 2.0**-9, "float16": 2.0**-11, "float64": 2.0**-53, "complex128": 2.0**-53}.get(dtype, 2.0**-24)
+    def _size(self, name: str) -> int:
+        return int(np.prod(self.run.shapes[name], dtype=np.int64))
 
+    def _decided(self, name: str, i: int) -> bool:
+        """Whether a gradient had a part in update ``i`` of a tensor, from its values; where these are too many to read, none is seen."""
+        first, series = max(i - 1, 0), self.tensors[name]
+        series.fresh[i] = NO
+        if self.reading.may(self.reading.cost(name, first, i + 2), f"whether {name} learns"):
+            values = flat(self.reading.values(name, first, i + 2))
+            with np.errstate(all="ignore"):
+                alone = np.diff(values, axis=0) + self.decay(name)[first : i + 1, None] * values[:-1]
+                eps = rounding(str(self.run.dtypes[name]))
+                series.fresh[i] = are_fresh(alone, series.norm[first + 1 : i + 2], eps)[-1]
+        return bool(series.fresh[i] == YES)
 
-def _along(series: TensorSeries, update: Array, before: Array) -> None:
-    flat, base = update.reshape(-1), before.reshape(-1)
-    dot, square, length = -float(flat @ base), float(base @ base), float(np.sqrt(flat @ flat))
-    series.shrink.append(dot / square if square > 0 else float("nan"))
-    series.inward.append(dot / (length * np.sqrt(square)) if square > 0 and length > 0 else float("nan"))
+    # ---- how units move --------------------------------------------------------------------------------------------
 
+    def moves(self, layer: Layer, first: int, what: str) -> tuple[Moves, Moves | None] | None:
+        """The updates number ``first`` to the last of the incoming weights of a layer's units, and of the outgoing ones; None where these are too many
+        to read (then they count as ``what`` that was not looked at)."""
+        begin = max(first - 1, 0)
+        cost = sum(self.reading.cost(name, begin, len(self.steps)) for name in layer.tensors)
+        if not self.reading.may(cost, what):
+            return None
+        incoming = moves(self.reading, layer.incoming, begin, self.decay)
+        outgoing = moves(self.reading, layer.outgoing, begin, self.decay) if layer.outgoing else None
+        return incoming, outgoing
 
-def _is_fresh(update: Array, last: Array | None, norm: float, eps: float) -> bool:
-    """Whether a gradient had a part in this update: momentum alone makes the last one again, shorter, up to rounding."""
-    new = update.reshape(-1)
-    length = float(np.sqrt(new @ new))
-    least = max(STRAIGHT * length, ROUNDINGS * eps * norm)
-    if not np.isfinite(length) or length <= least:
-        return False
-    if last is None or not (square := float(last.reshape(-1) @ last.reshape(-1))) > 0:
-        return True
-    old = last.reshape(-1)
-    factor = max(0.0, float(new @ old) / square)
-    aside = new - factor * old
-    return float(np.sqrt(aside @ aside)) > least or not GLIDE[0] <= factor <= GLIDE[1]
+    def paths(self, name: str, enough: float) -> tuple[Array, Array] | None:
+        """(path, way) of each weight of a tensor, flat: how far it went from frame to frame, and from the first to the last; None where fewer than half of
+        those that move come ``enough`` of their path away, or where that was too much to read."""
+        count, reading = len(self.steps), self.reading
+        some = paths_over(reading, name, reading.few(name), "") if count > 2 * FEW else None
+        if some is not None:  # going by a few frames is never longer
+            path, way = some
+            if ((way > 0) & (way >= enough * path)).sum() < max(2, 0.5 * (path > 0).sum()):
+                return None
+        return paths_over(reading, name, range(count), f"whether {name} marches")
 
 
-def _units(series: UnitSeries, layer: Layer, updates: dict[str, Array], values: dict[str, Array]) -> None:
-    rows = gather(layer.incoming, updates)
-    series.incoming.append(np.sqrt((rows**2).sum(axis=1)))
-    series.size.append(np.sqrt((gather(layer.incoming, values) ** 2).sum(axis=1)))
-    series.aside.append(_aside(rows, series.last))
-    series.last = rows
-    if layer.outgoing:
-        out = gather(layer.outgoing, updates)
-        series.outgoing.append(np.sqrt((out**2).sum(axis=1)))
-        series.size_out.append(np.sqrt((gather(layer.outgoing, values) ** 2).sum(axis=1)))
-        series.aside_out.append(_aside(out, series.last_out))
-        series.last_out = out
+def decay_between(observed: Observed, name: str, steps: NDArray[np.int64]) -> Array:
+    """(T - 1,) share of a weight that decoupled decay takes between two frames."""
+    return np.asarray(observed.decoupled_decay(name, steps)[:-1] * np.diff(steps), dtype=np.float64)
 
 
-def _aside(rows: Array, last: Array | None) -> Array:
-    """(units,) length of what of each row is not straight on from the last one; NaN where there was none, or the way goes back."""
-    if last is None:
-        return np.full(len(rows), np.nan)
-    square = (last**2).sum(axis=1)
-    factor = np.where(square > 0, (rows * last).sum(axis=1) / np.where(square > 0, square, 1), 0)
-    aside = np.sqrt(((rows - factor[:, None] * last) ** 2).sum(axis=1))
-    return np.where((square > 0) & (factor > 0), aside, np.nan)
+def collect(run: Any, names: list[str], frames: range, limit: int | None = LIMIT) -> Evidence:
+    """The curves of all tensors: from statistics where these have every frame, from the values of the others. ``limit``: see :class:`Reading`."""
+    reading, steps, observed = Reading(run, frames, limit), np.asarray(run.steps)[list(frames)], observed_of(run)
+    kept = reading.curves
+    found: dict[str, TensorSeries] = {}
+    for name in track(names, "examining"):
+        decay = decay_between(observed, name, steps)
+        curve = kept.get(run[name].name)
+        if curve is not None:
+            found[name] = from_curve(reading, name, curve, decay)
+        elif reading.may(reading.cost(name, 0, len(frames)), name):
+            found[name] = from_values(reading, name, decay)
+    names = [name for name in names if name in found]
+    return Evidence(run, names, steps, layers_of(run, names), found, observed, reading)

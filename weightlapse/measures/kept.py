@@ -49,7 +49,7 @@ def kept(run: Any, wanted: Sequence[str], names: Sequence[str], span: range) -> 
         if (
             curve is None
             or not curve.exact
-            or not curve.linked
+            or not curve.linked(stretch)
             or curve.odd[stretch].any()
             or "complex" in run.dtypes[name]
         ):

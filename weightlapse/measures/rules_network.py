@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import numpy as np
+from numpy.typing import NDArray
 
 from weightlapse.measures.autopsy import Autopsy, autopsies
 from weightlapse.measures.evidence import Evidence
 from weightlapse.measures.finding import Finding, curve, listed
 from weightlapse.measures.rule import Rule, rule
-from weightlapse.measures.stream import Array
 
 EXPLODED = 10.0  # times its norm at the start, for a matrix; trained networks grow by 2 or 3
 VANISHED = 1e-3  # of the network's median update ratio, for a matrix
@@ -54,8 +54,8 @@ def _matrices(evidence: Evidence) -> list[str]:
     return [n for n in evidence.names if len(evidence.run.shapes[n]) >= 2 and evidence.tensors[n].nonfinite is None]
 
 
-def _moved(evidence: Evidence, name: str) -> Array:
-    return np.nan_to_num(np.asarray(evidence.tensors[name].update)) > 0
+def _moved(evidence: Evidence, name: str) -> NDArray[np.bool_]:
+    return np.asarray(np.nan_to_num(evidence.tensors[name].update) > 0)
 
 
 @rule(
@@ -202,7 +202,7 @@ def learning_rate(evidence: Evidence) -> Iterator[Finding]:
 def loss_spikes(evidence: Evidence) -> Iterator[Finding]:
     """A jump of the loss, or its end, with the tensor where it began."""
     frames = [t.nonfinite[0] for t in evidence.tensors.values() if t.nonfinite is not None]
-    for found in autopsies(evidence.run, evidence.names, min(frames, default=None)):
+    for found in autopsies(evidence.run, evidence.names, min(frames, default=None), evidence.reading):
         yield _spike(evidence, found)
 
 
@@ -245,13 +245,14 @@ def speed_limit(evidence: Evidence) -> Iterator[Finding]:
         return
     for name in evidence.names:
         series = evidence.tensors[name]
-        if series.path is None or series.displacement is None or series.nonfinite is not None or "running_" in name:
+        if series.nonfinite is not None or "running_" in name or (known := evidence.paths(name, STEADY)) is None:
             continue
-        fastest = float(np.quantile(series.path, 0.99))
-        if fastest <= 0 or series.path.size < 2:
+        path, way = known
+        fastest = float(np.quantile(path, 0.99))
+        if fastest <= 0 or path.size < 2:
             continue
-        marching = (series.displacement >= STEADY * series.path) & (series.path >= FAST * fastest)
-        moving = series.path > 0
+        marching = (way >= STEADY * path) & (path >= FAST * fastest)
+        moving = path > 0
         if marching.sum() >= 2 and marching.sum() >= 0.5 * moving.sum():
             units = tuple(int(i) for i in np.flatnonzero(marching)[:1000])
             text = (

@@ -86,7 +86,8 @@ def decay_dominated(evidence: Evidence) -> Iterator[Finding]:
         small = np.flatnonzero(norm < SHRUNK * norm[0])
         shrunk, per_step = bool(small.size) and norm[-1] < SHRUNK * norm[0], float(np.median(rate))
         known = per_step * (MEMORY if shrunk else SHORT) > 1 and per_step * np.ptp(evidence.steps) > 1
-        straight = shrunk and len(inward) >= LONG and float(np.nanmin(inward[-LONG:])) > INWARD
+        last = inward[-LONG:][~np.isnan(inward[-LONG:])]  # nothing is told by updates that are none
+        straight = shrunk and len(inward) >= LONG and bool(last.size) and float(last.min()) > INWARD
         if known or straight:
             since = int(evidence.steps[small[0]]) if shrunk else int(evidence.steps[0])
             hit.append((name, since, per_step if known else float(np.nanmedian(series.shrink[-LONG:]))))
@@ -142,7 +143,10 @@ def _equal(evidence: Evidence) -> Iterator[tuple[str, str]]:
         series, shape = evidence.tensors[name], tuple(evidence.run.shapes[name])
         if len(shape) < 2 or min(shape) < 2 or series.nonfinite is not None or not np.nansum(series.update) > 0:
             continue
-        key = (shape, *series.norm, *series.update[1:])
+        sums = (
+            f"{x:.6g}" for x in (series.norm.sum(), np.nansum(series.update))
+        )  # made in any order: not to the last bit
+        key = (shape, series.largest.tobytes(), *sums)
         other = seen.setdefault(key, name)
         if other != name:
             frames = sorted({0, evidence.run.frames // 2, evidence.run.frames - 1})

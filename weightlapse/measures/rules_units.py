@@ -8,9 +8,10 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from weightlapse.measures.evidence import GLIDE, ROUNDINGS, STRAIGHT, Evidence, UnitSeries, rounding
+from weightlapse.measures.evidence import Evidence
 from weightlapse.measures.finding import Finding, curve, listed
 from weightlapse.measures.rule import Rule, rule
+from weightlapse.measures.series import GLIDE, ROUNDINGS, STRAIGHT, rounding
 from weightlapse.measures.stream import Array, parts
 from weightlapse.measures.units import Layer, gather, twin_labels
 
@@ -26,6 +27,8 @@ FORCE = 20  # times the unit's own and its layer's usual update, or OUTLIER time
 OUTLIER = 5
 WINDOW = 20  # frames that say what is usual for a unit
 ROUNDED = 3e-6  # of the weights' size, fifty float32 roundings: below it the direction of an update is noise
+FINISHED = 1e-3  # of the layer's largest median: updates that have shrunk to it are those of a training that converges, straight on and ever shorter
+GLANCE = 4  # updates at the end that clear most layers
 FADED = 0.05  # of the layer's median: and only an update this small is taken for rounding
 
 
@@ -44,21 +47,20 @@ def dead_and_saturated(evidence: Evidence) -> Iterator[Finding]:
     tanh or sigmoid still feeds a constant: incoming weights rest, outgoing ones learn. Momentum goes on moving the weights for a
     while, straight on in ever shorter steps; that is seen for what it is, and the finding begins where the gradient ended.
     """
-    if evidence.run.tolerance is not None:
+    if evidence.run.tolerance is not None or len(evidence.steps) <= SHORTEST:
         return
-    learning = evidence.learning()
-    layers = [x for x in evidence.layers if len(evidence.units[x.name].incoming) >= SHORTEST]
-    states = {layer.name: _state(evidence, layer, learning) for layer in layers}
+    states = {x.name: state for x in evidence.layers if (state := _suspected(evidence, x)) is not None}
+    layers = [layer for layer in evidence.layers if layer.name in states]
     silent = {layer.name for layer in layers if (state := states[layer.name]).informative.any() and state.whole()}
     for layer in layers:
         state = states[layer.name]
         if layer.producer in evidence.explained:
             continue
         if layer.name in silent:
-            if _cut_off(evidence, layer, layers, silent):
+            if _cut_off(evidence, layer, silent):
                 evidence.is_dead(layer)
                 step = int(evidence.steps[state.since()])
-                yield _silent("dead", evidence, layer, list(range(layer.size)), step)
+                yield _silent("dead", evidence, layer, state, list(range(layer.size)), step)
             continue
         found: dict[str, list[tuple[int, int, bool]]] = {"dead": [], "saturated": []}
         for unit in range(layer.size):
@@ -69,9 +71,10 @@ def dead_and_saturated(evidence: Evidence) -> Iterator[Finding]:
             forced = [(u, step) for u, step, by_force in units if by_force]
             gradual = [(u, step) for u, step, by_force in units if not by_force]
             for step in sorted({step for _, step in forced}):
-                yield _silent(kind, evidence, layer, [u for u, s in forced if s == step], step)
+                yield _silent(kind, evidence, layer, state, [u for u, s in forced if s == step], step)
             if gradual and len(units) >= LUCK * layer.size and layer.name not in evidence.constant:
-                yield _silent(kind, evidence, layer, [u for u, _ in gradual], min(step for _, step in gradual))
+                first = min(step for _, step in gradual)
+                yield _silent(kind, evidence, layer, state, [u for u, _ in gradual], first)
 
 
 @dataclass
@@ -91,6 +94,17 @@ class _State:
     def needed(self) -> int:
         return max(SHORTEST, len(self.incoming) // 10)
 
+    @property
+    def finished(self) -> bool:
+        """Whether the layer as a whole converges: then what goes straight on in ever shorter steps need not be momentum's."""
+        return float(np.median(self.typical[-self.needed :])) < FINISHED * float(self.typical.max())
+
+    def suspicious(self) -> bool:
+        """Whether some unit is quiet whenever anything is told."""
+        told = (self.informative & (self.typical > 0))[:, None]
+        quiet = self.rest if self.live_out is None else np.where(self.live_out, self.dull, self.rest)
+        return not (told & ~quiet).any(axis=0).all()
+
     def whole(self) -> bool:
         """Whether all units rest to the end, for long enough to say so, and the weights that read them too."""
         start = _since(np.asarray(self.rest.all(axis=1)), self.informative)
@@ -102,19 +116,38 @@ class _State:
         return start - max(_jumped(norms, glide, start) for norms, glide in zip(self.incoming.T, self.glide.T))
 
 
-def _state(evidence: Evidence, layer: Layer, learning: NDArray[np.bool_]) -> _State:
-    series = evidence.units[layer.name]
-    incoming, size = np.stack(series.incoming), np.stack(series.size)  # row i is the update from frame i to i + 1
-    typical, eps = _typical(incoming), rounding(str(evidence.run.dtypes[layer.producer]))
-    glide = _glides(incoming, np.stack(series.aside), size, typical, eps)
+def _suspected(evidence: Evidence, layer: Layer) -> _State | None:
+    """What of a layer moves, where it may have units that get no gradient to the end; None where its last updates show that it has none.
+
+    A unit that is loud among as many updates as it would have to be quiet for is not quiet: so a few at the end are enough for most layers.
+    """
+    count = len(evidence.steps) - 1
+    for last in (GLANCE, max(SHORTEST, count // 10)):
+        if last < count:
+            state = _state(evidence, layer, count - last)
+            if state is None or not state.suspicious():
+                return None
+    return _state(evidence, layer, 0)
+
+
+def _state(evidence: Evidence, layer: Layer, first: int) -> _State | None:
+    """From update number ``first`` on; None where these were too many to read."""
+    known = evidence.moves(layer, first, f"the units of {layer.name}")
+    if known is None:
+        return None
+    into, out = known
+    typical, eps = _typical(into.length), rounding(str(evidence.run.dtypes[layer.producer]))
+    glide = _glides(into.length, into.aside, into.size, typical, eps)
     live_out = None
-    if series.outgoing:
-        outgoing = np.stack(series.outgoing)
-        usual = _typical(outgoing)
-        glides = _glides(outgoing, np.stack(series.aside_out), np.stack(series.size_out), usual, eps)
-        live_out = (outgoing > ACTIVE * usual[:, None]) & ~glides
-    rest, dull = ((incoming <= share * typical[:, None]) | glide for share in (QUIET, MUFFLED))
-    return _State(incoming, size, typical, learning, glide, rest, dull, live_out)
+    if out is not None:
+        usual = _typical(out.length)
+        live_out = (out.length > ACTIVE * usual[:, None]) & ~_glides(out.length, out.aside, out.size, usual, eps)
+    rest, dull = ((into.length <= share * typical[:, None]) | glide for share in (QUIET, MUFFLED))
+    cut = slice(int(first > 0), None)  # the one before the first was looked at for the sake of the first
+    return _State(
+        *(into.length[cut], into.size[cut], typical[cut], evidence.learning(first)),
+        *(glide[cut], rest[cut], dull[cut], None if live_out is None else live_out[cut]),
+    )
 
 
 def _judge(evidence: Evidence, layer: Layer, state: _State, unit: int) -> tuple[str, tuple[int, int, bool]] | None:
@@ -136,6 +169,12 @@ def _judge(evidence: Evidence, layer: Layer, state: _State, unit: int) -> tuple[
         jump
         or _forced(state.incoming[:, unit], state.typical, size[:, unit], float(np.median(size[min(start, len(size) - 1)])), start)
     )  # fmt: skip
+    if (
+        not by_force
+        and state.finished
+        and (state.incoming[start:, unit] > QUIET * state.typical[start:])[informative[start:]].any()
+    ):
+        return None  # it is done, as others are
     told = informative[start:]  # never empty: enough of these frames say something
     feeds = live_out is not None and live_out[start:, unit][told][-state.needed :].mean() > 0.5
     kind = "saturated" if feeds and "relu" not in layer.ops else "dead"
@@ -159,20 +198,20 @@ def _seen_alive(evidence: Evidence, layer: Layer, unit: int, step: int) -> bool:
     return False
 
 
-def _cut_off(evidence: Evidence, layer: Layer, layers: list[Layer], silent: set[str]) -> bool:
+def _cut_off(evidence: Evidence, layer: Layer, silent: set[str]) -> bool:
     """Whether a layer at rest is where the gradient ends: what reads it is at rest, and beside that something of its reader learns."""
     read = {p.tensor for p in layer.outgoing}
-    readers = [x for x in layers if x.name != layer.name and read & {p.tensor for p in x.incoming}]
+    readers = [x for x in evidence.layers if x.name != layer.name and read & {p.tensor for p in x.incoming}]
     if any(reader.name in silent for reader in readers):
         return False  # the gradient ends later, and this is a consequence
     beside = {p.tensor for reader in readers for p in reader.incoming} | {
         n for t in read for n in evidence.names if n.rpartition(".")[0] == t.rpartition(".")[0]
     }
     half = len(evidence.steps) // 2
-    return any(any(evidence.tensors[n].fresh[half:]) for n in beside - read)
+    return any(evidence.has_gradient(n, half) for n in sorted(beside - read))
 
 
-def _silent(kind: str, evidence: Evidence, layer: Layer, units: list[int], step: int) -> Finding:
+def _silent(kind: str, evidence: Evidence, layer: Layer, state: _State, units: list[int], step: int) -> Finding:
     share = f"{len(units)} of {layer.size} units of {layer.name}"
     severity = "error" if len(units) >= layer.size / 2 else "warning"
     if kind == "dead":
@@ -183,14 +222,9 @@ def _silent(kind: str, evidence: Evidence, layer: Layer, units: list[int], step:
     else:
         text = f"{share} ({listed(units)}) sit on the flat part of their activation, the first from step {step} on: they feed a constant onwards."
         advice = "Try smaller initial weights, normalised inputs, or a normalisation before the activation."
-    series = evidence.units[layer.name]
     at = int(np.searchsorted(evidence.steps, step))
-    curves = [
-        curve(
-            f"update of unit {units[0]} of {layer.name}", evidence.steps[1:], np.stack(series.incoming)[:, units[0]], at
-        )
-    ]
-    others = np.delete(np.stack(series.incoming), units, axis=1)
+    curves = [curve(f"update of unit {units[0]} of {layer.name}", evidence.steps[1:], state.incoming[:, units[0]], at)]
+    others = np.delete(state.incoming, units, axis=1)
     if others.size:
         curves.append(
             curve(
@@ -254,17 +288,18 @@ def _jumped(norms: Array, glide: NDArray[np.bool_], start: int) -> int:
 )  # fmt: skip
 def copies(evidence: Evidence) -> Iterator[Finding]:
     """Units with the same incoming weights at the end: they get the same gradients for ever and work as one."""
-    run, last = evidence.run, evidence.run.frames - 1
-    values = {
-        n: np.asarray(parts(np.asarray(run[n][last])), dtype=np.float64)
-        for n in sorted({t for layer in evidence.layers for t in layer.tensors})
-    }
+    last = evidence.run.frames - 1
     for layer in evidence.layers:
-        if layer.size < 2:
+        into = sorted({p.tensor for p in layer.incoming})
+        if layer.size < 2 or not any(np.nansum(evidence.tensors[name].update) > 0 for name in into):
             continue
+        cost = sum(evidence.reading.cost_at(name, last, last + 1) for name in into)
+        if not evidence.reading.may(cost, f"whether units of {layer.name} are copies"):
+            continue
+        values = _at(evidence, layer, last)
         labels = twin_labels(gather(layer.incoming, values))
         sets = [np.flatnonzero(labels == label) for label in np.flatnonzero(np.bincount(labels) > 1)]
-        if not sets or not _moves(evidence.units[layer.name]):
+        if not sets or not _moves(evidence, layer, values):
             continue
         units = tuple(int(u) for s in sets for u in s)
         step = int(evidence.steps[_copies_since(evidence, layer, sets)])
@@ -285,16 +320,24 @@ def copies(evidence: Evidence) -> Iterator[Finding]:
             yield Finding("replicas", layer.producer, units, step, "warning", text, advice)
 
 
-def _moves(series: UnitSeries) -> bool:
-    return any((row > 0).any() for row in series.incoming)
+def _at(evidence: Evidence, layer: Layer, frame: int) -> dict[str, Array]:
+    """The incoming weights of a layer at a frame of the recording."""
+    names = sorted({p.tensor for p in layer.incoming})
+    return {n: np.asarray(parts(np.asarray(evidence.run[n][frame])), dtype=np.float64) for n in names}
+
+
+def _moves(evidence: Evidence, layer: Layer, last: dict[str, Array]) -> bool:
+    """Whether the layer itself moves, and not only what else its tensors hold."""
+    if any(p.where is None and np.nansum(evidence.tensors[p.tensor].update) > 0 for p in layer.incoming):
+        return True
+    return not np.array_equal(gather(layer.incoming, _at(evidence, layer, 0)), gather(layer.incoming, last))
 
 
 def _copies_since(evidence: Evidence, layer: Layer, sets: list[NDArray[np.int64]]) -> int:
     """Earliest frame (by bisection between the first and the last) at which all of ``sets`` are copies already."""
 
     def same(frame: int) -> bool:
-        values = {n: np.asarray(parts(np.asarray(evidence.run[n][frame])), dtype=np.float64) for n in layer.tensors}
-        labels = twin_labels(gather(layer.incoming, values))
+        labels = twin_labels(gather(layer.incoming, _at(evidence, layer, frame)))
         return all(len(set(labels[s])) == 1 for s in sets)
 
     low, high = 0, len(evidence.steps) - 1

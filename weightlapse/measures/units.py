@@ -31,6 +31,14 @@ class Place:
         first = np.moveaxis(picked, self.axis, 0)
         return np.ascontiguousarray(first).reshape(self.index.shape[0], -1)
 
+    def sums(self, a: Array, b: Array) -> Array:
+        """(T, units) sums of the products of ``a`` and ``b`` (T, *S) over everything of each unit: no copy of the values is made."""
+        if self.where is not None:
+            a, b = (np.take(x, self.where[1], axis=self.where[0] + 1) for x in (a, b))
+        axes = "abcdefghij"[: a.ndim - 1]
+        along = np.einsum(f"t{axes},t{axes}->t{axes[self.axis]}", a, b)
+        return np.asarray(along[:, self.index].sum(axis=2))
+
 
 @dataclass(frozen=True)
 class Layer:
@@ -70,7 +78,7 @@ def layers_of(run: Any, names: list[str]) -> list[Layer]:
         size = shape[axis]
         places = [Place(name, axis, np.arange(size)[:, None])]
         stem = name.removesuffix("weight").removesuffix("kernel")
-        if stem != name and tuple(run.shapes.get(f"{stem}bias", ())) == (size,):
+        if stem != name and f"{stem}bias" in known and tuple(run.shapes[f"{stem}bias"]) == (size,):
             places.append(Place(f"{stem}bias", 0, np.arange(size)[:, None]))
         layers.append(Layer(stem.rstrip("./") or name, size, tuple(places), ()))
     return layers

@@ -17,8 +17,8 @@ class Curve:
     """Of one tensor, float64 (T,), NaN where it does not exist: ``sumsq``; ``moved``, the square sum of the change from the frame before; ``odd``, how
     many values are NaN or infinite; ``total``, ``low``, ``high``: sum, lowest and highest value.
 
-    ``exact``: the statistics have every frame; else the sums of a time block are spread over its frames. ``linked``: every frame but the first was
-    compared with the one before.
+    ``exact``: the statistics have every frame; else the sums of a time block are spread over its frames. ``breaks``: the frames that were not compared
+    with the one before; the first of the recording is not among them.
     """
 
     sumsq: NDArray[np.float64]
@@ -28,31 +28,44 @@ class Curve:
     low: NDArray[np.float64]
     high: NDArray[np.float64]
     exact: bool
-    linked: bool
+    breaks: tuple[int, ...]
+
+    def linked(self, frames: slice) -> bool:
+        """Whether all of ``frames`` but the first were compared with the one before."""
+        return not any(frames.start < frame < frames.stop for frame in self.breaks)
 
 
-def curves(store: Any) -> dict[str, Curve] | None:
-    """The curves of all tensors; None where statistics of some frame are not kept, or several processes wrote the recording."""
+def curves(store: Any, *, make: bool = False) -> dict[str, Curve] | None:
+    """The curves of all tensors; None where statistics of some frame are not kept, or several processes wrote the recording.
+
+    ``make``: those that are not kept are made from the values, all of which are read once for it.
+    """
     if not isinstance(store, Store) or not len(store.steps):
         return None
-    found = list(stretches(sources(store)[0], make=False))
+    found = list(stretches(sources(store)[0], make=make))
     total = len(store.steps)
     if sum(s.stop - s.first for s in found) != total:
         return None
-    made: dict[str, list[Any]] = {}
+    made: dict[str, NDArray[np.float64]] = {}
+    exact: dict[str, bool] = {}
+    breaks: dict[str, list[int]] = {}
     for stretch in found:
         for i, spec in enumerate(stretch.layout.tensors):
-            if spec.name not in made:
-                made[spec.name] = [*np.full((6, total), np.nan), True, True]
             rows = _rows(stretch, i)
             if rows is None:
                 return None
-            here = slice(stretch.first, stretch.stop)
+            if spec.name not in made:
+                made[spec.name] = np.full((len(rows), total), np.nan)
             for column, values in zip(made[spec.name], rows):
-                column[here] = values
-            made[spec.name][6] &= bool(stretch.statistics.each[i])
-            made[spec.name][7] &= stretch.follows or stretch.first == 0
-    return {name: Curve(*columns) for name, columns in made.items()}
+                column[stretch.first : stretch.stop] = values
+            exact[spec.name] = exact.get(spec.name, True) and bool(stretch.statistics.each[i])
+            if not stretch.follows and stretch.first:
+                breaks.setdefault(spec.name, []).append(stretch.first)
+    names = ("sumsq", "moved", "odd", "total", "low", "high")
+    return {
+        name: Curve(**dict(zip(names, columns)), exact=exact[name], breaks=tuple(breaks.get(name, ())))
+        for name, columns in made.items()
+    }
 
 
 def _rows(stretch: Stretch, tensor: int) -> tuple[Any, ...] | None:
@@ -66,3 +79,19 @@ def _rows(stretch: Stretch, tensor: int) -> tuple[Any, ...] | None:
     row = {name: float(column[at]) for name, column in statistics.rows.items()}
     each = (row["sumsq"] / count, row["update_sumsq"] / count, row["nan"] + row["inf"], row["sum"] / count)
     return *each, row["min"], row["max"]
+
+
+def begins(store: Any) -> NDArray[np.int64]:
+    """The frames with which a time block begins, in rising order: what is unpacked from there on. Frames that are still a log follow as they are."""
+    found: list[int] = []
+    for segment in getattr(store, "segments", ()):
+        height, start = _height(segment), int(getattr(segment, "_start", 0))
+        found += [
+            segment.first + max(at - start, 0) for at in range(start // height * height, start + segment.count, height)
+        ]
+    return np.array(found, np.int64)
+
+
+def _height(segment: Any) -> int:
+    opening = getattr(getattr(segment, "whole", segment), "opening", None)
+    return int(getattr(opening, "height", 1) or 1)

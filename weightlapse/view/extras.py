@@ -215,7 +215,7 @@ def findings(subject: Subject) -> dict[str, Any]:
     try:
         if not subject.frames:
             return {"findings": [], "reason": "There are no frames to judge."}
-        # the doctor reads everything: it gets a recording of its own, so that pictures need not wait for it
+        # the doctor may read for a while: it gets a recording of its own, so that pictures need not wait for it
         found = diagnose(subject.reopened())
     except WeightlapseError as error:
         return {"findings": [], "reason": str(error)}
