@@ -421,7 +421,8 @@ class Passing:
         """The rows into ``out[where, target]`` (out in one piece): straight, where the compiled pass can."""
         chunk, step = self._opened(), _even(rows)
         together = isinstance(where, slice) and isinstance(target, slice)
-        if self._columns is None and together and step and chunk.form == PACKED and may_run(chunk, self._inverse):
+        straight = self._columns is None and together and step and may_run(chunk, self._inverse)
+        if straight and (chunk.form == PACKED or len(rows) == 1):
             pitch = out.shape[1]
             if len(rows) == 1:
                 to = where.start * pitch + target.start

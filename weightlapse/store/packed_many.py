@@ -52,7 +52,8 @@ class Following:
         self, segment: PackedSegment, frames: range
     ) -> Iterator[tuple[int, int, NDArray[np.uint32], NDArray[np.int64]]]:
         """(first frame, stop, words of these frames, where the words of each begin), checked."""
-        spans, total, a = [], 0, frames.start
+        spans: list[tuple[int, int]] = []
+        total, a = 0, frames.start
         for k in frames:
             low, high = segment._words(k, self.tensor, self.first, self.stop)
             room = segment.checked_nbytes(k, low, high)

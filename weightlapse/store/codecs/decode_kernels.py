@@ -351,3 +351,19 @@ def _strips(bytes_, pages, tables, layout, span, state, rows, target, ahead, beg
         if ahead and not more:
             _merge(label[first:end], starts[k * count : (k + 1) * count], tail[HISTORY - 1], out[place + first : place + end])  # fmt: skip
     return wrong
+
+
+@_compiled
+def _grid_values(codes, columns, steps, out, bits):  # type: ignore[no-untyped-def]
+    """What grid codes stand for: code x step in float64, rounded once; of step 0 the code is the pattern itself. ``bits`` are those of ``out``."""
+    at = np.int64(0)
+    for i in range(len(columns)):
+        stop = at + columns[i]
+        step = steps[i]
+        if step == 0:
+            for j in range(at, stop):
+                bits[j] = codes[j]
+        else:
+            for j in range(at, stop):
+                out[j] = np.float32(np.float64(np.int32(codes[j])) * step)
+        at = stop
