@@ -56,8 +56,8 @@ class Inverse:
         hf = h.view(floats) if wide else np.empty((HISTORY + 1, 1), np.float32)
         bits = p.view(kind) if wide else np.empty(width, kind)
         self._rule = (predictor.rule, floats(predictor.factor))
-        self._work = (h, hf, p, bits, q, q.view(pattern.signed))
-        self._unpacking = work()
+        self.work = (h, hf, p, bits, q, q.view(pattern.signed))
+        self.unpacking = work()
 
     @staticmethod
     def knows(pattern: Pattern, predictor: Predictor) -> bool:
@@ -81,7 +81,7 @@ class Inverse:
         """See ``_strips``."""
         wanted = (rows.start, rows.stop, rows.step)
         own = (pages, tables, layout, span, state, wanted, target, ahead, begins, flat)
-        return int(_strips(bytes_, *own, *self._rule, self._work, self._unpacking))
+        return int(_strips(bytes_, *own, *self._rule, self.work, self.unpacking))
 
     def tile(
         self,
@@ -108,5 +108,5 @@ class Inverse:
         wanted = (rows.start, rows.stop, rows.step)
         target = (out, pitch, place, compare)
         return int(
-            _tile(flat, widths, *span, *self._rule, tail, order, strip, height, keep, *wanted, *target, self._work)
+            _tile(flat, widths, *span, *self._rule, tail, order, strip, height, keep, *wanted, *target, self.work)
         )
