@@ -429,7 +429,9 @@ class Passing:
     """Columns of a chunk that is opened, decoded and dropped when it is read: where too many are wanted to hold them all."""
 
     fresh = False
-    straight: Callable[[int, NDArray[Any]], bool] | None = None  # one row of all columns, where that can be had with less
+    straight: Callable[[int, NDArray[Any]], bool] | None = (
+        None  # one row of all columns, where that can be had with less
+    )
 
     def __init__(self, opened: Callable[[], Chunk], columns: Selection, width: int, inverse: Any) -> None:
         self._opened, self._columns, self.width, self._inverse = opened, columns, width, inverse

@@ -386,7 +386,7 @@ def _opened(data, end, size, numbers, label, nodes, begins, logs, cells, widths,
     groups = strips * count
     if entries > len(columns) or streams + 2 > len(begins) or tiles > len(cells) or groups + 1 > len(starts):
         return False
-    at = 50
+    at = np.int64(50)
     if at + 20 * entries + 2 > end:
         return False
     for g in range(entries):

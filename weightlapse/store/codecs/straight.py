@@ -13,9 +13,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from weightlapse.store.codecs.classes import MAX_CLASSES
 from weightlapse.store.codecs.decode import Bytes, scratch
 from weightlapse.store.codecs.decode_kernels import HISTORY, _chunk_row, _opened, _wanted_pages
-from weightlapse.store.codecs.form import GRID, HEAD, MAGIC, MAX_COLUMNS, PACKED, tiles
+from weightlapse.store.codecs.form import GRID, HEAD, MAGIC, MAX_COLUMNS, MAX_VALUES, PACKED, tiles
 from weightlapse.store.codecs.inverse import Inverse
 from weightlapse.store.codecs.patterns import PATTERNS
 from weightlapse.store.codecs.predict import SLOPE, Predictor, float_dtype
@@ -24,7 +25,7 @@ from weightlapse.store.codecs.unpack import SLACK
 _FLOAT = PATTERNS["float32"]
 _ONE_READ = 1 << 20  # bytes of a chunk that is read as a whole
 _HEAD = 1 << 16  # else, bytes read for the head at first
-_STRIPS, _GROUPS, _ENTRIES, _TILES, _PAGES, _NODES = 64, 1024, 64, 64, 1 << 14, 1 << 16
+_STRIPS, _ENTRIES, _TILES, _PAGES, _NODES = 64, 64, 64, 1 << 14, 1 << 16
 
 
 class _Room:
@@ -32,9 +33,16 @@ class _Room:
 
     def __init__(self) -> None:
         self.label = np.empty(MAX_COLUMNS, np.uint8)
-        self.nodes, self.begins, self.logs = np.empty(_NODES, np.uint64), np.empty(258, np.int64), np.empty(257, np.int64)
-        self.cells = np.empty((_TILES, 16), np.uint8)
-        self.widths, self.starts = np.empty(_GROUPS, np.int64), np.empty(_GROUPS + 1, np.int64)
+        self.nodes, self.begins, self.logs = (
+            np.empty(_NODES, np.uint64),
+            np.empty(258, np.int64),
+            np.empty(257, np.int64),
+        )
+        self.cells = np.empty((_TILES + 1, MAX_CLASSES), np.uint8)
+        self.widths, self.starts = (
+            np.empty(_STRIPS * MAX_CLASSES, np.int64),
+            np.empty(_STRIPS * MAX_CLASSES + 1, np.int64),
+        )
         self.firsts, self.ends = np.empty(_STRIPS + 1, np.int64), np.empty(_PAGES, np.int64)
         self.crcs = np.empty(_PAGES, np.uint32)
         self.columns, self.steps = np.empty(_ENTRIES, np.int64), np.empty(_ENTRIES, np.float64)
@@ -62,15 +70,20 @@ def float_row(source: Bytes, head_crc: int | None, rows: int, row: int, out: NDA
     source.read_into(0, data[:whole].data)
     if whole < HEAD.size:
         return False
-    magic, crc, end, height, n, strip, tile, code, form, rule, count, factor, entries, mapped, streams = HEAD.unpack_from(data)
+    magic, crc, end, height, n, strip, tile, code, form, rule, count, factor, entries, mapped, streams = (
+        HEAD.unpack_from(data.data)
+    )
     right = magic == MAGIC and end <= whole and head_crc in (None, crc) and (height, n) == (rows, len(out))
     if not right or zlib.crc32(data[8:end].data) != crc or code != _FLOAT.code or form not in (PACKED, GRID):
         return False
-    spans = tiles(rows, tile) if tile and rows <= tile * _TILES else []
-    if rule > SLOPE or not strip or not tile or not 0 < count <= 16 or not 0 < n <= MAX_COLUMNS or n > strip * _STRIPS:
+    known = rule <= SLOPE and 0 < count <= MAX_CLASSES and (form == GRID) == (entries > 0)
+    if (
+        not known
+        or not 0 < n <= min(MAX_COLUMNS, strip * _STRIPS)
+        or not 0 < rows <= min(MAX_VALUES // n, tile * _TILES)
+    ):
         return False
-    if len(spans) != len(tiles(rows, tile)) or (form == GRID) != (entries > 0):
-        return False
+    spans = tiles(rows, tile)
     strips = -(-n // strip)
     numbers = (n, strip, len(spans), count, entries, mapped, streams)
     if not _opened(data, end, source.size, numbers, *room.opened):
