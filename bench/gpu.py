@@ -164,6 +164,7 @@ class Table:
 @dataclass
 class Recorded:
     overhead: float
+    inside: list[float]  # seconds that the recorder's own calls took of the training thread, step by step
     close: float
     run: Path
     clones: dict[int, dict[str, torch.Tensor]]  # by frame
@@ -176,22 +177,51 @@ def recorded(
     every = options.get("every", 1)
     plain = max(steps // 5, 10)
     usual.append(training.timed(plain))
-    rec = wl.watch(training.model, run, optimizer=training.optimizer, overwrite=True, compact="never", **options)
+    options = {"compact": "never", **options}
+    rec = wl.watch(training.model, run, optimizer=training.optimizer, overwrite=True, **options)
+    inside = [0.0]
+    for name in ("before", "after"):
+        setattr(rec, name, clocked(getattr(rec, name), inside))
     clones: dict[int, dict[str, torch.Tensor]] = {}
 
     def look(k: int) -> None:
+        inside.append(0.0)
         if k % every == 0 and k // every in kept:
             clones[k // every] = training.clone()
 
     training.timed(2 * every, look)  # what is compiled or allocated once
+    inside[:] = [0.0]
     seconds = training.timed(steps - 2 * every, lambda k: look(k + 2 * every))
+    if options["compact"] != "never":  # what is left would take minutes
+        compactor = rec._pump.writer._compactor
+        compactor._pause()
+        compactor._waiting.clear()
     began = time.perf_counter()
     rec.close()
     close = time.perf_counter() - began
     if rec.failed:
         raise SystemExit(f"the recorder stopped: {rec.failed}")
     usual.append(training.timed(plain))
-    return Recorded(seconds / statistics.mean(usual[-2:]) - 1, close, run, clones)
+    return Recorded(seconds / statistics.mean(usual[-2:]) - 1, inside[:-1], close, run, clones)
+
+
+def clocked(call: Callable[..., None], inside: list[float]) -> Callable[..., None]:
+    """The same call, whose seconds are added to the last of ``inside``."""
+
+    def timed(*args: Any, **options: Any) -> None:
+        began = time.perf_counter()
+        call(*args, **options)
+        inside[-1] += time.perf_counter() - began
+
+    return timed
+
+
+def calls(found: Recorded) -> str:
+    """What the recorder's calls took of the training thread."""
+    times = sorted(1e3 * seconds for seconds in found.inside)
+    return (
+        f"{statistics.mean(times):.2f} ms a step ({times[len(times) // 2]:.2f} in the middle, {times[-1]:.1f} at most)"
+    )
 
 
 def twice(first: Recorded, second: Recorded) -> str:
@@ -239,6 +269,11 @@ def film(table: Table, training: Training, folder: Path, steps: int, usual: list
     frames = wl.load(found.run).frames
     each = log_nbytes(found.run) / frames
     table.add(f"every step, film, {steps} steps: free-running, twice", twice(found, again), "<= 2 %")
+    table.add("  the recorder's calls in the training thread", calls(found))
+    fewer = recorded(training, folder / "again", steps // 2, usual, kept=(), compact="auto", **options)
+    shutil.rmtree(fewer.run)
+    told = f"{100 * fewer.overhead:+.2f} %; its calls {calls(fewer)}"
+    table.add(f"  the same, {steps // 2} steps, compressed beside the training (compact='auto')", told)
     table.add(
         "bytes a frame over the bus and to the disk",
         f"{each / 1e6:.2f} MB of {training.nbytes / 1e6:.0f}, {training.nbytes / each:.1f} times less",
@@ -295,7 +330,7 @@ def state(run: Path, frame: int, nbytes: int, count: int, times: int = 3) -> tup
 def counts() -> list[int]:
     """Numbers of threads that are tried: the last is as many as there are cores."""
     cores = usable_cores()
-    return [n for n in (1, 4, 8) if n < cores] + [cores]
+    return [n for n in (1, 8) if n < cores] + [cores]
 
 
 def reading(table: Table, run: Path, training: Training, seconds: float, word: str, goal: bool) -> None:
@@ -341,6 +376,7 @@ def exact(table: Table, training: Training, folder: Path, steps: int, usual: lis
         size = f"{each / 1e6:.2f} MB a frame ({training.nbytes / each:.2f} times less)"
         told = f"{size}, close() {found.close:.2f} and {again.close:.2f} s; {wrong} of {looked:,} values differ"
         table.add(f"  {word}", told, "0 differ; close() <= 5 s")
+        table.add("  the recorder's calls in the training thread", calls(found))
         if not pack:
             shutil.rmtree(found.run)
 
@@ -412,7 +448,7 @@ def main() -> None:
         peers(table, training, folder, usual)
         told = ", ".join(f"{1e3 * seconds:.1f}" for seconds in usual)
         table.add("steps without recording, in between", f"{told} ms")
-        seconds = 5.0 if on_gpu else 1.0
+        seconds = 3.0 if on_gpu else 1.0
         reading(table, folder / "film", training, seconds, "film", goal=True)
         reading(table, folder / "exact", training, seconds, "exact, packed", goal=False)
     finally:
