@@ -12,6 +12,7 @@ Without CUDA a network of 0.3 M weights does the same on the CPU, and the table 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import gc
 import importlib
 import math
@@ -24,6 +25,7 @@ import tempfile
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -32,9 +34,11 @@ import torch
 from torch import nn
 
 import weightlapse as wl
+from weightlapse.store.block import chunks_of
+from weightlapse.store.compact import block_height, chunk_limit, write_block
 from weightlapse.store.proof import compress
 from weightlapse.store.reader import Store
-from weightlapse.store.threads import threads
+from weightlapse.store.threads import VARIABLE, usable_cores
 
 HERE = Path(__file__).parent
 MEMORY = 4 << 30  # that the recorder may use
@@ -160,6 +164,7 @@ class Table:
 @dataclass
 class Recorded:
     overhead: float
+    inside: list[float]  # seconds that the recorder's own calls took of the training thread, step by step
     close: float
     run: Path
     clones: dict[int, dict[str, torch.Tensor]]  # by frame
@@ -168,24 +173,60 @@ class Recorded:
 def recorded(
     training: Training, run: Path, steps: int, usual: list[float], *, kept: tuple[int, ...], **options: Any
 ) -> Recorded:
-    """So many steps with a recorder, then ten without for the time between; a clone at the frames in ``kept``."""
+    """So many steps with a recorder, and as many as a fifth of them without before and after: the time between. A clone at the frames in ``kept``."""
     every = options.get("every", 1)
-    rec = wl.watch(training.model, run, optimizer=training.optimizer, overwrite=True, compact="never", **options)
+    plain = max(steps // 5, 10)
+    usual.append(training.timed(plain))
+    options = {"compact": "never", **options}
+    rec = wl.watch(training.model, run, optimizer=training.optimizer, overwrite=True, **options)
+    inside = [0.0]
+    for name in ("before", "after"):
+        setattr(rec, name, clocked(getattr(rec, name), inside))
     clones: dict[int, dict[str, torch.Tensor]] = {}
 
     def look(k: int) -> None:
+        inside.append(0.0)
         if k % every == 0 and k // every in kept:
             clones[k // every] = training.clone()
 
     training.timed(2 * every, look)  # what is compiled or allocated once
+    inside[:] = [0.0]
     seconds = training.timed(steps - 2 * every, lambda k: look(k + 2 * every))
+    if options["compact"] != "never":  # what is left would take minutes
+        compactor = rec._pump.writer._compactor
+        compactor._pause()
+        compactor._waiting.clear()
     began = time.perf_counter()
     rec.close()
     close = time.perf_counter() - began
     if rec.failed:
         raise SystemExit(f"the recorder stopped: {rec.failed}")
-    usual.append(training.timed(max(steps // 8, 10)))
-    return Recorded(seconds / statistics.median(usual[-2:]) - 1, close, run, clones)
+    usual.append(training.timed(plain))
+    return Recorded(seconds / statistics.mean(usual[-2:]) - 1, inside[:-1], close, run, clones)
+
+
+def clocked(call: Callable[..., None], inside: list[float]) -> Callable[..., None]:
+    """The same call, whose seconds are added to the last of ``inside``."""
+
+    def timed(*args: Any, **options: Any) -> None:
+        began = time.perf_counter()
+        call(*args, **options)
+        inside[-1] += time.perf_counter() - began
+
+    return timed
+
+
+def calls(found: Recorded) -> str:
+    """What the recorder's calls took of the training thread."""
+    times = sorted(1e3 * seconds for seconds in found.inside)
+    return (
+        f"{statistics.mean(times):.2f} ms a step ({times[len(times) // 2]:.2f} in the middle, {times[-1]:.1f} at most)"
+    )
+
+
+def twice(first: Recorded, second: Recorded) -> str:
+    """Both overheads: their distance is what such a number is worth."""
+    return f"{100 * first.overhead:+.2f} and {100 * second.overhead:+.2f} %"
 
 
 def violations(found: Recorded, tolerance: float | None) -> tuple[int, int, float]:
@@ -220,63 +261,124 @@ def log_nbytes(run: Path) -> int:
 
 
 def film(table: Table, training: Training, folder: Path, steps: int, usual: list[float]) -> None:
-    found = recorded(training, folder / "film", steps, usual, kept=(0, 1, 2, 40, steps // 2, steps),
-                     tolerance="film", memory=MEMORY, pack=True)  # fmt: skip
+    options: dict[str, Any] = {"tolerance": "film", "memory": MEMORY, "pack": True}
+    found = recorded(training, folder / "film", steps, usual, kept=(0, 1, 2, 40, steps // 2, steps), **options)
+    again = recorded(training, folder / "again", steps, usual, kept=(), **options)
+    shutil.rmtree(again.run)
     found.clones.pop(0, None)
     frames = wl.load(found.run).frames
     each = log_nbytes(found.run) / frames
-    table.add(f"every step, film, {steps} steps: free-running", f"{100 * found.overhead:+.2f} %", "<= 2 %")
+    table.add(f"every step, film, {steps} steps: free-running, twice", twice(found, again), "<= 2 %")
+    table.add("  the recorder's calls in the training thread", calls(found))
+    fewer = recorded(training, folder / "again", steps // 2, usual, kept=(), compact="auto", **options)
+    shutil.rmtree(fewer.run)
+    told = f"{100 * fewer.overhead:+.2f} %; its calls {calls(fewer)}"
+    table.add(f"  the same, {steps // 2} steps, compressed beside the training (compact='auto')", told)
     table.add(
         "bytes a frame over the bus and to the disk",
         f"{each / 1e6:.2f} MB of {training.nbytes / 1e6:.0f}, {training.nbytes / each:.1f} times less",
         "<= 40 MB",
     )
-    table.add("kept up with", f"{gaps(found.run)}; close() {found.close:.2f} s", "close() <= 5 s")
+    table.add("kept up with", f"{gaps(found.run)}; close() {found.close:.2f} and {again.close:.2f} s", "close() <= 5 s")
     wrong, looked, worst = violations(found, 1e-2)
     table.add(
         "values out of bounds", f"{wrong} of {looked:,}; the largest error is {worst:.3f} of what is allowed", "0"
     )
 
 
-def reading(table: Table, run: Path, training: Training) -> None:
+class Enough(Exception):
+    """The time for a measurement is over."""
+
+
+def compaction(run: Path, count: int, seconds: float) -> str:
+    """The rate of ``count`` threads that compress the first segment, for some seconds; how many cores they kept busy."""
     store = Store.open(run)
     segment = store.raw_segments[0]
-    raw = training.nbytes * segment.count
-    wl.load(run).state(frame=0)  # what is compiled once
-    began = time.perf_counter()
-    wl.load(run).state(frame=20)
-    seconds = time.perf_counter() - began
-    table.add("a state out of the log", f"{seconds:.2f} s, {training.nbytes / seconds / 1e9:.2f} GB/s")
-    began = time.perf_counter()
-    compress(run, segment, store.ours, store.tolerance, count=threads(), sync=False, memory=MEMORY)
-    seconds = time.perf_counter() - began
-    block = (run / f"blocks/{segment.number:06d}.blk").stat().st_size
-    goal = ">= 1 GB/s with 16 cores"
-    told = f"{raw / seconds / 1e9:.2f} GB/s on {threads()} threads, {segment.count} frames, {raw / block:.1f} times smaller"
-    table.add("compaction of packed frames", told, goal)
-    times = []
-    for frame in (0, 5, 20):
-        began = time.perf_counter()
+    height = block_height(segment.count, store.tolerance, segment.layout.row_nbytes)
+    chunks = chunks_of(segment.layout, partial(chunk_limit, height, MEMORY // count))
+    sizes = [height * sum(p.stop - p.start for p in pieces) * 4 for pieces in chunks]
+    done: list[float] = []
+
+    def look() -> None:
+        done.append(time.perf_counter())
+        if done[-1] > began + seconds:
+            raise Enough
+
+    os.environ[VARIABLE] = str(count)
+    segment.prepare(slice(0, height))  # what is read once for a whole segment
+    began, busy = time.perf_counter(), time.process_time()
+    with contextlib.suppress(Enough):
+        write_block(run, segment.number, segment, store.tolerance, count=count, sync=False, memory=MEMORY, pause=look)
+    (run / f"blocks/{segment.number:06d}.blk").unlink(missing_ok=True)
+    clock, busy = done[-1] - began, time.process_time() - busy
+    rate = sum(sizes[k % len(sizes)] for k in range(len(done))) / clock / 1e9
+    return f"{count} threads {rate:.2f} GB/s ({busy / clock:.1f} cores)"
+
+
+def state(run: Path, frame: int, nbytes: int, count: int, times: int = 3) -> tuple[float, str]:
+    """GB/s of a whole state, the handle fresh each time (median), and in words."""
+    os.environ[VARIABLE] = str(count)
+    found = []
+    for _ in range(times):
+        began, busy = time.perf_counter(), time.process_time()
         wl.load(run).state(frame=frame)
-        times.append(time.perf_counter() - began)
-    rate = training.nbytes / statistics.median(times) / 1e9
-    table.add("a state out of a block", f"{statistics.median(times):.2f} s, {rate:.2f} GB/s", ">= 2 GB/s with 16 cores")
+        found.append((time.perf_counter() - began, time.process_time() - busy))
+    seconds, busy = sorted(found)[len(found) // 2]
+    return nbytes / seconds / 1e9, f"{nbytes / seconds / 1e9:.2f} GB/s ({seconds:.2f} s, {busy / seconds:.1f} cores)"
+
+
+def counts() -> list[int]:
+    """Numbers of threads that are tried: the last is as many as there are cores."""
+    cores = usable_cores()
+    return [n for n in (1, 8) if n < cores] + [cores]
+
+
+def reading(table: Table, run: Path, training: Training, seconds: float, word: str, goal: bool) -> None:
+    """What can be done with a packed log: a state, compaction, states and a weight of the block."""
+    store = Store.open(run)
+    segment = store.raw_segments[0]
+    late, raw, cores = min(20, segment.count - 1), training.nbytes * segment.count, counts()[-1]
+    wl.load(run).state(frame=0)  # what is compiled once
+    table.add(f"{word}: a state out of the log, frame {late}", state(run, late, training.nbytes, cores, 1)[1])
+    compaction(run, cores, 1.0)
+    told = [compaction(run, count, seconds) for count in (counts() if goal else counts()[-1:])]
+    table.add(f"{word}: compaction for {seconds:.0f} s", ", ".join(told))
+    os.environ[VARIABLE] = str(cores)
+    began, busy = time.perf_counter(), time.process_time()
+    compress(run, segment, store.ours, store.tolerance, count=cores, sync=False, memory=MEMORY)
+    clock, busy = time.perf_counter() - began, time.process_time() - busy
+    block = (run / f"blocks/{segment.number:06d}.blk").stat().st_size
+    whole = f"{raw / clock / 1e9:.2f} GB/s on {cores} threads ({busy / clock:.1f} cores), {segment.count} frames, {raw / block:.2f} times smaller"
+    table.add(f"{word}: compaction of a whole segment", whole, ">= 1 GB/s with 16 cores")
+    wl.load(run).state(frame=late)
+    for frame in sorted({0, 5, late, segment.count - 1}):
+        if frame < segment.count:
+            told = [state(run, frame, training.nbytes, cores)[1]]
+            if goal and frame == 5:
+                told += [f"{n} threads {state(run, frame, training.nbytes, n, 1)[1]}" for n in counts()[:-1]]
+            table.add(f"{word}: a state out of a block, frame {frame}", "; ".join(told), ">= 2 GB/s with 16 cores")
+    os.environ[VARIABLE] = str(cores)
     began = time.perf_counter()
     wl.load(run)["wpe.weight"][:, 3, 5]
-    table.add("one weight over all frames", f"{1e3 * (time.perf_counter() - began):.0f} ms")
+    table.add(f"{word}: one weight over all frames", f"{1e3 * (time.perf_counter() - began):.0f} ms")
 
 
 def exact(table: Table, training: Training, folder: Path, steps: int, usual: list[float]) -> None:
     for pack in (False, True):
         word = "exact, packed" if pack else "exact, rows"
-        kept = (1, 2, steps // 10)
-        found = recorded(training, folder / "exact", steps, usual, kept=kept, every=10, memory=MEMORY, pack=pack)
+        options: dict[str, Any] = {"every": 10, "memory": MEMORY, "pack": pack}
+        found = recorded(training, folder / "exact", steps, usual, kept=(1, 2, steps // 10), **options)
+        again = recorded(training, folder / "again", steps, usual, kept=(), **options)
+        shutil.rmtree(again.run)
         each = log_nbytes(found.run) / wl.load(found.run).frames
-        table.add(f"every 10th step, {word}: free-running", f"{100 * found.overhead:+.2f} %", "<= 1 %")
+        table.add(f"every 10th step, {word}: free-running, twice", twice(found, again), "<= 1 %")
         wrong, looked, _ = violations(found, None)
-        told = f"{each / 1e6:.2f} MB a frame ({training.nbytes / each:.2f} times less), close() {found.close:.2f} s; {wrong} of {looked:,} values differ"
+        size = f"{each / 1e6:.2f} MB a frame ({training.nbytes / each:.2f} times less)"
+        told = f"{size}, close() {found.close:.2f} and {again.close:.2f} s; {wrong} of {looked:,} values differ"
         table.add(f"  {word}", told, "0 differ; close() <= 5 s")
-        shutil.rmtree(found.run)
+        table.add("  the recorder's calls in the training thread", calls(found))
+        if not pack:
+            shutil.rmtree(found.run)
 
 
 def peers(table: Table, training: Training, folder: Path, usual: list[float]) -> None:
@@ -322,7 +424,7 @@ def peers(table: Table, training: Training, folder: Path, usual: list[float]) ->
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--out", type=Path, default=RESULT)
+    parser.add_argument("--out", type=Path, default=None, help="default: results/gpu.md, where there is a GPU")
     parser.add_argument("--folder", type=Path, default=None, help="on the disk that is measured")
     parser.add_argument("--steps", type=int, default=0)
     arguments = parser.parse_args()
@@ -346,15 +448,19 @@ def main() -> None:
         peers(table, training, folder, usual)
         told = ", ".join(f"{1e3 * seconds:.1f}" for seconds in usual)
         table.add("steps without recording, in between", f"{told} ms")
-        reading(table, folder / "film", training)
+        seconds = 3.0 if on_gpu else 1.0
+        reading(table, folder / "film", training, seconds, "film", goal=True)
+        reading(table, folder / "exact", training, seconds, "exact, packed", goal=False)
     finally:
         shutil.rmtree(folder, ignore_errors=True)
     where = f"{device}; torch {torch.__version__}, Python {platform.python_version()}, {os.cpu_count()} cores"
     title = f"# Recording on a GPU\n\n`python bench/gpu.py`, {where}; {time.perf_counter() - began:.0f} s."
     text = table.text(title)
     print("\n" + text)
-    arguments.out.parent.mkdir(parents=True, exist_ok=True)
-    arguments.out.write_text(text, encoding="utf-8")
+    out = arguments.out or (RESULT if on_gpu else None)
+    if out is not None:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        out.write_text(text, encoding="utf-8")
 
 
 if __name__ == "__main__":

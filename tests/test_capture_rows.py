@@ -152,3 +152,25 @@ def test_modules_of_every_kind_of_memory_at_once(tmp_path: Path, streams: tuple[
             for name, value in state.items():
                 read = run[f"gradients:{name}"].raw()[step]
                 assert read.tobytes() == value.contiguous().view(-1).view(torch.uint8).numpy().tobytes(), (step, name)
+
+
+@pytest.mark.parametrize("shapes", [[(3,)] * 40, [(1, 5), (2, 2, 2), ()] * 9, [(700,), (3,)] * 30, [(4, 0), (7,)] * 20])
+@pytest.mark.parametrize("dtype", ["f4", "u1", "f8", "?"])
+def test_many_small_arrays_are_joined_in_their_places(shapes: list[tuple[int, ...]], dtype: str) -> None:
+    rng = np.random.default_rng(0)
+    arrays = [(rng.normal(size=shape) * 9).astype(dtype) for shape in shapes]
+    sizes = [-(-a.nbytes // 8) * 8 for a in arrays]
+    offsets = [8 + sum(sizes[:i]) for i in range(len(sizes))]
+    for turned in (False, True):  # arrays in another order in memory cannot be joined
+        given = [np.asfortranarray(a) if turned else a for a in arrays]
+        memory = np.zeros((3, 8 + sum(sizes) + 8), np.uint8)
+        rows = Rows(memory, offsets, [a.dtype for a in arrays], [a.shape for a in arrays])
+        Gather(rows, range(len(arrays))).copy(1, given)
+        if not turned:
+            GatherBytes(rows, range(len(arrays)), arrays).copy(2)
+        for slot in (1,) if turned else (1, 2):
+            for i, array in enumerate(arrays):
+                assert rows.column(i)[slot].tobytes() == array.tobytes(), (i, slot)
+        assert not memory[0].any()
+        assert not memory[:, :8].any()
+        assert not memory[:, -8:].any()

@@ -6,14 +6,18 @@ little beside its values even where these are few.
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import groupby
+from itertools import accumulate, groupby
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+_FEW = 12  # parts from which on they are joined, where they are
+_SMALL = 8 << 10  # bytes of a part, on average, up to which
+_AT_ONCE = 512 << 10  # bytes that are joined: few enough for a fast cache
 ALIGNMENT = 8  # arrays begin at multiples of so many bytes; what is between them stays zero
 
 
@@ -61,7 +65,9 @@ class Gather:
     def copy(self, slot: int, arrays: Sequence[NDArray[Any]]) -> None:
         """Copy ``arrays``, which have the shapes and dtypes of the rows, into the row ``slot``."""
         for run in self._runs:
-            np.concatenate(run.among(arrays), axis=None, out=run.column[slot])
+            parts = run.among(arrays)
+            if not run.joined or not run.joined.copy(slot, parts):
+                np.concatenate(parts, axis=None, out=run.column[slot])
 
 
 class GatherBytes:
@@ -70,6 +76,7 @@ class GatherBytes:
     def __init__(self, rows: Rows, numbers: Sequence[int], arrays: Sequence[NDArray[Any]]) -> None:
         """``arrays``: C-contiguous, in stored dtype."""
         self._runs: list[tuple[NDArray[np.uint8], list[NDArray[np.uint8]]]] = []
+        self._joined: list[tuple[Joined, list[memoryview]]] = []
         for _, run in groupby(enumerate(numbers), lambda at: at[1] - at[0]):
             numbered = list(run)
             parts: list[NDArray[np.uint8]] = []
@@ -77,12 +84,49 @@ class GatherBytes:
                 parts.append(arrays[k].reshape(-1).view(np.uint8))
                 if gap := -rows.nbytes(i) % ALIGNMENT:
                     parts.append(_ZEROS[:gap])
-            start = rows.offsets[numbered[0][1]]
-            self._runs.append((rows.memory[:, start : start + sum(map(len, parts))], parts))
+            self._add(rows, rows.offsets[numbered[0][1]], parts)
+
+    def _add(self, rows: Rows, start: int, parts: list[NDArray[np.uint8]]) -> None:
+        """Neighbours that begin at byte ``start`` of a row, in as many calls as are best for them."""
+        ends = list(accumulate(map(len, parts), initial=0))
+        a = 0
+        while a < len(parts):
+            b = max(bisect_right(ends, ends[a] + _AT_ONCE) - 1, a + 1)
+            begin, stop, some = start + ends[a], start + ends[b], parts[a:b]
+            if are_joined(rows, len(some), stop - begin):
+                self._joined.append((Joined(rows, begin, stop), [part.data for part in some]))
+            else:
+                self._runs.append((rows.memory[:, begin:stop], some))
+            a = b
 
     def copy(self, slot: int) -> None:
+        for joined, views in self._joined:
+            joined.copy(slot, views)
         for column, parts in self._runs:
             np.concatenate(parts, out=column[slot])
+
+
+def are_joined(rows: Rows, count: int, nbytes: int) -> bool:
+    """Whether so many parts are so small that Python's own ``join`` and one copy more cost less than a call of NumPy, which looks at each."""
+    return rows.memory.flags.c_contiguous and count >= _FEW and count * _SMALL >= nbytes and nbytes <= _AT_ONCE
+
+
+class Joined:
+    """Bytes ``[start, stop)`` of the rows, where small neighbours are put with one call."""
+
+    def __init__(self, rows: Rows, start: int, stop: int) -> None:
+        self._memory = rows.memory.reshape(-1).data
+        self._pitch, self._start, self._nbytes = rows.memory.shape[1], start, stop - start
+
+    def copy(self, slot: int, parts: Sequence[Any]) -> bool:
+        """The bytes of all parts, in C order, into the row ``slot``; False, and nothing is done, where one does not lie so in memory."""
+        try:
+            data = b"".join(parts)
+        except (TypeError, ValueError, BufferError):
+            return False
+        begin = slot * self._pitch + self._start
+        self._memory[begin : begin + self._nbytes] = data
+        return True
 
 
 _ZEROS = np.zeros(ALIGNMENT, np.uint8)
@@ -104,6 +148,7 @@ class _Run:
         start, (_, end) = rows.offsets[numbered[0][1]], numbered[-1]
         stop = rows.offsets[end] + -(-rows.nbytes(end) // ALIGNMENT) * ALIGNMENT
         self.column: NDArray[Any] = rows.memory[:, start:stop].view(dtype)
+        self.joined = Joined(rows, start, stop) if are_joined(rows, len(self._template), stop - start) else None
 
     def among(self, arrays: Sequence[NDArray[Any]]) -> Sequence[NDArray[Any]]:
         mine = arrays[self.first : self.last]

@@ -39,10 +39,10 @@ from weightlapse.adapters.torch_kinds import (
 )
 from weightlapse.adapters.torch_packed_copies import PackedCopies
 from weightlapse.adapters.torch_packing import Packer, has_room_to_pack
+from weightlapse.adapters.torch_same import SameShapes
 from weightlapse.errors import CannotRecord, InvalidArgument, closest
 
-_VERSION, _SHAPE = attrgetter("_version"), attrgetter("shape")
-_POINTER, _STRIDE, _IN_ORDER = torch.Tensor.data_ptr, torch.Tensor.stride, torch.Tensor.is_contiguous
+_VERSION, _POINTER = attrgetter("_version"), torch.Tensor.data_ptr
 _WARY = 64
 _PACKED_SLOTS = 2  # packed frames that may lie on the device at a time
 _WRAPPED = ("_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module")  # never the name of a user's own layer
@@ -307,10 +307,7 @@ class TorchSource:
         self._live = [place.tensor for place in self._places]
         self._here = [local(t) for t in self._live]
         self._pointers = [*map(_POINTER, self._here)]
-        self._shapes = [*map(_SHAPE, self._here)]
-        self._in_order = [*map(_IN_ORDER, self._here)]
-        self._strided = [t for t, simple in zip(self._here, self._in_order) if not simple]
-        self._strides = [*map(_STRIDE, self._strided)]
+        self._same_shapes = SameShapes(self._here)
         if self._side is None and any(t.device.type == "cuda" for t in self._here):
             self._side = SideStreams()
 
@@ -346,9 +343,7 @@ class TorchSource:
         return (
             all(map(is_, map(self._get, self._homes_of, self._keys), self._live))
             and [*map(_POINTER, self._here)] == self._pointers
-            and [*map(_SHAPE, self._here)] == self._shapes
-            and [*map(_IN_ORDER, self._here)] == self._in_order
-            and [*map(_STRIDE, self._strided)] == self._strides
+            and self._same_shapes()
             and self._look_at_structure() == self._structure
             and (not self._passed or all(place.home.get(place.key) is tensor for place, tensor in self._passed))
             and (self._parts is None or _same(list(leaves(self._parts).values()), self._leaves))

@@ -34,7 +34,10 @@ class TorchObserver:
         self._told: dict[str, Any] = {}  # what holds until it changes
 
     def look(self) -> dict[str, Any]:
-        """JSON facts, see "Observations" in ``docs/format.md``; empty when there is nothing to say."""
+        """JSON facts, see "Observations" in ``docs/format.md``; empty when there is nothing to say.
+
+        What is still being computed on a device is a function that waits for it and returns the fact, or None: not to be called by who trains.
+        """
         module = unwrap(self._model())
         places = _parameters(module)
         names = {id(place.tensor): place.name for place, _ in places}
@@ -46,8 +49,8 @@ class TorchObserver:
         }
         seen = {key: value for key, value in seen.items() if self._told.get(key, []) != value}
         self._told.update(seen)
-        gradients = dict(_gradients(tensors))
-        if gradients:
+        gradients = _gradients(tensors)
+        if gradients is not None:
             seen["gradients"] = gradients
         if self._call is not None:
             seen["activations"] = _activations(module, *self._call)
@@ -110,19 +113,58 @@ def _list_of(prefix: str) -> str:
     return ".".join(parts[: numbered[-1]]) + "." if numbered else ""
 
 
-def _gradients(tensors: dict[str, Tensor]) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Of each weight that has a gradient its norm, and the rows without one."""
+def _gradients(tensors: dict[str, Tensor]) -> Callable[[], dict[str, Any] | None] | None:
+    """Of each weight that has a gradient its norm, and the rows without one. The sizes of the rows are queued here, and nothing is waited for."""
+    names: list[str] = []
+    sizes: dict[torch.device, list[Tensor]] = {}
     for name, tensor in tensors.items():
         gradient = tensor.grad
         if gradient is None or gradient.layout is not torch.strided or gradient.ndim == 0 or gradient.is_meta:
             continue
-        rows = torch.linalg.vector_norm(gradient.detach().reshape(gradient.shape[0], -1).float(), dim=1).cpu()
-        norm = float(torch.linalg.vector_norm(rows))
-        if not math.isfinite(norm):
-            continue
-        usual = float(rows[rows > 0].median()) if bool((rows > 0).any()) else 0.0
-        without = torch.nonzero(rows <= SILENT * usual).flatten().tolist()
-        yield name, {"norm": norm, "without": without[:MOST_UNITS]}
+        rows = gradient.detach().reshape(gradient.shape[0], -1)
+        rows = rows.abs() if rows.is_complex() else rows
+        sizes.setdefault(rows.device, []).append(torch.linalg.vector_norm(rows, dim=1, dtype=torch.float32))
+        names.append(name)
+    if not names:
+        return None
+    order = [name for device in sizes for name in names if tensors[name].device == device]
+    coming = [_coming(device, parts) for device, parts in sizes.items()]
+    lengths = [len(part) for parts in sizes.values() for part in parts]
+
+    def arrived() -> dict[str, Any] | None:
+        every = torch.cat([values() for values in coming]).split(lengths)
+        found = {
+            name: _gradient(rows) for name, rows in sorted(zip(order, every), key=lambda pair: names.index(pair[0]))
+        }
+        return {name: fact for name, fact in found.items() if fact is not None} or None
+
+    return arrived
+
+
+def _coming(device: torch.device, parts: list[Tensor]) -> Callable[[], Tensor]:
+    """The values (n,) of all parts in memory: the copy is begun, and waited for when they are asked for."""
+    values = torch.cat(parts)
+    if device.type != "cuda":
+        return values.cpu
+    here = torch.empty(len(values), dtype=values.dtype, pin_memory=True)
+    here.copy_(values, non_blocking=True)
+    there = torch.cuda.Event()
+    there.record(torch.cuda.current_stream(device))
+
+    def wait() -> Tensor:
+        there.synchronize()
+        return here
+
+    return wait
+
+
+def _gradient(rows: Tensor) -> dict[str, Any] | None:
+    norm = float(torch.linalg.vector_norm(rows))
+    if not math.isfinite(norm):
+        return None
+    usual = float(rows[rows > 0].median()) if bool((rows > 0).any()) else 0.0
+    without = torch.nonzero(rows <= SILENT * usual).flatten().tolist()
+    return {"norm": norm, "without": without[:MOST_UNITS]}
 
 
 # ---- activations ---------------------------------------------------------------------------------------------------

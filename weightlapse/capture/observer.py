@@ -38,7 +38,20 @@ class Observer:
         except Exception as error:  # noqa: BLE001  whatever a model raises when it is run once more: training must not notice
             seen, self._look = {"failed": f"{type(error).__name__}: {error}"[:500]}, None
         if seen:
-            self._note(lambda writer: writer.observed(step, seen))
+            self._note(lambda writer: _write(writer, step, seen))
+
+
+def _write(writer: Writer, step: int, seen: dict[str, Any]) -> None:
+    """Write what was seen, in the recorder's thread: here what is still being computed on a device may be waited for."""
+    for key, value in [*seen.items()]:
+        if callable(value):
+            try:
+                fact = value()
+            except Exception as error:  # noqa: BLE001  a device that fails fails the training, which says so
+                fact, key = f"{type(error).__name__}: {error}"[:500], "failed"
+            seen = {**{k: v for k, v in seen.items() if v is not value}, **({} if fact is None else {key: fact})}
+    if seen:
+        writer.observed(step, seen)
 
 
 def find_look(source: Source, example: Any, steps: Callable[[], Any]) -> Callable[[], dict[str, Any]] | None:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import importlib
 import zlib
 from collections import Counter
 from collections.abc import Callable, Container, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from functools import partial
+from functools import lru_cache, partial
 from itertools import count, pairwise
 from typing import Any
 
@@ -254,7 +255,10 @@ class BlockSegment:
         if wide and self._held_nbytes(b) > self._cache.limit // 2:  # too much to keep any of it for the next read
             n = sum(piece.stop - piece.start for piece in self._index.chunks[c])
             some = None if columns is not None and len(columns) == n else columns
-            return Passing(partial(self._opened, b, c, spec), some, n if some is None else len(some), inverse)
+            found = Passing(partial(self._opened, b, c, spec), some, n if some is None else len(some), inverse)
+            if some is None and inverse is not None and lanes(spec)[0] == "float32":
+                found.straight = partial(self._straight, b, c)
+            return found
         chunk = self._chunk(b, c)
         self._check_dtype(chunk, spec)
         if columns is not None and len(columns) == chunk.columns:
@@ -267,6 +271,15 @@ class BlockSegment:
         chunk = self._open_chunk(b, c)
         self._check_dtype(chunk, spec)
         return chunk
+
+    def _straight(self, b: int, c: int, row: int, out: NDArray[np.unsignedinteger]) -> bool:
+        """The patterns of one row of a chunk into ``out``, False where it has to be opened and looked at."""
+        start, length = self._index.places[b, c].tolist()
+        if length == 0 or start + length > self._file.size:
+            return False
+        head = None if self._index.heads is None else int(self._index.heads[b, c])
+        rows = min(self.opening.height, self.count - b * self.opening.height)
+        return straight_row()(Part(self._file, start, length), head, rows, row, out)
 
     def _check_dtype(self, chunk: Chunk, spec: TensorSpec) -> None:
         if chunk.pattern.name != lanes(spec)[0]:
@@ -406,10 +419,19 @@ class BlockSegment:
         return self.layout.tensors[tensor].name if tensor < len(self.layout.tensors) else f"tensor {tensor}"
 
 
+@lru_cache(maxsize=1)
+def straight_row() -> Callable[..., bool]:
+    """``codecs.straight.float_row``, for whom the compiler is loaded."""
+    return importlib.import_module("weightlapse.store.codecs.straight").float_row  # type: ignore[no-any-return]
+
+
 class Passing:
     """Columns of a chunk that is opened, decoded and dropped when it is read: where too many are wanted to hold them all."""
 
     fresh = False
+    straight: Callable[[int, NDArray[Any]], bool] | None = (
+        None  # one row of all columns, where that can be had with less
+    )
 
     def __init__(self, opened: Callable[[], Chunk], columns: Selection, width: int, inverse: Any) -> None:
         self._opened, self._columns, self.width, self._inverse = opened, columns, width, inverse
@@ -419,9 +441,14 @@ class Passing:
 
     def into(self, rows: NDArray[np.int64], out: NDArray[np.unsignedinteger], where: Any, target: Any) -> None:
         """The rows into ``out[where, target]`` (out in one piece): straight, where the compiled pass can."""
-        chunk, step = self._opened(), _even(rows)
         together = isinstance(where, slice) and isinstance(target, slice)
-        if self._columns is None and together and step and chunk.form == PACKED and may_run(chunk, self._inverse):
+        if self.straight is not None and together and len(rows) == 1:
+            to = where.start * out.shape[1] + target.start
+            if self.straight(int(rows[0]), out.reshape(-1)[to : to + self.width]):
+                return
+        chunk, step = self._opened(), _even(rows)
+        straight = self._columns is None and together and step and may_run(chunk, self._inverse)
+        if straight and (chunk.form == PACKED or len(rows) == 1):
             pitch = out.shape[1]
             if len(rows) == 1:
                 to = where.start * pitch + target.start

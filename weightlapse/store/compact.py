@@ -18,7 +18,7 @@ from weightlapse.errors import DamagedRecording
 from weightlapse.store.block import Index, Opening, block_name, chunk_payload, chunks_of, lanes
 from weightlapse.store.codecs import decode, grid
 from weightlapse.store.codecs.decode import WORTH_COMPILING, Chunk, Run, may_run
-from weightlapse.store.codecs.encode import encode, encode_bounded
+from weightlapse.store.codecs.encode import encode, encode_bounded, encode_codes
 from weightlapse.store.codecs.form import Shape
 from weightlapse.store.codecs.patterns import PATTERNS
 from weightlapse.store.codecs.plan import CHUNK, MIN_CHUNK, Piece
@@ -138,6 +138,7 @@ def write_block(
                     segment.known_bound(i, rows) or _bound(segment, i, rows, tolerance)
                     for i in range(len(layout.tensors))
                 ]
+            segment.prepare(rows)
             look = None if gathered is None else partial(gathered.look, b)
             tasks = (partial(_encode, segment, pieces, rows, bounds[b], tolerance, compiled, look) for pieces in chunks)
             for c, (pieces, (data, seen)) in enumerate(zip(chunks, in_order(tasks, count))):
@@ -206,6 +207,10 @@ def _encode(
     """
     dtype = lanes(segment.layout.tensors[pieces[0].tensor])[0]
     known = None if tolerance is None else segment.gridded(pieces, rows)
+    if compiled and known is not None and all(codes is not None and codes[0] for codes in known):
+        found = _encode_known(segment, pieces, rows, bounds, known, look)
+        if found is not None:
+            return found
     u = gather(segment, pieces, rows, known)
     shape = chunk_shape(tolerance, len(u), u.shape[1])
     data = None
@@ -220,6 +225,29 @@ def _encode(
     if not _same(Chunk(data), u, compiled=compiled) if exact else not within_bounds(stored, u, dtype, widths, exactly):
         raise NotTheSame(f"frames {segment.first + rows.start} to {segment.first + rows.stop - 1} of {segment.file}")
     return data, [] if look is None else look(pieces, stored)
+
+
+def _encode_known(
+    segment: RawSegment,
+    pieces: tuple[Piece, ...],
+    rows: slice,
+    bounds: NDArray[np.float64],
+    known: Sequence[Codes | None],
+    look: Callable[[tuple[Piece, ...], NDArray[Any]], list[Seen]] | None,
+) -> tuple[bytes, list[Seen]] | None:
+    """:func:`_encode` where the log has nothing but codes: the block's are held against them, and no value is made. None where the compiler is missing."""
+    given = [codes for codes in known if codes is not None]
+    codes = (given[0][1] if len(given) == 1 else np.concatenate([own for _, own in given], axis=1)).view(np.uint32)
+    dtype, widths = lanes(segment.layout.tensors[pieces[0].tensor])[0], [p.stop - p.start for p in pieces]
+    steps, shape = [step for step, _ in given], chunk_shape(0.0, *codes.shape)
+    own = [float(bounds[p.tensor]) for p in pieces]
+    data = encode_codes(codes, dtype, widths, steps, own, shape, compiled=True)
+    chunk, inverse = Chunk(data), decode.compiled(WORTH_COMPILING)
+    if not may_run(chunk, inverse):
+        return None
+    if not np.array_equal(chunk.steps(None), np.repeat(steps, widths)) or not _same(chunk, codes, compiled=True):
+        raise NotTheSame(f"frames {segment.first + rows.start} to {segment.first + rows.stop - 1} of {segment.file}")
+    return data, [] if look is None else look(pieces, gather(segment, pieces, rows, known))
 
 
 def _same(chunk: Chunk, u: NDArray[np.unsignedinteger], *, compiled: bool) -> bool:

@@ -182,6 +182,10 @@ class Ahead:
     def read(self, start: int, stop: int) -> bytes:
         return self._held[start:stop] if stop <= len(self._held) else self._file.read(start, stop)
 
+    def read_into(self, start: int, out: memoryview) -> None:
+        """The bytes from ``start`` on into ``out``, all of it."""
+        Part(self._file).read_into(start, out)
+
 
 class Part:
     """The bytes ``[start, start + size)`` of a file, counted from 0; or bytes in memory."""

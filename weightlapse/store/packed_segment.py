@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import threading
 import zlib
 from collections import OrderedDict
@@ -30,6 +31,7 @@ from weightlapse.store.packed import (
     pack_frame,
     restored,
 )
+from weightlapse.store.packed_many import numbers_into
 from weightlapse.store.packing import GROUP, Packed
 from weightlapse.store.raw import PACKED_PAGES, Codes, RawSegment, find_opening
 from weightlapse.store.segment import Damage
@@ -205,6 +207,27 @@ class PackedSegment(RawSegment):
         self._verified[k, first:stop] = True
         return data[low - begin : high - begin]
 
+    def checked_nbytes(self, k: int, low: int, high: int) -> int:
+        """Room that :meth:`data_into` needs for bytes ``[low, high)`` of a frame's data."""
+        first, stop = low // PAGE_NBYTES, -(-high // PAGE_NBYTES)
+        if low >= high or self._verified[k, first:stop].all():
+            return high - low
+        return min(stop * PAGE_NBYTES, self._head(k).data_nbytes) - first * PAGE_NBYTES
+
+    def data_into(self, k: int, low: int, high: int, out: memoryview) -> tuple[int, int]:
+        """Bytes ``[low, high)`` of a frame's data, checked, into ``out``: the bytes used there, and where those that are wanted begin."""
+        nbytes, head = self.checked_nbytes(k, low, high), self._head(k)
+        first, stop = low // PAGE_NBYTES, -(-high // PAGE_NBYTES)
+        begin = low if nbytes == high - low else first * PAGE_NBYTES
+        self._file.read_into(head.data_at + begin, out[:nbytes])
+        if nbytes and not self._verified[k, first:stop].all():
+            for p in range(first, stop):
+                at = (p - first) * PAGE_NBYTES
+                if zlib.crc32(out[at : min(at + PAGE_NBYTES, nbytes)]) != head.crcs[p]:
+                    raise self._damaged(k)
+            self._verified[k, first:stop] = True
+        return nbytes, low - begin
+
     def _is_whole(self, k: int) -> bool:
         try:
             head = self._head(k)
@@ -269,35 +292,46 @@ class PackedSegment(RawSegment):
             raise self._damaged(-1 - key)
         return key
 
+    def _words(self, k: int, tensor: int, first: int, stop: int) -> tuple[int, int]:
+        """Where in a frame's data the numbers of the groups ``[first, stop)`` lie."""
+        head, starts = self._head(k), self._table(k, tensor).starts
+        base = head.outer_nbytes + 4 * (head.width_words + head.words(tensor, "numbers")[0])
+        return base + 4 * int(starts[first]), base + 4 * int(starts[stop])
+
     def _add(self, k: int, tensor: int, first: int, stop: int, out: NDArray[np.int32]) -> None:
         """Go on to frame ``k``: numbers of the groups ``[first, stop)``."""
-        head, table = self._head(k), self._table(k, tensor)
-        base = head.outer_nbytes + 4 * (head.width_words + head.words(tensor, "numbers")[0])
-        low, high = int(table.starts[first]), int(table.starts[stop])
-        words = np.frombuffer(self._data(k, base + 4 * low, base + 4 * high), "<u4")
-        table.add(first, stop, words, out, fresh=bool(head.entries["key"][tensor]))
+        words = np.frombuffer(self._data(k, *self._words(k, tensor, first, stop)), "<u4")
+        self._table(k, tensor).add(first, stop, words, out, fresh=bool(self._head(k).entries["key"][tensor]))
 
     def _follow(
-        self, tensor: int, frames: Sequence[int], first: int, stop: int, *, keep: bool = False
+        self, tensor: int, frames: Sequence[int], first: int, stop: int
     ) -> Iterator[tuple[int, float, NDArray[np.int32]]]:
-        """(frame, step, numbers of the groups ``[first, stop)``) for rising frames; the numbers are those of the next when it comes.
-
-        ``keep``: who reads stretch after stretch goes on where he was.
-        """
+        """(frame, step, numbers of the groups ``[first, stop)``) for rising frames; the numbers are those of the next when it comes."""
         at, out = -1, np.empty((stop - first) * GROUP, np.int32)
-        if keep:
-            with self._lock:
-                at, out = self._left.pop((tensor, first, stop), (at, out))
-                at = at if at < frames[0] else -1
         for k in frames:
             key = self._key_of(k, tensor)
             for each in range(key if key > at else at + 1, k + 1):
                 self._add(each, tensor, first, stop, out)
             at = k
             yield k, float(self._head(k).entries["step"][tensor]), out
-        if keep and at + 1 < self.count:
+
+    def taken_up(self, tensor: int, first: int, stop: int) -> tuple[int, NDArray[np.int32]] | None:
+        """What :meth:`leave` left: who reads stretch after stretch goes on where he was."""
+        with self._lock:
+            return self._left.pop((tensor, first, stop), None)
+
+    def leave(self, tensor: int, first: int, stop: int, at: int, numbers: NDArray[np.int32]) -> None:
+        """Keep the numbers of the groups ``[first, stop)`` as they are in frame ``at``, where another follows."""
+        if at + 1 < self.count:
             with self._lock:
-                self._left[tensor, first, stop] = (at, out)
+                self._left[tensor, first, stop] = (at, numbers)
+
+    def prepare(self, rows: slice) -> None:
+        """Read the tables of these frames by all threads, as far as they can be kept: whoever reads all pieces of them needs each often."""
+        groups = self._group_ends[-1]
+        frames = range(rows.start, min(rows.stop, rows.start + _TABLES_NBYTES // max(41 * groups, 1)))
+        with contextlib.suppress(DamagedRecording):  # told when the frame itself is read
+            _at_once([partial(self._keep_all, k) for k in frames if groups > _AT_ONCE])
 
     def _whole(self, k: int, tensors: Sequence[int]) -> list[NDArray[np.int32]]:
         """All numbers of tensors at a frame, kept so that the next frame costs only what was added since. Not to be changed."""
@@ -362,10 +396,19 @@ class PackedSegment(RawSegment):
                 flat[:, done : done + width] = 0
             else:
                 width = high - low
-                for row, values in zip(flat, self._flat(tensor, range(first, stop), low, high)):
-                    row[done : done + width] = values
+                if not self._words_into(tensor, range(first, stop), low, out if width == nbytes else out[:, :0]):
+                    for row, values in zip(flat, self._flat(tensor, range(first, stop), low, high)):
+                        row[done : done + width] = values
             done += width
         return out
+
+    def _words_into(self, tensor: int, frames: range, low: int, out: NDArray[Any]) -> bool:
+        """The values from byte ``low`` of a tensor on into the rows of ``out``, where they are four bytes each and the numbers themselves."""
+        if out.itemsize != 4 or low % 4 or self.layout.tensors[tensor].storage.itemsize == 2:
+            return False
+        if any(self._head(k).entries["step"][tensor] for k in frames):
+            return False
+        return numbers_into(self, tensor, frames, low // 4, out)
 
     def each_row(self, start: int, count: int, dtype: np.dtype[Any], rows: slice) -> Iterator[NDArray[Any]]:
         tensor = self._tensor_at(start)
@@ -440,12 +483,12 @@ class PackedSegment(RawSegment):
             if len(steps) > 1:
                 found.append((0.0, np.empty((0, 0), np.int32)))
                 continue
-            first, stop = piece.start // GROUP, -(-piece.stop // GROUP)
             codes = np.empty((len(frames), piece.stop - piece.start), np.int32)
-            low = piece.start - first * GROUP
-            followed = self._follow(piece.tensor, frames, first, stop, keep=small)
-            for (_, _, numbers), row in zip(followed, codes):  # in this order: what is followed comes to its end
-                row[...] = numbers[low : low + len(row)]
+            if not numbers_into(self, piece.tensor, frames, piece.start, codes, keep=small):
+                first, stop = piece.start // GROUP, -(-piece.stop // GROUP)
+                low = piece.start - first * GROUP
+                for (_, _, numbers), row in zip(self._follow(piece.tensor, frames, first, stop), codes):
+                    row[...] = numbers[low : low + len(row)]
             found.append((steps.pop(), codes))
         return found
 

@@ -9,6 +9,8 @@ import numpy as np
 from numba import njit
 from numpy.typing import NDArray
 
+FEW = 6  # bits of a number up to which they are picked out one by one
+
 
 def _compiled(function: Callable[..., Any]) -> Any:
     try:
@@ -29,6 +31,27 @@ def _unpack_blocks(widths, words, out):  # type: ignore[no-untyped-def]
 
 
 @_compiled
+def _swap(a, distance, mask):  # type: ignore[no-untyped-def]
+    """A step of turning a 32 x 32 matrix of bits: the upper halves of rows in the first of two runs change places with the lower halves in the second."""
+    shift = np.uint32(distance)
+    for first in range(0, 32, 2 * distance):
+        for k in range(first, first + distance):
+            t = ((a[k] >> shift) ^ a[k + distance]) & mask
+            a[k + distance] ^= t
+            a[k] ^= t << shift
+
+
+@_compiled
+def _turn(a):  # type: ignore[no-untyped-def]
+    """Bit j of word k becomes bit k of word j."""
+    _swap(a, 16, np.uint32(0x0000FFFF))
+    _swap(a, 8, np.uint32(0x00FF00FF))
+    _swap(a, 4, np.uint32(0x0F0F0F0F))
+    _swap(a, 2, np.uint32(0x33333333))
+    _swap(a, 1, np.uint32(0x55555555))
+
+
+@_compiled
 def _add_blocks(widths, words, out, fresh):  # type: ignore[no-untyped-def]
     at = 0
     folded = np.empty(32, np.uint32)
@@ -41,13 +64,20 @@ def _add_blocks(widths, words, out, fresh):  # type: ignore[no-untyped-def]
                 for j in range(32):
                     here[j] = 0
             continue
-        word = words[at]
-        for j in range(32):
-            folded[j] = (word >> np.uint32(j)) & one
-        for k in range(1, width):
-            word = words[at + k]
+        if width > FEW:
+            for k in range(width):
+                folded[k] = words[at + k]
+            for k in range(width, 32):
+                folded[k] = 0
+            _turn(folded)
+        else:
+            word = words[at]
             for j in range(32):
-                folded[j] |= ((word >> np.uint32(j)) & one) << np.uint32(k)
+                folded[j] = (word >> np.uint32(j)) & one
+            for k in range(1, width):
+                word = words[at + k]
+                for j in range(32):
+                    folded[j] |= ((word >> np.uint32(j)) & one) << np.uint32(k)
         at += width
         if fresh:
             for j in range(32):
@@ -55,6 +85,16 @@ def _add_blocks(widths, words, out, fresh):  # type: ignore[no-untyped-def]
         else:
             for j in range(32):
                 here[j] += (folded[j] >> one) ^ (np.uint32(0) - (folded[j] & one))
+
+
+@_compiled
+def _follow_blocks(widths, words, begins, fresh, now, skipped, low, out):  # type: ignore[no-untyped-def]
+    for f in range(len(widths)):
+        _add_blocks(widths[f], words[begins[f] :], now, fresh[f])
+        if f >= skipped:
+            row = out[f - skipped]
+            for j in range(len(row)):
+                row[j] = now[low + j]
 
 
 @_compiled
@@ -73,6 +113,23 @@ def unpack_blocks(widths: NDArray[np.uint8], words: NDArray[np.uint32]) -> NDArr
 def add_blocks(widths: NDArray[np.uint8], words: NDArray[np.uint32], out: NDArray[np.int32], fresh: bool) -> None:
     """Add to ``out`` (or put there, where ``fresh``) the numbers that these widths and words stand for, modulo 2^32."""
     _add_blocks(widths, words, out.view(np.uint32), fresh)
+
+
+def follow_blocks(
+    widths: NDArray[np.uint8],
+    words: NDArray[np.uint32],
+    begins: NDArray[np.int64],
+    fresh: NDArray[np.bool_],
+    now: NDArray[np.int32],
+    skipped: int,
+    low: int,
+    out: NDArray[np.uint32],
+) -> None:
+    """:func:`add_blocks` to ``now`` for frame after frame, whose widths (frames, blocks) are given and whose words begin at ``begins``.
+
+    After all but the first ``skipped`` frames the numbers from ``low`` on go to the next row of ``out`` (rows, n).
+    """
+    _follow_blocks(widths, words, begins, fresh, now.view(np.uint32), skipped, low, out)
 
 
 def grid_values(codes: NDArray[np.int32], step: float) -> NDArray[np.float32]:

@@ -296,6 +296,9 @@ class RawSegment(Whole):
         """The patterns (frames, values) that codes of :meth:`gridded` stand for."""
         raise NotImplementedError
 
+    def prepare(self, rows: slice) -> None:
+        """Read by all threads what whoever reads all pieces of these frames needs often."""
+
     def each_row(self, start: int, count: int, dtype: np.dtype[Any], rows: slice) -> Iterator[NDArray[Any]]:
         """:meth:`columns`, one frame at a time; a row is valid until the next."""
         return (self.columns(start, count, dtype, slice(k, k + 1))[0] for k in range(rows.start, rows.stop))

@@ -38,7 +38,7 @@ def threads() -> int:
 
 
 def in_order(tasks: Iterable[Callable[[], T]], count: int) -> Iterator[T]:
-    """The results of the tasks in their order; ``count`` of them are worked on at a time, and not many more results are held."""
+    """The results of the tasks in their order; ``count`` of them are worked on at a time, and as many more results are held."""
     if count <= 1:
         yield from (task() for task in tasks)
         return
@@ -47,7 +47,7 @@ def in_order(tasks: Iterable[Callable[[], T]], count: int) -> Iterator[T]:
     try:
         for task in tasks:
             waiting.append(_submit(task, count))
-            if len(waiting) > count:
+            if len(waiting) > 2 * count:  # while one result is taken, which may be written, nobody waits for work
                 yield waiting.popleft().result()
         while waiting:
             yield waiting.popleft().result()

@@ -354,6 +354,11 @@ class Chunk:
             raise DamagedRecording("a plain page of a chunk has the wrong length")
         return page.reshape(self.rows, last - first)
 
+    @property
+    def grid(self) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
+        """Of each grid entry the number of its columns, and its step."""
+        return self._grid["columns"].astype(np.int64), self._grid["step"].astype(np.float64)
+
     def steps(self, columns: Selection) -> NDArray[np.float64]:
         """The grid step of each selected column."""
         all_steps = np.repeat(self._grid["step"], self._grid["columns"])
@@ -477,7 +482,21 @@ class Run:
         chunk.refuse(page, chunk.stream(i, c), (bottom - top) * width)
 
     def row(self, row: int, out: NDArray[np.unsignedinteger]) -> None:
-        """One row of a run that has not begun into ``out`` (n,): no row after it is restored, and none before it is put in order."""
+        """The patterns (n,) of one row of a run that has not begun into ``out``."""
+        chunk = self._chunk
+        if chunk.form != GRID:
+            self._row(row, out)
+            return
+        codes = scratch("codes", chunk.columns, chunk.number.unsigned)
+        self._row(row, codes)
+        if chunk.pattern.name == "float32":
+            columns, steps = chunk.grid
+            self._inverse.grid_values(codes, columns, steps, out)
+        else:
+            out[...] = grid.from_codes(codes[None], chunk.steps(None), chunk.pattern)[0]
+
+    def _row(self, row: int, out: NDArray[np.unsignedinteger]) -> None:
+        """The numbers of one row: no row after it is restored, and none before it is put in order."""
         chunk, layout, count = self._chunk, self._chunk.layout, self._chunk.layout.classes
         spans = [(i, top, bottom) for i, (top, bottom) in enumerate(chunk.spans) if top <= row]
         widest = max(stop - start for start, stop in layout.strips)

@@ -175,17 +175,23 @@ def _times(a, b):  # type: ignore[no-untyped-def]
 
 
 @_compiled
+def _shift(size):  # type: ignore[no-untyped-def]
+    """x to the power of the bits in ``size`` bytes, modulo the polynomial of CRC-32."""
+    power, shift, left = np.uint32(1 << 23), np.uint32(1 << 31), size  # x^8 and x^0
+    while left:
+        if left & 1:
+            shift = _times(power, shift)
+        power = _times(power, power)
+        left >>= 1
+    return shift
+
+
+@_compiled
 def _joined(crcs, sizes):  # type: ignore[no-untyped-def]
     """The CRC-32 of all pages one after the other, from their own: as in zlib's ``crc32_combine``."""
     found = np.uint32(0)
     for i in range(len(crcs)):
-        power, shift, left = np.uint32(1 << 23), np.uint32(1 << 31), sizes[i]  # x^8 and x^0
-        while left:
-            if left & 1:
-                shift = _times(power, shift)
-            power = _times(power, power)
-            left >>= 1
-        found = _times(shift, found) ^ crcs[i]
+        found = _times(_shift(sizes[i]), found) ^ crcs[i]
     return found
 
 
@@ -351,3 +357,134 @@ def _strips(bytes_, pages, tables, layout, span, state, rows, target, ahead, beg
         if ahead and not more:
             _merge(label[first:end], starts[k * count : (k + 1) * count], tail[HISTORY - 1], out[place + first : place + end])  # fmt: skip
     return wrong
+
+
+@_compiled
+def _grid_values(codes, columns, steps, out, bits):  # type: ignore[no-untyped-def]
+    """What grid codes stand for: code x step in float64, rounded once; of step 0 the code is the pattern itself. ``bits`` are those of ``out``."""
+    at = np.int64(0)
+    for i in range(len(columns)):
+        stop = at + columns[i]
+        step = steps[i]
+        if step == 0:
+            for j in range(at, stop):
+                bits[j] = codes[j]
+        else:
+            for j in range(at, stop):
+                out[j] = np.float32(np.float64(np.int32(codes[j])) * step)
+        at = stop
+
+
+@_compiled
+def _opened(data, end, size, numbers, label, nodes, begins, logs, cells, widths, starts, firsts, ends, crcs, columns, step_bits, held, states):  # type: ignore[no-untyped-def]  # fmt: skip
+    """The parts of a chunk's head, which ends at ``end`` of ``data``; ``size`` is that of the chunk. False for whatever is not as usual.
+
+    ``numbers``: columns, strip width, tiles, classes, grid entries, bytes of the class map, histograms of residuals. The others are filled.
+    """
+    n, strip, tiles, count, entries, mapped, streams = numbers
+    strips = -(-n // strip)
+    groups = strips * count
+    if entries > len(columns) or streams + 2 > len(begins) or tiles > len(cells) or groups + 1 > len(starts):
+        return False
+    at = np.int64(50)
+    if at + 20 * entries + 2 > end:
+        return False
+    for g in range(entries):
+        columns[g] = np.int64(_bits(data, _u(8 * at), 32))
+        step_bits[g] = _word(data, _u(at + 4))
+        at += 20
+    kind = np.int64(_bits(data, _u(8 * at), 16))
+    if kind < 1 or data[at + 2] != 4:  # of pcodec's format: as in ``unpack.py``
+        return False
+    at += 2 + kind
+    if at + mapped + tiles * count > end:
+        return False
+    if count > 1:
+        own = np.int64(_bits(data, _u(8 * at), 16))
+        if mapped < 2 + own:
+            return False
+        log = _table(data, at + 2, at + 2 + own, 16, nodes)
+        if log < 0 or not unpack(data, at + 2 + own, at + mapped, nodes, log, n, label[:n], held, states):
+            return False
+    else:
+        label[:n] = 0
+    at += mapped
+    for i in range(tiles):
+        for c in range(count):
+            cells[i, c] = data[at]
+            if data[at] >= streams:
+                return False
+            at += 1
+    begins[0] = 0
+    for h in range(1 + streams):
+        if at + 2 > end:
+            return False
+        own = np.int64(_bits(data, _u(8 * at), 16))
+        at += 2
+        if at + own > end or own < 2:
+            return False
+        stop = begins[h] + (1 << (data[at + 1] & 15))
+        if stop > len(nodes):
+            return False
+        logs[h] = _table(data, at, at + own, 32, nodes[begins[h] : stop])
+        if logs[h] < 0:
+            return False
+        begins[h + 1] = stop
+        at += own
+    widths[:groups] = 0
+    if not _counted(label[:n], strip, count, widths):
+        return False
+    starts[0] = 0
+    for g in range(groups):
+        starts[g + 1] = starts[g] + widths[g]
+    pages = 0
+    for k in range(strips):
+        firsts[k] = pages
+        present = 0
+        for c in range(count):
+            present += widths[k * count + c] > 0
+        pages += 1 + present * tiles
+    firsts[strips] = pages
+    if pages + 1 > len(ends) or at + 8 * pages != end:
+        return False
+    ends[0] = end
+    for i in range(pages):
+        ends[i + 1] = ends[i] + np.int64(_bits(data, _u(8 * at), 32))
+        crcs[i] = np.uint32(_bits(data, _u(8 * at + 32), 32))
+        at += 8
+    return ends[pages] == size
+
+
+@_compiled
+def _wanted_pages(firsts, strips, tiles, spans, found):  # type: ignore[no-untyped-def]
+    """For each strip its first page and the one behind those of its first ``spans`` tiles."""
+    for k in range(strips):
+        present = (firsts[k + 1] - firsts[k] - 1) // max(tiles, 1)
+        found[k, 0], found[k, 1] = firsts[k], firsts[k] + 1 + present * spans
+
+
+@_compiled
+def _chunk_row(data, bases, wanted, crc, crcs, spans, row, pages, tables, layout, state, out, codes, grid, flat, rule, factor, work, unpacking):  # type: ignore[no-untyped-def]  # fmt: skip
+    """One row of a chunk whose head was opened, into ``out``; False for whatever is not as it should be.
+
+    ``data``: the pages ``wanted`` (strips, 2), those of strip k as if page bytes were counted from ``bases[k]`` on; ``crc``: of all of them together.
+    ``grid``: columns and steps, none where the numbers are the patterns; else the numbers go to ``codes`` first.
+    """
+    found = np.uint32(0)
+    ends = pages[0]
+    for k in range(len(wanted)):
+        for page in range(wanted[k, 0], wanted[k, 1]):
+            found = _times(_shift(ends[page + 1] - ends[page]), found) ^ crcs[page]
+    if found != crc:
+        return False
+    columns, steps = grid
+    to = codes if len(columns) else out
+    for k in range(len(wanted)):
+        target = (to, 0, 0, False)
+        span = (k, k + 1, spans, False)
+        own = ((data, bases[k]), pages, tables, layout, span, state, (row, row + 1, 1), target, True, True, flat)
+        if _strips(*own, rule, factor, work, unpacking) < 0:
+            return False
+    if len(columns):
+        _grid_values(codes, columns, steps, out.view(np.float32), out)
+    return True

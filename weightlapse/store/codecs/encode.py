@@ -80,8 +80,23 @@ def encode_bounded(
         at += count
     if not any(steps) or (pattern.bits > 32 and not all(step for step, count in zip(steps, columns) if count)):
         return None
+    return encode_codes(codes, dtype, columns, steps, bounds, shape, compiled=compiled)
+
+
+def encode_codes(
+    codes: NDArray[np.uint32],
+    dtype: str,
+    columns: list[int],
+    steps: list[float],
+    bounds: list[float],
+    shape: Shape,
+    *,
+    compiled: bool = False,
+) -> bytes:
+    """Grid codes (T, n), T and n at least 1, as a chunk: ``columns[i]`` neighbouring ones have the step ``steps[i]``; of step 0: patterns."""
     table = np.array(list(zip(columns, steps, bounds)), ENTRY)
-    return _pack(codes, pattern, GRID, choose(codes, PATTERNS["int32"], GRID_CHOICES), shape, table, compiled)
+    predictor = choose(codes, PATTERNS["int32"], GRID_CHOICES)
+    return _pack(codes, PATTERNS[dtype], GRID, predictor, shape, table, compiled)
 
 
 def _to_grid(u: NDArray[np.unsignedinteger], codes: NDArray[np.uint32], bound: float, pattern: Pattern) -> float:

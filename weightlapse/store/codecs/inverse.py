@@ -10,13 +10,24 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from weightlapse.store.codecs.decode_kernels import COLUMNS, HISTORY, _merge, _strips, _tile
+from weightlapse.store.codecs.decode_kernels import COLUMNS, HISTORY, _grid_values, _merge, _strips, _tile
 from weightlapse.store.codecs.kernels import order
 from weightlapse.store.codecs.patterns import Pattern
 from weightlapse.store.codecs.predict import MOMENTUM, Predictor, float_dtype
 from weightlapse.store.codecs.unpack import SLACK, Histograms, all_right, labels, widths, work
 
-__all__ = ["HISTORY", "SLACK", "Histograms", "Inverse", "all_right", "labels", "merge", "order", "widths"]
+__all__ = [
+    "HISTORY",
+    "SLACK",
+    "Histograms",
+    "Inverse",
+    "all_right",
+    "grid_values",
+    "labels",
+    "merge",
+    "order",
+    "widths",
+]
 
 
 def merge(
@@ -24,6 +35,13 @@ def merge(
 ) -> None:
     """A row of a strip in stored order, where class c begins at ``starts[c]``, into the order of the columns."""
     _merge(label, starts, row, out)
+
+
+def grid_values(
+    codes: NDArray[np.uint32], columns: NDArray[np.int64], steps: NDArray[np.float64], out: NDArray[np.uint32]
+) -> None:
+    """The float32 patterns of grid codes (n,) into ``out`` (n,): ``columns[i]`` neighbouring ones have the step ``steps[i]``. Twin: ``grid.from_codes``."""
+    _grid_values(codes, columns, steps, out.view(np.float32), out)
 
 
 class Inverse:
@@ -38,8 +56,8 @@ class Inverse:
         hf = h.view(floats) if wide else np.empty((HISTORY + 1, 1), np.float32)
         bits = p.view(kind) if wide else np.empty(width, kind)
         self._rule = (predictor.rule, floats(predictor.factor))
-        self._work = (h, hf, p, bits, q, q.view(pattern.signed))
-        self._unpacking = work()
+        self.work = (h, hf, p, bits, q, q.view(pattern.signed))
+        self.unpacking = work()
 
     @staticmethod
     def knows(pattern: Pattern, predictor: Predictor) -> bool:
@@ -63,7 +81,7 @@ class Inverse:
         """See ``_strips``."""
         wanted = (rows.start, rows.stop, rows.step)
         own = (pages, tables, layout, span, state, wanted, target, ahead, begins, flat)
-        return int(_strips(bytes_, *own, *self._rule, self._work, self._unpacking))
+        return int(_strips(bytes_, *own, *self._rule, self.work, self.unpacking))
 
     def tile(
         self,
@@ -90,5 +108,5 @@ class Inverse:
         wanted = (rows.start, rows.stop, rows.step)
         target = (out, pitch, place, compare)
         return int(
-            _tile(flat, widths, *span, *self._rule, tail, order, strip, height, keep, *wanted, *target, self._work)
+            _tile(flat, widths, *span, *self._rule, tail, order, strip, height, keep, *wanted, *target, self.work)
         )
