@@ -269,7 +269,8 @@ export class Inspector {
     const key = (colour: string, text: string) => h("li", {}, chip(colour), h("span", {}, text));
     this.apart.replaceChildren(h("h2", {}, "Distance of the two runs"), canvas,
       h("ul", { class: "pins" }, key(hue(1), `as recorded, at the end ${last(pair.raw)}`),
-        ...(pair.aligned ? [key(hue(0), `units aligned, at the end ${last(pair.aligned)}`)] : [])),
+        ...(pair.aligned ? [key(hue(0), `units ${pair.parting ? "followed" : "aligned"}, at the end ${last(pair.aligned)}`)] : [])),
+      ...(pair.parting ? [h("p", { class: "hint" }, partingOf(pair.parting))] : []),
       ...(pair.reason ? [h("p", { class: "hint" }, `Not aligned: ${pair.reason}`)] : []));
     this.drawApart = () => drawChart(canvas, { axis: true, place: this.place(), pad: { left: 54, right: 4, top: 6, bottom: 6 }, lines: [
       { x: pair.frames, y: pair.raw, colour: hue(1), width: 1.75 }, ...(pair.aligned ? [{ x: pair.frames, y: pair.aligned, colour: hue(0), width: 1.75 }] : [])] });
@@ -346,4 +347,11 @@ function chip(colour: string): HTMLElement {
 
 function faded(hex: string, alpha: number): string {
   return hex + Math.round(alpha * 255).toString(16).padStart(2, "0");
+}
+
+/** Until when the units of two followed runs are each other's nearest, in words. */
+function partingOf(parting: Record<string, number | null>): string {
+  const entries = Object.entries(parting), apart = entries.filter(([, step]) => step !== null).map(([name, step]) => `${name} from step ${grouped(step!)} on`);
+  if (!apart.length) return "Followed: most units of every layer have their partner to the end.";
+  return `Followed: most units have no partner any more in ${apart.slice(0, 6).join(", ")}${apart.length > 6 ? ` and ${apart.length - 6} more` : ""}${apart.length < entries.length ? "; in the others most have, to the end" : ""}.`;
 }
