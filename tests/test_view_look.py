@@ -6,7 +6,7 @@ import csv
 import io
 import json
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -299,25 +299,15 @@ def test_distributions_are_drawn_and_brushed(page: Page, url: str) -> None:
     page.open(url + "#tensor=head.weight&panels=distribution")
     canvas = page.page.locator("[data-testid=figure-distribution] canvas")
     page.page.wait_for_selector("text=weights of head.weight")
-
-    def until(act: Callable[[dict[str, float]], None], *, chosen: bool) -> None:
-        """What stands above the figure may still come and push it from under the pointer: one does it again."""
-        for _ in range(20):
-            canvas.scroll_into_view_if_needed()
-            act(canvas.bounding_box())
-            page.page.wait_for_timeout(500)
-            if ("window=" in page.page.url) == chosen:
-                return
-        raise AssertionError(page.page.url)
-
-    def drag(box: dict[str, float]) -> None:
-        page.page.mouse.move(box["x"] + 100, box["y"] + 50)
-        page.page.mouse.down()
-        page.page.mouse.move(box["x"] + 200, box["y"] + 50, steps=4)
-        page.page.mouse.up()
-
-    until(drag, chosen=True)
-    until(lambda box: page.page.mouse.dblclick(box["x"] + 150, box["y"] + 50), chosen=False)
+    canvas.scroll_into_view_if_needed()
+    box = canvas.bounding_box()
+    page.page.mouse.move(box["x"] + 100, box["y"] + 50)
+    page.page.mouse.down()
+    page.page.mouse.move(box["x"] + 200, box["y"] + 50, steps=4)
+    page.page.mouse.up()
+    page.page.wait_for_url(lambda url: "window=" in url)
+    page.page.mouse.dblclick(box["x"] + 150, box["y"] + 50)
+    page.page.wait_for_url(lambda url: "window=" not in url)
     for label, option, word in (("Distribution of", "updates", "updates of"), ("Distribution over", "layer", "of head"),
                                 ("Distribution as", "ridge", "of head")):  # fmt: skip
         page.page.get_by_label(label, exact=True).select_option(option)

@@ -402,7 +402,7 @@ def test_two_runs_side_by_side(browser: Any, folder: Path, run: Any) -> None:
         page.get("heatmap").hover(position={"x": 2, "y": 2})
         page.page.get_by_label("Alignment").select_option("follow")
         page.page.wait_for_selector("text=units followed, at the end")
-        page.page.wait_for_function("location.hash.includes('align=follow')")
+        page.page.wait_for_url(lambda url: "align=follow" in url)
         page.at_frame(4)
         for _ in range(40):  # the pictures take their places when the followed run has come
             page.page.mouse.move(box["x"] + x + 8 * dx + 22 + 2.4 * dx, box["y"] + y + 1.5 * dy)

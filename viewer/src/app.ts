@@ -90,6 +90,7 @@ export class App {
     this.inspector.fill(this.manifest.runs);
     void this.inspector.sync().catch((e: Error) => this.complain(e.message));
     this.surveyor.run = this.run;
+    if (this.examined) this.inspector.awaitFindings();
     const first = Promise.race([new Promise<void>((seen) => { this.seen = seen; }), new Promise<void>((late) => { setTimeout(late, PATIENCE); })]);
     void this.surveyor.fill(this.run, first); // the map stands before the picture, so that this has its size, and is coloured after it
     await this.setPanels();
@@ -281,8 +282,10 @@ export class App {
   }
 
   /** The doctor reads the whole recording, so for a large one it waits to be asked. */
+  private get examined(): boolean { return this.manifest.source !== "live" || this.run.nbytes <= EXAMINED_BYTES; }
+
   private async loadFindings(asked = false): Promise<void> {
-    if (!asked && this.manifest.source === "live" && this.run.nbytes > EXAMINED_BYTES) {
+    if (!asked && !this.examined) {
       this.inspector.offerFindings(this.run.nbytes, () => void this.loadFindings(true));
       return;
     }

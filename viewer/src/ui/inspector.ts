@@ -261,7 +261,9 @@ export class Inspector {
   // -- two runs -----------------------------------------------------------------------------------------------------------
 
   /** Distance of the second run from the first, as it is and in the first one's order of units. */
-  showPair(pair: Pair): void {
+  showPair(pair: Pair): void { this.steady(() => this.tellPair(pair)); }
+
+  private tellPair(pair: Pair): void {
     this.pair = pair;
     this.apart.hidden = false;
     const canvas = h("canvas", { class: "chart", role: "img", "aria-label": "Relative distance of the two runs over time, raw and aligned" });
@@ -286,7 +288,24 @@ export class Inspector {
     this.findings.replaceChildren(h("h2", {}, "Findings"), button);
   }
 
-  showFindings(findings: Finding[], reason: string | null): void {
+  /** While they are looked for their place is held. */
+  awaitFindings(): void {
+    this.findings.hidden = false;
+    this.findings.replaceChildren(h("h2", {}, "Findings"), h("p", { class: "hint" }, "Looking …"));
+  }
+
+  /** What comes late does not push away what the pointer is on: the page is scrolled along. */
+  private steady(change: () => void): void {
+    const under = [...this.element.children].find((c) => c.matches(":hover")), before = under?.getBoundingClientRect().top ?? 0;
+    change();
+    for (const scroller of [this.element, document.scrollingElement]) {
+      if (under && scroller) scroller.scrollTop += under.getBoundingClientRect().top - before;
+    }
+  }
+
+  showFindings(findings: Finding[], reason: string | null): void { this.steady(() => this.listFindings(findings, reason)); }
+
+  private listFindings(findings: Finding[], reason: string | null): void {
     this.findings.hidden = false;
     const list = findings.slice(0, 100).map((f) => h("li", {}, h("button", { "data-testid": "finding", class: `finding is-${f.severity}`,
       click: () => this.onJump(f) }, h("b", {}, f.kind.replace(/_/g, " ")), f.tensor ? ` ${f.tensor}` : "", f.step === null ? "" : ` · step ${f.step}`,
