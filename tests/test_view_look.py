@@ -506,3 +506,38 @@ def test_a_page_in_a_file_answers_like_the_server(
                     np.abs(np.array(ours["counts"]) - np.array(theirs["counts"])).sum() <= 4
                 )  # float32 numbers at the borders of bins
         page.quiet()
+
+
+def test_strips_stand_under_their_matrix_and_experts_beside_each_other(browser: Any, tmp_path: Path) -> None:
+    shapes = {
+        "in/kernel": (20, 30),
+        "in/bias": (30,),
+        "norm.weight": (30,),
+        "norm.bias": (30,),
+        "out.bias": (12,),
+        "out.weight": (12, 30),
+    }
+    shapes |= {f"moe.experts.{k}.w1.weight": (8, 12) for k in range(3)} | {
+        f"moe.experts.{k}.w1.bias": (8,) for k in range(3)
+    }
+    rng = np.random.default_rng(0)
+    state = {name: rng.standard_normal(shape).astype(np.float32) for name, shape in shapes.items()}
+    with wl.watch(state, tmp_path / "run") as rec:
+        rec.step({name: values * 2 for name, values in state.items()})
+    with served(tmp_path / "run") as url, browser.new_context(viewport={"width": 1300, "height": 850}) as context:
+        page = Page(context.new_page()).open(url + "#show=all")
+        panels = {name: box for name, *box in json.loads(page.attribute("heatmap", "data-panels"))}
+        assert panels.keys() == shapes.keys()
+        for strip, main in (("in/bias", "in/kernel"), ("norm.bias", "norm.weight"), ("out.bias", "out.weight")):
+            (x, y, w, h), (left, top, wide, high) = panels[strip], panels[main]
+            assert x == left and 0 < y - (top + high) < 12, (strip, panels)
+            assert strip == "out.bias" or w == wide  # along its columns: each cell under its own
+            assert strip == "norm.bias" or h < high / 2
+        page.page.locator("[data-testid=ranked][data-layer='moe.experts.1.w1']").click()
+        page.page.wait_for_url(lambda url: "also=" in url)
+        page.page.wait_for_function(
+            "() => JSON.parse(document.querySelector('[data-testid=heatmap]').dataset.panels).length === 3"
+        )
+        shown = [name for name, *_ in json.loads(page.attribute("heatmap", "data-panels"))]
+        assert sorted(shown) == [f"moe.experts.{k}.w1.weight" for k in range(3)]
+        page.quiet()

@@ -58,8 +58,12 @@ def typical(values: NDArray[Any], rows: int, columns: int, spike: float) -> NDAr
         with np.errstate(invalid="ignore"):
             return np.where(np.abs(extreme) <= values.dtype.type(spike), middle, extreme)  # false for NaN
     if odd.size:  # nearly always a few: only their tiles are looked at
-        down, across = np.divmod(np.unique(odd // wide // rows * middle.shape[1] + odd % wide // columns), middle.shape[1])
-        inside_down = np.minimum(down[:, None] * rows + np.arange(rows), high - 1)  # past the edge the last row once more
+        down, across = np.divmod(
+            np.unique(odd // wide // rows * middle.shape[1] + odd % wide // columns), middle.shape[1]
+        )
+        inside_down = np.minimum(
+            down[:, None] * rows + np.arange(rows), high - 1
+        )  # past the edge the last row once more
         inside_across = np.minimum(across[:, None] * columns + np.arange(columns), wide - 1)
         tiles = values[inside_down[:, :, None], inside_across[:, None, :]]
         middle[down, across] = _farther(tiles.min(axis=(1, 2)), tiles.max(axis=(1, 2)))

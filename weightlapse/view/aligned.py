@@ -92,7 +92,11 @@ def pair(subjects: list[Subject], follow: bool = False) -> tuple[dict[str, Any],
         return {"frames": frames, "raw": numbers(raw), "aligned": None, "reason": str(error)}, None
     pairs = np.stack([found.frames_a, found.frames_b])[:, _some(len(found), subjects[0])]
     elements = [found.element(int(np.searchsorted(found.frames_a, f))) for f in pairs[0]]
-    few = AlignedRuns(a, b, found.wiring, pairs, elements, found.mode) if follow else AlignedRuns(a, b, found.wiring, pairs, elements[-1:], "last")
+    few = (
+        AlignedRuns(a, b, found.wiring, pairs, elements, found.mode)
+        if follow
+        else AlignedRuns(a, b, found.wiring, pairs, elements[-1:], "last")
+    )
     with np.errstate(invalid="ignore", over="ignore"):  # a NaN on the way is a gap in the curve
         curves = {"raw": numbers(few.raw_distance), "aligned": numbers(few.aligned_distance)}
     aligned = Subject(AlignedRun(found), f"{subjects[1].name}, {'followed' if follow else 'aligned'}")

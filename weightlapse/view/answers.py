@@ -52,7 +52,9 @@ class Answers:
         )  # an aligned run comes after those that the page was opened with, and with the answer to "pair"
         self.pictures = Pictures(subjects)
         self._scaling = threading.Lock()
-        self._scales: dict[tuple[int, str], tuple[int, dict[str, Any]]] = {}  # how many frames it was made from, and what came out
+        self._scales: dict[
+            tuple[int, str], tuple[int, dict[str, Any]]
+        ] = {}  # how many frames it was made from, and what came out
         self._pairing = threading.Lock()
         self._paired: dict[bool, dict[str, Any]] = {}  # by whether units are followed
         self.words: dict[str, Callable[[Query, Cancel], tuple[str, bytes]]] = {
@@ -208,5 +210,8 @@ class Answers:
                 number = len(self.subjects)
                 if aligned is not None:
                     self.subjects.append(aligned)
-                self._paired[follow] = report | {"run": None if aligned is None else manifest(aligned), "number": number}
+                self._paired[follow] = report | {
+                    "run": None if aligned is None else manifest(aligned),
+                    "number": number,
+                }
         return self._json(self._paired[follow])

@@ -221,7 +221,9 @@ class Pictures:
             height = rows.stop - rows.start  # an order needs the whole tensor at once; it is refused for large ones
         bands, end = [], asked.limit or 1.0
         # cut at the same rows whatever the tiles, so that the finer picture finds what was read for the coarser
-        cuts = range(height * (rows.start // height + 1) + rows.start % fr, rows.stop, height) if not asked.order else ()
+        cuts = (
+            range(height * (rows.start // height + 1) + rows.start % fr, rows.stop, height) if not asked.order else ()
+        )
         for band in (slice(a, b) for a, b in itertools.pairwise((rows.start, *cuts, rows.stop))):
             if cancel.is_set():
                 raise Cancelled
@@ -252,7 +254,9 @@ class Pictures:
         shown: list[int] = []
         pictures: list[bytes] = []
         limits: list[float] = []
-        with self.reading() if len(frames) == 1 else nullcontext():  # somebody has jumped: the previews that are begun for it wait
+        with (
+            self.reading() if len(frames) == 1 else nullcontext()
+        ):  # somebody has jumped: the previews that are begun for it wait
             for frame, picture, end in self._playing(subject, name, frames, rows, cols, asked, cancel):
                 shown.append(frame)
                 limits.append(end)

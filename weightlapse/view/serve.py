@@ -121,7 +121,9 @@ class Viewer:
             if announce is not None:
                 announce(self.url)
                 sys.stdout.flush()
-            threading.Thread(target=self._answers.warm, name="weightlapse-view-warm", daemon=True).start()  # while the browser loads the page
+            threading.Thread(
+                target=self._answers.warm, name="weightlapse-view-warm", daemon=True
+            ).start()  # while the browser loads the page
 
         previous = {s: signal.signal(s, stop) for s in (signal.SIGINT, signal.SIGTERM)}
         server.listening = listening
