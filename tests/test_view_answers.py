@@ -316,7 +316,9 @@ def test_a_pair_is_seen_in_the_frame_that_follows_its_units(tmp_path: Path) -> N
 
     aligned, followed = json.loads(ask("pair")), json.loads(ask("pair", follow="1"))
     assert (aligned["number"], followed["number"], followed["run"]["name"]) == (2, 3, "two, followed")
-    assert followed["parting"] == {"a": None} and max(followed["aligned"]) == 0 and max(aligned["aligned"]) > 0.5
+    assert followed["parting"] == {"a": None}
+    assert max(followed["aligned"]) == 0
+    assert max(aligned["aligned"]) > 0.5
     for tensor in start:
         for frame in range(8):
             drawn = [unpack(ask("plane", run=str(k), tensor=tensor, frame=str(frame)))[1] for k in (0, 2, 3)]
@@ -324,4 +326,5 @@ def test_a_pair_is_seen_in_the_frame_that_follows_its_units(tmp_path: Path) -> N
             assert np.array_equal(drawn[1], drawn[0]) == (frame >= 4)
         lines = [unpack(ask("series", run=str(k), tensor=tensor, cells="1,2;3,4"))[1] for k in (0, 3)]
         assert np.array_equal(lines[0], lines[1])
-    assert json.loads(ask("pair", follow="1")) == followed and len(answers.subjects) == 4
+    assert json.loads(ask("pair", follow="1")) == followed
+    assert len(answers.subjects) == 4

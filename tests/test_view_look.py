@@ -530,7 +530,8 @@ def test_strips_stand_under_their_matrix_and_experts_beside_each_other(browser: 
         assert panels.keys() == shapes.keys()
         for strip, main in (("in/bias", "in/kernel"), ("norm.bias", "norm.weight"), ("out.bias", "out.weight")):
             (x, y, w, h), (left, top, wide, high) = panels[strip], panels[main]
-            assert x == left and 0 < y - (top + high) < 12, (strip, panels)
+            assert x == left, (strip, panels)
+            assert 0 < y - (top + high) < 12, (strip, panels)
             assert strip == "out.bias" or w == wide  # along its columns: each cell under its own
             assert strip == "norm.bias" or h < high / 2
         page.page.locator("[data-testid=ranked][data-layer='moe.experts.1.w1']").click()
