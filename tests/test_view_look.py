@@ -6,7 +6,7 @@ import csv
 import io
 import json
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -299,25 +299,15 @@ def test_distributions_are_drawn_and_brushed(page: Page, url: str) -> None:
     page.open(url + "#tensor=head.weight&panels=distribution")
     canvas = page.page.locator("[data-testid=figure-distribution] canvas")
     page.page.wait_for_selector("text=weights of head.weight")
-
-    def until(act: Callable[[dict[str, float]], None], *, chosen: bool) -> None:
-        """What stands above the figure may still come and push it from under the pointer: one does it again."""
-        for _ in range(20):
-            canvas.scroll_into_view_if_needed()
-            act(canvas.bounding_box())
-            page.page.wait_for_timeout(500)
-            if ("window=" in page.page.url) == chosen:
-                return
-        raise AssertionError(page.page.url)
-
-    def drag(box: dict[str, float]) -> None:
-        page.page.mouse.move(box["x"] + 100, box["y"] + 50)
-        page.page.mouse.down()
-        page.page.mouse.move(box["x"] + 200, box["y"] + 50, steps=4)
-        page.page.mouse.up()
-
-    until(drag, chosen=True)
-    until(lambda box: page.page.mouse.dblclick(box["x"] + 150, box["y"] + 50), chosen=False)
+    canvas.scroll_into_view_if_needed()
+    box = canvas.bounding_box()
+    page.page.mouse.move(box["x"] + 100, box["y"] + 50)
+    page.page.mouse.down()
+    page.page.mouse.move(box["x"] + 200, box["y"] + 50, steps=4)
+    page.page.mouse.up()
+    page.page.wait_for_url(lambda url: "window=" in url)
+    page.page.mouse.dblclick(box["x"] + 150, box["y"] + 50)
+    page.page.wait_for_url(lambda url: "window=" not in url)
     for label, option, word in (("Distribution of", "updates", "updates of"), ("Distribution over", "layer", "of head"),
                                 ("Distribution as", "ridge", "of head")):  # fmt: skip
         page.page.get_by_label(label, exact=True).select_option(option)
@@ -515,4 +505,40 @@ def test_a_page_in_a_file_answers_like_the_server(
                 assert (
                     np.abs(np.array(ours["counts"]) - np.array(theirs["counts"])).sum() <= 4
                 )  # float32 numbers at the borders of bins
+        page.quiet()
+
+
+def test_strips_stand_under_their_matrix_and_experts_beside_each_other(browser: Any, tmp_path: Path) -> None:
+    shapes = {
+        "in/kernel": (20, 30),
+        "in/bias": (30,),
+        "norm.weight": (30,),
+        "norm.bias": (30,),
+        "out.bias": (12,),
+        "out.weight": (12, 30),
+    }
+    shapes |= {f"moe.experts.{k}.w1.weight": (8, 12) for k in range(3)} | {
+        f"moe.experts.{k}.w1.bias": (8,) for k in range(3)
+    }
+    rng = np.random.default_rng(0)
+    state = {name: rng.standard_normal(shape).astype(np.float32) for name, shape in shapes.items()}
+    with wl.watch(state, tmp_path / "run") as rec:
+        rec.step({name: values * 2 for name, values in state.items()})
+    with served(tmp_path / "run") as url, browser.new_context(viewport={"width": 1300, "height": 850}) as context:
+        page = Page(context.new_page()).open(url + "#show=all")
+        panels = {name: box for name, *box in json.loads(page.attribute("heatmap", "data-panels"))}
+        assert panels.keys() == shapes.keys()
+        for strip, main in (("in/bias", "in/kernel"), ("norm.bias", "norm.weight"), ("out.bias", "out.weight")):
+            (x, y, w, h), (left, top, wide, high) = panels[strip], panels[main]
+            assert x == left, (strip, panels)
+            assert 0 < y - (top + high) < 12, (strip, panels)
+            assert strip == "out.bias" or w == wide  # along its columns: each cell under its own
+            assert strip == "norm.bias" or h < high / 2
+        page.page.locator("[data-testid=ranked][data-layer='moe.experts.1.w1']").click()
+        page.page.wait_for_url(lambda url: "also=" in url)
+        page.page.wait_for_function(
+            "() => JSON.parse(document.querySelector('[data-testid=heatmap]').dataset.panels).length === 3"
+        )
+        shown = [name for name, *_ in json.loads(page.attribute("heatmap", "data-panels"))]
+        assert sorted(shown) == [f"moe.experts.{k}.w1.weight" for k in range(3)]
         page.quiet()

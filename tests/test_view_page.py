@@ -397,6 +397,21 @@ def test_two_runs_side_by_side(browser: Any, folder: Path, run: Any) -> None:
         page.page.mouse.move(box["x"] + x + 8 * dx + 22 + 2.5 * dx, box["y"] + y + 1.5 * dy)
         page.page.wait_for_selector("[data-testid=value] >> text=step 40 of b")
         assert np.float32(page.attribute("value", "data-value")) == other["fc1.weight"][4, 1, 2]
+        # and with its units followed from the first step on, as the link then says
+        followed = wl.align_runs(run, other, follow=True)
+        page.get("heatmap").hover(position={"x": 2, "y": 2})
+        page.page.get_by_label("Alignment").select_option("follow")
+        page.page.wait_for_selector("text=units followed, at the end")
+        page.page.wait_for_url(lambda url: "align=follow" in url)
+        page.at_frame(4)
+        for _ in range(40):  # the pictures take their places when the followed run has come
+            page.page.mouse.move(box["x"] + x + 8 * dx + 22 + 2.4 * dx, box["y"] + y + 1.5 * dy)
+            page.page.mouse.move(box["x"] + x + 8 * dx + 22 + 2.5 * dx, box["y"] + y + 1.5 * dy)
+            if "b, followed" in page.get("value").inner_text():
+                break
+            page.page.wait_for_timeout(50)
+        assert "step 40 of b, followed" in page.get("value").inner_text()
+        assert np.float32(page.attribute("value", "data-value")) == np.float32(followed["fc1.weight"][4, 1, 2])
         page.quiet()
 
 

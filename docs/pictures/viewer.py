@@ -59,7 +59,8 @@ def shoot(browser: Any, url: str, address: str, name: str, size: tuple[int, int]
         page.page.wait_for_selector("section[aria-label='Distance of the two runs']", timeout=60_000)
     else:
         page.page.wait_for_selector("[data-testid=map][data-surveyed='1']", timeout=60_000, state="attached")
-    page.page.wait_for_timeout(900)
+    page.page.wait_for_load_state("networkidle")
+    page.page.wait_for_timeout(400)
     if name == "nan":
         page.page.wait_for_selector("[data-testid=finding]", timeout=60_000, state="attached")
     if "panels" in address:

@@ -1,7 +1,7 @@
 // The page: one view, one stage, one clock; the parts know each other only through what is wired up here.
 
 import { resolve } from "./address";
-import { Archive, type Finding } from "./archive";
+import { Archive, type Finding, type Pair } from "./archive";
 import { h, themeChanged } from "./dom";
 import { Follower } from "./live";
 import type { Source as PanelSource } from "./panel";
@@ -13,7 +13,7 @@ import { cellOf, ownIndex, planeSize } from "./scene/plane";
 import type { Theme } from "./scene/colour";
 import { layerOf } from "./scene/layout";
 import { nearestFrame } from "./scene/time";
-import { comparedSources, sourcesOf } from "./sets";
+import { comparedSources, sourcesOf, type Moved } from "./sets";
 import { pieceAt, ViewerError, type Manifest, type Run, type Source, type Tensor } from "./source";
 import { orderKey, Stage, type Place } from "./stage";
 import { Store, writeAddress, type View } from "./state";
@@ -50,7 +50,7 @@ export class App {
   private note = h("div", { "data-testid": "note", class: "note", hidden: true });
   private manifest!: Manifest;
   private scrubbing = false;
-  private aligned: number | null = null; // the number of the run that is the second in the first one's order of units
+  private moved: Moved = { aligned: null, followed: null };
   private addressTimer = 0;
   private follower: Follower | null = null;
   private theme: Theme = "light";
@@ -90,6 +90,7 @@ export class App {
     this.inspector.fill(this.manifest.runs);
     void this.inspector.sync().catch((e: Error) => this.complain(e.message));
     this.surveyor.run = this.run;
+    if (this.examined) this.inspector.awaitFindings();
     const first = Promise.race([new Promise<void>((seen) => { this.seen = seen; }), new Promise<void>((late) => { setTimeout(late, PATIENCE); })]);
     void this.surveyor.fill(this.run, first); // the map stands before the picture, so that this has its size, and is coloured after it
     await this.setPanels();
@@ -108,7 +109,7 @@ export class App {
       film: () => this.toggleFilm(), whole: () => this.stage.whole(),
       theme: () => this.setTheme(this.theme === "dark" ? "light" : "dark", true),
       map: () => this.store.set({ map: this.store.view.map === "on" ? "off" : "on" }),
-    }, runs.length > 1 || this.run.frames > 1, this.run.epochs.length > 1, runs.length > 1);
+    }, runs.length > 1 || this.run.frames > 1, this.run.epochs.length > 1, runs.length > 1, this.manifest.source === "live");
     this.toolbar.filmButton.hidden = !Film.possible;
     const brand = h("header", { class: "brand" }, h("span", { class: "mark", "aria-hidden": "true" }),
       h("span", { class: "word" }, "weightlapse"), h("span", { class: "run" }, runs.map((r) => r.name).slice(0, 2).join("  ·  ")),
@@ -176,6 +177,7 @@ export class App {
     const any = (...keys: (keyof View)[]) => keys.some((k) => changed.has(k));
     if (any("tensor", "order") && this.stage.framed?.tensor !== this.store.view.tensor) this.stage.framed = null;
     if (any("tensor", "also", "show", "compare", "align", "against")) { this.player.stop(); void this.setPanels(); this.tree.select(); }
+    if (any("align")) void this.loadFollowed();
     if (any("tensor", "curve")) void this.inspector.loadCurve();
     if (any("order")) this.stage.orders.clear();
     if (any("order")) void this.loadOrders();
@@ -226,7 +228,7 @@ export class App {
     const own = sourcesOf(this.run, show === "all" ? this.run.tensors.map((t) => t.name) : [tensor, ...also]);
     const first = own.findIndex((s) => s.tensor.name === tensor);
     if (show === "all" && first > 0) own.unshift(...own.splice(first, 1)); // the chosen tensor is the one the attributes speak of
-    this.stage.setPanels(show === "pair" ? comparedSources(this.manifest.runs, this.aligned, this.store.view) : own);
+    this.stage.setPanels(show === "pair" ? comparedSources(this.manifest.runs, this.moved, this.store.view) : own);
     this.sizes = "";
     this.reshaped();
     const panels = this.stage.panels;
@@ -280,8 +282,10 @@ export class App {
   }
 
   /** The doctor reads the whole recording, so for a large one it waits to be asked. */
+  private get examined(): boolean { return this.manifest.source !== "live" || this.run.nbytes <= EXAMINED_BYTES; }
+
   private async loadFindings(asked = false): Promise<void> {
-    if (!asked && this.manifest.source === "live" && this.run.nbytes > EXAMINED_BYTES) {
+    if (!asked && !this.examined) {
       this.inspector.offerFindings(this.run.nbytes, () => void this.loadFindings(true));
       return;
     }
@@ -299,16 +303,34 @@ export class App {
   private async loadPair(): Promise<void> {
     try {
       const pair = await this.archive.pair();
-      if (this.manifest.source === "file") this.aligned = pair.aligned && this.manifest.runs[2] ? 2 : null;
-      else if (pair.run && this.aligned === null) {
-        this.aligned = this.manifest.runs.push(pair.run) - 1;
-        this.toolbar.canAlign();
-        if (this.store.view.show === "pair") await this.setPanels();
-      }
+      if (this.manifest.source === "file") this.moved.aligned = pair.aligned && this.manifest.runs[2] ? 2 : null;
+      else await this.adopt("aligned", pair);
+      this.inspector.showPair(pair);
+      await this.loadFollowed();
+    } catch (error) {
+      this.complain((error as Error).message);
+    }
+  }
+
+  /** Following the units takes longer than matching the ends, so it is done when it is asked for. */
+  private async loadFollowed(): Promise<void> {
+    if (this.store.view.align !== "follow" || this.manifest.source !== "live" || this.moved.aligned === null) return;
+    try {
+      const pair = await this.archive.pair(true);
+      await this.adopt("followed", pair);
       this.inspector.showPair(pair);
     } catch (error) {
       this.complain((error as Error).message);
     }
+  }
+
+  /** A moved run takes its place among the runs, under the number that the server gave it. */
+  private async adopt(which: keyof Moved, { run, number }: Pair): Promise<void> {
+    if (!run || number === undefined || this.moved[which] !== null) return;
+    this.manifest.runs[number] = run;
+    this.moved[which] = number;
+    this.toolbar.canAlign();
+    if (this.store.view.show === "pair") await this.setPanels();
   }
 
   // -- what happens -------------------------------------------------------------------------------------------------------

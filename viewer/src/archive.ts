@@ -28,7 +28,8 @@ export interface Curve { kind: string; frames: number[]; values: (number | null)
 export interface Neuron { group: string; unit: number; parts: { label: string; frames: number[]; lines: (number | null)[][] }[] }
 export interface Finding { kind: string; tensor: string | null; units: number[]; step: number | null; severity: string; text: string }
 export interface Findings { findings: Finding[]; reason: string | null }
-export interface Pair { frames: number[]; raw: (number | null)[]; aligned: (number | null)[] | null; reason: string | null; run: Run | null }
+export interface Pair { frames: number[]; raw: (number | null)[]; aligned: (number | null)[] | null; reason: string | null; run: Run | null;
+  number?: number; parting?: Record<string, number | null> } // followed: the step from which on the units of a group have no partner any more
 
 export interface Distribution { frames: number[]; percentiles: (number | null)[][]; counts: number[][]; beyond: number[]; low: number; high: number;
   bad: number[]; sampled: [number, number] | null; of: string }
@@ -86,7 +87,7 @@ export class Archive {
     }
   }
 
-  pair(): Promise<Pair> { return this.remember("pair", {}); }
+  pair(follow = false): Promise<Pair> { return this.remember("pair", follow ? { follow: 1 } : {}); }
   order(run: number, tensor: string, frame: number, order: string): Promise<{ rows: number[]; cols: number[] }> {
     return this.remember("order", { run, tensor, frame, order });
   }

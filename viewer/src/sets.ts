@@ -12,9 +12,11 @@ export function sourcesOf(run: Run, names: string[]): PanelSource[] {
   });
 }
 
-/** One tensor compared: with a fixed frame of the same run, or with the other runs at the nearest step. `aligned`: the number of the run that is the second
- * in the first one's order of units. Beside each other with the differences, in turn without them, or the differences alone. */
-export function comparedSources(runs: Run[], aligned: number | null, view: View): PanelSource[] {
+/** The numbers of the runs that are the second one in the first one's order of units: that of the last step, or followed from the first step on. */
+export interface Moved { aligned: number | null; followed: number | null }
+
+/** One tensor compared: with a fixed frame of the same run, or with the other runs at the nearest step. Beside each other with the differences, in turn without them, or the differences alone. */
+export function comparedSources(runs: Run[], moved: Moved, view: View): PanelSource[] {
   const first = sourcesOf(runs[0], [view.tensor])[0];
   if (!first) return [];
   const others: PanelSource[] = [], differences: PanelSource[] = [];
@@ -23,14 +25,16 @@ export function comparedSources(runs: Run[], aligned: number | null, view: View)
     others.push({ ...first, title: `step ${runs[0].steps[at]}`, frameOf: () => at });
     differences.push({ ...first, ref: `frame:${at}`, title: `difference from step ${runs[0].steps[at]}` });
   } else {
-    const raw = aligned === null || view.align !== "on";
+    const follow = view.align === "follow", aligned = follow ? moved.followed : moved.aligned;
+    const raw = aligned === null || (view.align !== "on" && !follow);
+    const recorded = runs.length - Number(moved.aligned !== null) - Number(moved.followed !== null);
     runs.forEach((run, number) => {
       const isAligned = number === aligned, tensor = run.tensors.find((t) => t.name === view.tensor);
-      if (number === 0 || !tensor || (isAligned ? view.align === "off" : number === 1 && !raw)) return;
-      const title = isAligned && aligned !== null ? `${runs[1].name}, aligned` : run.name;
+      if (number === 0 || !tensor || (!isAligned && (number === moved.aligned || number === moved.followed)) || (isAligned ? view.align === "off" : number === 1 && !raw)) return;
+      const title = isAligned && aligned !== null ? `${runs[1].name}, ${follow ? "followed" : "aligned"}` : run.name;
       others.push({ run: number, of: run, tensor, ref: "", title, frameOf: (f) => nearestFrame(run.steps, runs[0].steps[f]) });
       const covered = number === 1 && aligned !== null && view.align === "both" && view.compare === "side"; // its aligned twin tells more
-      if (!covered) differences.push({ ...first, ref: `run:${number}`, title: isAligned ? "difference, aligned" : runs.length > 2 ? `difference from ${run.name}` : "difference" });
+      if (!covered) differences.push({ ...first, ref: `run:${number}`, title: isAligned ? `difference, ${follow ? "followed" : "aligned"}` : recorded > 2 ? `difference from ${run.name}` : "difference" });
     });
     others.sort((a, b) => (a.of === runs[1] ? -1 : 0) - (b.of === runs[1] ? -1 : 0) || Number(b.run === aligned) - Number(a.run === aligned) || a.run - b.run);
   }

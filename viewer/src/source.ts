@@ -11,7 +11,8 @@ export interface Source {
 
 /** `every` and `whole`: a page in a file may hold only every n-th position of an axis of the whole shape. */
 export interface Piece { start: number; stop: number; shape: number[]; layout?: LayoutJson; every?: number[]; whole?: number[] }
-export interface Tensor { name: string; dtype: string; kind?: string; stream: string; aliases: string[]; pieces: Piece[] }
+export interface Tensor { name: string; dtype: string; kind?: string; stream: string; aliases: string[]; pieces: Piece[];
+  strip?: [string, "right" | "below"] } // the tensor beside which a vector stands: along its rows or its columns
 export interface Epoch { start: number; stop: number }
 
 export interface Additions {

@@ -147,11 +147,17 @@ export class Stage {
   arrange(): void {
     const w = Math.max(40, this.wide - 2 * MARGIN), hh = Math.max(40, this.high - 2 * MARGIN);
     const frame = this.store.view.frame;
-    const sizes = this.panels.map((p) => ({ ...p.size(frame), layer: `${p.source.run}:${layerOf(p.source.tensor.name)}` }));
+    const sizes = this.panels.map((p) => ({ ...p.size(frame), layer: `${p.source.run}:${layerOf(p.source.tensor.name)}`, ...this.stripOf(p) }));
     const many = this.store.view.show === "all";
     const rects = many ? byLayer(sizes, w, hh) : sideBySide(sizes, w, hh, sizes.length > 1);
     if (this.blinking) rects.fill(sideBySide(sizes.slice(0, 1), w, hh, true)[0]);
     rects.forEach((r, i) => { this.panels[i].rect = { ...r, x: r.x + MARGIN, y: r.y + MARGIN }; });
+  }
+
+  /** Beside which panel this one is a strip. */
+  private stripOf(panel: Panel): { of?: number; along?: boolean } {
+    const { run, tensor: { name, strip } } = panel.source, of = strip ? this.panels.findIndex((p) => p.source.run === run && p.source.tensor.name === strip[0]) : -1;
+    return strip && of >= 0 && layerOf(strip[0]) === layerOf(name) ? { of, along: strip[1] === "below" } : {};
   }
 
   boxOf(panel: Panel, frame: number): CellBox {
@@ -291,7 +297,7 @@ export class Stage {
     }
     this.painter.draw(items, this.table, rgb(GROUNDS[this.theme]));
     const over = this.overlayState(frame);
-    if (over !== this.overlaid) { this.overlaid = over; drawOverlay(this.overlay, this, frame); } // while playing it mostly stays as it is
+    if (over !== this.overlaid) { this.overlaid = over; drawOverlay(this.overlay, this, frame); this.publishPanels(frame); } // while playing it mostly stays as it is
     this.publish();
   }
 
@@ -301,6 +307,14 @@ export class Stage {
     return JSON.stringify([this.blinking && this.turn, this.camera, this.theme, this.overlay.width, this.overlay.height, this.marks, this.framed, this.store.view.order,
       [...this.orders.keys()], at && [this.panels.indexOf(at.panel), at.row, at.col],
       this.panels.map((p) => [p.rect, p.size(frame), p.shapeAt(frame) !== null, p.source.title])]);
+  }
+
+  /** Where each picture stands: name, left, top, width, height in CSS pixels of the canvas. */
+  private publishPanels(frame: number): void {
+    this.canvas.dataset.panels = JSON.stringify(this.visible.slice(0, 64).map((p) => {
+      const b = this.boxOf(p, frame), { rows, cols } = p.size(frame);
+      return [p.source.title, ...[b.x, b.y, b.dx * cols, b.dy * rows].map((v) => Math.round(v * 100) / 100)];
+    }));
   }
 
   /** The attributes that say what is drawn now. */

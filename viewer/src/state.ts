@@ -31,7 +31,7 @@ export interface View {
   scope: "tensor" | "layer" | "unit";
   unit: number; // -1: none
   compare: "side" | "blink" | "difference"; // beside each other, in turn at one place, or their difference alone
-  align: "both" | "on" | "off"; // a second run in the first one's order of units, as it is, or both
+  align: "both" | "on" | "follow" | "off"; // a second run in the first one's order of units (of the last step, or followed through time), as it is, or both
   against: string; // "frame:N": compared with this frame of the same run instead of with another run
 }
 
@@ -80,7 +80,7 @@ export const PROPERTIES: { [K in keyof View]: Property<View[K]> } = {
   scope: oneOf("tensor", "layer", "unit"),
   unit: whole(-1, -1, false),
   compare: oneOf("side", "blink", "difference"),
-  align: oneOf("both", "on", "off"),
+  align: oneOf("both", "on", "follow", "off"),
   against: text("", /^(frame:\d+|)$/),
 };
 

@@ -5,9 +5,11 @@ import type { Survey } from "./map/change";
 import { networkOf, type Layer, type Network } from "./map/network";
 import type { Run } from "./source";
 import type { Store, View } from "./state";
+import { fellows } from "./scene/layout";
 import { NetworkMap } from "./ui/map";
 import { Where } from "./ui/where";
 
+const EXPERTS = 15;
 const BESIDE = 5; // tensors of a layer that are shown together
 
 export class Surveyor {
@@ -41,10 +43,11 @@ export class Surveyor {
     } catch (error) { this.trouble((error as Error).message); }
   }
 
-  /** A layer's matrix, and its other tensors beside it. */
+  /** A layer's matrix, and beside it its other tensors, or the same matrix of the other experts. */
   private open(layer: Layer): void {
     const [first, ...rest] = [...layer.tensors].sort((a, b) => this.weights(b) - this.weights(a));
-    this.store.set({ tensor: first, also: rest.slice(0, BESIDE), zoom: "", show: this.store.view.show === "pair" ? "pair" : "one" });
+    const experts = fellows(this.run?.tensors.map((t) => t.name) ?? [], first).filter((name) => name !== first);
+    this.store.set({ tensor: first, also: experts.length ? experts.slice(0, EXPERTS) : rest.slice(0, BESIDE), zoom: "", show: this.store.view.show === "pair" ? "pair" : "one" });
   }
 
   private weights(name: string): number {

@@ -11,6 +11,7 @@ from weightlapse.film.tiles import Tile
 from weightlapse.picture.compose import layout
 from weightlapse.picture.kinds import Kind, kinds
 from weightlapse.picture.layout import Layout
+from weightlapse.picture.strips import Side, module_of, strips
 
 
 @dataclass(frozen=True)
@@ -91,57 +92,17 @@ def blocks(shapes: Mapping[str, tuple[int, ...]], wiring: Any = None) -> list[Bl
     >>> [b.names for b in blocks({"fc.weight": (3, 4), "fc.bias": (3,), "ln.weight": (3,), "ln.bias": (3,)})]
     [('fc.weight', 'fc.bias'), ('ln.weight', 'ln.bias')]
     """
-    taken: set[str] = set()
-    out: list[Block] = []
     known = kinds(shapes, wiring)
+    belonging = strips(shapes, known)
+    of: dict[str, dict[Side, list[str]]] = {}
+    for name, (main, side) in belonging.items():
+        of.setdefault(main, {"right": [], "below": []})[side].append(name)
+    out: list[Block] = []
     for name, shape in shapes.items():
-        if name in taken:
+        if name in belonging:
             continue
-        taken.add(name)
-        kind = known[name]
-        if len(shape) >= 2:
-            partner = _bias_of(name)
-            bias = shapes.get(partner) if partner else None
-            beside: tuple[str, ...] = ()
-            below: tuple[str, ...] = ()
-            if partner and bias is not None and partner not in taken and len(bias) == 1:
-                units_across = kind.units[-1] in ("unit", "output")  # Keras, Flax and GPT-2 keep (in, out)
-                if bias[0] == shape[kind.down[0]] and not units_across:
-                    beside = (partner,)
-                elif len(shape) == 2 and bias[0] == shape[1]:
-                    below = (partner,)
-            taken.update(beside + below)
-            out.append(Block(name, name, layout(shape, kind), kind, beside, below, shapes))
-        else:
-            module = _module(name)
-            same = tuple(
-                other
-                for other, s in shapes.items()
-                if other not in taken and s == shape and _module(other) == module and not _claimed(other, shapes)
-            )
-            taken.update(same)
-            title = module if same and module else name
-            out.append(Block(title, name, layout(shape, kind), kind, (), same, shapes))
+        mine = of.get(name, {"right": [], "below": []})
+        beside, below = tuple(mine["right"]), tuple(mine["below"])
+        title = (module_of(name) if below and len(shape) < 2 else "") or name
+        out.append(Block(title, name, layout(shape, known[name]), known[name], beside, below, shapes))
     return out
-
-
-def _bias_of(name: str) -> str | None:
-    head, cut, last = _split(name)
-    for word in ("weight", "kernel"):
-        if word in last:
-            return head + cut + last.replace(word, "bias")
-    return None
-
-
-def _split(name: str) -> tuple[str, str, str]:
-    separator = "/" if "/" in name and "." not in name else "."
-    return name.rpartition(separator)
-
-
-def _module(name: str) -> str:
-    return _split(name)[0]
-
-
-def _claimed(name: str, shapes: Mapping[str, tuple[int, ...]]) -> bool:
-    """Whether a later matrix will take this vector as its bias."""
-    return any(len(s) >= 2 and _bias_of(other) == name for other, s in shapes.items())

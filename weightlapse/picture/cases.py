@@ -23,6 +23,7 @@ from weightlapse.picture.palette import THEMES, table
 from weightlapse.picture.raster import raster
 from weightlapse.picture.reduce import MODES, reduce_to
 from weightlapse.picture.scale import limit_of
+from weightlapse.picture.strips import strips
 from weightlapse.picture.ticks import side
 
 PATH = Path(__file__).parent / "cases.json"
@@ -62,6 +63,8 @@ NETWORKS: dict[str, dict[str, tuple[int, ...]]] = {
     "embedding": {"wte.weight": (101, 4), "wpe.weight": (16, 8)},
     "recurrent": {"lstm.weight_ih_l0": (16, 3), "lstm.weight_hh_l0": (16, 4), "lstm.bias_ih_l0": (16,), "gru/kernel": (5, 9), "gru/recurrent_kernel": (3, 9),
                   "gru/bias": (2, 9), "out.weight_hh_l0": (16, 2), "out.weight_hr_l0": (2, 4), "out.bias_hh_l0": (16,)},
+    "norms": {"block.ln.weight": (8,), "block.ln.bias": (8,), "block.fc.weight": (12, 8), "block.fc.bias": (12,), "bn.weight": (12,), "bn.bias": (12,),
+              "bn.running_mean": (12,), "bn.running_var": (12,), "bn.num_batches_tracked": (), "head/bias": (5,), "head/kernel": (12, 5), "scale": (5,)},
     "stacks": {"experts.w1": (5, 6, 9), "experts.b1": (5, 6), "blocks": (3, 4, 20), "moe.experts.0.w1.weight": (4, 6), "moe.experts.1.w1.weight": (4, 6)},
 }  # fmt: skip
 SCALES = {
@@ -146,6 +149,7 @@ def build() -> dict[str, Any]:
         "networks": {
             word: {name: list(shape) for name, shape in network.items()} for word, network in NETWORKS.items()
         },
+        "strips": {word: strips(network, kinds(network)) for word, network in NETWORKS.items()},
         "thinned": [thinned_case(shape, factors) for shape, factors in THINNED],
         "scales": [
             {"name": name, "values": [_told(v) for v in values], "limit": limit_of(np.array(values))}

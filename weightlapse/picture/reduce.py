@@ -51,9 +51,23 @@ def typical(values: NDArray[Any], rows: int, columns: int, spike: float) -> NDAr
     high, wide = values.shape
     middle = values[np.minimum(np.arange(0, high, rows) + rows // 2, high - 1)]
     middle = middle[:, np.minimum(np.arange(0, wide, columns) + columns // 2, wide - 1)]
-    extreme = _farther(_tiled(values, rows, columns, np.minimum), _tiled(values, rows, columns, np.maximum))
     with np.errstate(invalid="ignore"):
-        return np.where(np.abs(extreme) <= values.dtype.type(spike), middle, extreme)  # false for NaN
+        odd = np.flatnonzero(~(np.abs(values) <= values.dtype.type(spike)))  # NaN too
+    if odd.size * rows * columns > values.size // 4:
+        extreme = _farther(_tiled(values, rows, columns, np.minimum), _tiled(values, rows, columns, np.maximum))
+        with np.errstate(invalid="ignore"):
+            return np.where(np.abs(extreme) <= values.dtype.type(spike), middle, extreme)  # false for NaN
+    if odd.size:  # nearly always a few: only their tiles are looked at
+        down, across = np.divmod(
+            np.unique(odd // wide // rows * middle.shape[1] + odd % wide // columns), middle.shape[1]
+        )
+        inside_down = np.minimum(
+            down[:, None] * rows + np.arange(rows), high - 1
+        )  # past the edge the last row once more
+        inside_across = np.minimum(across[:, None] * columns + np.arange(columns), wide - 1)
+        tiles = values[inside_down[:, :, None], inside_across[:, None, :]]
+        middle[down, across] = _farther(tiles.min(axis=(1, 2)), tiles.max(axis=(1, 2)))
+    return middle
 
 
 def _as_float32(values: NDArray[Any]) -> NDArray[np.float32]:

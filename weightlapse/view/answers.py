@@ -6,7 +6,9 @@ of a recording than the question needs, and long answers look at ``cancel`` betw
 
 from __future__ import annotations
 
+import contextlib
 import json
+import math
 import threading
 from collections.abc import Callable
 from typing import Any
@@ -15,7 +17,8 @@ import numpy as np
 
 import weightlapse.view.distributions as distributions
 import weightlapse.view.extras as extras
-from weightlapse.errors import InvalidArgument, UnknownTensor
+from weightlapse.errors import InvalidArgument, UnknownTensor, WeightlapseError
+from weightlapse.picture.sample import Piece
 from weightlapse.picture.scale import limit_of, limit_over
 from weightlapse.view.aligned import pair
 from weightlapse.view.manifest import additions, manifest, numbers
@@ -28,6 +31,17 @@ from weightlapse.view.wire import BINARY, JSON, Cancel, Cancelled, Query, little
 UNHURRIED = ("manifest", "live", "clip", "plane", "findings", "pair")
 
 
+QUICK = 4_000_000  # the twin of `QUICK` in viewer/src/address.ts
+
+
+def opening(subject: Subject) -> tuple[str, Piece]:
+    """The tensor that a page opens with, and its first piece: the first matrix that is not too large, else the first matrix, else the first of all."""
+    first = [(name, subject.pieces(name)[0]) for name in subject.names()]
+    matrices = [(name, piece) for name, piece in first if len(piece.shape) > 1]
+    quick = [(name, piece) for name, piece in matrices if math.prod(piece.shape) <= QUICK]
+    return (quick or matrices or first)[0]
+
+
 class Answers:
     """Answers questions about ``subjects``; safe to ask from several threads."""
 
@@ -37,8 +51,12 @@ class Answers:
             subjects
         )  # an aligned run comes after those that the page was opened with, and with the answer to "pair"
         self.pictures = Pictures(subjects)
+        self._scaling = threading.Lock()
+        self._scales: dict[
+            tuple[int, str], tuple[int, dict[str, Any]]
+        ] = {}  # how many frames it was made from, and what came out
         self._pairing = threading.Lock()
-        self._paired: dict[str, Any] | None = None
+        self._paired: dict[bool, dict[str, Any]] = {}  # by whether units are followed
         self.words: dict[str, Callable[[Query, Cancel], tuple[str, bytes]]] = {
             "manifest": self._manifest,
             "live": self._live,
@@ -66,6 +84,16 @@ class Answers:
         with self.pictures.reading():
             return self.words[word](query, cancel or threading.Event())
 
+    def warm(self) -> None:
+        """Read beforehand what a page that opens without an address asks for first; a failure is told to whoever asks."""
+        with contextlib.suppress(WeightlapseError):
+            subject = self.subjects[0]
+            name, piece = opening(subject)
+            self.reply("stats", {"run": "0", "tensor": name})
+            if math.prod(piece.shape) <= QUICK:
+                with self.pictures.reading():
+                    subject.picture(name, piece.start if subject.run.closed else subject.frames - 1)
+
     # -- descriptions -------------------------------------------------------------------------------------------------
     def _json(self, value: Any) -> tuple[str, bytes]:
         return JSON, json.dumps(value, allow_nan=False).encode()
@@ -85,6 +113,14 @@ class Answers:
     def _stats(self, query: Query, cancel: Cancel) -> tuple[str, bytes]:
         """Where the colour scale of a tensor ends, and its root mean square over time, from a sample of its cells."""
         subject, name = self.pictures.subject(query), query.get("tensor", "")
+        with self._scaling:  # whoever comes while it is worked out waits for it
+            frames, found = self._scales.get((id(subject), name), (-1, {}))
+            if frames != subject.frames:
+                frames, found = subject.frames, self._scale(subject, name)
+                self._scales[id(subject), name] = (frames, found)
+            return self._json(found)
+
+    def _scale(self, subject: Subject, name: str) -> dict[str, Any]:
         frames: list[int] = []
         rms: list[float | None] = []
         pieces = []
@@ -94,12 +130,12 @@ class Answers:
             with np.errstate(all="ignore"):
                 rms += numbers(np.sqrt(np.mean(values**2, axis=1)))
         if not pieces:  # a tensor without cells
-            return self._json({"limit": 1.0, "moved": 1.0, "stirred": 1.0, "frames": [], "rms": []})
+            return {"limit": 1.0, "moved": 1.0, "stirred": 1.0, "frames": [], "rms": []}
         limit = limit_over(pieces)
         with np.errstate(all="ignore"):
             moved = limit_over([v - v[0] for v in pieces])
         stirred = limit_of(subject.updates(name))
-        return self._json({"limit": limit, "moved": moved, "stirred": stirred, "frames": frames, "rms": rms})
+        return {"limit": limit, "moved": moved, "stirred": stirred, "frames": frames, "rms": rms}
 
     # -- numbers ------------------------------------------------------------------------------------------------------
     def _series(self, query: Query, cancel: Cancel) -> tuple[str, bytes]:
@@ -168,9 +204,14 @@ class Answers:
     def _pair(self, query: Query, cancel: Cancel) -> tuple[str, bytes]:
         """The two runs compared; the aligned one becomes a run of its own, under the number that the answer gives."""
         with self._pairing:
-            if self._paired is None:
-                report, aligned = pair(self.subjects)
+            follow = query.get("follow", "") == "1"
+            if follow not in self._paired:
+                report, aligned = pair(self.subjects[: self._named], follow)
+                number = len(self.subjects)
                 if aligned is not None:
                     self.subjects.append(aligned)
-                self._paired = report | {"run": None if aligned is None else manifest(aligned)}
-        return self._json(self._paired)
+                self._paired[follow] = report | {
+                    "run": None if aligned is None else manifest(aligned),
+                    "number": number,
+                }
+        return self._json(self._paired[follow])

@@ -52,7 +52,7 @@ COOKIE = "weightlapse-token"
 
 def make_app(answers: Answers, *, hosts: set[str], token: str | None = None) -> App:
     """The application. ``hosts``: names accepted in ``Host`` (without port); ``token``: asked for when the network can reach us."""
-    pool = ThreadPoolExecutor(max_workers=3, thread_name_prefix="weightlapse-view")
+    pool = ThreadPoolExecutor(max_workers=4, thread_name_prefix="weightlapse-view")
 
     async def answer(request: Request) -> Response:
         cancel = threading.Event()

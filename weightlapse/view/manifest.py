@@ -23,6 +23,7 @@ def manifest(subject: Subject) -> dict[str, Any]:
     with subject.lock:
         wiring = run.wiring
         tensors, streams = [], run.streams
+        belonging = subject.strips_of()
         for name in subject.names():
             pieces = [
                 {"start": p.start, "stop": p.stop, "shape": list(p.shape), "layout": subject.layout(name, p).to_json()}
@@ -33,6 +34,7 @@ def manifest(subject: Subject) -> dict[str, Any]:
                     "name": name,
                     "dtype": subject.dtype(name),
                     "kind": subject.kind(name).word,
+                    **({"strip": belonging[name]} if name in belonging else {}),
                     "stream": streams.get(name, "weights"),
                     "aliases": list(run.aliases.get(name, [])),
                     "pieces": pieces,

@@ -7,7 +7,7 @@ import threading
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -29,8 +29,9 @@ CLIP_BYTES = 8_000_000  # an answer stops after this much, or after so long a ti
 CLIP_SECONDS = 0.25
 PATIENCE = 20.0  # seconds that a playing page waits for the previews of a large tensor
 BAND_CELLS = 4_000_000  # a larger picture is read and reduced in bands of rows
+BAND_ROWS = 64  # bands are as high as a multiple of this, where so many rows are not too large
 BATCH_CELLS = 12_000_000  # cells that one read of several frames may bring
-STRIP_VALUES = 12_000_000  # values that one read for previews may bring
+STRIP_VALUES = 24_000_000  # values that one read for previews may bring: two parts of a large tensor, so that two threads have work
 CALM = 0.1  # seconds after an answer before previews are made
 CACHE_BYTES = 128_000_000
 PREVIEW_MEMORY = 64_000_000
@@ -105,6 +106,7 @@ class Pictures:
         self.cache = _Cache(CACHE_BYTES)
         self.previews = Previews(self._busy)
         self._waiting = 0  # questions that read the recording now
+        self._awaited = 0  # questions that wait for previews
         self._asked = 0.0  # when the last one was answered
         self._count = threading.Lock()
 
@@ -121,6 +123,8 @@ class Pictures:
                 self._asked = time.monotonic()
 
     def _busy(self) -> bool:
+        if self._awaited:  # a playing page: the previews are what is waited for
+            return False
         return self._waiting > 0 or time.monotonic() - self._asked < CALM
 
     def subject(self, query: Query, key: str = "run") -> Subject:
@@ -210,14 +214,19 @@ class Pictures:
                 return first, end
             return self._tiles(subject, name, frame, rows, cols, replace(asked, limit=end), cancel)
         fr = asked.factors[0]
-        height = max(1, BAND_CELLS // max(1, (cols.stop - cols.start) * fr)) * fr
+        wide = max(1, cols.stop - cols.start)
+        grain = max(fr, BAND_ROWS) if wide * BAND_ROWS <= BAND_CELLS else fr
+        height = max(1, BAND_CELLS // (wide * grain)) * grain
         if asked.order:
             height = rows.stop - rows.start  # an order needs the whole tensor at once; it is refused for large ones
         bands, end = [], asked.limit or 1.0
-        for top in range(rows.start, rows.stop, height):
+        # cut at the same rows whatever the tiles, so that the finer picture finds what was read for the coarser
+        cuts = (
+            range(height * (rows.start // height + 1) + rows.start % fr, rows.stop, height) if not asked.order else ()
+        )
+        for band in (slice(a, b) for a, b in itertools.pairwise((rows.start, *cuts, rows.stop))):
             if cancel.is_set():
                 raise Cancelled
-            band = slice(top, min(top + height, rows.stop))
             tiles, end = asked.reduced(self._band(subject, name, frame, band, cols, asked))
             bands.append(tiles)
         return (bands[0] if len(bands) == 1 else np.concatenate(bands)), end
@@ -245,12 +254,15 @@ class Pictures:
         shown: list[int] = []
         pictures: list[bytes] = []
         limits: list[float] = []
-        for frame, picture, end in self._playing(subject, name, frames, rows, cols, asked, cancel):
-            shown.append(frame)
-            limits.append(end)
-            pictures.append(picture.tobytes())
-            if len(shown) >= CLIP_FRAMES or len(shown) * picture.size >= CLIP_BYTES:
-                break
+        with (
+            self.reading() if len(frames) == 1 else nullcontext()
+        ):  # somebody has jumped: the previews that are begun for it wait
+            for frame, picture, end in self._playing(subject, name, frames, rows, cols, asked, cancel):
+                shown.append(frame)
+                limits.append(end)
+                pictures.append(picture.tobytes())
+                if len(shown) >= CLIP_FRAMES or len(shown) * picture.size >= CLIP_BYTES:
+                    break
         height, width = (-(-(s.stop - s.start) // f) for s, f in zip((rows, cols), asked.factors, strict=True))
         about = {"r": [rows.start, rows.stop], "c": [cols.start, cols.stop], "f": list(asked.factors)}
         header = {"frames": shown, "limits": limits, "h": height, "w": width, **about}
@@ -274,7 +286,7 @@ class Pictures:
             if begin and time.monotonic() - asked_at > CLIP_SECONDS:
                 return
             batch = frames[begin : begin + together]
-            if len(frames) > 1 and not simple and key is not None:
+            if len(frames) > 1 and key is not None:
                 self._wait(key, batch.start, cancel)
             made = [ready(frame) for frame in batch]
             if all(found is not None and found[1] for found in made):
@@ -344,15 +356,21 @@ class Pictures:
         return key
 
     def _wait(self, key: Key, frame: int, cancel: Cancel) -> None:
-        """Until the picture is made, where it is being made: of a large tensor all frames of a stretch take no longer than two by themselves."""
+        """Until the picture is made, where it is being made: all frames of a stretch take little longer than a few by themselves."""
         until = time.monotonic() + PATIENCE
-        while self.previews.coming(key, frame) and time.monotonic() < until:
-            found = self.previews.get(key, frame)
-            if found is not None and found[1]:
-                return
-            if cancel.is_set():
-                raise Cancelled
-            time.sleep(0.01)
+        with self._count:
+            self._awaited += 1
+        try:
+            while self.previews.coming(key, frame) and time.monotonic() < until:
+                found = self.previews.get(key, frame)
+                if found is not None and found[1]:
+                    return
+                if cancel.is_set():
+                    raise Cancelled
+                time.sleep(0.01)
+        finally:
+            with self._count:
+                self._awaited -= 1
 
 
 def _strips(own: Subject, name: str, frames: range, asked: Look) -> Iterator[Strip]:

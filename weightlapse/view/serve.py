@@ -97,7 +97,8 @@ class Viewer:
         name = f"[{host}]" if ":" in host else host
         self.url = f"http://{name}:{self.port}/" + (f"?token={self.token}" if self.token else "")
         hosts = LOOPBACK | {name} | ({socket.gethostname()} if self.token else set())
-        app = make_app(Answers(self.subjects), hosts=hosts, token=self.token)
+        self._answers = Answers(self.subjects)
+        app = make_app(self._answers, hosts=hosts, token=self.token)
         config = uvicorn.Config(
             app,
             log_level="critical",
@@ -120,6 +121,9 @@ class Viewer:
             if announce is not None:
                 announce(self.url)
                 sys.stdout.flush()
+            threading.Thread(
+                target=self._answers.warm, name="weightlapse-view-warm", daemon=True
+            ).start()  # while the browser loads the page
 
         previous = {s: signal.signal(s, stop) for s in (signal.SIGINT, signal.SIGTERM)}
         server.listening = listening

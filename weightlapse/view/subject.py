@@ -18,6 +18,7 @@ from weightlapse.picture.kinds import Kind, kinds
 from weightlapse.picture.layout import Layout
 from weightlapse.picture.sample import Piece, bands, pieces, sample
 from weightlapse.picture.scale import limit_over
+from weightlapse.picture.strips import Side, strips
 from weightlapse.recording.polar import polar, whole
 from weightlapse.recording.recording import Recording, load
 
@@ -102,6 +103,11 @@ class Subject:
                 shapes = self.run.shapes if piece.epoch is None else self.run.epochs[piece.epoch].shapes
                 self._kinds[piece.epoch] = kinds({n: tuple(s) for n, s in shapes.items()}, self.run.wiring)
             return self._kinds[piece.epoch][name]
+
+    def strips_of(self) -> dict[str, tuple[str, Side]]:
+        """Which vectors stand beside which tensor, by their shapes at the end."""
+        shapes = {name: self.pieces(name)[-1].shape for name in self.names()}
+        return strips(shapes, {name: self.kind(name) for name in shapes})
 
     def layout(self, name: str, piece: Piece, shape: tuple[int, ...] | None = None) -> Layout:
         """Where each weight is drawn; ``shape``: of a thinned copy, which is laid out in the same way."""

@@ -34,7 +34,7 @@ export function drawGround(g: CanvasRenderingContext2D, drawn: Layout, b: Cells,
 const SIZE = 10; // pixels of the letters
 const ROOM = 26; // pixels that a number and the space around it need
 
-/** Numbers and names along the left and the upper side, where there is room for them beside the picture. */
+/** Numbers and names along the left and the upper side, and what they count, where there is room for them beside the picture. */
 export function drawTicks(g: CanvasRenderingContext2D, drawn: Layout, b: Cells, tone: string, w: number, h: number): void {
   const down = side(drawn, true, b.dy, ROOM), across = side(drawn, false, b.dx, ROOM + 8);
   g.save();
@@ -52,5 +52,9 @@ export function drawTicks(g: CanvasRenderingContext2D, drawn: Layout, b: Cells, 
     const x = b.x + (t.first + t.cells / 2) * b.dx;
     if (x > 8 && x < w - 8) g.fillText(t.text, x, b.y - 5 - SIZE / 2);
   }
+  g.textAlign = "left";
+  const bottom = b.y + drawn.rows * b.dy;
+  if (across.ticks.length && b.y >= 2 * SIZE + 6) g.fillText(`${across.unit} →`, Math.max(2, b.x), b.y - 7 - 1.5 * SIZE);
+  if (down.ticks.length && b.x - 6 >= widest && bottom <= h - SIZE - 4) g.fillText(`↓ ${down.unit}`, Math.max(2, b.x), bottom + 4 + SIZE / 2);
   g.restore();
 }

@@ -2,9 +2,10 @@
 
 export interface Rect { x: number; y: number; w: number; h: number }
 export interface Camera { k: number; x: number; y: number } // screen = world * k + (x, y)
-export interface Sized { rows: number; cols: number; layer: string }
+/** `of`: the number of the picture beside which this one is a strip; `along`: whether its cells are the columns of that one. */
+export interface Sized { rows: number; cols: number; layer: string; of?: number; along?: boolean }
 
-const LABEL = 20, GAP = 22;
+const LABEL = 20, GAP = 22, STRIP = 4;
 const LONGEST = 14; // a panel is at most this many times longer than it is high: thinner tensors get oblong cells
 
 /** The largest box of a rows x cols picture in w x h; cells are square unless the tensor is very thin, and whole pixels when large. */
@@ -67,15 +68,16 @@ function flow(sizes: Sized[], natural: { w: number; h: number }[], scale: number
   for (let i = 0; i < sizes.length;) {
     let j = i;
     while (j < sizes.length && sizes[j].layer === sizes[i].layer) j++;
-    // one layer: its tensors stacked (a weight with its bias below it)
+    // one layer: its tensors stacked, each with its strips below it; a strip along the columns is as wide as they are, so that each of its cells stands under its column
     const blockW = Math.max(...natural.slice(i, j).map((b) => b.w * scale));
     let top = LABEL;
-    const placed: [number, number, number, number][] = [];
-    for (let k = i; k < j; k++) {
-      const bw = Math.max(6, natural[k].w * scale), bh = Math.max(4, natural[k].h * scale);
+    const placed: [number, number, number, number][] = [], stack = stacked(sizes, i, j);
+    stack.forEach((k, n) => {
+      const main = sizes[k].along ? natural[sizes[k].of!] : natural[k];
+      const bw = Math.max(6, main.w * scale), bh = Math.max(4, natural[k].h * scale);
       placed.push([k, top, bw, bh]);
-      top += bh + (k < j - 1 ? 8 : 0);
-    }
+      top += bh + (n === stack.length - 1 ? 0 : sizes[stack[n + 1]].of === undefined ? 8 : STRIP);
+    });
     if (x > 0 && x + blockW > width) { x = 0; y += shelf + GAP; shelf = 0; }
     for (const [k, dy, bw, bh] of placed) rects[k] = { x, y: y + dy, w: bw, h: bh };
     x += blockW + GAP;
@@ -86,10 +88,22 @@ function flow(sizes: Sized[], natural: { w: number; h: number }[], scale: number
   return { rects, height: y + shelf, width: widest };
 }
 
+/** The pictures `from`..`to` with each strip right after what it belongs to, where that is among them. */
+function stacked(sizes: Sized[], from: number, to: number): number[] {
+  const all = Array.from({ length: to - from }, (_, n) => from + n), inside = (k: number | undefined) => k !== undefined && k >= from && k < to;
+  return all.filter((k) => !inside(sizes[k].of)).flatMap((k) => [k, ...all.filter((s) => sizes[s].of === k)]);
+}
+
 /** The layer of a tensor: its name without the last part. */
 export function layerOf(name: string): string {
   const cut = Math.max(name.lastIndexOf("."), name.lastIndexOf("/"));
   return cut > 0 ? name.slice(0, cut) : "";
+}
+
+/** The same tensor of every expert, where the experts of a mixture are modules of their own (`experts.0.w1`, `experts.1.w1`): they are looked at together. */
+export function fellows(names: string[], name: string): string[] {
+  const own = /^(.*\bexperts?[./])\d+([./].+)$/.exec(name);
+  return own ? names.filter((other) => other.startsWith(own[1]) && other.endsWith(own[2]) && /^\d+$/.test(other.slice(own[1].length, other.length - own[2].length))) : [];
 }
 
 export function leafOf(name: string): string {

@@ -10,6 +10,7 @@ import { labels, ticks } from "./axis";
 import { drawAxis, drawChart, PAD, range, scaleOf, type Line } from "./chart";
 
 const RIDGES = 22;
+const RIDGE = 40; // pixels above the first ridge, which no ridge is higher than
 const MARKED = 4; // units drawn in colours of their own
 
 interface Part { name: string; details: HTMLDetailsElement; body: HTMLElement; canvas: HTMLCanvasElement; note: HTMLElement; key: string; draw: (() => void) | null }
@@ -82,28 +83,29 @@ export class Figures {
     say("…");
     try {
       this.refuse(part.name, tensor, of, scope);
-      let draw: () => void, told: string;
+      let draw: () => void, told: (spread: string) => string;
       if (part.name === "distribution") {
         const d = await this.archive.distribution(0, tensor, of, scope === "unit" ? unit : -1, scope === "layer" ? "layer" : "tensor");
-        draw = () => this.distribution(part.canvas, d);
+        draw = () => { say(told(this.store.view.spread)); this.distribution(part.canvas, d); };
         const bad = d.bad.reduce((a, b) => a + b, 0), beyond = d.beyond.reduce((a, b) => a + b, 0);
         const what = scope === "layer" ? layerOf(tensor) || tensor : scope === "unit" ? `unit ${unit} of ${tensor}` : tensor;
-        told = [`${of} of ${what}.`, d.sampled ? `From ${grouped(d.sampled[0])} of ${grouped(d.sampled[1])} values.` : "", bad ? `${grouped(bad)} NaN or infinite, left out.` : "",
-          beyond ? `${grouped(beyond)} beyond the histogram.` : "", "Bands: 0, 7, 16, 31, 50, 69, 84, 93, 100 %. Drag to zoom into a stretch of time, double-click for all."].filter(Boolean).join(" ");
+        told = (spread) => [`${of} of ${what}.`, d.sampled ? `From ${grouped(d.sampled[0])} of ${grouped(d.sampled[1])} values.` : "", bad ? `${grouped(bad)} NaN or infinite, left out.` : "",
+          beyond ? `${grouped(beyond)} beyond the histogram.` : "", spread === "ridge" ? "Each line is the histogram of one step, the latest below; this step's is filled." : "Bands: 0, 7, 16, 31, 50, 69, 84, 93, 100 %.",
+          "Drag to zoom into a stretch of time, double-click for all."].filter(Boolean).join(" ");
       } else if (part.name === "units") {
         const u = await this.archive.units(0, tensor);
         draw = () => this.units(part.canvas, u);
-        told = [`Root mean square of the weights of ${u.units.length < u.of ? `${u.units.length} of ${grouped(u.of)}` : `all ${grouped(u.of)}`} units (first axis).`,
+        told = () => [`Root mean square of the weights of ${u.units.length < u.of ? `${u.units.length} of ${grouped(u.of)}` : `all ${grouped(u.of)}`} units (first axis).`,
           u.sampled ? `From ${grouped(u.sampled[0])} of the ${grouped(u.sampled[1])} weights of each.` : "", "In colour: those that changed most."].filter(Boolean).join(" ");
         this.listUnits(u);
       } else {
         const s = await this.archive.spectrum(0, tensor);
         draw = () => this.spectrum(part.canvas, s);
-        told = s.frames.length ? `Largest to smallest, at steps ${s.frames.map((f) => this.run!.steps[f]).join(", ")}: the darker, the later.` : "No moment without NaN or infinities.";
+        told = () => s.frames.length ? `Largest to smallest, at steps ${s.frames.map((f) => this.run!.steps[f]).join(", ")}: the darker, the later.` : "No moment without NaN or infinities.";
       }
       if (part.key !== key) return;
       part.draw = draw;
-      say(told);
+      say(told(this.store.view.spread));
       draw();
     } catch (error) {
       if (part.key !== key) return;
@@ -168,9 +170,9 @@ export class Figures {
     const { g, w, h: hh } = fit(canvas), [a, b] = windowOf(this.store.view, this.run!.frames);
     const inside = d.frames.flatMap((f, i) => (f >= a && f <= b ? [i] : [])), stride = Math.max(1, Math.ceil(inside.length / RIDGES));
     const rows = inside.filter((_, k) => k % stride === 0 || k === inside.length - 1);
-    const most = Math.max(1, ...rows.map((i) => Math.max(...d.counts[i]))), left = 40, right = 6, bottom = 18, top = 26, iw = w - left - right;
-    const step = (hh - top - bottom) / Math.max(1, rows.length - 1 || 1), high = Math.min(46, Math.max(18, step * 4));
-    const now = rows.reduce((best, i) => (Math.abs(d.frames[i] - this.store.view.frame) < Math.abs(d.frames[best] - this.store.view.frame) ? i : best), rows[0]);
+    const most = Math.max(1, ...rows.map((i) => Math.max(...d.counts[i]))), left = 40, right = 6, bottom = 18, top = RIDGE, iw = w - left - right, { frame } = this.store.view;
+    const step = (hh - top - bottom) / Math.max(1, rows.length - 1 || 1), high = Math.min(RIDGE - 4, Math.max(18, step * 4));
+    const now = frame < a || frame > b ? -1 : rows.reduce((best, i) => (Math.abs(d.frames[i] - frame) < Math.abs(d.frames[best] - frame) ? i : best), rows[0]);
     g.font = `10px ${css("--font")}`;
     rows.forEach((i, k) => {
       const y = top + k * step, counts = d.counts[i];
@@ -204,7 +206,7 @@ export class Figures {
   private brush(canvas: HTMLCanvasElement): void {
     const frameAt = (e: PointerEvent) => {
       const box = canvas.getBoundingClientRect(), [a, b] = windowOf(this.store.view, this.run!.frames), ridge = this.store.view.spread === "ridge";
-      const share = ridge ? (e.clientY - box.top - 26) / (box.height - 44) : (e.clientX - box.left - PAD.left) / (box.width - PAD.left - PAD.right);
+      const share = ridge ? (e.clientY - box.top - RIDGE) / (box.height - RIDGE - 18) : (e.clientX - box.left - PAD.left) / (box.width - PAD.left - PAD.right);
       const place = this.place();
       if (ridge) return Math.round(Math.min(b, Math.max(a, a + share * (b - a))));
       let best = a;

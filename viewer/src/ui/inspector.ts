@@ -261,7 +261,9 @@ export class Inspector {
   // -- two runs -----------------------------------------------------------------------------------------------------------
 
   /** Distance of the second run from the first, as it is and in the first one's order of units. */
-  showPair(pair: Pair): void {
+  showPair(pair: Pair): void { this.steady(() => this.tellPair(pair)); }
+
+  private tellPair(pair: Pair): void {
     this.pair = pair;
     this.apart.hidden = false;
     const canvas = h("canvas", { class: "chart", role: "img", "aria-label": "Relative distance of the two runs over time, raw and aligned" });
@@ -269,7 +271,8 @@ export class Inspector {
     const key = (colour: string, text: string) => h("li", {}, chip(colour), h("span", {}, text));
     this.apart.replaceChildren(h("h2", {}, "Distance of the two runs"), canvas,
       h("ul", { class: "pins" }, key(hue(1), `as recorded, at the end ${last(pair.raw)}`),
-        ...(pair.aligned ? [key(hue(0), `units aligned, at the end ${last(pair.aligned)}`)] : [])),
+        ...(pair.aligned ? [key(hue(0), `units ${pair.parting ? "followed" : "aligned"}, at the end ${last(pair.aligned)}`)] : [])),
+      ...(pair.parting ? [h("p", { class: "hint" }, partingOf(pair.parting))] : []),
       ...(pair.reason ? [h("p", { class: "hint" }, `Not aligned: ${pair.reason}`)] : []));
     this.drawApart = () => drawChart(canvas, { axis: true, place: this.place(), pad: { left: 54, right: 4, top: 6, bottom: 6 }, lines: [
       { x: pair.frames, y: pair.raw, colour: hue(1), width: 1.75 }, ...(pair.aligned ? [{ x: pair.frames, y: pair.aligned, colour: hue(0), width: 1.75 }] : [])] });
@@ -285,7 +288,24 @@ export class Inspector {
     this.findings.replaceChildren(h("h2", {}, "Findings"), button);
   }
 
-  showFindings(findings: Finding[], reason: string | null): void {
+  /** While they are looked for their place is held. */
+  awaitFindings(): void {
+    this.findings.hidden = false;
+    this.findings.replaceChildren(h("h2", {}, "Findings"), h("p", { class: "hint" }, "Looking …"));
+  }
+
+  /** What comes late does not push away what the pointer is on: the page is scrolled along. */
+  private steady(change: () => void): void {
+    const under = [...this.element.children].find((c) => c.matches(":hover")), before = under?.getBoundingClientRect().top ?? 0;
+    change();
+    for (const scroller of [this.element, document.scrollingElement]) {
+      if (under && scroller) scroller.scrollTop += under.getBoundingClientRect().top - before;
+    }
+  }
+
+  showFindings(findings: Finding[], reason: string | null): void { this.steady(() => this.listFindings(findings, reason)); }
+
+  private listFindings(findings: Finding[], reason: string | null): void {
     this.findings.hidden = false;
     const list = findings.slice(0, 100).map((f) => h("li", {}, h("button", { "data-testid": "finding", class: `finding is-${f.severity}`,
       click: () => this.onJump(f) }, h("b", {}, f.kind.replace(/_/g, " ")), f.tensor ? ` ${f.tensor}` : "", f.step === null ? "" : ` · step ${f.step}`,
@@ -346,4 +366,11 @@ function chip(colour: string): HTMLElement {
 
 function faded(hex: string, alpha: number): string {
   return hex + Math.round(alpha * 255).toString(16).padStart(2, "0");
+}
+
+/** Until when the units of two followed runs are each other's nearest, in words. */
+function partingOf(parting: Record<string, number | null>): string {
+  const entries = Object.entries(parting), apart = entries.filter(([, step]) => step !== null).map(([name, step]) => `${name} from step ${grouped(step!)} on`);
+  if (!apart.length) return "Followed: most units of every layer have their partner to the end.";
+  return `Followed: most units have no partner any more in ${apart.slice(0, 6).join(", ")}${apart.length > 6 ? ` and ${apart.length - 6} more` : ""}${apart.length < entries.length ? "; in the others most have, to the end" : ""}.`;
 }

@@ -20,11 +20,11 @@ export class Toolbar {
   private comparing: [HTMLElement, HTMLElement];
   private alignable: boolean;
 
-  constructor(private store: Store, actions: Actions, pair: boolean, grown: boolean, runs: boolean) {
+  constructor(private store: Store, actions: Actions, pair: boolean, grown: boolean, runs: boolean, follows: boolean) {
     const show = choice("Show", [["one", "chosen tensors"], ["all", "whole network"], ...(runs ? [["pair", "runs compared"] as [string, string]] : []), ...(pair ? [["steps", "two steps compared"] as [string, string]] : [])],
       "one", (v) => store.set(v === "steps" ? { show: "pair", against: `frame:${store.view.frame}`, zoom: "" } : { show: v as View["show"], against: "", zoom: "" }));
     const compare = choice("Compare", [["side", "side by side"], ["blink", "in turn"], ["difference", "difference"]], "side", (v) => store.set({ compare: v as View["compare"] }));
-    const align = choice("Alignment", [["both", "both"], ["on", "aligned"], ["off", "as it is"]], "both", (v) => store.set({ align: v as View["align"] }));
+    const align = choice("Alignment", [["both", "both"], ["on", "aligned"], ...(follows ? [["follow", "followed"] as [string, string]] : []), ["off", "as it is"]], "both", (v) => store.set({ align: v as View["align"] }));
     const colour = choice("Colours", [["linear", "linear"], ["symlog", "symmetric log"], ["percentile", "percentile"]], "linear", (v) => store.set({ colour: v as View["colour"] }));
     this.comparing = [compare.element, align.element];
     this.alignable = false;

@@ -21,12 +21,23 @@ export class Where {
     this.element = h("section", { "aria-label": "Layers by change", hidden: true }, this.title, this.list, this.more);
   }
 
-  fill(network: Network): void { this.network = network; }
+  fill(network: Network): void { this.network = network; this.draw(); }
   told(survey: Survey): void { this.survey = survey; this.draw(); }
 
+  /** Until the changes are known their place is held. */
+  private hold(): void {
+    const layers = this.network!.layers;
+    this.title.textContent = "Layers by change over the run";
+    this.list.replaceChildren(...layers.slice(0, SHOWN).map((layer) => h("li", { "aria-hidden": "true" }, h("button", { disabled: true },
+      h("span", { class: "ranked-name" }, layer.name), h("span", { class: "num" }, "…")))));
+    this.more.hidden = layers.length <= SHOWN;
+    this.more.textContent = `all ${layers.length} layers`;
+  }
+
   draw(): void {
-    if (!this.network || this.network.layers.length < 2 || !this.survey.size) return;
+    if (!this.network || this.network.layers.length < 2) return;
     this.element.hidden = false;
+    if (!this.survey.size) { this.hold(); return; }
     const { rank, frame, tensor } = this.store.view;
     const ranked = this.network.layers.map((layer) => ({ layer, change: changeOf(this.survey, layer.tensors, rank, frame), bad: badOf(this.survey, layer.tensors) }))
       .filter((r): r is typeof r & { change: number } => r.change !== null)
