@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 from pathlib import Path
 from typing import Any
@@ -83,13 +84,15 @@ def test_nothing_is_written_and_no_other_file_is_read(run: Recording, tmp_path: 
     for sql in (
         f"select * from '{secret}'", f"select * from read_csv('{secret}')", f"select * from read_text('{secret}')", f"select * from glob('{tmp_path}/*')",
         f"copy stats to '{tmp_path}/out.csv'", f"attach '{tmp_path}/x.db'", "create table t as select 1", "drop table stats", "install httpfs",
-        "set enable_external_access=true", "select 1; select 2", "", "pragma database_list", "select * from mine", "explain select 1",
+        "set enable_external_access=true", "select 1; select 2", "", "select * from mine", "explain select 1",
         "select * from statz", "select nope from stats", "selec", "select * from weights('fc.weight')", "select * from weights('fc.weight', '0:4', 1)",
         "select * from weights('fc.weight', '99')", "select * from weights('fc.weight', '0, 0, 0, 0')",
     ):  # fmt: skip
         with pytest.raises(InvalidArgument) as told:
             run.query(sql)
         assert "query(" in str(told.value) or "weights(" in str(told.value)
+    with contextlib.suppress(InvalidArgument):  # DuckDB 1 calls it a SELECT, of what is in memory
+        assert run.query("pragma database_list").column("file").to_pylist() == [None]
     with pytest.raises(UnknownTensor, match=r"fc\.weight"):
         run.query("select * from weights('fc.weigt', '0')")
     assert sorted(p.name for p in tmp_path.iterdir()) == ["secret.csv"]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
+import io
 import os
 import sys
 from collections.abc import Sequence
@@ -118,8 +119,16 @@ def _asked(arguments: Sequence[str] | None) -> str:
     return " ".join(["`weightlapse", *words[:1]]) + "`"
 
 
+def _print_any_name() -> None:
+    """Where the output cannot hold a letter of a name (a Windows code page, LANG=C) it is written as ``\\u03bb`` and is no error."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper) and stream.errors == "strict":
+            stream.reconfigure(errors="backslashreplace")
+
+
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the program and exit: 0 done, 1 the answer is "no" or the data is bad, 2 wrong usage."""
+    _print_any_name()
     try:
         with optional(_asked(arguments)):
             result = program.main(args=arguments, prog_name="weightlapse", standalone_mode=False)

@@ -19,6 +19,7 @@ from weightlapse.adapters.find import find_source
 from weightlapse.adapters.source import Selection
 from weightlapse.differences.tensor import Bytes, FileBytes, MadeBytes, Tensor
 from weightlapse.errors import CannotRecord, InvalidArgument, WeightlapseError
+from weightlapse.store.portable import OPEN_FLAGS
 from weightlapse.store.remote import is_url
 from weightlapse.wiring.programs.find import is_keras
 
@@ -162,7 +163,7 @@ def _of_arrays(arrays: Mapping[str, Any], label: str, descriptors: dict[str, int
         if isinstance(mapped, np.memmap) and array.size:
             file = str(mapped.filename)
             if file not in descriptors:
-                descriptors[file] = os.open(file, os.O_RDONLY)
+                descriptors[file] = os.open(file, os.O_RDONLY | OPEN_FLAGS)
             first = np.frombuffer(mapped._mmap, np.uint8).ctypes.data  # type: ignore[attr-defined]
             source = FileBytes(file, descriptors[file], array.ctypes.data - first)
             place: Any = (file, source.offset, array.nbytes)

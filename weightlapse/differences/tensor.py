@@ -6,7 +6,6 @@ Files are read into buffers and not mapped: pages of a map stay in memory and wo
 from __future__ import annotations
 
 import math
-import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
@@ -17,6 +16,7 @@ from numpy.typing import NDArray
 
 from weightlapse.errors import CannotRecord
 from weightlapse.store.layout import storage_dtype, widen
+from weightlapse.store.portable import read_into
 
 Doubles = NDArray[np.float64]
 
@@ -42,12 +42,8 @@ class FileBytes(Bytes):
     offset: int
 
     def into(self, start: int, buffer: memoryview) -> None:
-        done = 0
-        while done < len(buffer):
-            count = os.preadv(self.descriptor, [buffer[done:]], self.offset + start + done)
-            if count == 0:
-                raise CannotRecord(f"{self.path} ended while it was read: it was cut short by somebody else")
-            done += count
+        if read_into(self.descriptor, self.offset + start, buffer) < len(buffer):
+            raise CannotRecord(f"{self.path} ended while it was read: it was cut short by somebody else")
 
 
 @dataclass

@@ -24,6 +24,7 @@ from weightlapse.errors import InvalidArgument, missing_extra
 from weightlapse.film.animated import Apng, Gif
 from weightlapse.film.colours import palette, to_yuv
 from weightlapse.film.surface import Surface
+from weightlapse.store.portable import replace
 from weightlapse.store.remove import remove_own
 
 VIDEO = (".mp4", ".webm")
@@ -155,7 +156,7 @@ def whole_file(path: Path) -> Iterator[IO[bytes]]:
         umask = os.umask(0)
         os.umask(umask)
         os.chmod(handle.name, 0o666 & ~umask)  # temporary files are private; a film is a file like any other
-        os.replace(handle.name, path)
+        replace(handle.name, path)
     except BaseException:
         remove_own(Path(handle.name))
         raise

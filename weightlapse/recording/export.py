@@ -18,6 +18,7 @@ from weightlapse.progress import track
 from weightlapse.recording.names import apart, file_names, member_name
 from weightlapse.recording.pieces import Piece, pieces
 from weightlapse.store.layout import TensorSpec
+from weightlapse.store.portable import rename
 from weightlapse.store.remove import remove_building
 
 if TYPE_CHECKING:
@@ -37,7 +38,7 @@ def export(run: Recording, kind: str, dest: str | os.PathLike[str]) -> None:
     building = target.with_name(f".{target.name}.{os.getpid()}")
     try:
         _WRITERS[kind](run, building)
-        building.rename(target)
+        rename(building, target)
     except BaseException:
         remove_building(building)
         raise
@@ -177,8 +178,9 @@ def _write_safetensors(path: Path, run: Recording, frame: int, specs: tuple[Tens
 
 
 def to_parquet(run: Recording, dest: Path) -> None:
-    """One Parquet file, a row per frame: "frame", "step", "scalar:NAME", and a fixed-size list per tensor (shape in the field's metadata).
+    """One Parquet file, a row per frame: "frame", "step", "scalar:NAME", and a list per tensor (shape in the field's metadata).
 
+    The list has a fixed size, but where the tensor is missing from some frames: a null of fixed size is what Arrow before 24 neither writes nor reads.
     A tensor called like one of those becomes "tensor:NAME"; its true name is in the field's metadata too.
     """
 
@@ -196,7 +198,9 @@ def to_parquet(run: Recording, dest: Path) -> None:
         size = int(np.prod(piece.track.shape[1:]))
         about = {"shape": json.dumps(piece.track.shape[1:]), **{k: str(v) for k, v in _described(run, piece).items()}}
         name = apart(piece.name, "tensor", is_taken)
-        fields.append(pa.field(name, pa.list_(pa.from_numpy_dtype(piece.track.dtype), size), metadata=about))
+        everywhere = len(piece.track) == run.frames
+        kind = pa.list_(pa.from_numpy_dtype(piece.track.dtype), size if everywhere else -1)
+        fields.append(pa.field(name, kind, metadata=about))
     schema = pa.schema(fields, metadata={"weightlapse": json.dumps(_facts(run)["weightlapse"])})
     row = sum(piece.track[0:1].nbytes for piece in found)
     stride = max(1, min(1024, (32 << 20) // max(row, 1)))
@@ -212,14 +216,14 @@ def to_parquet(run: Recording, dest: Path) -> None:
 def _lists(pa: Any, kind: Any, piece: Piece, first: int, last: int) -> Any:
     """The rows ``[first, last)`` of a tensor's column: null where the tensor was not there."""
     inside = piece.track[max(first - piece.start, 0) : max(last - piece.start, 0)]
+    values = pa.array(np.asarray(inside).ravel())
+    if pa.types.is_fixed_size_list(kind):
+        return pa.FixedSizeListArray.from_arrays(values, type=kind)
     start = min(max(piece.start - first, 0), last - first)
-    rows = np.zeros((last - first, *piece.track.shape[1:]), piece.track.dtype)
-    missing = np.ones(last - first, bool)
-    rows[start : start + len(inside)] = inside
-    missing[start : start + len(inside)] = False
-    return pa.FixedSizeListArray.from_arrays(
-        pa.array(rows.ravel()), type=kind, mask=pa.array(missing) if missing.any() else None
-    )
+    there = np.zeros(last - first, bool)
+    there[start : start + len(inside)] = True
+    ends = np.cumsum(there * int(np.prod(piece.track.shape[1:])), dtype=np.int32)
+    return pa.ListArray.from_arrays(pa.array(np.append(np.int32(0), ends)), values, type=kind, mask=pa.array(~there))
 
 
 def to_xarray(run: Recording) -> Any:

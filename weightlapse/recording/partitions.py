@@ -14,6 +14,7 @@ from weightlapse.errors import InvalidArgument
 from weightlapse.progress import track
 from weightlapse.recording.pieces import pieces
 from weightlapse.recording.relations import RELATIONS, arrow, relation
+from weightlapse.store.portable import rename
 from weightlapse.store.remove import remove_building
 
 if TYPE_CHECKING:
@@ -36,7 +37,7 @@ def add(run: Recording, kind: str, dest: str | os.PathLike[str], name: str | Non
     root = Path(dest)
     if root.exists() and not root.is_dir():
         raise InvalidArgument(f"{root} is a file: a tree of partitions is a folder")
-    folder = f"run={quote(name, safe=' ')}"
+    folder = f"run={quote(name[:-1], safe=' ')}{_last(name[-1])}"
     tables = [*RELATIONS, *(["weights"] if weights else [])]
     there = [table for table in tables if os.path.lexists(root / table / folder)]
     if there:
@@ -57,9 +58,14 @@ def add(run: Recording, kind: str, dest: str | os.PathLike[str], name: str | Non
                 )
         for table in tables:
             (root / table).mkdir(exist_ok=True)
-            (building / table).rename(root / table / folder)
+            rename(building / table, root / table / folder)
     finally:
         remove_building(building)
+
+
+def _last(letter: str) -> str:
+    """No name ends in a dot or a space on Windows."""
+    return f"%{ord(letter):02X}" if letter in ". " else quote(letter)
 
 
 def _write_weights(run: Recording, path: Path) -> None:

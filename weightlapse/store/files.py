@@ -44,7 +44,10 @@ class _Handle:
 
 
 class _Pool:
-    """Descriptors by (path, which file it was): the least recently used idle ones are closed when there are too many."""
+    """Descriptors by (path, which file it was): the least recently used idle ones are closed when there are too many.
+
+    Where files are not read by position (Windows) an idle one is closed at once: there a file that anybody has open is neither replaced nor removed.
+    """
 
     def __init__(self, limit: int) -> None:
         self._limit = limit
@@ -67,6 +70,8 @@ class _Pool:
         finally:
             with self._lock:
                 handle.users -= 1
+                if not hasattr(os, "pread"):
+                    self._close_idle(0)
 
     def _opened(self, path: str, key: Hashable) -> int:
         flags = os.O_RDONLY | OPEN_FLAGS

@@ -27,7 +27,7 @@ from typing import Any
 import numpy as np
 
 from weightlapse.store.files import File, open_descriptor
-from weightlapse.store.portable import replace, sync, write_all
+from weightlapse.store.portable import in_use, replace, sync, write_all
 
 MAGIC = b"WLPS"
 HEADER = struct.Struct("<4s4sQqI")
@@ -242,9 +242,25 @@ class AppendFile:
         os.lseek(self._fd, self.nbytes, os.SEEK_SET)
 
     def rename(self, path: Path) -> None:
-        """Give the file, which stays open, another name."""
-        replace(self.path, path)
+        """Give the file, which stays open, another name. Where no open file gets one (Windows) it is closed for that moment."""
+        try:
+            replace(self.path, path, patient=False)
+            self.path = path
+        except OSError as error:
+            if not in_use(error):
+                raise
+            self.close()
+            try:
+                replace(self.path, path)
+                self.path = path
+            finally:
+                self.reopen(self.path)
+
+    def reopen(self, path: Path) -> None:
+        """Go on after :meth:`close` with the same file, which may have moved."""
         self.path = path
+        self._fd = open_descriptor(path, os.O_RDWR)
+        os.lseek(self._fd, self.nbytes, os.SEEK_SET)
 
     def sync(self) -> None:
         """Wait until the bytes are on the device."""

@@ -21,6 +21,7 @@ from weightlapse.store.folder import LocalFolder
 from weightlapse.store.journal import EVENT
 from weightlapse.store.lock import Lock
 from weightlapse.store.log import HEAD, RecordFile
+from weightlapse.store.portable import in_use, rename
 from weightlapse.store.reader import Store
 from weightlapse.store.remove import remove_building, remove_empty, remove_own, remove_proved
 from weightlapse.store.repair import remove_replaced
@@ -73,7 +74,7 @@ def found(target: Path, head: dict[str, Any], first: Entry, *, overwrite: bool) 
             try:
                 lock = Lock(building)
                 try:
-                    _move(building, target)
+                    lock = _move(building, target, lock, log)
                 except BaseException:
                     lock.release()
                     raise
@@ -111,10 +112,31 @@ def _journal(path: Path, head: dict[str, Any], data: bytes, entries: list[Entry]
     return log
 
 
-def _move(building: Path, target: Path) -> None:
+def _move(building: Path, target: Path, lock: Lock, log: RecordFile) -> Lock:
+    """Rename the folder with its lock held and its journal open; returns the lock that is held afterwards."""
     if target.exists():
         remove_empty(target)  # an empty folder is nobody's data, and some systems do not rename onto one
-    building.rename(target)
+    try:
+        rename(building, target, patient=False)
+        return lock
+    except OSError as error:
+        if not in_use(error):
+            raise
+    # Windows: no folder is renamed while a file in it is open. Until the lock is taken again another writer may take it; the recording is theirs then.
+    log.close()
+    lock.release()
+    rename(building, target)
+    try:
+        lock = Lock(target)
+        try:
+            log.reopen(target / manifest.JOURNAL)
+        except BaseException:
+            lock.release()
+            raise
+    except OSError:
+        rename(target, building)  # for the caller, who removes it
+        raise
+    return lock
 
 
 def _take_over(target: Path, head: dict[str, Any], first: Entry) -> Place:

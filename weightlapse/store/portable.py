@@ -7,8 +7,8 @@
     F_FULLFSYNC           all but macOS         os.fsync (on macOS that one stops at the disk's own cache)
     thread priorities     all but Linux         none: elsewhere ``setpriority`` wants a process, not a thread
     fcntl.flock           Windows               msvcrt.locking, of a byte far behind the content
-    replace, unlink       Windows: refused      tried again for a second: a virus scanner or a reader has the file open
-                          while a file is open
+    rename, unlink        Windows: refused      tried again for a second: a virus scanner or a reader has the file open; what
+                          while a file is open  we have open ourselves is closed for that moment (``in_use`` tells)
 
 Functions of ``os`` are looked up when they are called, so a test can hide them.
 """
@@ -158,12 +158,17 @@ def lower_priority() -> bool:
     return True
 
 
-def replace(source: str | os.PathLike[str], target: str | os.PathLike[str]) -> None:
-    """``os.replace``, tried again for a second while Windows says that somebody has one of the files open.
+def replace(source: str | os.PathLike[str], target: str | os.PathLike[str], *, patient: bool = True) -> None:
+    """``os.replace``, tried again for a second (if ``patient``) while Windows says that somebody has one of the files open.
 
     A folder replaces nothing but an empty folder, and on Windows not even that: remove it first.
     """
-    _patiently(lambda: os.replace(source, target))
+    _patiently(lambda: os.replace(source, target), _TRIES if patient else 1)
+
+
+def rename(source: str | os.PathLike[str], target: str | os.PathLike[str], *, patient: bool = True) -> None:
+    """``os.rename``, likewise; for folders, in which Windows wants no file to be open."""
+    _patiently(lambda: os.rename(source, target), _TRIES if patient else 1)
 
 
 def unlink(path: str | os.PathLike[str]) -> None:
@@ -171,13 +176,18 @@ def unlink(path: str | os.PathLike[str]) -> None:
     _patiently(lambda: os.unlink(path))
 
 
-def _patiently(act: Callable[[], None]) -> None:
-    for attempt in range(_TRIES):
+def in_use(error: OSError) -> bool:
+    """Whether Windows refused because somebody, maybe this process, has a file open."""
+    return getattr(error, "winerror", None) in _SHARING  # only errors of Windows have a ``winerror``
+
+
+def _patiently(act: Callable[[], None], tries: int = _TRIES) -> None:
+    for attempt in range(tries):
         try:
             act()
             return
-        except OSError as error:  # only errors of Windows have a ``winerror``
-            if getattr(error, "winerror", None) not in _SHARING or attempt == _TRIES - 1:
+        except OSError as error:
+            if not in_use(error) or attempt == tries - 1:
                 raise
             time.sleep(_PAUSE)
 

@@ -17,7 +17,7 @@ def is_url(path: object) -> bool:
 def file_system(url: str, *, purpose: str, refused: Callable[[Exception], Exception]) -> tuple[Any, str]:
     """The fsspec file system behind ``url``, and the path there; raises what ``refused`` makes of the reason where there is no such one."""
     try:
-        fsspec: Any = importlib.import_module("fsspec")
+        fsspec: Any = importlib.import_module("fsspec.core")
     except ImportError:
         raise missing_extra("fsspec", extra="export", purpose=purpose) from None
     try:

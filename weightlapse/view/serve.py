@@ -85,7 +85,9 @@ class Viewer:
         self.token = None if is_loopback(host) else secrets.token_urlsafe(16)
         family = socket.AF_INET6 if ":" in host else socket.AF_INET
         self._socket = socket.socket(family, socket.SOCK_STREAM)
-        self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        # elsewhere REUSEADDR takes an address that is free again; on Windows it takes one that another program listens on
+        alone = getattr(socket, "SO_EXCLUSIVEADDRUSE", socket.SO_REUSEADDR)
+        self._socket.setsockopt(socket.SOL_SOCKET, alone, 1)
         try:
             self._socket.bind((host, port))
         except OSError as error:

@@ -8,6 +8,7 @@ from typing import Any
 
 from weightlapse.errors import WeightlapseError, missing_extra
 from weightlapse.view.answers import Answers
+from weightlapse.view.still import WHILE_ALIVE, Still
 from weightlapse.view.subject import open_subjects
 from weightlapse.view.thumbnail import thumbnail
 from weightlapse.view.wire import Cancelled
@@ -23,20 +24,21 @@ from importlib.resources import files
 class Widget(anywidget.AnyWidget):  # type: ignore[misc]
     """The viewer of ``run`` (and ``others`` beside it) as a notebook widget: Jupyter, VS Code, Colab, marimo.
 
-    Everything comes from this package and over the kernel's channel; no other address is asked for anything. Where a notebook
-    is exported the static thumbnail stays.
+    Everything comes from this package and over the kernel's channel; no other address is asked for anything. Where a notebook is exported, or
+    opened again without its kernel, a static thumbnail stands in its place (:mod:`weightlapse.view.still`).
 
     >>> Widget(run)      # doctest: +SKIP
     """
 
     _esm = files("weightlapse.view").joinpath("page/app.js").read_text("utf-8")
-    _css = files("weightlapse.view").joinpath("page/app.css").read_text("utf-8")
+    _css = files("weightlapse.view").joinpath("page/app.css").read_text("utf-8") + WHILE_ALIVE
 
     def __init__(self, run: Any, *others: Any) -> None:
         super().__init__()
         self._answers = Answers(open_subjects([run, *others]))
         self._pool = ThreadPoolExecutor(max_workers=2, thread_name_prefix="weightlapse-widget")
         self._cancels: dict[int, threading.Event] = {}
+        self._still: Still | None = None
         self.on_msg(self._asked)
 
     def _asked(self, _widget: Any, content: dict[str, Any], _buffers: Any) -> None:
@@ -56,6 +58,8 @@ class Widget(anywidget.AnyWidget):  # type: ignore[misc]
         try:
             _, body = self._answers.reply(word, query, cancel)
             self.send({"id": number}, [body])
+            if self._still is not None and word == "live":
+                self._still.follow(self._answers.subjects[0])
         except Cancelled:
             pass  # nobody waits for it any more
         except WeightlapseError as error:
@@ -66,7 +70,11 @@ class Widget(anywidget.AnyWidget):  # type: ignore[misc]
             self._cancels.pop(number, None)
 
     def _repr_mimebundle_(self, **options: Any) -> Any:
-        """The widget, and the thumbnail for places that have no widgets (exported notebooks, mail, version control)."""
+        """The widget; the thumbnail beside it, or as an output of its own where the notebook keeps outputs."""
         bundle = super()._repr_mimebundle_(**options)
         data, about = bundle if isinstance(bundle, tuple) else (bundle, {})
+        if self._still is None:
+            self._still = Still.shown(self._answers.subjects[0])
+        if self._still is not None:
+            return data, about
         return {**(data or {}), "text/html": thumbnail(self._answers.subjects[0])}, about
