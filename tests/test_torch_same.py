@@ -22,9 +22,7 @@ CHANGES: dict[str, Callable[[torch.nn.Parameter], object]] = {
 
 @pytest.mark.parametrize("guarded", [True, False])
 @pytest.mark.parametrize("change", CHANGES)
-def test_a_changed_view_of_the_same_memory_is_seen(
-    change: str, guarded: bool, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_changed_view_of_the_same_memory_is_seen(change: str, guarded: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     if not guarded:
         real = importlib.import_module
         monkeypatch.setattr(
