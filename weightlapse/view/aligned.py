@@ -41,7 +41,7 @@ class AlignedRun:
         """``values`` (frames, *shape) of one tensor at ``frames``, in the order, signs and scales of the other run."""
         elements = [self._aligned.element(i) for i in self._pairs(frames)]
         parts, begin = [], 0
-        for element, same in itertools.groupby(elements, key=id):
+        for _, same in itertools.groupby(elements, key=id):
             count = len(list(same))
             arrays = {name: np.moveaxis(values[begin : begin + count], 0, -1)}  # the time axis rides along at the end
             parts.append(np.moveaxis(np.asarray(elements[begin].on_arrays(arrays, self._units)[name]), -1, 0))
