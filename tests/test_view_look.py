@@ -322,14 +322,14 @@ def test_three_runs_and_their_differences(browser: Any, three: str, folder: Path
         page.open(three + "#tensor=stem.weight&frame=6&show=pair&align=off")
         page.at_frame(6)
         page.page.wait_for_selector("section[aria-label='Distance of the two runs']", timeout=30_000)
-        page.page.wait_for_timeout(500)
         seen = set()
         box = page.get("heatmap").bounding_box()
-        for px in range(10, int(box["width"]), 12):
-            for py in range(10, int(box["height"]), 40):
-                page.page.mouse.move(box["x"] + px, box["y"] + py)
-                where = page.get("value").text_content()
-                seen |= {name for name in "abc" if f" of {name}" in where}
+        panels = json.loads(page.attribute("heatmap", "data-panels"))
+        assert [title for title, *_ in panels] == ["a", "b", "c", "difference from b", "difference from c"]
+        for name, x, y, w, h in panels[:3]:
+            page.page.mouse.move(box["x"] + x + w / 2, box["y"] + y + h / 2)
+            page.page.wait_for_selector(f"[data-testid=value] >> text=at step 30 of {name}")
+            seen.add(name)
         assert seen == set("abc")
         page.page.get_by_label("Compare", exact=True).select_option("blink")
         page.page.wait_for_timeout(300)
@@ -368,14 +368,26 @@ def test_two_steps_of_one_run(page: Page, url: str, run: Any) -> None:
     assert np.float32(page.attribute("value", "data-value")) == run["stem.weight"][4, 1, 2]
 
 
-@pytest.mark.parametrize("width,height", [(360, 740), (390, 844), (768, 1024), (1024, 768), (1200, 800), (1440, 900), (2560, 1300)])  # fmt: skip
-def test_nothing_scrolls_sideways(browser: Any, url: str, three: str, width: int, height: int) -> None:
-    panels = "&panels=distribution%0Aunits%0Aspectrum&pins=0%7Cstem.weight%7C2,3"
-    for address in (url, url + "#tensor=blocks.13.fc.weight&map=on" + panels, three + "#show=pair" + panels):
-        with browser.new_context(viewport={"width": width, "height": height}) as context:
-            page = Page(context.new_page())
-            page.open(address)
-            page.page.wait_for_timeout(400)
+SIZES = [
+    [(360, 740), (390, 844), (768, 1024), (1024, 768)],
+    [(2560, 1300), (1440, 900), (1200, 800)],
+]  # opened at the first, then drawn wider or narrower
+FIGURES = "&panels=distribution%0Aunits%0Aspectrum&pins=0%7Cstem.weight%7C2,3"
+
+
+@pytest.mark.parametrize("sizes", SIZES, ids=["from 360 up", "from 2560 down"])
+@pytest.mark.parametrize(
+    "runs,address", [(1, ""), (1, "#tensor=blocks.13.fc.weight&map=on" + FIGURES), (3, "#show=pair" + FIGURES)]
+)
+def test_nothing_scrolls_sideways(
+    browser: Any, url: str, three: str, sizes: list[tuple[int, int]], runs: int, address: str
+) -> None:
+    with browser.new_context(viewport={"width": sizes[0][0], "height": sizes[0][1]}) as context:
+        page = Page(context.new_page()).open((url if runs == 1 else three) + address)
+        for width, height in sizes:
+            page.page.set_viewport_size({"width": width, "height": height})
+            page.page.wait_for_load_state("networkidle")
+            page.page.wait_for_timeout(200)
             wide = page.page.evaluate(
                 """() => [...document.querySelectorAll('body, body *')].filter((e) => {
                      if (e.closest('.map-drawing') || e.closest('[aria-hidden=true]') || !e.checkVisibility()) return false;
@@ -383,10 +395,10 @@ def test_nothing_scrolls_sideways(browser: Any, url: str, three: str, width: int
                      return box.width > 0 && (box.right > innerWidth + 1 || box.left < -1);
                    }).map((e) => e.outerHTML.slice(0, 120))"""
             )
-            assert wide == []
+            assert wide == [], width
             assert page.page.evaluate("document.documentElement.scrollWidth") <= width
-            page.page.evaluate("document.body.style.minWidth = '5000px'")  # the check itself sees what sticks out
-            assert page.page.evaluate("document.documentElement.scrollWidth") > width
+        page.page.evaluate("document.body.style.minWidth = '5000px'")  # the check itself sees what sticks out
+        assert page.page.evaluate("document.documentElement.scrollWidth") > sizes[-1][0]
 
 
 @pytest.mark.parametrize("theme", ["light", "dark"])
