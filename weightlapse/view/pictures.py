@@ -31,7 +31,7 @@ PATIENCE = 20.0  # seconds that a playing page waits for the previews of a large
 BAND_CELLS = 4_000_000  # a larger picture is read and reduced in bands of rows
 BAND_ROWS = 64  # bands are as high as a multiple of this, where so many rows are not too large
 BATCH_CELLS = 12_000_000  # cells that one read of several frames may bring
-STRIP_VALUES = 24_000_000  # values that one read for previews may bring: two parts of a large tensor, so that two threads have work
+STRIP_VALUES = 12_000_000  # values that one read for previews may bring; of a large tensor twice as many, which are two parts and so work for two threads
 CALM = 0.1  # seconds after an answer before previews are made
 CACHE_BYTES = 128_000_000
 PREVIEW_MEMORY = 64_000_000
@@ -379,7 +379,8 @@ def _strips(own: Subject, name: str, frames: range, asked: Look) -> Iterator[Str
     plane = own.layout(name, piece)
     fr = asked.factors[0]
     left: NDArray[Any] | None = None  # rows of a tile that is not whole yet
-    for rows in own.strips(name, piece, STRIP_VALUES // len(frames)):
+    large = plane.rows * plane.cols > BAND_CELLS
+    for rows in own.strips(name, piece, (2 if large else 1) * STRIP_VALUES // len(frames)):
         values = own.pictures(name, frames, rows, slice(0, plane.cols))
         first = 0 if left is None else min(fr - left.shape[1], values.shape[1])  # rows that this tile still needs
         tiles: list[Strip] = []
