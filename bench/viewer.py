@@ -203,7 +203,11 @@ def kept() -> dict[str, dict[str, str]]:
         if RESULTS.exists()
         else []
     )
-    return {title: {row[0]: row[k] for row in lines[1:]} for k, title in enumerate(lines[0][1:], 1)} if lines else {}
+    return (
+        {title: {row[0]: row[k] for row in lines[1:] if row[k] != "–"} for k, title in enumerate(lines[0][1:], 1)}
+        if lines
+        else {}
+    )
 
 
 def main() -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-import json
+import hashlib
 import os
 import shutil
 import subprocess
@@ -28,6 +28,7 @@ FLAGS = [
     "--use-angle=swiftshader",
     "--enable-unsafe-swiftshader",
 ]
+VIEWER = Path(__file__).resolve().parent.parent / "viewer"
 needs_chromium = pytest.mark.skipif(
     CHROMIUM is None and not os.environ.get("CI"), reason="needs Chromium (Debian: apt-get install chromium)"
 )
@@ -108,34 +109,27 @@ class Page:
         assert foreign == []
 
 
-def axe_source() -> str:
-    """The source of axe-core, one of the viewer's locked development packages: from the viewer's own, else fetched by itself, once for a machine."""
-    viewer = Path(__file__).resolve().parent.parent / "viewer"
-    file = Path("node_modules") / "axe-core" / "axe.min.js"
-    if (viewer / file).exists():
-        return (viewer / file).read_text("utf-8")
+def node_modules() -> Path:
+    """The viewer's locked development packages: its own where `npm ci` has been run there, else installed once for this machine and lock."""
+    if (VIEWER / "node_modules" / ".bin").exists():
+        return VIEWER / "node_modules"
     if shutil.which("npm") is None and not os.environ.get("WEIGHTLAPSE_REQUIRE_FRAMEWORKS"):
-        pytest.skip("needs Node to fetch axe-core (Debian: apt-get install nodejs npm)")
-    locked = json.loads((viewer / "package-lock.json").read_text("utf-8"))["packages"]["node_modules/axe-core"]
-    kept = Path(tempfile.gettempdir()) / f"weightlapse-axe-core-{locked['version']}"
-    if not (kept / file).exists():
-        with tempfile.TemporaryDirectory() as fresh:
-            lock = {
-                "name": "axe",
-                "lockfileVersion": 3,
-                "packages": {"": {"dependencies": {"axe-core": locked["version"]}}, "node_modules/axe-core": locked},
-            }
-            (Path(fresh) / "package.json").write_text(json.dumps({"name": "axe", **lock["packages"][""]}))  # type: ignore[index]
-            (Path(fresh) / "package-lock.json").write_text(json.dumps(lock))
-            command = ["npm", "ci", "--no-fund", "--no-audit", "--silent", "--ignore-scripts"]
-            subprocess.run(command, cwd=fresh, check=True, timeout=300)
-            own = kept.with_name(f"{kept.name}-{os.getpid()}")
-            shutil.copytree(fresh, own)
-            try:
-                own.rename(kept)
-            except OSError:  # another worker was first
-                shutil.rmtree(own)
-    return (kept / file).read_text("utf-8")
+        pytest.skip("needs Node (Debian: apt-get install nodejs npm)")
+    lock = (VIEWER / "package-lock.json").read_bytes()
+    kept = Path(tempfile.gettempdir()) / f"weightlapse-node-{hashlib.sha256(lock).hexdigest()[:16]}"
+    if not kept.exists():
+        with tempfile.TemporaryDirectory(dir=kept.parent, ignore_cleanup_errors=True) as fresh:
+            for name in ("package.json", "package-lock.json"):
+                shutil.copy(VIEWER / name, fresh)
+            subprocess.run(["npm", "ci", "--no-fund", "--no-audit", "--silent"], cwd=fresh, check=True, timeout=300)
+            with contextlib.suppress(OSError):  # another worker was first
+                Path(fresh).rename(kept)
+    return kept / "node_modules"
+
+
+def axe_source() -> str:
+    """The source of axe-core, one of these packages."""
+    return (node_modules() / "axe-core" / "axe.min.js").read_text("utf-8")
 
 
 @contextlib.contextmanager

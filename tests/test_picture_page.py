@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 import subprocess
+from functools import cache
 from io import BytesIO
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,7 @@ import pytest
 from numpy.typing import NDArray
 
 import weightlapse as wl
-from tests.browser import Page, needs_chromium, served
+from tests.browser import Page, needs_chromium, node_modules, served
 from weightlapse.film import colours
 from weightlapse.film.colours import encode
 from weightlapse.film.painter import Painter
@@ -23,6 +24,7 @@ from weightlapse.film.surface import Surface
 from weightlapse.film.tiles import Tile
 from weightlapse.picture import cases
 from weightlapse.picture.compose import layouts
+from weightlapse.picture.layout import Layout
 from weightlapse.picture.reduce import reduce_to
 
 VIEWER = Path(__file__).resolve().parent.parent / "viewer"
@@ -44,10 +46,15 @@ def show(page: Page, name: str) -> None:
     page.until("heatmap", data_tensor=name, data_frame=1, data_exact=1)
 
 
+@cache
+def laid_out(run: Any) -> dict[str, Layout]:
+    return layouts(run.shapes, run.wiring)
+
+
 def painted(run: Any, name: str, frame: int, cell: tuple[int, int], theme: str) -> NDArray[np.uint8]:
     """What a film paints, with cells as large as the page's."""
     table = colours.table(theme)
-    tile = Tile(name, layouts(run.shapes, run.wiring)[name], cell)
+    tile = Tile(name, laid_out(run)[name], cell)
     surface = Surface(tile.width, tile.height, table)
     limit = over_frames(run, [name], np.arange(len(run.steps)))[name]
     Painter(surface, colours.signs(table)).tile(tile, tile.codes(np.asarray(run[name][frame]), limit))
@@ -64,13 +71,13 @@ def drawn(page: Page) -> tuple[NDArray[np.uint8], tuple[int, int]]:
     assert dx == round(dx)
     assert dy == round(dy)
     box = page.get("heatmap").bounding_box()
-    with Image.open(BytesIO(page.page.screenshot())) as image:
-        pixels = np.asarray(image.convert("RGB"))
     left, top = (
         round(box["x"]) + round(x),
         round(box["y"]) + round(y),
     )  # a canvas stands on whole pixels, wherever its box begins
-    return pixels[top : top + rows * int(dy), left : left + cols * int(dx)], (int(dx), int(dy))
+    clip = {"x": left, "y": top, "width": cols * int(dx), "height": rows * int(dy)}
+    with Image.open(BytesIO(page.page.screenshot(clip=clip))) as image:
+        return np.asarray(image.convert("RGB")), (int(dx), int(dy))
 
 
 @needs_chromium
@@ -181,7 +188,7 @@ def test_typescript_draws_every_case_as_python_does(tmp_path: Path) -> None:
             ["node", "test.mjs", "picture"], cwd=source, capture_output=True, text=True, timeout=300, check=False
         )
 
-    subprocess.run(["npm", "ci", "--no-fund", "--no-audit"], cwd=source, check=True, capture_output=True, timeout=300)
+    (source / "node_modules").symlink_to(node_modules())
     done = run()
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-2000:]
     told = json.loads(cases.PATH.read_text())

@@ -328,3 +328,44 @@ def test_a_pair_is_seen_in_the_frame_that_follows_its_units(tmp_path: Path) -> N
         assert np.array_equal(lines[0], lines[1])
     assert json.loads(ask("pair", follow="1")) == followed
     assert len(answers.subjects) == 4
+
+
+@pytest.mark.parametrize("f", [(2, 2), (3, 5), (8, 1)])
+@pytest.mark.parametrize("odd", [[], [np.nan], [np.inf, -np.inf], [7.0, -8.0, 7.5]])
+def test_few_spikes_change_their_own_tiles_only(f: tuple[int, int], odd: list[float]) -> None:
+    """Where few weights stand out only their tiles are looked at: the same as looking at every tile."""
+    rng = np.random.default_rng(len(odd))
+    values = rng.uniform(-1, 1, (61, 83)).astype(np.float32)
+    values.ravel()[rng.choice(values.size, len(odd), replace=False)] = odd
+    values[-1, -1] = 9  # in a tile that is not whole
+    drawn = reduce_to(values, *f, "typical", 4.0)
+    for row in range(drawn.shape[0]):
+        for col in range(drawn.shape[1]):
+            tile = values[row * f[0] : (row + 1) * f[0], col * f[1] : (col + 1) * f[1]]
+            at = (min(row * f[0] + f[0] // 2, 60), min(col * f[1] + f[1] // 2, 82))
+            out = tile[~(np.abs(tile) <= 3.0)]
+            expected = values[at] if not out.size else np.nan if np.isnan(out).any() else out[np.abs(out).argmax()]
+            assert np.array_equal(drawn[row, col], np.float32(expected), equal_nan=True), (row, col)
+
+
+def test_what_a_page_opens_with_is_read_beforehand_and_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    state = {
+        "bias": np.zeros(3, np.float32),
+        "large": np.zeros((2100, 2000), np.float32),
+        "small": np.eye(5, dtype=np.float32),
+        "later": np.eye(4),
+    }
+    with wl.watch(state, tmp_path / "run") as rec:
+        rec.step(state)
+    subject = Subject(wl.load(tmp_path / "run"), "run")
+    asked: list[str] = []
+    sample = subject.sample
+    monkeypatch.setattr(subject, "sample", lambda name: asked.append(name) or sample(name))
+    answers = Answers([subject])
+    answers.warm()
+    assert asked == ["small"]  # the first matrix that is not too large, as viewer/src/address.ts opens
+    first = answers.reply("stats", {"tensor": "small"})
+    assert asked == ["small"]
+    assert answers.reply("stats", {"tensor": "small"}) == first
+    answers.reply("stats", {"tensor": "bias"})
+    assert asked == ["small", "bias"]
