@@ -66,10 +66,16 @@ def test_types_and_linter_find_nothing_and_would_find_something(source: Path) ->
     code, told = run(source, "npm", "run", "check")
     assert code == 0, told
     faulty = source / "src" / "faulty.ts"
-    for fault in ("export const x: number = 'a';\n", "async function f(): Promise<void> {}\nexport function g(): void { f(); }\n",
-                  "export function h(x: any): any { return x; }\n"):  # fmt: skip
+    faulty.write_text("export const x: number = 'a';\n")
+    assert run(source, "npm", "run", "check")[0] != 0  # of types, before the linter
+    for fault in (
+        "async function f(): Promise<void> {}\nexport function g(): void { f(); }\n",
+        "export function h(x: any): any { return x; }\n",
+    ):
         faulty.write_text(fault)
-        assert run(source, "npm", "run", "check")[0] != 0, fault
+        assert run(source, "node_modules/.bin/biome", "lint", "--error-on-warnings", "src/faulty.ts")[0] != 0, fault
+    faulty.write_text("export const x = 1;\n")
+    assert run(source, "node_modules/.bin/biome", "lint", "--error-on-warnings", "src/faulty.ts")[0] == 0
     faulty.unlink()
 
 
