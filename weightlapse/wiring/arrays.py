@@ -80,8 +80,12 @@ def doubled(x: Numbers) -> Numbers:
 
 
 def like(value: Numbers, sample: Any) -> Any:
-    """``value`` in the kind, precision and place of ``sample``."""
+    """``value`` in the kind, precision and place of ``sample``; the same memory where it has them."""
     if is_tensor(sample):
+        if not is_tensor(value) and sample.device.type == "cpu":
+            import torch
+
+            value = torch.from_numpy(value)
         return value.to(sample) if is_tensor(value) else sample.new_tensor(value)
     return at_home(value).astype(np.asarray(sample).dtype, copy=False)
 
