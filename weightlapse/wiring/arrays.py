@@ -16,6 +16,12 @@ from numpy.typing import NDArray
 Numbers = Any  # a NumPy array or a torch tensor
 
 
+def shape_of(arrays: Mapping[str, Any], name: str) -> tuple[int, ...]:
+    """The shape of one of the arrays; none is made, or read, where the mapping knows its ``shapes``."""
+    known = getattr(arrays, "shapes", None)
+    return tuple(arrays[name].shape) if known is None else tuple(known[name])
+
+
 def is_tensor(x: Numbers) -> bool:
     """Whether it is a torch tensor rather than a NumPy array."""
     return hasattr(x, "detach")
