@@ -113,6 +113,33 @@ def axis_first(x: Numbers, axis: int) -> Numbers:
     return x.movedim(axis, 0) if is_tensor(x) else np.moveaxis(x, axis, 0)
 
 
+def unrounded(value: Numbers, sample: Any) -> Any:
+    """Like ``sample``, but in float32 where that has shorter floats and these would round what is no number of theirs."""
+    found = like(value, sample)
+    if is_tensor(sample):
+        if not (sample.is_floating_point() and sample.dtype.itemsize < 4):
+            return found
+        wide = value.float() if is_tensor(value) else as_float32(value).to(sample.device)
+        return (
+            found if bool(((found.float() - wide).abs() <= _NO_ROUNDING * wide.abs()).all()) else wide.to(sample.device)
+        )
+    dtype = np.asarray(sample).dtype
+    if not (dtype.kind == "V" or (dtype.kind == "f" and dtype.itemsize < 4)):
+        return found
+    wide = at_home(value).astype(np.float32)
+    return found if (np.abs(found.astype(np.float32) - wide) <= _NO_ROUNDING * np.abs(wide)).all() else wide
+
+
+def as_float32(value: NDArray[Any]) -> Any:
+    """A tensor of it in main memory."""
+    import torch
+
+    return torch.from_numpy(value).float()
+
+
+_NO_ROUNDING = 1e-5  # relative; a sixteen-bit float is off by a hundred times that where it rounds
+
+
 def axes_as(x: Numbers, order: tuple[int, ...]) -> Numbers:
     """A view with the axes in that order."""
     return x.permute(order) if is_tensor(x) else np.transpose(x, order)
