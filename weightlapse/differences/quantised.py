@@ -56,8 +56,8 @@ def quantised(pair: Pair, seen: Survey) -> Grid | None:
         steps = _grid(_rows_of(pair, width), pair.b.mantissa)
         if steps is None or _by_chance(steps, abs(width), pair.b.mantissa) > CHANCE:
             continue
-        before = None if pair.a.mantissa is None else _grid(_rows_of(pair, width, "a"), pair.a.mantissa)
-        if before is None or before >= 2 * steps:
+        already = None if pair.a.mantissa is None else _grid(_rows_of(pair, width, "a"), pair.a.mantissa)
+        if already is None or already >= 2 * steps:
             return Grid(by, 2 * steps + 1, even=True, steps=steps)
     for by, width in (("row", n), *((f"group of {g}", g) for g in GROUPS if n % g == 0 and n > g)):
         if width >= 32 and (book := _code_book(_rows_of(pair, width), pair.b.mantissa)) is not None:
