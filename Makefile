@@ -47,7 +47,7 @@ TRIED  := surface extras third_minute 'store_[cfg]*' 'recording_[eqr]*' 'capture
 $(LOWEST)/.made: pyproject.toml constraints.txt | $(VENV)/.dev
 	rm -rf $(LOWEST) && mkdir -p $(LOWEST) && echo '$(TORCH)' > $(LOWEST)/torch.txt
 	$(UV) pip compile -q --resolution lowest-direct --override $(LOWEST)/torch.txt $(addprefix --extra ,$(USERS)) pyproject.toml -o $(LOWEST)/requirements.txt
-	$(UV) venv -q $(LOWEST)/venv
+	$(UV) venv -q --python $(BIN)/python $(LOWEST)/venv
 	$(UV) pip install -q --python $(LOWEST)/venv/bin/python -r $(LOWEST)/requirements.txt pytest pytest-xdist hypothesis httpx websockets
 	@touch $@
 
