@@ -4,7 +4,7 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 PIP    := $(BIN)/python -m pip --disable-pip-version-check install --quiet -c constraints.txt
 
-.PHONY: help setup demo test check torture bench bench-check docs site gallery alone changelog viewer clean
+.PHONY: help setup demo test test-lowest check torture bench bench-check docs site gallery alone changelog viewer clean
 help:            ## this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*##/\t/' | expand -t 14
 
@@ -33,6 +33,28 @@ viewer/node_modules: viewer/package-lock.json
 
 test: $(VENV)/.dev   ## run the tests
 	$(BIN)/python -m pytest -n 3 --dist worksteal -q
+
+# What users may have: of every dependency the lowest version that pyproject.toml allows, resolved by uv, in an environment of its own. The package index
+# has torch of that age with CUDA alone (gigabytes), so the one of constraints.txt is taken; where PyTorch's own index can be reached:
+# make test-lowest TORCH=torch==2.4.0 UV_TORCH_BACKEND=cpu
+LOWEST := out/lowest
+TORCH  ?= $(shell grep '^torch==' constraints.txt)
+USERS  := torch film view keras jax lightning transformers sklearn export query ray
+UV     := UV_FIND_LINKS="$(PIP_FIND_LINKS)" $(BIN)/uv
+TRIED  := surface extras third_minute 'store_[cfg]*' 'recording_[eqr]*' 'capture_[cgik]*' 'cli_*' measures 'film_[cm]*' picture differences_numbers \
+  view_server view_widget frameworks_keras frameworks_jax frameworks_sklearn frameworks_lightning growth_widen wiring_spec
+
+$(LOWEST)/.made: pyproject.toml constraints.txt | $(VENV)/.dev
+	rm -rf $(LOWEST) && mkdir -p $(LOWEST) && echo '$(TORCH)' > $(LOWEST)/torch.txt
+	$(UV) pip compile -q --resolution lowest-direct --override $(LOWEST)/torch.txt $(addprefix --extra ,$(USERS)) pyproject.toml -o $(LOWEST)/requirements.txt
+	$(UV) venv -q --python $(BIN)/python $(LOWEST)/venv
+	$(UV) pip install -q --python $(LOWEST)/venv/bin/python -r $(LOWEST)/requirements.txt pytest pytest-xdist hypothesis httpx websockets
+	@touch $@
+
+# Their own warnings are theirs: what was deprecated since is told, and is no failure.
+test-lowest: $(LOWEST)/.made ## the tests of the core, with the lowest allowed version of every dependency
+	@grep -E '^(numpy|pcodec|click|rich|torch|scipy|numba|av|matplotlib|pillow|starlette|pyarrow|zarr|duckdb|keras|jax)==' $(LOWEST)/requirements.txt | tr '\n' ' '; echo
+	$(LOWEST)/venv/bin/python -m pytest -n 2 --dist loadgroup -q -o filterwarnings=default $(foreach t,$(TRIED),tests/test_$(subst ',,$(t)).py)
 
 check: $(VENV)/.dev  ## format, lint, types, layers: all that needs no running
 	$(BIN)/ruff format --check .

@@ -4,7 +4,7 @@ Nine families from Hugging Face configurations, every weight, gain and bias rand
 1e-5 of a's norm with their function kept to 1e-9. With noise of 0.3 standard deviations under a planted order and signs, ``units`` is the share of
 stream units, hidden units and heads that find their partner; ``strangers`` counts pairs of unrelated networks that are called the same.
 
-    python bench/gauges.py [--copies N] [--strangers N]
+    python bench/gauges.py [--copies N] [--strangers N] [--families NAME ...]      (rows of other families are kept)
 """
 # ruff: noqa: E402  (the threads must be set before NumPy loads)
 
@@ -91,7 +91,7 @@ def main() -> None:
     parser.add_argument("--families", nargs="*", default=list(FAMILIES))
     args = parser.parse_args()
     head = ["family", *(f"{k}, back" for k in KINDS), "units right under noise", "strangers called the same", "CPU s"]
-    lines = ["| " + " | ".join(head) + " |", "|" + "---|" * len(head)]
+    top = ["| " + " | ".join(head) + " |", "|" + "---|" * len(head)]
     for family in args.families:
         began = time.process_time()
         back = planted(family, args.copies)
@@ -103,12 +103,16 @@ def main() -> None:
             f"{100 * right / total:.2f} % of {total}",
             f"{same} of {args.strangers}",
         ]
-        lines.append("| " + " | ".join([*row, f"{time.process_time() - began:.0f}"]) + " |")
-        print(lines[-1], flush=True)
-        _write(lines)
+        line = "| " + " | ".join([*row, f"{time.process_time() - began:.0f}"]) + " |"
+        print(line, flush=True)
+        _write(top, family, line)
 
 
-def _write(lines: list[str]) -> None:
+def _write(top: list[str], family: str, line: str) -> None:
+    kept = HERE / "results" / "gauges.md"
+    known = kept.read_text(encoding="utf-8").splitlines() if kept.exists() else []
+    rows = {f: x for f in FAMILIES for x in known if x.startswith(f"| {f} |")} | {family: line}
+    lines = [*top, *(rows[f] for f in FAMILIES if f in rows)]
     text = [
         "# Every symmetry of a transformer, planted and searched",
         "",
@@ -118,7 +122,7 @@ def _write(lines: list[str]) -> None:
         *lines,
         "",
     ]
-    (HERE / "results" / "gauges.md").write_text("\n".join(text), encoding="utf-8")
+    kept.write_text("\n".join(text), encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -97,6 +97,21 @@ def per_row(w: np.ndarray, steps: int = 7) -> np.ndarray:
     return np.rint(w / s).astype(np.float32) * s
 
 
+def eight_bit_floats(w: np.ndarray, kind: str, largest: float = 0) -> np.ndarray:
+    """Rounded to float8; with a ``largest`` number the tensor is scaled to reach it, as is usual."""
+    scale = np.float32(np.abs(w).max() / largest if largest else 1)
+    return torch.from_numpy(w / scale).to(getattr(torch, kind)).float().numpy() * scale
+
+
+def with_zero_points(w: np.ndarray, width: int) -> np.ndarray:
+    """``width`` bits between the smallest and the largest of each row."""
+    flat = w.reshape(len(w), -1)
+    low, high = flat.min(axis=1, keepdims=True), flat.max(axis=1, keepdims=True)
+    step = ((high - low) / (2**width - 1)).astype(np.float32)
+    zero = np.rint(-low / step).astype(np.float32)
+    return ((np.clip(np.rint(flat / step) + zero, 0, 2**width - 1) - zero) * step).reshape(w.shape)
+
+
 def pruned(w: np.ndarray, share: float) -> np.ndarray:
     return np.where(np.abs(w) <= np.quantile(np.abs(w), share), np.float32(0), w)
 
@@ -160,6 +175,14 @@ def edits() -> Iterator[Edit]:
             yield case("pruned", pruned(w, 0.5), "pruned")
             yield case("8 bits", per_tensor(w), "quantised")
             yield case("4 bits a row", per_row(w), "quantised")
+            yield case("8 bits a row", per_row(w, 127), "quantised")
+            yield case("8 bits a row from its least", with_zero_points(w, 8), "quantised")
+            yield case("4 bits a row from its least", with_zero_points(w, 4), "quantised")
+            yield case("8 bits a column", np.moveaxis(per_row(np.moveaxis(w, -1, 0), 127), 0, -1), "quantised")
+            yield case("float8 e4m3", eight_bit_floats(w, "float8_e4m3fn"), "rounding")
+            yield case("float8 e5m2", eight_bit_floats(w, "float8_e5m2"), "rounding")
+            yield case("float8 e4m3, scaled", eight_bit_floats(w, "float8_e4m3fn", 448), "quantised")
+            yield case("float8 e5m2, scaled", eight_bit_floats(w, "float8_e5m2", 57344), "quantised")
             yield case("one bit", bit(w, 7 * i + 3, (30, 12, 31)[i]), "single bit")
             yield case("one value", one_value(w, 5), "single value")
             yield case("signs", signs(w, rng), "signs")

@@ -35,6 +35,36 @@ def test_a_planted_edit_is_named(edit: Edit) -> None:
     json.dumps(d.to_json(), allow_nan=False)
 
 
+@pytest.mark.parametrize("dtype", ["float32", "float16", "float64"])
+def test_one_flipped_bit_anywhere(dtype: str) -> None:
+    rng = np.random.default_rng(8)
+    network = {n: v.astype(dtype) for n, v in state_of("cnn").items()} | {
+        "step": np.array(3.0, dtype),
+        "zeros": np.zeros(7, dtype),
+    }
+    for name, w in network.items():
+        for _ in range(6):
+            other, at, place = w.copy(), rng.integers(w.size), int(rng.integers(8 * w.itemsize))
+            other.reshape(-1).view(f"u{w.itemsize}")[at] ^= np.array(1 << place, f"u{w.itemsize}")
+            d = wl.diff(network, network | {name: other})
+            assert [(t.name, t.kind) for t in d.differing] == [(name, "single bit")], (place, d.explain())
+            assert f"bit {place} " in d.tensors[name].text
+
+
+def test_numbers_on_a_grid_already_are_not_called_quantised(w: np.ndarray) -> None:
+    """Whole numbers that moved by whole numbers, and rows that got the values of others."""
+    rng = np.random.default_rng(9)
+    whole = np.rint(40 * w / np.abs(w).max()).astype(np.float32)
+    for moved in (
+        whole + rng.integers(-2, 3, w.shape).astype(np.float32),
+        np.where(rng.random(w.shape) < 0.5, whole, whole[::-1]),
+    ):
+        assert wl.diff({"w": whole}, {"w": moved}).tensors["w"].kind != "quantised"
+    half = w.copy()
+    half[::2] = 0.25
+    assert wl.diff({"w": w}, {"w": half}).tensors["w"].kind != "quantised"
+
+
 # ---- nothing changed: other formats, other shards ---------------------------------------------------------------------------------------
 
 

@@ -1,7 +1,12 @@
-"""The documents' own programs in their own frameworks, with small budgets: what the few added lines leave behind, and that the pages quote them."""
+"""The documents' own programs in their own frameworks, with small budgets: what the few added lines leave behind, and that the pages quote them.
+
+What is run are the notebooks, whose code is that of the programs (`test_a_notebook_is_its_program`).
+"""
 
 from __future__ import annotations
 
+import importlib.util
+import json
 import re
 from pathlib import Path
 
@@ -14,12 +19,17 @@ from tests.framework_presence import require, run_program
 ROOT = Path(__file__).resolve().parent.parent
 PROGRAMS = sorted((ROOT / "examples" / "documents").glob("*.py"))
 NEXT = sorted((ROOT / "examples" / "next").glob("*.py"))
+_spec = importlib.util.spec_from_file_location("notebooks", ROOT / "examples" / "notebooks" / "build.py")
+assert _spec is not None
+assert _spec.loader is not None
+notebooks = importlib.util.module_from_spec(_spec)
+_spec.loader.exec_module(notebooks)
 MOST = {"imitation": 6, "lift": 5, "mass": 9, "net2net": 12, "neuron": 6}  # lines added
 
 
 def run(folder: Path, *orders: str) -> str:
     return run_program(
-        "documents.py", folder, *orders, KERAS_BACKEND="tensorflow", MPLBACKEND="Agg", OMP_NUM_THREADS="1", WEIGHTLAPSE_STRICT="1"
+        "documents.py", folder, *orders, IPYTHONDIR=str(folder / ".ipython"), KERAS_BACKEND="tensorflow", MPLBACKEND="Agg", OMP_NUM_THREADS="1", WEIGHTLAPSE_STRICT="1"
     )  # fmt: skip
 
 
@@ -36,8 +46,8 @@ def test_a_next_question_takes_fewer_than_thirty_lines(program: Path) -> None:
 
 def test_the_keras_documents(tmp_path: Path) -> None:
     require("keras", "tensorflow")
-    said = run(tmp_path, "documents/imitation:12", "documents/neuron:2", "documents/lift:40")
-    tmp_path /= "documents"
+    said = run(tmp_path, "notebooks/imitation:12", "notebooks/neuron:2", "notebooks/lift:40")
+    tmp_path /= "notebooks"
     a, b = wl.load(tmp_path / "imitation" / "A"), wl.load(tmp_path / "imitation" / "B")
     assert (a.frames, b.frames) == (1, 13)
     assert list(a.shapes.values()) == list(b.shapes.values())
@@ -62,7 +72,7 @@ def test_the_keras_documents(tmp_path: Path) -> None:
 
 def test_the_torch_document(tmp_path: Path) -> None:
     require("torch")
-    said = run(tmp_path, "documents/net2net:3,2", *(f"next/{p.stem}" for p in NEXT))
+    said = run(tmp_path, "notebooks/net2net:3,2", *(f"next/{p.stem}" for p in NEXT))
     answers = dict(re.findall(r"^== next/(\w+)\n(.*?)(?=^== |\Z)", said, re.S | re.M))
     page = (ROOT / "docs" / "next-questions.md").read_text(encoding="utf-8")
     for name, lines in answers.items():
@@ -79,7 +89,7 @@ def test_the_torch_document(tmp_path: Path) -> None:
             lines,
         )  # another processor rounds otherwise: a student more or less may arrive
     assert len(answers) == len(NEXT) == 5
-    tmp_path /= "documents"
+    tmp_path /= "notebooks"
     teacher, student = wl.load(tmp_path / "net2net" / "teacher"), wl.load(tmp_path / "net2net" / "student")
     assert (teacher.frames, student.frames) == (3 * 25 + 1, 2 * 25 + 1)
     assert "refused: both networks give the same output" in said
@@ -90,13 +100,35 @@ def test_the_torch_document(tmp_path: Path) -> None:
 
 def test_the_session_document(tmp_path: Path) -> None:
     require("tensorflow")
-    run(tmp_path, "documents/mass:200")
-    tmp_path /= "documents"
+    run(tmp_path, "notebooks/mass:200")
+    tmp_path /= "notebooks"
     run_ = wl.load(tmp_path / "mass" / "run")
     assert run_.steps.tolist() == [0, 40, 80, 120, 160, 200]
     assert run_.shapes == {"W1": (1, 15), "b1": (1, 1)}
     assert np.isfinite(run_.scalars["cost"][1:]).all()
     assert (tmp_path / "mass" / "film.mp4").stat().st_size > 3000
+
+
+@pytest.mark.parametrize("program", PROGRAMS, ids=lambda p: p.stem)
+def test_a_notebook_is_its_program(program: Path) -> None:
+    path = ROOT / "examples" / "notebooks" / f"{program.stem}.ipynb"
+    text = path.read_text(encoding="utf-8")
+    assert text == notebooks.notebook(program.stem), "run examples/notebooks/build.py"
+    cells = [c for c in json.loads(text)["cells"] if c["cell_type"] == "code"]
+    code = [line.rstrip() for cell in cells[:-1] for line in "".join(cell["source"]).splitlines() if line.strip()]
+    ours = program.read_text(encoding="utf-8").split('"""', 2)[2].splitlines()
+    other = [line for line in ours if line.strip() and line.rstrip() not in code]
+    assert [line for line in other if "sys" not in line] == []
+    assert len(other) == 2
+    assert len(code) == sum(bool(line.strip()) for line in ours) - 1  # all but "import sys"
+    assert all(cell["outputs"] == [] for cell in cells)
+
+
+def test_a_text_that_belongs_to_no_cell_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    title, words, last, tasks = notebooks.TEXTS["neuron"]
+    monkeypatch.setitem(notebooks.TEXTS, "neuron", (title, {**words, "no such line": "x"}, last, tasks))
+    with pytest.raises(SystemExit, match="no such line"):
+        notebooks.notebook("neuron")
 
 
 @pytest.mark.parametrize("program", PROGRAMS, ids=lambda p: p.stem)

@@ -25,6 +25,8 @@ def same(a: np.ndarray, b: np.ndarray) -> bool:
 
 @pytest.mark.parametrize("name", sorted(FORMATS))
 def test_every_pattern_has_the_value_of_ml_dtypes(name: str) -> None:
+    if not hasattr(ml_dtypes, name):
+        pytest.skip(f"ml_dtypes {ml_dtypes.__version__} has no {name}")
     patterns = np.arange(1 << BITS[name], dtype=np.uint8)
     expected = patterns.view(getattr(ml_dtypes, name)).astype(np.float64)
     assert same(values_of(name)[: len(patterns)].astype(np.float64), expected)

@@ -303,3 +303,27 @@ def test_what_was_noted_is_not_changed_by_looking() -> None:
         assert np.array_equal(state["b"], first)
         assert np.array_equal(copy["b"], first)
         assert row.tolist() == [1, 2, 3, 4]
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_bases_of_16_bit_networks_are_changed_without_rounding(dtype: torch.dtype) -> None:
+    """What is turned comes back in float32, says so, and computes what b does; what is only reordered stays as it was to the bit."""
+    net = network("llama")
+    w = wiring_of("llama")
+    a = {n: v.to(dtype) for n, v in net.state_dict().items()}
+    for kinds, turned in ((EVERYTHING, True), (("order", "signs"), False)):
+        b = in_other_bases(a, w, np.random.default_rng(0), kinds)
+        al = wl.align(a, b, w, restarts=0)
+        assert al.distance_before > 1
+        if not turned:
+            assert all(v.dtype == dtype for v in al.state.values())
+            assert all(torch.equal(al.state[n], a[n]) for n in a)
+            continue
+        assert any("float32" in note and str(dtype).rpartition(".")[2] in note for note in al.notes)
+        assert al.distance_after < 3 * torch.finfo(dtype).eps  # b itself is rounded
+        assert {al.state[n].dtype for n in a if a[n].ndim > 1} == {torch.float32}
+        wide = [{n: v.double() for n, v in s.items()} for s in (b, al.state)]
+        assert close(*(logits("llama", net, s) for s in wide), 1e-5)
+        assert relative(al.state, al.apply(b)) == 0
+    stranger = {n: v.to(dtype) for n, v in network("llama", 7).state_dict().items()}
+    assert wl.compare(a, stranger, w).verdict == "different"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import sys
 import warnings
 from pathlib import Path
@@ -77,7 +78,13 @@ def loader():
 
 def fit(module, *callbacks, validate=True, ckpt_path=None, **more):
     machine = trainer(*callbacks, **more)
-    machine.fit(module, loader(), loader() if validate else None, ckpt_path=ckpt_path, weights_only=False)
+    if (
+        "weights_only" in inspect.signature(machine.fit).parameters
+    ):  # from Lightning 2.6 on; before, all of a checkpoint is read
+        more = {"weights_only": False}
+    else:
+        more = {}
+    machine.fit(module, loader(), loader() if validate else None, ckpt_path=ckpt_path, **more)
     return machine
 
 

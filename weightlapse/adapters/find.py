@@ -18,7 +18,9 @@ from weightlapse.errors import InvalidArgument
 
 def _is(model: Any, module: str, name: str) -> bool:
     """``isinstance(model, module.name)`` without importing ``module``: a model of it can only be there when it has been imported."""
-    kind = getattr(sys.modules.get(module), name, None)
+    kind: Any = sys.modules.get(module)
+    for part in name.split("."):
+        kind = getattr(kind, part, None)
     return kind is not None and isinstance(model, kind)
 
 
@@ -73,7 +75,7 @@ def find_steps(model: Any, optimizers: Sequence[Any] | None, frame: str | None =
             "optimizer=[] names none: leave it out and call rec.step(), or give the optimizer that your loop steps"
         )
     iteration = Iteration(len(optimizers)) if frame == "iteration" else None
-    keras = [o for o in optimizers if _is(o, "keras.optimizers", "Optimizer")]
+    keras = [o for o in optimizers if _is(o, "keras", "optimizers.Optimizer")]  # Keras 3.5 has it under another module
     if keras and framework == "keras":
         if len(keras) < len(optimizers):
             raise InvalidArgument("optimizer= mixes optimizers of Keras and of torch: watch their models by themselves")

@@ -60,24 +60,23 @@ def _surveyed(a: Tensor, b: Tensor) -> tuple[Pair, Survey]:
 
 
 def _single(out: TensorDiff, pair: Pair, seen: Survey) -> bool:
-    if seen.changed != 1 or seen.size == 1:
-        if seen.size == 1:
-            before, after = (float(t.values(0, 1)[0]) for t in (pair.a, pair.b))
-            out.kind, out.text = "single value", f"{before:.6g} became {after:.6g}"
-        return seen.size == 1
+    if seen.changed != 1:
+        return False
     index = seen.at[0]
     before, after = (float(t.values(index, index + 1)[0]) for t in (pair.a, pair.b))
-    at = [int(i) for i in np.unravel_index(index, pair.a.shape)]
-    out.rank = 1
-    out.kind, out.text = "single value", f"one value: {at} from {before:.6g} to {after:.6g}"
+    at = str([int(i) for i in np.unravel_index(index, pair.a.shape)]) if seen.size > 1 else ""
+    out.kind = "single value"
+    out.text = f"one value: {at} from {before:.6g} to {after:.6g}" if at else f"{before:.6g} became {after:.6g}"
+    if at:
+        out.rank = 1
     if pair.same_kind and pair.a.dtype != "bool":
         flipped = int(bits(pair.a.raw(index, index + 1))[0]) ^ int(bits(pair.b.raw(index, index + 1))[0])
         if flipped.bit_count() == 1:
             place = flipped.bit_length() - 1
             out.kind = "single bit"
-            out.text = (
-                f"one bit of one value: bit {place} ({_part(pair, place)}) of {at}, {before:.6g} became {after:.6g}"
-            )
+            bit = f"bit {place} ({_part(pair, place)})"
+            where = f"one value: {bit} of {at}" if at else f"it: {bit}"
+            out.text = f"one bit of {where}, {before:.6g} became {after:.6g}"
     return True
 
 

@@ -13,6 +13,7 @@ from weightlapse.differences.tensor import Doubles
 
 LEVELS = 256
 GROUPS = (128, 64, 32)
+CHANCE = 1e-9  # that a row of any numbers lies on a grid
 _SLOTS = 64  # numbers of a group by which grids are ruled out
 
 
@@ -38,7 +39,7 @@ def quantised(pair: Pair, seen: Survey) -> Grid | None:
     whole = _levels(pair, "b", LEVELS)
     if whole is not None:
         before = _levels(pair, "a", 4 * LEVELS)
-        few = pair.a.size >= 4 * len(whole) and (before is None or len(before) >= 2 * len(whole))
+        few = _not_zero(pair) >= 2 * len(whole) and (before is None or len(before) >= 2 * len(whole))
         steps = _grid(iter([whole[None]]), pair.b.mantissa)
         if few or (steps is not None and (before is None or len(before) > len(whole)) and 2 * steps < pair.a.size):
             return Grid("tensor", len(whole), steps is not None, steps or 0)
@@ -50,10 +51,13 @@ def quantised(pair: Pair, seen: Survey) -> Grid | None:
         ("column", -pair.rows),
         *((f"group of {g}", g) for g in GROUPS if n % g == 0 and n > g),
     ):
-        if abs(width) < 16:
+        if abs(width) < 4:
             continue
         steps = _grid(_rows_of(pair, width), pair.b.mantissa)
-        if steps is not None and steps < abs(width):
+        if steps is None or _by_chance(steps, abs(width), pair.b.mantissa) > CHANCE:
+            continue
+        already = None if pair.a.mantissa is None else _grid(_rows_of(pair, width, "a"), pair.a.mantissa)
+        if already is None or already >= 2 * steps:
             return Grid(by, 2 * steps + 1, even=True, steps=steps)
     for by, width in (("row", n), *((f"group of {g}", g) for g in GROUPS if n % g == 0 and n > g)):
         if width >= 32 and (book := _code_book(_rows_of(pair, width), pair.b.mantissa)) is not None:
@@ -75,17 +79,28 @@ def _levels(pair: Pair, which: str, most: int) -> Doubles | None:
     return found
 
 
-def _rows_of(pair: Pair, width: int) -> Iterator[Doubles]:
-    """B as rows of ``width`` numbers, in blocks; of a negative width: as columns."""
+def _not_zero(pair: Pair) -> int:
+    return sum(int(np.count_nonzero(block.y)) for block in pair.blocks())
+
+
+def _by_chance(steps: int, width: int, mantissa: int) -> float:
+    """How probable it is that ``width`` numbers of any kind look like multiples of one step or another, as far as their digits tell."""
+    each = min(2 * steps * 2.0 ** -(mantissa - 1), 1.0)
+    return float(LEVELS * each ** (width - 1))
+
+
+def _rows_of(pair: Pair, width: int, which: str = "b") -> Iterator[Doubles]:
+    """B (or A) as rows of ``width`` numbers, in blocks; of a negative width: as columns."""
+    side = getattr(pair, which)
     if width < 0:
         step = max(1, BLOCK // pair.rows)
         for start in range(0, pair.columns, step):
             stop = min(start + step, pair.columns)
-            lines = [pair.b.values(i * pair.columns + start, i * pair.columns + stop) for i in range(pair.rows)]
+            lines = [side.values(i * pair.columns + start, i * pair.columns + stop) for i in range(pair.rows)]
             yield np.stack(lines, axis=1)
         return
     for start, stop in pair.spans():
-        yield pair.b.values(start * pair.columns, stop * pair.columns).reshape(-1, width)
+        yield side.values(start * pair.columns, stop * pair.columns).reshape(-1, width)
 
 
 def _grid(blocks: Iterator[Doubles], mantissa: int) -> int | None:

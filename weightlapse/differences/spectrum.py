@@ -146,8 +146,28 @@ def _transposed_times(pair: Pair, left: Doubles) -> Doubles:
 def _sketched(pair: Pair, width: int) -> tuple[Doubles, Doubles, Doubles]:
     """The first ``width`` singular values with their vectors, (k,), (m, k), (n, k)."""
     start = np.random.default_rng(0).standard_normal((pair.columns, width))
-    q = np.linalg.qr(_times(pair, start))[0]
-    q = np.linalg.qr(_transposed_times(pair, q))[0]
-    q = np.linalg.qr(_times(pair, q))[0]
+    q = _orthonormal(_times(pair, start))
+    del start
+    q = _orthonormal(_transposed_times(pair, q))
+    q = _orthonormal(_times(pair, q))
     u, values, vt = np.linalg.svd(_transposed_times(pair, q).T, full_matrices=False)
-    return values, q @ u, vt.T
+    return values, q @ u[:, :KEPT], vt[:KEPT].T.copy()
+
+
+def _orthonormal(tall: Doubles) -> Doubles:
+    """An orthonormal basis of the columns, written over them: Householder's of blocks of rows, then of what is left of each, so that no second copy is made."""
+    width = tall.shape[1]
+    step = max(4 * width, 1)
+    if len(tall) <= step:
+        return np.asarray(np.linalg.qr(tall)[0], np.float64)
+    spans = [(at, min(at + step, len(tall))) for at in range(0, len(tall), step)]
+    if spans[-1][1] - spans[-1][0] < width:  # too few rows for a basis of their own
+        spans[-2:] = [(spans[-2][0], len(tall))]
+    left = []
+    for a, b in spans:
+        tall[a:b], r = np.linalg.qr(tall[a:b])
+        left.append(r)
+    top = np.linalg.qr(np.vstack(left))[0]
+    for k, (a, b) in enumerate(spans):
+        tall[a:b] = tall[a:b] @ top[k * width : (k + 1) * width]
+    return tall

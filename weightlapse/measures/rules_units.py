@@ -27,7 +27,6 @@ FORCE = 20  # times the unit's own and its layer's usual update, or OUTLIER time
 OUTLIER = 5
 WINDOW = 20  # frames that say what is usual for a unit
 ROUNDED = 3e-6  # of the weights' size, fifty float32 roundings: below it the direction of an update is noise
-FINISHED = 1e-3  # of the layer's largest median: updates that have shrunk to it are those of a training that converges, straight on and ever shorter
 GLANCE = 4  # updates at the end that clear most layers
 FADED = 0.05  # of the layer's median: and only an update this small is taken for rounding
 
@@ -93,11 +92,6 @@ class _State:
     @property
     def needed(self) -> int:
         return max(SHORTEST, len(self.incoming) // 10)
-
-    @property
-    def finished(self) -> bool:
-        """Whether the layer as a whole converges: then what goes straight on in ever shorter steps need not be momentum's."""
-        return float(np.median(self.typical[-self.needed :])) < FINISHED * float(self.typical.max())
 
     def suspicious(self) -> bool:
         """Whether some unit is quiet whenever anything is told."""
@@ -169,12 +163,8 @@ def _judge(evidence: Evidence, layer: Layer, state: _State, unit: int) -> tuple[
         jump
         or _forced(state.incoming[:, unit], state.typical, size[:, unit], float(np.median(size[min(start, len(size) - 1)])), start)
     )  # fmt: skip
-    if (
-        not by_force
-        and state.finished
-        and (state.incoming[start:, unit] > QUIET * state.typical[start:])[informative[start:]].any()
-    ):
-        return None  # it is done, as others are
+    if not by_force and _keeps_pace(state.incoming[start:, unit], state.typical[start:]):
+        return None
     told = informative[start:]  # never empty: enough of these frames say something
     feeds = live_out is not None and live_out[start:, unit][told][-state.needed :].mean() > 0.5
     kind = "saturated" if feeds and "relu" not in layer.ops else "dead"
@@ -270,6 +260,16 @@ def _forced(norms: Array, typical: Array, size: Array, usual: float, start: int)
     around = slice(max(0, start - 1), start + 1)
     usually = max(float(np.median(before)), float(typical[around].max())) if before.size >= 5 else 0.0
     return bool((usually > 0 and jump > FORCE * usually) or size[min(start, len(size) - 1)] > OUTLIER * usual)
+
+
+def _keeps_pace(norms: Array, typical: Array) -> bool:
+    """Whether a unit's updates shrink with those of its layer: a training that converges goes straight on in ever shorter steps too, all of it at one pace.
+    What momentum alone moves falls behind the others from the first step on, until it is lost in rounding."""
+    some = np.flatnonzero((norms > QUIET * typical) & (typical > 0))[:SHORTEST]
+    if len(some) < SHORTEST:
+        return False
+    first, last = norms[some[[0, -1]]] / typical[some[[0, -1]]]
+    return bool((last / first) ** (1 / (some[-1] - some[0])) > GLIDE[1])
 
 
 def _jumped(norms: Array, glide: NDArray[np.bool_], start: int) -> int:

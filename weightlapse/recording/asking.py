@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import fnmatch
 from collections.abc import Iterable
+from functools import cache
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -36,6 +37,7 @@ def ask(
     if not kinds or not kinds <= set(STREAMS):
         raise InvalidArgument(f"streams={streams!r}: choose from {', '.join(map(repr, STREAMS))}")
 
+    @cache
     def wanted(spec: TensorSpec) -> bool:
         names = (spec.name, *spec.aliases)
         return spec.stream in kinds and any(fnmatch.fnmatchcase(name, p) for name in names for p in patterns)

@@ -23,6 +23,7 @@ import struct
 import zlib
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import lru_cache
 from itertools import pairwise
 
 import numpy as np
@@ -143,21 +144,27 @@ class Index:
             raise DamagedRecording("the index of a block file does not have the length that it claims")
         ends = np.cumsum([_INDEX_HEAD.size, *sizes]).tolist()
         parts = [data[a:b] for a, b in pairwise(ends)]
-        counts, table = np.frombuffer(parts[0], "<u4"), np.frombuffer(parts[1], PIECE)
+        counts = np.frombuffer(parts[0], "<u4")
         places, bounds = np.frombuffer(parts[2], "<u8"), np.frombuffer(parts[4], "<f8")
         steps = np.frombuffer(parts[5], "<i8")
         if int(counts.sum(dtype=np.uint64)) != pieces:
             raise DamagedRecording("the index of a block file has pieces that belong to no chunk")
-        columns = zip(*(table[name].tolist() for name in ("tensor", "start", "stop")))
-        every = [Piece(*numbers) for numbers in columns]
-        edges = np.cumsum([0, *counts]).tolist()
         return cls(
-            tuple(tuple(every[a:b]) for a, b in pairwise(edges)),
+            _chunks(parts[0], parts[1]),
             places.reshape(blocks, count, 2),
             bounds.reshape(blocks, tensors),
             steps.astype(np.int64),
             np.frombuffer(parts[3], "<u4").reshape(blocks, count) if with_heads else None,
         )
+
+
+@lru_cache(maxsize=16)
+def _chunks(counts: bytes, table: bytes) -> tuple[tuple[Piece, ...], ...]:
+    """The pieces of each chunk; the segments of a recording have the same, thousands of them."""
+    rows = np.frombuffer(table, PIECE)
+    every = [Piece(*numbers) for numbers in zip(*(rows[name].tolist() for name in ("tensor", "start", "stop")))]
+    edges = np.cumsum([0, *np.frombuffer(counts, "<u4")]).tolist()
+    return tuple(tuple(every[a:b]) for a, b in pairwise(edges))
 
 
 def inflate(payload: bytes) -> bytes:

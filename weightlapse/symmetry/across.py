@@ -15,6 +15,7 @@ from weightlapse.symmetry.run import Runner, data_of
 from weightlapse.symmetry.search import Search
 from weightlapse.symmetry.states import distance, float_arrays, is_module, parameter_names, wired_arrays
 from weightlapse.symmetry.widths import common, correspondence, laid_out, wiring_for
+from weightlapse.wiring.arrays import shape_of
 from weightlapse.wiring.data import Wiring
 
 
@@ -22,8 +23,8 @@ def differ_in_width(a: Mapping[str, Any], b: Mapping[str, Any]) -> bool:
     """Whether two states have the same tensors, some of them of another size."""
     return (
         set(a) == set(b)
-        and any(tuple(a[n].shape) != tuple(b[n].shape) for n in a)
-        and all(len(a[n].shape) == len(b[n].shape) for n in a)
+        and any(shape_of(a, n) != shape_of(b, n) for n in a)
+        and all(len(shape_of(a, n)) == len(shape_of(b, n)) for n in a)
     )
 
 

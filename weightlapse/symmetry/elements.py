@@ -9,10 +9,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from weightlapse.symmetry.moved import Moved, shape_of
+from weightlapse.symmetry.moved import Moved
 from weightlapse.symmetry.states import Weights, place_in_memory
 from weightlapse.symmetry.units import Units
 from weightlapse.wiring.apply import check_shape, checked_factors, checked_order, names_in
+from weightlapse.wiring.arrays import shape_of
 from weightlapse.wiring.data import Group, Wiring
 from weightlapse.wiring.placement import Placement
 

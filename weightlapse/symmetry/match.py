@@ -25,12 +25,23 @@ from numpy.typing import NDArray
 
 from weightlapse.symmetry.assign import assign, assign_blocks
 from weightlapse.symmetry.elements import Elements, identity
-from weightlapse.symmetry.moved import Moved, shape_of
+from weightlapse.symmetry.moved import Moved
 from weightlapse.symmetry.nesting import Nesting
 from weightlapse.symmetry.sketch import NUMBERS, UNITS, Sketches, plain_partners, surely_partners
 from weightlapse.symmetry.states import Weights
 from weightlapse.symmetry.units import Part, Units, units_of
-from weightlapse.wiring.arrays import Numbers, ascending, axes_as, dot, is_single, is_tensor, joined, of_rows, products
+from weightlapse.wiring.arrays import (
+    Numbers,
+    ascending,
+    axes_as,
+    dot,
+    is_single,
+    is_tensor,
+    joined,
+    of_rows,
+    products,
+    shape_of,
+)
 from weightlapse.wiring.data import Wiring
 
 Matrix = NDArray[Any]

@@ -78,9 +78,3 @@ class Moved(Mapping[str, Numbers]):
     def _drop(self, name: str) -> None:
         value = self._held.pop(name, None)
         self._nbytes -= 0 if value is None else value.nbytes
-
-
-def shape_of(arrays: Weights, name: str) -> tuple[int, ...]:
-    """The shape of one of the arrays; none is made for that."""
-    known = getattr(arrays, "shapes", None)
-    return tuple(arrays[name].shape) if known is None else known[name]

@@ -8,10 +8,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from weightlapse.symmetry.moved import shape_of
 from weightlapse.symmetry.states import Weights
 from weightlapse.symmetry.units import Units
-from weightlapse.wiring.arrays import Numbers, without
+from weightlapse.wiring.arrays import Numbers, shape_of, without
 from weightlapse.wiring.data import Group, Wiring
 
 

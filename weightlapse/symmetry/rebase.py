@@ -53,7 +53,7 @@ class _At:
     elements: Elements
     matrices: dict[str, NDArray[np.float64]]
     b: Changed
-    distance: float = math.inf
+    distance: float
 
 
 class Rebase:
@@ -114,15 +114,13 @@ class Rebase:
         for _ in range(_ROUNDS):
             at = self._round(turns)
             if best is not None and at.distance >= best.distance * (1 - 1e-3):
-                if at.distance >= best.distance:
-                    self._finish(best)
-                else:
-                    best = at
+                best = at if at.distance < best.distance else best
                 break
             best = at
             if at.distance <= self._same or not self.streams:
                 break
             turns = {s.name: self._turned_on(s, turns[s.name], at.b) for s in self.streams}
+            best.b.forget()  # the next one makes a network of its own
         assert best is not None
         gains = {n.gain: self.gains_a[n.gain] for s in self.bases for n in s.norms}
         before = {n.gain: self.gains_b[n.gain] for s in self.bases for n in s.norms}
@@ -130,21 +128,16 @@ class Rebase:
         found = WithBases(best.elements.order, best.elements.factor, matrices, gains, before)
         turned = [matrices[s.name] for s in self.streams]
         plain = all(is_signed_order(m) for m in matrices.values()) and not any((m < 0).any() for m in turned)
-        return Rebased(found, best.distance, "weights, in other bases", plain)
-
-    def _finish(self, at: _At) -> None:
-        """b's state where a round ended, each tensor made once, and how far it is from a."""
-        self.moved = {}
-        made = at.b.copy()
-        for s in self.bases:
-            unfold(made, s, self.gains_a)
-        self.moved = in_place_of(self.state_b, made, self.wiring)
+        for s in self.bases:  # the same as ``found.on_state``, from what is made already
+            unfold(best.b, s, self.gains_a)
+        self.moved = in_place_of(self.state_b, best.b, self.wiring)
         x, y = (FirstNames(s, self.wiring, self.device) for s in (self.state_a, self.moved))
-        at.distance = distance(x, y, self.names)
+        return Rebased(found, distance(x, y, self.names), "weights, in other bases", plain)
 
     def _round(self, turns: Mapping[str, NDArray[np.float64]]) -> _At:
         """Everything but the streams, with these as they are given."""
         b = self.b.copy()
+        b.keeps = True  # it becomes the result
         matrices = dict(turns)
         for s in self.streams:
             change(b, s, turns[s.name])
@@ -162,9 +155,7 @@ class Rebase:
             order |= found.order
             factor |= found.factor
             self._move(b, found, part)
-        at = _At(Elements(order, factor), matrices, b)
-        self._finish(at)
-        return at
+        return _At(Elements(order, factor), matrices, b, distance(self.a, b, self.names))
 
     def _part(self, part: Wiring, b: Changed) -> Elements:
         """What weight matching finds for groups that share no tensor with others."""

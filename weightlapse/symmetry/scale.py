@@ -12,10 +12,10 @@ from collections.abc import Iterable
 import numpy as np
 from numpy.typing import NDArray
 
-from weightlapse.symmetry.moved import Moved, shape_of
+from weightlapse.symmetry.moved import Moved
 from weightlapse.symmetry.states import Arrays, Weights
 from weightlapse.symmetry.units import Units
-from weightlapse.wiring.arrays import is_single, of_rows, squares
+from weightlapse.wiring.arrays import is_single, of_rows, shape_of, squares
 
 Factors = dict[str, NDArray[np.float64]]
 

@@ -17,11 +17,10 @@ import numpy as np
 
 from weightlapse.symmetry.elements import Elements, identity
 from weightlapse.symmetry.match import Matcher
-from weightlapse.symmetry.moved import shape_of
 from weightlapse.symmetry.scale import balance, fit_scales, rescaled, scalable
 from weightlapse.symmetry.states import Weights, distance
 from weightlapse.symmetry.units import units_of
-from weightlapse.wiring.arrays import is_single
+from weightlapse.wiring.arrays import is_single, shape_of
 from weightlapse.wiring.data import Wiring
 
 # Unrelated networks of the usual initialisations end near 1; nothing else can be nearer than this.

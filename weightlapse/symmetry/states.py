@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from weightlapse.errors import CannotAlign, InvalidArgument
-from weightlapse.wiring.arrays import Numbers, doubled, has_nan, is_finite, is_tensor, on_device, real_pairs
+from weightlapse.wiring.arrays import Numbers, doubled, has_nan, is_finite, is_tensor, on_device, real_pairs, shape_of
 from weightlapse.wiring.data import Wiring
 
 Arrays = dict[str, NDArray[Any]]
@@ -53,6 +53,7 @@ class OpenFile(Renamed):
     def __init__(self, file: Any) -> None:
         self._file = file
         self._names = {_unwrapped(str(n)): n for n in file.keys()}  # noqa: SIM118  it is no mapping
+        self.shapes = {n: tuple(file.get_slice(own).get_shape()) for n, own in self._names.items()}
 
     def __getitem__(self, name: str) -> Any:
         return self._file.get_tensor(self._names[name])
@@ -217,9 +218,9 @@ def check_same_shapes(a: Mapping[str, Any], b: Mapping[str, Any]) -> None:
             "alignment needs the same layers in both (wl.compare judges them by their outputs alone)"
         )
     for n in a:
-        if tuple(a[n].shape) != tuple(b[n].shape):
+        if shape_of(a, n) != shape_of(b, n):
             raise CannotAlign(
-                f"{n!r} has shape {tuple(a[n].shape)} in the first network and {tuple(b[n].shape)} in the second"
+                f"{n!r} has shape {shape_of(a, n)} in the first network and {shape_of(b, n)} in the second"
             )
 
 
@@ -297,7 +298,7 @@ def check_wiring_fits(state: Mapping[str, Any], w: Wiring) -> None:
                 raise CannotAlign(
                     f"group {g.name!r} lives in {m.tensor!r}, which the networks do not have; trace these networks"
                 )
-            found, expected = tuple(state[m.tensor].shape), w.shapes.get(m.tensor)
+            found, expected = shape_of(state, m.tensor), w.shapes.get(m.tensor)
             if expected is not None and found != tuple(expected):
                 raise CannotAlign(
                     f"{m.tensor!r} has shape {found}, but the wiring was found for {tuple(expected)}; trace this network"

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from weightlapse.errors import CannotAlign, InvalidArgument
 from weightlapse.symmetry.elements import Elements
 from weightlapse.symmetry.states import numbers, place_in_memory
-from weightlapse.wiring.arrays import Numbers, device_of, like
+from weightlapse.wiring.arrays import Numbers, device_of, unrounded
 from weightlapse.wiring.change import KEEP, Changed, change, fold, tensors_of, unfold
 from weightlapse.wiring.data import Basis, Wiring
 from weightlapse.wiring.placement import Placement
@@ -94,6 +94,7 @@ def in_place_of(
     state: Mapping[str, Any], changed: Changed, wiring: Wiring, moves: Mapping[str, Placement] | None = None
 ) -> dict[str, Any]:
     """A state in which every changed tensor stands under all its names, in the kind and precision of the old one, and others are moved.
+    16-bit floats that are changed become float32: they would be rounded, and the function with them.
 
     What neither touches is shared with ``state``; tensors that were one under several names are one afterwards.
     """
@@ -107,7 +108,7 @@ def in_place_of(
             continue
         key = place_in_memory(value) if type(state) is dict else name
         if key not in done:
-            done[key] = like(changed[tensor], value) if tensor in busy else moves[name](value)
+            done[key] = unrounded(changed[tensor], value) if tensor in busy else moves[name](value)
         out[name] = done[key]
     return out
 

@@ -16,6 +16,12 @@ from numpy.typing import NDArray
 Numbers = Any  # a NumPy array or a torch tensor
 
 
+def shape_of(arrays: Mapping[str, Any], name: str) -> tuple[int, ...]:
+    """The shape of one of the arrays; none is made, or read, where the mapping knows its ``shapes``."""
+    known = getattr(arrays, "shapes", None)
+    return tuple(arrays[name].shape) if known is None else tuple(known[name])
+
+
 def is_tensor(x: Numbers) -> bool:
     """Whether it is a torch tensor rather than a NumPy array."""
     return hasattr(x, "detach")
@@ -80,8 +86,12 @@ def doubled(x: Numbers) -> Numbers:
 
 
 def like(value: Numbers, sample: Any) -> Any:
-    """``value`` in the kind, precision and place of ``sample``."""
+    """``value`` in the kind, precision and place of ``sample``; the same memory where it has them."""
     if is_tensor(sample):
+        if not is_tensor(value) and sample.device.type == "cpu":
+            import torch
+
+            value = torch.from_numpy(value)
         return value.to(sample) if is_tensor(value) else sample.new_tensor(value)
     return at_home(value).astype(np.asarray(sample).dtype, copy=False)
 
@@ -101,6 +111,33 @@ def axis_first(x: Numbers, axis: int) -> Numbers:
     if axis == 0:
         return x
     return x.movedim(axis, 0) if is_tensor(x) else np.moveaxis(x, axis, 0)
+
+
+def unrounded(value: Numbers, sample: Any) -> Any:
+    """Like ``sample``, but in float32 where that has shorter floats and these would round what is no number of theirs."""
+    found = like(value, sample)
+    if is_tensor(sample):
+        if not (sample.is_floating_point() and sample.dtype.itemsize < 4):
+            return found
+        wide = value.float() if is_tensor(value) else as_float32(value).to(sample.device)
+        return (
+            found if bool(((found.float() - wide).abs() <= _NO_ROUNDING * wide.abs()).all()) else wide.to(sample.device)
+        )
+    dtype = np.asarray(sample).dtype
+    if not (dtype.kind == "V" or (dtype.kind == "f" and dtype.itemsize < 4)):
+        return found
+    wide = at_home(value).astype(np.float32)
+    return found if (np.abs(found.astype(np.float32) - wide) <= _NO_ROUNDING * np.abs(wide)).all() else wide
+
+
+def as_float32(value: NDArray[Any]) -> Any:
+    """A tensor of it in main memory."""
+    import torch
+
+    return torch.from_numpy(value).float()
+
+
+_NO_ROUNDING = 1e-5  # relative; a sixteen-bit float is off by a hundred times that where it rounds
 
 
 def axes_as(x: Numbers, order: tuple[int, ...]) -> Numbers:

@@ -23,8 +23,11 @@ KEEP = 32 * 2**20  # bytes of changed arrays that are held for the next look
 
 class Changed(Mapping[str, Numbers]):
     """``arrays`` after all that was noted; they are never written to. ``dtype``: what the changed ones are computed in, their own by default.
-    ``device``: where they are, when they are tensors.
+    ``device``: where they are, when they are tensors. ``keeps``: what was made is held for good, and later changes are made in it at once
+    (what was looked at before changes with them).
     """
+
+    keeps = False
 
     def __init__(self, arrays: Mapping[str, Numbers], dtype: Any = None, room: int = KEEP, device: Any = None) -> None:
         self.arrays, self.dtype, self.room, self.device = arrays, dtype, room, device
@@ -63,7 +66,10 @@ class Changed(Mapping[str, Numbers]):
         if name not in self._held:
             value = copied(self.arrays[name], self.dtype is np.float64)
             for step in self._steps[name]:
-                value = step(value) if isinstance(step, Placement) else step[0](value, *step[1:])
+                value = _made(value, step)
+            if self.keeps:
+                self._held[name] = value
+                return value
             if value.nbytes > self.room:
                 return value
             while self._held and sum(v.nbytes for v in self._held.values()) + value.nbytes > self.room:
@@ -91,9 +97,19 @@ class Changed(Mapping[str, Numbers]):
         """A new value, whatever it was."""
         self._then(name, (_replaced, value))
 
+    def forget(self) -> None:
+        """Holds nothing any longer; what is looked at again is made again."""
+        self._held.clear()
+
     def _then(self, name: str, step: Any) -> None:
-        self._held.pop(name, None)
         self._steps.setdefault(name, []).append(step)
+        value = self._held.pop(name, None)
+        if self.keeps and value is not None:
+            self._held[name] = _made(value, step)
+
+
+def _made(value: Numbers, step: Any) -> Numbers:
+    return step(value) if isinstance(step, Placement) else step[0](value, *step[1:])
 
 
 def _turned(value: Numbers, m: Member, matrix: Numbers) -> Numbers:
