@@ -23,8 +23,8 @@ LAYERS = 10
 TIMES = 7
 
 
-def folder(path: Path, shards: int, edit: bool) -> int:
-    """A checkpoint of LAYERS layers, each of one large and several small tensors; returns the bytes of the largest tensor."""
+def folder(path: Path, shards: int, rank: int) -> int:
+    """A checkpoint of LAYERS layers, each of one large and several small tensors, one of them with an edit of this rank; returns the bytes of the largest tensor."""
     from safetensors.numpy import save_file
 
     path.mkdir()
@@ -36,12 +36,12 @@ def folder(path: Path, shards: int, edit: bool) -> int:
         tensors[f"model.layers.{i}.mlp.down_proj.weight"] = rng.standard_normal((high, wide), dtype=np.float32)
         for part in range(19):
             tensors[f"model.layers.{i}.norm{part}.weight"] = rng.standard_normal(wide, dtype=np.float32)
-    if edit:
+    if rank:
         rng = np.random.default_rng(99)
         name = "model.layers.3.mlp.down_proj.weight"
-        tensors[name] = tensors[name] + 0.01 * rng.standard_normal((high, 2), dtype=np.float32) @ rng.standard_normal(
-            (2, wide), dtype=np.float32
-        )
+        tensors[name] = tensors[name] + 0.01 * rng.standard_normal(
+            (high, rank), dtype=np.float32
+        ) @ rng.standard_normal((rank, wide), dtype=np.float32)
     names, where = list(tensors), {}
     for i in range(shards):
         file = f"model-{i + 1:05}-of-{shards:05}.safetensors"
@@ -94,11 +94,12 @@ def shell(a: Path, b: Path) -> float:
 def main() -> None:
     with tempfile.TemporaryDirectory() as place:
         root = Path(place)
-        largest = folder(root / "a", 3, False)
-        folder(root / "same", 5, False)
-        folder(root / "edited", 3, True)
+        largest = folder(root / "a", 3, 0)
+        folder(root / "same", 5, 0)
+        folder(root / "rank 2", 3, 2)
+        folder(root / "rank 100", 3, 100)
         rows = []
-        for name in ("same", "edited"):
+        for name in ("same", "rank 2", "rank 100"):
             other = root / name
             cat(root / "a", other)  # both into the page cache
             reading, calls, shells = [], [], []
