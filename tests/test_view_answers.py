@@ -369,3 +369,34 @@ def test_what_a_page_opens_with_is_read_beforehand_and_once(tmp_path: Path, monk
     assert answers.reply("stats", {"tensor": "small"}) == first
     answers.reply("stats", {"tensor": "bias"})
     assert asked == ["small", "bias"]
+
+
+@pytest.mark.parametrize("compact", ["after", "never"])
+def test_sparklines_are_of_all_values_without_reading_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, compact: Any
+) -> None:
+    draw = np.random.default_rng(0)
+    state = {"w": draw.normal(size=(300, 40)), "b": np.zeros(3), "none": np.zeros((0, 4))}
+    by_hand = [np.sqrt(np.mean(state["w"] ** 2))]
+    with wl.watch(state, tmp_path / "run", compact=compact) as rec:
+        for _ in range(300):
+            state = {**state, "w": state["w"] + draw.normal(size=(300, 40)) / 10, "b": state["b"] + np.nan}
+            by_hand.append(np.sqrt(np.mean(state["w"] ** 2)))
+            rec.step(state)
+    subject = Subject(wl.load(tmp_path / "run"), "run")
+    answers = Answers([subject])
+    read: list[str] = []
+    sample = subject.sample
+    monkeypatch.setattr(subject, "sample", lambda name: read.append(name) or sample(name))
+    found = json.loads(answers.reply("trend", {"tensor": "w"})[1])
+    assert found["frames"][0] == 0
+    assert found["frames"][-1] == 300
+    if compact == "after":
+        assert read == []
+        assert found["rms"] == pytest.approx([by_hand[frame] for frame in found["frames"]], rel=1e-9)
+        odd = json.loads(answers.reply("trend", {"tensor": "b"})[1])
+        assert odd["frames"] == found["frames"]
+        assert json.loads(answers.reply("trend", {"tensor": "none"})[1]) == {"frames": [], "rms": []}
+    else:  # a log alone keeps no statistics: a sample of the cells stands for all
+        assert read == ["w"]
+        assert found["rms"] == pytest.approx([by_hand[frame] for frame in found["frames"]], rel=0.05)

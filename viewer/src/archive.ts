@@ -23,7 +23,8 @@ export interface Plane extends Span {
 export interface Clip extends Span { frames: number[]; limits: number[]; h: number; w: number; f: [number, number]; pixels: Uint8Array }
 
 export interface Series { start: number; step: number; count: number; dtype: string; bounds: number[] | null; values: Values }
-export interface Stats { limit: number; moved: number; stirred: number; frames: number[]; rms: (number | null)[] }
+export interface Trend { frames: number[]; rms: (number | null)[] }
+export interface Stats extends Trend { limit: number; moved: number; stirred: number }
 export interface Curve { kind: string; frames: number[]; values: (number | null)[]; sampled: [number, number] | null }
 export interface Neuron { group: string; unit: number; parts: { label: string; frames: number[]; lines: (number | null)[][] }[] }
 export interface Finding { kind: string; tensor: string | null; units: number[]; step: number | null; severity: string; text: string }
@@ -67,6 +68,7 @@ export class Archive {
   }
 
   stats(run: number, tensor: string): Promise<Stats> { return this.remember("stats", { run, tensor }); }
+  trend(run: number, tensor: string): Promise<Trend> { return this.remember("trend", { run, tensor }); }
   curve(run: number, tensor: string, kind: string): Promise<Curve> { return this.remember("curve", { run, tensor, kind }); }
   neuron(run: number, group: string, unit: number): Promise<Neuron> { return this.remember("neuron", { run, group, unit }); }
   findings(run: number): Promise<Findings> { return this.remember("findings", { run }); }

@@ -25,6 +25,7 @@ from weightlapse.view.manifest import additions, manifest, numbers
 from weightlapse.view.overview import overview
 from weightlapse.view.pictures import Pictures
 from weightlapse.view.subject import Subject
+from weightlapse.view.trends import Trends
 from weightlapse.view.wire import BINARY, JSON, Cancel, Cancelled, Query, little, message, number, span
 
 # questions during which previews may be made: they cost nothing, say for themselves when they read, come behind a preview, or take so long that nobody waits
@@ -55,12 +56,14 @@ class Answers:
         self._scales: dict[
             tuple[int, str], tuple[int, dict[str, Any]]
         ] = {}  # how many frames it was made from, and what came out
+        self._trends = Trends()
         self._pairing = threading.Lock()
         self._paired: dict[bool, dict[str, Any]] = {}  # by whether units are followed
         self.words: dict[str, Callable[[Query, Cancel], tuple[str, bytes]]] = {
             "manifest": self._manifest,
             "live": self._live,
             "stats": self._stats,
+            "trend": self._trend,
             "plane": self.pictures.plane,
             "clip": self.pictures.clip,
             "series": self._series,
@@ -112,13 +115,22 @@ class Answers:
 
     def _stats(self, query: Query, cancel: Cancel) -> tuple[str, bytes]:
         """Where the colour scale of a tensor ends, and its root mean square over time, from a sample of its cells."""
+        return self._json(self._scaled(self.pictures.subject(query), query.get("tensor", "")))
+
+    def _trend(self, query: Query, cancel: Cancel) -> tuple[str, bytes]:
+        """The root mean square of a tensor over time: of all values where the recording keeps it, else of the sample."""
         subject, name = self.pictures.subject(query), query.get("tensor", "")
+        with self._scaling:
+            found = self._trends.of(subject, name)
+        return self._json(found or {key: self._scaled(subject, name)[key] for key in ("frames", "rms")})
+
+    def _scaled(self, subject: Subject, name: str) -> dict[str, Any]:
         with self._scaling:  # whoever comes while it is worked out waits for it
             frames, found = self._scales.get((id(subject), name), (-1, {}))
             if frames != subject.frames:
                 frames, found = subject.frames, self._scale(subject, name)
                 self._scales[id(subject), name] = (frames, found)
-            return self._json(found)
+            return found
 
     def _scale(self, subject: Subject, name: str) -> dict[str, Any]:
         frames: list[int] = []

@@ -30,6 +30,7 @@ export class FileSource implements Source {
     const run = Number(query.run ?? 0), name = String(query.tensor ?? "");
     switch (word) {
       case "manifest": return json({ version: this.data.version, source: "file", note: this.data.note, runs: this.data.runs });
+      case "trend":
       case "stats": return json(this.packed(run, name).stats);
       case "plane": return this.plane(run, name, query);
       case "clip": return this.clip(run, name, query, signal);

@@ -149,9 +149,9 @@ export class Tree {
     const entry = this.entries.get(name);
     if (!entry || (entry.drawn && !again)) return;
     entry.drawn = true;
-    this.archive.stats(0, name).then((stats) => {
+    this.archive.trend(0, name).then((trend) => {
       const steps = this.run.steps;
-      drawChart(entry.spark, { lines: [{ x: stats.frames, y: stats.rms, colour: css("--accent"), width: 1.25 }],
+      drawChart(entry.spark, { lines: [{ x: trend.frames, y: trend.rms, colour: css("--accent"), width: 1.25 }],
         place: (f) => fractionOfFrame(steps, Math.min(f, steps.length - 1), "frames"), pad: { left: 1, right: 1, top: 3, bottom: 3 } });
     }, () => { entry.drawn = false; });
   }
