@@ -327,3 +327,22 @@ def test_bases_of_16_bit_networks_are_changed_without_rounding(dtype: torch.dtyp
         assert relative(al.state, al.apply(b)) == 0
     stranger = {n: v.to(dtype) for n, v in network("llama", 7).state_dict().items()}
     assert wl.compare(a, stranger, w).verdict == "different"
+
+
+@pytest.mark.parametrize(("family", "tiny"), [("vit", 0.01), ("llama", -0.003), ("gpt2", 0.001)])
+def test_a_gain_that_is_nearly_zero_does_not_blow_up_noise(family: str, tiny: float) -> None:
+    """In a a gain happens to be next to nothing, in b noise has made it larger: b's reader is not divided by a's."""
+    net = network(family)
+    w, a = wiring_of(family), {n: v.clone() for n, v in net.state_dict().items()}
+    stream = next(b for b in w.bases if b.parent is None and b.norms)
+    norm = next(n for n in stream.norms if n.readers)
+    a[norm.gain][2] = tiny - norm.offset
+    rng = np.random.default_rng(1)
+    near = noisy(a, w, rng, 0.3)
+    near[norm.gain][2] = 0.2 - norm.offset
+    said = logits(family, net, b := in_other_bases(near, w, rng, ("order", "signs")))
+    al = wl.align(a, b, w, restarts=0)
+    assert al.distance_before > 1
+    assert al.distance_after < 1.3 * relative(a, near)
+    assert close(logits(family, net, al.state), said, 1e-9)
+    assert relative(al.state, al.apply(b)) <= 1e-12

@@ -63,9 +63,16 @@ def signed_order(c: Matrix, kind: str) -> Matrix:
 
 
 def snapped(q: Matrix, kind: str) -> Matrix:
-    """A rotation that is a reordering but for noise, as that."""
-    near = signed_order(q, kind)
-    return near if float((q * near).sum()) > _ALMOST * len(q) else q
+    """A rotation that is a reordering but for noise, as that.
+
+    What a centred one does to the vector of ones hangs on few numbers, so noise may have turned its sign: both are tried.
+    """
+    tries = [q, q - 2 * q.mean()] if kind == "centred" else [q]
+    for one in tries:
+        near = signed_order(one, kind)
+        if float((one * near).sum()) > _ALMOST * len(q):
+            return near
+    return q
 
 
 @dataclass(frozen=True)

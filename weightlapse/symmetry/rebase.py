@@ -34,6 +34,7 @@ from weightlapse.wiring.arrays import Numbers, at_home, doubled, is_single, join
 from weightlapse.wiring.change import Changed, change, fold, gain, held, is_signed_order, rows, tensors_of, unfold
 from weightlapse.wiring.data import Basis, Group, Member, Wiring
 
+Matrix = NDArray[np.float64]
 _ROUNDS = 4
 _HELD = 2**20  # bytes of a large network's tensors that are held for the next look: its gains
 _SMALL = 4_000_000  # numbers; larger networks are matched in the precision that they are in, and decided upon in double
@@ -122,17 +123,36 @@ class Rebase:
             turns = {s.name: self._turned_on(s, turns[s.name], at.b) for s in self.streams}
             best.b.forget()  # the next one makes a network of its own
         assert best is not None
-        gains = {n.gain: self.gains_a[n.gain] for s in self.bases for n in s.norms}
         before = {n.gain: self.gains_b[n.gain] for s in self.bases for n in s.norms}
         matrices = {s.name: best.matrices.get(s.name, np.eye(s.size)) for s in self.bases}
-        found = WithBases(best.elements.order, best.elements.factor, matrices, gains, before)
         turned = [matrices[s.name] for s in self.streams]
         plain = all(is_signed_order(m) for m in matrices.values()) and not any((m < 0).any() for m in turned)
-        for s in self.bases:  # the same as ``found.on_state``, from what is made already
-            unfold(best.b, s, self.gains_a)
-        self.moved = in_place_of(self.state_b, best.b, self.wiring)
-        x, y = (FirstNames(s, self.wiring, self.device) for s in (self.state_a, self.moved))
-        return Rebased(found, distance(x, y, self.names), "weights, in other bases", plain)
+        gains, left = self._unfolded(best, matrices)
+        found = WithBases(best.elements.order, best.elements.factor, matrices, gains, before)
+        return Rebased(found, left, "weights, in other bases", plain)
+
+    def _unfolded(self, at: _At, matrices: Mapping[str, Matrix]) -> tuple[dict[str, Matrix], float]:
+        """b's state with its gains taken out of the readers again: the gains that leave it nearest, and how near.
+
+        They are a's; or, where a stream is only reordered, b's own: noise in a gain of a that is nearly 0 would be divided by it.
+        """
+        choices = [dict(self.gains_a)]
+        still = [s for s in self.bases if s.norms and is_signed_order(matrices[s.name])]
+        if still and at.distance > self._same:
+            own = {
+                n.gain: self.gains_b[n.gain][np.abs(matrices[s.name]).argmax(axis=1)] for s in still for n in s.norms
+            }
+            choices.append(self.gains_a | own)
+        tried = []
+        for gains in choices:
+            made = at.b if len(choices) == 1 else at.b.copy()
+            for s in self.bases:
+                unfold(made, s, gains)
+            moved = in_place_of(self.state_b, made, self.wiring)
+            x, y = (FirstNames(s, self.wiring, self.device) for s in (self.state_a, moved))
+            tried.append((distance(x, y, self.names), gains, moved))
+        left, gains, self.moved = min(tried, key=lambda t: t[0])
+        return gains, left
 
     def _round(self, turns: Mapping[str, NDArray[np.float64]]) -> _At:
         """Everything but the streams, with these as they are given."""
