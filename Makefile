@@ -42,7 +42,7 @@ TORCH  ?= $(shell grep '^torch==' constraints.txt)
 USERS  := torch film view keras jax lightning transformers sklearn export query ray
 UV     := UV_FIND_LINKS="$(PIP_FIND_LINKS)" $(BIN)/uv
 TRIED  := surface extras third_minute 'store_[cfg]*' 'recording_[eqr]*' 'capture_[cgik]*' 'cli_*' measures 'film_[cm]*' picture differences_numbers \
-  view_server view_widget frameworks_keras frameworks_jax frameworks_sklearn frameworks_lightning growth_widen wiring_spec
+  view_server view_widget frameworks_keras frameworks_jax frameworks_sklearn growth_widen wiring_spec
 
 $(LOWEST)/.made: pyproject.toml constraints.txt | $(VENV)/.dev
 	rm -rf $(LOWEST) && mkdir -p $(LOWEST) && echo '$(TORCH)' > $(LOWEST)/torch.txt
