@@ -48,7 +48,7 @@ $(LOWEST)/.made: pyproject.toml constraints.txt | $(VENV)/.dev
 	rm -rf $(LOWEST) && mkdir -p $(LOWEST) && echo '$(TORCH)' > $(LOWEST)/torch.txt
 	$(UV) pip compile -q --resolution lowest-direct --override $(LOWEST)/torch.txt $(addprefix --extra ,$(USERS)) pyproject.toml -o $(LOWEST)/requirements.txt
 	$(UV) venv -q --python $(BIN)/python $(LOWEST)/venv
-	$(UV) pip install -q --python $(LOWEST)/venv/bin/python -r $(LOWEST)/requirements.txt pytest pytest-xdist hypothesis httpx websockets
+	$(UV) pip install -q --python $(LOWEST)/venv/bin/python -r $(LOWEST)/requirements.txt pytest pytest-xdist hypothesis httpx websockets playwright
 	@touch $@
 
 # Their own warnings are theirs: what was deprecated since is told, and is no failure.
