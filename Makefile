@@ -42,13 +42,13 @@ TORCH  ?= $(shell grep '^torch==' constraints.txt)
 USERS  := torch film view keras jax lightning transformers sklearn export query ray
 UV     := UV_FIND_LINKS="$(PIP_FIND_LINKS)" $(BIN)/uv
 TRIED  := surface extras third_minute 'store_[cfg]*' 'recording_[eqr]*' 'capture_[cgik]*' 'cli_*' measures 'film_[cm]*' picture differences_numbers \
-  view_server view_widget frameworks_keras frameworks_jax frameworks_sklearn frameworks_lightning growth_widen wiring_spec
+  view_server view_widget frameworks_keras frameworks_jax frameworks_sklearn growth_widen wiring_spec
 
 $(LOWEST)/.made: pyproject.toml constraints.txt | $(VENV)/.dev
 	rm -rf $(LOWEST) && mkdir -p $(LOWEST) && echo '$(TORCH)' > $(LOWEST)/torch.txt
 	$(UV) pip compile -q --resolution lowest-direct --override $(LOWEST)/torch.txt $(addprefix --extra ,$(USERS)) pyproject.toml -o $(LOWEST)/requirements.txt
 	$(UV) venv -q --python $(BIN)/python $(LOWEST)/venv
-	$(UV) pip install -q --python $(LOWEST)/venv/bin/python -r $(LOWEST)/requirements.txt pytest pytest-xdist hypothesis httpx websockets
+	$(UV) pip install -q --python $(LOWEST)/venv/bin/python -r $(LOWEST)/requirements.txt pytest pytest-xdist hypothesis httpx websockets playwright
 	@touch $@
 
 # Their own warnings are theirs: what was deprecated since is told, and is no failure.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import sys
 import warnings
 from functools import partial
@@ -134,7 +135,8 @@ nnx_optimizer = nnx.Optimizer(net, optax.sgd(0.1), wrt=nnx.Param)
 @nnx.jit
 def nnx_train(net, nnx_optimizer):
     loss, gradients = nnx.value_and_grad(lambda m: jnp.mean(m(X) ** 2))(net)
-    nnx_optimizer.update(net, gradients)
+    takes_model = "model" in inspect.signature(nnx.Optimizer.update).parameters  # from Flax 0.11 on
+    nnx_optimizer.update(*([net] if takes_model else []), gradients)
     return loss
 
 
