@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import threading
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -280,3 +281,36 @@ def test_every_rule_says_what_it_cannot_see() -> None:
     assert all(len(rule.blind) > 20 and len(rule.direct) > 3 and rule.kinds for rule in RULES)
     assert len({kind for rule in RULES for kind in rule.kinds}) >= 17
     assert np.unique([rule.find.__name__ for rule in RULES]).size == len(RULES)
+
+
+def test_who_trains_waits_for_no_gradient(tmp_path: Path) -> None:
+    """What a look leaves to be waited for is asked for in the recorder's thread; a device that fails is a fact, and no failure of the training."""
+    asked: list[str] = []
+
+    def late() -> dict[str, Any]:
+        asked.append(threading.current_thread().name)
+        return {"w": {"norm": 1.0, "without": []}}
+
+    def broken() -> dict[str, Any]:
+        raise RuntimeError("the device is gone")
+
+    weights = {"w": np.zeros(3)}
+    for name, look in (("late", late), ("broken", broken)):
+        with wl.watch(weights, tmp_path / name) as rec:
+            rec.observe(lambda look=look: {"gradients": look, "frozen": []})  # type: ignore[misc]
+            for _ in range(4):
+                weights = {"w": weights["w"] + 1}
+                rec.step(weights)
+    assert asked
+    assert set(asked) == {"weightlapse-writer"}
+    observed = observed_of(wl.load(tmp_path / "late"))
+    assert observed is not None
+    assert wl.load(tmp_path / "broken").frames == 5
+    model = net(nn.Linear(4, 5), nn.Tanh(), nn.Linear(5, 2))
+    model(torch.randn(3, 4)).sum().backward()
+    seen = TorchObserver(lambda: model, None, list).look()
+    assert callable(seen["gradients"])
+    found = seen["gradients"]()
+    for tensor, fact in found.items():
+        true = dict(model.named_parameters())[tensor].grad
+        assert fact["norm"] == pytest.approx(float(true.norm()), rel=1e-5)

@@ -15,7 +15,8 @@ from weightlapse.store.sizes import size
 PAGE = Path(__file__).with_name("scale.md")
 STEPS = 1000
 RING = 12e9  # bytes of the ring of each process: three quarters of memory="16GB"
-ENCODE, ENCODE_ALL = 0.13e9, 1.5e9  # raw bytes a second: one core beside training, sixteen after it
+ENCODE = 0.13e9  # raw bytes a second that one core compresses beside training
+ENCODE_EXACT, ENCODE_FILM = 0.3e9, 1.1e9  # and sixteen after it: as measured in bench/results/gpu.md
 
 
 @dataclass(frozen=True)
@@ -66,7 +67,8 @@ def flow_of(setup: Setup, recipe: Recipe) -> tuple[Flow, int]:
     busy = max(setup.step, frame / setup.bus)  # the copy runs beside a step
     ring = max(2, min(256, int(RING // frame)))
     period = (recipe.every - 1) * setup.step + busy
-    return Flow(frame, period, setup.disk, ENCODE, ENCODE_ALL, low, ring, setup.network), STEPS // recipe.every
+    at_the_end = ENCODE_EXACT if recipe.tolerance is None else ENCODE_FILM
+    return Flow(frame, period, setup.disk, ENCODE, at_the_end, low, ring, setup.network), STEPS // recipe.every
 
 
 def rates() -> str:

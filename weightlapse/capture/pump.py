@@ -116,6 +116,8 @@ class Pump:
             f"{frames} frames {f'({nbytes / 1e6:,.0f} MB) ' if nbytes else ''}are still to be written"
             if frames
             else "the log is being compressed (compact='never' leaves that for later)"
+            if writer.uncompressed
+            else "the disk is still writing what it was given"
         )
         print(f"weightlapse: closing {writer.path}, {what}", file=sys.stderr)
         for label, left in (

@@ -210,7 +210,7 @@ def _frame_by_frame(
             return values
         return {m.name: joined([values[t].reshape(-1)[at] for t, at in m.at.items()]) for m in members}
 
-    start = {key: parts(value) for key, value in state(frames[0]).items()}
+    start: dict[str, Values] = {}
     end = {key: parts(value) for key, value in state(frames[-1]).items()} if need_end else {}
     before: dict[str, Values] = {}
     chunks = range(0, len(frames), per_chunk)
@@ -219,6 +219,7 @@ def _frame_by_frame(
         block = {n: run[n][slice(part.start, part.stop, part.step)] for n in names}
         for i, frame in enumerate(part):
             now = gather({n: np.asarray(block[n][i]) for n in names})
+            start = start or {key: parts(value) for key, value in now.items()}
             step = int(run.steps[frame])
             for key, value in list(now.items()):
                 raw = value if value.dtype.kind != "c" else parts(value)

@@ -207,16 +207,19 @@ class BlockSegment:
             if spec.size:
                 flat[t] = values.reshape(-1).view(f"<u{spec.storage.itemsize // lanes(spec)[1]}")
                 self._pieces(t)  # which are all there
+        work = (row + 1) * sum(map(len, flat.values()))
         with self._cache.lock:
-            inverse = compiled((row + 1) * sum(map(len, flat.values())))
-            tasks, work = [], 0
-            for c, pieces in enumerate(self._index.chunks):
-                for columns, mine in _wanted(pieces, flat):
-                    part = self._decoded(b, c, columns, self.layout.tensors[mine[0][1].tensor], inverse)
-                    tasks.append(partial(self._frame_part, part, row, mine, flat))
-                    work += part.width * (row + 1)
-            all_done(tasks, threads() if work >= WORTH_THREADS else 1)
+            all_done(self._frame_tasks(b, row, flat, compiled(work)), threads() if work >= WORTH_THREADS else 1)
         return [found[t] for t in tensors]
+
+    def _frame_tasks(
+        self, b: int, row: int, flat: Mapping[int, NDArray[Any]], inverse: Any
+    ) -> Iterator[Callable[[], None]]:
+        """What :meth:`read_frame` does, chunk by chunk: each is looked up when a thread is free for it."""
+        for c, pieces in enumerate(self._index.chunks):
+            for columns, mine in _wanted(pieces, flat):
+                part = self._decoded(b, c, columns, self.layout.tensors[mine[0][1].tensor], inverse)
+                yield partial(self._frame_part, part, row, mine, flat)
 
     def _frame_part(self, part: Decoded | Passing, row: int, pieces: Placing, flat: Mapping[int, NDArray[Any]]) -> None:
         """One row of the columns of these pieces (at where each begins among them) into the tensors."""

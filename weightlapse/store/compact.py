@@ -178,6 +178,9 @@ def gather(
     """The patterns (T, n) of a chunk's pieces; those of ``known`` codes follow from these."""
     layout = segment.layout
     dtype = PATTERNS[lanes(layout.tensors[pieces[0].tensor])[0]]
+    if len(pieces) == 1 and (known is None or known[0] is None or not known[0][0]):  # as it comes
+        start = layout.offsets[pieces[0].tensor] + pieces[0].start * dtype.nbytes
+        return segment.columns(start, pieces[0].stop - pieces[0].start, dtype.unsigned, rows)
     out = np.empty((rows.stop - rows.start, sum(p.stop - p.start for p in pieces)), dtype.unsigned)
     at = 0
     for i, piece in enumerate(pieces):

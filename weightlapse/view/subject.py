@@ -22,6 +22,8 @@ from weightlapse.picture.strips import Side, strips
 from weightlapse.recording.polar import polar, whole
 from weightlapse.recording.recording import Recording, load
 
+_AT_ONCE = 1 << 16  # values of a tensor up to which all its frames are read at once
+
 
 class Subject:
     """A recording, opened for reading from several threads (one read at a time).
@@ -219,8 +221,12 @@ class Subject:
             with self.lock:
                 track = self.track(name, piece)
                 parts = bands(piece.shape)
+                band = parts[len(parts) // 2]
+                small = length * math.prod(piece.shape) <= _AT_ONCE  # then one read costs less than the calls of many
+                every = track[(slice(None), *band)] if small else None
                 for at in sorted({int(f) for f in np.linspace(0, max(0, length - 2), places)}):
-                    pair = np.asarray(track[(slice(at, at + 2), *parts[len(parts) // 2])], np.float64)
+                    read = track[(slice(at, at + 2), *band)] if every is None else every[at : at + 2]
+                    pair = np.asarray(read, np.float64)
                     with np.errstate(invalid="ignore", over="ignore"):
                         found.append((pair[-1] - pair[0]).ravel())
         return np.concatenate(found)

@@ -13,6 +13,7 @@ import numpy as np
 from numba import njit
 from numpy.typing import NDArray
 
+from weightlapse.store.codecs.decode import scratch
 from weightlapse.store.codecs.form import Columns
 from weightlapse.store.codecs.patterns import Pattern
 from weightlapse.store.codecs.predict import DAMPED, LAST, LINEAR, MOMENTUM, NONE, SLOPE, Predictor, float_dtype
@@ -135,7 +136,10 @@ class Passes:
     def pages(
         self, columns: Columns, cells: NDArray[np.uint8]
     ) -> tuple[NDArray[Any], list[NDArray[Any]], list[list[int]]]:
-        """Row 0 in the order of the columns; for each histogram its numbers in the order of its pages, and how many are in each."""
+        """Row 0 in the order of the columns; for each histogram its numbers in the order of its pages, and how many are in each.
+
+        The numbers lie in work space of this thread, and are there until its next call.
+        """
         widths, count = columns.widths, columns.classes
         begins = np.zeros((len(widths), len(self._spans)), np.int64)
         at, streams, sizes = 0, [], []
@@ -152,7 +156,7 @@ class Passes:
                             at += own[-1]
             streams.append((first, at))
             sizes.append(own)
-        key, out = np.empty(len(self._r), self._u.dtype), np.empty(at, self._u.dtype)
+        key, out = np.empty(len(self._r), self._u.dtype), scratch("streams", at, self._u.dtype)
         starts = np.array(columns.starts, np.int64)
         arranged = order(columns, np.empty(len(self._r), np.int32))
         _pages(*self._rule, self._spans, arranged, starts, begins, self._r, *self._work, key, out)
