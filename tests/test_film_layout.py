@@ -85,7 +85,7 @@ def check(placed: list[Placed], shapes: dict[str, tuple[int, ...]], width: int, 
         taken[tile.y : tile.y + tile.height, tile.x : tile.x + tile.width] += 1
         assert len(tile.row_map) == tile.height
         assert len(tile.column_map) == tile.width
-    assert taken.max() == 1
+    assert taken.max() == (1 if placed else 0)  # a box that is smaller than the letters of its picture may hold nothing
 
 
 @pytest.mark.parametrize("name", NETWORKS)
