@@ -382,8 +382,27 @@ def exact(table: Table, training: Training, folder: Path, steps: int, usual: lis
             shutil.rmtree(found.run)
 
 
+def queueing(training: Training, folder: Path) -> str:
+    """What the call that queues the copies of a frame in rows takes, of a device with nothing to do and behind a step that is queued."""
+    rec = wl.watch(training.model, folder / "queueing", compact="never", memory=MEMORY)
+    told = []
+    for busy in (False, False, True, True):
+        training.wait()
+        if busy:
+            training.step()
+        began = time.perf_counter()
+        rec._source.copy(rec._camera.ring.slot, None)
+        told.append(1e3 * (time.perf_counter() - began))
+    pinned = torch.from_numpy(rec._camera.ring.rows).is_pinned()
+    training.wait()
+    rec.close(last_frame=False)
+    shutil.rmtree(rec.path)
+    return f"{told[1]:.1f} ms of an idle device, {told[3]:.1f} behind a queued step; the ring is {'' if pinned else 'not '}page-locked"
+
+
 def overheads(table: Table, training: Training, folder: Path, steps: int, usual: list[float]) -> None:
     """What recording costs with compact="never" and "auto", in turns."""
+    table.add("queueing the copies of a frame in rows (compact= has no part in it)", queueing(training, folder))
     film_too: dict[str, Any] = {"tolerance": "film", "pack": True}
     for word, options in (("every step, film", film_too), ("every 10th step, exact, rows", {"every": 10})):
         found: dict[str, list[Recorded]] = {"never": [], "auto": []}
