@@ -400,9 +400,21 @@ def queueing(training: Training, folder: Path) -> str:
     return f"{told[1]:.1f} ms of an idle device, {told[3]:.1f} behind a queued step; the ring is {'' if pinned else 'not '}page-locked"
 
 
+def new_memory(nbytes: int) -> str:
+    """What the system takes to give the memory of a frame, which a state that is not given its place pays."""
+    began = time.perf_counter()
+    here = np.empty(nbytes, np.uint8)
+    here[::4096] = 1
+    first = time.perf_counter() - began
+    began = time.perf_counter()
+    here[::4096] = 2
+    return f"{first:.3f} s ({nbytes / first / 1e9:.1f} GB/s), the same again {time.perf_counter() - began:.3f} s"
+
+
 def overheads(table: Table, training: Training, folder: Path, steps: int, usual: list[float]) -> None:
     """What recording costs with compact="never" and "auto", in turns."""
     table.add("queueing the copies of a frame in rows (compact= has no part in it)", queueing(training, folder))
+    table.add("new memory of a frame, touched by one thread (compact= has no part in it)", new_memory(training.nbytes))
     film_too: dict[str, Any] = {"tolerance": "film", "pack": True}
     for word, options in (("every step, film", film_too), ("every 10th step, exact, rows", {"every": 10})):
         found: dict[str, list[Recorded]] = {"never": [], "auto": []}
