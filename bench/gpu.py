@@ -6,7 +6,9 @@ held against clones of the weights that were made on the device. `torch.save` an
 
 Without CUDA a network of 0.3 M weights does the same on the CPU, and the table says so: its figures mean nothing but that everything works.
 
-    python bench/gpu.py [--out FILE] [--steps N] [--folder DIR]
+    python bench/gpu.py [--out FILE] [--steps N] [--folder DIR] [--only overhead]
+
+``--only overhead`` measures what recording costs with compression left for later and by default, in turns, and puts these rows into the result that is there.
 """
 
 from __future__ import annotations
@@ -168,6 +170,7 @@ class Recorded:
     close: float
     run: Path
     clones: dict[int, dict[str, torch.Tensor]]  # by frame
+    compressed: int  # segments, beside the training
 
 
 def recorded(
@@ -192,8 +195,10 @@ def recorded(
     training.timed(2 * every, look)  # what is compiled or allocated once
     inside[:] = [0.0]
     seconds = training.timed(steps - 2 * every, lambda k: look(k + 2 * every))
+    compressed = len(list((run / "blocks").glob("*.blk")))
     if options["compact"] != "never":  # what is left would take minutes
         compactor = rec._pump.writer._compactor
+        compactor._keep_logs = True
         compactor._pause()
         compactor._waiting.clear()
     began = time.perf_counter()
@@ -202,7 +207,7 @@ def recorded(
     if rec.failed:
         raise SystemExit(f"the recorder stopped: {rec.failed}")
     usual.append(training.timed(plain))
-    return Recorded(seconds / statistics.mean(usual[-2:]) - 1, inside[:-1], close, run, clones)
+    return Recorded(seconds / statistics.mean(usual[-2:]) - 1, inside[:-1], close, run, clones, compressed)
 
 
 def clocked(call: Callable[..., None], inside: list[float]) -> Callable[..., None]:
@@ -270,10 +275,6 @@ def film(table: Table, training: Training, folder: Path, steps: int, usual: list
     each = log_nbytes(found.run) / frames
     table.add(f"every step, film, {steps} steps: free-running, twice", twice(found, again), "<= 2 %")
     table.add("  the recorder's calls in the training thread", calls(found))
-    fewer = recorded(training, folder / "again", steps // 2, usual, kept=(), compact="auto", **options)
-    shutil.rmtree(fewer.run)
-    told = f"{100 * fewer.overhead:+.2f} %; its calls {calls(fewer)}"
-    table.add(f"  the same, {steps // 2} steps, compressed beside the training (compact='auto')", told)
     table.add(
         "bytes a frame over the bus and to the disk",
         f"{each / 1e6:.2f} MB of {training.nbytes / 1e6:.0f}, {training.nbytes / each:.1f} times less",
@@ -381,6 +382,76 @@ def exact(table: Table, training: Training, folder: Path, steps: int, usual: lis
             shutil.rmtree(found.run)
 
 
+def queueing(training: Training, folder: Path) -> str:
+    """What the call that queues the copies of a frame in rows takes, of a device with nothing to do and behind a step that is queued."""
+    rec = wl.watch(training.model, folder / "queueing", compact="never", memory=MEMORY)
+    told = []
+    for busy in (False, False, True, True):
+        training.wait()
+        if busy:
+            training.step()
+        began = time.perf_counter()
+        rec._source.copy(rec._camera.ring.slot, None)
+        told.append(1e3 * (time.perf_counter() - began))
+    pinned = torch.from_numpy(rec._camera.ring.rows).is_pinned()
+    training.wait()
+    rec.close(last_frame=False)
+    shutil.rmtree(rec.path)
+    return f"{told[1]:.1f} ms of an idle device, {told[3]:.1f} behind a queued step; the ring is {'' if pinned else 'not '}page-locked"
+
+
+def new_memory(nbytes: int) -> str:
+    """What the system takes to give the memory of a frame, which a state that is not given its place pays."""
+    began = time.perf_counter()
+    here = np.empty(nbytes, np.uint8)
+    here[::4096] = 1
+    first = time.perf_counter() - began
+    began = time.perf_counter()
+    here[::4096] = 2
+    return f"{first:.3f} s ({nbytes / first / 1e9:.1f} GB/s), the same again {time.perf_counter() - began:.3f} s"
+
+
+def overheads(table: Table, training: Training, folder: Path, steps: int, usual: list[float]) -> None:
+    """What recording costs with compact="never" and "auto", in turns."""
+    table.add("queueing the copies of a frame in rows (compact= has no part in it)", queueing(training, folder))
+    table.add("new memory of a frame, touched by one thread (compact= has no part in it)", new_memory(training.nbytes))
+    film_too: dict[str, Any] = {"tolerance": "film", "pack": True}
+    for word, options in (("every step, film", film_too), ("every 10th step, exact, rows", {"every": 10})):
+        found: dict[str, list[Recorded]] = {"never": [], "auto": []}
+        for _ in range(2):
+            for mode, runs in found.items():
+                runs.append(
+                    recorded(training, folder / "run", steps, usual, kept=(), compact=mode, memory=MEMORY, **options)
+                )
+                if mode == "auto" and runs[-1].compressed:
+                    print(f"    {runs[-1].compressed} segments were compressed beside the training", flush=True)
+                shutil.rmtree(runs[-1].run)
+        for mode, runs in found.items():
+            told = f"{twice(*runs)}; calls {calls(runs[0])}; {sum(r.compressed for r in runs)} segments compressed beside it"
+            table.add(f"{word}, {steps} steps, compact='{mode}'", told, "<= 2 %" if "film" in word else "<= 1 %")
+
+
+def merged(text: str, table: Table, where: str) -> str:
+    """A result with the rows of ``table`` in the place of those of the same name, or behind the others; said of which run they are."""
+    lines = [line for line in text.rstrip().splitlines() if not line.startswith("Rows that name compact=")]
+    for row in table.rows:
+        line = "| " + " | ".join(row) + " |"
+        at = next((i for i, old in enumerate(lines) if old.startswith(f"| {row[0]} |")), None)
+        if at is None:
+            last = max(i for i, old in enumerate(lines) if old.startswith("|"))
+            lines.insert(last + 1, line)
+        else:
+            lines[at] = line
+    return "\n".join(
+        [
+            *lines,
+            "",
+            f"Rows that name compact= are of a run of their own: `python bench/gpu.py --only overhead`, {where}.",
+            "",
+        ]
+    )
+
+
 def peers(table: Table, training: Training, folder: Path, usual: list[float]) -> None:
     times = []
     for k in range(2):
@@ -427,6 +498,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=None, help="default: results/gpu.md, where there is a GPU")
     parser.add_argument("--folder", type=Path, default=None, help="on the disk that is measured")
     parser.add_argument("--steps", type=int, default=0)
+    parser.add_argument("--only", choices=["overhead"], default=None)
     arguments = parser.parse_args()
     on_gpu = torch.cuda.is_available()
     size, steps = (GPT2, arguments.steps or 200) if on_gpu else (SMALL, arguments.steps or 80)
@@ -442,6 +514,16 @@ def main() -> None:
         usual.append(training.timed(max(steps // 5, 10)))
         weights = sum(p.numel() for p in training.model.parameters())
         table.add("a step without recording", f"{1e3 * usual[-1]:.1f} ms, {weights / 1e6:.1f} M weights")
+        if arguments.only == "overhead":
+            overheads(table, training, folder, steps // 2, usual)
+            told = ", ".join(f"{1e3 * seconds:.1f}" for seconds in usual)
+            where = f"{device}, torch {torch.__version__}, {time.perf_counter() - began:.0f} s; steps without recording, in between: {told} ms"
+            out = arguments.out or (RESULT if on_gpu else None)
+            table.rows = [row for row in table.rows if "compact=" in row[0]]
+            if out is not None:
+                out.write_text(merged(out.read_text(encoding="utf-8"), table, where), encoding="utf-8")
+            print(table.text(f"\n{where}\n"))
+            return
         film(table, training, folder, steps, usual)
         gc.collect()
         exact(table, training, folder, max(steps // 2 // 10 * 10, 40), usual)

@@ -12,17 +12,20 @@ import threading
 import time
 import tracemalloc
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
 import weightlapse as wl
 from tests.test_store_blocks import LAYOUT, holds, is_compact, moving_rows, record, same
 from tests.test_store_log import frames_at
+from weightlapse.adapters.torch import TorchSource
 from weightlapse.cli import main
 from weightlapse.errors import CannotRecord, DamagedRecording, NotARecording
-from weightlapse.store import compact
+from weightlapse.store import background, compact
 from weightlapse.store.background import Compactor
 from weightlapse.store.blockread import BlockSegment
 from weightlapse.store.layout import Layout, TensorSpec
@@ -31,6 +34,7 @@ from weightlapse.store.offline import compact_recording
 from weightlapse.store.raw import RawSegment
 from weightlapse.store.reader import Store
 from weightlapse.store.segments import TwoCopies
+from weightlapse.store.threads import threads
 from weightlapse.store.writer import Writer, segment_frames
 
 # ---- while it is being written -----------------------------------------------------------------------------------------
@@ -372,3 +376,84 @@ def test_a_quota_stops_the_recorder_and_not_the_training(tmp_path: Path) -> None
     assert "File too large" in recording.stopped
     assert np.array_equal(recording["W"][:, 0, 0], np.arange(recording.frames))
     assert not recording.closed
+
+
+def blocks_of(path: Path) -> list[Path]:
+    return list((path / "blocks").glob("*.blk"))
+
+
+def test_a_training_on_a_device_is_spared_until_the_end(
+    tmp_path: Path, small_segments: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(os, "getloadavg", lambda: (0.0, 0.0, 0.0))
+    monkeypatch.setattr(background, "usable_cores", lambda: 8)
+    rows = moving_rows(LAYOUT, 96)
+    writer = Writer.create(tmp_path / "run", LAYOUT, compact="spare")
+    writer.append(np.arange(64), rows[:64])
+    time.sleep(1.3)  # longer than the thread waits between two looks
+    assert writer.uncompressed == 3  # the last one is still being written
+    assert not blocks_of(tmp_path / "run")
+    writer.append(np.arange(64, 96), rows[64:])
+    writer.close()
+    assert is_compact(tmp_path / "run")
+    holds(Store.open(tmp_path / "run"), rows)
+
+
+@pytest.mark.parametrize("free", [0, 1000])
+def test_a_log_that_would_fill_the_disk_is_compressed_beside_the_training(
+    tmp_path: Path, small_segments: None, monkeypatch: pytest.MonkeyPatch, free: int
+) -> None:
+    monkeypatch.setattr(os, "getloadavg", lambda: (0.0, 0.0, 0.0))
+    monkeypatch.setattr(background, "usable_cores", lambda: 8)
+    monkeypatch.setattr(background.shutil, "disk_usage", lambda _: SimpleNamespace(free=free))
+    writer = Writer.create(tmp_path / "run", LAYOUT, compact="spare")
+    writer.append(np.arange(64), moving_rows(LAYOUT, 64))
+    until = time.monotonic() + 30
+    while not blocks_of(tmp_path / "run") and time.monotonic() < until:
+        time.sleep(0.02)
+    assert blocks_of(tmp_path / "run")
+    writer.close()
+    assert is_compact(tmp_path / "run")
+
+
+@pytest.mark.parametrize("mode", ["live", "auto", "after"])
+def test_beside_training_one_thread_is_at_work(
+    tmp_path: Path, small_segments: None, monkeypatch: pytest.MonkeyPatch, mode: Any
+) -> None:
+    monkeypatch.setattr(os, "getloadavg", lambda: (0.0, 0.0, 0.0))
+    monkeypatch.setattr(background, "usable_cores", lambda: 8)
+    monkeypatch.setenv("WEIGHTLAPSE_THREADS", "5")
+    seen: dict[str, set[tuple[int, int]]] = {}
+    real = background.compress
+
+    def compress(*args: Any, **settings: Any) -> None:
+        seen.setdefault(threading.current_thread().name, set()).add((threads(), settings["count"]))
+        real(*args, **settings)
+
+    monkeypatch.setattr(background, "compress", compress)
+    writer = Writer.create(tmp_path / "run", LAYOUT, compact=mode)
+    writer.append(np.arange(64), moving_rows(LAYOUT, 64))
+    until = time.monotonic() + 30
+    while mode != "after" and not seen and time.monotonic() < until:
+        time.sleep(0.02)
+    writer.close()
+    assert is_compact(tmp_path / "run")
+    assert seen.pop("weightlapse-compactor", None) == (None if mode == "after" else {(1, 1)})
+    assert all(found == {(5, 5)} for found in seen.values())  # at the end by all there are
+    assert mode != "after" or seen
+
+
+def test_weights_on_a_device_are_spared_unless_asked_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    made: list[str] = []
+    real = background.Compactor.__init__
+
+    def init(self: Any, folder: Any, ours: Any, tolerance: Any, mode: str, **settings: Any) -> None:
+        made.append(mode)
+        real(self, folder, ours, tolerance, mode, **settings)
+
+    monkeypatch.setattr(background.Compactor, "__init__", init)
+    for on_device in (False, True):
+        monkeypatch.setattr(TorchSource, "on_device", property(lambda self, found=on_device: found))
+        for mode in ("auto", "live", "after", "never"):
+            wl.watch(torch.nn.Linear(2, 2), tmp_path / f"{mode}{on_device}", compact=mode).close()
+    assert made == ["auto", "live", "after", "never", "spare", "live", "after", "never"]

@@ -15,8 +15,8 @@ from weightlapse.store.sizes import size
 PAGE = Path(__file__).with_name("scale.md")
 STEPS = 1000
 RING = 12e9  # bytes of the ring of each process: three quarters of memory="16GB"
-ENCODE = 0.13e9  # raw bytes a second that one core compresses beside training
-ENCODE_EXACT, ENCODE_FILM = 0.3e9, 1.1e9  # and sixteen after it: as measured in bench/results/gpu.md
+ENCODE = 0.0  # raw bytes a second that are compressed beside training: none of weights on a GPU, see scale.md
+ENCODE_EXACT, ENCODE_FILM = 0.3e9, 1.1e9  # that sixteen cores compress after it: as measured in bench/results/gpu.md
 
 
 @dataclass(frozen=True)

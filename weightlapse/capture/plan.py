@@ -131,7 +131,9 @@ class Plan:
             frame_nbytes=max(self.layout.row_nbytes, 1),
             period=(self.distance - 1) * step_seconds + busy,
             disk=self.rates.disk,
-            encode=self.rates.encode if usable_cores() > 1 else 0.0,
+            encode=0.0
+            if beside or usable_cores() == 1
+            else self.rates.encode,  # of weights on a device at the end alone
             encode_all=self.rates.encode_all,
             ratio=max(self.ratio, 1.0),
             ring=max(self.ring_frames, MIN_ROWS),

@@ -39,7 +39,7 @@ from weightlapse.store.mirror import Mirror
 from weightlapse.store.ranks import rank_folder
 from weightlapse.store.remote import is_url
 from weightlapse.store.repair import withdraw
-from weightlapse.store.writer import Compact, Fsync, Writer
+from weightlapse.store.writer import Fsync, Writer
 
 _SPOKEN_OF = 32_000_000  # bytes of a frame from which on it is said before training what it costs
 
@@ -66,7 +66,7 @@ def watch(
     frame: Literal["step", "iteration"] | None = None,
     every_rank: bool = False,
     mirror: str | None = None,
-    compact: Compact = "auto",
+    compact: Literal["auto", "live", "after", "never"] = "auto",
     backpressure: Backpressure = "block",
     fsync: Fsync = "close",
     pack: bool | Literal["auto"] = "auto",
@@ -98,7 +98,9 @@ def watch(
     - ``first_step``: the number of optimizer steps that the model has had already, where that is not 0.
     - ``backpressure``: what happens when the disk cannot keep up: "block" lets training wait, "stretch" leaves steps out and notes each gap.
     - ``compact``: when the log is compressed: "live" beside training, in a thread of the lowest priority; "after", when the recording is
-      closed; "auto": live while a core is free, the rest at the end; "never", for ``weightlapse compact`` to do it later.
+      closed; "auto": live while a core is free, the rest at the end (of weights on a GPU all of it, because the one thread that queues the work of the GPU would
+      wait for the interpreter: before that only where the log takes more than a quarter of what is free on the disk); "never", for ``weightlapse compact``
+      to do it later.
     - ``pack``: whether frames are made small where the weights are, before they cross the bus: "auto" on a GPU where a tolerance is given (10 to 20 times
       less to copy and to write), True also exact ones and on the CPU, False never.
     - ``keep``: "all" records what ``every`` says. "around_events" takes every step into memory and writes those of ``every`` (where that is 1, every hundredth)
@@ -188,7 +190,8 @@ def watch(
             open_here.mark("closed, because the same path is watched anew")
             open_here.close()
         for_all = budget or ring_memory(ring, layout.row_nbytes)
-        settings: dict[str, Any] = {"memory": for_all, "compact": compact, "fsync": fsync}
+        spared = compact == "auto" and getattr(source, "on_device", False)
+        settings: dict[str, Any] = {"memory": for_all, "compact": "spare" if spared else compact, "fsync": fsync}
         with cannot_be_written(where):
             if resume and is_there(where):
                 present = lambda: present_weights(source, layout, ring, first)  # noqa: E731

@@ -1,11 +1,16 @@
 """Compaction beside training: finished log segments become blocks, in a thread of the lowest priority or when the recording is closed.
 
 The training thread is never held: it only ever fills its ring. When a core is not free, or ``compact="after"``, all of it waits for the end.
+
+Beside training it is one thread, and wakes no other. Even that one costs a training that is driven by Python and computes on a device: the thread that
+queues its work holds the interpreter nearly all the time, and has to give it away hundreds of times a second (measured: 43 % for a GPT-2 on a GPU). So there
+("spare") it begins before the end only where the log would else take more than ``_SHARE`` of what is free on the disk.
 """
 
 from __future__ import annotations
 
 import os
+import shutil
 import threading
 from collections import deque
 from collections.abc import Callable
@@ -21,8 +26,11 @@ from weightlapse.store.keeper import Keeper
 from weightlapse.store.portable import lower_priority
 from weightlapse.store.proof import compress
 from weightlapse.store.raw import RawSegment, segment_name
-from weightlapse.store.threads import threads, usable_cores
+from weightlapse.store.threads import stay_alone, threads, usable_cores
 
+_SHARE = (
+    1 / 4
+)  # of the free room on the disk, that the log may take of it before it is compressed beside a training that should be spared
 _ENOUGH_TO_SHOW = 256 << 20  # bytes left at the end above which a terminal gets a progress bar
 
 
@@ -64,8 +72,8 @@ class Compactor:
         self._ending = False
         self._thread: threading.Thread | None = None
         self._keep_logs = mode == "never"
-        self._beside = mode == "live" or (mode == "auto" and usable_cores() > 1)
-        self._is_free = a_core_is_free if mode == "auto" else _always
+        self._beside = mode == "live" or (mode in ("auto", "spare") and usable_cores() > 1)
+        self._is_free = {"auto": a_core_is_free, "spare": self._log_is_too_large}.get(mode, _always)
 
     @property
     def waiting(self) -> int:
@@ -81,7 +89,20 @@ class Compactor:
             self._thread.start()
         self._wake.set()
 
+    @property
+    def waiting_nbytes(self) -> int:
+        """Bytes of the log that are still to be compressed."""
+        return sum(regular_size(self._folder / segment_name(number)) for number, _ in tuple(self._waiting))
+
+    def _log_is_too_large(self) -> bool:
+        """Whether the log takes so much of the disk that it cannot wait for the end."""
+        try:
+            return self.waiting_nbytes > _SHARE * shutil.disk_usage(self._folder).free and a_core_is_free()
+        except OSError:
+            return False
+
     def _run(self) -> None:
+        stay_alone()
         lower_priority()  # where there are no priorities of threads, looking at the load has to do
         while not self._ending:
             if self._waiting and self._is_free():
@@ -127,7 +148,7 @@ class Compactor:
     def finish(self) -> None:
         """Compress everything that was added, in this thread."""
         self._pause()
-        left = sum(regular_size(self._folder / segment_name(number)) for number, _ in self._waiting)
+        left = self.waiting_nbytes
         shown = bar("compressing the recording", len(self._waiting)) if left > _ENOUGH_TO_SHOW else nullcontext(None)
         with shown as advance:
             while self._waiting:

@@ -27,8 +27,18 @@ def usable_cores() -> int:
         return os.cpu_count() or 1
 
 
+_ALONE = threading.local()
+
+
+def stay_alone() -> None:
+    """From now on :func:`threads` is 1 in this thread: it works beside a training, and others that it woke would each want the interpreter."""
+    _ALONE.told = True
+
+
 def threads() -> int:
     """How many threads may encode or decode at a time: ``WEIGHTLAPSE_THREADS``, or as many as there are cores."""
+    if getattr(_ALONE, "told", False):
+        return 1
     told = os.environ.get(VARIABLE, "")
     if not told:
         return min(usable_cores(), _MOST)

@@ -50,7 +50,9 @@ from weightlapse.store.reader import Store
 from weightlapse.store.remove import remove_proved
 from weightlapse.store.repair import tidy
 
-Compact = Literal["auto", "live", "after", "never"]
+Compact = Literal[
+    "auto", "live", "after", "never", "spare"
+]  # "spare": as "auto", but before the end only where the disk would else be full
 Fsync = Literal["close", "flush", "never"]
 
 _SEGMENT_NBYTES = 64 << 20
