@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ from tests.device_stand_in import BACKEND, MAIN, Backend, Event, Stream
 from weightlapse.adapters import torch as adapter
 from weightlapse.adapters.torch_device import SideStreams
 from weightlapse.capture.ring import Ring
+from weightlapse.capture.witness import Witness
 
 
 class CopyStream(Stream):
@@ -159,3 +161,35 @@ def test_a_real_device(tmp_path: Path) -> None:
             optimizer.step()
             truth.append(model.weight.detach().cpu().numpy())
     assert np.array_equal(wl.load(tmp_path / "run")["weight"][:], np.stack(truth))
+
+
+@pytest.mark.parametrize("moves", [True, False])
+def test_updates_that_torch_does_not_count_are_not_waited_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, moves: bool
+) -> None:
+    """Fused optimizers raise no counter. On a device the values are looked at until they are seen to move, and no frame is waited for after that."""
+    monkeypatch.setattr(adapter.TorchSource, "on_device", property(lambda _: True))
+    looked: list[int] = []
+    real = Witness._differing
+
+    def differing(self: Any, slot: int, other: int, **options: Any) -> list[str]:
+        looked.append(slot)
+        return real(self, slot, other, **options)
+
+    model = nn.Linear(3, 2)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-2 if moves else 0.0, fused=True)
+    rec = wl.watch(model, tmp_path / "run", optimizer=optimizer, compact="never")
+    monkeypatch.setattr(Witness, "_differing", differing)
+    with pytest.warns(UserWarning, match="do not change") if not moves else nullcontext():
+        for _ in range(8):
+            optimizer.zero_grad()
+            model(torch.randn(4, 3)).square().sum().backward()
+            optimizer.step()
+    assert len(looked) == (1 if moves else 8)
+    monkeypatch.setattr(Witness, "_differing", real)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        rec.close()
+    weights = wl.load(tmp_path / "run")["weight"][:]
+    assert len(weights) == 9
+    assert bool((np.diff(weights, axis=0) != 0).any(axis=(1, 2)).all()) is moves

@@ -40,6 +40,8 @@ class Witness:
         self._slot: int | None = None  # row of the last frame in the ring
         self._slot_marked: Any = None  # counters at that frame
         self._fresh = False  # whether the last step is that frame
+        # whether updates on a device go uncounted (torch counts none of fused optimizers): to look at the values, each frame would be waited for
+        self._uncounted = False
         self._frames = self._equal = 0  # frames after the first; how many of them in a row, up to now, changed nothing
         self._logs = 0
         self._departures = 0  # updates before which the weights had left the last frame
@@ -153,9 +155,14 @@ class Witness:
             return False
         if not self._ring.has_rows:
             return False  # the counters are all there is
-        if getattr(self._source, "on_device", False):
+        on_device = getattr(self._source, "on_device", False)
+        if on_device:
+            if self._uncounted:
+                return False
             self._source.pending()  # type: ignore[attr-defined]
-        return not self._differing(slot, self._slot, quickly=True)
+        same = not self._differing(slot, self._slot, quickly=True)
+        self._uncounted = on_device and not same
+        return same
 
     # ---- at the end ------------------------------------------------------------------------------------------------
 

@@ -103,9 +103,13 @@ class Compactor:
 
     def _run(self) -> None:
         stay_alone()
-        lower_priority()  # where there are no priorities of threads, looking at the load has to do
+        lowered = False
         while not self._ending:
             if self._waiting and self._is_free():
+                if not lowered:  # not before there is something to do: some systems lower the whole process
+                    lowered = (
+                        lower_priority() or True
+                    )  # where threads have no priorities, looking at the load has to do
                 self._next(pause=self._check_ending)
             else:
                 self._wake.wait(1.0)
