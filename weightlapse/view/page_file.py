@@ -66,9 +66,10 @@ def make_page(run: Any, out: str | os.PathLike[str], *, max_bytes: int = 20_000_
         reports["pair"], aligned = pair(subjects)
         subjects += [aligned] if aligned is not None else []
     known = [Known(s) for s in subjects]
+    bare = Bare(known, reports)
     size = 0
-    for bits, stride, fewest in RUNGS:
-        frames = _affordable(known, reports, bits, stride, max_bytes, fewest)
+    for bits, stride, fewest in _steps_down(subjects):
+        frames = _affordable(known, bare, bits, stride, max_bytes, fewest)
         for _ in range(TRIES):
             if frames < min(fewest, max(s.frames for s in subjects)):
                 break
@@ -78,8 +79,8 @@ def make_page(run: Any, out: str | os.PathLike[str], *, max_bytes: int = 20_000_
                 with whole_file(target) as file:
                     file.write(page)
                 return target
-            bare = len(_html(_data(known, Plan(bits, frames, stride), reports, with_blocks=False)))
-            frames = min(int(frames * 0.97 * max(0, max_bytes - bare) / (size - bare)), frames - 1)
+            around = bare.size(Plan(bits, frames, stride))
+            frames = min(int(frames * 0.97 * max(0, max_bytes - around) / (size - around)), frames - 1)
     told = f"; the smallest page takes {size:,} bytes" if size else ""
     raise InvalidArgument(
         f"max_bytes={max_bytes:,} is too small for even a few thinned frames of {subjects[0].name}{told}"
@@ -109,15 +110,43 @@ class Known:
         return self._stats[name]
 
 
-def _affordable(
-    known: list[Known], reports: dict[str, Any], bits: int, stride: int, max_bytes: int, fewest: int
-) -> int:
+class Bare:
+    """How large a page is without the values of its tensors: the same for any number of bits, but for a word."""
+
+    def __init__(self, known: list[Known], reports: dict[str, Any]) -> None:
+        self._known, self._reports = known, reports
+        self._sizes: dict[tuple[int, int], int] = {}
+
+    def size(self, plan: Plan) -> int:
+        """In bytes."""
+        what = (min(plan.frames, max(k.subject.frames for k in self._known)), plan.stride)
+        if what not in self._sizes:
+            self._sizes[what] = len(_html(_data(self._known, plan, self._reports, with_blocks=False)))
+        return self._sizes[what]
+
+
+def _steps_down(subjects: list[Subject]) -> list[tuple[int, int, int]]:
+    """The rungs that differ: where no tensor is large enough for a stride, it leaves out nothing that a smaller one has not."""
+    found: dict[tuple[Any, ...], tuple[int, int, int]] = {}
+    for bits, stride, fewest in RUNGS:
+        large = {
+            (piece.shape, steps)
+            for s in subjects
+            for name in s.names()
+            for piece in s.pieces(name)
+            if max(steps := strides(piece.shape, stride), default=1) > 1
+        }
+        found.setdefault((bits, frozenset(large), fewest), (bits, stride if large else 1, fewest))
+    return [*found.values()]
+
+
+def _affordable(known: list[Known], bare: Bare, bits: int, stride: int, max_bytes: int, fewest: int) -> int:
     """About how many frames fit at this many bits and this stride; all of them where all fit, and any number below ``fewest`` where those do not."""
     most = max(k.subject.frames for k in known)
     frames = most
     for _ in range(TRIES):  # frames farther apart differ more and take more room, so the first guess is too bold
         plan = Plan(bits, frames, stride)
-        room = max_bytes - len(_html(_data(known, plan, reports, with_blocks=False)))
+        room = max_bytes - bare.size(plan)
         needed = sum(estimate(k.some, plan) for k in known)
         if needed <= 0.97 * room:
             return frames
