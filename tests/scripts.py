@@ -14,6 +14,7 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 from functools import cache
 from pathlib import Path
@@ -119,7 +120,8 @@ def _be(command: list[str], folder: str, environment: dict[str, str], number: in
     import runpy
 
     os.chdir(folder)
-    os.environ.update(environment)
+    os.environ.update({"TMPDIR": folder, **environment})
+    tempfile.tempdir = None  # what it was when torch was loaded
     for stream, name in ((1, f".out{number}"), (2, f".err{number}")):
         os.dup2(os.open(name, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o666), stream)
     os.dup2(os.open(os.devnull, os.O_RDONLY), 0)

@@ -8,6 +8,7 @@ import inspect
 import os
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -54,7 +55,10 @@ def test_what_is_silent_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.parametrize("name", FUNCTIONS)
-def test_every_public_function_has_an_example_that_runs(name: str) -> None:
+def test_every_public_function_has_an_example_that_runs(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     function = getattr(wl, name)
     module = importlib.import_module(function.__module__)
     found = doctest.DocTestFinder(recurse=False).find(function, name, module=module)
