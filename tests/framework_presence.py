@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -47,3 +48,10 @@ def run_program(name: str, *arguments: str | Path, **environment: str) -> str:
     )
     assert done.returncode == 0, f"{name} {arguments} failed:\n{done.stdout[-3000:]}\n{done.stderr[-6000:]}"
     return done.stdout
+
+
+def run_programs(names: Sequence[str], folder: Path, **environment: str) -> str:
+    """The same for several programs that share a process, and so the import of their framework; each has a folder of its own in ``folder``."""
+    said = run_program("one_after_the_other.py", folder, *names, **environment)
+    assert [name for name in names if f"done: {name}\n" not in said] == []
+    return said

@@ -1,4 +1,4 @@
-"""JAX: pytrees, Equinox and Flax NNX, with donated buffers. What is checked is in tests/programs/jax_steps.py."""
+"""JAX: pytrees, Equinox and Flax NNX, with donated buffers; plans; networks that are traced, aligned and grown. What is checked is in tests/programs."""
 
 from __future__ import annotations
 
@@ -6,10 +6,13 @@ from pathlib import Path
 
 import pytest
 
-from tests.framework_presence import require, run_program
+from tests.framework_presence import require, run_programs
+
+PROGRAMS = ["jax_steps", "jax_networks", "plan_jax"]
 
 
 @pytest.mark.slow
-def test_jax_steps(tmp_path: Path) -> None:
+def test_jax(tmp_path: Path) -> None:
     require("jax", "flax", "equinox", "optax")
-    assert "checked" in run_program("jax_steps.py", tmp_path)
+    said = run_programs(PROGRAMS, tmp_path)
+    assert said.count("checked") == len(PROGRAMS)

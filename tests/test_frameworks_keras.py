@@ -1,4 +1,5 @@
-"""Keras 3 on TensorFlow, JAX and torch: recordings equal what a callback written by hand sees."""
+"""Keras 3 on TensorFlow, JAX and torch. What is checked is in tests/programs: recordings equal what a callback written by hand sees; loops of their own; copies
+of a callback; plans; networks that are traced, aligned, compared, grown and lifted."""
 
 from __future__ import annotations
 
@@ -6,20 +7,14 @@ from pathlib import Path
 
 import pytest
 
-from tests.framework_presence import require, run_program
+from tests.framework_presence import require, run_programs
 
-NEEDS = {"tensorflow": "tensorflow", "jax": "jax", "torch": "torch"}
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("backend", NEEDS)
-def test_fit(tmp_path: Path, backend: str) -> None:
-    require("keras", NEEDS[backend])
-    assert f"checked on {backend}" in run_program("keras_fit.py", tmp_path, KERAS_BACKEND=backend)
+PROGRAMS = ["keras_fit", "keras_loops", "keras_copies", "keras_networks", "plan_keras"]
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("backend", NEEDS)
-def test_loops_of_their_own(tmp_path: Path, backend: str) -> None:
-    require("keras", NEEDS[backend])
-    assert f"checked on {backend}" in run_program("keras_loops.py", tmp_path, KERAS_BACKEND=backend)
+@pytest.mark.parametrize("backend", ["tensorflow", "jax", "torch"])
+def test_keras(tmp_path: Path, backend: str) -> None:
+    require("keras", backend)
+    said = run_programs(PROGRAMS, tmp_path, KERAS_BACKEND=backend)
+    assert said.count(f"checked on {backend}") == len(PROGRAMS)

@@ -20,7 +20,6 @@ import torch
 from safetensors.torch import save_file
 
 import weightlapse as wl
-from tests.framework_presence import require, run_program
 from tests.oracles_plan import simulate
 from tests.test_cli_info import run_cli
 from tests.zoo import ZOO
@@ -139,16 +138,6 @@ def test_mappings_and_estimators() -> None:
     two = plan({"g": net(), "d": net()})
     assert two.frame_nbytes == 2 * plan(net()).frame_nbytes
     assert two.layout.tensors[0].name == "g.0.weight"
-
-
-def test_jax() -> None:
-    require("jax")
-    assert run_program("plan_jax.py").strip().endswith("fine")
-
-
-def test_keras() -> None:
-    require("keras", "torch")
-    assert run_program("plan_keras.py", KERAS_BACKEND="torch").strip().endswith("fine")
 
 
 def test_recordings_are_planned_for_with_what_they_were_compressed_by(tmp_path: Path) -> None:

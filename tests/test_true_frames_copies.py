@@ -119,37 +119,6 @@ def test_skorch(tmp_path: Path) -> None:
     assert wl.load(tmp_path / "run").frames == 5
 
 
-KERAS = """
-import copy, os, pickle, sys, warnings
-os.environ["KERAS_BACKEND"] = sys.argv[2]
-import keras, numpy as np
-import weightlapse as wl
-from weightlapse.adapters.keras import WatchCallback
-x, y = np.random.rand(16, 4), np.arange(16) % 2
-model = keras.Sequential([keras.Input((4,)), keras.layers.Dense(2)], name="net")
-model.compile("sgd", keras.losses.SparseCategoricalCrossentropy(from_logits=True))
-watch = WatchCallback(sys.argv[1])
-model.fit(x, y, batch_size=8, verbose=0, callbacks=[watch])
-other = copy.deepcopy(watch)
-with warnings.catch_warnings(record=True) as caught:
-    warnings.simplefilter("always")
-    model.fit(x, y, batch_size=8, verbose=0, callbacks=[other])
-assert sum("copy of a recorder" in str(w.message) for w in caught) == 1
-assert wl.load(sys.argv[1]).steps.tolist() == [0, 1, 2]
-print("checked")
-"""
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("backend", ["tensorflow", "jax", "torch"])
-def test_keras(tmp_path: Path, backend: str) -> None:
-    pytest.importorskip("keras")
-    done = subprocess.run(
-        [sys.executable, "-c", KERAS, str(tmp_path / "run"), backend], capture_output=True, text=True, timeout=200
-    )
-    assert done.stdout.strip() == "checked", done.stderr[-3000:]
-
-
 FORKS = """
 import multiprocessing, os, sys, warnings
 import torch, weightlapse as wl
