@@ -8,7 +8,7 @@ from weightlapse.differences.explain import explained
 from weightlapse.differences.pair import same_bytes
 from weightlapse.differences.pairing import copies, laid_out, renamed, resized
 from weightlapse.differences.result import Diff, TensorDiff, plural
-from weightlapse.differences.sides import Side, opened
+from weightlapse.differences.sides import Side, opened, unwrap
 from weightlapse.differences.tensor import Tensor
 from weightlapse.differences.units import unit_diffs
 from weightlapse.errors import InvalidArgument
@@ -27,7 +27,7 @@ def diff(a: Any, b: Any, wiring: Wiring | None = None) -> Diff:
 
     Returns:
         A `Diff`: ``.identical``, ``.summary`` (the answer in a sentence), ``.tensors`` (name -> `TensorDiff`), ``.units``, ``.explain()``.
-        Names lose the prefixes of wrappers. Values are compared, so that dtype, format and shards make no difference where they are the same.
+        Names lose the prefixes of wrappers that all of them carry. Values are compared, so that dtype, format and shards make no difference where they are the same.
 
     Memory stays at a few blocks beside what it is given: files are read piece by piece, recordings tensor by tensor. Bytes are compared first;
     arithmetic (float64) is only done where they differ. Raises InvalidArgument, CannotRecord, NotARecording, MissingStep for what cannot be read.
@@ -41,6 +41,7 @@ def diff(a: Any, b: Any, wiring: Wiring | None = None) -> Diff:
     if wiring is not None and not isinstance(wiring, Wiring):
         raise InvalidArgument(f"wiring= is {type(wiring).__name__}: give a Wiring, such as wl.trace(model, x)")
     with opened(a, "a") as one, opened(b, "b") as two:
+        unwrap(one, two)
         numbered = _numbered_on(one, two)
         if wiring is None and one.wiring is None and two.wiring is not None:
             wiring = renamed_wiring(two.wiring, numbered)

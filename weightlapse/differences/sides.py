@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from weightlapse.recording.recording import Recording
 
 _WRAPPERS = ("_orig_mod.", "module.")
+_OF_WRAPPERS = ("n_averaged",)  # what a wrapper (AveragedModel) holds itself
 _INDEXES = "*.index.json"
 
 
@@ -169,7 +170,7 @@ def _of_arrays(arrays: Mapping[str, Any], label: str, descriptors: dict[str, int
             place: Any = (file, source.offset, array.nbytes)
         else:
             source, place = MadeBytes(lambda array=array: array), _place(value, array)  # type: ignore[misc]
-        side[_unwrapped(name)] = Tensor(_unwrapped(name), dtype, tuple(array.shape), source, place)
+        side[name] = Tensor(name, dtype, tuple(array.shape), source, place)
     return side
 
 
@@ -218,7 +219,7 @@ def _of_object(what: Any, which: str) -> Side:
         except CannotRecord as error:
             raise CannotRecord(f"{name!r} of {which} cannot be compared: {error}") from None
         source = MadeBytes(lambda array=array: array)  # type: ignore[misc]
-        side[_unwrapped(name)] = Tensor(_unwrapped(name), dtype, tuple(array.shape), source, _place(value, array))
+        side[name] = Tensor(name, dtype, tuple(array.shape), source, _place(value, array))
     return side
 
 
@@ -257,7 +258,35 @@ def _place(value: Any, array: Any) -> Any:
     return (array.ctypes.data, array.shape, array.strides) if array.size else id(value)
 
 
-def _unwrapped(name: str) -> str:
-    for prefix in _WRAPPERS:
-        name = name.removeprefix(prefix)
-    return name
+# ---- wrappers -----------------------------------------------------------------------------------------------------
+
+
+def unwrap(a: Side, b: Side) -> None:
+    """Take the prefixes of wrappers (DataParallel, compiled) off the names of a side where all of them carry it.
+
+    A network may have a part named ``module`` of its own: what gives both sides the most names in common is taken.
+    """
+    ways = [(p, q) for p in _unwrapped(a) for q in _unwrapped(b)]  # the most unwrapped come first
+    one, two = max(ways, key=lambda way: len(set(way[0].values()) & set(way[1].values())))
+    for side, names in ((a, one), (b, two)):
+        tensors = list(side.items())
+        side.clear()
+        for old, tensor in tensors:
+            tensor.name = names[old]
+            side[tensor.name] = tensor
+
+
+def _unwrapped(side: Side) -> list[dict[str, str]]:
+    """The names with all prefixes of wrappers off, with the outermost left, ... and as they are."""
+    ways = [{name: name for name in side}]
+    while side.wiring is None:  # the names of a wiring stay
+        names = ways[0]
+        inside = {old: name for old, name in names.items() if old not in _OF_WRAPPERS}
+        prefix = next((p for p in _WRAPPERS if inside and all(n.startswith(p) for n in inside.values())), None)
+        if prefix is None:
+            break
+        bare = {old: name.removeprefix(prefix) if old in inside else name for old, name in names.items()}
+        if len(set(bare.values())) < len(bare) or "" in bare.values():
+            break
+        ways.insert(0, bare)
+    return ways
