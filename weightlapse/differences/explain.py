@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 
 import numpy as np
+from numpy.typing import NDArray
 
 from weightlapse.differences.pair import Pair, same_bytes
 from weightlapse.differences.quantised import Grid, quantised
@@ -15,6 +16,7 @@ from weightlapse.differences.scaling import Scaling, scaling, shift
 from weightlapse.differences.spectrum import Spectrum, spectrum
 from weightlapse.differences.survey import Survey, survey
 from weightlapse.differences.tensor import Tensor, bits
+from weightlapse.store.layout import widen
 
 FEW = 0.25  # share of rows or columns up to which a change is said to be in those
 SPARSE = 0.02  # share of values
@@ -63,10 +65,10 @@ def _single(out: TensorDiff, pair: Pair, seen: Survey) -> bool:
     if seen.changed != 1:
         return False
     index = seen.at[0]
-    before, after = (float(t.values(index, index + 1)[0]) for t in (pair.a, pair.b))
+    before, after = _written(pair, index)
     at = str([int(i) for i in np.unravel_index(index, pair.a.shape)]) if seen.size > 1 else ""
     out.kind = "single value"
-    out.text = f"one value: {at} from {before:.6g} to {after:.6g}" if at else f"{before:.6g} became {after:.6g}"
+    out.text = f"one value: {at} from {before} to {after}" if at else f"{before} became {after}"
     if at:
         out.rank = 1
     if pair.same_kind and pair.a.dtype != "bool":
@@ -76,8 +78,19 @@ def _single(out: TensorDiff, pair: Pair, seen: Survey) -> bool:
             out.kind = "single bit"
             bit = f"bit {place} ({_part(pair, place)})"
             where = f"one value: {bit} of {at}" if at else f"it: {bit}"
-            out.text = f"one bit of {where}, {before:.6g} became {after:.6g}"
+            out.text = f"one bit of {where}, {before} became {after}"
     return True
+
+
+def _written(pair: Pair, index: int) -> tuple[str, str]:
+    """One value before and after: whole numbers in full, others with as many digits as tell them apart."""
+    values = [widen(t.raw(index, index + 1), t.dtype)[0].item() for t in (pair.a, pair.b)]
+    if all(math.isfinite(v) and v == int(v) for v in values) and not all(isinstance(v, float) for v in values):
+        return str(int(values[0])), str(int(values[1]))
+    short = [f"{v:.6g}" for v in values]
+    if short[0] == short[1]:
+        short = [f"{v:.17g}" if pair.mantissa == 52 else f"{v:.9g}" for v in values]
+    return short[0], short[1]
 
 
 def _part(pair: Pair, bit: int) -> str:
@@ -91,6 +104,8 @@ def _part(pair: Pair, bit: int) -> str:
 
 def _exact(out: TensorDiff, pair: Pair, seen: Survey) -> bool:
     """Explanations that hold for every value, the simplest first."""
+    if seen.exact:  # arithmetic in float64 would not be
+        return _pruned(out, pair, seen) or _shifted(out, pair, seen) or _reordered(out, pair, seen)
     if _signs(out, pair, seen) or _pruned(out, pair, seen):
         return True
     if (words := rounding(Pair(pair.a, pair.b))) is not None:
@@ -99,10 +114,7 @@ def _exact(out: TensorDiff, pair: Pair, seen: Survey) -> bool:
     if seen.finite and (found := scaling(pair, seen)) is not None:
         _scaled(out, pair, found)
         return True
-    if seen.finite and (added := shift(pair, seen)) is not None:
-        out.kind, out.text = "shift", f"only a shift: {math.ldexp(added, -pair.exponent):.6g} was added to every value"
-        return True
-    return _reordered(out, pair, seen) or _quantised(out, pair, seen)
+    return _shifted(out, pair, seen) or _reordered(out, pair, seen) or _quantised(out, pair, seen)
 
 
 def _signs(out: TensorDiff, pair: Pair, seen: Survey) -> bool:
@@ -158,14 +170,34 @@ def _pruned(out: TensorDiff, pair: Pair, seen: Survey) -> bool:
 def _scaled(out: TensorDiff, pair: Pair, found: Scaling) -> None:
     out.factors = (found.rows, found.columns)
     if found.by == "tensor":
-        out.kind, out.text = "scale", f"only a scale: every value times {found.rows[0]:.6g}"
+        out.kind, out.text = "scale", f"only a scale: every value times {_times(found.rows[0])}"
         return
     told = []
     for what, factors in (("row", found.rows), ("column", found.columns)):
-        other = factors[np.abs(factors - 1) > 1e-6]
+        other = factors[factors != 1]
         if len(other):
-            told.append(f"{len(other)} of {plural(len(factors), what)} times {other.min():.4g} to {other.max():.4g}")
+            told.append(f"{len(other)} of {plural(len(factors), what)} times {_span(other)}")
     out.kind, out.text = "scale", f"only a scale of {found.by}: {', '.join(told)}"
+
+
+def _times(factor: float) -> str:
+    """A factor with as many digits as tell it from one."""
+    return next(text for digits in (6, 10, 17) if float(text := f"{factor:.{digits}g}") != 1 or digits == 17)
+
+
+def _span(factors: NDArray[np.float64]) -> str:
+    low, high = factors.min(), factors.max()
+    if abs(low - 1) < 1e-3 or abs(high - 1) < 1e-3:
+        return f"{_times(low)} to {_times(high)}"
+    return f"{low:.4g} to {high:.4g}"
+
+
+def _shifted(out: TensorDiff, pair: Pair, seen: Survey) -> bool:
+    if not seen.finite or (added := shift(pair, seen)) is None:
+        return False
+    number = f"{added:.0f}" if pair.whole else f"{math.ldexp(added, -pair.exponent):.6g}"
+    out.kind, out.text = "shift", f"only a shift: {number} was added to every value"
+    return True
 
 
 def _reordered(out: TensorDiff, pair: Pair, seen: Survey) -> bool:
@@ -173,16 +205,7 @@ def _reordered(out: TensorDiff, pair: Pair, seen: Survey) -> bool:
         return False
     short = len(pair.a.shape) > 1 or pair.a.size <= VECTOR
     if short and (orders := reordering(pair.a, pair.b)) is not None:
-        out.order = orders
-        axes = moved(orders)
-        names = {0: "rows", 1: "columns"} if len(pair.a.shape) == 2 else {}
-        where = (
-            " and ".join(names.get(axis, f"the positions of axis {axis}") for axis in axes)
-            if len(pair.a.shape) > 1
-            else "values"
-        )
-        counts = ", ".join(f"{int((orders[i] != np.arange(len(orders[i]))).sum())} of {len(orders[i])}" for i in axes)
-        out.kind, out.text = "permutation", f"only a permutation: {where} in another order ({counts} moved)"
+        _ordered(out, pair, orders)
         return True
     if (axes_found := transposition(pair.a, pair.b)) is not None:
         out.status, out.kind, out.text = (
@@ -196,6 +219,19 @@ def _reordered(out: TensorDiff, pair: Pair, seen: Survey) -> bool:
         out.text = "only a permutation: the same values in another order, not by rows or columns"
         return True
     return False
+
+
+def _ordered(out: TensorDiff, pair: Pair, orders: list[NDArray[np.int64]]) -> None:
+    out.order = orders
+    axes = moved(orders)
+    names = {0: "rows", 1: "columns"} if len(pair.a.shape) == 2 else {}
+    where = (
+        " and ".join(names.get(axis, f"the positions of axis {axis}") for axis in axes)
+        if len(pair.a.shape) > 1
+        else "values"
+    )
+    counts = ", ".join(f"{int((orders[i] != np.arange(len(orders[i]))).sum())} of {len(orders[i])}" for i in axes)
+    out.kind, out.text = "permutation", f"only a permutation: {where} in another order ({counts} moved)"
 
 
 def _quantised(out: TensorDiff, pair: Pair, seen: Survey) -> bool:

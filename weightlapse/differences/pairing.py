@@ -5,12 +5,15 @@ from __future__ import annotations
 import hashlib
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
-from weightlapse.differences.pair import same_bytes
+from weightlapse.differences.pair import Pair, same_bytes
 from weightlapse.differences.reordering import transposition
 from weightlapse.differences.tensor import Doubles, Tensor
+from weightlapse.store.layout import widen
 
 _SAMPLE = 1024  # numbers looked at in the first, the middle and the last part of a tensor
 
@@ -126,10 +129,8 @@ def _by_prefix(
 
 def same_values(a: Tensor, b: Tensor) -> bool:
     """Whether two tensors of one size hold the same values in the same order, whatever their shapes."""
-    return a.size == b.size and all(
-        np.array_equal(a.values(s, min(s + (1 << 18), a.size)), b.values(s, min(s + (1 << 18), a.size)), equal_nan=True)
-        for s in range(0, a.size, 1 << 18)
-    )
+    one, two = (Tensor(t.name, t.dtype, (t.size,), t.source) for t in (a, b))
+    return a.size == b.size and all(block.same.all() for block in Pair(one, two).blocks())
 
 
 def laid_out(a: Tensor, b: Tensor) -> tuple[str, str] | None:
@@ -155,7 +156,7 @@ def resized(a: Tensor, b: Tensor) -> tuple[str, str]:
     for start in range(0, common[0], step):
         stop = min(start + step, common[0])
         inside = tuple(slice(0, n) for n in (stop - start, *common[1:]))
-        p, q = a.rows(start, stop)[inside], b.rows(start, stop)[inside]
+        p, q = (_rows(t, start, stop)[inside] for t in (a, b))
         same += int(((p == q) | (np.isnan(p) & np.isnan(q))).sum())
         total += p.size
     if total and same == total:
@@ -168,6 +169,12 @@ def resized(a: Tensor, b: Tensor) -> tuple[str, str]:
         )
         return "resized", f"{grown}: {sizes}; what both have is the same"
     return "resized", f"another size: {sizes}; {same:,} of {total:,} values that both have places for are the same"
+
+
+def _rows(t: Tensor, start: int, stop: int) -> NDArray[Any]:
+    """Slices [start, stop) of the first axis as they are stored: float64 does not hold all whole numbers."""
+    each = t.size // t.shape[0]
+    return widen(t.raw(start * each, stop * each), t.dtype).reshape(stop - start, *t.shape[1:])
 
 
 def _shape(shape: Iterable[int]) -> str:
