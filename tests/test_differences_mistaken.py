@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import time
+from pathlib import Path
+
 import ml_dtypes
 import numpy as np
 import pytest
 
 import weightlapse as wl
+from weightlapse.differences.pairing import _by_ending
 from weightlapse.differences.result import TensorDiff
 
 W = np.random.default_rng(0).standard_normal((64, 32)).astype(np.float32)
@@ -183,3 +187,125 @@ def test_a_shift_is_one_number_for_all(dtype: str) -> None:
     w = W.astype(short(dtype))
     assert of(w, w + np.array(0.5, w.dtype)).kind == "shift"
     assert of(w, moved(w, np.random.default_rng(0).integers(-1, 2, w.shape))).kind not in ("shift", "scale")
+
+
+# ---- signs, zeros, NaN ------------------------------------------------------------------------------------------------------------------
+
+
+def test_signs_of_single_values_are_not_those_of_rows() -> None:
+    rng = np.random.default_rng(0)
+    two = W.copy()
+    two[[2, 5], [3, 6]] *= -1
+    assert of(W, two).text == "only signs: 0.098 % of the values (2) have the other sign"
+    some = np.where(rng.random(W.shape) < 0.05, -W, W)
+    count = int((some != W).sum())
+    assert of(W, some).text.endswith(f"({count}) have the other sign")
+    rows, columns = W.copy(), W.copy()
+    rows[[3, 9]] *= -1
+    columns[:, 4] *= -1
+    assert of(W, rows).text == "only signs: 2 rows have the other sign"
+    assert of(W, columns).text == "only signs: 1 column has the other sign"
+    pruned = np.where(np.abs(W) < 0.3, np.float32(0), W)
+    assert of(pruned, -pruned).text == "only signs: every value has the other sign"
+    number = W + 1j * W[::-1]
+    assert (
+        of(number, number.conj()).text == "only signs: every imaginary part has the other sign (the complex conjugate)"
+    )
+
+
+def test_signs_of_zeros_and_bits_of_nan_are_told_as_such() -> None:
+    zeros = np.zeros((4, 4), np.float32)
+    assert of(zeros, -zeros).text == "only the sign of zeros: 16 of 16 zeros; every value is the same"
+    mixed = np.where(np.abs(W) < 0.3, np.float32(0), W)
+    assert of(mixed, np.where(mixed == 0, np.float32(-0.0), mixed)).text.startswith("only the sign of zeros: ")
+    nan = np.full(4, np.nan, np.float32)
+    t = of(nan, np.full(4, 0x7FC00001, np.uint32).view(np.float32))
+    assert (t.kind, t.text) == ("not finite", "only NaN with other bits: 4; every number is the same")
+    part = np.where(W > 0, np.float32(np.nan), W)
+    other = np.where(W > 0, np.uint32(0xFFC00002).view(np.float32), W)
+    assert of(part, other).text == f"only NaN with other bits: {(W > 0).sum():,}; every number is the same"
+
+
+def test_only_numbers_are_pruned() -> None:
+    for gone in (np.nan, np.inf):
+        a = np.where(W > 0, np.float32(gone), W)
+        t = of(a, np.where(W > 0, np.float32(0), W))
+        assert t.kind == "not finite"
+        assert t.text.endswith("of A are gone; what was finite is the same")
+    mask = W > 0
+    assert of(mask, mask & (W > 0.3)).kind in ("sparse", "dense")
+    assert of(mask[0], mask[0] & (W[0] > 0.3)).kind in ("sparse", "dense")
+    assert of(W, np.where(np.abs(W) < 0.3, np.float32(0), W)).kind == "pruned"
+
+
+def test_complex_against_real() -> None:
+    t = of(W + 0j, W)
+    assert (t.status, t.kind, t.relative) == ("changed", "dtype", 0)
+    assert t.text == "real where A is complex: the same numbers, all imaginary parts are zero"
+    assert of(W, W + 0j).text == "complex where A is real: the same numbers, all imaginary parts are zero"
+    t = of(W + 1j * W, W)
+    assert t.text == "real where A is complex; 100 % of the values differ in their imaginary parts alone"
+    assert t.relative == pytest.approx(0.5**0.5)
+    assert of(W + 0j, W * 3).relative == pytest.approx(2)
+    pairs = np.stack([W, W * 2], axis=-1)
+    assert of(W + 2j * W, pairs).text == "real where A is complex: the same as pairs (real part, imaginary part)"
+    assert of(W + 0j, W[:3]).text == "another tensor: real 3×32 instead of complex 64×32"
+
+
+# ---- folders ----------------------------------------------------------------------------------------------------------------------------
+
+
+def test_missing_shards_and_other_files_of_a_folder(tmp_path: Path) -> None:
+    save_file = pytest.importorskip("safetensors.numpy").save_file
+    whole, part = tmp_path / "whole", tmp_path / "part"
+    for folder in (whole, part):
+        folder.mkdir()
+        save_file({"a": W}, folder / "model-00001-of-00002.safetensors")
+    save_file({"b": W}, whole / "model-00002-of-00002.safetensors")
+    assert wl.diff(whole, {"a": W, "b": W}).identical
+    for a, b in ((whole, part), (part, whole)):
+        with pytest.raises(wl.CannotRecord, match="1 of 2 shards are there"):
+            wl.diff(a, b)
+    (whole / "model-00002-of-00002.safetensors").rename(part / "other-00003-of-00003.safetensors")
+    (part / "model-00001-of-00002.safetensors").unlink()
+    with pytest.raises(wl.CannotRecord, match="1 of 3 shards are there"):
+        wl.diff(part, {"b": W})
+    single = tmp_path / "single"
+    single.mkdir()
+    save_file({"a": W}, single / "model.safetensors")
+    assert wl.diff(single, {"a": W}).notes == []
+    save_file({"a": W}, single / "consolidated.safetensors")
+    d = wl.diff(single, {"a": W})
+    assert d.identical
+    assert d.summary.endswith("model.safetensors was read and consolidated.safetensors left out")
+    save_file({"lora": W}, single / "adapter_model.safetensors")
+    for a, b in ((single, {"a": W}), ({"a": W}, single)):
+        with pytest.raises(wl.InvalidArgument, match=r"model\.safetensors and adapter_model\.safetensors"):
+            wl.diff(a, b)
+
+
+# ---- names of tensors that hold the same ------------------------------------------------------------------------------------------------
+
+
+def test_constants_under_other_names_are_paired_in_order() -> None:
+    count = 3000
+    a = {f"l{i}.b": np.zeros(16, np.float32) for i in range(count)}
+    b = {f"m{i}.q": np.zeros(16, np.float32) for i in range(count)}
+    d = wl.diff(a, b)
+    assert {t.name: t.other for t in d.differing} == {f"m{i}.q": f"l{i}.b" for i in range(count)}
+    assert {t.kind for t in d.differing} == {"renamed"}
+    a, b = ({f"{p}{i}.{n}": np.ones(8) for i in range(3) for n in names} for p, names in (("l", "xy"), ("m", "yx")))
+    ends = [(t.name[-1], str(t.other)[-1]) for t in wl.diff(a, b).differing]
+    assert sorted(ends) == [("x", "x")] * 3 + [("y", "y")] * 3
+    d = wl.diff({"a.x": np.zeros(8)}, {"b.y": np.zeros(8)})
+    assert {t.status for t in d.differing} == {"added", "removed"}
+
+
+def test_pairing_of_equal_tensors_takes_time_in_proportion() -> None:
+    def seconds(count: int) -> float:
+        a, b = ([f"{p}{i}.{p}" for i in range(count)] for p in "xy")
+        start = time.process_time()
+        assert len(_by_ending(a, b, told=False)) == count
+        return time.process_time() - start
+
+    assert seconds(40_000) < 40 * max(seconds(4_000), 1e-3)

@@ -21,6 +21,7 @@ from weightlapse.store.layout import widen
 FEW = 0.25  # share of rows or columns up to which a change is said to be in those
 SPARSE = 0.02  # share of values
 VECTOR = 1 << 22  # elements of a vector up to which the order of each is found
+_SIGN = np.uint64(1 << 63)
 LOW = 0.25  # share of the possible rank
 
 
@@ -118,19 +119,49 @@ def _exact(out: TensorDiff, pair: Pair, seen: Survey) -> bool:
 
 
 def _signs(out: TensorDiff, pair: Pair, seen: Survey) -> bool:
+    """Other signs alone; zeros and NaN, whose signs say nothing, are told of by themselves."""
+    flipped = zeros_flipped = zeros = other_nan = 0
+    row_stays, column_stays = np.zeros(pair.rows, np.int64), np.zeros(pair.columns, np.int64)
     for block in pair.blocks():
-        if not np.array_equal(np.abs(block.x), np.abs(block.y), equal_nan=True):
+        sign = (block.x.view(np.uint64) ^ block.y.view(np.uint64)) == _SIGN
+        nan = np.isnan(block.x) & np.isnan(block.y)
+        numbers = block.differs & ~nan
+        if not (sign | ~numbers).all():
             return False
-    whole = abs(seen.xy + seen.xx) <= 1e-12 * seen.xx
-    where = "every value has the other sign" if whole else f"{percent(seen.share)} of the values have the other sign"
-    if not whole and pair.is_matrix:
-        rows, columns = (_whole_lines(counts) for counts in (seen.row_changed, seen.column_changed))
-        for lines, what in ((rows, "row"), (columns, "column")):
-            if lines and lines * (pair.columns if what == "row" else pair.rows) >= seen.changed:
-                where = f"{plural(lines, what)} {'has' if lines == 1 else 'have'} the other sign"
-                break
-    out.kind, out.text = "signs", f"only signs: {where}"
+        zero = block.x == 0
+        flipped += int(numbers.sum())
+        zeros_flipped += int((numbers & zero).sum())
+        zeros += int(zero.sum())
+        other_nan += int((block.differs & nan).sum())
+        stays = ~block.differs & ~zero & ~nan
+        row_stays[block.start : block.stop] = stays.sum(axis=1)
+        column_stays += stays.sum(axis=0)
+    out.kind = "signs"
+    if not flipped:
+        out.kind, out.text = "not finite", f"only NaN with other bits: {other_nan:,}; every number is the same"
+    elif flipped == zeros_flipped:
+        out.text = f"only the sign of zeros: {zeros_flipped:,} of {plural(zeros, 'zero')}; every value is the same"
+    elif not row_stays.any():
+        out.text = "only signs: every value has the other sign"
+    else:
+        out.text = f"only signs: {_flipped_lines(pair, seen, row_stays, column_stays)}"
     return True
+
+
+def _flipped_lines(pair: Pair, seen: Survey, row_stays: NDArray[np.int64], column_stays: NDArray[np.int64]) -> str:
+    """Where signs flipped: in whole rows or columns, or here and there."""
+    if pair.a.is_complex and pair.columns % 2 == 0:
+        if not seen.column_changed[::2].any() and not column_stays[1::2].any():
+            return "every imaginary part has the other sign (the complex conjugate)"
+    elif pair.is_matrix:
+        for counts, stays, what in (
+            (seen.row_changed, row_stays, "row"),
+            (seen.column_changed, column_stays, "column"),
+        ):
+            if not stays[counts > 0].any():
+                lines = _whole_lines(counts)
+                return f"{plural(lines, what)} {'has' if lines == 1 else 'have'} the other sign"
+    return f"{percent(seen.share)} of the values ({seen.changed:,}) have the other sign"
 
 
 def _whole_lines(counts: np.ndarray) -> int:  # type: ignore[type-arg]
@@ -138,10 +169,12 @@ def _whole_lines(counts: np.ndarray) -> int:  # type: ignore[type-arg]
 
 
 def _pruned(out: TensorDiff, pair: Pair, seen: Survey) -> bool:
+    if "bool" in (pair.a.dtype, pair.b.dtype):
+        return False
     gone, kept = 0.0, math.inf
     for block in pair.blocks():
         same = ~block.differs
-        if not (same | (block.y == 0)).all():
+        if not (same | ((block.y == 0) & np.isfinite(block.x))).all():
             return False
         sizes = np.abs(block.x)
         gone = max(gone, float(sizes[block.differs].max(initial=0.0)))
@@ -257,6 +290,9 @@ def _likeness(out: TensorDiff, pair: Pair, seen: Survey) -> bool:
     if lost[0] > 0 or lost[1] > 0:
         what = " and ".join(f"{n:,} {word}" for n, word in zip(lost, ("NaN", "infinite values")) if n > 0)
         out.kind, out.text = "not finite", f"{what} that A does not have; {percent(seen.share)} of the values differ"
+    elif seen.xx and seen.dd == 0 and min(lost) < 0:
+        what = " and ".join(f"{-n:,} {word}" for n, word in zip(lost, ("NaN", "infinite values")) if n < 0)
+        out.kind, out.text = "not finite", f"{what} of A are gone; what was finite is the same"
     elif (lines := _few_lines(pair, seen)) is not None:
         out.kind, out.text = lines[0], f"{lines[1]}; {head}"
     elif seen.share <= SPARSE:

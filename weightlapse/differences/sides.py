@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import os
+import re
 import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -32,10 +33,11 @@ _INDEXES = "*.index.json"
 
 
 class Side(dict[str, Tensor]):
-    """The tensors of one side by name. ``label`` says what it is; ``wiring`` is that of a recording."""
+    """The tensors of one side by name. ``label`` says what it is; ``wiring`` is that of a recording; ``notes``: what was not read."""
 
     label: str = ""
     wiring: Any = None
+    notes: tuple[str, ...] = ()
 
 
 @contextmanager
@@ -102,8 +104,11 @@ def _of_folder(path: Path, descriptors: dict[str, int]) -> Side:
         return _of_recording(load(path), None)
     indexes, files = sorted(path.glob(_INDEXES)), sorted(path.glob("*.safetensors"))
     if any((path / name).is_file() for name in _KNOWN):
+        notes = _left_out(path)
         _check_index(path, found := read_checkpoint(path))
-        return _of_arrays(found, str(path), descriptors)
+        side = _of_arrays(found, str(path), descriptors)
+        side.notes = notes
+        return side
     if len(indexes) > 1 or not files:
         if not indexes and not any(path.glob("*.bin")) and (found_run := _recording_or_none(path)) is not None:
             return found_run
@@ -113,6 +118,8 @@ def _of_folder(path: Path, descriptors: dict[str, int]) -> Side:
             else "holds neither a recording nor a checkpoint"
         )
         raise InvalidArgument(f"{path} {said}: give one file, or a folder of one checkpoint")
+    if not indexes:
+        _check_shards(path, files)
     arrays: dict[str, Any] = {}
     for file in files:
         for name, value in read_checkpoint(file).items():
@@ -127,6 +134,41 @@ _KNOWN = (
     *("model.safetensors.index.json", "pytorch_model.bin.index.json"),
     *("model.safetensors", "pytorch_model.bin", "adapter_model.safetensors"),
 )
+
+
+def _left_out(path: Path) -> tuple[str, ...]:
+    """Say which weights beside those of a folder's checkpoint are not read; refuse where they change what the network is (an adapter)."""
+    read = next(name for name in _KNOWN if (path / name).is_file())
+    adapters = sorted(f.name for f in path.glob("adapter_model*") if f.name.endswith((".safetensors", ".bin")))
+    if adapters and not read.startswith("adapter_model"):
+        raise InvalidArgument(
+            f"{path} holds {read} and {adapters[0]}, weights and an adapter to them: give the file that is meant"
+        )
+    stem = read.split(".")[0]
+    parts = (
+        re.compile(rf"{stem}(-\d+-of-\d+)?\.(safetensors|bin)")
+        if read.endswith(".index.json")
+        else re.compile(re.escape(read))
+    )
+    kinds = [
+        f.name for ending in ("*.safetensors", "pytorch_model*.bin", "adapter_model*.bin") for f in path.glob(ending)
+    ]
+    others = sorted(name for name in kinds if not parts.fullmatch(name))
+    if not others:
+        return ()
+    more = f" and {len(others) - 1} more" if len(others) > 1 else ""
+    return (f"of {path}, {read} was read and {others[0]}{more} left out",)
+
+
+def _check_shards(path: Path, files: list[Path]) -> None:
+    """Refuse a checkpoint without an index, of whose shards some are not there."""
+    there: dict[tuple[str, int], set[int]] = {}
+    for file in files:
+        if found := re.fullmatch(r"(.*)-(\d+)-of-(\d+)\.safetensors", file.name):
+            there.setdefault((found[1], int(found[3])), set()).add(int(found[2]))
+    for (_, of), numbers in there.items():
+        if len(numbers) != of:
+            raise CannotRecord(f"{path} is not whole: {len(numbers)} of {of} shards are there, and no index names them")
 
 
 def _recording_or_none(path: Path) -> Side | None:

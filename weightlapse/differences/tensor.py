@@ -77,6 +77,7 @@ class Tensor:
     def __init__(self, name: str, dtype: str, shape: tuple[int, ...], source: Bytes, place: Any = None) -> None:
         self.name = name
         self.dtype = _HALVES.get(dtype, dtype)
+        self.is_complex = dtype in _HALVES
         self.shape = (*shape, 2) if dtype in _HALVES else shape
         self.storage = storage_dtype(self.dtype)
         self.size = math.prod(self.shape)
