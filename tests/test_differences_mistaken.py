@@ -301,11 +301,8 @@ def test_constants_under_other_names_are_paired_in_order() -> None:
     assert {t.status for t in d.differing} == {"added", "removed"}
 
 
-def test_pairing_of_equal_tensors_takes_time_in_proportion() -> None:
-    def seconds(count: int) -> float:
-        a, b = ([f"{p}{i}.{p}" for i in range(count)] for p in "xy")
-        start = time.process_time()
-        assert len(_by_ending(a, b, told=False)) == count
-        return time.process_time() - start
-
-    assert seconds(40_000) < 40 * max(seconds(4_000), 1e-3)
+def test_pairing_of_equal_tensors_takes_no_longer_than_their_names() -> None:
+    a, b = ([f"{p}{i}.{p}" for i in range(20_000)] for p in "xy")
+    start = time.process_time()
+    assert len(_by_ending(a, b, told=False)) == 20_000
+    assert time.process_time() - start < 5  # each against each would take minutes
