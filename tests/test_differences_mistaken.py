@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import time
 from pathlib import Path
 
@@ -82,6 +83,8 @@ def test_large_whole_numbers_are_explained_by_what_happened() -> None:
     assert t.order is not None
     assert t.order[0].tolist() == [2, 0, 1, 3]
     noisy = big + np.arange(10) % 3
+    assert of(big + 1, big.astype(float)).text == "only rounding: rounded to float64; float64 where A has int64"
+    assert of(big.astype(float), big + 1).kind == "rounding"
     assert of(big, noisy).kind in ("sparse", "dense")
     assert (of(big, noisy).changed, of(big, noisy).relative > 0) == (6, True)
 
@@ -121,7 +124,7 @@ def moved(w: np.ndarray, by: np.ndarray) -> np.ndarray:
 
 
 @pytest.mark.parametrize("dtype", SHORT)
-@pytest.mark.parametrize("shape", [(768,), (64, 32), (256, 64)], ids=str)
+@pytest.mark.parametrize("shape", [(768,), (64, 32), (256, 256)], ids=str)
 def test_moves_by_the_last_places_are_no_factor(dtype: str, shape: tuple[int, ...]) -> None:
     rng = np.random.default_rng(1)
     w = rng.standard_normal(shape).astype(short(dtype))
@@ -134,8 +137,7 @@ def test_moves_by_the_last_places_are_no_factor(dtype: str, shape: tuple[int, ..
         steps = ((some < 0.3) * rng.choice([-1, 1], shape), some < 0.1, 3 * (some < 0.1), two)
         for b in (*(moved(a, by) for by in steps), noisy):
             t = of(a, b)
-            assert t.kind in ("sparse", "dense", "noise", "low rank", "unrelated"), t.text
-            assert t.kind != "low rank" or dtype == "bfloat16", t.text
+            assert t.kind in ("sparse", "dense", "noise"), t.text
     assert of(w, moved(w, two)).text.startswith("2 values of")
 
 
@@ -158,7 +160,7 @@ def test_rounded_products_are_a_factor(dtype: str, factor: float) -> None:
         assert of(w, w * factors).text.startswith(f"only a scale of {by}: ")
     nearly = w.copy()
     nearly[3] = w[3] * np.array(1.5, kept)
-    assert of(w, nearly).text == "only a scale of rows: 1 of 64 rows times 1.5 to 1.5"
+    assert of(w, nearly).text == "only a scale of rows: 1 of 64 rows times 1.5"
 
 
 def test_small_numbers_have_factors_of_their_own() -> None:
@@ -173,6 +175,13 @@ def test_small_numbers_have_factors_of_their_own() -> None:
     assert of(a, b).text == "only a scale: every value times 2"
     b[5] = (other[5] * 1e-39).astype(np.float32)
     assert of(a, b).kind != "scale"
+
+
+def test_two_roundings_of_the_same_numbers_are_a_factor_apart() -> None:
+    wide = W.astype(np.float64)
+    for scale, dtype in ((1e37, np.float32), (0.7, np.float32), (1e-310, np.float64), (1e-41, np.float32)):
+        a, b = (wide * scale).astype(dtype), (wide * (1.7 * scale)).astype(dtype)
+        assert of(a, b).text.startswith("only a scale: every value times 1.7"), of(a, b).text
 
 
 def test_a_factor_is_found_behind_zeros() -> None:
@@ -282,6 +291,24 @@ def test_missing_shards_and_other_files_of_a_folder(tmp_path: Path) -> None:
     for a, b in ((single, {"a": W}), ({"a": W}, single)):
         with pytest.raises(wl.InvalidArgument, match=r"model\.safetensors and adapter_model\.safetensors"):
             wl.diff(a, b)
+
+
+def test_a_script_can_tell_an_answer_from_none(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    from weightlapse.cli import main
+
+    for name, value in (("a", W), ("b", W * 2)):
+        np.savez(tmp_path / f"{name}.npz", w=value)
+    (tmp_path / "cut.npz").write_bytes((tmp_path / "a.npz").read_bytes()[:500])
+    for other, code, identical in (("a", 0, True), ("b", 1, False), ("cut", 1, None)):
+        with pytest.raises(SystemExit) as stopped:
+            main(["diff", str(tmp_path / "a.npz"), str(tmp_path / f"{other}.npz"), "--json"])
+        said = capsys.readouterr()
+        assert stopped.value.code == code
+        if identical is None:
+            assert said.out == ""
+            assert "cut.npz" in said.err
+        else:
+            assert json.loads(said.out)["identical"] is identical
 
 
 # ---- names of tensors that hold the same ------------------------------------------------------------------------------------------------

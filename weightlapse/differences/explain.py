@@ -21,6 +21,8 @@ from weightlapse.store.layout import widen
 FEW = 0.25  # share of rows or columns up to which a change is said to be in those
 SPARSE = 0.02  # share of values
 VECTOR = 1 << 22  # elements of a vector up to which the order of each is found
+CLEAR = 0.9  # share of the energy that makes a rank clear
+GAP = 1.2  # else: the last singular value that counts, over the next one
 _SIGN = np.uint64(1 << 63)
 LOW = 0.25  # share of the possible rank
 
@@ -106,7 +108,12 @@ def _part(pair: Pair, bit: int) -> str:
 def _exact(out: TensorDiff, pair: Pair, seen: Survey) -> bool:
     """Explanations that hold for every value, the simplest first."""
     if seen.exact:  # arithmetic in float64 would not be
-        return _pruned(out, pair, seen) or _shifted(out, pair, seen) or _reordered(out, pair, seen)
+        if not pair.same_kind and all((block.x == block.y).all() for block in pair.blocks()):
+            which = "" if pair.b.mantissa is not None else "what A holds "
+            out.kind, out.text = "rounding", f"only rounding: {which}rounded to float64{', in full' if which else ''}"
+            return True
+        whole = pair.whole and _shifted(out, pair, seen)
+        return whole or _pruned(out, pair, seen) or _reordered(out, pair, seen)
     if _signs(out, pair, seen) or _pruned(out, pair, seen):
         return True
     if (words := rounding(Pair(pair.a, pair.b))) is not None:
@@ -220,6 +227,8 @@ def _times(factor: float) -> str:
 
 def _span(factors: NDArray[np.float64]) -> str:
     low, high = factors.min(), factors.max()
+    if f"{low:.4g}" == f"{high:.4g}":
+        return _times(low)
     if abs(low - 1) < 1e-3 or abs(high - 1) < 1e-3:
         return f"{_times(low)} to {_times(high)}"
     return f"{low:.4g} to {high:.4g}"
@@ -336,9 +345,14 @@ def _spectrum_of(out: TensorDiff, pair: Pair, seen: Survey) -> Spectrum | None:
 
 def _is_low(pair: Pair, parts: Spectrum) -> bool:
     most = min(pair.rows, pair.columns)
-    return (
-        parts.rank is not None and 1 <= parts.rank <= max(LOW * most, 1) and most >= 4 and parts.holds(parts.rank) > 0.5
-    )
+    if parts.rank is None or not 1 <= parts.rank <= max(LOW * most, 1) or most < 4:
+        return False
+    held = parts.holds(parts.rank)
+    if held < CLEAR and parts.rank < len(
+        parts.values
+    ):  # rounding holds much: then the directions must stand apart from it
+        return held > 0.5 and bool(parts.values[parts.rank - 1] > GAP * parts.values[parts.rank])
+    return held > 0.5
 
 
 def _spread_of(parts: Spectrum) -> str:

@@ -17,6 +17,7 @@ from weightlapse.differences.survey import Survey
 from weightlapse.differences.tensor import WHOLE, Doubles, Tensor
 
 ENOUGH = 3  # changed numbers that a factor must explain before it explains anything
+SUMMED = 2e-14  # what sums in float64 may be off by, relatively
 EXPLAINED = 1e-3  # share of the change's energy that factors of rows and columns may leave
 _LEAST = {
     "float64": -1022,
@@ -45,6 +46,8 @@ def scaling(pair: Pair, seen: Survey) -> Scaling | None:
     one = _common(pair, (), seen.xy, seen.yy if _turned(pair) else seen.xx)
     if one is not None and _not_zeros(pair) and (not large or _whole_factor(pair, float(one))):
         return Scaling("tensor", np.full(m if m <= len(seen.row_xx) else 1, one), np.ones(n))
+    if (factor := _rounded_apart(pair, seen)) is not None:
+        return Scaling("tensor", np.full(m if m <= len(seen.row_xx) else 1, factor), np.ones(n))
     if not pair.is_matrix or large:
         return None
     turned = _turned(pair)
@@ -59,7 +62,7 @@ def scaling(pair: Pair, seen: Survey) -> Scaling | None:
     if pair.mantissa is None or min(m, n) < ENOUGH:
         return None
     both = _both(pair)
-    return both if both is not None and _gives(pair, both, seen.dd) else None
+    return both if both is not None and _gives(pair, both, seen.dd, 4 if pair.mantissa >= 23 else 2) else None
 
 
 def shift(pair: Pair, seen: Survey) -> float | None:
@@ -185,24 +188,34 @@ def _whole_factor(pair: Pair, factor: float) -> bool:
     )
 
 
-# ---- rows and columns at once -------------------------------------------------------------------------------------
+# ---- rounded twice -------------------------------------------------------------------------------------
 
 
-def _gives(pair: Pair, scaled: Scaling, energy: float) -> bool:
-    """Whether factors of both axes give every value to its last places, and are most of the change."""
-    assert pair.mantissa is not None
-    kept = pair.a if pair.a.mantissa == pair.mantissa else pair.b
-    eps = max((4 if pair.mantissa >= 23 else 2) * 2.0**-pair.mantissa, 2e-14)
-    tiny = 2.0 ** max(_LEAST[kept.dtype] - pair.mantissa + pair.exponent, -1074)
+def _gives(pair: Pair, scaled: Scaling, energy: float, slack: float) -> bool:
+    """Whether factors give every value, up to ``slack`` times what rounding A and B each made, and are nearly all of the change."""
     if (scaled.rows == 0).any() or (scaled.columns == 0).any():
         return False
     left = 0.0
     for block in pair.blocks():
-        off = np.abs(block.y - block.x * scaled.rows[block.start : block.stop, None] * scaled.columns)
-        if not (off <= eps * np.abs(block.y) + tiny).all():
+        rows = scaled.rows if len(scaled.rows) == 1 else scaled.rows[block.start : block.stop]
+        factors = rows[:, None] * scaled.columns
+        off = np.abs(block.y - block.x * factors)
+        apart = (
+            np.abs(factors) * _halves(block.x, pair.a, pair.exponent)[1] + _halves(block.y, pair.b, pair.exponent)[1]
+        )
+        if not (off <= slack * apart + SUMMED * np.abs(block.y)).all():
             return False
         left += float((off * off).sum())
     return left <= EXPLAINED * energy
+
+
+def _rounded_apart(pair: Pair, seen: Survey) -> float | None:
+    """The factor between two roundings of the same numbers; of long floats alone, in which rounding cannot be mistaken for training."""
+    if pair.mantissa is None or pair.mantissa < 23:
+        return None
+    factor = seen.xy / seen.xx
+    one = Scaling("tensor", np.full(1, factor), np.ones(pair.columns))
+    return factor if _not_zeros(pair) and _gives(pair, one, seen.dd, 1.01) else None
 
 
 def _quotients(over: Doubles, under: Doubles) -> Doubles:
