@@ -22,7 +22,7 @@ def command(a: str, b: str, wiring: Path | None, as_json: bool, out: Path | None
     """Say what differs between A and B, tensor by tensor: the answer first, then a table.
 
     A and B are recordings (RUN, or RUN@STEP), checkpoints (.safetensors, .npz, .pt with weights only) or folders with a sharded checkpoint.
-    Exit code 1 when they differ.
+    Exit code 1 when they differ; also when one cannot be read: then standard output stays empty.
     """
     from weightlapse.cli.wiring_file import read_wiring
     from weightlapse.differences.diff import diff

@@ -6,9 +6,9 @@ from typing import Any
 
 from weightlapse.differences.explain import explained
 from weightlapse.differences.pair import same_bytes
-from weightlapse.differences.pairing import copies, laid_out, renamed, resized
-from weightlapse.differences.result import Diff, TensorDiff, plural
-from weightlapse.differences.sides import Side, opened
+from weightlapse.differences.pairing import against_real, copies, laid_out, renamed, resized, same_values
+from weightlapse.differences.result import Diff, TensorDiff, percent, plural
+from weightlapse.differences.sides import Side, opened, unwrap
 from weightlapse.differences.tensor import Tensor
 from weightlapse.differences.units import unit_diffs
 from weightlapse.errors import InvalidArgument
@@ -27,7 +27,7 @@ def diff(a: Any, b: Any, wiring: Wiring | None = None) -> Diff:
 
     Returns:
         A `Diff`: ``.identical``, ``.summary`` (the answer in a sentence), ``.tensors`` (name -> `TensorDiff`), ``.units``, ``.explain()``.
-        Names lose the prefixes of wrappers. Values are compared, so that dtype, format and shards make no difference where they are the same.
+        Names lose the prefixes of wrappers that all of them carry. Values are compared, so that dtype, format and shards make no difference where they are the same.
 
     Memory stays at a few blocks beside what it is given: files are read piece by piece, recordings tensor by tensor. Bytes are compared first;
     arithmetic (float64) is only done where they differ. Raises InvalidArgument, CannotRecord, NotARecording, MissingStep for what cannot be read.
@@ -41,6 +41,7 @@ def diff(a: Any, b: Any, wiring: Wiring | None = None) -> Diff:
     if wiring is not None and not isinstance(wiring, Wiring):
         raise InvalidArgument(f"wiring= is {type(wiring).__name__}: give a Wiring, such as wl.trace(model, x)")
     with opened(a, "a") as one, opened(b, "b") as two:
+        unwrap(one, two)
         numbered = _numbered_on(one, two)
         if wiring is None and one.wiring is None and two.wiring is not None:
             wiring = renamed_wiring(two.wiring, numbered)
@@ -60,7 +61,8 @@ def _diff(a: Side, b: Side, wiring: Wiring | None, numbered: dict[str, str]) -> 
         {n: t for n, t in b.items() if not _told_by_tie(n, tied_b, a)},
     )
     found: dict[str, TensorDiff] = {}
-    for name in track([*b, *(n for n in a if n not in b and n not in stands_for.values())], "comparing"):
+    taken = set(stands_for.values())
+    for name in track([*b, *(n for n in a if n not in b and n not in taken)], "comparing"):
         if name in numbered:
             found[name] = _pair(a[numbered[name]], b[name])
             found[name].other = numbered[name]
@@ -76,13 +78,15 @@ def _diff(a: Side, b: Side, wiring: Wiring | None, numbered: dict[str, str]) -> 
             if name in side:
                 side[name].forget()
     notes = _ties(a, b, tied_a, tied_b, found)
-    result = Diff(a.label, b.label, found, notes=notes)
+    result = Diff(a.label, b.label, found, notes=[*notes, *a.notes, *b.notes])
     if wiring is not None and not result.identical:
         _with_units(result, wiring, a, b, numbered)
     return result
 
 
 def _pair(a: Tensor, b: Tensor) -> TensorDiff:
+    if a.is_complex != b.is_complex:
+        return _complex_against_real(a, b)
     if a.shape == b.shape:
         return explained(a, b)
     out = TensorDiff(b.name, "reshaped", b.shape, b.dtype)
@@ -91,6 +95,30 @@ def _pair(a: Tensor, b: Tensor) -> TensorDiff:
         out.relative = out.changed_share = 0.0
     else:
         out.kind, out.text = resized(a, b)
+    return out
+
+
+def _complex_against_real(a: Tensor, b: Tensor) -> TensorDiff:
+    """A tensor that became complex, or real."""
+    out = TensorDiff(b.name, "reshaped", b.shape, b.dtype, kind="replaced")
+    now, was = ("complex", "real") if b.is_complex else ("real", "complex")
+    number, real = (b, a) if b.is_complex else (a, b)
+    shapes = [t.shape[:-1] if t.is_complex else t.shape for t in (a, b)]
+    if a.shape == b.shape and same_values(a, b):
+        out.kind, out.text = "reshaped", f"{now} where A is {was}: the same as pairs (real part, imaginary part)"
+        out.relative = out.changed_share = 0.0
+    elif shapes[0] == shapes[1]:
+        out.status = "changed"
+        out.relative, out.changed, imaginary = against_real(number, real, a)
+        out.changed_share = out.changed / max(real.size, 1)
+        if out.changed:
+            out.text = f"{now} where A is {was}; {percent(out.changed_share)} of the values differ"
+            out.text += " in their imaginary parts alone" if imaginary else f", changed by {percent(out.relative)}"
+        else:
+            out.kind, out.text = "dtype", f"{now} where A is {was}: the same numbers, all imaginary parts are zero"
+    else:
+        before, after = ("×".join(map(str, shape)) or "a scalar" for shape in shapes)
+        out.text = f"another tensor: {now} {after} instead of {was} {before}"
     return out
 
 

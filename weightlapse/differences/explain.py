@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 
 import numpy as np
+from numpy.typing import NDArray
 
 from weightlapse.differences.pair import Pair, same_bytes
 from weightlapse.differences.quantised import Grid, quantised
@@ -15,10 +16,14 @@ from weightlapse.differences.scaling import Scaling, scaling, shift
 from weightlapse.differences.spectrum import Spectrum, spectrum
 from weightlapse.differences.survey import Survey, survey
 from weightlapse.differences.tensor import Tensor, bits
+from weightlapse.store.layout import widen
 
 FEW = 0.25  # share of rows or columns up to which a change is said to be in those
 SPARSE = 0.02  # share of values
 VECTOR = 1 << 22  # elements of a vector up to which the order of each is found
+CLEAR = 0.9  # share of the energy that makes a rank clear
+GAP = 1.2  # else: the last singular value that counts, over the next one
+_SIGN = np.uint64(1 << 63)
 LOW = 0.25  # share of the possible rank
 
 
@@ -63,10 +68,10 @@ def _single(out: TensorDiff, pair: Pair, seen: Survey) -> bool:
     if seen.changed != 1:
         return False
     index = seen.at[0]
-    before, after = (float(t.values(index, index + 1)[0]) for t in (pair.a, pair.b))
+    before, after = _written(pair, index)
     at = str([int(i) for i in np.unravel_index(index, pair.a.shape)]) if seen.size > 1 else ""
     out.kind = "single value"
-    out.text = f"one value: {at} from {before:.6g} to {after:.6g}" if at else f"{before:.6g} became {after:.6g}"
+    out.text = f"one value: {at} from {before} to {after}" if at else f"{before} became {after}"
     if at:
         out.rank = 1
     if pair.same_kind and pair.a.dtype != "bool":
@@ -76,8 +81,19 @@ def _single(out: TensorDiff, pair: Pair, seen: Survey) -> bool:
             out.kind = "single bit"
             bit = f"bit {place} ({_part(pair, place)})"
             where = f"one value: {bit} of {at}" if at else f"it: {bit}"
-            out.text = f"one bit of {where}, {before:.6g} became {after:.6g}"
+            out.text = f"one bit of {where}, {before} became {after}"
     return True
+
+
+def _written(pair: Pair, index: int) -> tuple[str, str]:
+    """One value before and after: whole numbers in full, others with as many digits as tell them apart."""
+    values = [widen(t.raw(index, index + 1), t.dtype)[0].item() for t in (pair.a, pair.b)]
+    if all(math.isfinite(v) and v == int(v) for v in values) and not all(isinstance(v, float) for v in values):
+        return str(int(values[0])), str(int(values[1]))
+    short = [f"{v:.6g}" for v in values]
+    if short[0] == short[1]:
+        short = [f"{v:.17g}" if pair.mantissa == 52 else f"{v:.9g}" for v in values]
+    return short[0], short[1]
 
 
 def _part(pair: Pair, bit: int) -> str:
@@ -91,6 +107,13 @@ def _part(pair: Pair, bit: int) -> str:
 
 def _exact(out: TensorDiff, pair: Pair, seen: Survey) -> bool:
     """Explanations that hold for every value, the simplest first."""
+    if seen.exact:  # arithmetic in float64 would not be
+        if not pair.same_kind and all((block.x == block.y).all() for block in pair.blocks()):
+            which = "" if pair.b.mantissa is not None else "what A holds "
+            out.kind, out.text = "rounding", f"only rounding: {which}rounded to float64{', in full' if which else ''}"
+            return True
+        whole = pair.whole and _shifted(out, pair, seen)
+        return whole or _pruned(out, pair, seen) or _reordered(out, pair, seen)
     if _signs(out, pair, seen) or _pruned(out, pair, seen):
         return True
     if (words := rounding(Pair(pair.a, pair.b))) is not None:
@@ -99,26 +122,53 @@ def _exact(out: TensorDiff, pair: Pair, seen: Survey) -> bool:
     if seen.finite and (found := scaling(pair, seen)) is not None:
         _scaled(out, pair, found)
         return True
-    if seen.finite and (added := shift(pair, seen)) is not None:
-        out.kind, out.text = "shift", f"only a shift: {math.ldexp(added, -pair.exponent):.6g} was added to every value"
-        return True
-    return _reordered(out, pair, seen) or _quantised(out, pair, seen)
+    return _shifted(out, pair, seen) or _reordered(out, pair, seen) or _quantised(out, pair, seen)
 
 
 def _signs(out: TensorDiff, pair: Pair, seen: Survey) -> bool:
+    """Other signs alone; zeros and NaN, whose signs say nothing, are told of by themselves."""
+    flipped = zeros_flipped = zeros = other_nan = 0
+    row_stays, column_stays = np.zeros(pair.rows, np.int64), np.zeros(pair.columns, np.int64)
     for block in pair.blocks():
-        if not np.array_equal(np.abs(block.x), np.abs(block.y), equal_nan=True):
+        sign = (block.x.view(np.uint64) ^ block.y.view(np.uint64)) == _SIGN
+        nan = np.isnan(block.x) & np.isnan(block.y)
+        numbers = block.differs & ~nan
+        if not (sign | ~numbers).all():
             return False
-    whole = abs(seen.xy + seen.xx) <= 1e-12 * seen.xx
-    where = "every value has the other sign" if whole else f"{percent(seen.share)} of the values have the other sign"
-    if not whole and pair.is_matrix:
-        rows, columns = (_whole_lines(counts) for counts in (seen.row_changed, seen.column_changed))
-        for lines, what in ((rows, "row"), (columns, "column")):
-            if lines and lines * (pair.columns if what == "row" else pair.rows) >= seen.changed:
-                where = f"{plural(lines, what)} {'has' if lines == 1 else 'have'} the other sign"
-                break
-    out.kind, out.text = "signs", f"only signs: {where}"
+        zero = block.x == 0
+        flipped += int(numbers.sum())
+        zeros_flipped += int((numbers & zero).sum())
+        zeros += int(zero.sum())
+        other_nan += int((block.differs & nan).sum())
+        stays = ~block.differs & ~zero & ~nan
+        row_stays[block.start : block.stop] = stays.sum(axis=1)
+        column_stays += stays.sum(axis=0)
+    out.kind = "signs"
+    if not flipped:
+        out.kind, out.text = "not finite", f"only NaN with other bits: {other_nan:,}; every number is the same"
+    elif flipped == zeros_flipped:
+        out.text = f"only the sign of zeros: {zeros_flipped:,} of {plural(zeros, 'zero')}; every value is the same"
+    elif not row_stays.any():
+        out.text = "only signs: every value has the other sign"
+    else:
+        out.text = f"only signs: {_flipped_lines(pair, seen, row_stays, column_stays)}"
     return True
+
+
+def _flipped_lines(pair: Pair, seen: Survey, row_stays: NDArray[np.int64], column_stays: NDArray[np.int64]) -> str:
+    """Where signs flipped: in whole rows or columns, or here and there."""
+    if pair.a.is_complex and pair.columns % 2 == 0:
+        if not seen.column_changed[::2].any() and not column_stays[1::2].any():
+            return "every imaginary part has the other sign (the complex conjugate)"
+    elif pair.is_matrix:
+        for counts, stays, what in (
+            (seen.row_changed, row_stays, "row"),
+            (seen.column_changed, column_stays, "column"),
+        ):
+            if not stays[counts > 0].any():
+                lines = _whole_lines(counts)
+                return f"{plural(lines, what)} {'has' if lines == 1 else 'have'} the other sign"
+    return f"{percent(seen.share)} of the values ({seen.changed:,}) have the other sign"
 
 
 def _whole_lines(counts: np.ndarray) -> int:  # type: ignore[type-arg]
@@ -126,10 +176,12 @@ def _whole_lines(counts: np.ndarray) -> int:  # type: ignore[type-arg]
 
 
 def _pruned(out: TensorDiff, pair: Pair, seen: Survey) -> bool:
+    if "bool" in (pair.a.dtype, pair.b.dtype):
+        return False
     gone, kept = 0.0, math.inf
     for block in pair.blocks():
         same = ~block.differs
-        if not (same | (block.y == 0)).all():
+        if not (same | ((block.y == 0) & np.isfinite(block.x))).all():
             return False
         sizes = np.abs(block.x)
         gone = max(gone, float(sizes[block.differs].max(initial=0.0)))
@@ -158,14 +210,36 @@ def _pruned(out: TensorDiff, pair: Pair, seen: Survey) -> bool:
 def _scaled(out: TensorDiff, pair: Pair, found: Scaling) -> None:
     out.factors = (found.rows, found.columns)
     if found.by == "tensor":
-        out.kind, out.text = "scale", f"only a scale: every value times {found.rows[0]:.6g}"
+        out.kind, out.text = "scale", f"only a scale: every value times {_times(found.rows[0])}"
         return
     told = []
     for what, factors in (("row", found.rows), ("column", found.columns)):
-        other = factors[np.abs(factors - 1) > 1e-6]
+        other = factors[factors != 1]
         if len(other):
-            told.append(f"{len(other)} of {plural(len(factors), what)} times {other.min():.4g} to {other.max():.4g}")
+            told.append(f"{len(other)} of {plural(len(factors), what)} times {_span(other)}")
     out.kind, out.text = "scale", f"only a scale of {found.by}: {', '.join(told)}"
+
+
+def _times(factor: float) -> str:
+    """A factor with as many digits as tell it from one."""
+    return next(text for digits in (6, 10, 17) if float(text := f"{factor:.{digits}g}") != 1 or digits == 17)
+
+
+def _span(factors: NDArray[np.float64]) -> str:
+    low, high = factors.min(), factors.max()
+    if f"{low:.4g}" == f"{high:.4g}":
+        return _times(low)
+    if abs(low - 1) < 1e-3 or abs(high - 1) < 1e-3:
+        return f"{_times(low)} to {_times(high)}"
+    return f"{low:.4g} to {high:.4g}"
+
+
+def _shifted(out: TensorDiff, pair: Pair, seen: Survey) -> bool:
+    if not seen.finite or (added := shift(pair, seen)) is None:
+        return False
+    number = f"{added:.0f}" if pair.whole else f"{math.ldexp(added, -pair.exponent):.6g}"
+    out.kind, out.text = "shift", f"only a shift: {number} was added to every value"
+    return True
 
 
 def _reordered(out: TensorDiff, pair: Pair, seen: Survey) -> bool:
@@ -173,16 +247,7 @@ def _reordered(out: TensorDiff, pair: Pair, seen: Survey) -> bool:
         return False
     short = len(pair.a.shape) > 1 or pair.a.size <= VECTOR
     if short and (orders := reordering(pair.a, pair.b)) is not None:
-        out.order = orders
-        axes = moved(orders)
-        names = {0: "rows", 1: "columns"} if len(pair.a.shape) == 2 else {}
-        where = (
-            " and ".join(names.get(axis, f"the positions of axis {axis}") for axis in axes)
-            if len(pair.a.shape) > 1
-            else "values"
-        )
-        counts = ", ".join(f"{int((orders[i] != np.arange(len(orders[i]))).sum())} of {len(orders[i])}" for i in axes)
-        out.kind, out.text = "permutation", f"only a permutation: {where} in another order ({counts} moved)"
+        _ordered(out, pair, orders)
         return True
     if (axes_found := transposition(pair.a, pair.b)) is not None:
         out.status, out.kind, out.text = (
@@ -196,6 +261,19 @@ def _reordered(out: TensorDiff, pair: Pair, seen: Survey) -> bool:
         out.text = "only a permutation: the same values in another order, not by rows or columns"
         return True
     return False
+
+
+def _ordered(out: TensorDiff, pair: Pair, orders: list[NDArray[np.int64]]) -> None:
+    out.order = orders
+    axes = moved(orders)
+    names = {0: "rows", 1: "columns"} if len(pair.a.shape) == 2 else {}
+    where = (
+        " and ".join(names.get(axis, f"the positions of axis {axis}") for axis in axes)
+        if len(pair.a.shape) > 1
+        else "values"
+    )
+    counts = ", ".join(f"{int((orders[i] != np.arange(len(orders[i]))).sum())} of {len(orders[i])}" for i in axes)
+    out.kind, out.text = "permutation", f"only a permutation: {where} in another order ({counts} moved)"
 
 
 def _quantised(out: TensorDiff, pair: Pair, seen: Survey) -> bool:
@@ -221,6 +299,9 @@ def _likeness(out: TensorDiff, pair: Pair, seen: Survey) -> bool:
     if lost[0] > 0 or lost[1] > 0:
         what = " and ".join(f"{n:,} {word}" for n, word in zip(lost, ("NaN", "infinite values")) if n > 0)
         out.kind, out.text = "not finite", f"{what} that A does not have; {percent(seen.share)} of the values differ"
+    elif seen.xx and seen.dd == 0 and min(lost) < 0:
+        what = " and ".join(f"{-n:,} {word}" for n, word in zip(lost, ("NaN", "infinite values")) if n < 0)
+        out.kind, out.text = "not finite", f"{what} of A are gone; what was finite is the same"
     elif (lines := _few_lines(pair, seen)) is not None:
         out.kind, out.text = lines[0], f"{lines[1]}; {head}"
     elif seen.share <= SPARSE:
@@ -264,9 +345,14 @@ def _spectrum_of(out: TensorDiff, pair: Pair, seen: Survey) -> Spectrum | None:
 
 def _is_low(pair: Pair, parts: Spectrum) -> bool:
     most = min(pair.rows, pair.columns)
-    return (
-        parts.rank is not None and 1 <= parts.rank <= max(LOW * most, 1) and most >= 4 and parts.holds(parts.rank) > 0.5
-    )
+    if parts.rank is None or not 1 <= parts.rank <= max(LOW * most, 1) or most < 4:
+        return False
+    held = parts.holds(parts.rank)
+    if held < CLEAR and parts.rank < len(
+        parts.values
+    ):  # rounding holds much: then the directions must stand apart from it
+        return held > 0.5 and bool(parts.values[parts.rank - 1] > GAP * parts.values[parts.rank])
+    return held > 0.5
 
 
 def _spread_of(parts: Spectrum) -> str:

@@ -26,7 +26,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from weightlapse.differences.sides import Side, opened
+from weightlapse.differences.sides import Side, opened, unwrap
 from weightlapse.differences.tensor import Tensor
 from weightlapse.errors import CannotAlign, InvalidArgument, WeightlapseError
 from weightlapse.symmetry.align import align
@@ -112,6 +112,7 @@ def lineage(a: Any, b: Any, wiring: Wiring | None = None, *, seed: int = 0) -> L
     'independent'
     """
     with opened(a, "first") as x, opened(b, "second") as y:
+        unwrap(x, y)
         w = wiring or x.wiring or y.wiring
         places = _places(x, y, w)
         products = _Products(x, y, places)

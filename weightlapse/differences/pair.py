@@ -5,11 +5,13 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from weightlapse.differences.tensor import Doubles, Tensor, bits, numbers
+from weightlapse.differences.tensor import WHOLE, Doubles, Tensor, bits, numbers
+from weightlapse.store.layout import widen
 
 PIECE = 1 << 20  # bytes compared at a time: both buffers stay in the cache
 BLOCK = 1 << 18  # numbers looked at at a time
@@ -33,13 +35,29 @@ def same_bytes(a: Tensor, b: Tensor) -> bool:
 
 @dataclass
 class Block:
-    """Rows [start, stop) of both tensors: float64 (rows, columns), and where their bits differ."""
+    """Rows [start, stop) of both tensors: float64 (rows, columns), and where their bits differ.
+
+    ``exact`` is y - x, of whole numbers that float64 does not tell apart; None where there are none.
+    """
 
     start: int
     stop: int
     x: Doubles
     y: Doubles
     differs: NDArray[np.bool_]
+    exact: Doubles | None = None
+
+    @property
+    def change(self) -> Doubles:
+        """y - x."""
+        with np.errstate(invalid="ignore", over="ignore"):
+            return self.y - self.x if self.exact is None else self.exact
+
+    @property
+    def same(self) -> NDArray[np.bool_]:
+        """Where the values are equal, whatever the sign of zeros and the bits of NaN."""
+        equal = self.x == self.y if self.exact is None else (self.x == self.y) & (self.exact == 0)
+        return equal | (np.isnan(self.x) & np.isnan(self.y))
 
 
 @dataclass(frozen=True)
@@ -79,6 +97,11 @@ class Pair:
         return self.a.dtype == self.b.dtype
 
     @property
+    def whole(self) -> bool:
+        """Whether both hold whole numbers (no truth values)."""
+        return all(t.mantissa is None and t.storage.kind in "iu" and "float" not in t.dtype for t in (self.a, self.b))
+
+    @property
     def mantissa(self) -> int | None:
         """Stored bits of the mantissa of the coarser of the two."""
         known = [t.mantissa for t in (self.a, self.b)]
@@ -99,7 +122,24 @@ class Pair:
                 differs = bits(p) != bits(q) if p.dtype != np.bool_ else p != q
             else:
                 differs = ~(((x == y) & (np.signbit(x) == np.signbit(y))) | (np.isnan(x) & np.isnan(y)))
+            exact = _exact_change(widen(p, self.a.dtype), widen(q, self.b.dtype), x, y)
+            if exact is not None and not self.same_kind:
+                differs |= exact != 0
             if self.exponent:
+                exact = None if exact is None else np.ldexp(exact, self.exponent)
                 x, y = np.ldexp(x, self.exponent), np.ldexp(y, self.exponent)
             shape = (stop - start, n)
-            yield Block(start, stop, x.reshape(shape), y.reshape(shape), differs.reshape(shape))
+            exact = None if exact is None else exact.reshape(shape)
+            yield Block(start, stop, x.reshape(shape), y.reshape(shape), differs.reshape(shape), exact)
+
+
+def _exact_change(p: NDArray[Any], q: NDArray[Any], x: Doubles, y: Doubles) -> Doubles | None:
+    """y - x from the stored numbers, where one of them is whole and too large for float64; None where none is."""
+    if not any(side.dtype.kind in "iu" and side.itemsize == 8 for side in (p, q)):
+        return None
+    large = ((np.abs(x) >= WHOLE) | (np.abs(y) >= WHOLE)) & np.isfinite(x) & np.isfinite(y)
+    if not large.any():
+        return None
+    out = y - x
+    out[large] = [int(after) - int(before) for before, after in zip(p[large].tolist(), q[large].tolist())]
+    return out

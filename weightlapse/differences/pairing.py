@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import hashlib
-from collections import Counter, defaultdict
+from collections import Counter, defaultdict, deque
 from collections.abc import Iterable, Mapping
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
-from weightlapse.differences.pair import same_bytes
+from weightlapse.differences.pair import Pair, same_bytes
 from weightlapse.differences.reordering import transposition
 from weightlapse.differences.tensor import Doubles, Tensor
+from weightlapse.store.layout import widen
 
 _SAMPLE = 1024  # numbers looked at in the first, the middle and the last part of a tensor
 
@@ -61,18 +64,41 @@ def renamed(a: Mapping[str, Tensor], b: Mapping[str, Tensor]) -> dict[str, str]:
     found: dict[str, str] = {}
     if not only_a or not only_b:
         return found
-    by_content: dict[tuple[int, int], list[str]] = defaultdict(list)
-    for name in only_a:
-        by_content[_content(a[name])].append(name)
-    taken: set[str] = set()
-    for name in only_b:
-        candidates = [n for n in by_content.get(_content(b[name]), []) if n not in taken]
-        match = max(candidates, key=lambda n: _alike(n, name), default=None)
-        if match is not None and (_distinct(b[name]) or _alike(match, name)):
-            found[name] = match
-            taken.add(match)
+    groups: dict[tuple[int, int], tuple[list[str], list[str]]] = defaultdict(lambda: ([], []))
+    for which, (side, names) in enumerate(((a, only_a), (b, only_b))):
+        for name in names:
+            groups[_content(side[name])][which].append(name)
+    for mine, theirs in groups.values():
+        if mine and theirs:
+            found |= _by_ending(mine, theirs, told=_distinct(b[theirs[0]]))
+    taken = set(found.values())
     rest_a = [n for n in only_a if n not in taken]
     return found | _by_prefix(a, b, rest_a, [n for n in only_b if n not in found])
+
+
+def _by_ending(mine: list[str], theirs: list[str], *, told: bool) -> dict[str, str]:
+    """Names of B -> names of A, of tensors that hold the same: those that share the most parts at their end, the others in order.
+
+    ``told``: whether what they hold tells them from other tensors. If not (all zeros, all ones), names that share nothing are paired
+    in order only where there are as many on both sides, and several.
+    """
+    found: dict[str, str] = {}
+    parts = {name: name.split(".") for name in (*mine, *theirs)}
+    for length in range(max(map(len, parts.values())), 0, -1):
+        waiting: dict[tuple[str, ...], deque[str]] = defaultdict(deque)
+        taken = set(found.values())
+        for name in mine:
+            if name not in taken and len(parts[name]) >= length:
+                waiting[tuple(parts[name][-length:])].append(name)
+        for name in theirs:
+            if name not in found and len(parts[name]) >= length and (same := waiting.get(tuple(parts[name][-length:]))):
+                found[name] = same.popleft()
+    taken = set(found.values())
+    left, right = [n for n in mine if n not in taken], [n for n in theirs if n not in found]
+    alike = len(left) == len(right) == 1 and left[0][-1:] == right[0][-1:]
+    if told or alike or len(left) == len(right) > 1:
+        found |= dict(zip(right, left))
+    return found
 
 
 def _content(t: Tensor) -> tuple[int, int]:
@@ -88,16 +114,6 @@ def _content(t: Tensor) -> tuple[int, int]:
 
 def _distinct(t: Tensor) -> bool:
     return fingerprint(t) is not None
-
-
-def _alike(one: str, two: str) -> int:
-    """How many characters two names share at their end."""
-    count = 0
-    for p, q in zip(reversed(one), reversed(two)):
-        if p != q:
-            break
-        count += 1
-    return count
 
 
 def _by_prefix(
@@ -126,10 +142,24 @@ def _by_prefix(
 
 def same_values(a: Tensor, b: Tensor) -> bool:
     """Whether two tensors of one size hold the same values in the same order, whatever their shapes."""
-    return a.size == b.size and all(
-        np.array_equal(a.values(s, min(s + (1 << 18), a.size)), b.values(s, min(s + (1 << 18), a.size)), equal_nan=True)
-        for s in range(0, a.size, 1 << 18)
-    )
+    one, two = (Tensor(t.name, t.dtype, (t.size,), t.source) for t in (a, b))
+    return a.size == b.size and all(block.same.all() for block in Pair(one, two).blocks())
+
+
+def against_real(number: Tensor, real: Tensor, a: Tensor) -> tuple[float, int, bool]:
+    """Complex numbers against real ones of the same shape, ``a`` being the former side: relative size of the change, how many values
+    differ, and whether these only in the imaginary part."""
+    squares, size, differ, imaginary = 0.0, 0.0, 0, True
+    for start in range(0, real.size, 1 << 17):
+        stop = min(start + (1 << 17), real.size)
+        parts, values = number.values(2 * start, 2 * stop).reshape(-1, 2), real.values(start, stop)
+        off = parts - np.stack([values, np.zeros_like(values)], axis=1)
+        off[np.isnan(parts) & np.isnan(values)[:, None]] = 0
+        squares += float((off * off).sum())
+        size += float((parts * parts).sum() if a is number else (values * values).sum())
+        differ += int((off != 0).any(axis=1).sum())
+        imaginary &= not off[:, 0].any()
+    return (squares / size) ** 0.5 if size else (float("inf") if squares else 0.0), differ, imaginary
 
 
 def laid_out(a: Tensor, b: Tensor) -> tuple[str, str] | None:
@@ -155,7 +185,7 @@ def resized(a: Tensor, b: Tensor) -> tuple[str, str]:
     for start in range(0, common[0], step):
         stop = min(start + step, common[0])
         inside = tuple(slice(0, n) for n in (stop - start, *common[1:]))
-        p, q = a.rows(start, stop)[inside], b.rows(start, stop)[inside]
+        p, q = (_rows(t, start, stop)[inside] for t in (a, b))
         same += int(((p == q) | (np.isnan(p) & np.isnan(q))).sum())
         total += p.size
     if total and same == total:
@@ -168,6 +198,12 @@ def resized(a: Tensor, b: Tensor) -> tuple[str, str]:
         )
         return "resized", f"{grown}: {sizes}; what both have is the same"
     return "resized", f"another size: {sizes}; {same:,} of {total:,} values that both have places for are the same"
+
+
+def _rows(t: Tensor, start: int, stop: int) -> NDArray[Any]:
+    """Slices [start, stop) of the first axis as they are stored: float64 does not hold all whole numbers."""
+    each = t.size // t.shape[0]
+    return widen(t.raw(start * each, stop * each), t.dtype).reshape(stop - start, *t.shape[1:])
 
 
 def _shape(shape: Iterable[int]) -> str:

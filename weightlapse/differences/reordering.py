@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from weightlapse.differences.pair import BLOCK
-from weightlapse.differences.tensor import Doubles, Tensor
+from weightlapse.differences.tensor import Tensor
 
 Signatures = list[NDArray[np.uint64]]
 ROUNDS = 3
@@ -43,7 +43,7 @@ def same_numbers(a: Tensor, b: Tensor) -> bool:
         total = 0
         for start in range(0, t.size, BLOCK):
             with np.errstate(over="ignore"):
-                total += int(_pattern(t.values(start, min(start + BLOCK, t.size))).sum())
+                total += int(_mixed(t.keys(start, min(start + BLOCK, t.size))).sum())
         sums.append(total % (1 << 64))
     return sums[0] == sums[1]
 
@@ -51,13 +51,13 @@ def same_numbers(a: Tensor, b: Tensor) -> bool:
 def gives(a: Tensor, b: Tensor, orders: list[NDArray[np.int64]]) -> bool:
     """Whether B is A read in these orders, value by value."""
     if len(a.shape) == 1:  # one read for all: the elements of a vector lie anywhere
-        return np.array_equal(a.values(0, a.size)[orders[0]], b.values(0, b.size), equal_nan=True)
+        return np.array_equal(a.keys(0, a.size)[orders[0]], b.keys(0, b.size))
     for start, stop in _spans(a):
         slab = a.take(orders[0][start:stop])
         for axis, order in enumerate(orders[1:], 1):
             if not _is_identity(order):
                 slab = np.take(slab, order, axis=axis)
-        if not np.array_equal(slab, b.rows(start, stop), equal_nan=True):
+        if not np.array_equal(slab, b.row_keys(start, stop)):
             return False
     return True
 
@@ -112,7 +112,7 @@ def _signatures(t: Tensor, labels: Signatures) -> Signatures:
     axes = range(len(t.shape))
     with np.errstate(over="ignore"):
         for start, stop in _spans(t):
-            marked = _pattern(t.rows(start, stop))
+            marked = _mixed(t.row_keys(start, stop))
             for axis in axes:
                 label = labels[axis][start:stop] if axis == 0 else labels[axis]
                 marked = marked + _mixed(label).reshape([-1 if i == axis else 1 for i in axes])
@@ -124,10 +124,6 @@ def _signatures(t: Tensor, labels: Signatures) -> Signatures:
                 else:
                     out[axis] += sums
     return out
-
-
-def _pattern(values: Doubles) -> NDArray[np.uint64]:
-    return _mixed((values + 0.0).view(np.uint64))
 
 
 def _mixed(x: NDArray[np.uint64]) -> NDArray[np.uint64]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import os
+import re
 import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -27,14 +28,16 @@ if TYPE_CHECKING:
     from weightlapse.recording.recording import Recording
 
 _WRAPPERS = ("_orig_mod.", "module.")
+_OF_WRAPPERS = ("n_averaged",)  # what a wrapper (AveragedModel) holds itself
 _INDEXES = "*.index.json"
 
 
 class Side(dict[str, Tensor]):
-    """The tensors of one side by name. ``label`` says what it is; ``wiring`` is that of a recording."""
+    """The tensors of one side by name. ``label`` says what it is; ``wiring`` is that of a recording; ``notes``: what was not read."""
 
     label: str = ""
     wiring: Any = None
+    notes: tuple[str, ...] = ()
 
 
 @contextmanager
@@ -101,8 +104,11 @@ def _of_folder(path: Path, descriptors: dict[str, int]) -> Side:
         return _of_recording(load(path), None)
     indexes, files = sorted(path.glob(_INDEXES)), sorted(path.glob("*.safetensors"))
     if any((path / name).is_file() for name in _KNOWN):
+        notes = _left_out(path)
         _check_index(path, found := read_checkpoint(path))
-        return _of_arrays(found, str(path), descriptors)
+        side = _of_arrays(found, str(path), descriptors)
+        side.notes = notes
+        return side
     if len(indexes) > 1 or not files:
         if not indexes and not any(path.glob("*.bin")) and (found_run := _recording_or_none(path)) is not None:
             return found_run
@@ -112,6 +118,8 @@ def _of_folder(path: Path, descriptors: dict[str, int]) -> Side:
             else "holds neither a recording nor a checkpoint"
         )
         raise InvalidArgument(f"{path} {said}: give one file, or a folder of one checkpoint")
+    if not indexes:
+        _check_shards(path, files)
     arrays: dict[str, Any] = {}
     for file in files:
         for name, value in read_checkpoint(file).items():
@@ -126,6 +134,41 @@ _KNOWN = (
     *("model.safetensors.index.json", "pytorch_model.bin.index.json"),
     *("model.safetensors", "pytorch_model.bin", "adapter_model.safetensors"),
 )
+
+
+def _left_out(path: Path) -> tuple[str, ...]:
+    """Say which weights beside those of a folder's checkpoint are not read; refuse where they change what the network is (an adapter)."""
+    read = next(name for name in _KNOWN if (path / name).is_file())
+    adapters = sorted(f.name for f in path.glob("adapter_model*") if f.name.endswith((".safetensors", ".bin")))
+    if adapters and not read.startswith("adapter_model"):
+        raise InvalidArgument(
+            f"{path} holds {read} and {adapters[0]}, weights and an adapter to them: give the file that is meant"
+        )
+    stem = read.split(".")[0]
+    parts = (
+        re.compile(rf"{stem}(-\d+-of-\d+)?\.(safetensors|bin)")
+        if read.endswith(".index.json")
+        else re.compile(re.escape(read))
+    )
+    kinds = [
+        f.name for ending in ("*.safetensors", "pytorch_model*.bin", "adapter_model*.bin") for f in path.glob(ending)
+    ]
+    others = sorted(name for name in kinds if not parts.fullmatch(name))
+    if not others:
+        return ()
+    more = f" and {len(others) - 1} more" if len(others) > 1 else ""
+    return (f"of {path}, {read} was read and {others[0]}{more} left out",)
+
+
+def _check_shards(path: Path, files: list[Path]) -> None:
+    """Refuse a checkpoint without an index, of whose shards some are not there."""
+    there: dict[tuple[str, int], set[int]] = {}
+    for file in files:
+        if found := re.fullmatch(r"(.*)-(\d+)-of-(\d+)\.safetensors", file.name):
+            there.setdefault((found[1], int(found[3])), set()).add(int(found[2]))
+    for (_, of), numbers in there.items():
+        if len(numbers) != of:
+            raise CannotRecord(f"{path} is not whole: {len(numbers)} of {of} shards are there, and no index names them")
 
 
 def _recording_or_none(path: Path) -> Side | None:
@@ -169,7 +212,7 @@ def _of_arrays(arrays: Mapping[str, Any], label: str, descriptors: dict[str, int
             place: Any = (file, source.offset, array.nbytes)
         else:
             source, place = MadeBytes(lambda array=array: array), _place(value, array)  # type: ignore[misc]
-        side[_unwrapped(name)] = Tensor(_unwrapped(name), dtype, tuple(array.shape), source, place)
+        side[name] = Tensor(name, dtype, tuple(array.shape), source, place)
     return side
 
 
@@ -218,7 +261,7 @@ def _of_object(what: Any, which: str) -> Side:
         except CannotRecord as error:
             raise CannotRecord(f"{name!r} of {which} cannot be compared: {error}") from None
         source = MadeBytes(lambda array=array: array)  # type: ignore[misc]
-        side[_unwrapped(name)] = Tensor(_unwrapped(name), dtype, tuple(array.shape), source, _place(value, array))
+        side[name] = Tensor(name, dtype, tuple(array.shape), source, _place(value, array))
     return side
 
 
@@ -257,7 +300,35 @@ def _place(value: Any, array: Any) -> Any:
     return (array.ctypes.data, array.shape, array.strides) if array.size else id(value)
 
 
-def _unwrapped(name: str) -> str:
-    for prefix in _WRAPPERS:
-        name = name.removeprefix(prefix)
-    return name
+# ---- wrappers -----------------------------------------------------------------------------------------------------
+
+
+def unwrap(a: Side, b: Side) -> None:
+    """Take the prefixes of wrappers (DataParallel, compiled) off the names of a side where all of them carry it.
+
+    A network may have a part named ``module`` of its own: what gives both sides the most names in common is taken.
+    """
+    ways = [(p, q) for p in _unwrapped(a) for q in _unwrapped(b)]  # the most unwrapped come first
+    one, two = max(ways, key=lambda way: len(set(way[0].values()) & set(way[1].values())))
+    for side, names in ((a, one), (b, two)):
+        tensors = list(side.items())
+        side.clear()
+        for old, tensor in tensors:
+            tensor.name = names[old]
+            side[tensor.name] = tensor
+
+
+def _unwrapped(side: Side) -> list[dict[str, str]]:
+    """The names with all prefixes of wrappers off, with the outermost left, ... and as they are."""
+    ways = [{name: name for name in side}]
+    while side.wiring is None:  # the names of a wiring stay
+        names = ways[0]
+        inside = {old: name for old, name in names.items() if old not in _OF_WRAPPERS}
+        prefix = next((p for p in _WRAPPERS if inside and all(n.startswith(p) for n in inside.values())), None)
+        if prefix is None:
+            break
+        bare = {old: name.removeprefix(prefix) if old in inside else name for old, name in names.items()}
+        if len(set(bare.values())) < len(bare) or "" in bare.values():
+            break
+        ways.insert(0, bare)
+    return ways

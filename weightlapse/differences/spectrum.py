@@ -80,8 +80,7 @@ def _floor(pair: Pair, seen: Survey) -> float:
 
 def _differences(pair: Pair) -> Iterator[tuple[int, int, Doubles]]:
     for block in pair.blocks():
-        with np.errstate(invalid="ignore", over="ignore"):
-            d = block.y - block.x
+        d = block.change
         yield block.start, block.stop, np.where(np.isfinite(d), d, 0.0)
 
 

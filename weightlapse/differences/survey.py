@@ -31,6 +31,7 @@ class Survey:
     signs: int = 0
     nan: tuple[int, int] = (0, 0)
     inf: tuple[int, int] = (0, 0)
+    exact: bool = False  # whether there are whole numbers that float64 does not tell apart
     order_free: tuple[int, int] = (0, 0)
     at: list[int] = field(default_factory=list)
     row_xx: Doubles = field(default_factory=lambda: np.zeros(0))
@@ -86,7 +87,7 @@ def _add(found: Survey, block: Block, canvas: _Canvas, n: int, *, keeps: bool) -
     x, y, differs = block.x, block.y, block.differs
     found.order_free = (_sum_of_bits(found.order_free[0], x), _sum_of_bits(found.order_free[1], y))
     with np.errstate(invalid="ignore", over="ignore"):
-        d = y - x
+        d = block.change
         total = float(x.sum() + y.sum() + d.sum())
     if not np.isfinite(total):
         found.nan = (found.nan[0] + int(np.isnan(x).sum()), found.nan[1] + int(np.isnan(y).sum()))
@@ -96,6 +97,7 @@ def _add(found: Survey, block: Block, canvas: _Canvas, n: int, *, keeps: bool) -
         x, y, d = (np.where(good, v, 0.0) for v in (x, y, d))
     else:
         shown = d
+    found.exact |= block.exact is not None
     count = int(differs.sum())
     found.changed += count
     if count and len(found.at) < LISTED:

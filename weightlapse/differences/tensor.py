@@ -20,6 +20,8 @@ from weightlapse.store.portable import read_into
 
 Doubles = NDArray[np.float64]
 
+WHOLE = 2.0**53  # from here on float64 does not hold every whole number
+
 # bits of the mantissa that are stored; a value is rounded by at most half of 2 ** -bits of its size
 MANTISSA = {"float64": 52, "float32": 23, "float16": 10, "bfloat16": 7, "float8_e4m3fn": 3, "float8_e5m2": 2}
 _HALVES = {"complex128": "float64", "complex64": "float32", "complex32": "float16", "bcomplex32": "bfloat16"}
@@ -75,6 +77,7 @@ class Tensor:
     def __init__(self, name: str, dtype: str, shape: tuple[int, ...], source: Bytes, place: Any = None) -> None:
         self.name = name
         self.dtype = _HALVES.get(dtype, dtype)
+        self.is_complex = dtype in _HALVES
         self.shape = (*shape, 2) if dtype in _HALVES else shape
         self.storage = storage_dtype(self.dtype)
         self.size = math.prod(self.shape)
@@ -109,13 +112,22 @@ class Tensor:
         each = self.size // self.shape[0]
         return self.values(start * each, stop * each).reshape(stop - start, *self.shape[1:])
 
-    def take(self, rows: NDArray[np.int64]) -> Doubles:
-        """The given slices of the first axis as float64, each read by itself."""
+    def keys(self, start: int, stop: int) -> NDArray[np.uint64]:
+        """The elements [start, stop) as patterns of bits that are equal where the numbers are (and only there)."""
+        return _keys(self.raw(start, stop), self.dtype)
+
+    def row_keys(self, start: int, stop: int) -> NDArray[np.uint64]:
+        """The keys of slices [start, stop) of the first axis (stop - start, \\*S[1:])."""
+        each = self.size // self.shape[0]
+        return self.keys(start * each, stop * each).reshape(stop - start, *self.shape[1:])
+
+    def take(self, rows: NDArray[np.int64]) -> NDArray[np.uint64]:
+        """The keys of the given slices of the first axis, each read by itself."""
         each = self.size // self.shape[0]
         out = np.empty((len(rows), each), self.storage)
         for i, row in enumerate(rows.tolist()):
             out[i] = self.raw(row * each, (row + 1) * each)
-        return numbers(out, self.dtype).reshape(len(rows), *self.shape[1:])
+        return _keys(out, self.dtype).reshape(len(rows), *self.shape[1:])
 
     def forget(self) -> None:
         """Give back what was read into memory."""
@@ -127,6 +139,16 @@ def numbers(stored: NDArray[Any], dtype: str) -> Doubles:
     """Stored values as float64."""
     with np.errstate(invalid="ignore"):  # signalling NaN
         return widen(stored, dtype).astype(np.float64)
+
+
+def _keys(stored: NDArray[Any], dtype: str) -> NDArray[np.uint64]:
+    values = numbers(stored, dtype) + 0.0  # -0 is 0
+    values[np.isnan(values)] = np.nan
+    keys = values.view(np.uint64)
+    if stored.dtype.kind in "iu" and stored.itemsize == 8:  # float64 does not hold all of these
+        large = np.abs(values) >= WHOLE
+        keys[large] ^= stored[large].view(np.uint64) * np.uint64(0x9E3779B97F4A7C15)
+    return keys
 
 
 def bits(stored: NDArray[Any]) -> NDArray[Any]:
