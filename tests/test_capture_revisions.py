@@ -15,8 +15,10 @@ from typing import Any
 import numpy as np
 import pytest
 
+from weightlapse.adapters.step_names import step_in
 from weightlapse.capture.import_tree import import_revisions
-from weightlapse.capture.revisions import Tree, step_in
+from weightlapse.capture.imports import import_checkpoints
+from weightlapse.capture.revisions import Tree
 from weightlapse.capture.suspicions import exchanged, missing_steps
 from weightlapse.cli import main
 from weightlapse.errors import CannotRecord, InvalidArgument
@@ -264,8 +266,103 @@ def test_the_verb(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
         import_revisions(tmp_path / "nothing", tmp_path / "y")
 
 
+@pytest.mark.parametrize(
+    "name",
+    ["tmp-checkpoint-40", "checkpoint-40.tmp", "checkpoint-40-tmp", ".checkpoint-40", "_checkpoint-40", "checkpoint-40.partial",
+     "checkpoint-40.incomplete", "checkpoint-40_tmp", "temp_checkpoint-40"],
+)  # fmt: skip
+def test_unfinished_folders_are_not_taken(tmp_path: Path, name: str) -> None:
+    states = tree(tmp_path / "hub", [10, 20, 30, 40], "checkpoint-{}")
+    os.rename(tmp_path / "hub" / "checkpoint-40", tmp_path / "hub" / name)
+    done = import_revisions(tmp_path / "hub", tmp_path / "run")
+    assert done.lost == [f"{name} cannot be read: its name says that it was not finished"]
+    same(tmp_path / "run", [10, 20, 30], states[:3])
+    save(tmp_path / "hub" / "checkpoint-40", states[3])  # and now it was finished
+    done = import_revisions(tmp_path / "hub", tmp_path / "again")
+    assert (done.lost, done.odd) == ([], [])
+    assert done.ignored == {name: "its name says that it was not finished"}
+    same(tmp_path / "again", [10, 20, 30, 40], states)
+
+
+@pytest.mark.parametrize(
+    ("files", "told"),
+    [
+        (["mp_rank_00_model_states.pt", "mp_rank_01_model_states.pt"], "tensor parallel"),
+        (["mp_rank_00_model_states.pt", "layer_00-model_states.pt", "layer_01-model_states.pt"], "pipeline parallel"),
+        (["layer_00-model_00-model_states.pt", "x_optim_states.pt"], "pipeline parallel"),
+        (["zero_pp_rank_0_mp_rank_00_model_states.pt", "zero_pp_rank_1_mp_rank_00_model_states.pt"], "ZeRO stage 3"),
+        (["mp_rank_01_model_states.pt"], "tensor parallel"),
+    ],
+)
+def test_parts_of_a_parallel_network_are_not_taken_for_it(tmp_path: Path, files: list[str], told: str) -> None:
+    torch = pytest.importorskip("torch")
+    folder = tmp_path / "hub" / "global_step0"
+    folder.mkdir(parents=True)
+    for k, file in enumerate(files):
+        torch.save({"module": {"w": torch.full((2, 2), float(k))}}, folder / file)
+    with pytest.raises(CannotRecord, match=f"{told}.*merge them first"):
+        import_revisions(tmp_path / "hub", tmp_path / "run")
+    torch.save({"module": {"w": torch.ones(2, 2)}}, tmp_path / "hub" / "global_step5.pt")
+    done = import_revisions(tmp_path / "hub", tmp_path / "run")
+    assert (done.frames, len(done.lost)) == (1, 1)
+    with pytest.raises(InvalidArgument, match="a part of one checkpoint"):  # nor one after the other
+        import_revisions(folder, tmp_path / "other")
+
+
+def test_an_index_that_is_not_whole(tmp_path: Path) -> None:
+    states = tree(tmp_path / "hub", [0, 1, 2, 3, 4], shards=2)
+    hub = tmp_path / "hub"
+    index = "model.safetensors.index.json"
+    where = json.loads((hub / "step1" / index).read_text())["weight_map"]
+    (hub / "step1" / index).write_text(json.dumps({"weight_map": {"a.bias": where["a.bias"]}}))
+    (hub / "step2" / index).write_text(json.dumps({"weight_map": where | {"zz": where["a.bias"]}}))
+    (hub / "step3" / index).write_text(json.dumps({"weight_map": {"a.bias": where["a.bias"]}}))
+    (hub / "step3" / where["a.weight"]).unlink()
+    done = import_revisions(hub, tmp_path / "run")
+    assert [text.split(" ")[0] for text in done.lost] == ["step1", "step2", "step3"]
+    assert "names 1 of its shards" in done.lost[0]
+    assert "'zz'" in done.lost[1]
+    same(tmp_path / "run", [0, 4], [states[0], states[4]])
+
+
+@pytest.mark.parametrize(
+    ("name", "why"),
+    [
+        ("step10000000000000000000", "64-bit"), ("checkpoint-9300000000000000000", "64-bit"), ("step1.0001k", "no whole number"),
+        ("step1.5", "no whole number"), ("step5b", "more than one way"), ("step1_000", "more than one way"), ("iter_5of10", "more than one way"),
+    ],
+)  # fmt: skip
+def test_steps_that_cannot_be_told_are_refused(tmp_path: Path, name: str, why: str) -> None:
+    tree(tmp_path / "hub", [1, 2])
+    save(tmp_path / "hub" / name, training(1)[0])
+    with pytest.raises(InvalidArgument, match=f"{name}.*{why}.*--steps"):
+        import_revisions(tmp_path / "hub", tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def test_what_is_left_out_is_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    tree(tmp_path / "hub", [10, 20])
+    for name in ("best", "2024-01-02", "llama-7b", "3fa8c21"):
+        save(tmp_path / "hub" / name, training(1)[0])
+    safetensors.save_file(training(1)[0], tmp_path / "hub" / "model.safetensors")
+    (tmp_path / "hub" / "README.md").write_text("a model")
+    with pytest.raises(SystemExit) as end:
+        main(["import", str(tmp_path / "hub"), "-o", str(tmp_path / "run")])
+    assert end.value.code == 0
+    (line,) = capsys.readouterr().err.splitlines()
+    for name in ("best", "2024-01-02", "llama-7b", "3fa8c21", "model.safetensors", "README.md"):
+        assert f"{name} (" in line
+    assert load(tmp_path / "run").steps.tolist() == [10, 20]
+    with pytest.raises(InvalidArgument, match="does not exist"):
+        import_checkpoints([tmp_path / "nowhere"], tmp_path / "x")
+
+
 def test_steps_in_names() -> None:
     assert [
         step_in(n)
         for n in ("step143000", "epoch_3_step_20", "ckpt-7.pt", "v2.safetensors", "latest", "pytorch_model-iter000500")
     ] == [143000, 20, 7, 2, None, 500]
+    assert [
+        step_in(n)
+        for n in ("rev1k", "rev2k", "step1.5B", "step-250M", "iter_1e3", "tokens4B", "step007", "v2-step1", "epoch=09-val_loss=0.25.ckpt", "step1000.ema")
+    ] == [1000, 2000, 1_500_000_000, 250_000_000, 1000, 4_000_000_000, 7, 1, 9, 1000]  # fmt: skip

@@ -30,12 +30,16 @@ _ROOM = 1 << 20  # bytes beside the two frames of the ring
 
 @dataclass
 class Imported:
-    """What was imported: ``frames`` of the recording, checkpoints found, those that could not be read, and what is odd about the others, in words."""
+    """What was imported: ``frames`` of the recording, checkpoints found, those that could not be read, and what is odd about the others, in words.
+
+    ``ignored``: entries of the folder that were left out, with the reason.
+    """
 
     frames: int
     checkpoints: int
     lost: list[str] = field(default_factory=list)
     odd: list[str] = field(default_factory=list)
+    ignored: dict[str, str] = field(default_factory=dict)
 
 
 def import_revisions(
@@ -72,7 +76,7 @@ class _Import:
     ) -> None:
         self._tree, self._path, self._say = tree, path, say
         self._arguments = {"streams": streams, **arguments}
-        self._done = Imported(0, len(tree.revisions))
+        self._done = Imported(0, len(tree.revisions), ignored=dict(sorted(tree.ignored.items())))
         self._rec: Recorder | None = None
         self._waiting: list[tuple[int, str]] = []  # gaps before the first frame
         self._steps: list[int] = []
