@@ -16,10 +16,10 @@ import numpy as np
 import pytest
 
 from weightlapse.adapters.step_names import step_in
-from weightlapse.capture.import_tree import import_revisions
+from weightlapse.capture.import_tree import front, import_revisions
 from weightlapse.capture.imports import import_checkpoints
 from weightlapse.capture.revisions import Tree
-from weightlapse.capture.suspicions import exchanged, missing_steps
+from weightlapse.capture.suspicions import exchanged, missing_steps, sample_of
 from weightlapse.cli import main
 from weightlapse.errors import CannotRecord, InvalidArgument
 from weightlapse.recording.recording import load
@@ -213,6 +213,124 @@ def test_healthy_series_are_not_suspected() -> None:
     assert missing_steps([0, 1, 2, 4, 8, 16, 32]) == []
     assert missing_steps([5, 10]) == []
     assert missing_steps([0, 10, 20, 50, 60]) == [30, 40]
+
+
+def straight(count: int, noise: float = 0.0, seed: int = 0) -> list[State]:
+    """A march on, with noise."""
+    rng = np.random.default_rng(seed)
+    w, d = rng.standard_normal((40, 30)), 0.02 * rng.standard_normal((40, 30))
+    out = []
+    for _ in range(count):
+        w = w + d + noise * rng.standard_normal(w.shape)
+        out.append({"w": w.astype(np.float32), "b": (w[0] * 2).astype(np.float32)})
+    return out
+
+
+def imported(folder: Path, states: list[State]) -> Any:
+    for k, state in enumerate(states):
+        save(folder / "hub" / f"step{k * 10}", state)
+    return import_revisions(folder / "hub", folder / "run")
+
+
+@pytest.mark.parametrize(("to", "of"), [(6, 2), (9, 0), (5, 4), (1, 8)])
+def test_a_doubled_checkpoint_is_not_exchanged(tmp_path: Path, to: int, of: int) -> None:
+    states = straight(10)
+    states[to] = states[of]
+    first, second = min(to, of), max(to, of)
+    done = imported(tmp_path, states)
+    if to > of:
+        assert done.odd == [f"step{second * 10} is the same, bit for bit, as the checkpoint of step {first * 10}"]
+    else:  # the later one is the right one, which nobody can know before it comes
+        assert f"step{second * 10} is the same, bit for bit, as the checkpoint of step {first * 10}" in done.odd
+
+
+def test_swinging_weights_are_not_exchanged() -> None:
+    rng = np.random.default_rng(0)
+    centre, d, e = rng.standard_normal((3, 500))
+    for speed in (0.2, 0.5, 0.9, 1.3, 2.0, 2.9, 3.1):
+        for count in (8, 12, 30):
+            at = speed * np.arange(count)
+            for swing in (np.sin(at)[:, None] * d, np.sin(at)[:, None] * d + np.cos(1.7 * at)[:, None] * e):
+                assert exchanged(list(centre + swing)) == [], (speed, count)
+    for k in (1, 4, 7):  # one that does not belong here
+        walk = np.cumsum(rng.standard_normal((10, 500)), axis=0)
+        walk[k] += 30 * d
+        assert exchanged(list(walk)) == []
+
+
+def test_exchanges_are_seen_where_first_rows_rest() -> None:
+    rng = np.random.default_rng(0)
+    states = [
+        {"emb": np.concatenate([np.ones((3, 20)), np.ones((47, 20)) * k]) + 0.01 * rng.standard_normal((50, 20))}
+        for k in range(7)
+    ]
+    for state in states:
+        state["emb"][:3] = 1.0
+    states[1], states[4] = states[4], states[1]
+    assert exchanged([sample_of({"emb": front(s["emb"])}) for s in states]) == [(1, 4)]
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_noisy_healthy_series_stay_silent(tmp_path: Path, seed: int) -> None:
+    done = imported(tmp_path, straight(12, 0.05, seed))
+    assert (done.odd, done.lost) == ([], [])
+
+
+@pytest.mark.parametrize("rows", [slice(20, None), slice(0, 12), slice(10, 25)])
+def test_zeros_on_end_in_a_part_of_a_matrix(tmp_path: Path, rows: slice) -> None:
+    states = straight(6)
+    states[3]["w"][rows] = 0
+    done = imported(tmp_path, states)
+    (told,) = done.odd
+    assert told.startswith("step30: 1 of its matrices are zeros on end")
+    assert told in [text for _, text in load(tmp_path / "run").events]
+
+
+@pytest.mark.parametrize("where", [..., slice(5, 6), slice(30, None)])
+def test_a_tensor_that_is_no_number_in_one_checkpoint(tmp_path: Path, where: Any) -> None:
+    states = straight(6)
+    states[3]["w"][where] = np.nan
+    (told,) = imported(tmp_path, states).odd
+    assert told.startswith("step30: NaN or Inf in 1 of its tensors")
+    assert f"{np.isnan(states[3]['w']).sum():,} of 1,200 values of w" in told
+
+
+def test_a_tensor_that_is_missing_in_one_checkpoint_or_from_one_on(tmp_path: Path) -> None:
+    states = straight(6)
+    del states[2]["b"]
+    done = imported(tmp_path / "one", states)
+    assert done.lost == ["step20 is not whole: b, of the checkpoints before and after, is not in it"]
+    same(tmp_path / "one" / "run", [0, 10, 30, 40, 50], [states[k] for k in (0, 1, 3, 4, 5)])
+    for state in states:
+        state.pop("b", None) if state is not states[0] and state is not states[1] else None
+    done = imported(tmp_path / "on", states)
+    assert done.lost == []
+    assert done.odd == ["step20 does not hold b, which the checkpoints before do"]
+
+
+@pytest.mark.parametrize(("at", "of"), [(3, 1), (4, 0), (5, 2), (3, 2), (2, 1)])
+def test_one_file_of_an_older_step(tmp_path: Path, at: int, of: int) -> None:
+    rng = np.random.default_rng(0)
+    states = [{"a": a, "b": b} for a, b in np.cumsum(rng.standard_normal((7, 2, 8, 8)), axis=0).astype(np.float32)]
+    states[at]["b"] = states[of]["b"]
+    (told,) = imported(tmp_path, states).odd
+    assert "a file of" in told
+    assert "seems to be an older one's" in told
+    assert (
+        f"step{at * 10}: " in told and f"b of step {of * 10}" in told
+    ) or f"same at steps {of * 10} and {at * 10}" in told
+
+
+def test_layers_that_are_frozen_for_a_while_and_zeros_from_the_start_are_sound(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    walk = np.cumsum(rng.standard_normal((8, 2, 8, 8)), axis=0).astype(np.float32)
+    walk[:, :, 4:] = 0  # never used
+    states = [
+        {"a": a, "b": walk[max(k, 1), 1], "c": walk[min(k, 3), 1] + 1, "n": np.array([k % 2])}
+        for k, (a, _) in enumerate(walk)
+    ]
+    done = imported(tmp_path, states)
+    assert (done.odd, done.lost) == ([], [])
 
 
 def test_it_goes_on_after_a_kill(tmp_path: Path) -> None:
