@@ -268,6 +268,8 @@ def test_exchanges_are_seen_where_first_rows_rest() -> None:
         state["emb"][:3] = 1.0
     states[1], states[4] = states[4], states[1]
     assert exchanged([sample_of({"emb": front(s["emb"])}) for s in states]) == [(1, 4)]
+    line = [np.full(9, float(k)) for k in (0, 3, 2, 1, 4)]  # the first and last exchanged would be as short, backwards
+    assert exchanged(line) == [(1, 3)]
 
 
 @pytest.mark.parametrize("seed", range(6))
@@ -314,11 +316,26 @@ def test_one_file_of_an_older_step(tmp_path: Path, at: int, of: int) -> None:
     states = [{"a": a, "b": b} for a, b in np.cumsum(rng.standard_normal((7, 2, 8, 8)), axis=0).astype(np.float32)]
     states[at]["b"] = states[of]["b"]
     (told,) = imported(tmp_path, states).odd
+    flat = [
+        {"a": np.full((4, 4), k * 10 + 1.0), "b": np.full((4, 4), (of if k == at else k) * 10 + 2.0)} for k in range(7)
+    ]
+    assert len(imported(tmp_path / "flat", flat).odd) == 1
     assert "a file of" in told
     assert "seems to be an older one's" in told
     assert (
         f"step{at * 10}: " in told and f"b of step {of * 10}" in told
     ) or f"same at steps {of * 10} and {at * 10}" in told
+
+
+def test_what_is_odd_is_seen_after_a_resumed_import_too(tmp_path: Path) -> None:
+    states = straight(6)
+    imported(tmp_path, states[:3])
+    states[3]["w"][20:] = 0
+    for k in (3, 4, 5):
+        save(tmp_path / "hub" / f"step{k * 10}", states[k])
+    done = import_revisions(tmp_path / "hub", tmp_path / "run", resume=True)
+    assert [text.split(":")[0] for text in done.odd] == ["step30"]
+    same(tmp_path / "run", [0, 10, 20, 30, 40, 50], states)
 
 
 def test_layers_that_are_frozen_for_a_while_and_zeros_from_the_start_are_sound(tmp_path: Path) -> None:

@@ -137,6 +137,8 @@ class _Import:
             )
         with self._tree.opened(mine[0], self._path) as checkpoint:
             self._begin(checkpoint, self._last, resume=True, resume_at=self._last)
+            self._names = set(checkpoint)
+            self._sound.see(self._last, {n: print_of(plain(n, value)) for n, value in checkpoint.items()})
 
     def _begin(self, checkpoint: Checkpoint, step: int, **more: Any) -> None:
         row = sum(-(-stored(name, value)[0].nbytes // 8) * 8 for name, value in checkpoint.items())

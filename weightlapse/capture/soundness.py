@@ -17,7 +17,7 @@ _LEAST = 16  # values of a tensor that is large enough to tell
 @dataclass(frozen=True)
 class Print:
     """What is kept of one tensor: its ``digest``, the longest stretch of it that is ``blank`` (first block, blocks, of how many), how many values are no
-    numbers (``bad``, of ``size``), and whether it is a matrix that is not ``flat``, so that no other one is equal to it by chance."""
+    numbers (``bad``, of ``size``), and whether it is a matrix of other numbers than zeros or ones alone, so that no other one is equal to it by chance."""
 
     digest: tuple[int, int]
     blank: tuple[int, int, int]
@@ -33,7 +33,7 @@ def print_of(values: Any) -> Print:
     raw = flat.view(np.uint8).data if flat.size else b""
     digest = zlib.crc32(raw), zlib.adler32(raw)
     bad = int(flat.size - np.count_nonzero(np.isfinite(flat))) if values.dtype.kind in "fc" else 0
-    tells = values.ndim > 1 and flat.size >= _LEAST and bool((flat != flat[0]).any())
+    tells = values.ndim > 1 and flat.size >= _LEAST and (flat[0] not in (0, 1) or bool((flat != flat[0]).any()))
     return Print(digest, _blank(flat) if values.ndim > 1 else (0, 0, 1), bad, flat.size, tells)
 
 
@@ -107,10 +107,10 @@ class Soundness:
         still: dict[int, list[str]] = {}
         moving: dict[int, int] = {}
         for name, found in self.seen.items():
-            if len(found) < count or not all(p.tells for p in found.values()):
+            if len(found) < count:
                 continue
             equal = [k for k in range(1, count) if found[k].digest == found[k - 1].digest]
-            if len(equal) == 1 and 1 < equal[0] < count - 1:
+            if len(equal) == 1 and all(p.tells for p in found.values()) and 1 < equal[0] < count - 1:
                 still.setdefault(equal[0], []).append(name)
             for k in set(range(1, count)) - set(equal):
                 moving[k] = moving.get(k, 0) + 1

@@ -15,6 +15,9 @@ SHORTER = 0.1  # by so much of the way past two checkpoints it must become short
 USUAL = 3.0  # times the usual unevenness of the strides, which the way must become shorter by
 FEW = 1 / 3  # of the checkpoints: more that must be exchanged are another kind of way
 FOREIGN = 3.0  # times the longest other stride: one to a checkpoint that belongs elsewhere
+INNER = (
+    0.95  # an exchange of the first or last counts so much: turning all between them round is the same way, backwards
+)
 _MOST_MISSING = 1000
 
 Numbers = NDArray[np.float64]
@@ -114,9 +117,10 @@ def _best_exchange(d: NDArray[np.float64]) -> tuple[int, int] | None:
         old = wide[i - 1, i] + wide[j, j + 1] + np.where(near, wide[i, j], wide[i, i + 1] + wide[j - 1, j])
         new = wide[i - 1, j] + wide[i, j + 1] + np.where(near, wide[i, j], wide[j, i + 1] + wide[j - 1, i])
         saved = old - new
-        k = int(np.argmax(saved))
-        if saved[k] > gain and saved[k] > SHORTER * old[k]:
-            gain, best = float(saved[k]), (i - 1, int(j[k]) - 1)
+        worth = saved * np.where((i == 1) | (j == count), INNER, 1.0)
+        k = int(np.argmax(worth))
+        if worth[k] > gain and saved[k] > SHORTER * old[k]:
+            gain, best = float(worth[k]), (i - 1, int(j[k]) - 1)
     return best
 
 
