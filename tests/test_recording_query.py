@@ -127,6 +127,21 @@ def test_the_verbs(run: Recording, capsys: pytest.CaptureFixture[str]) -> None:
     assert _call("top", str(run.path), "value", "--steps", "x") == 2
 
 
+def test_sums_are_numbers_in_json(run: Recording, capsys: pytest.CaptureFixture[str]) -> None:
+    sql = "select sum(frames), sum(frames)::hugeint * 10^18::hugeint, 1.25::decimal(9,2), 'nan'::double, null, [2::hugeint] from stats"
+    assert _call("query", str(run.path), sql, "--json") == 0
+    (row,) = json.loads(capsys.readouterr().out)["rows"]
+    assert row == [60, 60 * 10**18, 1.25, None, None, [2]]
+    assert _call("query", str(run.path), "select sum(frames) from stats") == 0
+    assert capsys.readouterr().out.split()[-1] == "60"
+
+
+@pytest.mark.parametrize("sql", [None, 5, b"select 1", ["select 1"]])
+def test_what_is_no_text_is_refused(run: Recording, sql: Any) -> None:
+    with pytest.raises(InvalidArgument, match="give one SELECT"):
+        run.query(sql)
+
+
 def test_a_tree_of_many_runs(tmp_path: Path) -> None:
     tree, runs = tmp_path / "tree", {}
     for k, name in enumerate(["a", "lr=0.1/b c", "ü%"]):

@@ -163,6 +163,36 @@ def test_a_mapping_changed_in_place(tmp_path: Path) -> None:
     assert texts == []
 
 
+@pytest.mark.parametrize("at_rest", [range(4, 7), range(8, 10), range(3, 10, 2)])
+def test_steps_in_which_nothing_changes_are_frames(tmp_path: Path, at_rest: range) -> None:
+    w = {"a": np.zeros(4)}
+    by_hand = [0.0]
+    with said(), wl.watch(w, tmp_path / "run") as rec:
+        for t in range(1, 10):
+            w["a"] += t not in at_rest
+            rec.step(loss=float(t))
+            by_hand.append(float(w["a"][0]))
+    run = wl.load(tmp_path / "run")
+    assert run["a"][:, 0].tolist() == by_hand
+    assert run.scalars["loss"][1:].tolist() == list(range(1, 10))
+    assert run.gaps == []
+
+
+def test_equal_values_that_are_given_are_frames_from_the_first_on(tmp_path: Path) -> None:
+    w = {"a": np.zeros(4)}
+    with said(), wl.watch(w, tmp_path / "run") as rec:
+        for t in range(1, 5):
+            rec.step(w, loss=float(t))
+    run = wl.load(tmp_path / "run")
+    assert (run.steps.tolist(), run.scalars["loss"][1:].tolist(), run.gaps) == ([0, 1, 2, 3, 4], [1, 2, 3, 4], [])
+
+
+def test_a_network_of_empty_tensors_is_refused_for_what_it_is(tmp_path: Path) -> None:
+    for empty in ({"a": np.zeros((0, 3))}, {"a": np.zeros(0), "b": np.zeros((2, 0), np.float32)}):
+        with pytest.raises(wl.CannotRecord, match="every tensor to be recorded is empty"):
+            wl.watch(empty, tmp_path / "run")
+
+
 @pytest.mark.parametrize("kind", ["numpy", "torch"])
 def test_a_mapping_made_anew_must_be_given(tmp_path: Path, kind: str) -> None:
     ones = np.ones(4) if kind == "numpy" else torch.ones(4)

@@ -12,6 +12,7 @@ from typing import Any
 
 from weightlapse.adapters.arrays import Entry, EntrySource
 from weightlapse.adapters.checkpoint_files import READERS, each_once, first_line
+from weightlapse.adapters.step_names import step_in, tells_step
 from weightlapse.errors import CannotRecord, InvalidArgument
 
 _BUFFERS = re.compile(r"(^|\.)(running_mean|running_var|num_batches_tracked)$|(^|/)moving_(mean|variance)$")
@@ -68,26 +69,27 @@ def file_or_folder(path: Path) -> str:
 
 
 def step_of(path: str | Path) -> int:
-    """The step that a checkpoint's name tells: the last number in it, endings left aside.
+    """The step that a checkpoint's name tells: the number behind a word for it, else the last number in it, endings left aside.
 
     >>> step_of("runs/epoch=3-step=1200.ckpt"), step_of("checkpoint-500"), step_of("model_7.weights.h5")
     (1200, 500, 7)
     """
-    name = Path(path).name
-    for suffix in READERS:
-        name = name.removesuffix(suffix)
-    numbers = re.findall(r"[0-9]+", name)
-    if not numbers or len(numbers[-1]) > 18:
+    found = step_in(Path(path).name)
+    if found is None:
         raise InvalidArgument(
             f"the name of {path} holds no number that could be its step: give the steps with --steps (steps=[...])"
         )
-    return int(numbers[-1])
+    return found
 
 
 def is_tree(path: Path) -> bool:
-    """Whether a path is a folder that may hold checkpoints and is none itself."""
+    """Whether a path is a folder that may hold checkpoints and is none itself; one that also holds the last of them, as trainers leave it, is."""
+    if not path.is_dir():
+        return False
     single = ("model.safetensors.index.json", "pytorch_model.bin.index.json", *_SINGLE)
-    return path.is_dir() and not any((path / name).exists() for name in single)
+    return not any((path / name).exists() for name in single) or any(
+        child.is_dir() and tells_step(child.name) for child in path.iterdir()
+    )
 
 
 def _folder(path: Path) -> Checkpoint:

@@ -17,6 +17,7 @@ from weightlapse.adapters.checkpoints import Checkpoint
 from weightlapse.capture.recorder import Recorder
 from weightlapse.capture.resuming import is_there
 from weightlapse.capture.revisions import Revision, Tree
+from weightlapse.capture.soundness import Soundness, print_of
 from weightlapse.capture.suspicions import Numbers, emptied, exchanged, missing_steps, sample_of, zeros_in
 from weightlapse.capture.watch import watch
 from weightlapse.errors import CannotRecord, InvalidArgument
@@ -25,17 +26,22 @@ from weightlapse.store.layout import widen
 from weightlapse.store.reader import Store
 
 _KEY = "imported_from"
+ROWS = 8  # of a tensor that stand for it
 _ROOM = 1 << 20  # bytes beside the two frames of the ring
 
 
 @dataclass
 class Imported:
-    """What was imported: ``frames`` of the recording, checkpoints found, those that could not be read, and what is odd about the others, in words."""
+    """What was imported: ``frames`` of the recording, checkpoints found, those that could not be read, and what is odd about the others, in words.
+
+    ``ignored``: entries of the folder that were left out, with the reason.
+    """
 
     frames: int
     checkpoints: int
     lost: list[str] = field(default_factory=list)
     odd: list[str] = field(default_factory=list)
+    ignored: dict[str, str] = field(default_factory=dict)
 
 
 def import_revisions(
@@ -72,12 +78,17 @@ class _Import:
     ) -> None:
         self._tree, self._path, self._say = tree, path, say
         self._arguments = {"streams": streams, **arguments}
-        self._done = Imported(0, len(tree.revisions))
+        self._done = Imported(0, len(tree.revisions), ignored=dict(sorted(tree.ignored.items())))
         self._rec: Recorder | None = None
         self._waiting: list[tuple[int, str]] = []  # gaps before the first frame
         self._steps: list[int] = []
         self._samples: list[Numbers] = []
         self._zero: Mapping[str, bool] = {}
+        self._sound = Soundness()
+        self._doubted: set[int] = (
+            set()
+        )  # steps of checkpoints that are no places on the way: the same again, half written
+        self._names: set[str] = set()  # of the last frame's tensors
         self._last = -1
         if resume and is_there(path):
             self._take_up()
@@ -126,6 +137,8 @@ class _Import:
             )
         with self._tree.opened(mine[0], self._path) as checkpoint:
             self._begin(checkpoint, self._last, resume=True, resume_at=self._last)
+            self._names = set(checkpoint)
+            self._sound.see(self._last, {n: print_of(plain(n, value)) for n, value in checkpoint.items()})
 
     def _begin(self, checkpoint: Checkpoint, step: int, **more: Any) -> None:
         row = sum(-(-stored(name, value)[0].nbytes // 8) * 8 for name, value in checkpoint.items())
@@ -164,7 +177,27 @@ class _Import:
                     f"{whole[0].name} can be read now, and frames of later steps are there: import anew to have it",
                 )
                 return
+            if absent := sorted(self._names - set(arrays)):
+                some = f"{', '.join(absent[:3])}{', ...' if len(absent) > 3 else ''}"
+                if self._come_back(step, absent):
+                    self._lose(
+                        step, f"{whole[0].name} is not whole: {some}, of the checkpoints before and after, is not in it"
+                    )
+                    return
+                self._odd(f"{whole[0].name} does not hold {some}, which the checkpoints before do")
             self._frame(step, whole[0].name, checkpoint, arrays)
+
+    def _come_back(self, step: int, names: list[str]) -> bool:
+        """Whether the next checkpoint that can be read holds these tensors."""
+        room = self._path if self._path.is_dir() else self._path.absolute().parent
+        for revision in self._tree.revisions:
+            if revision.step > step and not revision.fault:
+                try:
+                    with self._tree.opened(revision, room) as checkpoint:
+                        return set(names) <= set(checkpoint)
+                except (CannotRecord, InvalidArgument, OSError):
+                    continue
+        return False
 
     def _frame(self, step: int, name: str, checkpoint: Checkpoint, arrays: dict[str, Any]) -> None:
         sample = sample_of({n: front(a) for n, a in arrays.items()})
@@ -180,6 +213,12 @@ class _Import:
             self._rec.flush()
         self._steps.append(step)
         self._samples.append(sample)
+        self._names = set(arrays)
+        unsound = self._sound.see(step, {n: print_of(a) for n, a in arrays.items()})
+        if empty or unsound or twin is not None:
+            self._doubted.add(step)
+        for text in unsound:
+            self._odd(f"{name}: {text}")
         if empty:
             some = f"{', '.join(empty[:3])}{', ...' if len(empty) > 3 else ''}"
             self._odd(
@@ -204,9 +243,12 @@ class _Import:
 
     def _look_back(self) -> None:
         assert self._rec is not None
-        for i, j in exchanged(self._samples):
+        for text in self._sound.rested():
+            self._odd(text)
+        way = [k for k, step in enumerate(self._steps) if step not in self._doubted]
+        for i, j in exchanged([self._samples[k] for k in way]):
             self._odd(
-                f"the checkpoints of steps {self._steps[i]} and {self._steps[j]} seem exchanged: the way through the weights is "
+                f"the checkpoints of steps {self._steps[way[i]]} and {self._steps[way[j]]} seem exchanged: the way through the weights is "
                 "clearly shorter the other way round"
             )
         found = missing_steps(sorted({r.step for r in self._tree.revisions}))
@@ -237,10 +279,14 @@ def plain(name: str, value: Any) -> Any:
 
 
 def front(values: Any) -> Any:
-    """The first row of the first axis, enough to stand for a tensor."""
-    return values[:1] if np.ndim(values) > 1 else values
+    """Some rows of the first axis, evenly spread over it, enough to stand for a tensor."""
+    return values[_spread(values.shape)] if np.ndim(values) > 1 else values
+
+
+def _spread(shape: tuple[int, ...]) -> slice:
+    return slice(0, shape[0], max(-(-shape[0] // ROWS), 1))
 
 
 def _front(store: Store, frame: int, spec: Any) -> Any:
-    region = (slice(0, 1), *(slice(None) for _ in spec.shape[1:])) if len(spec.shape) > 1 else None
+    region = (_spread(spec.shape), *(slice(None) for _ in spec.shape[1:])) if len(spec.shape) > 1 else None
     return widen(store.read(spec.name, np.array([frame]), region)[0], spec.dtype)

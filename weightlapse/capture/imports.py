@@ -8,7 +8,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-from weightlapse.adapters.checkpoints import read_checkpoint, step_of
+from weightlapse.adapters.checkpoints import file_or_folder, read_checkpoint, step_of
 from weightlapse.capture.recorder import Recorder
 from weightlapse.capture.watch import watch
 from weightlapse.errors import InvalidArgument
@@ -39,6 +39,8 @@ def import_checkpoints(
         raise InvalidArgument("no checkpoint files were given: there is nothing to import")
     if steps is not None and len(steps) != len(files):
         raise InvalidArgument(f"{len(steps)} steps were given for {len(files)} files: each file needs one")
+    for file in files:
+        file_or_folder(Path(file))  # what is not there is said before anything about its name
     numbers = [int(step) for step in steps] if steps is not None else [step_of(Path(file)) for file in files]
     if any(abs(number) >= 1 << 62 for number in numbers):
         raise InvalidArgument(f"{max(numbers, key=abs)} is no step number: they are kept as 64-bit integers")

@@ -67,6 +67,7 @@ class Recorder:
         self._source = source
         self._schedule = schedule
         self._held = held
+        self._in_place = False  # whether it has been seen to change: from then on equal values are a frame like others
         self._gap: tuple[int, int, str] | None = None
         self._last = last_step
         self._number: Callable[[], int] | None = None
@@ -285,11 +286,13 @@ class Recorder:
         if self._source.left_out:
             self._say_left_out(step)
         slot = camera.ring.slot
-        if params is not None and params is self._held and self._witness.unchanged(slot):
+        by_itself = params is not None and params is self._held and not self._in_place
+        if by_itself and self._witness.unchanged(slot):
             why = "rec.step() was called without values, and the mapping given to watch() has not been changed in place: call rec.step(params)"
             self._lose(step, why)
             self._refuse("unreadable", f"step {step} is missing: {why}")
             return
+        self._in_place |= by_itself
         if self._gap is not None:
             self._end_gap()
         self._witness.frame(slot, step)

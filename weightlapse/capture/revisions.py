@@ -13,14 +13,18 @@ from typing import Any
 
 from weightlapse.adapters.checkpoint_files import READERS
 from weightlapse.adapters.checkpoints import Checkpoint, read_checkpoint
+from weightlapse.adapters.step_names import Unclear, step_in, unfinished
 from weightlapse.errors import CannotRecord, InvalidArgument
 from weightlapse.store.remote import file_system, is_url
 
 _INDEXES = ("model.safetensors.index.json", "pytorch_model.bin.index.json")
-_WHOLE = ("model.safetensors", "pytorch_model.bin", "adapter_model.safetensors", "mp_rank_00_model_states.pt")
+_WHOLE = ("model.safetensors", "pytorch_model.bin", "adapter_model.safetensors")
 _NOT_WEIGHTS = re.compile(r"(^|/)(optimizer|scheduler|rng_state|training_args|scaler|.*optim_states)[^/]*$")
-_STEP = re.compile(r"(?:step|iter|checkpoint|ckpt|batch|update)[a-z]*[-_=]?(\d{1,18})(?!\d)", re.IGNORECASE)
-_NUMBER = re.compile(r"\d{1,18}")
+_PARALLEL = re.compile(
+    r"(?:(?:bf16_|fp16_)?zero_pp_rank_\d+_)?mp_rank_\d+.*model_states\.pt|layer_\d+.*model_states\.pt|mp_rank_\d+"
+)
+_UNFINISHED = "its name says that it was not finished"
+_SHARD = re.compile(r"(.*)-(\d+)-of-(\d+)(\.[a-z]+)")
 _MAX_INDEX = 100 << 20
 
 
@@ -49,7 +53,10 @@ class Tree:
         elif not Path(root).is_dir():
             raise InvalidArgument(f"{root} is no folder of checkpoints")
         self.ignored: dict[str, str] = {}
-        self.revisions = sorted(self._found(), key=lambda r: (r.step, r.name))
+        found = sorted(self._found(), key=lambda r: (r.step, r.name))
+        finished = {r.step for r in found if r.fault != _UNFINISHED}
+        self.revisions = [r for r in found if r.fault != _UNFINISHED or r.step not in finished]
+        self.ignored |= {r.name: _UNFINISHED for r in found if r.fault == _UNFINISHED and r.step in finished}
 
     # ---- looking ---------------------------------------------------------------------------------------------------
 
@@ -82,17 +89,25 @@ class Tree:
             yield from self._revision(name, name, size)
 
     def _revision(self, name: str, where: str, size: int | None) -> Iterator[Revision]:
-        step = step_in(name)
         if size is not None and not (name.endswith(tuple(READERS)) and not _NOT_WEIGHTS.search(name)):
-            if step is not None and name.endswith((".tmp", ".part", ".incomplete")):
-                yield Revision(step, name, {}, "its name says that it was not finished")
-            elif not name.startswith("."):
-                self.ignored[name] = "no checkpoint"
+            if not unfinished(name) or (step := self._step(name)) is None:
+                if not name.startswith("."):
+                    self.ignored[name] = "no checkpoint"
+                return
+            yield Revision(step, name, {}, _UNFINISHED)
             return
-        if name.startswith("."):
+        if _PARALLEL.fullmatch(name) or _SHARD.fullmatch(name):
+            self.ignored[name] = "a part of one checkpoint, not a checkpoint"
+            return
+        step = self._step(name)
+        if unfinished(name):
+            if step is not None:
+                yield Revision(step, name, {}, _UNFINISHED)
+            elif not name.startswith("."):
+                self.ignored[name] = _UNFINISHED
             return
         if step is None:
-            self.ignored[name] = "its name holds no step"
+            self.ignored.setdefault(name, "its name holds no step")
             return
         if size is not None:
             yield Revision(step, name, {where: size}, "" if size else "it is empty")
@@ -105,9 +120,20 @@ class Tree:
         empty = [file for file, nbytes in files.items() if not nbytes]
         yield Revision(step, name, files, f"{empty[0]} is empty" if empty else "")
 
+    def _step(self, name: str) -> int | None:
+        """The step of an entry, None where its name tells none; raises where a word says that there is one, and it cannot be read."""
+        try:
+            return step_in(name)
+        except Unclear as error:
+            if error.sure:
+                raise
+            self.ignored[name] = f"its name tells no step: {error.why}"
+            return None
+
     def _weights(self, folder: str) -> dict[str, int]:
         """The files of a checkpoint's folder that hold its weights (and the index that names them)."""
-        entries = {name: size for name, size in self._list(folder).items() if size is not None}
+        everything = self._list(folder)
+        entries = {name: size for name, size in everything.items() if size is not None}
         for index in _INDEXES:
             if index in entries:
                 named = self._named(f"{folder}/{index}", entries[index])
@@ -116,7 +142,10 @@ class Tree:
                     raise CannotRecord(
                         f"{len(absent)} of the {len(named)} files that {index} names are missing, {absent[0]} first"
                     )
+                _all_shards(index, named, list(entries))
                 return {f"{folder}/{name}": entries[name] for name in [index, *named]}
+        if part := [name for name in everything if _PARALLEL.fullmatch(name)]:
+            return {f"{folder}/{name}": entries[name] for name in _one_part(part, entries)}
         for name in _WHOLE:
             if name in entries:
                 return {f"{folder}/{name}": entries[name]}
@@ -131,8 +160,8 @@ class Tree:
         if len(fit) == 1:
             return {f"{folder}/{fit[0]}": entries[fit[0]]}
         if not fit:
-            unfinished = [name for name in entries if name.endswith((".tmp", ".part", ".incomplete"))]
-            raise CannotRecord(f"it holds no weights{f', only {unfinished[0]}' if unfinished else ''}")
+            begun = [name for name in entries if unfinished(name)]
+            raise CannotRecord(f"it holds no weights{f', only {begun[0]}' if begun else ''}")
         raise CannotRecord(
             f"it holds several files, and which of them are the weights is unknown: {', '.join(fit[:4])}"
         )
@@ -175,30 +204,47 @@ class Tree:
             yield _read_files(paths)
 
 
+def _all_shards(index: str, named: list[str], there: list[str]) -> None:
+    """Refuse an index that names only some of the shards beside it."""
+    kinds = {(found[1], found[3], found[4]) for name in named if (found := _SHARD.fullmatch(name))}
+    others = [name for name in there if (found := _SHARD.fullmatch(name)) and (found[1], found[3], found[4]) in kinds]
+    unnamed = sorted(set(others) - set(named))
+    short = [int(count) for _, count, _ in kinds if int(count) > len(named)]
+    if unnamed or short:
+        more = f"{unnamed[0]} lies beside it" if unnamed else f"by their names there are {short[0]}"
+        raise CannotRecord(
+            f"{index} names {len(named)} of its shards, and {more}: the index was not written to its end"
+        )
+
+
+def _one_part(parts: list[str], entries: dict[str, int]) -> list[str]:
+    """The one file of a DeepSpeed or Megatron checkpoint that was trained in one piece; several are parts of one network."""
+    if len(parts) == 1 and parts[0] == "mp_rank_00_model_states.pt" and parts[0] in entries:
+        return parts
+    kind = (
+        "one of the layers each (pipeline parallel)" if any(p.startswith("layer_") for p in parts)
+        else "shared out over the data parallel ranks (ZeRO stage 3)" if any("zero_pp_rank" in p for p in parts)
+        else "a part of every matrix each (tensor parallel)"
+    )  # fmt: skip
+    raise CannotRecord(
+        f"its weights lie in {len(parts)} parts ({', '.join(sorted(parts)[:3])}{', ...' if len(parts) > 3 else ''}), {kind}, and none of them is the network: "
+        "merge them first (DeepSpeed's zero_to_fp32.py or ds_to_universal.py, Megatron's tools/checkpoint/convert.py) and import what that writes"
+    )
+
+
 def _read_files(paths: list[Path]) -> Checkpoint:
     found = Checkpoint()
+    promised: list[str] = []
     for path in paths:
         if path.name in _INDEXES:
+            promised = list(json.loads(path.read_bytes())["weight_map"])
             continue
         for name, values in read_checkpoint(path).items():
             if name in found:
                 raise CannotRecord(f"two of its files hold a tensor {name!r}")
             found[name] = values
+    if absent := sorted(set(promised) - set(found)):
+        raise CannotRecord(
+            f"{len(absent)} of the {len(promised)} tensors that its index names are in no file, {absent[0]!r} first"
+        )
     return found
-
-
-def step_in(name: str) -> int | None:
-    """The step that the name of a revision tells: the number behind a word for it, else its last number.
-
-    >>> step_in("step1000"), step_in("checkpoint-500"), step_in("global_step40"), step_in("epoch=3-step=1200.ckpt"), step_in("iter_0000100"), step_in("main")
-    (1000, 500, 40, 1200, 100, None)
-    >>> step_in("step1000-tokens4B"), step_in("model-00007.safetensors")
-    (1000, 7)
-    """
-    for suffix in (*READERS, ".tmp", ".part", ".incomplete"):
-        name = name.removesuffix(suffix)
-    found = _STEP.findall(name)
-    if found:
-        return int(found[-1])
-    numbers = _NUMBER.findall(name)
-    return int(numbers[-1]) if numbers else None

@@ -31,6 +31,10 @@ class Ring:
         ``allocate`` makes the memory, where it must be of a special kind.
         """
         capacity = min(MAX_ROWS, memory * 3 // 4 // max(row_nbytes, 1))
+        if row_nbytes == 0:
+            raise CannotRecord(
+                "every tensor to be recorded is empty (a shape with a 0 in it): there is no weight to record; look at the shapes"
+            )
         if capacity < MIN_ROWS:
             need = -(-MIN_ROWS * row_nbytes * 4 // 3)
             raise CannotRecord(

@@ -12,17 +12,24 @@ from numpy.typing import NDArray
 
 SAMPLE = 8192  # values that stand for a checkpoint
 SHORTER = 0.1  # by so much of the way past two checkpoints it must become shorter when they are exchanged
+USUAL = 3.0  # times the usual unevenness of the strides, which the way must become shorter by
+FEW = 1 / 3  # of the checkpoints: more that must be exchanged are another kind of way
+FOREIGN = 3.0  # times the longest other stride: one to a checkpoint that belongs elsewhere
+INNER = (
+    0.95  # an exchange of the first or last counts so much: turning all between them round is the same way, backwards
+)
 _MOST_MISSING = 1000
 
 Numbers = NDArray[np.float64]
 
 
 def sample_of(tensors: Mapping[str, Any]) -> Numbers:
-    """Some values of each tensor, as float64 (n,): those in front, so that they can be read off a recording as well. ``tensors``: plain arrays."""
+    """Some values of each tensor, as float64 (n,), evenly spread. ``tensors``: plain arrays."""
     each = max(SAMPLE // max(len(tensors), 1), 16)
     parts = []
     for name in sorted(tensors):
-        values = np.asarray(tensors[name]).reshape(-1)[:each]
+        values = np.asarray(tensors[name]).reshape(-1)
+        values = values[:: max(-(-values.size // each), 1)]
         parts.append(np.abs(values).astype(np.float64) if values.dtype.kind == "c" else values.astype(np.float64))
     return np.nan_to_num(np.concatenate([np.empty(0), *parts]), posinf=0.0, neginf=0.0)
 
@@ -54,10 +61,16 @@ def exchanged(samples: Sequence[Numbers]) -> list[tuple[int, int]]:
     Training moves on: what lies between two checkpoints in time lies between them in space. Around a minimum, where they are all equally far
     from each other, nothing can be told, and nothing is.
     """
-    count = len(samples)
-    if count < 4 or len({len(s) for s in samples}) > 1:
+    if len({len(s) for s in samples}) > 1:
         return []
-    points = np.stack(samples)
+    own: list[int] = []  # one that was there before, bit for bit, is no place on the way
+    for k, sample in enumerate(samples):
+        if not any(np.array_equal(sample, samples[other]) for other in own):
+            own.append(k)
+    count = len(own)
+    if count < 4:
+        return []
+    points = np.stack([samples[k] for k in own])
     square = (points**2).sum(axis=1)
     distance = np.sqrt(np.maximum(square[:, None] + square[None] - 2 * points @ points.T, 0))
     order, found = np.arange(count), []
@@ -66,9 +79,30 @@ def exchanged(samples: Sequence[Numbers]) -> list[tuple[int, int]]:
         if best is None:
             break
         i, j = best
-        found.append((int(min(order[i], order[j])), int(max(order[i], order[j]))))
+        found.append((own[int(min(order[i], order[j]))], own[int(max(order[i], order[j]))]))
         order[[i, j]] = order[[j, i]]
+    if found and not _explains(distance, order):
+        return []
     return sorted(found)
+
+
+def _explains(d: NDArray[np.float64], order: NDArray[np.int64]) -> bool:
+    """Whether the exchanges make an even way of an uneven one; where strides vary by themselves, as when weights swing, they explain nothing.
+
+    A foreign checkpoint that is moved to an end shortens the way too, and leaves a stride there like no other.
+    """
+    now = np.arange(len(order))
+    old, new = (d[at[:-1], at[1:]] for at in (now, order))
+    moved = order != now
+    beside = moved[:-1] | moved[1:]
+    saved = 1 - new.sum() / old.sum()
+    gained = 1 - new[beside].sum() / old[moved[:-1] | moved[1:]].sum()
+    with np.errstate(divide="ignore"):
+        logs = np.log(np.maximum(new, 1e-300))
+    uneven = float(np.median(np.abs(logs[1:-1] - (logs[:-2] + logs[2:]) / 2))) if len(new) > 2 else 0.0
+    if saved <= 0 or gained <= USUAL * uneven or moved.sum() > max(2, FEW * len(order)):
+        return False
+    return bool(beside.all() or new[beside].max() <= FOREIGN * new[~beside].max())
 
 
 def _best_exchange(d: NDArray[np.float64]) -> tuple[int, int] | None:
@@ -83,9 +117,10 @@ def _best_exchange(d: NDArray[np.float64]) -> tuple[int, int] | None:
         old = wide[i - 1, i] + wide[j, j + 1] + np.where(near, wide[i, j], wide[i, i + 1] + wide[j - 1, j])
         new = wide[i - 1, j] + wide[i, j + 1] + np.where(near, wide[i, j], wide[j, i + 1] + wide[j - 1, i])
         saved = old - new
-        k = int(np.argmax(saved))
-        if saved[k] > gain and saved[k] > SHORTER * old[k]:
-            gain, best = float(saved[k]), (i - 1, int(j[k]) - 1)
+        worth = saved * np.where((i == 1) | (j == count), INNER, 1.0)
+        k = int(np.argmax(worth))
+        if worth[k] > gain and saved[k] > SHORTER * old[k]:
+            gain, best = float(worth[k]), (i - 1, int(j[k]) - 1)
     return best
 
 

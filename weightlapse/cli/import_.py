@@ -63,6 +63,11 @@ def command(
 
 def _tree(root: str, output: str, as_json: bool, **settings: Any) -> int:
     done = import_revisions(root, output, say=lambda text: click.echo(text, err=True), **settings)
+    if done.ignored:
+        some = "; ".join(f"{name} ({why})" for name, why in list(done.ignored.items())[:6])
+        click.echo(
+            f"left out: {some}{f'; and {len(done.ignored) - 6} more' if len(done.ignored) > 6 else ''}", err=True
+        )
     if as_json:
         click.echo(json.dumps({"path": output, **dataclasses.asdict(done)}))
     else:

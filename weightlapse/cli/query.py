@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from decimal import Decimal
 from typing import Any
 
 import click
@@ -34,6 +35,9 @@ def command(run: str, sql: str, as_json: bool) -> None:
 
 
 def _plain(value: Any) -> Any:
+    """As JSON has it: whole numbers of any size and decimals (sums of integers are such) as numbers, null for what is no finite number, as in all verbs."""
+    if isinstance(value, Decimal):
+        value = int(value) if value.is_finite() and value == value.to_integral_value() else float(value)
     if isinstance(value, float) and not math.isfinite(value):
         return None
     if isinstance(value, (list, tuple)):
@@ -42,4 +46,12 @@ def _plain(value: Any) -> Any:
 
 
 def _shown(value: Any) -> str:
-    return "" if value is None else f"{value:.6g}" if isinstance(value, float) else str(value).replace("\n", " ")
+    return (
+        ""
+        if value is None
+        else f"{value:.6g}"
+        if isinstance(value, float)
+        else str(_plain(value))
+        if isinstance(value, Decimal)
+        else str(value).replace("\n", " ")
+    )

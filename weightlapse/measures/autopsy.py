@@ -25,6 +25,7 @@ PAUSE = 3  # frames inside its history that a tensor may make on the way to the 
 CONCENTRATED = 0.999  # of an update in a few of many units: weights that were thrown
 GROWING = 3  # frames of growth
 ENDLESS = 1e30  # stands for NaN and Inf
+EVEN = 20  # updates before a spike between frames at one distance, which are enough to say what is usual
 FOREIGN = 10.0  # an update that left this much further than its gradient was not made by it
 
 
@@ -99,7 +100,7 @@ def autopsies(
     if (
         broken is not None
         and broken > LASTING
-        and not any(broken - BEFORE <= frame <= broken for _, frame, _ in events)
+        and not any(broken - BEFORE <= frame <= broken + LASTING for _, frame, _ in events)
     ):
         events.append(("the training", broken, True))
     for label, frame, diverged in sorted(events, key=lambda event: event[1]):
@@ -111,13 +112,15 @@ def autopsies(
 
 
 def spikes(run: Any) -> list[tuple[str, int, bool]]:
-    """(loss, frame, whether it stays there) of each jump of a logged loss; of a loss that only rises, where it is three times its start."""
+    """(loss, frame, whether it stays there) of each jump of a logged loss, also to NaN; of a loss that only rises, where it is three times its start."""
     labels = [label for label in run.scalars if "loss" in label.lower()]
     found = []
     for label in labels:
         loss = np.asarray(run.scalars[label], dtype=np.float64)
+        lost = _lost(loss, _logged(run.scalars, label, loss))
         known = np.flatnonzero(~np.isnan(loss))
         if known.size <= WINDOW:
+            found += [(label, frame, stays) for frame, stays in lost]
             continue
         values = loss[known]
         scale = float(np.median(values[:5]))
@@ -131,10 +134,47 @@ def spikes(run: Any) -> list[tuple[str, int, bool]]:
                 )
                 jumps.append((label, int(known[i]), stays and i + WINDOW >= known.size - 1))
                 quiet_until = i + WINDOW
+        jumps = _joined(label, jumps, lost) if lost else jumps
         if not jumps and len(labels) == 1 and (risen := _risen(values, scale)) is not None:
             jumps = [(label, int(known[risen]), True)]
         found += jumps
     return found
+
+
+def _logged(scalars: Any, label: str, loss: Array) -> NDArray[np.bool_]:
+    """Where a number was logged, NaN too, as far as these scalars tell one from the other."""
+    told = getattr(scalars, "logged", None)
+    return ~np.isnan(loss) if told is None else np.asarray(told(label))
+
+
+def _lost(loss: Array, logged: NDArray[np.bool_]) -> list[tuple[int, bool]]:
+    """(frame, whether to the end) where a loss that was a number is logged as NaN.
+
+    A loss that is NaN between its numbers stands for "not looked at": only after some numbers on end is NaN an event.
+    """
+    at = np.flatnonzero(logged)
+    nan = np.isnan(loss[at])
+    found: list[int] = []
+    numbers = 0  # on end
+    for frame, is_nan in zip(at.tolist(), nan.tolist()):
+        if is_nan and numbers >= LASTING and not (found and frame - found[-1] <= WINDOW):
+            found.append(frame)
+        numbers = 0 if is_nan else numbers + 1
+    last = int(at[~nan][-1]) if found else 0  # a loss may come back for a moment on its way out
+    return [(frame, bool(nan[-1]) and last <= frame + WINDOW) for frame in found]
+
+
+def _joined(
+    label: str, jumps: list[tuple[str, int, bool]], lost: list[tuple[int, bool]]
+) -> list[tuple[str, int, bool]]:
+    """Both kinds in one list: a loss that jumps and is NaN soon after, or soon before, has diverged once, where that began."""
+    out: list[tuple[str, int, bool]] = []
+    for _, frame, stays in sorted([*jumps, *((label, *end) for end in lost)], key=lambda event: event[1]):
+        if out and frame - out[-1][1] <= WINDOW:
+            out[-1] = (label, out[-1][1], out[-1][2] or stays)
+        else:
+            out.append((label, frame, stays))
+    return out
 
 
 def _risen(values: Array, scale: float) -> int | None:
@@ -163,14 +203,16 @@ class _Series:
 
 def _examined(run: Any, names: list[str], label: str, frame: int, diverged: bool, reading: Reading | None) -> Autopsy:
     first = max(0, frame - BEFORE - HISTORY)
-    frames = range(first, frame + 1)
+    frames = _even(np.asarray(run.steps), range(first, frame + 1))
     steps = np.asarray(run.steps)[frame + 1 - len(frames) + 1 : frame + 1]  # of the updates: the first frame has none
+    far = np.diff(np.asarray(run.steps)[frames.start : frames.stop]).astype(np.float64)
     usual = max(3, len(steps) - BEFORE) if len(steps) > BEFORE + 5 else max(3, len(steps) // 2)
     series = [s for name in names for s in _series(run, name, frames, reading)]
     departures: list[Departure] = []
     factors: dict[str, Array] = {}
     for s in series:
-        ratio, rows = _over(s.whole, usual), _over(s.rows, usual)
+        distance = far if s.what == "update" else None
+        ratio, rows = _over(s.whole, usual, distance), _over(s.rows, usual, distance)
         outside = (ratio > LEFT) | (rows > UNIT_LEFT).any(axis=1)
         reach = np.maximum(ratio, np.where((rows > UNIT_LEFT).any(axis=1), rows.max(axis=1, initial=0), 0))
         factors[s.tensor] = np.fmax(factors.get(s.tensor, reach), reach)
@@ -254,10 +296,27 @@ def _of_values(run: Any, name: str, stream: str, what: str, frames: range) -> _S
     return _Series(name, what, np.concatenate(whole), np.concatenate(rows)) if whole else _Series(name, what, np.zeros(0), np.zeros((0, 0)))  # fmt: skip
 
 
-def _over(values: Array, usual: int) -> Array:
-    """Values over the largest of their history: of the first ``usual`` frames. 1e30 for what is not finite, 0 without a history."""
+def _even(steps: NDArray[np.int64], frames: range) -> range:
+    """The last of these frames that follow each other at one distance, where they are enough; else all."""
+    far = np.diff(steps[frames.start : frames.stop])
+    other = np.flatnonzero(far != far[-1]) if far.size else np.zeros(0, np.int64)
+    count = len(far) - 1 - int(other[-1]) if other.size else len(far)
+    return range(frames.stop - 1 - count, frames.stop) if count >= EVEN else frames
+
+
+def _over(values: Array, usual: int, far: Array | None = None) -> Array:
+    """Values over the largest of their history: of the first ``usual`` frames. 1e30 for what is not finite, 0 without a history.
+
+    ``far``: how many steps each value comes from, where they are sums over steps. Over more steps than those of its history a value may be larger
+    in proportion, as that of a steady march is (that of a random walk grows with the root). Over fewer it may be as large: around a minimum it is.
+    """
     with np.errstate(all="ignore"):
-        largest = np.nanmax(np.where(np.isfinite(values[:usual]), values[:usual], np.nan), axis=0, initial=0)
+        history = np.where(np.isfinite(values[:usual]), values[:usual], np.nan)
+        if far is None or (far == far[:1]).all():
+            largest = np.nanmax(history, axis=0, initial=0)
+        else:
+            times = np.maximum(far[:, None] / far[None, :usual], 1)  # (n, usual)
+            largest = np.stack([np.nanmax((history.T * by).T, axis=0, initial=0) for by in times])
         ratio = values / np.where(largest > 0, largest, np.inf)
     return np.asarray(np.where(np.isfinite(values), np.minimum(ratio, ENDLESS), ENDLESS), dtype=np.float64)
 

@@ -195,7 +195,7 @@ def learning_rate(evidence: Evidence) -> Iterator[Finding]:
 
 @rule(
     "loss_spike", "divergence",
-    found="the loss is twice the largest of the last 20 and a quarter of the first; is no number any more; or stays three times above its best",
+    found="the loss is twice the largest of the last 20 and a quarter of the first; is logged as NaN after numbers; or stays three times above its best",
     direct='the logged loss (a scalar with "loss" in its name), and the updates, gradients and second moments before it',
     blind="anything where no loss is logged; spikes in the first 20 frames; the batch itself",
 )  # fmt: skip

@@ -20,6 +20,8 @@ _ENTRY = 'STRUCT(frame BIGINT, step BIGINT, "index" BIGINT[], "value" DOUBLE)[]'
 
 def query(run: Recording, sql: str) -> Any:
     """See :meth:`Recording.query`."""
+    if not isinstance(sql, str):
+        raise InvalidArgument(f"query({sql!r:.80}): give one SELECT, as text")
     try:
         duckdb = importlib.import_module("duckdb")
     except ImportError:

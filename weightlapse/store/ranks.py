@@ -153,7 +153,7 @@ class RankedStore:
     @property
     def scalars(self) -> Scalars:
         frames, every = _frames_of(self._main, self.steps), self._main.scalars
-        return Scalars(list(every), lambda name: every[name][frames])
+        return Scalars(list(every), lambda name: every[name][frames], lambda name: every.logged(name)[frames])
 
     @property
     def events(self) -> list[tuple[int, str]]:

@@ -11,14 +11,26 @@ from numpy.typing import NDArray
 class Scalars(Mapping[str, NDArray[np.float64]]):
     """``scalars["loss"]`` is float64 (T,), NaN where nothing was logged: a new array each time, the reader's own."""
 
-    def __init__(self, names: list[str], column: Callable[[str], NDArray[np.float64]]) -> None:
+    def __init__(
+        self,
+        names: list[str],
+        column: Callable[[str], NDArray[np.float64]],
+        logged: Callable[[str], NDArray[np.bool_]],
+    ) -> None:
         self._names = dict.fromkeys(names)
         self._column = column
+        self._logged = logged
 
     def __getitem__(self, name: str) -> NDArray[np.float64]:
         if name not in self._names:
             raise KeyError(name)
         return self._column(name)
+
+    def logged(self, name: str) -> NDArray[np.bool_]:
+        """bool (T,): whether a number was logged there, NaN too: what tells a loss that is NaN from one that was not logged."""
+        if name not in self._names:
+            raise KeyError(name)
+        return self._logged(name)
 
     def __contains__(self, name: object) -> bool:
         return name in self._names
@@ -42,10 +54,18 @@ def columns(
     order = np.argsort(ids, kind="stable")
     ids, frames, values = ids[order], frames[order], values[order]
 
-    def column(name: str) -> NDArray[np.float64]:
+    def entries(name: str) -> slice:
         first, last = np.searchsorted(ids, [names[name], names[name] + 1])
+        return slice(first, last)
+
+    def column(name: str) -> NDArray[np.float64]:
         made = np.full(count, np.nan)
-        made[frames[first:last]] = values[first:last]
+        made[frames[entries(name)]] = values[entries(name)]
         return made
 
-    return Scalars(list(names), column)
+    def logged(name: str) -> NDArray[np.bool_]:
+        made = np.zeros(count, np.bool_)
+        made[frames[entries(name)]] = True
+        return made
+
+    return Scalars(list(names), column, logged)
