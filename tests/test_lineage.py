@@ -12,7 +12,8 @@ import pytest
 import weightlapse as wl
 from tests.planted_bases import in_other_bases, network, wiring_of
 from weightlapse.cli import main
-from weightlapse.differences.lineage import ALPHA, _at_least
+from weightlapse.differences.lineage import ALPHA
+from weightlapse.differences.partners import at_least
 
 pytest.importorskip("transformers")
 State = dict[str, np.ndarray]
@@ -105,10 +106,10 @@ def test_the_bound_of_fixed_points_against_counting() -> None:
         fixed = [sum(i == p for i, p in enumerate(q)) for q in itertools.permutations(range(n))]
         for k in range(n + 1):
             share = sum(f >= k for f in fixed) / len(fixed)
-            assert share <= _at_least(k, n, n) + 1e-12
-            assert _at_least(k, n, n) == pytest.approx(1 / math.factorial(k))
+            assert share <= at_least(k, n, n) + 1e-12
+            assert at_least(k, n, n) == pytest.approx(1 / math.factorial(k))
     choices = list(itertools.permutations(range(5), 3))
-    assert sum(q[:2] == (0, 1) for q in choices) / len(choices) <= _at_least(2, 3, 5)
+    assert sum(q[:2] == (0, 1) for q in choices) / len(choices) <= at_least(2, 3, 5)
 
 
 def test_checkpoints_on_disk_and_the_shell(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
