@@ -27,7 +27,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from weightlapse.differences.partners import Agreement, agreement, at_least, best_of, matched
+from weightlapse.differences.partners import ALPHA, Agreement, agreement, at_least, best_of, matched
 from weightlapse.differences.sides import Side, opened
 from weightlapse.differences.tensor import Tensor
 from weightlapse.errors import CannotAlign, InvalidArgument, VacuousComparison, WeightlapseError
@@ -38,7 +38,6 @@ from weightlapse.wiring.data import Wiring
 Verdict = Literal["derived", "same up to symmetry", "independent", "undecided"]
 Matrix = NDArray[np.float64]
 
-ALPHA = 1e-4
 _DRAWS = 9_999
 _AGREE = 0.5  # the part of a layer's units that must be matched alike from both sides before that counts
 _SAME = 1e-5
@@ -136,7 +135,8 @@ def lineage(a: Any, b: Any, wiring: Wiring | None = None, *, seed: int = 0) -> L
         if not same and (w is not None or (standing or 0.0) > ALPHA):
             looked, same, more = _in_place(x, y, w, places, left_out, rng)
             notes += more
-            p_other = looked.p_value if looked is not None and looked.part >= _AGREE else 1.0
+            if looked is not None and looked.part >= _AGREE and looked.p_value <= ALPHA:
+                p_other = looked.p_value
         p: float | None = min(1.0 if standing is None else standing, p_other)
         verdict: Verdict = (
             "same up to symmetry" if same else "derived" if p is not None and p <= ALPHA else "independent"
@@ -286,7 +286,7 @@ def _stream_of(matrices: Mapping[str, tuple[tuple[int, int], tuple[int, int]]]) 
     inner = {k for k in counts if any(p[0] == k for p in pairs) and any(p[1] == k for p in pairs)}
     ends = sum(length not in inner for pair in pairs for length in pair)
     some = {k: n for k, n in counts.items() if k in inner and k > _FEW and n > 1 and (ends > 1 or n > 2)}
-    return max(some, key=lambda k: (some[k], -k), default=None)
+    return max(some, key=lambda k: (some[k], k), default=None)
 
 
 def _outer(matrices: Iterator[tuple[int, int]]) -> set[int]:
@@ -381,8 +381,13 @@ def _in_place(
         return agreement(of_a, of_b, w, left_out, rng), same, notes
     layers = list(_layers(of_a, of_b, places))
     # only by what no symmetry moves, not by the layers themselves: else they would agree because they were made to
-    turn = _turn(of_a, of_b, _named(of_a, of_b, places, layers))
-    return best_of([_agreeing(of_a, of_b, layer, turn, rng) for layer in layers]), False, ()
+    named = _named(of_a, of_b, places, layers)
+    turn = _turn(of_a, of_b, named)
+    agreed = best_of([_agreeing(of_a, of_b, layer, turn, rng) for layer in layers])
+    known = sum(of_a[p.tensor].shape[1 - p.axis] for p in named)
+    if agreed is not None and agreed.part < _AGREE and known < of_a[places[0].tensor].shape[places[0].axis]:
+        return None, False, ("too few named weights read or make the stream to tell how it was turned or renumbered",)
+    return agreed, False, ()
 
 
 def _largest(side: Side) -> float:

@@ -25,7 +25,9 @@ from weightlapse.symmetry.units import Part, units_of
 from weightlapse.wiring.data import Group, Wiring
 
 Matrix = NDArray[np.float64]
+ALPHA = 1e-4  # what is less probable than this among strangers, is not one
 _TINY = 1e-300
+_ALONE = 16  # the least units of a group whose agreement counts by itself
 _HELD = 4  # tensors of b in a's order that are kept for the next group
 _ALL = frozenset({"permutation", "sign", "scale"})
 
@@ -59,7 +61,7 @@ def agreement(
     found = [f for turned in ways if (f := _Passes(a, b, wiring, left_out, rng, turned).agreement()) is not None]
     if not found:
         return None
-    best = min(found, key=lambda f: (f.p_value, -f.part))
+    best = min(found, key=lambda f: f.p_value)
     return Agreement(best.part, min(1.0, len(ways) * best.p_value), best.groups)
 
 
@@ -83,14 +85,22 @@ def matched(value: Matrix, rng: np.random.Generator) -> NDArray[np.int64]:
 
 
 def best_of(counts: list[tuple[int, int]]) -> Agreement | None:
-    """One group that agrees, or all of them together; ``counts``: (units that agree, units) of each."""
-    if not counts:
-        return None
-    single = min(((len(counts) * at_least(k, n, n), -k / n) for k, n in counts))
-    total, units = sum(k for k, _ in counts), sum(n for _, n in counts)
-    together = min(1.0, math.exp(min(0.0, max(total * math.log(len(counts)) - math.lgamma(total + 1), -700.0))))
-    p, part = min((min(1.0, 2 * single[0]), single[1]), (min(1.0, 2 * together), -total / units))
-    return Agreement(-part, p, len(counts))
+    """All groups together, or one of them that says more; ``counts``: (units that agree, units) of each.
+
+    A small group may agree by chance, and is not looked at alone. None where there are so few units that nothing would be told if all agreed.
+    """
+    found = _best(counts) if counts else None
+    return None if found is None or _best([(n, n) for _, n in counts]).p_value > ALPHA else found
+
+
+def _best(counts: list[tuple[int, int]]) -> Agreement:
+    total, units, many = sum(k for k, _ in counts), sum(n for _, n in counts), len(counts)
+    together = math.exp(min(0.0, max(total * math.log(many) - math.lgamma(total + 1), -700.0)))
+    if total == units:  # as one group would
+        together = min(together, math.exp(max(-sum(math.lgamma(n + 1) for _, n in counts), -700.0)))
+    found = [Agreement(total / units, min(1.0, 2 * together), many)]
+    found += [Agreement(k / n, min(1.0, 2 * many * at_least(k, n, n)), many) for k, n in counts if n >= _ALONE]
+    return min(found, key=lambda f: f.p_value)
 
 
 class _Passes:
