@@ -339,3 +339,25 @@ def test_bad_seeds_and_huge_values() -> None:
             wl.lineage(a, {n: v.double() * factor for n, v in mlp(1, 4, 32, 32, 3).state_dict().items()}, w).verdict
             == "independent"
         )
+
+
+class Recurrent(nn.Module):  # type: ignore[misc]
+    def __init__(self, kind: str, seed: int) -> None:
+        torch.manual_seed(seed)
+        super().__init__()
+        self.cell, self.head = getattr(nn, kind)(5, 16, batch_first=True), nn.Linear(16, 6)
+
+    def forward(self, x: Any) -> Any:
+        return self.head(self.cell(x)[0])
+
+
+@pytest.mark.parametrize("kind", ["RNN", "GRU", "LSTM"])
+def test_recurrent_networks(kind: str) -> None:
+    a, b = Recurrent(kind, 0), Recurrent(kind, 1)
+    w = wl.trace(a, torch.randn(2, 4, 5))
+    near = {n: v + 0.01 * torch.randn_like(v) for n, v in a.state_dict().items()}
+    for other in (near, copied(a, w, 0.02)):
+        assert wl.lineage(a, other, w).verdict == "derived"
+    far = wl.lineage(a, b, w)
+    assert far.verdict == "independent"
+    assert far.units == 16

@@ -111,7 +111,8 @@ def lineage(a: Any, b: Any, wiring: Wiring | None = None, *, seed: int = 0) -> L
 
     >>> import numpy as np, weightlapse as wl
     >>> rng = np.random.default_rng(0)
-    >>> a = {"embed": rng.normal(size=(40, 16)), "up": rng.normal(size=(24, 16)), "down": rng.normal(size=(16, 24))}
+    >>> shapes = {"embed": (40, 16), "up": (24, 16), "down": (16, 24), "head": (40, 16)}
+    >>> a = {n: rng.normal(size=s) for n, s in shapes.items()}
     >>> b = {n: v + 0.1 * rng.normal(size=v.shape) for n, v in a.items()}
     >>> wl.lineage(a, b).verdict
     'derived'
@@ -216,6 +217,9 @@ def _whole_layers(x: Side, y: Side, w: Wiring | None, equal: set[str]) -> bool:
 class _Place:
     tensor: str
     axis: int  # the stream's
+    slots: tuple[
+        tuple[int, ...], ...
+    ] = ()  # the positions of each unit, where it has several (the gates of a recurrent layer)
 
 
 def _places(x: Side, y: Side, w: Wiring | None, left_out: set[str]) -> tuple[list[_Place], tuple[str, ...]]:
@@ -231,6 +235,17 @@ def _places(x: Side, y: Side, w: Wiring | None, left_out: set[str]) -> tuple[lis
                 if m.where is None and m.k == 1 and m.roles & {"out", "in"} and twice[m.tensor] == 1
                 for n in [n for n in w.names_of(m.tensor) if n in both][:1]
                 if len(x[n].shape) > 1 and min(x[n].shape[m.axis], y[n].shape[m.axis]) > 1
+            ]
+            if found:
+                return found, ()
+        for g in tops:
+            twice = Counter(m.tensor for m in g.members)
+            found = [
+                _Place(n, m.axis, tuple(map(tuple, m.index.tolist())))
+                for m in g.members
+                if m.where is None and m.roles & {"out", "in"} and twice[m.tensor] == 1 and not w.children(g.name)
+                for n in [n for n in w.names_of(m.tensor) if n in both][:1]
+                if len(x[n].shape) > 1 and x[n].shape == y[n].shape == tuple(w.shapes[m.tensor]) and g.size > 1
             ]
             if found:
                 return found, ()
@@ -302,15 +317,14 @@ class _Products:
     """Inner products of every unit of a with every unit of b, over all places whose other axes have one size (or begin alike)."""
 
     def __init__(self, x: Side, y: Side, places: list[_Place]) -> None:
-        size_a = x[places[0].tensor].shape[places[0].axis]
-        size_b = y[places[0].tensor].shape[places[0].axis]
+        size_a, size_b = (len(places[0].slots) or s[places[0].tensor].shape[places[0].axis] for s in (x, y))
         self.size = size_a
         total = np.zeros((size_a, size_b))
         gap = [0.0, 0.0, 0.0]
         for p in places:
-            if x[p.tensor].shape[p.axis] != size_a or y[p.tensor].shape[p.axis] != size_b:
+            if not p.slots and (x[p.tensor].shape[p.axis] != size_a or y[p.tensor].shape[p.axis] != size_b):
                 continue
-            u, v = _common(_rows(x[p.tensor], p.axis), _rows(y[p.tensor], p.axis))
+            u, v = _common(_rows(x[p.tensor], p), _rows(y[p.tensor], p))
             largest = max(float(np.abs(u).max(initial=0.0)), float(np.abs(v).max(initial=0.0)))
             if largest > _HUGE:
                 u, v = u / largest, v / largest
@@ -341,12 +355,13 @@ class _Products:
         return min(1 / (1 + _DRAWS), at_least(fixed, n, m))
 
 
-def _rows(t: Tensor, axis: int) -> Matrix:
-    values = np.moveaxis(t.values(0, t.size).reshape(t.shape), axis, 0)
+def _rows(t: Tensor, p: _Place) -> Matrix:
+    values = np.moveaxis(t.values(0, t.size).reshape(t.shape), p.axis, 0)
     if not np.isfinite(values).all():
         raise CannotAlign(
             f"{t.name!r} holds NaN or Inf, which is like nothing else; look at an earlier step of its training"
         )
+    values = values[np.array(p.slots)] if p.slots else values
     return values.reshape(len(values), -1)
 
 
