@@ -230,22 +230,12 @@ def _places(x: Side, y: Side, w: Wiring | None, left_out: set[str]) -> tuple[lis
         for g in sorted(tops, key=lambda g: -len(g.members)):
             twice = Counter(m.tensor for m in g.members)
             found = [
-                _Place(n, m.axis)
+                _Place(n, m.axis, tuple(map(tuple, m.index.tolist())) if m.k > 1 else ())
                 for m in g.members
-                if m.where is None and m.k == 1 and m.roles & {"out", "in"} and twice[m.tensor] == 1
+                if m.where is None and m.roles & {"out", "in"} and twice[m.tensor] == 1
                 for n in [n for n in w.names_of(m.tensor) if n in both][:1]
                 if len(x[n].shape) > 1 and min(x[n].shape[m.axis], y[n].shape[m.axis]) > 1
-            ]
-            if found:
-                return found, ()
-        for g in tops:
-            twice = Counter(m.tensor for m in g.members)
-            found = [
-                _Place(n, m.axis, tuple(map(tuple, m.index.tolist())))
-                for m in g.members
-                if m.where is None and m.roles & {"out", "in"} and twice[m.tensor] == 1 and not w.children(g.name)
-                for n in [n for n in w.names_of(m.tensor) if n in both][:1]
-                if len(x[n].shape) > 1 and x[n].shape == y[n].shape == tuple(w.shapes[m.tensor]) and g.size > 1
+                if m.k == 1 or (x[n].shape == y[n].shape == tuple(w.shapes[m.tensor]) and not w.children(g.name))
             ]
             if found:
                 return found, ()
