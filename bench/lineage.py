@@ -144,7 +144,7 @@ def main() -> None:
             same = sum(f.verdict == "same up to symmetry" for f in all_)
             cells += [
                 f"{right} of {len(all_)} related" + (f" ({same} the same)" if same else ""),
-                f"{max(f.p_value for f in all_):.1e}",
+                f"{max(f.p_value or 0.0 for f in all_):.1e}",
             ]
         lines.append(f"| {kind} | " + " | ".join(cells) + " |")
         print(lines[-1], flush=True)
@@ -154,10 +154,10 @@ def main() -> None:
         null = [wl.lineage(a, b, wiring, seed=i) for i, (a, b) in enumerate(itertools.combinations(states, 2))]
         wrong = sum(f.verdict != "independent" for f in null)
         errors[how] += wrong
-        ks[how] = kstest([f.p_value for f in null], "uniform")
+        ks[how] = kstest([f.as_they_stand if f.p_value is None else f.p_value for f in null], "uniform")
         cells += [
             f"{len(null) - wrong} of {len(null)} independent",
-            f"smallest {min(f.p_value for f in null):.2g}, agreement at most {max(f.agreement or 0 for f in null):.2f}",
+            f"smallest {min(1.0 if f.p_value is None else f.p_value for f in null):.2g}, agreement at most {max(f.agreement or 0 for f in null):.2f}",
         ]
     lines.append("| strangers | " + " | ".join(cells) + " |")
     print(lines[-1], flush=True)

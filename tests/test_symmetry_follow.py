@@ -104,3 +104,15 @@ def test_an_order_is_left_only_for_a_clearly_nearer_one() -> None:
     assert stepped(a, moved, W, before, frozenset({"permutation"})) is not before
     assert own_partners(a, a, W) == {"fc1": 1.0, "fc2": 1.0}
     assert own_partners(a, moved, W)["fc1"] < 0.5
+
+
+def test_recordings_are_taken_by_their_paths_and_nothing_else_is(tmp_path: Path) -> None:
+    run = record(tmp_path / "run", path(3, random_state(W, np.random.default_rng(1), np.float32)), W)
+    for where in (run.path, str(run.path)):
+        assert wl.follow(where).steps.tolist() == wl.follow(run).steps.tolist()
+        assert wl.align_runs(where, where).steps.tolist() == run.steps.tolist()
+    for other in ({}, {"a": np.ones(3)}, None, 3, object()):
+        with pytest.raises(wl.InvalidArgument, match="recording"):
+            wl.follow(other)
+        with pytest.raises(wl.InvalidArgument, match="recording"):
+            wl.align_runs(run, other)

@@ -17,11 +17,11 @@ def command(a: str, b: str, wiring: Path | None, as_json: bool) -> int:
     """Say whether B was made from A (or A from B): fine-tuned, pruned, renumbered, turned; or independently. No network is run.
 
     A and B are recordings (RUN, or RUN@STEP), checkpoints (.safetensors, .npz, .pt with weights only) or folders with a sharded checkpoint.
-    Exit code 1 when they are independent.
+    Exit code 1 when they are independent, or when the weights do not tell.
     """
     from weightlapse.cli.wiring_file import read_wiring
     from weightlapse.differences.lineage import lineage
 
     found = lineage(a, b, None if wiring is None else read_wiring(wiring))
     click.echo(json.dumps(found.numbers(), allow_nan=False) if as_json else found.explain())
-    return 0 if found.verdict != "independent" else 1
+    return 0 if found.verdict in ("derived", "same up to symmetry") else 1

@@ -7,11 +7,12 @@ exact; nothing is assumed about the weights (a permutation test, as in Zhu et al
 
 *As they stand.* T is the inner product of both networks over the weights that make or read the stream, tensor by tensor of one size. Renumberings of b
 give its distribution. Where none of them reaches T, a sharper count takes over: match units by these weights; for independent networks the matching is a
-uniformly random one, and has k fixed points or more with probability 1 / k! at most.
+uniformly random one, and has k fixed points or more with probability 1 / k! at most. Tensors that are the same bit for bit in both, and buffers, are left out:
+a fixed table (sinusoids, say) is in networks made independently too, and numbers their units alike.
 
-*After renumbering or turning.* A copy whose units were shuffled, or whose stream was turned, hides from that test, as it must. So the stream is brought into
-place first (with a wiring by ``align``, without one by Procrustes on the tensors whose other axis has names: embedding and head), and the hidden units
-of each layer are matched twice: by what they read, and by what they write. Copies agree; others do not. This p-value counts only when a good part of a
+*After renumbering or turning.* A copy whose units were shuffled, or whose stream was turned, hides from that test, as it must. So hidden units are matched twice,
+by what makes them and by what reads them: with a wiring all groups of units that have both (`weightlapse.differences.partners`), without one the layers whose names say
+so, after Procrustes on the tensors whose other axis has names: embedding and head. Copies agree; others do not. This p-value counts only when a good part of a
 layer agrees, which networks made independently do not do, so that under the null the first one is what is returned.
 """
 
@@ -26,22 +27,22 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from weightlapse.differences.partners import ALPHA, Agreement, agreement, at_least, best_of, matched
 from weightlapse.differences.sides import Side, opened, unwrap
 from weightlapse.differences.tensor import Tensor
-from weightlapse.errors import CannotAlign, InvalidArgument, WeightlapseError
+from weightlapse.errors import CannotAlign, InvalidArgument, VacuousComparison, WeightlapseError
 from weightlapse.symmetry.align import align
-from weightlapse.symmetry.assign import assign
 from weightlapse.symmetry.fits import polar
-from weightlapse.symmetry.rebase import moved_axes
 from weightlapse.wiring.data import Wiring
 
-Verdict = Literal["derived", "same up to symmetry", "independent"]
+Verdict = Literal["derived", "same up to symmetry", "independent", "undecided"]
 Matrix = NDArray[np.float64]
 
-ALPHA = 1e-4
 _DRAWS = 9_999
 _AGREE = 0.5  # the part of a layer's units that must be matched alike from both sides before that counts
 _SAME = 1e-5
+_FEW = 4  # axes that are not longer are not taken for those of hidden units
+_HUGE = 1e100  # numbers from here on are scaled down, or their squares would be no numbers
 
 
 @dataclass(frozen=True)
@@ -49,15 +50,17 @@ class Lineage:
     """What `lineage` found.
 
     ``verdict``: "same up to symmetry" (b is a in another guise, to 1e-5), "derived" (one was made from the other, or both from one
-    start) or "independent" (nothing speaks against it). ``p_value``: how probable it is that networks made independently look so
-    much alike; exact under the null for the order as it is (see the module). ``as_they_stand``: that p-value. ``similarity``: the cosine of both
-    networks as they stand, over the weights that were looked at. ``agreement``: the largest part of a layer's hidden units that both their sides match alike, after
-    the stream was brought into place; None where that was not needed or not possible. ``units``: how many were renumbered. ``notes``: what else to know.
+    start), "independent" (nothing speaks against it) or "undecided" (as they stand they are like strangers, and whether b is a renumbered copy could not be
+    looked at). ``p_value``: how probable it is that networks made independently look so much alike, by the test that decided; exact under the null for the order
+    as it is (see the module); None where equality decided, or nothing did. ``as_they_stand``: the p-value of the order as it is; None where no axis of units is
+    known. ``similarity``: the cosine of both networks as they stand, over the weights that were looked at. ``agreement``: the part of hidden units that
+    both their sides match alike (of the layer that says most, or of all); None where that was not needed or not possible. ``units``: how many were
+    renumbered. ``notes``: what else to know.
     """
 
     verdict: Verdict
-    p_value: float
-    as_they_stand: float
+    p_value: float | None
+    as_they_stand: float | None
     similarity: float
     agreement: float | None
     units: int
@@ -66,15 +69,17 @@ class Lineage:
     def explain(self) -> str:
         """The verdict and its reasons in plain sentences."""
         lines = [_HEAD[self.verdict]]
-        lines.append(
-            f"If they had been made independently, they would look as alike as this with probability {_in_words(self.p_value)}."
-        )
-        lines.append(
-            f"As they stand their weights have a cosine of {self.similarity:.3f}; p = {_in_words(self.as_they_stand)} over renumberings of {self.units} units."
-        )
+        if self.p_value is not None:
+            lines.append(
+                f"If they had been made independently, they would look as alike as this with probability {_in_words(self.p_value)}."
+            )
+        if self.as_they_stand is not None:
+            lines.append(
+                f"As they stand their weights have a cosine of {self.similarity:.3f}; p = {_in_words(self.as_they_stand)} over renumberings of {self.units} units."
+            )
         if self.agreement is not None:
             lines.append(
-                f"With the stream brought into place, {100 * self.agreement:.0f} % of a layer's hidden units find one partner by what they read and by what they write."
+                f"{100 * self.agreement:.0f} % of the hidden units find one partner by what makes them and by what reads them."
             )
         return "\n".join([*lines, *(n[0].upper() + n[1:] + "." for n in self.notes)])
 
@@ -90,6 +95,7 @@ _HEAD = {
     "same up to symmetry": "The same network: b is a in another guise.",
     "derived": "Derived: one was made from the other, or both from one start.",
     "independent": "Independent, as far as their weights tell.",
+    "undecided": "Undecided: as they stand they are like strangers, but a renumbered copy is too.",
 }
 
 
@@ -97,36 +103,112 @@ def lineage(a: Any, b: Any, wiring: Wiring | None = None, *, seed: int = 0) -> L
     """Say whether one network was made from the other, without running either.
 
     a, b: modules, mappings of names to arrays or tensors, recordings, or paths of recordings, checkpoint files and folders (safetensors, sharded or not).
-    wiring: with it, turned and renumbered copies are brought back by ``wl.align`` and "same up to symmetry" can be said; a recording's own is used when it
-    has one. Without any the stream is told by its size: the most frequent length of an axis. seed: of the renumberings.
+    wiring: with it, turned and renumbered copies are found and "same up to symmetry" can be said; a recording's own is used when it
+    has one. Without any the stream is told by its size, the most frequent length of an axis that can be one of hidden units. seed: of the renumberings, 0 or more.
 
-    Raises InvalidArgument when the two share too little to be compared (no tensors of one name on whose axes the same units live), CannotAlign for NaN and Inf.
+    Raises InvalidArgument when the two share too little to be compared (no tensors of one name on whose axes the same units live), VacuousComparison when no
+    matrix holds anything but one number, CannotAlign for NaN and Inf.
 
     >>> import numpy as np, weightlapse as wl
     >>> rng = np.random.default_rng(0)
-    >>> a = {"embed": rng.normal(size=(40, 16)), "up": rng.normal(size=(24, 16)), "down": rng.normal(size=(16, 24))}
+    >>> shapes = {"embed": (40, 16), "up": (24, 16), "down": (16, 24), "head": (40, 16)}
+    >>> a = {n: rng.normal(size=s) for n, s in shapes.items()}
     >>> b = {n: v + 0.1 * rng.normal(size=v.shape) for n, v in a.items()}
     >>> wl.lineage(a, b).verdict
     'derived'
     >>> wl.lineage(a, {n: rng.normal(size=v.shape) for n, v in a.items()}).verdict
     'independent'
     """
+    if isinstance(seed, bool) or not isinstance(seed, (int, np.integer)) or seed < 0:
+        raise InvalidArgument(f"seed must be a whole number, 0 or more, got {seed!r}")
+    rng = np.random.default_rng(seed)
     with opened(a, "first") as x, opened(b, "second") as y:
         unwrap(x, y)
         w = wiring or x.wiring or y.wiring
-        places = _places(x, y, w)
-        products = _Products(x, y, places)
-        standing = products.p_value(np.random.default_rng(seed))
-        agreement: float | None = None
-        p_other, same = 1.0, _identical(x, y)
-        notes: tuple[str, ...] = ()
-        if not same and (w is not None or standing > ALPHA):
-            agreement, p_other, same, notes = _in_place(x, y, w, places)
-        p = standing
-        if agreement is not None and agreement >= _AGREE:
-            p = min(p, p_other)
-        verdict: Verdict = "same up to symmetry" if same else "derived" if p <= ALPHA else "independent"
-        return Lineage(verdict, p, standing, products.similarity, agreement, products.size, notes)
+        equal = _evidence(x, y)
+        same = _identical(x, y)
+        left_out = set() if same else equal | _buffers(a, x) | _buffers(b, y)
+        places, notes = _places(x, y, w, left_out)
+        if equal and not same:
+            notes += (_said_of(equal),)
+        products = _Products(x, y, places) if places else None
+        standing = None if products is None else products.p_value(rng)
+        looked, p_other = None, 1.0
+        if not same and (w is not None or (standing or 0.0) > ALPHA):
+            looked, same, more = _in_place(x, y, w, places, left_out, rng)
+            notes += more
+            if looked is not None and looked.part >= _AGREE and looked.p_value <= ALPHA:
+                p_other = looked.p_value
+        p: float | None = min(1.0 if standing is None else standing, p_other)
+        verdict: Verdict = (
+            "same up to symmetry" if same else "derived" if p is not None and p <= ALPHA else "independent"
+        )
+        if verdict == "same up to symmetry" and p is not None and p > ALPHA:
+            p = None
+        if verdict == "independent" and _whole_layers(x, y, w, equal):
+            verdict, p = "derived", None
+            notes += (
+                "whole layers are the same bit for bit, which decided: by chance they are not; the rest tells nothing",
+            )
+        elif verdict == "independent" and looked is None:
+            verdict, p = "undecided", None
+            notes += (
+                "no layer of hidden units could be looked at from both its sides, so a renumbered copy would not have been found"
+                + (": pass a wiring" if w is None else ""),
+            )
+        part = None if looked is None else looked.part
+        similarity, units = (0.0, 0) if products is None else (products.similarity, products.size)
+        return Lineage(verdict, p, standing, similarity, part, units, notes)
+
+
+# ---- what is evidence
+
+
+def _evidence(x: Side, y: Side) -> set[str]:
+    """The matrices that are the same bit for bit. Refuses networks in which no matrix says anything."""
+    both = [n for n in x if n in y and len(x[n].shape) == len(y[n].shape) > 1]
+    equal, varied = set(), False
+    for n in both:
+        u, v = x[n].raw(0, x[n].size), y[n].raw(0, y[n].size)
+        varied = varied or bool((u != u[:1]).any() and (v != v[:1]).any())
+        if x[n].shape == y[n].shape and x[n].dtype == y[n].dtype and np.array_equal(u, v):
+            equal.add(n)
+    if both and not varied:
+        raise VacuousComparison(
+            f"in {x.label} and {y.label} no matrix holds anything but one number repeated, so that they are alike tells nothing about where they come from"
+        )
+    return equal
+
+
+def _buffers(what: Any, side: Side) -> set[str]:
+    """The tensors that no training changes, where a module says which they are."""
+    if not callable(getattr(what, "named_buffers", None)):
+        return set()
+    names = {str(n).removeprefix("_orig_mod.").removeprefix("module.") for n, _ in what.named_buffers()}
+    return {n for n in names if n in side}
+
+
+def _said_of(equal: set[str]) -> str:
+    some = ", ".join(repr(n) for n in sorted(equal)[:3]) + (", ..." if len(equal) > 3 else "")
+    return (
+        f"left out of the tests, because they are the same bit for bit, as a fixed table would be: {some} ({len(equal)} in all)"
+        if len(equal) > 1
+        else f"left out of the tests, because it is the same bit for bit, as a fixed table would be: {some}"
+    )
+
+
+def _whole_layers(x: Side, y: Side, w: Wiring | None, equal: set[str]) -> bool:
+    """Whether what makes hidden units and what reads them is the same in both: no table, but a layer that was learned once."""
+    if w is not None:
+        named = {w.canonical_name(n) for n in equal}
+        return any(
+            {m.tensor for m in g.producers if len(w.shapes[m.tensor]) > 1} & named
+            and {m.tensor for m in g.consumers} & named - {m.tensor for m in g.producers}
+            for g in w.groups
+        )
+    shapes = [x[n].shape for n in equal if len(x[n].shape) == 2 and len(set(x[n].shape)) == 2]
+    first, second = ({s[i] for s in shapes if s[i] > _FEW} for i in (0, 1))
+    return bool(first & second)
 
 
 # ---- where the units of the stream are
@@ -136,56 +218,107 @@ def lineage(a: Any, b: Any, wiring: Wiring | None = None, *, seed: int = 0) -> L
 class _Place:
     tensor: str
     axis: int  # the stream's
+    slots: tuple[
+        tuple[int, ...], ...
+    ] = ()  # the positions of each unit, where it has several (the gates of a recurrent layer)
 
 
-def _places(x: Side, y: Side, w: Wiring | None) -> list[_Place]:
-    """The matrices that make or read the stream, and on which axis its units are."""
-    both = [n for n in x if n in y and len(x[n].shape) == len(y[n].shape)]
+def _places(x: Side, y: Side, w: Wiring | None, left_out: set[str]) -> tuple[list[_Place], tuple[str, ...]]:
+    """The matrices that make or read the stream, and on which axis its units are; with a note where none can be told."""
+    both = [n for n in x if n in y and len(x[n].shape) == len(y[n].shape) and n not in left_out]
     if w is not None:
-        stream = max((g for g in w.groups if g.parent is None), key=lambda g: len(g.members), default=None)
-        if stream is not None:
-            members = [
-                m
-                for m in stream.members
-                if m.tensor in both
-                and m.where is None
-                and m.k == 1
-                and len(x[m.tensor].shape) > 1
-                and m.roles & {"out", "in"}
+        tops = [g for g in w.groups if g.parent is None and "permutation" in g.symmetries]
+        for g in sorted(tops, key=lambda g: -len(g.members)):
+            twice = Counter(m.tensor for m in g.members)
+            found = [
+                _Place(n, m.axis, tuple(map(tuple, m.index.tolist())) if m.k > 1 else ())
+                for m in g.members
+                if m.where is None and m.roles & {"out", "in"} and twice[m.tensor] == 1
+                for n in [n for n in w.names_of(m.tensor) if n in both][:1]
+                if len(x[n].shape) > 1 and min(x[n].shape[m.axis], y[n].shape[m.axis]) > 1
+                if m.k == 1 or (x[n].shape == y[n].shape == tuple(w.shapes[m.tensor]) and not w.children(g.name))
             ]
-            twice = Counter(m.tensor for m in members)
-            found = [_Place(m.tensor, m.axis) for m in members if twice[m.tensor] == 1]
             if found:
-                return found
-    matrices = [n for n in both if len(x[n].shape) > 1]
-    counts = Counter(length for n in matrices for length in set(x[n].shape) if length > 4)
-    if not counts:
+                return found, ()
+        return [], ("no group of the wiring has weights in both networks that tell its units apart",)
+    if not any(len(x[n].shape) > 1 for n in x if n in y):
         raise InvalidArgument(
             f"{x.label} and {y.label} have no matrices of one name, so their units cannot be compared; "
             "wl.compare judges networks of different architectures by their outputs"
         )
-    d = max(counts, key=lambda length: (counts[length], -length))
-    found = [_Place(n, x[n].shape.index(d)) for n in matrices if x[n].shape.count(d) == 1]
-    if not found:
+    shared = [n for n in x if n in y and len(x[n].shape) == len(y[n].shape) > 1]
+    matrices = {n: _axes(x, n) for n in shared}
+    if matrices and all(len(set(x[n].shape)) == 1 for n in matrices):
         raise InvalidArgument(
             f"the matrices of {x.label} are all square, so nothing tells the axes of the stream from others: pass a wiring"
         )
-    return found
+    d = _stream_of(matrices)
+    found = [
+        _Place(n, axes[pair.index(d or 0)])
+        for n, (axes, pair) in matrices.items()
+        if n in both and pair.count(d or 0) == 1
+    ]
+    if d is None or not found:
+        return [], (
+            "which axes are those of hidden units, and which have names (inputs, outputs), cannot be told from sizes here, "
+            "so without a wiring nothing can be said",
+        )
+    return found, (f"the units were taken to be those on axes of length {d}; a wiring would say it for certain",)
+
+
+def _axes(side: Side, name: str) -> tuple[tuple[int, int], tuple[int, int]]:
+    """The two axes of a matrix or kernel that can be of units, and their lengths; the others are taps of a kernel."""
+    shape = side[name].shape
+    last = name.rpartition(".")[2].rpartition("/")[2]
+    n = len(shape)
+    axes = (n - 2, n - 1) if "kernel" in last else (0, 1)
+    if n == 3 and "kernel" not in last and shape[1] < shape[2] and shape[2] in _lengths(side, name):
+        axes = (1, 2)  # a stack of matrices, as experts have
+    return axes, (shape[axes[0]], shape[axes[1]])
+
+
+def _lengths(side: Side, but: str) -> set[int]:
+    return {length for n in side if n != but and len(side[n].shape) == 2 for length in side[n].shape if length > _FEW}
+
+
+def _stream_of(matrices: Mapping[str, tuple[tuple[int, int], tuple[int, int]]]) -> int | None:
+    """The most frequent length that is of hidden units for certain; None where there is none.
+
+    Hidden units are made by one tensor and read by another, on opposite axes. A length of inputs, or of outputs, is found on one side only, unless the network
+    gives back what it gets (an autoencoder): then no length is on one side only, and the inputs' own is found twice, in the first tensor and the last.
+    """
+    pairs = [pair for _, pair in matrices.values()]
+    counts = Counter(length for pair in pairs for length in set(pair))
+    inner = {k for k in counts if any(p[0] == k for p in pairs) and any(p[1] == k for p in pairs)}
+    ends = sum(length not in inner for pair in pairs for length in pair)
+    some = {k: n for k, n in counts.items() if k in inner and k > _FEW and n > 1 and (ends > 1 or n > 2)}
+    return max(some, key=lambda k: (some[k], k), default=None)
+
+
+def _outer(matrices: Iterator[tuple[int, int]]) -> set[int]:
+    """The lengths that may be those of inputs and outputs at once."""
+    pairs = list(matrices)
+    counts = Counter(length for pair in pairs for length in set(pair))
+    inner = {k for k in counts if any(p[0] == k for p in pairs) and any(p[1] == k for p in pairs)}
+    ends = sum(length not in inner for pair in pairs for length in pair)
+    return set() if ends > 1 else {k for k in inner if counts[k] <= 2}
 
 
 class _Products:
     """Inner products of every unit of a with every unit of b, over all places whose other axes have one size (or begin alike)."""
 
     def __init__(self, x: Side, y: Side, places: list[_Place]) -> None:
-        size_a = x[places[0].tensor].shape[places[0].axis]
-        size_b = y[places[0].tensor].shape[places[0].axis]
+        size_a, size_b = (len(places[0].slots) or s[places[0].tensor].shape[places[0].axis] for s in (x, y))
         self.size = size_a
         total = np.zeros((size_a, size_b))
         gap = [0.0, 0.0, 0.0]
         for p in places:
-            if x[p.tensor].shape[p.axis] != size_a or y[p.tensor].shape[p.axis] != size_b:
+            if not p.slots and (x[p.tensor].shape[p.axis] != size_a or y[p.tensor].shape[p.axis] != size_b):
                 continue
-            u, v = _common(_rows(x[p.tensor], p.axis), _rows(y[p.tensor], p.axis))
+            u, v = _common(_rows(x[p.tensor], p), _rows(y[p.tensor], p))
+            largest = max(float(np.abs(u).max(initial=0.0)), float(np.abs(v).max(initial=0.0)))
+            if largest > _HUGE:
+                u, v = u / largest, v / largest
             sizes = float(np.linalg.norm(u)), float(np.linalg.norm(v))
             if min(sizes) > 0:
                 total += (u @ v.T) / (sizes[0] * sizes[1])
@@ -205,43 +338,27 @@ class _Products:
         drawn = np.array(
             [self.total[rows, rng.permutation(m)[:n] if orders is None else orders[i]].sum() for i in range(_DRAWS)]
         )
-        reached = int((drawn >= here).sum())
+        # sums in another order differ in their last bits: units that are all alike would seem to be in their best order
+        reached = int((drawn >= here - 1e-12 * float(np.abs(self.total).sum())).sum())
         if reached:
             return (1 + reached) / (1 + _DRAWS)
-        fixed = int((_matched(self.total) == rows).sum())
-        return min(1 / (1 + _DRAWS), _at_least(fixed, n, m))
+        fixed = int((matched(self.total, rng) == rows).sum())
+        return min(1 / (1 + _DRAWS), at_least(fixed, n, m))
 
 
-def _rows(t: Tensor, axis: int) -> Matrix:
-    values = np.moveaxis(t.values(0, t.size).reshape(t.shape), axis, 0)
+def _rows(t: Tensor, p: _Place) -> Matrix:
+    values = np.moveaxis(t.values(0, t.size).reshape(t.shape), p.axis, 0)
     if not np.isfinite(values).all():
         raise CannotAlign(
             f"{t.name!r} holds NaN or Inf, which is like nothing else; look at an earlier step of its training"
         )
+    values = values[np.array(p.slots)] if p.slots else values
     return values.reshape(len(values), -1)
 
 
 def _common(u: Matrix, v: Matrix) -> tuple[Matrix, Matrix]:
     n = min(u.shape[1], v.shape[1])
     return u[:, :n], v[:, :n]
-
-
-def _matched(value: Matrix) -> NDArray[np.int64]:
-    """The best assignment of rows to columns, for as many columns or more."""
-    if value.shape[0] == value.shape[1]:
-        return assign(value)
-    from scipy.optimize import linear_sum_assignment
-
-    found: NDArray[np.int64] = linear_sum_assignment(value, maximize=True)[1]
-    return found
-
-
-def _at_least(k: int, n: int, m: int) -> float:
-    """The probability that k or more of n units keep their place in a random choice among m, from above: 1 / k! for n = m."""
-    logarithm = (
-        math.lgamma(n + 1) - math.lgamma(k + 1) - math.lgamma(n - k + 1) + math.lgamma(m - k + 1) - math.lgamma(m + 1)
-    )
-    return min(1.0, math.exp(max(logarithm, -700.0)))
 
 
 def _identical(x: Side, y: Side) -> bool:
@@ -254,40 +371,48 @@ def _identical(x: Side, y: Side) -> bool:
 
 
 def _in_place(
-    x: Side, y: Side, w: Wiring | None, places: list[_Place]
-) -> tuple[float | None, float, bool, tuple[str, ...]]:
-    """How far hidden units agree, the p-value of that, whether both are one network, and notes."""
-    of_a: Mapping[str, Any] = _Values(x)
-    of_b: Mapping[str, Any] = _Values(y)
-    notes: tuple[str, ...] = ()
-    same = False
+    x: Side, y: Side, w: Wiring | None, places: list[_Place], left_out: set[str], rng: np.random.Generator
+) -> tuple[Agreement | None, bool, tuple[str, ...]]:
+    """How far hidden units agree (None: there were none to look at), whether both are one network, and notes."""
+    divisor = max(1.0, _largest(x), _largest(y))
+    divisor = divisor if divisor > _HUGE else 1.0
+    of_a: Mapping[str, Any] = _Values(x, divisor)
+    of_b: Mapping[str, Any] = _Values(y, divisor)
     if w is not None:
         try:
             found = align(of_a, of_b, w, restarts=0)
             same, notes = found.distance_after <= _SAME and not found.units, found.notes
         except WeightlapseError as error:
-            notes = (f"the networks were not aligned ({str(error).splitlines()[0]})",)
-    best: tuple[float, float] | None = None
+            same, notes = False, (f"the networks were not aligned ({str(error).splitlines()[0]})",)
+        return agreement(of_a, of_b, w, left_out, rng), same, notes
     layers = list(_layers(of_a, of_b, places))
     # only by what no symmetry moves, not by the layers themselves: else they would agree because they were made to
-    turn = _turn(of_a, of_b, _named(of_a, of_b, w, places, layers))
-    for layer in layers:
-        agree, count = _agreeing(of_a, of_b, layer, turn)
-        p = min(1.0, len(layers) * _at_least(agree, count, count))
-        if best is None or (p, -agree / count) < (best[1], -best[0]):
-            best = (agree / count, p)
-    return (None, 1.0, same, notes) if best is None else (best[0], best[1], same, notes)
+    named = _named(of_a, of_b, places, layers)
+    turn = _turn(of_a, of_b, named)
+    agreed = best_of([_agreeing(of_a, of_b, layer, turn, rng) for layer in layers])
+    known = sum(of_a[p.tensor].shape[1 - p.axis] for p in named)
+    if agreed is not None and agreed.part < _AGREE and known < of_a[places[0].tensor].shape[places[0].axis]:
+        return None, False, ("too few named weights read or make the stream to tell how it was turned or renumbered",)
+    return agreed, False, ()
+
+
+def _largest(side: Side) -> float:
+    return max(
+        (float(np.abs(t.values(0, t.size)).max(initial=0.0)) for t in side.values() if t.dtype == "float64"),
+        default=0.0,
+    )
 
 
 class _Values(Mapping[str, Any]):
     """A side as arrays, each read when it is looked at."""
 
-    def __init__(self, side: Side) -> None:
-        self.side = side
+    def __init__(self, side: Side, divisor: float = 1.0) -> None:
+        self.side, self.divisor = side, divisor
 
     def __getitem__(self, name: str) -> NDArray[Any]:
         t = self.side[name]
-        return t.values(0, t.size).reshape(t.shape).astype(np.float32 if t.dtype != "float64" else np.float64)
+        found = t.values(0, t.size).reshape(t.shape).astype(np.float32 if t.dtype != "float64" else np.float64)
+        return found if self.divisor == 1.0 else np.divide(found, self.divisor)
 
     def __iter__(self) -> Iterator[str]:
         return iter(self.side)
@@ -299,14 +424,9 @@ class _Values(Mapping[str, Any]):
         return name in self.side
 
 
-def _named(
-    a: Mapping[str, Any], b: Mapping[str, Any], w: Wiring | None, places: list[_Place], layers: list[_Layer]
-) -> list[_Place]:
-    """Matrices of the stream whose other axis has names: by the wiring, or the longest that belongs to no layer: the vocabulary."""
+def _named(a: Mapping[str, Any], b: Mapping[str, Any], places: list[_Place], layers: list[_Layer]) -> list[_Place]:
+    """Matrices of the stream whose other axis has names: the longest that belongs to no layer, which is the vocabulary."""
     same = [p for p in places if tuple(a[p.tensor].shape) == tuple(b[p.tensor].shape)]
-    if w is not None:
-        moved = moved_axes(w)
-        return [p for p in same if not moved.get(p.tensor, set()) - {p.axis}]
     taken = {p for layer in layers for p in (*layer.reads, *layer.writes)}
     rest = {p: a[p.tensor].shape[1 - p.axis] for p in same if p not in taken and len(a[p.tensor].shape) == 2}
     return [p for p, n in rest.items() if n == max(rest.values())]
@@ -337,9 +457,12 @@ class _Layer:
 def _layers(a: Mapping[str, Any], b: Mapping[str, Any], places: list[_Place]) -> Iterator[_Layer]:
     """Hidden units between two matrices of the stream: what reads and what writes it, of one size, in one folder of names."""
     folders: dict[tuple[str, int], list[_Place]] = {}
+    outer = _outer((shape[0], shape[1]) for n in a if len(shape := tuple(a[n].shape)) == 2)
     for p in places:
         shape = tuple(a[p.tensor].shape)
-        if len(shape) == 2 and tuple(b[p.tensor].shape) == shape and shape[1 - p.axis] > 4:
+        if len(shape) != 2 or tuple(b[p.tensor].shape) != shape:
+            continue
+        if shape[1 - p.axis] > _FEW and shape[1 - p.axis] not in outer:
             stem = p.tensor.removesuffix(".weight").rpartition(".")[0]
             folders.setdefault((stem, shape[1 - p.axis]), []).append(p)
     for same in folders.values():
@@ -349,7 +472,9 @@ def _layers(a: Mapping[str, Any], b: Mapping[str, Any], places: list[_Place]) ->
             yield _Layer(one, other)
 
 
-def _agreeing(a: Mapping[str, Any], b: Mapping[str, Any], layer: _Layer, turn: Matrix | None) -> tuple[int, int]:
+def _agreeing(
+    a: Mapping[str, Any], b: Mapping[str, Any], layer: _Layer, turn: Matrix | None, rng: np.random.Generator
+) -> tuple[int, int]:
     """How many hidden units find one partner by what they read and by what they write."""
     found = []
     for places in (layer.reads, layer.writes):
@@ -360,7 +485,7 @@ def _agreeing(a: Mapping[str, Any], b: Mapping[str, Any], layer: _Layer, turn: M
             u, v = (m / np.maximum(np.linalg.norm(m, axis=0), 1e-300) for m in (u, v))
             value = u.T @ v if value is None else value + u.T @ v
         assert value is not None
-        found.append(assign(value))
+        found.append(matched(value, rng))
     return int((found[0] == found[1]).sum()), len(found[0])
 
 

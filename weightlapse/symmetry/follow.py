@@ -7,6 +7,7 @@ change its name because two candidates come out even once.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -108,11 +109,25 @@ class FollowedRun:
         return np.stack([self.state(i)[name] for i in range(len(self))])
 
 
+def recording_of(what: Any, which: str) -> Any:
+    """A recording, or the one at a path. Raises InvalidArgument for anything else, which has no frames to follow."""
+    if isinstance(what, (str, os.PathLike)):
+        from weightlapse.recording.recording import load
+
+        return load(what)
+    if isinstance(what, Mapping) or not all(hasattr(what, n) for n in ("steps", "state", "frames", "path")):
+        raise InvalidArgument(
+            f"{which} must be a recording (wl.load) or the path of one, got {type(what).__name__}; "
+            "wl.align compares single networks"
+        )
+    return what
+
+
 def follow(run: Any, wiring: Wiring | None = None, frames: Sequence[int] | None = None) -> FollowedRun:
     """Give every unit of a recording one number for all its life.
 
     A training keeps its units in place, but a file may not: it was resumed from a reordered checkpoint, merged, pruned and sorted. Frame after frame the
-    recording is aligned to the followed frame before it (orders, signs and scales of the wiring), with hysteresis. run: of ``wl.load``. wiring:
+    recording is aligned to the followed frame before it (orders, signs and scales of the wiring), with hysteresis. run: of ``wl.load``, or its path. wiring:
     default, the recording's. frames: frame numbers, ascending; default all.
 
     Raises InvalidArgument without a wiring or for frames that are not there, CannotAlign where tensors change their shape in between.
@@ -132,6 +147,7 @@ def follow(run: Any, wiring: Wiring | None = None, frames: Sequence[int] | None 
     >>> followed.moved, followed.state(1)["b.weight"].tolist()
     ([1], [[10.0, 20.0, 30.0]])
     """
+    run = recording_of(run, "run")
     w = wiring or run.wiring
     if w is None:
         raise InvalidArgument(

@@ -12,7 +12,7 @@ from weightlapse.errors import CannotAlign, InvalidArgument
 from weightlapse.progress import track
 from weightlapse.recording.renamed import under_names_of
 from weightlapse.symmetry.elements import Elements
-from weightlapse.symmetry.follow import PLAIN, own_partners, parting_steps, stepped
+from weightlapse.symmetry.follow import PLAIN, own_partners, parting_steps, recording_of, stepped
 from weightlapse.symmetry.search import Search, automatic_restarts
 from weightlapse.symmetry.states import (
     check_same_shapes,
@@ -129,7 +129,7 @@ def align_runs(
 ) -> AlignedRuns:
     """Bring recording ``b`` into the unit order of recording ``a``.
 
-    a, b: recordings of the same architecture (``wl.load``). wiring: default, the one that a recording holds. mode: "last",
+    a, b: recordings of the same architecture (``wl.load``), or their paths. wiring: default, the one that a recording holds. mode: "last",
     one alignment from the last frames applied to all; "each", one for every frame, started from its neighbour's.
     frames: frame numbers to pair, the same in both; default, the frames at the steps that both have recorded. Where Keras numbered the layers
     of b on, b's tensors are matched by structure and bear a's names. follow: chain the alignments forward from the first pair, with
@@ -156,6 +156,7 @@ def align_runs(
     mode = "follow" if follow else mode
     if mode not in ("last", "each", "follow"):
         raise InvalidArgument(f"mode must be 'last', 'each' or 'follow', got {mode!r}")
+    a, b = recording_of(a, "a"), recording_of(b, "b")
     b = under_names_of(a, b)
     w = wiring or a.wiring or b.wiring
     if w is None:
