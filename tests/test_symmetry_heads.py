@@ -13,6 +13,7 @@ import weightlapse as wl
 from tests.planted_bases import State, in_other_bases, relative
 from weightlapse.wiring.bases import _Trial
 from weightlapse.wiring.bench import Bench
+from weightlapse.wiring.change import left
 from weightlapse.wiring.data import Basis, Member
 from weightlapse.wiring.double import in_double
 from weightlapse.wiring.outputs import chooser
@@ -156,3 +157,38 @@ def test_pairs_are_of_what_is_turned(family: str) -> None:
     a = weights(net)
     for kinds in (("order", "signs"), ("order", "signs", "rotations", "heads")):
         come_back(net, w, a, in_other_bases(a, w, np.random.default_rng(5), kinds))
+
+
+# ---- streams that may not be turned: their order and what is inside heads are found together
+
+STILL: dict[str, tuple[dict[str, Any], str]] = {
+    "Bert": ({}, ""),
+    "Olmo2": (TOKENS, ""),
+    "Llama": ({}, "model.layers.0.input_layernorm.weight"),
+    "Starcoder2": (TOKENS, "model.layers.1.post_attention_layernorm.weight"),
+}
+
+
+@pytest.mark.parametrize("family", STILL)
+def test_order_and_heads_are_found_together_where_a_stream_is_not_turned(family: str) -> None:
+    sizes, zero = STILL[family]
+    net = made(family, **sizes)
+    w = wl.trace(net, EXAMPLE)
+    if zero:
+        with torch.no_grad():
+            net.get_parameter(zero)[3] = 0
+    a, planted = weights(net), replace(w, bases=tuple(left(b, {zero}) for b in w.bases))
+    for kinds in (("order", "heads"), ("heads",), ("order", "signs", "heads")) + ((("signs",),) if zero else ()):
+        b = in_other_bases(a, planted, np.random.default_rng(5), kinds)
+        assert relative(a, b) > 0.3
+        assert apart(said(net, a), said(net, b)) < 1e-9
+        al = wl.align(a, b, w)
+        assert al.distance_after < 1e-5, (kinds, str(al))
+        assert apart(said(net, a), said(net, al.state)) < 1e-9
+        assert relative(al.state, al.apply(b)) < 1e-12
+        assert bool(al.notes) == bool(zero)
+        if family != "Olmo2":
+            form = wl.canonical(a, w)
+            assert relative(form, wl.canonical(b, w)) < 1e-6
+            assert apart(said(net, a), said(net, form)) < 1e-9
+    assert wl.align(a, weights(made(family, 8, **sizes)), w).distance_after > 0.7
