@@ -10,7 +10,8 @@ import pytest
 import torch
 
 import weightlapse as wl
-from tests.planted_bases import State, in_other_bases, relative
+from tests.planted_bases import State, in_other_bases, network, relative, wiring_of
+from weightlapse.errors import InvalidArgument
 from weightlapse.wiring.bases import _Trial
 from weightlapse.wiring.bench import Bench
 from weightlapse.wiring.change import left
@@ -192,3 +193,24 @@ def test_order_and_heads_are_found_together_where_a_stream_is_not_turned(family:
             assert relative(form, wl.canonical(b, w)) < 1e-6
             assert apart(said(net, a), said(net, form)) < 1e-9
     assert wl.align(a, weights(made(family, 8, **sizes)), w).distance_after > 0.7
+
+
+# ---- what is said and refused
+
+
+@pytest.mark.parametrize("device", ["nope", "meta", 3, "cuda:99", True])
+def test_a_device_that_is_not_there_is_an_invalid_argument(device: Any) -> None:
+    w = wl.Wiring.from_spec("tensor a.weight (2, 1)\ngroup a: 2 units, permutation\n  a.weight[0]: out\n")
+    a = {"a.weight": torch.ones(2, 1)}
+    with pytest.raises(InvalidArgument, match="cannot be computed on"):
+        wl.align(a, a, w, device=device)
+    assert wl.align(a, a, w, device="cpu").distance_after == 0
+
+
+@pytest.mark.parametrize("kinds", [("signs",), ("order",), ("heads",), ("rotations",), ("order", "signs", "heads")])
+def test_the_first_sentence_of_a_comparison_is_one(kinds: tuple[str, ...]) -> None:
+    net, w = network("llama"), wiring_of("llama")
+    a = weights(net)
+    first = wl.compare(a, in_other_bases(a, w, np.random.default_rng(1), kinds), w).explain().splitlines()[0]
+    assert "b is a with " in first
+    assert first.count("with ") == 1
