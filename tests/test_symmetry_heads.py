@@ -10,7 +10,7 @@ import pytest
 import torch
 
 import weightlapse as wl
-from tests.planted_bases import State, in_other_bases, network, relative, wiring_of
+from tests.planted_bases import State, in_other_bases, network, noisy, relative, wiring_of
 from weightlapse.errors import InvalidArgument
 from weightlapse.wiring.bases import _Trial
 from weightlapse.wiring.bench import Bench
@@ -214,3 +214,37 @@ def test_the_first_sentence_of_a_comparison_is_one(kinds: tuple[str, ...]) -> No
     first = wl.compare(a, in_other_bases(a, w, np.random.default_rng(1), kinds), w).explain().splitlines()[0]
     assert "b is a with " in first
     assert first.count("with ") == 1
+
+
+# ---- heads that are not of full rank
+
+ATTENTION = "model.layers.0.self_attn."
+
+
+@pytest.mark.parametrize(
+    "what", ["o_proj", "v_proj", "q_proj", "two rows of v_proj", "two rows of q_proj", "every o_proj"]
+)
+def test_heads_without_full_rank_come_back(what: str) -> None:
+    """Branches that begin at nothing, and rows that are equal: what one side does not tell, the other one does."""
+    net, w = made("Llama"), wl.trace(made("Llama", 9), EXAMPLE)
+    with torch.no_grad():
+        for name, p in net.named_parameters():
+            wanted = ATTENTION + what.split()[-1] + ".weight"
+            if name == wanted or (what.startswith("every") and name.endswith(what.split()[1] + ".weight")):
+                if what.startswith("two"):
+                    p[1] = p[0]
+                else:
+                    p.zero_()
+    a = weights(net)
+    for kinds in (("heads",), ("order", "signs", "rotations", "heads")):
+        b = in_other_bases(a, w, np.random.default_rng(5), kinds)
+        al = wl.align(a, b, w)
+        assert al.distance_before > 0.5
+        assert al.distance_after < 1e-5, str(al)
+        assert apart(said(net, b), said(net, al.state)) < 1e-9
+        assert wl.compare(a, b, w).verdict == "same up to symmetry"
+    assert apart(said(net, a), said(net, wl.canonical(a, w))) < 1e-9
+    noise = np.random.default_rng(1)
+    near = noisy(a, w, noise, 0.1)
+    back = wl.align(a, in_other_bases(near, w, noise), w)
+    assert back.distance_after < 1.3 * relative(a, near)

@@ -27,11 +27,11 @@ from numpy.typing import NDArray
 
 from weightlapse.symmetry.assign import assign, assign_blocks
 from weightlapse.symmetry.elements import Elements, identity
-from weightlapse.symmetry.fits import Grams, fitted, parts, rotation, signed_order, snapped
+from weightlapse.symmetry.fits import Grams, fitted, parts, rotation, signed_order, snapped, whitening
 from weightlapse.symmetry.search import Found, Search
 from weightlapse.symmetry.states import distance
 from weightlapse.symmetry.with_bases import FirstNames, WithBases, in_place_of
-from weightlapse.wiring.arrays import Numbers, at_home, doubled, is_single, joined, products, size_of, stacked
+from weightlapse.wiring.arrays import Numbers, at_home, doubled, is_single, joined, like, products, size_of, stacked
 from weightlapse.wiring.change import (
     Changed,
     change,
@@ -270,7 +270,7 @@ class Rebase:
             some = [f[i] for f in families]
             a_sides = [self._per_head(in_a, s, c, n) for s, c in zip(some, shared)]
             b_sides = [self._per_head(in_b, s, c, n) for s, c in zip(some, shared)]
-            value += _products(some[0], a_sides, b_sides)
+            value += _products(some[0], *_heard(some[0], a_sides, b_sides))
         chosen = assign_blocks(value)
         total = np.take_along_axis(value, chosen[..., None], axis=-1)[..., 0].sum(-1)
         order[g.name] = assign(total)
@@ -371,6 +371,25 @@ def sides(
                     some += [rows(state[m.tensor], m, i) for i in range(m.k)]
         out.append(doubled(joined(some, 1)))
     return out[0], out[1]
+
+
+_Sides = list[tuple[Numbers, Numbers]]
+
+
+def _heard(s: Basis, of_a: _Sides, of_b: _Sides) -> tuple[_Sides, _Sides]:
+    """Both, or where one side of all heads is 0 (branches that begin at nothing) the other one twice, without its basis."""
+    for here, there in ((0, 1), (1, 0)):
+        if not any(size_of(pair[here]) for pair in (*of_a, *of_b)):
+            out = []
+            for pair in (*of_a, *of_b):
+                x = pair[there]
+                white = whitening(s, np.sum([products(v, v).astype(np.float64) for v in x], axis=0))
+                if white is None:
+                    return of_a, of_b
+                x = like(white, x) @ x
+                out.append((x, x))
+            return out[: len(of_a)], out[len(of_a) :]
+    return of_a, of_b
 
 
 def _products(s: Basis, of_a: Sequence[tuple[Any, Any]], of_b: Sequence[tuple[Any, Any]]) -> NDArray[np.float64]:
