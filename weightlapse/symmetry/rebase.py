@@ -143,8 +143,10 @@ class Rebase:
             best = at
             if at.distance <= self._same or not (self.streams or self.loose):
                 break
-            order = at.elements
-            turns = {s.name: self._turned_on(s, turns[s.name], at.b) for s in self.streams}
+            further = {s.name: self._turned_on(s, turns[s.name], at.b) for s in self.streams}
+            if self._stand(turns, further, order, at.elements):
+                break  # the next round would be this one again
+            turns, order = further, at.elements
             best.b.forget()  # the next one makes a network of its own
         assert best is not None
         before = dict(self.gains_b)
@@ -154,6 +156,13 @@ class Rebase:
         gains, far = self._unfolded(best, matrices)
         found = WithBases(best.elements.order, best.elements.factor, matrices, gains, before)
         return Rebased(found, far, "weights, in other bases", plain)
+
+    def _stand(self, turns: Mapping[str, Matrix], further: Mapping[str, Matrix], order: Elements, to: Elements) -> bool:
+        """Whether all streams are where they were."""
+        return all(np.allclose(turns[n], further[n], rtol=0, atol=1e-9) for n in turns) and all(
+            np.array_equal(order.order[g.name], to.order[g.name]) and np.array_equal(order.factor[g.name], to.factor[g.name])
+            for g in self.loose
+        )
 
     def _unfolded(self, at: _At, matrices: Mapping[str, Matrix]) -> tuple[dict[str, Matrix], float]:
         """b's state with its gains taken out of the readers again: the gains that leave it nearest, and how near.
