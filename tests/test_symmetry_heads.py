@@ -248,3 +248,26 @@ def test_heads_without_full_rank_come_back(what: str) -> None:
     near = noisy(a, w, noise, 0.1)
     back = wl.align(a, in_other_bases(near, w, noise), w)
     assert back.distance_after < 1.3 * relative(a, near)
+
+
+# ---- heads that are in no group
+
+ALONE: dict[str, dict[str, Any]] = {
+    "Bloom": {"n_layer": 2, "n_head": 4},
+    "Llama": {"num_key_value_heads": 1},
+    "Mistral": {"num_attention_heads": 1, "num_key_value_heads": 1},
+    "GPTBigCode": {"n_embd": 16, "n_layer": 2, "n_head": 4, "n_positions": 32, "n_inner": 24},
+}
+
+
+@pytest.mark.parametrize("family", ALONE)
+def test_values_of_heads_in_no_group_come_back(family: str) -> None:
+    """ALiBi, one head, one head of keys: values in other bases come back, and what was not searched is said of strangers."""
+    net = made(family, **ALONE[family])
+    w, a = wl.trace(net, EXAMPLE), weights(net)
+    for kinds in (("heads",), ("order", "signs", "rotations", "heads")):
+        come_back(net, w, a, in_other_bases(a, w, np.random.default_rng(5), kinds))
+    stranger = wl.compare(a, weights(made(family, 9, **ALONE[family])), w)
+    assert stranger.verdict == "different"
+    assert stranger.alignment is not None
+    assert any("queries and keys of such heads" in n for n in stranger.alignment.notes)

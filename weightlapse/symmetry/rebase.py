@@ -149,6 +149,12 @@ class Rebase:
             turns, order = further, at.elements
             best.b.forget()  # the next one makes a network of its own
         assert best is not None
+        alone = [s for s in self.bases if s.parent is None and s.kind == "invertible" and not self._first_ends(s)]
+        if alone and best.distance > self._same:
+            self.notes += (
+                f"{len(alone)} bases of values stand in no group of heads ({alone[0].name!r} first): the queries and keys of such heads "
+                "(ALiBi, one head, one head of keys) were not searched for other bases",
+            )
         before = dict(self.gains_b)
         matrices = {s.name: best.matrices.get(s.name, np.eye(s.size)) for s in self.bases}
         turned = [matrices[s.name] for s in self.streams]
@@ -160,7 +166,8 @@ class Rebase:
     def _stand(self, turns: Mapping[str, Matrix], further: Mapping[str, Matrix], order: Elements, to: Elements) -> bool:
         """Whether all streams are where they were."""
         return all(np.allclose(turns[n], further[n], rtol=0, atol=1e-9) for n in turns) and all(
-            np.array_equal(order.order[g.name], to.order[g.name]) and np.array_equal(order.factor[g.name], to.factor[g.name])
+            np.array_equal(order.order[g.name], to.order[g.name])
+            and np.array_equal(order.factor[g.name], to.factor[g.name])
             for g in self.loose
         )
 
@@ -216,10 +223,15 @@ class Rebase:
                 self._fit(s, b, matrices, sides(self.a, s), sides(b, s))
             elif s.parent is None and s.kind == "invertible":
                 self._first_guess(s, b, matrices)
+        still = [s for s in self.bases if s.parent is None and s.kind == "invertible" and s.name not in matrices]
         order, factor = identity(self.wiring).order, identity(self.wiring).factor
         for g in self.loose:
             order[g.name], factor[g.name] = begin.order[g.name], begin.factor[g.name]
         self._move(b, Elements(order, factor), self.wiring)
+        for s in still:
+            if self._in_streams(s):
+                one = _whole(s)  # the order of query heads that share these numbers is not known yet
+                self._fit(one, b, matrices, sides(self.a, one), sides(b, one), s)
         loose, heads = Elements(dict(order), dict(factor)), identity(self.wiring).order
         for g in self.heads:
             self._place_heads(g, b, matrices, heads)
@@ -324,9 +336,10 @@ class Rebase:
         matrices: dict[str, NDArray[np.float64]],
         of_a: tuple[Numbers, Numbers],
         of_b: tuple[Numbers, Numbers],
+        whole: Basis | None = None,
     ) -> None:
         matrices[s.name] = fitted(s, Grams.of(*of_a, *of_b))
-        self._apply(s, b, matrices)
+        self._apply(whole or s, b, matrices)
 
     def _apply(self, s: Basis, b: Changed, matrices: Mapping[str, NDArray[np.float64]]) -> None:
         if not np.array_equal(matrices[s.name], np.eye(s.size)):
@@ -347,6 +360,27 @@ class Rebase:
                         matrices[s.name] = np.asarray(m if sign > 0 else np.linalg.inv(m).T, np.float64)
                         change(b, s, matrices[s.name])
                         return
+
+    def _first_ends(self, s: Basis) -> bool:
+        """Whether one side of a linear layer between others is held by nothing that moves."""
+        fast = {id(m) for m in anchors(self.wiring, s)}
+        return any(all(id(m) in fast for m, e in zip(s.members, s.exponents) if e == sign) for sign in (1, -1))
+
+    def _in_streams(self, s: Basis) -> bool:
+        """Whether the other axes of its members are of streams only, which are settled before: heads that are in no group."""
+        ends = [m for t in self.streams for m in t.members] + [m for g in self.loose for m in g.members]
+        settled = {(m.tensor, m.axis) for m in ends}
+        moved = moved_axes(self.wiring)
+        return all((m.tensor, axis) in settled for m in s.members for axis in moved.get(m.tensor, set()) - {m.axis})
+
+
+def _whole(s: Basis) -> Basis:
+    """The basis without the members that several heads share, when another one makes or reads the same numbers once."""
+    one = [(m, e) for m, e in zip(s.members, s.exponents) if m.k == 1]
+    if not one or len(one) == len(s.members):
+        return s
+    members, exponents = zip(*one)
+    return replace(s, members=members, exponents=exponents)
 
 
 def anchors(wiring: Wiring, s: Basis | Group) -> list[Member]:
@@ -378,8 +412,9 @@ def sides(
                     some += [rows(state[m.tensor], m, _slot(m, child, u)) for u in units]
                 else:
                     some += [rows(state[m.tensor], m, i) for i in range(m.k)]
-        out.append(doubled(joined(some, 1)))
-    return out[0], out[1]
+        out.append(doubled(joined(some, 1)) if some else None)
+    x, y = (v if v is not None else 0 * next(u for u in out if u is not None) for v in out)
+    return x, y
 
 
 _Sides = list[tuple[Numbers, Numbers]]
