@@ -34,7 +34,7 @@ from weightlapse.symmetry.states import (
 )
 from weightlapse.symmetry.units import allowed_symmetries
 from weightlapse.symmetry.with_bases import WithBases
-from weightlapse.wiring.arrays import at_home, device_of, in_full_precision
+from weightlapse.wiring.arrays import at_home, check_device, device_of, in_full_precision
 from weightlapse.wiring.data import Wiring
 
 
@@ -60,7 +60,7 @@ def align(
     ``Wiring.from_spec``; may be left out when a module and ``data`` are given. data: inputs (samples first), or
     ``(inputs, integer labels)``: matching by activations is tried too, and the result with the lower loss half way between
     both networks is returned. symmetries: "auto" for all that each group has, or some of "permutation", "sign",
-    "scale". restarts: further random starts; "auto" gives small networks a few. seed: for these.
+    "scale", "basis" (streams and heads in other bases). restarts: further random starts; "auto" gives small networks a few. seed: for these.
 
     Different widths: where b has more units in a group than a, it is folded first (`weightlapse.symmetry.fold`): units
     whose incoming weights agree to ``merge``, up to sign and scale, are merged, constant ones become part of the next bias, unheard ones
@@ -73,7 +73,8 @@ def align(
 
     Method: coordinate descent on exact assignments (Ainsworth et al. 2023), departures in `weightlapse.symmetry.match`.
 
-    Raises CannotAlign (different tensors, NaN or Inf, a wiring that does not fit the network) and InvalidArgument.
+    Raises CannotAlign (different tensors, NaN or Inf, a wiring that does not fit the network) and InvalidArgument (among others, for a device
+    that is not there).
 
     >>> import numpy as np, weightlapse as wl
     >>> w = wl.Wiring.from_spec('''
@@ -92,6 +93,8 @@ def align(
     nets = Nets.of(a, b)
     if device is None:
         device = device_of(*(state_of(n) for n in (nets.b, nets.a)))
+    else:
+        check_device(device)
     with in_full_precision(device):
         found = _aligned(nets.a, nets.b, wiring, data, symmetries, restarts, seed, wiring_b, merge, device)
     return nets.given_back(found)

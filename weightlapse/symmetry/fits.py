@@ -23,6 +23,7 @@ from weightlapse.wiring.data import Basis
 Matrix = NDArray[Any]
 _ALMOST = 0.9  # a rotation is taken for a reordering when its largest entries are as large as that on the average
 _TINY = 1e-7
+_EMPTY = 1e-13  # of the largest squared size: a direction without numbers, but for rounding
 
 
 def rotation(c: Matrix, kind: str, device: Any = None) -> Matrix:
@@ -147,25 +148,66 @@ def _of_part(basis: Basis, g: Grams) -> Matrix:
     if basis.kind == "signs":
         return np.eye(size) * (1.0 if alike else -1.0)
     if basis.kind == "scales":
-        ratio = np.sqrt(_size(g.xa) * _size(g.yb) / (_size(g.ya) * _size(g.xb)))
+        fa, fb = _evened(*(np.array([np.trace(v)]) for v in (g.xa, g.ya, g.xb, g.yb)))
+        ratio = float((fb / fa)[0])
         return np.eye(size) * (ratio if alike else -ratio)
-    na, nb = balancing(g.xa, g.ya), balancing(g.xb, g.yb)
-    ia, ib = np.linalg.inv(na).T, np.linalg.inv(nb).T
-    found: Matrix = ia.T @ polar(na @ g.x @ nb.T + ia @ g.y @ ib.T) @ nb
+    tries = [m for m in (_from_one(g.xa, g.xb, g.x), _from_one(g.ya, g.yb, g.y, inverse=True)) if m is not None]
+    if all(_full(v) for v in (g.xa, g.ya, g.xb, g.yb)) or not tries:
+        na, nb = balancing(g.xa, g.ya), balancing(g.xb, g.yb)
+        ia, ib = np.linalg.inv(na).T, np.linalg.inv(nb).T
+        found: Matrix = ia.T @ polar(na @ g.x @ nb.T + ia @ g.y @ ib.T) @ nb
+        return found
+    return min(tries, key=lambda m: _gap(m, g))
+
+
+def _full(gram: Matrix) -> bool:
+    """Whether the numbers span all directions."""
+    sizes = np.linalg.eigvalsh((gram + gram.T) / 2)
+    return bool(sizes[-1] > 0 and sizes[0] > _EMPTY * sizes[-1])
+
+
+def _from_one(ga: Matrix, gb: Matrix, both: Matrix, *, inverse: bool = False) -> Matrix | None:
+    """The matrix by least squares from one side alone, where the other does not span all directions (a branch that begins at 0);
+    None where this side does not either."""
+    if not (_full(ga) and _full(gb)):
+        return None
+    m: Matrix = np.linalg.solve(gb.T, both.T).T
+    if np.linalg.cond(m) > 1e8:
+        return None
+    found: Matrix = np.linalg.inv(m).T if inverse else m
     return found
 
 
 def _turn_pairs(m: Matrix, pairs: NDArray[np.int64], g: Grams) -> None:
     """Every pair of coordinates turned and scaled in its plane: as complex numbers, multiplied by one."""
     i, j = pairs.T
-    fa, fb = (
-        np.sqrt(np.sqrt(np.maximum(y[i, i] + y[j, j], 1e-300) / np.maximum(x[i, i] + x[j, j], 1e-300)))
-        for x, y in ((g.xa, g.ya), (g.xb, g.yb))
-    )
+    fa, fb = _evened(*(v[i, i] + v[j, j] for v in (g.xa, g.ya, g.xb, g.yb)))
     zx, zy = (c[i, i] + c[j, j] + 1j * (c[j, i] - c[i, j]) for c in (g.x, g.y))
     z = fa * fb * zx + zy / (fa * fb)
     z = fb / fa * np.where(z == 0, 1.0, z / np.where(z == 0, 1.0, np.abs(z)))
     m[i, i], m[i, j], m[j, i], m[j, j] = z.real, -z.imag, z.imag, z.real
+
+
+def _evened(xa: Matrix, ya: Matrix, xb: Matrix, yb: Matrix) -> tuple[Matrix, Matrix]:
+    """What brings both sides of a, and of b, to one size, from their squared sizes; by the other side alone where one is 0 in a or b."""
+    no_y, no_x = ((u <= _EMPTY * u.max()) | (v <= _EMPTY * v.max()) for u, v in ((ya, yb), (xa, xb)))
+    out = []
+    for x, y in ((xa, ya), (xb, yb)):
+        x, y = np.maximum(x, 1e-150), np.maximum(y, 1e-150)
+        ratio = np.where(no_y & ~no_x, 1 / x**2, np.where(no_x & ~no_y, y**2, y / x))
+        out.append(np.sqrt(np.sqrt(np.where(no_x & no_y, 1.0, ratio))))
+    return out[0], out[1]
+
+
+def whitening(basis: Basis, gram: Matrix) -> Matrix | None:
+    """What makes the numbers of each part orthonormal, and so forgets all of a basis but a turn; None where they do not span it."""
+    found = np.zeros((basis.size, basis.size))
+    for at in parts(basis):
+        here = np.ix_(at, at)
+        if not _full(gram[here]):
+            return None
+        found[here] = _roots(gram[here])[1]
+    return found
 
 
 def own(basis: Basis, x: Matrix, y: Matrix) -> Matrix:
@@ -206,11 +248,6 @@ def signs_of(x: Matrix) -> Matrix:
 
 def _norm(x: Matrix) -> float:
     return max(float(np.linalg.norm(x)), 1e-300)
-
-
-def _size(gram: Matrix) -> float:
-    """The norm of the numbers whose inner products these are."""
-    return max(float(np.trace(gram)) ** 0.5, 1e-300)
 
 
 def _complex(x: Matrix) -> Matrix:

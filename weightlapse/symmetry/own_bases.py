@@ -15,7 +15,7 @@ from weightlapse.symmetry.rebase import anchors, sides
 from weightlapse.symmetry.scale import balance, rescaled
 from weightlapse.symmetry.units import units_of
 from weightlapse.symmetry.with_bases import FirstNames, WithBases
-from weightlapse.wiring.change import Changed, centring, change, fold, gain, held, rows, tensors_of
+from weightlapse.wiring.change import Changed, centring, change, fold, gain, held, left, rows, tensors_of
 from weightlapse.wiring.data import Basis, Member, Wiring
 
 _ROUNDS, _SETTLED = 100, 1e-10
@@ -28,7 +28,7 @@ class OwnBases:
     """``arrays``: the tensors in these bases; ``rest``: the wiring with what is left to order and to rescale.
 
     A stream is turned to the principal axes of its anchors (see `weightlapse.symmetry.rebase`), the largest first; one that these do not
-    span, or whose gain is 0 somewhere, stays as it is. Inside a head, both sides get one diagonal Gram matrix, sorted.
+    span stays as it is, and one whose gain is 0 somewhere is only ordered and flipped. Inside a head, both sides get one diagonal Gram matrix, sorted.
     """
 
     def __init__(self, state: Mapping[str, Any], wiring: Wiring, allowed: frozenset[str]) -> None:
@@ -40,10 +40,11 @@ class OwnBases:
         self.matrices: dict[str, NDArray[np.float64]] = {}
         self.gains: dict[str, NDArray[np.float64]] = {}
         for s in wiring.bases:
-            if all((gain(self.arrays, n) != 0).all() for n in s.norms):
-                self.gains |= fold(self.arrays, s)
-                if s.parent is None and s.kind in ("orthogonal", "centred"):
-                    self._take(s, self._axes(s))
+            zero = {n.gain for n in s.norms if (n.readers or n.bias) and (gain(self.arrays, n) == 0).any()}
+            s = left(s, zero)
+            self.gains |= {n: g for n, g in fold(self.arrays, s).items() if n not in zero}
+            if s.parent is None and s.kind in ("orthogonal", "centred"):
+                self._take(s, self._axes(s))
         inner = [s for s in wiring.bases if s.parent is not None or s.kind not in ("orthogonal", "centred")]
         self._settle([s for s in inner if self._is_known(s) and self._is_settled(s)], allowed)
 
@@ -152,11 +153,7 @@ class OwnBases:
         """All of it, followed by orders, signs and scales of ``rest``."""
         plain = identity(self.wiring)
         ones = {n: np.ones_like(g) for n, g in self.gains.items()}
-        matrices = {
-            s.name: self.matrices.get(s.name, np.eye(s.size))
-            for s in self.wiring.bases
-            if all(n.gain in self.gains for n in s.norms)
-        }
+        matrices = {s.name: self.matrices.get(s.name, np.eye(s.size)) for s in self.wiring.bases}
         return WithBases(plain.order | ordered.order, plain.factor | ordered.factor, matrices, ones, self.gains)
 
 

@@ -6,6 +6,7 @@ Nothing is guessed and then improved blindly; each step is in closed form and re
 2. A stream is tied to things that no symmetry moves, its *anchors*: embeddings (tokens have names), position tables, the patches of a
    picture, the head, biases. The rotation that brings b's anchors onto a's is found by singular values (Procrustes; Schoenemann 1966). It is
    taken for a reordering with signs when it is nearly one, or when a gain that cannot be folded allows no more.
+   A stream that is no basis (norms behind the branches) is ordered by its anchors too.
 3. In the settled stream a head is known by what no basis inside it changes: the products of output and value weights, and of query and
    key weights (pair by pair under rotary positions). Their inner products need no large matrix: ``<Y^T X, Y'^T X'> = sum(X X'^T * Y Y'^T)``. Heads
    are assigned by them, query heads that share keys inside.
@@ -26,12 +27,23 @@ from numpy.typing import NDArray
 
 from weightlapse.symmetry.assign import assign, assign_blocks
 from weightlapse.symmetry.elements import Elements, identity
-from weightlapse.symmetry.fits import Grams, fitted, parts, rotation, signed_order, snapped
+from weightlapse.symmetry.fits import Grams, fitted, parts, rotation, signed_order, snapped, whitening
 from weightlapse.symmetry.search import Found, Search
 from weightlapse.symmetry.states import distance
 from weightlapse.symmetry.with_bases import FirstNames, WithBases, in_place_of
-from weightlapse.wiring.arrays import Numbers, at_home, doubled, is_single, joined, products, size_of, stacked
-from weightlapse.wiring.change import Changed, change, fold, gain, held, is_signed_order, rows, tensors_of, unfold
+from weightlapse.wiring.arrays import Numbers, at_home, doubled, is_single, joined, like, products, size_of, stacked
+from weightlapse.wiring.change import (
+    Changed,
+    change,
+    fold,
+    gain,
+    held,
+    is_signed_order,
+    left,
+    rows,
+    tensors_of,
+    unfold,
+)
 from weightlapse.wiring.data import Basis, Group, Member, Wiring
 
 Matrix = NDArray[np.float64]
@@ -79,7 +91,7 @@ class Rebase:
         self._same = 1e-6 if low else 1e-9  # a distance that no further round can improve
         self.gains_a: dict[str, NDArray[np.float64]] = {}
         self.gains_b: dict[str, NDArray[np.float64]] = {}
-        self.bases = [basis for basis in wiring.bases if self._folded(basis)]
+        self.bases = [self._folded(basis) for basis in wiring.bases]
         self.streams = [s for s in self.bases if s.parent is None and s.kind in ("orthogonal", "centred")]
         inside = [s for s in self.bases if s.parent is not None]
         self.heads = [
@@ -89,20 +101,30 @@ class Rebase:
         solved |= {c.name for g in wiring.groups for c in wiring.children(g.name) if g.name in solved}
         solved |= {g.name for g in wiring.groups for s in self.bases if s.parent is None and _same_units(s, g)}
         self._parts = _connected(wiring, [g for g in wiring.groups if g.name not in solved])
+        read = {m.tensor for s in inside for m in s.members}
+        self.loose = [  # streams that are no basis: their order is as good as that of a basis, and heads stand in it
+            g
+            for g in wiring.groups
+            if g.name not in solved and g.parent is None and read & {m.tensor for m in g.members}
+        ]
 
-    def _folded(self, basis: Basis) -> bool:
+    def _folded(self, basis: Basis) -> Basis:
+        """The basis with its gains folded in both networks, where that is possible."""
+        stuck: set[str] = set()
         for norm in basis.norms:
             for state, which in ((self.a, "first"), (self.b, "second")):
                 g = gain(state, norm)
-                if (norm.readers or norm.bias) and (g == 0).any():
+                if (norm.readers or norm.bias) and (g == 0).any() and norm.gain not in stuck:
+                    stuck.add(norm.gain)
                     self.notes += (
-                        f"the {basis.name} was not turned: the gain {norm.gain!r} of the {which} network is 0 at "
-                        f"{int(np.flatnonzero(g == 0)[0])}, so it cannot be folded into its readers and out again",
+                        f"the {basis.name} was not turned, only reordered and flipped: the gain {norm.gain!r} of the {which} "
+                        f"network is 0 at {int(np.flatnonzero(g == 0)[0])}, so it cannot be folded into its readers and out again",
                     )
-                    return False
-        self.gains_a |= fold(self.a, basis)
-        self.gains_b |= fold(self.b, basis)
-        return True
+        basis = left(basis, stuck)
+        gains = [fold(v, basis) for v in (self.a, self.b)]
+        for mine, found in zip((self.gains_a, self.gains_b), gains):
+            mine |= {n: g for n, g in found.items() if n not in stuck}
+        return basis
 
     # ---- the rounds
 
@@ -111,25 +133,43 @@ class Rebase:
         if not self.bases:
             return None
         turns = {s.name: self._turn(s, self.a, self.b, anchors(self.wiring, s)) for s in self.streams}
+        order = self._by_anchors()
         best: _At | None = None
         for _ in range(_ROUNDS):
-            at = self._round(turns)
+            at = self._round(turns, order)
             if best is not None and at.distance >= best.distance * (1 - 1e-3):
                 best = at if at.distance < best.distance else best
                 break
             best = at
-            if at.distance <= self._same or not self.streams:
+            if at.distance <= self._same or not (self.streams or self.loose):
                 break
-            turns = {s.name: self._turned_on(s, turns[s.name], at.b) for s in self.streams}
+            further = {s.name: self._turned_on(s, turns[s.name], at.b) for s in self.streams}
+            if self._stand(turns, further, order, at.elements):
+                break  # the next round would be this one again
+            turns, order = further, at.elements
             best.b.forget()  # the next one makes a network of its own
         assert best is not None
-        before = {n.gain: self.gains_b[n.gain] for s in self.bases for n in s.norms}
+        alone = [s for s in self.bases if s.parent is None and s.kind == "invertible" and not self._first_ends(s)]
+        if alone and best.distance > self._same:
+            self.notes += (
+                f"{len(alone)} bases of values stand in no group of heads ({alone[0].name!r} first): the queries and keys of such heads "
+                "(ALiBi, one head, one head of keys) were not searched for other bases",
+            )
+        before = dict(self.gains_b)
         matrices = {s.name: best.matrices.get(s.name, np.eye(s.size)) for s in self.bases}
         turned = [matrices[s.name] for s in self.streams]
         plain = all(is_signed_order(m) for m in matrices.values()) and not any((m < 0).any() for m in turned)
-        gains, left = self._unfolded(best, matrices)
+        gains, far = self._unfolded(best, matrices)
         found = WithBases(best.elements.order, best.elements.factor, matrices, gains, before)
-        return Rebased(found, left, "weights, in other bases", plain)
+        return Rebased(found, far, "weights, in other bases", plain)
+
+    def _stand(self, turns: Mapping[str, Matrix], further: Mapping[str, Matrix], order: Elements, to: Elements) -> bool:
+        """Whether all streams are where they were."""
+        return all(np.allclose(turns[n], further[n], rtol=0, atol=1e-9) for n in turns) and all(
+            np.array_equal(order.order[g.name], to.order[g.name])
+            and np.array_equal(order.factor[g.name], to.factor[g.name])
+            for g in self.loose
+        )
 
     def _unfolded(self, at: _At, matrices: Mapping[str, Matrix]) -> tuple[dict[str, Matrix], float]:
         """b's state with its gains taken out of the readers again: the gains that leave it nearest, and how near.
@@ -140,7 +180,10 @@ class Rebase:
         still = [s for s in self.bases if s.norms and is_signed_order(matrices[s.name])]
         if still and at.distance > self._same:
             own = {
-                n.gain: self.gains_b[n.gain][np.abs(matrices[s.name]).argmax(axis=1)] for s in still for n in s.norms
+                n.gain: self.gains_b[n.gain][np.abs(matrices[s.name]).argmax(axis=1)]
+                for s in still
+                for n in s.norms
+                if n.gain in self.gains_b
             }
             choices.append(self.gains_a | own)
         tried = []
@@ -151,11 +194,25 @@ class Rebase:
             moved = in_place_of(self.state_b, made, self.wiring)
             x, y = (FirstNames(s, self.wiring, self.device) for s in (self.state_a, moved))
             tried.append((distance(x, y, self.names), gains, moved))
-        left, gains, self.moved = min(tried, key=lambda t: t[0])
-        return gains, left
+        far, gains, self.moved = min(tried, key=lambda t: t[0])
+        return gains, far
 
-    def _round(self, turns: Mapping[str, NDArray[np.float64]]) -> _At:
-        """Everything but the streams, with these as they are given."""
+    def _by_anchors(self) -> Elements:
+        """The order, and signs, of streams that are no basis, from their anchors alone."""
+        found = identity(self.wiring)
+        for g in self.loose:
+            some = {id(m) for m in anchors(self.wiring, g)}
+            ends = [(m, e) for m, e in zip(g.members, g.exponents) if id(m) in some and m.roles != {"stat"}]
+            if ends and "permutation" in g.symmetries & self.allowed:
+                members, exponents = zip(*ends)
+                held = replace(g, members=members, exponents=exponents, gauges=(), symmetries=g.symmetries - {"scale"})
+                part = self._part(replace(self.wiring, groups=(held,), bases=()), self.b)
+                found.order.update(part.order)
+                found.factor.update(part.factor)
+        return found
+
+    def _round(self, turns: Mapping[str, NDArray[np.float64]], begin: Elements) -> _At:
+        """Everything but the streams, with these as they are given; those that are no basis begin as in ``begin``."""
         b = self.b.copy()
         b.keeps = True  # it becomes the result
         matrices = dict(turns)
@@ -166,14 +223,24 @@ class Rebase:
                 self._fit(s, b, matrices, sides(self.a, s), sides(b, s))
             elif s.parent is None and s.kind == "invertible":
                 self._first_guess(s, b, matrices)
+        still = [s for s in self.bases if s.parent is None and s.kind == "invertible" and s.name not in matrices]
         order, factor = identity(self.wiring).order, identity(self.wiring).factor
-        for g in self.heads:
-            self._place_heads(g, b, matrices, order)
+        for g in self.loose:
+            order[g.name], factor[g.name] = begin.order[g.name], begin.factor[g.name]
         self._move(b, Elements(order, factor), self.wiring)
+        for s in still:
+            if self._in_streams(s):
+                one = _whole(s)  # the order of query heads that share these numbers is not known yet
+                self._fit(one, b, matrices, sides(self.a, one), sides(b, one), s)
+        loose, heads = Elements(dict(order), dict(factor)), identity(self.wiring).order
+        for g in self.heads:
+            self._place_heads(g, b, matrices, heads)
+        self._move(b, Elements(heads, identity(self.wiring).factor), self.wiring)
+        order |= {n: p for n, p in heads.items() if n not in {g.name for g in self.loose}}
         for part in self._parts:  # layer by layer: their streams are settled, so none needs to know of another
             found = self._part(part, b)
-            order |= found.order
-            factor |= found.factor
+            order |= {n: loose.order[n][p] for n, p in found.order.items()}
+            factor |= {n: loose.factor[n][found.order[n]] * f for n, f in found.factor.items()}
             self._move(b, found, part)
         return _At(Elements(order, factor), matrices, b, distance(self.a, b, self.names))
 
@@ -199,7 +266,7 @@ class Rebase:
                 c += products(x, y).astype(np.float64) * (math.prod(x.shape) / size)
         if not c.any():
             return np.eye(s.size)
-        if any(np.ptp(g) > 1e-12 * np.abs(g).max() for n in held(s) for g in (self.gains_b[n.gain],)):
+        if any(np.ptp(g) > 1e-12 * np.abs(g).max() for n in held(s) for g in (gain(self.b, n),)):
             return signed_order(c, s.kind)
         return snapped(rotation(c, s.kind, self.device), s.kind)
 
@@ -224,7 +291,7 @@ class Rebase:
             some = [f[i] for f in families]
             a_sides = [self._per_head(in_a, s, c, n) for s, c in zip(some, shared)]
             b_sides = [self._per_head(in_b, s, c, n) for s, c in zip(some, shared)]
-            value += _products(some[0], a_sides, b_sides)
+            value += _products(some[0], *_heard(some[0], a_sides, b_sides))
         chosen = assign_blocks(value)
         total = np.take_along_axis(value, chosen[..., None], axis=-1)[..., 0].sum(-1)
         order[g.name] = assign(total)
@@ -269,9 +336,10 @@ class Rebase:
         matrices: dict[str, NDArray[np.float64]],
         of_a: tuple[Numbers, Numbers],
         of_b: tuple[Numbers, Numbers],
+        whole: Basis | None = None,
     ) -> None:
         matrices[s.name] = fitted(s, Grams.of(*of_a, *of_b))
-        self._apply(s, b, matrices)
+        self._apply(whole or s, b, matrices)
 
     def _apply(self, s: Basis, b: Changed, matrices: Mapping[str, NDArray[np.float64]]) -> None:
         if not np.array_equal(matrices[s.name], np.eye(s.size)):
@@ -293,9 +361,30 @@ class Rebase:
                         change(b, s, matrices[s.name])
                         return
 
+    def _first_ends(self, s: Basis) -> bool:
+        """Whether one side of a linear layer between others is held by nothing that moves."""
+        fast = {id(m) for m in anchors(self.wiring, s)}
+        return any(all(id(m) in fast for m, e in zip(s.members, s.exponents) if e == sign) for sign in (1, -1))
 
-def anchors(wiring: Wiring, s: Basis) -> list[Member]:
-    """Members of a basis whose other axes no symmetry moves."""
+    def _in_streams(self, s: Basis) -> bool:
+        """Whether the other axes of its members are of streams only, which are settled before: heads that are in no group."""
+        ends = [m for t in self.streams for m in t.members] + [m for g in self.loose for m in g.members]
+        settled = {(m.tensor, m.axis) for m in ends}
+        moved = moved_axes(self.wiring)
+        return all((m.tensor, axis) in settled for m in s.members for axis in moved.get(m.tensor, set()) - {m.axis})
+
+
+def _whole(s: Basis) -> Basis:
+    """The basis without the members that several heads share, when another one makes or reads the same numbers once."""
+    one = [(m, e) for m, e in zip(s.members, s.exponents) if m.k == 1]
+    if not one or len(one) == len(s.members):
+        return s
+    members, exponents = zip(*one)
+    return replace(s, members=members, exponents=exponents)
+
+
+def anchors(wiring: Wiring, s: Basis | Group) -> list[Member]:
+    """Members of a basis, or of a group, whose other axes no symmetry moves."""
     moved = moved_axes(wiring)
     return [m for m in s.members if not moved.get(m.tensor, set()) - {m.axis}]
 
@@ -323,8 +412,28 @@ def sides(
                     some += [rows(state[m.tensor], m, _slot(m, child, u)) for u in units]
                 else:
                     some += [rows(state[m.tensor], m, i) for i in range(m.k)]
-        out.append(doubled(joined(some, 1)))
-    return out[0], out[1]
+        out.append(doubled(joined(some, 1)) if some else None)
+    x, y = (v if v is not None else 0 * next(u for u in out if u is not None) for v in out)
+    return x, y
+
+
+_Sides = list[tuple[Numbers, Numbers]]
+
+
+def _heard(s: Basis, of_a: _Sides, of_b: _Sides) -> tuple[_Sides, _Sides]:
+    """Both, or where one side of all heads is 0 (branches that begin at nothing) the other one twice, without its basis."""
+    for here, there in ((0, 1), (1, 0)):
+        if not any(size_of(pair[here]) for pair in (*of_a, *of_b)):
+            out = []
+            for pair in (*of_a, *of_b):
+                x = pair[there]
+                white = whitening(s, np.sum([products(v, v).astype(np.float64) for v in x], axis=0))
+                if white is None:
+                    return of_a, of_b
+                x = like(white, x) @ x
+                out.append((x, x))
+            return out[: len(of_a)], out[len(of_a) :]
+    return of_a, of_b
 
 
 def _products(s: Basis, of_a: Sequence[tuple[Any, Any]], of_b: Sequence[tuple[Any, Any]]) -> NDArray[np.float64]:

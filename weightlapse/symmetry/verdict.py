@@ -43,7 +43,8 @@ def _how(c: Comparison) -> str:
         "units rescaled" if any(abs(s - 1).max(initial=0) > 1e-9 for s in al.scales.values()) else "",
     ]
     used += [*_turned(al)]
-    return ", ".join(u for u in used if u) or "but for rounding and counters"
+    said = ", ".join(u for u in used if u)
+    return f"with {said}" if said else "but for rounding and counters"
 
 
 def _orders(al: Alignment) -> str:
@@ -53,7 +54,7 @@ def _orders(al: Alignment) -> str:
     if not sizes:
         return ""
     counts = ", ".join(f"{n} x {size}" if n > 1 else f"{size}" for size, n in sorted(sizes.items(), reverse=True))
-    return f"with its hidden units in another order ({counts} units)"
+    return f"its hidden units in another order ({counts} units)"
 
 
 def _signs(al: Alignment) -> str:

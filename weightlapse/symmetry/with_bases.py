@@ -14,7 +14,7 @@ from weightlapse.errors import CannotAlign, InvalidArgument
 from weightlapse.symmetry.elements import Elements
 from weightlapse.symmetry.states import numbers, place_in_memory
 from weightlapse.wiring.arrays import Numbers, device_of, unrounded
-from weightlapse.wiring.change import KEEP, Changed, change, fold, tensors_of, unfold
+from weightlapse.wiring.change import KEEP, Changed, change, fold, left, tensors_of, unfold
 from weightlapse.wiring.data import Basis, Wiring
 from weightlapse.wiring.placement import Placement
 
@@ -41,7 +41,8 @@ class WithBases(Elements):
 
     def busy(self, wiring: Wiring) -> list[Basis]:
         """The bases that change, or whose gains do."""
-        return [b for b in wiring.bases if b.name in self.matrices]
+        busy = [b for b in wiring.bases if b.name in self.matrices]
+        return [left(b, {n.gain for n in b.norms} - set(self.gains)) for b in busy]
 
     def on_state(self, state: Mapping[str, Any], wiring: Wiring, device: Any = None) -> dict[str, Any]:
         """As for other elements; ``device``: where to compute, by default where the state is."""

@@ -13,6 +13,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from weightlapse.errors import InvalidArgument
+
 Numbers = Any  # a NumPy array or a torch tensor
 
 
@@ -46,6 +48,23 @@ def device_of(*states: Mapping[str, Any]) -> Any:
             if not isinstance(state, dict):  # a mapping that may load what it is asked for is asked once
                 break
     return None
+
+
+def check_device(device: Any) -> None:
+    """Raises InvalidArgument for what is no device of this machine, or none that holds double precision."""
+    import torch
+
+    try:
+        if isinstance(device, bool) or not isinstance(device, (str, torch.device)):
+            raise TypeError(f"a name or a torch.device is needed, not {type(device).__name__}")
+        if torch.device(device).type == "meta":
+            raise RuntimeError("tensors there have no values")
+        on_device(np.zeros(1), device)
+    except (RuntimeError, AssertionError, TypeError, NotImplementedError) as error:
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise InvalidArgument(
+            f'device={device!r} cannot be computed on ({reason}); pass "cpu", "cuda" where there is one, or leave device out'
+        ) from None
 
 
 @contextmanager

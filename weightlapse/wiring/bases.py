@@ -2,7 +2,8 @@
 
 A guess names the matrices that are said to change nothing, from the largest set to the smallest (queries and keys: any invertible
 matrix; with rotary positions only turns of pairs; behind norms only signs). It is kept when a copy of the network with random weights
-computes the same after random matrices of that set, to 1e-9 in float64. So no layer is known by its name, and what is kept is right.
+computes the same after random matrices of that set, to 1e-8 in float64, and something else after one half of the change: what the outputs
+do not show is not tried, and not claimed. So no layer is known by its name, and what is kept is right.
 """
 
 from __future__ import annotations
@@ -19,11 +20,13 @@ from torch import Tensor
 from weightlapse.wiring.bench import Bench
 from weightlapse.wiring.change import Changed, change, drawn, fold, held, unfold
 from weightlapse.wiring.data import Basis, Group, Member, Norm, Wiring
+from weightlapse.wiring.double import in_double
 from weightlapse.wiring.infer import Inference
 
 # What may act on numbers that are written in another basis: sums, norms and what norms are made of. All else mixes nothing or too much.
 _PLAIN = frozenset("add sub mul div neg pow mean rsqrt sqrt reciprocal rms_norm layer_norm".split())
 _NORMS = frozenset("pow mean rsqrt sqrt rms_norm layer_norm".split())
+_SIGNS = 12  # elements that are tried of a set of signs
 
 
 def with_bases(wiring: Wiring, bench: Bench, inf: Inference) -> Wiring:
@@ -47,7 +50,15 @@ class _Trial:
     def __init__(self, wiring: Wiring, bench: Bench) -> None:
         self.wiring, self.bench = wiring, bench
         self.rng = np.random.default_rng(11)
-        self.tolerance = bench.tolerance * (10 if bench.tolerance < 1e-6 else 1)
+        self.double = bench.dtype == torch.float64 and bool(len(self._doubled()))  # what casts to float32 is widened
+        self.tolerance = 1e-8 if self.double else bench.tolerance
+
+    def _doubled(self) -> NDArray[np.float64]:
+        with in_double():
+            return self.bench.outputs({})
+
+    def _outputs(self) -> NDArray[np.float64]:
+        return self._doubled() if self.double else self.bench.outputs({})
 
     def sifted(self, guesses: Sequence[Sequence[Basis]]) -> list[Basis]:
         """Of each list the first guess that holds. Guesses of one form stand or fall with the first of them, and are tried together."""
@@ -57,10 +68,9 @@ class _Trial:
                 forms.setdefault(_form(alternatives[0]), []).append(alternatives)
         chosen: list[Basis] = []
         for same in forms.values():
-            for i in range(len(same[0])):
-                if self.holds([same[0][i]]):
-                    chosen += [a[i] for a in same if i < len(a)]
-                    break
+            i = self._first(same[0])
+            if i is not None:
+                chosen += [a[i] for a in same if i < len(a)]
         if self.holds(chosen):
             return chosen
         good: list[Basis] = []
@@ -68,34 +78,68 @@ class _Trial:
             forms.values()
         ):  # layers of one form that differ all the same (some without positions, say): each by itself
             for alternatives in same:
-                good += next(([b] for b in alternatives if self.holds([b])), [])
+                i = self._first(alternatives)
+                good += [] if i is None else [alternatives[i]]
         return good
 
-    def holds(self, bases: Sequence[Basis]) -> bool:
-        """Whether all of them together may be changed."""
+    def _first(self, alternatives: Sequence[Basis]) -> int | None:
+        """The first that holds; of rotary ones the freest, with the fewest pairs: where only some numbers turn, pairs of all hold too."""
+        found = next((i for i, b in enumerate(alternatives) if self.holds([b], alone=True)), None)
+        if found is None or alternatives[found].kind != "rotary":
+            return found
+        failed: list[set[tuple[int, ...]]] = []
+        rest = [i for i in range(found + 1, len(alternatives)) if alternatives[i].kind == "rotary"]
+        for i in sorted(rest, key=lambda i: -len(alternatives[i].pairs)):
+            pairs = set(alternatives[i].pairs)
+            if pairs < set(alternatives[found].pairs) and not any(pairs < f for f in failed):
+                if self.holds([alternatives[i]], alone=True):
+                    found = i
+                else:
+                    failed.append(pairs)
+        return found
+
+    def holds(self, bases: Sequence[Basis], *, alone: bool = False) -> bool:
+        """Whether all of them together may be changed. ``alone``: and half of the change may not, or nothing was tried."""
         if not bases:
             return True
+        return all(self._tried(bases, alone, turn) for turn in range(max(_turns(b) for b in bases)))
+
+    def _tried(self, bases: Sequence[Basis], alone: bool, turn: int) -> bool:
         state = _InPlace(self.bench.state)
         gains, matrices, kept = [], [], {}
         for b in bases:
             for n in held(b):
                 kept[n.gain] = state[n.gain].copy()
                 state.put(n.gain, np.full_like(kept[n.gain], 1.3 - n.offset))
-        x = self.bench.outputs({})
+        x = self._outputs()
+        scale = float(np.abs(x).max(initial=0.0))
         for b in bases:
             gains.append(fold(state, b))
-            matrices.append(drawn(b, self.rng))
+            matrices.append(_element(b, turn, self.rng))
             change(state, b, matrices[-1])
             unfold(state, b, gains[-1])
-        y = self.bench.outputs({})
+        y = self._outputs()
+        error = float(np.abs(x - y).max(initial=0.0)) if x.shape == y.shape else np.inf
+        good = scale > 0 and error <= self.tolerance * scale
         for b, before, m in zip(reversed(bases), reversed(gains), reversed(matrices)):
             fold(state, b)
             change(state, b, np.linalg.inv(m))
             unfold(state, b, before)
+        if good and alone:
+            (b,), (m,) = bases, matrices
+            seen = self._half(state, b, m, x)
+            good = seen > self.tolerance * scale / 10 and error < seen / 50
         for name, value in kept.items():
             state.put(name, value)
-        scale = float(np.abs(x).max(initial=0.0))
-        return x.shape == y.shape and scale > 0 and float(np.abs(x - y).max()) <= self.tolerance * scale
+        return good
+
+    def _half(self, state: _InPlace, b: Basis, matrix: NDArray[Any], x: NDArray[np.float64]) -> float:
+        """How much the outputs change when what makes the numbers is changed, and what reads them is not."""
+        makers = replace(b, members=b.members[:1], exponents=b.exponents[:1], norms=())
+        change(state, makers, matrix)
+        y = self._outputs()
+        change(state, makers, np.linalg.inv(matrix))
+        return float(np.abs(x - y).max(initial=0.0)) if x.shape == y.shape else np.inf
 
 
 class _InPlace(Changed):
@@ -118,6 +162,22 @@ class _InPlace(Changed):
         t = self.tensors[name]
         if t.device.type != "cpu" or new is not value:
             t.copy_(torch.from_numpy(np.ascontiguousarray(new)))
+
+
+def _turns(b: Basis) -> int:
+    """How many elements tell whether all of them hold: of a set that no path connects several, for half of it may hold by chance."""
+    return min(len(b.pairs), _SIGNS) if b.kind == "signs" else 1
+
+
+def _element(b: Basis, turn: int, rng: np.random.Generator) -> NDArray[Any]:
+    """One of the kind. Signs: that of each pair by itself, which together make all; of many pairs some, at random."""
+    if b.kind != "signs":
+        return drawn(b, rng)
+    flipped = [turn % len(b.pairs)] if len(b.pairs) <= _SIGNS else rng.permutation(len(b.pairs))[: len(b.pairs) // 2]
+    out = np.eye(b.size)
+    for i in flipped:
+        out[b.pairs[i], b.pairs[i]] = -1.0
+    return out
 
 
 def _form(b: Basis) -> object:
@@ -293,11 +353,11 @@ def _guesses(
         m = g.members[i]
         free = np.array([p for p in m.index[unit].tolist() if (m.tensor, m.axis, p) not in taken], dtype=np.int64)
         if e == 0:  # one matrix makes queries and keys: they come one after the other
-            if len(free) % 2:
+            queries, keys = _fused(free, m, inside)
+            if len(queries[0]) != len(keys):
                 return []
-            half = len(free) // 2
-            sides[1].append(Member(m.tensor, m.axis, free[:half, None], m.role))
-            sides[-1].append(Member(m.tensor, m.axis, free[half:, None], m.role))
+            sides[1].append(Member(m.tensor, m.axis, np.stack(queries, axis=1), m.role))
+            sides[-1].append(Member(m.tensor, m.axis, keys[:, None], m.role))
         else:
             sides[e].append(Member(m.tensor, m.axis, np.stack(_split(free, m, inside), axis=1), m.role))
     sizes = {m.index.shape[0] for side in sides.values() for m in side}
@@ -316,6 +376,21 @@ def _guesses(
     return out
 
 
+def _fused(
+    free: NDArray[np.int64], m: Member, inside: Sequence[Group]
+) -> tuple[list[NDArray[np.int64]], NDArray[np.int64]]:
+    """The rows of each query head, and those of the keys, where one matrix makes both.
+
+    Query heads that share keys are a group of their own, so the rest are keys; a head by itself has as many of both.
+    """
+    for c in inside:
+        for n in c.members if not _is_values(c) and c.consumers else ():
+            if (n.tensor, n.axis) == (m.tensor, m.axis) and n.index.size < len(free) and np.isin(n.index, free).all():
+                return list(n.index), np.setdiff1d(free, n.index)
+    half = len(free) // 2
+    return [free[:half]], free[half:]
+
+
 def _split(free: NDArray[np.int64], m: Member, inside: Sequence[Group]) -> list[NDArray[np.int64]]:
     """The rows of each query head that shares the keys: these heads are a group of their own."""
     for c in inside:
@@ -328,7 +403,7 @@ def _split(free: NDArray[np.int64], m: Member, inside: Sequence[Group]) -> list[
 
 def _pairings(d: int) -> Iterator[tuple[tuple[int, int], ...]]:
     """Which numbers rotary positions may turn together: halves or neighbours, of all numbers or of the first or last of them."""
-    sizes = [d, d // 2, d // 4, 3 * d // 4]
+    sizes = [d, d // 2, d // 4, 3 * d // 4, *(r for r in (2 * d // 5, 32, 64) if r < d)]
     for r in dict.fromkeys([*sizes, *range(d - d % 2, 1, -2)] if d <= 16 else sizes):
         if r >= 2 and r % 2 == 0:
             for start in dict.fromkeys((0, d - r)):

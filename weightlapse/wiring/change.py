@@ -6,7 +6,8 @@ tensor with the matrices of thirty heads is copied once, and a large network nev
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -204,6 +205,8 @@ def fold(state: Changed, basis: Basis) -> dict[str, NDArray[np.float64]]:
 def unfold(state: Changed, basis: Basis, gains: Mapping[str, NDArray[np.float64]]) -> None:
     """The inverse of `fold`: bring every gain to ``gains``. Raises InvalidArgument for a gain of 0, which no reader can be divided by."""
     for norm in basis.norms:
+        if not norm.readers and norm.bias is None:
+            continue
         g = gains[norm.gain] if norm.readers else gain(state, norm)
         if norm.readers and (g == 0).any():
             raise InvalidArgument(
@@ -227,6 +230,13 @@ def _refolded(state: Changed, basis: Basis, norm: Norm, g: NDArray[np.float64]) 
 def held(basis: Basis) -> list[Norm]:
     """The norms whose gain cannot be folded away."""
     return [n for n in basis.norms if not n.readers]
+
+
+def left(basis: Basis, gains: Collection[str]) -> Basis:
+    """The basis with these gains left as they are, not folded: it may be reordered and flipped then, and they follow."""
+    if not gains:
+        return basis
+    return replace(basis, norms=tuple(Norm(n.gain, n.offset, None, ()) if n.gain in gains else n for n in basis.norms))
 
 
 def tensors_of(bases: Iterable[Basis]) -> list[str]:
