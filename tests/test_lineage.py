@@ -361,3 +361,50 @@ def test_recurrent_networks(kind: str) -> None:
     far = wl.lineage(a, b, w)
     assert far.verdict == "independent"
     assert far.units == 16
+
+
+def test_streams_are_told_from_hidden_units() -> None:
+    from weightlapse.differences.partners import carried
+
+    class Residual(nn.Module):
+        def __init__(self, first: int, last: int) -> None:
+            super().__init__()
+            self.into, self.up = nn.Linear(first, 16), nn.Linear(16, 24)
+            self.down, self.out = nn.Linear(24, 16), nn.Linear(16, last)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            x = self.into(x)
+            return self.out(x + self.down(torch.relu(self.up(x))))
+
+    chain = nn.Sequential(nn.Linear(6, 9), nn.ReLU(), nn.Linear(9, 8), nn.ReLU(), nn.Linear(8, 3))
+    recurrent = wl.trace(nn.LSTM(5, 7, batch_first=True), torch.rand(2, 4, 5))
+    assert carried(wl.trace(Residual(6, 3), torch.rand(4, 6))) == {"into"}
+    assert carried(wl.trace(chain, torch.rand(4, 6))) == set()
+    assert carried(recurrent) == set()
+
+
+def test_strangers_that_learnt_the_same_are_independent() -> None:
+    """What reads a stream and what makes it fit together by what was learnt: no sign of one start."""
+    draw = np.random.default_rng(0)
+    follow = draw.normal(size=(60, 60)) / 8  # what each of 60 words says of the next
+
+    class Words(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.embed, self.up, self.down = nn.Embedding(60, 24), nn.Linear(24, 40), nn.Linear(40, 24)
+            self.head = nn.Linear(24, 60, bias=False)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            x = self.embed(x)
+            return self.head(x + self.down(torch.relu(self.up(x))))
+
+    nets = []
+    for seed in range(4):
+        torch.manual_seed(seed)
+        net = Words()
+        with torch.no_grad():
+            net.head.weight.copy_(torch.from_numpy(follow).float() @ net.embed.weight)
+        nets.append(net)
+    wiring = wl.trace(nets[0], torch.tensor([[1, 2, 3]]))
+    found = [wl.lineage(a, b, wiring) for i, a in enumerate(nets) for b in nets[:i]]
+    assert {f.verdict for f in found} == {"independent"}

@@ -65,6 +65,36 @@ def agreement(
     return Agreement(best.part, min(1.0, len(ways) * best.p_value), best.groups)
 
 
+def carried(wiring: Wiring) -> set[str]:
+    """The groups that are streams: layers add to what is there already, so that some of what makes the units reads (what was made of) themselves.
+
+    What makes a stream and what reads it are tied to each other by what was learnt, through no more than products: networks that learnt the same from different
+    starts match a stream's units alike from both sides, too. So it puts others in place, and is no evidence itself.
+    """
+    makers: dict[str, list[set[str]]] = {
+        g.name: [] for g in wiring.groups
+    }  # of each matrix that makes a group: what it reads
+    for g in wiring.groups:
+        for m in g.members:
+            if m.roles & {"out", "add"} and len(wiring.shapes[m.tensor]) > 1:
+                reads = {
+                    h.name for h in wiring.groups for n in h.members
+                    if n.tensor == m.tensor and n.axis != m.axis and "in" in n.roles
+                }  # fmt: skip
+                makers[g.name].append(reads)
+    found = set()
+    for g in wiring.groups:
+        made = {g.name}  # of g, through any number of layers
+        while more := {h for h, all_ in makers.items() if h not in made and any(reads & made for reads in all_)}:
+            made |= more
+        own = [
+            bool(reads & made) for reads in makers[g.name] if reads != {g.name}
+        ]  # nor does a recurrent layer add to itself
+        if any(own) and not all(own):
+            found.add(g.name)
+    return found
+
+
 def at_least(k: int, n: int, m: int) -> float:
     """The probability that k or more of n units keep their place in a random choice among m, from above: 1 / k! for n = m."""
     logarithm = (
@@ -151,7 +181,10 @@ class _Passes:
             self._with_help(backward, forward, lambda p: "in" in p.member.roles and "out" not in p.member.roles),
         )
         counts = []
+        streams = carried(self.wiring)
         for g in self.wiring.groups:
+            if g.name in streams:
+                continue
             one, other = forward.get(g.name), backward.get(g.name)
             if one is None or other is None or one.own & other.all or other.own & one.all:
                 continue
