@@ -386,7 +386,7 @@ def test_streams_are_told_from_hidden_units() -> None:
 def test_strangers_that_learnt_the_same_are_independent() -> None:
     """What reads a stream and what makes it fit together by what was learnt: no sign of one start."""
     draw = np.random.default_rng(0)
-    follow = draw.normal(size=(60, 60)) / 8  # what each of 60 words says of the next
+    follow = np.linalg.qr(draw.normal(size=(60, 60)))[0]  # what each of 60 words says of the next
 
     class Words(nn.Module):
         def __init__(self) -> None:
