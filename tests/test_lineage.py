@@ -391,8 +391,8 @@ def test_strangers_that_learnt_the_same_are_independent() -> None:
     class Words(nn.Module):
         def __init__(self) -> None:
             super().__init__()
-            self.embed, self.up, self.down = nn.Embedding(60, 24), nn.Linear(24, 40), nn.Linear(40, 24)
-            self.head = nn.Linear(24, 60, bias=False)
+            self.embed, self.up = nn.Embedding(60, 24), nn.Linear(24, 40)
+            self.down, self.head = nn.Linear(40, 24, bias=False), nn.Linear(24, 60, bias=False)
 
         def forward(self, x: torch.Tensor) -> torch.Tensor:
             x = self.embed(x)
