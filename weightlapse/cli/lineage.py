@@ -17,7 +17,7 @@ def command(a: str, b: str, wiring: Path | None, as_json: bool) -> int:
     """Say whether B was made from A (or A from B): fine-tuned, pruned, renumbered, turned; or independently. No network is run.
 
     A and B are recordings (RUN, or RUN@STEP), checkpoints (.safetensors, .npz, .pt with weights only) or folders with a sharded checkpoint.
-    Exit code 1 when they are independent, or when the weights do not tell.
+    Exit code 1 when they are independent.
     """
     from weightlapse.cli.wiring_file import read_wiring
     from weightlapse.differences.lineage import lineage

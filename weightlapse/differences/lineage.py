@@ -35,7 +35,7 @@ from weightlapse.symmetry.align import align
 from weightlapse.symmetry.fits import polar
 from weightlapse.wiring.data import Wiring
 
-Verdict = Literal["derived", "same up to symmetry", "independent", "undecided"]
+Verdict = Literal["derived", "same up to symmetry", "independent"]
 Matrix = NDArray[np.float64]
 
 _DRAWS = 9_999
@@ -49,13 +49,13 @@ _HUGE = 1e100  # numbers from here on are scaled down, or their squares would be
 class Lineage:
     """What `lineage` found.
 
-    ``verdict``: "same up to symmetry" (b is a in another guise, to 1e-5), "derived" (one was made from the other, or both from one
-    start), "independent" (nothing speaks against it) or "undecided" (as they stand they are like strangers, and whether b is a renumbered copy could not be
-    looked at). ``p_value``: how probable it is that networks made independently look so much alike, by the test that decided; exact under the null for the order
-    as it is (see the module); None where equality decided, or nothing did. ``as_they_stand``: the p-value of the order as it is; None where no axis of units is
-    known. ``similarity``: the cosine of both networks as they stand, over the weights that were looked at. ``agreement``: the part of hidden units that
-    both their sides match alike (of the layer that says most, or of all); None where that was not needed or not possible. ``units``: how many were
-    renumbered. ``notes``: what else to know.
+    ``verdict``: "same up to symmetry" (b is a in another guise, to 1e-5), "derived" (one was made from the other, or both from one start) or
+    "independent" (nothing speaks against it; where no layer could be looked at from both sides this is said of the networks as they stand alone, and
+    ``notes`` says so: a renumbered copy is like a stranger then). ``p_value``: how probable it is that networks made independently look so much
+    alike, by the test that decided; exact under the null for the order as it is (see the module); None where equality decided. ``as_they_stand``: the
+    p-value of the order as it is; None where no axis of units is known (equal networks). ``similarity``: the cosine of both networks as they stand,
+    over the weights that were looked at. ``agreement``: the part of hidden units that both their sides match alike (of the layer that says most, or
+    of all); None where that was not needed or not possible. ``units``: how many were renumbered. ``notes``: what else to know.
     """
 
     verdict: Verdict
@@ -95,7 +95,6 @@ _HEAD = {
     "same up to symmetry": "The same network: b is a in another guise.",
     "derived": "Derived: one was made from the other, or both from one start.",
     "independent": "Independent, as far as their weights tell.",
-    "undecided": "Undecided: as they stand they are like strangers, but a renumbered copy is too.",
 }
 
 
@@ -150,11 +149,15 @@ def lineage(a: Any, b: Any, wiring: Wiring | None = None, *, seed: int = 0) -> L
             notes += (
                 "whole layers are the same bit for bit, which decided: by chance they are not; the rest tells nothing",
             )
+        elif verdict == "independent" and products is None:
+            raise InvalidArgument(
+                f"{x.label} and {y.label} cannot be compared: {notes[0] if notes else 'no axis of hidden units is known'}"
+                + ("; pass wiring=wl.trace(model, example)" if w is None else "")
+            )
         elif verdict == "independent" and looked is None:
-            verdict, p = "undecided", None
             notes += (
-                "no layer of hidden units could be looked at from both its sides, so a renumbered copy would not have been found"
-                + (": pass a wiring" if w is None else ""),
+                "this is said of the networks as they stand: no layer of hidden units could be looked at from both its sides, so a renumbered copy would "
+                "not have been found" + (" (pass a wiring)" if w is None else ""),
             )
         part = None if looked is None else looked.part
         similarity, units = (0.0, 0) if products is None else (products.similarity, products.size)
