@@ -355,7 +355,7 @@ def test_shards_that_hold_the_same_tensor_are_refused(tmp_path: Path) -> None:
 
 def test_steps_that_no_recording_can_have(tmp_path: Path) -> None:
     np.savez(tmp_path / f"m-{10**30}.npz", w=np.ones(2))
-    with pytest.raises(wl.InvalidArgument, match="give the steps"):
+    with pytest.raises(wl.InvalidArgument, match="give their steps"):
         import_checkpoints([tmp_path / f"m-{10**30}.npz"], tmp_path / "run")
     for steps in ([10**30], [-(10**30)]):
         with pytest.raises(wl.InvalidArgument, match="step"):

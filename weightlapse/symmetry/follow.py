@@ -115,7 +115,9 @@ def recording_of(what: Any, which: str) -> Any:
         from weightlapse.recording.recording import load
 
         return load(what)
-    if isinstance(what, Mapping) or not all(hasattr(what, n) for n in ("steps", "state", "frames", "path")):
+    if isinstance(what, Mapping) or not all(
+        hasattr(what, n) for n in ("steps", "state")
+    ):  # what stands in for a recording has these
         raise InvalidArgument(
             f"{which} must be a recording (wl.load) or the path of one, got {type(what).__name__}; "
             "wl.align compares single networks"
