@@ -11,6 +11,7 @@ import itertools
 import json
 import math
 import pickle
+import re
 import warnings
 import zipfile
 import zlib
@@ -38,6 +39,7 @@ _ZIP_ERRORS = (
     *(RuntimeError, NotImplementedError, OverflowError),  # encrypted; compressed in a way that Python does not know
 )
 
+SHARD = re.compile(r"(.*)-(\d+)-of-(\d+)(\.[a-z]+)")  # stem, number, of how many, ending
 Arrays = Iterator[tuple[str, Any]]
 
 
@@ -51,7 +53,23 @@ def each_once(path: Path, arrays: Iterable[tuple[str, Any]]) -> dict[str, Any]:
     return found
 
 
+def missing_shards(names: Iterable[str]) -> str:
+    """Of which shards of a checkpoint in parts some are not among these file names, in words; empty where all are.
+
+    >>> missing_shards(["model-00001-of-00002.safetensors", "config.json"]), missing_shards(["a-1-of-1.safetensors"])
+    ('1 of 2 shards are there', '')
+    """
+    there: dict[tuple[str, int], set[int]] = {}
+    for name in names:
+        if (found := SHARD.fullmatch(name)) and found[4] == ".safetensors":
+            there.setdefault((found[1], int(found[3])), set()).add(int(found[2]))
+    return next(
+        (f"{len(numbers)} of {of} shards are there" for (_, of), numbers in there.items() if len(numbers) != of), ""
+    )
+
+
 def first_line(error: BaseException) -> str:
+    """What an error says, in one line, without its number or its file."""
     if isinstance(error, OSError) and error.strerror:
         return error.strerror
     return (str(error).strip() or type(error).__name__).splitlines()[0]

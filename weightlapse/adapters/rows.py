@@ -66,8 +66,13 @@ class Gather:
         """Copy ``arrays``, which have the shapes and dtypes of the rows, into the row ``slot``."""
         for run in self._runs:
             parts = run.among(arrays)
-            if not run.joined or not run.joined.copy(slot, parts):
-                np.concatenate(parts, axis=None, out=run.column[slot])
+            if run.joined is not None:
+                try:
+                    run.joined.copy(slot, parts)
+                    continue
+                except (TypeError, ValueError, BufferError):  # one of them does not lie in C order
+                    pass
+            np.concatenate(parts, axis=None, out=run.column[slot])
 
 
 class GatherBytes:
@@ -118,15 +123,11 @@ class Joined:
         self._memory = rows.memory.reshape(-1).data
         self._pitch, self._start, self._nbytes = rows.memory.shape[1], start, stop - start
 
-    def copy(self, slot: int, parts: Sequence[Any]) -> bool:
-        """The bytes of all parts, in C order, into the row ``slot``; False, and nothing is done, where one does not lie so in memory."""
-        try:
-            data = b"".join(parts)
-        except (TypeError, ValueError, BufferError):
-            return False
+    def copy(self, slot: int, parts: Sequence[Any]) -> None:
+        """The bytes of all parts into the row ``slot``. What does not lie in C order raises (BufferError, mostly), and nothing is done."""
+        data = b"".join(parts)
         begin = slot * self._pitch + self._start
         self._memory[begin : begin + self._nbytes] = data
-        return True
 
 
 _ZEROS = np.zeros(ALIGNMENT, np.uint8)

@@ -116,26 +116,27 @@ def _list_of(prefix: str) -> str:
 def _gradients(tensors: dict[str, Tensor]) -> Callable[[], dict[str, Any] | None] | None:
     """Of each weight that has a gradient its norm, and the rows without one. The sizes of the rows are queued here, and nothing is waited for."""
     names: list[str] = []
-    sizes: dict[torch.device, list[Tensor]] = {}
+    sizes: dict[torch.device, dict[str, Tensor]] = {}
     for name, tensor in tensors.items():
         gradient = tensor.grad
         if gradient is None or gradient.layout is not torch.strided or gradient.ndim == 0 or gradient.is_meta:
             continue
         rows = gradient.detach().reshape(gradient.shape[0], -1)
         rows = rows.abs() if rows.is_complex() else rows
-        sizes.setdefault(rows.device, []).append(torch.linalg.vector_norm(rows, dim=1, dtype=torch.float32))
+        sizes.setdefault(rows.device, {})[name] = torch.linalg.vector_norm(rows, dim=1, dtype=torch.float32)
         names.append(name)
     if not names:
         return None
-    order = [name for device in sizes for name in names if tensors[name].device == device]
-    coming = [_coming(device, parts) for device, parts in sizes.items()]
-    lengths = [len(part) for parts in sizes.values() for part in parts]
+    coming = [
+        ({name: len(rows) for name, rows in parts.items()}, _coming(device, [*parts.values()]))
+        for device, parts in sizes.items()
+    ]
 
     def arrived() -> dict[str, Any] | None:
-        every = torch.cat([values() for values in coming]).split(lengths)
-        found = {
-            name: _gradient(rows) for name, rows in sorted(zip(order, every), key=lambda pair: names.index(pair[0]))
+        rows = {
+            name: part for lengths, values in coming for name, part in zip(lengths, values().split([*lengths.values()]))
         }
+        found = {name: _gradient(rows[name]) for name in names}
         return {name: fact for name, fact in found.items() if fact is not None} or None
 
     return arrived

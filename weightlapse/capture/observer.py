@@ -43,15 +43,16 @@ class Observer:
 
 def _write(writer: Writer, step: int, seen: dict[str, Any]) -> None:
     """Write what was seen, in the recorder's thread: here what is still being computed on a device may be waited for."""
-    for key, value in [*seen.items()]:
-        if callable(value):
-            try:
-                fact = value()
-            except Exception as error:  # noqa: BLE001  a device that fails fails the training, which says so
-                fact, key = f"{type(error).__name__}: {error}"[:500], "failed"
-            seen = {**{k: v for k, v in seen.items() if v is not value}, **({} if fact is None else {key: fact})}
-    if seen:
-        writer.observed(step, seen)
+    facts = {key: value for key, value in seen.items() if not callable(value)}
+    for key in [k for k in seen if k not in facts]:
+        try:
+            fact = seen[key]()
+        except Exception as error:  # noqa: BLE001  a device that fails fails the training, which says so
+            key, fact = "failed", f"{type(error).__name__}: {error}"[:500]
+        if fact is not None:
+            facts[key] = fact
+    if facts:
+        writer.observed(step, facts)
 
 
 def find_look(source: Source, example: Any, steps: Callable[[], Any]) -> Callable[[], dict[str, Any]] | None:

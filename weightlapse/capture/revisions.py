@@ -11,7 +11,7 @@ from pathlib import Path, PurePosixPath
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from weightlapse.adapters.checkpoint_files import READERS
+from weightlapse.adapters.checkpoint_files import READERS, SHARD, missing_shards
 from weightlapse.adapters.checkpoints import Checkpoint, read_checkpoint
 from weightlapse.adapters.step_names import Unclear, step_in, unfinished
 from weightlapse.errors import CannotRecord, InvalidArgument
@@ -24,7 +24,6 @@ _PARALLEL = re.compile(
     r"(?:(?:bf16_|fp16_)?zero_pp_rank_\d+_)?mp_rank_\d+.*model_states\.pt|layer_\d+.*model_states\.pt|mp_rank_\d+"
 )
 _UNFINISHED = "its name says that it was not finished"
-_SHARD = re.compile(r"(.*)-(\d+)-of-(\d+)(\.[a-z]+)")
 _MAX_INDEX = 100 << 20
 
 
@@ -96,7 +95,7 @@ class Tree:
                 return
             yield Revision(step, name, {}, _UNFINISHED)
             return
-        if _PARALLEL.fullmatch(name) or _SHARD.fullmatch(name):
+        if _PARALLEL.fullmatch(name) or SHARD.fullmatch(name):
             self.ignored[name] = "a part of one checkpoint, not a checkpoint"
             return
         step = self._step(name)
@@ -150,11 +149,8 @@ class Tree:
             if name in entries:
                 return {f"{folder}/{name}": entries[name]}
         fit = [name for name in entries if name.endswith(tuple(READERS)) and not _NOT_WEIGHTS.search(name)]
-        shards = [re.fullmatch(r".*-(\d+)-of-(\d+)\.safetensors", name) for name in fit]
-        if fit and all(shards):
-            of = {int(found[2]) for found in shards if found}
-            if of != {len(fit)}:
-                raise CannotRecord(f"{len(fit)} of {max(of)} shards are there")
+        if fit and all(SHARD.fullmatch(name) for name in fit) and (short := missing_shards(fit)):
+            raise CannotRecord(short)
         if fit and all(name.endswith(".safetensors") for name in fit):
             return {f"{folder}/{name}": entries[name] for name in fit}
         if len(fit) == 1:
@@ -206,8 +202,8 @@ class Tree:
 
 def _all_shards(index: str, named: list[str], there: list[str]) -> None:
     """Refuse an index that names only some of the shards beside it."""
-    kinds = {(found[1], found[3], found[4]) for name in named if (found := _SHARD.fullmatch(name))}
-    others = [name for name in there if (found := _SHARD.fullmatch(name)) and (found[1], found[3], found[4]) in kinds]
+    kinds = {(found[1], found[3], found[4]) for name in named if (found := SHARD.fullmatch(name))}
+    others = [name for name in there if (found := SHARD.fullmatch(name)) and (found[1], found[3], found[4]) in kinds]
     unnamed = sorted(set(others) - set(named))
     short = [int(count) for _, count, _ in kinds if int(count) > len(named)]
     if unnamed or short:

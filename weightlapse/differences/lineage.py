@@ -122,11 +122,12 @@ def lineage(a: Any, b: Any, wiring: Wiring | None = None, *, seed: int = 0) -> L
         raise InvalidArgument(f"seed must be a whole number, 0 or more, got {seed!r}")
     rng = np.random.default_rng(seed)
     with opened(a, "first") as x, opened(b, "second") as y:
+        fixed = [*_buffers(a, x), *_buffers(b, y)]
         unwrap(x, y)
         w = wiring or x.wiring or y.wiring
         equal = _evidence(x, y)
         same = _identical(x, y)
-        left_out = set() if same else equal | _buffers(a, x) | _buffers(b, y)
+        left_out = set() if same else equal | {t.name for t in fixed}
         places, notes = _places(x, y, w, left_out)
         if equal and not same:
             notes += (_said_of(equal),)
@@ -183,12 +184,10 @@ def _evidence(x: Side, y: Side) -> set[str]:
     return equal
 
 
-def _buffers(what: Any, side: Side) -> set[str]:
+def _buffers(what: Any, side: Side) -> list[Tensor]:
     """The tensors that no training changes, where a module says which they are."""
-    if not callable(getattr(what, "named_buffers", None)):
-        return set()
-    names = {str(n).removeprefix("_orig_mod.").removeprefix("module.") for n, _ in what.named_buffers()}
-    return {n for n in names if n in side}
+    named = what.named_buffers() if callable(getattr(what, "named_buffers", None)) else ()
+    return [side[n] for n, _ in named if n in side]
 
 
 def _said_of(equal: set[str]) -> str:
@@ -290,21 +289,22 @@ def _stream_of(matrices: Mapping[str, tuple[tuple[int, int], tuple[int, int]]]) 
     Hidden units are made by one tensor and read by another, on opposite axes. A length of inputs, or of outputs, is found on one side only, unless the network
     gives back what it gets (an autoencoder): then no length is on one side only, and the inputs' own is found twice, in the first tensor and the last.
     """
-    pairs = [pair for _, pair in matrices.values()]
-    counts = Counter(length for pair in pairs for length in set(pair))
-    inner = {k for k in counts if any(p[0] == k for p in pairs) and any(p[1] == k for p in pairs)}
-    ends = sum(length not in inner for pair in pairs for length in pair)
+    counts, inner, ends = _sides_of([pair for _, pair in matrices.values()])
     some = {k: n for k, n in counts.items() if k in inner and k > _FEW and n > 1 and (ends > 1 or n > 2)}
     return max(some, key=lambda k: (some[k], k), default=None)
 
 
-def _outer(matrices: Iterator[tuple[int, int]]) -> set[int]:
+def _outer(pairs: list[tuple[int, int]]) -> set[int]:
     """The lengths that may be those of inputs and outputs at once."""
-    pairs = list(matrices)
-    counts = Counter(length for pair in pairs for length in set(pair))
-    inner = {k for k in counts if any(p[0] == k for p in pairs) and any(p[1] == k for p in pairs)}
-    ends = sum(length not in inner for pair in pairs for length in pair)
+    counts, inner, ends = _sides_of(pairs)
     return set() if ends > 1 else {k for k in inner if counts[k] <= 2}
+
+
+def _sides_of(pairs: list[tuple[int, int]]) -> tuple[Counter[int], set[int], int]:
+    """In how many matrices each length is, which lengths are made by one and read by one, and how many axes are of no such length."""
+    counts = Counter(length for pair in pairs for length in set(pair))
+    inner = {first for first, _ in pairs} & {second for _, second in pairs}
+    return counts, inner, sum(length not in inner for pair in pairs for length in pair)
 
 
 class _Products:
@@ -460,7 +460,7 @@ class _Layer:
 def _layers(a: Mapping[str, Any], b: Mapping[str, Any], places: list[_Place]) -> Iterator[_Layer]:
     """Hidden units between two matrices of the stream: what reads and what writes it, of one size, in one folder of names."""
     folders: dict[tuple[str, int], list[_Place]] = {}
-    outer = _outer((shape[0], shape[1]) for n in a if len(shape := tuple(a[n].shape)) == 2)
+    outer = _outer([(shape[0], shape[1]) for n in a if len(shape := tuple(a[n].shape)) == 2])
     for p in places:
         shape = tuple(a[p.tensor].shape)
         if len(shape) != 2 or tuple(b[p.tensor].shape) != shape:

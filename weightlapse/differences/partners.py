@@ -56,9 +56,9 @@ def agreement(
     a: Mapping[str, Any], b: Mapping[str, Any], wiring: Wiring, left_out: Collection[str], rng: np.random.Generator
 ) -> Agreement | None:
     """The best agreement over reordered and turned streams; None where no group has two sides that can be looked at."""
-    turnable = any(s.parent is None and s.kind in ("orthogonal", "centred") for s in wiring.bases)
-    ways = (False, True) if turnable else (False,)
-    found = [f for turned in ways if (f := _Passes(a, b, wiring, left_out, rng, turned).agreement()) is not None]
+    turnable = any(s.is_stream for s in wiring.bases)
+    ways, out = (False, True) if turnable else (False,), carried(wiring)
+    found = [f for turned in ways if (f := _Passes(a, b, wiring, left_out, rng, turned).agreement(out)) is not None]
     if not found:
         return None
     best = min(found, key=lambda f: f.p_value)
@@ -71,25 +71,31 @@ def carried(wiring: Wiring) -> set[str]:
     What makes a stream and what reads it are tied to each other by what was learnt, through no more than products: networks that learnt the same from different
     starts match a stream's units alike from both sides, too. So it puts others in place, and is no evidence itself.
     """
-    makers: dict[str, list[set[str]]] = {
-        g.name: [] for g in wiring.groups
-    }  # of each matrix that makes a group: what it reads
+    readers: dict[str, list[tuple[int, str]]] = {}  # of each tensor: by which axis a group is read
     for g in wiring.groups:
         for m in g.members:
-            if m.roles & {"out", "add"} and len(wiring.shapes[m.tensor]) > 1:
-                reads = {
-                    h.name for h in wiring.groups for n in h.members
-                    if n.tensor == m.tensor and n.axis != m.axis and "in" in n.roles
-                }  # fmt: skip
-                makers[g.name].append(reads)
+            if "in" in m.roles:
+                readers.setdefault(m.tensor, []).append((m.axis, g.name))
+    makers: dict[str, list[set[str]]] = {}  # of each group, matrix by matrix: what it is made of
+    made_of: dict[str, set[str]] = {}  # of each group: the others that are made of it
+    for g in wiring.groups:
+        makers[g.name] = [
+            {name for axis, name in readers.get(m.tensor, ()) if axis != m.axis}
+            for m in g.members
+            if m.roles & {"out", "add"} and len(wiring.shapes[m.tensor]) > 1
+        ]
+        for name in set().union(*makers[g.name]):
+            made_of.setdefault(name, set()).add(g.name)
     found = set()
     for g in wiring.groups:
-        made = {g.name}  # of g, through any number of layers
-        while more := {h for h, all_ in makers.items() if h not in made and any(reads & made for reads in all_)}:
-            made |= more
+        reached, waiting = {g.name}, [g.name]  # through any number of layers
+        while waiting:
+            new = made_of.get(waiting.pop(), set()) - reached
+            reached |= new
+            waiting += new
         own = [
-            bool(reads & made) for reads in makers[g.name] if reads != {g.name}
-        ]  # nor does a recurrent layer add to itself
+            bool(reads & reached) for reads in makers[g.name] if reads != {g.name}
+        ]  # a recurrent layer does not add to itself
         if any(own) and not all(own):
             found.add(g.name)
     return found
@@ -157,7 +163,7 @@ class _Passes:
             and (n := next((n for n in wiring.names_of(t) if n in a and n in b), None)) is not None
             and np.shape(a[n]) == np.shape(b[n]) == tuple(wiring.shapes[t])
         }
-        streams = [s for s in wiring.bases if s.parent is None and s.kind in ("orthogonal", "centred")]
+        streams = [s for s in wiring.bases if s.is_stream]
         places = {(m.tensor, m.axis) for s in streams for m in s.members}
         self.streams = {
             g.name
@@ -173,7 +179,8 @@ class _Passes:
         }
         self.held: dict[tuple[Any, ...], Matrix] = {}
 
-    def agreement(self) -> Agreement | None:
+    def agreement(self, streams: Collection[str]) -> Agreement | None:
+        """Of all groups that are not ``streams``."""
         forward = self._pass({}, lambda p: bool(p.member.roles & {"out", "add"}))
         backward = self._pass({}, lambda p: "in" in p.member.roles and "out" not in p.member.roles)
         forward, backward = (
@@ -181,7 +188,6 @@ class _Passes:
             self._with_help(backward, forward, lambda p: "in" in p.member.roles and "out" not in p.member.roles),
         )
         counts = []
-        streams = carried(self.wiring)
         for g in self.wiring.groups:
             if g.name in streams:
                 continue

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from weightlapse.adapters.arrays import EntrySource, Patterns, flatten, stored
-from weightlapse.adapters.checkpoint_files import READERS
+from weightlapse.adapters.checkpoint_files import READERS, missing_shards
 from weightlapse.adapters.checkpoints import file_or_folder, read_checkpoint
 from weightlapse.adapters.find import find_source
 from weightlapse.adapters.source import Selection
@@ -162,13 +162,8 @@ def _left_out(path: Path) -> tuple[str, ...]:
 
 def _check_shards(path: Path, files: list[Path]) -> None:
     """Refuse a checkpoint without an index, of whose shards some are not there."""
-    there: dict[tuple[str, int], set[int]] = {}
-    for file in files:
-        if found := re.fullmatch(r"(.*)-(\d+)-of-(\d+)\.safetensors", file.name):
-            there.setdefault((found[1], int(found[3])), set()).add(int(found[2]))
-    for (_, of), numbers in there.items():
-        if len(numbers) != of:
-            raise CannotRecord(f"{path} is not whole: {len(numbers)} of {of} shards are there, and no index names them")
+    if short := missing_shards(file.name for file in files):
+        raise CannotRecord(f"{path} is not whole: {short}, and no index names them")
 
 
 def _recording_or_none(path: Path) -> Side | None:

@@ -13,7 +13,7 @@ from weightlapse.capture.alarm import AWAKE, LASTING, RISEN, SPIKE, WINDOW
 from weightlapse.errors import InvalidArgument
 from weightlapse.measures.finding import Curve, curve, listed
 from weightlapse.measures.reading import Reading
-from weightlapse.measures.series import AT_ONCE
+from weightlapse.measures.series import at_once
 from weightlapse.measures.stream import Array, parts, select
 from weightlapse.measures.units import Place, layers_of
 
@@ -283,7 +283,7 @@ def _rows(run: Any, name: str) -> Place | None:
 def _of_values(run: Any, name: str, stream: str, what: str, frames: range) -> _Series:
     """From the values, a few frames at a time."""
     place = _rows(run, name)
-    per = max(AT_ONCE // max(int(np.prod(run.shapes[name], dtype=np.int64)), 1), 1)
+    per = at_once(run.shapes[name])
     whole, rows = [], []
     with np.errstate(all="ignore"):
         for first in range(frames.start, frames.stop - 1, per):

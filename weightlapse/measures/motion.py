@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from weightlapse.measures.reading import Reading
-from weightlapse.measures.series import AT_ONCE
+from weightlapse.measures.series import at_once
 from weightlapse.measures.stream import Array
 from weightlapse.measures.units import Place
 
@@ -43,7 +43,7 @@ def moves(reading: Reading, places: Iterable[Place], first: int, decay: Callable
 def _of_place(reading: Reading, place: Place, first: int, decay: Array) -> list[Array]:
     """Square sums of each update, its product with the last one, and square sums of the weights behind it: (n, units) each."""
     count = len(reading.frames) - 1
-    per = max(AT_ONCE // max(int(np.prod(reading.run.shapes[place.tensor], dtype=np.int64)), 1), 1)
+    per = at_once(reading.run.shapes[place.tensor])
     parts: list[list[Array]] = []
     with np.errstate(all="ignore"):
         for begin in range(first, count, per):
@@ -75,7 +75,7 @@ def paths_over(reading: Reading, name: str, at: Sequence[int], what: str) -> tup
     ):
         return None
     size = max(int(np.prod(reading.run.shapes[name], dtype=np.int64)), 1)
-    per = max(AT_ONCE // size, 1) if even else 1
+    per = at_once(reading.run.shapes[name]) if even else 1
     path = np.zeros(size)
     start: NDArray[Any] = path
     last: NDArray[Any] = path

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -49,6 +50,11 @@ class TensorSeries:
             return np.where(product > 0, self.towards / product, np.nan)
 
 
+def at_once(shape: tuple[int, ...]) -> int:
+    """How many frames of a tensor are looked at together: one at least."""
+    return max(AT_ONCE // max(math.prod(shape), 1), 1)
+
+
 def rounding(dtype: str) -> float:
     """Half the distance from 1 to the next number of this type."""
     return {"bfloat16": 2.0**-9, "float16": 2.0**-11, "float64": 2.0**-53, "complex128": 2.0**-53}.get(dtype, 2.0**-24)
@@ -88,7 +94,7 @@ def from_values(reading: Reading, name: str, decay: Array) -> TensorSeries:
     norm, update, largest = np.full(frames, np.nan), np.full(frames, np.nan), np.zeros(frames)
     towards, fresh = np.full(frames - 1, np.nan), np.zeros(frames - 1, np.int8)
     bad = np.zeros(frames, bool)
-    per = max(AT_ONCE // max(int(np.prod(reading.run.shapes[name], dtype=np.int64)), 1), 1)
+    per = at_once(reading.run.shapes[name])
     for first in range(0, frames, per):
         stop, begin = min(first + per, frames), max(first - 2, 0)
         values = flat(reading.values(name, begin, stop))

@@ -107,9 +107,8 @@ class Compactor:
         while not self._ending:
             if self._waiting and self._is_free():
                 if not lowered:  # not before there is something to do: some systems lower the whole process
-                    lowered = (
-                        lower_priority() or True
-                    )  # where threads have no priorities, looking at the load has to do
+                    lower_priority()  # where threads have no priorities, looking at the load has to do
+                    lowered = True
                 self._next(pause=self._check_ending)
             else:
                 self._wake.wait(1.0)

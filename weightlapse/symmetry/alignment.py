@@ -62,7 +62,7 @@ class Alignment:
     def _matrices(self, heads: bool) -> dict[str, NDArray[np.float64]]:
         if not isinstance(self.elements, WithBases):
             return {}
-        turned = {b.name for b in self.wiring.bases if b.kind in ("orthogonal", "centred")}
+        turned = {b.name for b in self.wiring.bases if b.turns}
         return {
             n.removeprefix("basis of "): m
             for n, m in self.elements.matrices.items()

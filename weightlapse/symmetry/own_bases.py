@@ -43,9 +43,9 @@ class OwnBases:
             zero = {n.gain for n in s.norms if (n.readers or n.bias) and (gain(self.arrays, n) == 0).any()}
             s = left(s, zero)
             self.gains |= {n: g for n, g in fold(self.arrays, s).items() if n not in zero}
-            if s.parent is None and s.kind in ("orthogonal", "centred"):
+            if s.is_stream:
                 self._take(s, self._axes(s))
-        inner = [s for s in wiring.bases if s.parent is not None or s.kind not in ("orthogonal", "centred")]
+        inner = [s for s in wiring.bases if not s.is_stream]
         self._settle([s for s in inner if self._is_known(s) and self._is_settled(s)], allowed)
 
     def _is_known(self, s: Basis) -> bool:

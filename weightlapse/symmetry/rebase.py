@@ -92,7 +92,7 @@ class Rebase:
         self.gains_a: dict[str, NDArray[np.float64]] = {}
         self.gains_b: dict[str, NDArray[np.float64]] = {}
         self.bases = [self._folded(basis) for basis in wiring.bases]
-        self.streams = [s for s in self.bases if s.parent is None and s.kind in ("orthogonal", "centred")]
+        self.streams = [s for s in self.bases if s.is_stream]
         inside = [s for s in self.bases if s.parent is not None]
         self.heads = [
             g for g in wiring.groups if g.parent is None and any(s.parent and s.parent[0] == g.name for s in inside)

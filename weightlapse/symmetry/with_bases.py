@@ -87,7 +87,7 @@ class WithBases(Elements):
         for b in bases:
             m = self.matrices[b.name]
             if not np.array_equal(m, np.eye(b.size)):
-                change(state, b, m.T if b.kind in ("orthogonal", "centred") else np.linalg.inv(m))
+                change(state, b, m.T if b.turns else np.linalg.inv(m))
             unfold(state, b, self.gains_before)
 
 

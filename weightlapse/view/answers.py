@@ -19,13 +19,12 @@ import weightlapse.view.distributions as distributions
 import weightlapse.view.extras as extras
 from weightlapse.errors import InvalidArgument, UnknownTensor, WeightlapseError
 from weightlapse.picture.sample import Piece
-from weightlapse.picture.scale import limit_of, limit_over
 from weightlapse.view.aligned import pair
-from weightlapse.view.manifest import additions, manifest, numbers
+from weightlapse.view.manifest import additions, manifest
 from weightlapse.view.overview import overview
 from weightlapse.view.pictures import Pictures
 from weightlapse.view.subject import Subject
-from weightlapse.view.trends import Trends
+from weightlapse.view.trends import sampled, trend
 from weightlapse.view.wire import BINARY, JSON, Cancel, Cancelled, Query, little, message, number, span
 
 # questions during which previews may be made: they cost nothing, say for themselves when they read, come behind a preview, or take so long that nobody waits
@@ -56,7 +55,6 @@ class Answers:
         self._scales: dict[
             tuple[int, str], tuple[int, dict[str, Any]]
         ] = {}  # how many frames it was made from, and what came out
-        self._trends = Trends()
         self._pairing = threading.Lock()
         self._paired: dict[bool, dict[str, Any]] = {}  # by whether units are followed
         self.words: dict[str, Callable[[Query, Cancel], tuple[str, bytes]]] = {
@@ -120,34 +118,16 @@ class Answers:
     def _trend(self, query: Query, cancel: Cancel) -> tuple[str, bytes]:
         """The root mean square of a tensor over time: of all values where the recording keeps it, else of the sample."""
         subject, name = self.pictures.subject(query), query.get("tensor", "")
-        with self._scaling:
-            found = self._trends.of(subject, name)
-        return self._json(found or {key: self._scaled(subject, name)[key] for key in ("frames", "rms")})
+        return self._json(trend(subject, name) or {key: self._scaled(subject, name)[key] for key in ("frames", "rms")})
 
     def _scaled(self, subject: Subject, name: str) -> dict[str, Any]:
         with self._scaling:  # whoever comes while it is worked out waits for it
             frames, found = self._scales.get((id(subject), name), (-1, {}))
             if frames != subject.frames:
-                frames, found = subject.frames, self._scale(subject, name)
+                frames, (at, found) = subject.frames, sampled(subject, name)
+                found["frames"] = at.tolist()
                 self._scales[id(subject), name] = (frames, found)
             return found
-
-    def _scale(self, subject: Subject, name: str) -> dict[str, Any]:
-        frames: list[int] = []
-        rms: list[float | None] = []
-        pieces = []
-        for at, values in subject.sample(name):
-            pieces.append(values)
-            frames += at.tolist()
-            with np.errstate(all="ignore"):
-                rms += numbers(np.sqrt(np.mean(values**2, axis=1)))
-        if not pieces:  # a tensor without cells
-            return {"limit": 1.0, "moved": 1.0, "stirred": 1.0, "frames": [], "rms": []}
-        limit = limit_over(pieces)
-        with np.errstate(all="ignore"):
-            moved = limit_over([v - v[0] for v in pieces])
-        stirred = limit_of(subject.updates(name))
-        return {"limit": limit, "moved": moved, "stirred": stirred, "frames": frames, "rms": rms}
 
     # -- numbers ------------------------------------------------------------------------------------------------------
     def _series(self, query: Query, cancel: Cancel) -> tuple[str, bytes]:

@@ -15,9 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from weightlapse.picture.sample import bands
-from weightlapse.recording.kept import Curve, curves
-from weightlapse.recording.polar import whole
-from weightlapse.recording.recording import Recording
+from weightlapse.recording.kept import Curve
 from weightlapse.view.manifest import numbers
 from weightlapse.view.subject import Subject
 
@@ -92,12 +90,9 @@ def surveyed(subject: Subject, name: str, at: NDArray[np.int64]) -> dict[str, An
 
 def from_statistics(subject: Subject, names: list[str], at: NDArray[np.int64]) -> dict[str, Any] | None:
     """All tensors at the frames ``at``, from the statistics of a large recording; None where it is small, or keeps none."""
-    run = whole(subject.run)
-    if run is not subject.run or not isinstance(run, Recording) or sum(map(math.prod, run.shapes.values())) < LARGE:
+    if sum(map(math.prod, subject.run.shapes.values())) < LARGE or (found := subject.curves()) is None:
         return None
-    with subject.lock:
-        found = curves(run._store)
-    return None if found is None else {name: _at_moments(found[name], subject, name, at) for name in names}
+    return {name: _at_moments(found[name], subject, name, at) for name in names}
 
 
 def _at_moments(curve: Curve, subject: Subject, name: str, at: NDArray[np.int64]) -> dict[str, Any]:

@@ -16,14 +16,14 @@ from numpy.typing import NDArray
 import weightlapse.view.extras as extras
 from weightlapse.errors import InvalidArgument
 from weightlapse.film.encode import whole_file
-from weightlapse.picture.scale import limit_of, limit_over
 from weightlapse.progress import track
 from weightlapse.view.aligned import pair
 from weightlapse.view.assets import asset
-from weightlapse.view.manifest import manifest, numbers
+from weightlapse.view.manifest import manifest
 from weightlapse.view.overview import overview
 from weightlapse.view.pack import Plan, Some, blocks, estimate, strides, thinned
 from weightlapse.view.subject import Subject, open_subjects
+from weightlapse.view.trends import sampled
 
 ALL = 1 << 62
 # from the best to the smallest: (bits, every so many-th cell, the fewest frames for which it is worth it). Exact before sixteen bits before
@@ -106,7 +106,7 @@ class Known:
     def stats(self, name: str) -> tuple[NDArray[np.int64], dict[str, Any]]:
         """The frames at which a tensor was looked at, and what was found."""
         if name not in self._stats:
-            self._stats[name] = _stats(self.subject, name)
+            self._stats[name] = sampled(self.subject, name)
         return self._stats[name]
 
 
@@ -224,24 +224,6 @@ def _run(known: Known, plan: Plan, *, with_blocks: bool) -> dict[str, Any]:
         frames = np.minimum(np.searchsorted(kept, at), len(kept) - 1).tolist()
         tensors[name] = {"blocks": parts, "stats": stats | {"frames": frames}}
     return {"manifest": about, "tensors": tensors}
-
-
-def _stats(subject: Subject, name: str) -> tuple[NDArray[np.int64], dict[str, Any]]:
-    frames = [np.empty(0, np.int64)]
-    rms: list[float | None] = []
-    pieces = []
-    for at, values in subject.sample(name):
-        pieces.append(values)
-        frames.append(at)
-        with np.errstate(all="ignore"):
-            rms += numbers(np.sqrt(np.mean(values**2, axis=1)))
-    if not pieces:  # a tensor without cells
-        return frames[0], {"limit": 1.0, "moved": 1.0, "stirred": 1.0, "rms": []}
-    with np.errstate(all="ignore"):
-        moved = limit_over([v - v[0] for v in pieces])
-    limit = limit_over(pieces)
-    found = {"limit": limit, "moved": moved, "stirred": limit_of(subject.updates(name)), "rms": rms}
-    return np.concatenate(frames), found
 
 
 def _note(subjects: list[Subject], plan: Plan, runs: list[dict[str, Any]]) -> str:

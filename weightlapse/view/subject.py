@@ -19,6 +19,7 @@ from weightlapse.picture.layout import Layout
 from weightlapse.picture.sample import Piece, bands, pieces, sample
 from weightlapse.picture.scale import limit_over
 from weightlapse.picture.strips import Side, strips
+from weightlapse.recording.kept import Curve, curves
 from weightlapse.recording.polar import polar, whole
 from weightlapse.recording.recording import Recording, load
 
@@ -43,6 +44,7 @@ class Subject:
         self._layouts: dict[tuple[str, tuple[int, ...], tuple[int, ...]], Layout] = {}
         self._known = (-1, -1)
         self._lineage: tuple[int, Lineage] | None = None
+        self._curves: tuple[int, dict[str, Curve] | None] = (-1, None)  # of how many frames
 
     def reopened(self, memory: int | None = None) -> Any:
         """The recording once more, for work so long that nobody should wait for its lock; ``memory`` bounds what it keeps unpacked.
@@ -59,6 +61,16 @@ class Subject:
         if memory is not None and cache is not None:
             cache.limit = memory
         return again
+
+    def curves(self) -> dict[str, Curve] | None:
+        """What the recording keeps of its tensors over time; None where it keeps nothing, or is seen in parts or in another order."""
+        run = whole(self.run)
+        if run is not self.run or not isinstance(run, Recording):
+            return None
+        with self.lock:
+            if self._curves[0] != self.frames:
+                self._curves = self.frames, curves(run._store)
+            return self._curves[1]
 
     @property
     def frames(self) -> int:

@@ -150,7 +150,7 @@ def rows(value: Numbers, m: Member, slot: int | None = None) -> Numbers:
 
 def change(state: Changed, basis: Basis, matrix: Matrix) -> None:
     """Write the basis's members in another basis; the function stays the same when the norms are folded and ``matrix`` is of the kind."""
-    other = matrix if basis.kind in ("orthogonal", "centred", "signs") else np.linalg.inv(matrix).T
+    other = matrix if basis.turns or basis.kind == "signs" else np.linalg.inv(matrix).T
     ready: dict[bool, Numbers] = {True: matrix, False: other}
     for m, exponent in zip(basis.members, basis.exponents, strict=True):
         if m.tensor in state:

@@ -161,6 +161,16 @@ class Basis:
     norms: tuple[Norm, ...] = ()
     parent: tuple[str, int] | None = None
 
+    @property
+    def turns(self) -> bool:
+        """Whether its matrices are orthogonal."""
+        return self.kind in ("orthogonal", "centred")
+
+    @property
+    def is_stream(self) -> bool:
+        """Whether it is that of a stream that may be turned, rather than of one head."""
+        return self.parent is None and self.turns
+
 
 def _default_exponent(member: Member) -> int:
     # "out+in" (tied) and statistics have no exponent of their own until one is derived.
