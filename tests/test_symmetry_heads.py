@@ -12,13 +12,13 @@ import torch
 import weightlapse as wl
 from tests.planted_bases import State, in_other_bases, network, noisy, relative, wiring_of
 from weightlapse.errors import InvalidArgument
-from weightlapse.wiring.bases import _Trial
 from weightlapse.wiring.bench import Bench
 from weightlapse.wiring.change import left
 from weightlapse.wiring.data import Basis, Member
 from weightlapse.wiring.double import in_double
 from weightlapse.wiring.outputs import chooser
 from weightlapse.wiring.trace import state_tensors
+from weightlapse.wiring.trials import Trial
 
 transformers = pytest.importorskip("transformers")
 SIZES: dict[str, Any] = {
@@ -109,10 +109,10 @@ def test_rows_of_fused_queries_that_are_no_symmetry_make_another_network(rows: l
     assert apart(said(net, b), said(net, wl.align(a, b, w).state)) < 1e-9
 
 
-def trial_of(net: torch.nn.Module) -> tuple[_Trial, wl.Wiring]:
+def trial_of(net: torch.nn.Module) -> tuple[Trial, wl.Wiring]:
     w = wl.trace(net, EXAMPLE)
     bench = Bench(net, [EXAMPLE], chooser(None), state_tensors(net)[0])
-    return _Trial(w, bench), w
+    return Trial(w, bench), w
 
 
 def test_wrong_bases_are_refused_by_trial_however_few_signs_they_have() -> None:

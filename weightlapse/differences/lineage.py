@@ -19,7 +19,6 @@ layer agrees, which networks made independently do not do, so that under the nul
 from __future__ import annotations
 
 import math
-from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
@@ -28,9 +27,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from weightlapse.differences.partners import ALPHA, Agreement, agreement, at_least, best_of, matched
+from weightlapse.differences.places import FEW, Place, outer, places_of, rows_of
 from weightlapse.differences.sides import Side, opened, unwrap
 from weightlapse.differences.tensor import Tensor
-from weightlapse.errors import CannotAlign, InvalidArgument, VacuousComparison, WeightlapseError
+from weightlapse.errors import InvalidArgument, VacuousComparison, WeightlapseError
 from weightlapse.symmetry.align import align
 from weightlapse.symmetry.fits import polar
 from weightlapse.wiring.data import Wiring
@@ -41,7 +41,6 @@ Matrix = NDArray[np.float64]
 _DRAWS = 9_999
 _AGREE = 0.5  # the part of a layer's units that must be matched alike from both sides before that counts
 _SAME = 1e-5
-_FEW = 4  # axes that are not longer are not taken for those of hidden units
 _HUGE = 1e100  # numbers from here on are scaled down, or their squares would be no numbers
 
 
@@ -128,7 +127,7 @@ def lineage(a: Any, b: Any, wiring: Wiring | None = None, *, seed: int = 0) -> L
         equal = _evidence(x, y)
         same = _identical(x, y)
         left_out = set() if same else equal | {t.name for t in fixed}
-        places, notes = _places(x, y, w, left_out)
+        places, notes = places_of(x, y, w, left_out)
         if equal and not same:
             notes += (_said_of(equal),)
         products = _Products(x, y, places) if places else None
@@ -209,108 +208,17 @@ def _whole_layers(x: Side, y: Side, w: Wiring | None, equal: set[str]) -> bool:
             for g in w.groups
         )
     shapes = [x[n].shape for n in equal if len(x[n].shape) == 2 and len(set(x[n].shape)) == 2]
-    first, second = ({s[i] for s in shapes if s[i] > _FEW} for i in (0, 1))
+    first, second = ({s[i] for s in shapes if s[i] > FEW} for i in (0, 1))
     return bool(first & second)
 
 
-# ---- where the units of the stream are
-
-
-@dataclass(frozen=True)
-class _Place:
-    tensor: str
-    axis: int  # the stream's
-    slots: tuple[
-        tuple[int, ...], ...
-    ] = ()  # the positions of each unit, where it has several (the gates of a recurrent layer)
-
-
-def _places(x: Side, y: Side, w: Wiring | None, left_out: set[str]) -> tuple[list[_Place], tuple[str, ...]]:
-    """The matrices that make or read the stream, and on which axis its units are; with a note where none can be told."""
-    both = [n for n in x if n in y and len(x[n].shape) == len(y[n].shape) and n not in left_out]
-    if w is not None:
-        tops = [g for g in w.groups if g.parent is None and "permutation" in g.symmetries]
-        for g in sorted(tops, key=lambda g: -len(g.members)):
-            twice = Counter(m.tensor for m in g.members)
-            found = [
-                _Place(n, m.axis, tuple(map(tuple, m.index.tolist())) if m.k > 1 else ())
-                for m in g.members
-                if m.where is None and m.roles & {"out", "in"} and twice[m.tensor] == 1
-                for n in [n for n in w.names_of(m.tensor) if n in both][:1]
-                if len(x[n].shape) > 1 and min(x[n].shape[m.axis], y[n].shape[m.axis]) > 1
-                if m.k == 1 or (x[n].shape == y[n].shape == tuple(w.shapes[m.tensor]) and not w.children(g.name))
-            ]
-            if found:
-                return found, ()
-        return [], ("no group of the wiring has weights in both networks that tell its units apart",)
-    if not any(len(x[n].shape) > 1 for n in x if n in y):
-        raise InvalidArgument(
-            f"{x.label} and {y.label} have no matrices of one name, so their units cannot be compared; "
-            "wl.compare judges networks of different architectures by their outputs"
-        )
-    shared = [n for n in x if n in y and len(x[n].shape) == len(y[n].shape) > 1]
-    matrices = {n: _axes(x, n) for n in shared}
-    if matrices and all(len(set(x[n].shape)) == 1 for n in matrices):
-        raise InvalidArgument(
-            f"the matrices of {x.label} are all square, so nothing tells the axes of the stream from others: pass a wiring"
-        )
-    d = _stream_of(matrices)
-    found = [
-        _Place(n, axes[pair.index(d or 0)])
-        for n, (axes, pair) in matrices.items()
-        if n in both and pair.count(d or 0) == 1
-    ]
-    if d is None or not found:
-        return [], (
-            "which axes are those of hidden units, and which have names (inputs, outputs), cannot be told from sizes here, "
-            "so without a wiring nothing can be said",
-        )
-    return found, (f"the units were taken to be those on axes of length {d}; a wiring would say it for certain",)
-
-
-def _axes(side: Side, name: str) -> tuple[tuple[int, int], tuple[int, int]]:
-    """The two axes of a matrix or kernel that can be of units, and their lengths; the others are taps of a kernel."""
-    shape = side[name].shape
-    last = name.rpartition(".")[2].rpartition("/")[2]
-    n = len(shape)
-    axes = (n - 2, n - 1) if "kernel" in last else (0, 1)
-    if n == 3 and "kernel" not in last and shape[1] < shape[2] and shape[2] in _lengths(side, name):
-        axes = (1, 2)  # a stack of matrices, as experts have
-    return axes, (shape[axes[0]], shape[axes[1]])
-
-
-def _lengths(side: Side, but: str) -> set[int]:
-    return {length for n in side if n != but and len(side[n].shape) == 2 for length in side[n].shape if length > _FEW}
-
-
-def _stream_of(matrices: Mapping[str, tuple[tuple[int, int], tuple[int, int]]]) -> int | None:
-    """The most frequent length that is of hidden units for certain; None where there is none.
-
-    Hidden units are made by one tensor and read by another, on opposite axes. A length of inputs, or of outputs, is found on one side only, unless the network
-    gives back what it gets (an autoencoder): then no length is on one side only, and the inputs' own is found twice, in the first tensor and the last.
-    """
-    counts, inner, ends = _sides_of([pair for _, pair in matrices.values()])
-    some = {k: n for k, n in counts.items() if k in inner and k > _FEW and n > 1 and (ends > 1 or n > 2)}
-    return max(some, key=lambda k: (some[k], k), default=None)
-
-
-def _outer(pairs: list[tuple[int, int]]) -> set[int]:
-    """The lengths that may be those of inputs and outputs at once."""
-    counts, inner, ends = _sides_of(pairs)
-    return set() if ends > 1 else {k for k in inner if counts[k] <= 2}
-
-
-def _sides_of(pairs: list[tuple[int, int]]) -> tuple[Counter[int], set[int], int]:
-    """In how many matrices each length is, which lengths are made by one and read by one, and how many axes are of no such length."""
-    counts = Counter(length for pair in pairs for length in set(pair))
-    inner = {first for first, _ in pairs} & {second for _, second in pairs}
-    return counts, inner, sum(length not in inner for pair in pairs for length in pair)
+# ---- as they stand
 
 
 class _Products:
     """Inner products of every unit of a with every unit of b, over all places whose other axes have one size (or begin alike)."""
 
-    def __init__(self, x: Side, y: Side, places: list[_Place]) -> None:
+    def __init__(self, x: Side, y: Side, places: list[Place]) -> None:
         size_a, size_b = (len(places[0].slots) or s[places[0].tensor].shape[places[0].axis] for s in (x, y))
         self.size = size_a
         total = np.zeros((size_a, size_b))
@@ -318,7 +226,7 @@ class _Products:
         for p in places:
             if not p.slots and (x[p.tensor].shape[p.axis] != size_a or y[p.tensor].shape[p.axis] != size_b):
                 continue
-            u, v = _common(_rows(x[p.tensor], p), _rows(y[p.tensor], p))
+            u, v = _common(rows_of(x[p.tensor], p), rows_of(y[p.tensor], p))
             largest = max(float(np.abs(u).max(initial=0.0)), float(np.abs(v).max(initial=0.0)))
             if largest > _HUGE:
                 u, v = u / largest, v / largest
@@ -349,16 +257,6 @@ class _Products:
         return min(1 / (1 + _DRAWS), at_least(fixed, n, m))
 
 
-def _rows(t: Tensor, p: _Place) -> Matrix:
-    values = np.moveaxis(t.values(0, t.size).reshape(t.shape), p.axis, 0)
-    if not np.isfinite(values).all():
-        raise CannotAlign(
-            f"{t.name!r} holds NaN or Inf, which is like nothing else; look at an earlier step of its training"
-        )
-    values = values[np.array(p.slots)] if p.slots else values
-    return values.reshape(len(values), -1)
-
-
 def _common(u: Matrix, v: Matrix) -> tuple[Matrix, Matrix]:
     n = min(u.shape[1], v.shape[1])
     return u[:, :n], v[:, :n]
@@ -374,7 +272,7 @@ def _identical(x: Side, y: Side) -> bool:
 
 
 def _in_place(
-    x: Side, y: Side, w: Wiring | None, places: list[_Place], left_out: set[str], rng: np.random.Generator
+    x: Side, y: Side, w: Wiring | None, places: list[Place], left_out: set[str], rng: np.random.Generator
 ) -> tuple[Agreement | None, bool, tuple[str, ...]]:
     """How far hidden units agree (None: there were none to look at), whether both are one network, and notes."""
     divisor = max(1.0, _largest(x), _largest(y))
@@ -427,7 +325,7 @@ class _Values(Mapping[str, Any]):
         return name in self.side
 
 
-def _named(a: Mapping[str, Any], b: Mapping[str, Any], places: list[_Place], layers: list[_Layer]) -> list[_Place]:
+def _named(a: Mapping[str, Any], b: Mapping[str, Any], places: list[Place], layers: list[_Layer]) -> list[Place]:
     """Matrices of the stream whose other axis has names: the longest that belongs to no layer, which is the vocabulary."""
     same = [p for p in places if tuple(a[p.tensor].shape) == tuple(b[p.tensor].shape)]
     taken = {p for layer in layers for p in (*layer.reads, *layer.writes)}
@@ -435,7 +333,7 @@ def _named(a: Mapping[str, Any], b: Mapping[str, Any], places: list[_Place], lay
     return [p for p, n in rest.items() if n == max(rest.values())]
 
 
-def _turn(a: Mapping[str, Any], b: Mapping[str, Any], named: list[_Place]) -> Matrix | None:
+def _turn(a: Mapping[str, Any], b: Mapping[str, Any], named: list[Place]) -> Matrix | None:
     """The rotation that brings b's stream onto a's by these matrices."""
     total: Matrix | None = None
     for p in named:
@@ -453,19 +351,19 @@ def _double(value: Any, axis: int) -> Matrix:
 
 @dataclass(frozen=True)
 class _Layer:
-    reads: list[_Place]
-    writes: list[_Place]
+    reads: list[Place]
+    writes: list[Place]
 
 
-def _layers(a: Mapping[str, Any], b: Mapping[str, Any], places: list[_Place]) -> Iterator[_Layer]:
+def _layers(a: Mapping[str, Any], b: Mapping[str, Any], places: list[Place]) -> Iterator[_Layer]:
     """Hidden units between two matrices of the stream: what reads and what writes it, of one size, in one folder of names."""
-    folders: dict[tuple[str, int], list[_Place]] = {}
-    outer = _outer([(shape[0], shape[1]) for n in a if len(shape := tuple(a[n].shape)) == 2])
+    folders: dict[tuple[str, int], list[Place]] = {}
+    ends = outer([(shape[0], shape[1]) for n in a if len(shape := tuple(a[n].shape)) == 2])
     for p in places:
         shape = tuple(a[p.tensor].shape)
         if len(shape) != 2 or tuple(b[p.tensor].shape) != shape:
             continue
-        if shape[1 - p.axis] > _FEW and shape[1 - p.axis] not in outer:
+        if shape[1 - p.axis] > FEW and shape[1 - p.axis] not in ends:
             stem = p.tensor.removesuffix(".weight").rpartition(".")[0]
             folders.setdefault((stem, shape[1 - p.axis]), []).append(p)
     for same in folders.values():
