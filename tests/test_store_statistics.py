@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import shutil
 from pathlib import Path
@@ -353,3 +354,28 @@ def test_they_take_little_room(tmp_path: Path) -> None:
     assert (tmp_path / "run" / run._store.statistics.name).stat().st_size < 0.01 * run.stored_nbytes
     json.dumps(rows(run))
     assert wl.Recording is Recording
+
+
+@pytest.mark.parametrize("compact", ["after", "never"])
+def test_frames_too_large_for_memory_leave_no_open_file_behind(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, compact: str
+) -> None:
+    monkeypatch.setattr("weightlapse.store.gathering._IN_MEMORY", 0)
+    files: list[Any] = []
+
+    def one_more(**_: Any) -> Any:
+        files.append(open(tmp_path / f"{len(files)}", "w+b", buffering=0))  # noqa: SIM115 — who asked for it closes it
+        return files[-1]
+
+    monkeypatch.setattr("weightlapse.store.gathering.tempfile.TemporaryFile", one_more)
+    draw = np.random.default_rng(0)
+    with watch({"w": np.zeros((4, 3))}, tmp_path / "run", compact=compact) as rec:
+        for _ in range(5):
+            rec.step({"w": draw.normal(size=(4, 3))})
+    run = load(tmp_path / "run")
+    assert run.table().num_rows
+    assert run._store.verify() == []
+    del run
+    gc.collect()
+    assert files
+    assert all(file.closed for file in files)

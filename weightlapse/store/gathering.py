@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import tempfile
 import threading
+import weakref
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -56,6 +57,7 @@ class LastFrame:
         self._file: IO[bytes] | None = None
         if self._held is None:
             self._file = tempfile.TemporaryFile(dir=folder, buffering=0)  # noqa: SIM115 — it lives as long as this
+            weakref.finalize(self, self._file.close)  # whoever looks at values last drops it
 
     def put(self, pieces: Sequence[Piece], patterns: NDArray[Any]) -> None:
         """The patterns (n,) of these pieces."""
