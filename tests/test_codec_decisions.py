@@ -174,10 +174,13 @@ def test_the_cheapest_rule_of_a_sample_is_chosen(n: int, monkeypatch: pytest.Mon
     u = np.tile(np.arange(n, dtype=np.uint32), (4, 1))
     assert p.choose(u, PATTERNS["int32"], p.GRID_CHOICES).rule == p.LINEAR
     at = seen[0].astype(int)
-    assert len(at) == min(n, 128) and (np.diff(at) >= 1).all() and at.min() >= 0 and at.max() < n
+    assert len(at) == min(n, 128)
+    assert (np.diff(at) >= 1).all()
+    assert at.min() >= 0
+    assert at.max() < n
     gap = n / len(at)
     inside = at - np.arange(len(at)) * gap
-    assert (inside > -1).all() and (inside < gap).all(), "one in each stretch of equal length"
+    assert ((inside > -1) & (inside < gap)).all(), "one in each stretch of equal length"
     if n <= 128:
         assert at.tolist() == list(range(n))
     if n == 1000:
@@ -242,7 +245,8 @@ def test_the_step_is_twice_the_bound_less_one_place(dtype: str, largest: float) 
 def test_where_there_is_no_step() -> None:
     q = PATTERNS["float32"]
     place = 2.0**-23
-    assert grid.grid_step(place, 1.0, q) == 0.0 and grid.grid_step(place * 1.01, 1.0, q) > 0
+    assert grid.grid_step(place, 1.0, q) == 0.0
+    assert grid.grid_step(place * 1.01, 1.0, q) > 0
     assert (
         grid.grid_step(0.1, 0.0, q)
         == grid.grid_step(0.1, np.inf, q)
@@ -255,7 +259,7 @@ def test_where_there_is_no_step() -> None:
     for largest, there in ((2.0**30, False), (np.nextafter(2.0**30, 0), True), (2.0**29, True), (2.0**31, False)):
         bound = 0.5 + float(ulp(2.0**30 if largest < 2.0**31 else largest, 52))
         step = grid.grid_step(bound, largest, wide)
-        assert (step > 0) is there, "codes of 31 bits and sign: largest / step < 2^30"
+        assert bool(step > 0) is there, "codes of 31 bits and sign: largest / step < 2^30"
     assert grid.CODE_BITS == 32
 
 
@@ -264,7 +268,8 @@ def test_codes_and_values() -> None:
     codes = grid.to_codes(np.array([0.0, 0.24, 0.26, -0.76, 0.25, 0.75]), np.float64(0.5))
     assert codes.view(np.int32).tolist() == [0, 0, 1, -2, 0, 2]
     back = grid.from_codes(np.array([[2, 0x3F800000], [0xFFFFFFFF, 7]], np.uint32), np.array([0.5, 0.0]), q)
-    assert back[:, 0].view(np.float32).tolist() == [1.0, -0.5] and back[:, 1].tolist() == [0x3F800000, 7]
+    assert back[:, 0].view(np.float32).tolist() == [1.0, -0.5]
+    assert back[:, 1].tolist() == [0x3F800000, 7]
 
 
 def test_the_bound_holds_at_the_bound() -> None:
@@ -292,9 +297,8 @@ def test_one_value_makes_its_tensor_exact_wherever_it_stands(row: int, bad: floa
     assert chunk is not None
     found = Chunk(chunk).read().view(np.float32)
     assert np.array_equal(found[:, :10], w[:, :10], equal_nan=True)
-    assert (np.abs(found[:, 10:].astype(np.float64) - w[:, 10:]) <= 0.01).all() and not np.array_equal(
-        found[:, 10:], w[:, 10:]
-    )
+    assert (np.abs(found[:, 10:].astype(np.float64) - w[:, 10:]) <= 0.01).all()
+    assert not np.array_equal(found[:, 10:], w[:, 10:])
 
 
 # ---- classes -----------------------------------------------------------------------------------------------------------------
@@ -367,7 +371,8 @@ def test_cells_of_a_size_share_a_histogram() -> None:
     weights = [2000 * 3, 2000 * 2, 3000 * 3, 3000 * 2, 2000 * 3, 2000 * 2]
     octaves = [round(math.log2(x + 2.0**-10)) for x in (2, 64, 1000, 1000, 2, 64)]
     found = classes.streams(size, label, heights)
-    assert found.shape == (3, 2) and found.ravel().tolist() == slow_merged(octaves, [float(w) for w in weights], 4096)
+    assert found.shape == (3, 2)
+    assert found.ravel().tolist() == slow_merged(octaves, [float(w) for w in weights], 4096)
     assert len(set(found.ravel().tolist())) == 3
     few = classes.streams(size, label, np.array([200, 300, 200]))
     assert few.ravel().tolist() == slow_merged(octaves, [w / 10 for w in weights], 4096)
@@ -382,10 +387,8 @@ def test_pages_are_read_alone(dtype: Any) -> None:
     numbers = np.arange(700, dtype=np.uint64).astype(dtype)
     writer = PageWriter(numbers, [300, 400])
     reader = PageReader(writer.meta, np.dtype(dtype), FILE_HEADER)
-    assert (
-        np.array_equal(reader.read(writer.pages[1], 400), numbers[300:])
-        and reader.read(writer.pages[1], 400).dtype == dtype
-    )
+    assert np.array_equal(reader.read(writer.pages[1], 400), numbers[300:])
+    assert reader.read(writer.pages[1], 400).dtype == dtype
     out = np.zeros(300, dtype)
     reader.read_into(writer.pages[0], out)
     assert np.array_equal(out, numbers[:300])
@@ -421,7 +424,7 @@ def slow_plan(tensors: list[tuple[str, int, int]], most: int) -> list[list[tuple
 
 def test_chunks_are_cut_as_the_words_say() -> None:
     for most in (8, 9):
-        for size, row in itertools.product(range(0, 40), (1, 2, 3, 5, 8, 9, 10)):
+        for size, row in itertools.product(range(40), (1, 2, 3, 5, 8, 9, 10)):
             tensors = [("a", 3, 3), ("a", size, row), ("b", 4, 2), ("a", 2, 1), ("a", 4, 1), ("b", 5, 1)]
             found = plan.plan(tensors, lambda _, most=most: most)
             assert [[(c.tensor, c.start, c.stop) for c in chunk] for chunk in found] == slow_plan(tensors, most), (
@@ -430,8 +433,10 @@ def test_chunks_are_cut_as_the_words_say() -> None:
                 row,
             )
             assert all(sum(c.stop - c.start for c in chunk) <= most for chunk in found)
-    assert plan.CHUNK == 16384 and plan.MIN_CHUNK == 512
-    assert [len(c) for c in plan.plan([("a", 16384, 1)])] == [1] and len(plan.plan([("a", 16385, 1)])) == 2
+    assert plan.CHUNK == 16384
+    assert plan.MIN_CHUNK == 512
+    assert [len(c) for c in plan.plan([("a", 16384, 1)])] == [1]
+    assert len(plan.plan([("a", 16385, 1)])) == 2
 
 
 # ---- the form ----------------------------------------------------------------------------------------------------------------
@@ -444,7 +449,7 @@ def test_sizes_of_the_form() -> None:
 
 @pytest.mark.parametrize("height", [1, 2, 3, 8])
 def test_tiles_are_cut_at_multiples_without_row_nought(height: int) -> None:
-    for rows in range(0, 12):
+    for rows in range(12):
         found = tiles(rows, height)
         by_row = [t // height for t in range(1, rows)]
         assert [list(range(a, b)) for a, b in found] == [
@@ -515,7 +520,8 @@ def test_what_cannot_be_on_a_grid() -> None:
     assert encode.encode_bounded(w.astype(np.int32).view(np.uint32), "int32", [4], [0.1]) is None
     assert encode.encode_bounded(w.astype(np.float32).view(np.uint32), "float32", [2, 2], [0.0, 0.0]) is None
     one = encode.encode_bounded(w.astype(np.float32).view(np.uint32), "float32", [2, 2], [0.1, 0.0])
-    assert one is not None and one[29] == 2
+    assert one is not None
+    assert one[29] == 2
     # float64 patterns do not fit into codes: one exact tensor makes the chunk exact; one without values does not
     wide = w.view(np.uint64)
     assert encode.encode_bounded(wide, "float64", [2, 2], [0.1, 0.0]) is None
@@ -530,16 +536,15 @@ def test_values_that_lie_on_a_grid_stay_there() -> None:
     assert chunk is not None
     assert np.array_equal(Chunk(chunk).read().view(np.float32), w)
     table = np.frombuffer(chunk[50:90], ENTRY)
-    assert (
-        table["columns"].tolist() == [2, 2]
-        and table["step"].tolist() == [0.25, 0.0]
-        and table["bound"].tolist() == [0.1, 0.1]
-    )
+    assert table["columns"].tolist() == [2, 2]
+    assert table["step"].tolist() == [0.25, 0.0]
+    assert table["bound"].tolist() == [0.1, 0.1]
 
 
 def test_nothing_but_noughts_has_a_grid() -> None:
     chunk = encode.encode_bounded(np.zeros((3, 4), np.uint32), "float32", [4], [0.5])
-    assert chunk is not None and np.frombuffer(chunk[50:70], ENTRY)["step"].tolist() == [1.0]
+    assert chunk is not None
+    assert np.frombuffer(chunk[50:70], ENTRY)["step"].tolist() == [1.0]
 
 
 @pytest.mark.parametrize("n", [15, 16, 17, 24 * 17, 800])
