@@ -33,6 +33,10 @@ class Imagined:
 
     epochs: tuple[Any, ...] = ()
     wiring = None
+    branches: dict[str, Any] = {}
+    observed: tuple[Any, ...] = ()
+    stopped = tolerance = None
+    name = "imagined"
 
     def __init__(
         self, shapes: Mapping[str, tuple[int, ...]], frames: int, value: Callable[[str, int], Any] | None = None
