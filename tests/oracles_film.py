@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -33,6 +33,10 @@ class Imagined:
 
     epochs: tuple[Any, ...] = ()
     wiring = None
+    branches: ClassVar[dict[str, Any]] = {}
+    observed: tuple[Any, ...] = ()
+    stopped = tolerance = None
+    name = "imagined"
 
     def __init__(
         self, shapes: Mapping[str, tuple[int, ...]], frames: int, value: Callable[[str, int], Any] | None = None

@@ -98,6 +98,8 @@ if TYPE_CHECKING:  # what an editor and a type checker see; `_HOME` is what runs
     from weightlapse.recording.epoch import Epoch as Epoch
     from weightlapse.recording.recording import Recording as Recording
     from weightlapse.recording.recording import load as load
+    from weightlapse.recording.run import Run as Run
+    from weightlapse.recording.run import TensorHistory as TensorHistory
     from weightlapse.recording.track import Track as Track
     from weightlapse.symmetry.align import align as align
     from weightlapse.symmetry.alignment import Alignment as Alignment
@@ -135,6 +137,8 @@ _HOME = {
     "Recording": "recording.recording",
     "Epoch": "recording.epoch",
     "Track": "recording.track",
+    "Run": "recording.run",
+    "TensorHistory": "recording.run",
     "make_film": "film.movie",
     "Film": "film.film",
     "show": "view.serve",

@@ -53,3 +53,9 @@ def test_every_mistake_is_found_on_its_line(checker: Callable[[Path], set[int]])
     wrong = {k for k, line in enumerate(lines, 1) if "# wrong" in line}
     assert len(wrong) > 15
     assert checker(HERE / "fails.py") == wrong
+
+
+@pytest.mark.parametrize("checker", [mypy, pyright])
+def test_every_stand_in_is_a_run(checker: Callable[[Path], set[int]]) -> None:
+    lines = (HERE / "runs.py").read_text(encoding="utf-8").splitlines()
+    assert checker(HERE / "runs.py") == {k for k, line in enumerate(lines, 1) if "# wrong" in line}

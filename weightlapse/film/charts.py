@@ -14,6 +14,7 @@ from weightlapse.film.curves import Line
 from weightlapse.film.frames import all_shapes, sample, values_over
 from weightlapse.measures.measure import By, measure
 from weightlapse.measures.stream import Members
+from weightlapse.recording.run import Run
 
 _POINTS = 600  # moments at which weights are looked at for a curve: about one per pixel
 _LINES = 32  # single weights in one chart
@@ -21,7 +22,7 @@ _LINES = 32  # single weights in one chart
 Shapes = Mapping[str, tuple[int, ...]]
 
 
-def scalar_charts(run: Any) -> list[str]:
+def scalar_charts(run: Run) -> list[str]:
     """Scalars that share a chart, joined by "+": all losses first, then accuracies, then each other one alone."""
     known = [name for name, values in run.scalars.items() if np.isfinite(values).any()]
     losses = [name for name in known if "loss" in name.lower() or "error" in name.lower()]
@@ -30,7 +31,7 @@ def scalar_charts(run: Any) -> list[str]:
     return ["+".join(part) for part in (losses, accuracies) if part] + rest
 
 
-def scalars(run: Any, order: Any, _: Shapes, words: str) -> tuple[str, list[Line]]:
+def scalars(run: Run, order: Any, _: Shapes, words: str) -> tuple[str, list[Line]]:
     """The scalars named in ``words`` ("loss+val_loss"; empty: all losses, or all there are)."""
     known = dict(run.scalars)
     if not known:
@@ -58,14 +59,14 @@ def _shared_name(names: list[str]) -> str:
     return ", ".join(names)
 
 
-def lines(run: Any, order: Any, shapes: Shapes, _: str) -> tuple[str, list[Line]]:
+def lines(run: Run, order: Any, shapes: Shapes, _: str) -> tuple[str, list[Line]]:
     """Single weights over time: all of a tiny network, otherwise 32 spread evenly over the chosen tensors."""
     total = sum(int(np.prod(shape)) for shape in shapes.values())
     made = single_weights(run, sample(order.frames, _POINTS), shapes, _LINES)
     return ("weights" if len(made) == total else f"{len(made)} of {total} weights"), made
 
 
-def single_weights(run: Any, frames: NDArray[np.int64], shapes: Shapes, most: int) -> list[Line]:
+def single_weights(run: Run, frames: NDArray[np.int64], shapes: Shapes, most: int) -> list[Line]:
     """At most ``most`` weights, spread evenly over the tensors ``shapes``, at ``frames``.
 
     Few weights have a colour each, many the colour of their tensor.
@@ -108,7 +109,7 @@ def _short_names(shapes: Shapes) -> dict[str, str]:
     return {name: name[cut:].lstrip(".") for name in shapes}
 
 
-def groups(run: Any, order: Any, shapes: Shapes, _: str) -> tuple[str, list[Line]]:
+def groups(run: Run, order: Any, shapes: Shapes, _: str) -> tuple[str, list[Line]]:
     """The average of each group of weights; without ``groups=`` the mean |w| of each tensor.
 
     ``order.groups`` is written as for `measure`: a label and flat positions of the only tensor, ``(tensor, positions)`` or ``{tensor: positions}``.
@@ -137,17 +138,17 @@ def groups(run: Any, order: Any, shapes: Shapes, _: str) -> tuple[str, list[Line
     ]
 
 
-def distance(run: Any, order: Any, shapes: Shapes, _: str) -> tuple[str, list[Line]]:
+def distance(run: Run, order: Any, shapes: Shapes, _: str) -> tuple[str, list[Line]]:
     """How far the chosen tensors together are from where they started."""
     return "distance from the start", _measured(run, order, shapes, "distance", "network")
 
 
-def norms(run: Any, order: Any, shapes: Shapes, _: str) -> tuple[str, list[Line]]:
+def norms(run: Run, order: Any, shapes: Shapes, _: str) -> tuple[str, list[Line]]:
     """The norm of each tensor."""
     return "norms", _measured(run, order, shapes, "norm", "tensor")
 
 
-def _measured(run: Any, order: Any, shapes: Shapes, what: str, by: By) -> list[Line]:
+def _measured(run: Run, order: Any, shapes: Shapes, what: str, by: By) -> list[Line]:
     first, last = int(order.frames.min()), int(order.frames.max())
     stride = max((last - first) // _POINTS, 1)
     part = slice(first, last + 1, stride)

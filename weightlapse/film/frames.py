@@ -11,13 +11,14 @@ from numpy.typing import NDArray
 
 from weightlapse.errors import InvalidArgument, MissingStep, UnknownTensor, closest
 from weightlapse.recording.polar import whole
+from weightlapse.recording.run import LayoutSpan, Run
 from weightlapse.store.layout import value_dtype
 
 Values = NDArray[np.generic]
 READ_BYTES = 32 << 20  # read at once: enough to use a decoded block well, small beside any model
 
 
-def chosen(run: Any, tensors: str | Sequence[str], frames: NDArray[np.int64] | None = None) -> list[str]:
+def chosen(run: Run, tensors: str | Sequence[str], frames: NDArray[np.int64] | None = None) -> list[str]:
     """Names of ``run`` that match the globs ``tensors``, in network order.
 
     ``"*"`` means the network's own floating-point and complex tensors: other streams (``gradients:...``) and integer buffers are drawn
@@ -26,7 +27,7 @@ def chosen(run: Any, tensors: str | Sequence[str], frames: NDArray[np.int64] | N
     patterns = [tensors] if isinstance(tensors, str) else list(tensors)
     names = all_shapes(run, frames)
     dtypes: dict[str, Any] = dict(run.dtypes)
-    for epoch in getattr(run, "epochs", ()):
+    for epoch in run.epochs:
         dtypes |= epoch.dtypes
     kinds = {name: value_dtype(str(dtypes[name])).kind for name in names}
 
@@ -46,12 +47,12 @@ def chosen(run: Any, tensors: str | Sequence[str], frames: NDArray[np.int64] | N
     return out
 
 
-def all_shapes(run: Any, frames: NDArray[np.int64] | None = None) -> dict[str, tuple[int, ...]]:
+def all_shapes(run: Run, frames: NDArray[np.int64] | None = None) -> dict[str, tuple[int, ...]]:
     """Shapes by name, in network order, of every tensor that exists at any of ``frames`` (default: all); where one grew, its last.
 
     Tensors that only an earlier layout had stand behind what preceded them there.
     """
-    epochs = list(getattr(run, "epochs", ()))
+    epochs = list(run.epochs)
     if frames is not None and len(epochs) > 1:
         epochs = [e for e in epochs if ((frames >= e.start) & (frames < e.stop)).any()]
     if len(epochs) <= 1:
@@ -68,15 +69,15 @@ def all_shapes(run: Any, frames: NDArray[np.int64] | None = None) -> dict[str, t
     return {name: shapes[name] for name in order}
 
 
-def epoch_at(run: Any, frame: int) -> Any | None:
+def epoch_at(run: Run, frame: int) -> LayoutSpan | None:
     """The layout epoch that holds ``frame``; None when the recording has only one."""
-    epochs = getattr(run, "epochs", ())
+    epochs = run.epochs
     if len(epochs) <= 1:
         return None
     return next(epoch for epoch in epochs if epoch.start <= frame < epoch.stop)
 
 
-def values_over(run: Any, names: Sequence[str], frames: NDArray[np.int64]) -> Iterator[dict[str, Values]]:
+def values_over(run: Run, names: Sequence[str], frames: NDArray[np.int64]) -> Iterator[dict[str, Values]]:
     """For every entry of ``frames``, in order, the values of ``names`` that the network has at that frame."""
     shapes = all_shapes(run)
     size = sum(4 * int(np.prod(shapes[name])) for name in names)
@@ -91,8 +92,8 @@ def values_over(run: Any, names: Sequence[str], frames: NDArray[np.int64]) -> It
                 yield {name: read[name][i] for name in there}
 
 
-def _same_epoch(run: Any, frames: NDArray[np.int64]) -> list[NDArray[np.int64]]:
-    starts = [epoch.start for epoch in getattr(run, "epochs", ())]
+def _same_epoch(run: Run, frames: NDArray[np.int64]) -> list[NDArray[np.int64]]:
+    starts = [epoch.start for epoch in run.epochs]
     if len(starts) <= 1:
         return [frames]
     which = np.searchsorted(starts, frames, side="right")
@@ -144,7 +145,7 @@ def sample(frames: NDArray[np.int64], most: int) -> NDArray[np.int64]:
     return unique[np.unique(np.rint(np.concatenate([even, early])).astype(int))]
 
 
-def frame_of_step(run: Any, step: int) -> int:
+def frame_of_step(run: Run, step: int) -> int:
     """The frame recorded at ``step``."""
     steps = np.asarray(run.steps)
     at = int(np.searchsorted(steps, step))

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Mapping
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from weightlapse.film.frames import Values, values_over
+from weightlapse.recording.run import LayoutSpan, Run
 
 _ALIKE = 0.9  # cosine from which a new unit counts as the child of an old one when the recording does not say
 
@@ -24,10 +24,10 @@ class Lineage:
     whose weights point the same way in the first frame after growing; one that resembles none is drawn at the end.
     """
 
-    def __init__(self, run: Any) -> None:
+    def __init__(self, run: Run) -> None:
         self._orders: list[tuple[int, Orders]] = []
         orders: Orders = {}
-        for before, after in itertools.pairwise(list(getattr(run, "epochs", ()))):
+        for before, after in itertools.pairwise(list(run.epochs)):
             if after.start < after.stop:
                 # what did not change keeps its order
                 kept = {name: axes for name, axes in orders.items() if after.shapes.get(name) == before.shapes[name]}
@@ -50,13 +50,13 @@ class Lineage:
         return axes[0][1] if 0 in axes else None
 
 
-def events_of(run: Any) -> list[tuple[int, str]]:
+def events_of(run: Run) -> list[tuple[int, str]]:
     """(step, words) of everything that happened: what the user marked, every change of the layout in a few words, and where branches were left.
 
     A recorder writes its own, longer event for such a change; that one is left out.
     """
     steps = np.asarray(run.steps)
-    epochs = list(getattr(run, "epochs", ()))
+    epochs = list(run.epochs)
     changes = [
         (int(steps[b.start]), _words(a, b)) for a, b in itertools.pairwise(epochs) if b.start < min(b.stop, len(steps))
     ]
@@ -65,10 +65,10 @@ def events_of(run: Any) -> list[tuple[int, str]]:
     return sorted([*told, *changes, *_left(run, steps)])
 
 
-def _left(run: Any, steps: NDArray[np.int64]) -> list[tuple[int, str]]:
+def _left(run: Run, steps: NDArray[np.int64]) -> list[tuple[int, str]]:
     """Of each branch, the step that the recording was rewound to and what was trained after it before."""
     found = []
-    for name, branch in getattr(run, "branches", {}).items():
+    for name, branch in run.branches.items():
         first, last = int(branch.steps[0]), int(branch.steps[-1])
         at = max(int(np.searchsorted(steps, first)) - 1, 0)
         told = f"branch {name} was left here: steps {first} to {last}, {len(branch.steps)} frames"
@@ -76,12 +76,12 @@ def _left(run: Any, steps: NDArray[np.int64]) -> list[tuple[int, str]]:
     return found
 
 
-def stages_of(run: Any, frames: NDArray[np.int64]) -> list[tuple[int, NDArray[np.int64]]]:
+def stages_of(run: Run, frames: NDArray[np.int64]) -> list[tuple[int, NDArray[np.int64]]]:
     """Stretches of ``frames`` that share one layout of the picture, each with its first frame.
 
     A layout holds as long as tensors only grow and appear; where one vanishes, the next begins.
     """
-    epochs = [e for e in getattr(run, "epochs", ()) if ((frames >= e.start) & (frames < e.stop)).any()]
+    epochs = [e for e in run.epochs if ((frames >= e.start) & (frames < e.stop)).any()]
     if len(epochs) <= 1:
         return [(0, frames)]
     starts = [0]
@@ -92,7 +92,7 @@ def stages_of(run: Any, frames: NDArray[np.int64]) -> list[tuple[int, NDArray[np
     return [(start, frames[(frames >= start) & (frames < end)]) for start, end in zip(starts, ends)]
 
 
-def _words(before: Any, after: Any) -> str:
+def _words(before: LayoutSpan, after: LayoutSpan) -> str:
     """What changed, short enough for a caption: "fc1 16 → 26", "new fc3"."""
     said = []
     for name, shape in after.shapes.items():
@@ -105,7 +105,7 @@ def _words(before: Any, after: Any) -> str:
     return ", ".join(dict.fromkeys(said)) or str(after.note) or "the network changed"
 
 
-def _orders(run: Any, before: Any, after: Any, earlier: Orders) -> Orders:
+def _orders(run: Run, before: LayoutSpan, after: LayoutSpan, earlier: Orders) -> Orders:
     """The orders of all tensors that grow from one epoch to the next."""
     changed = {
         name: [axis for axis, (old, new) in enumerate(zip(before.shapes[name], shape)) if new > old]
@@ -143,11 +143,11 @@ def _orders(run: Any, before: Any, after: Any, earlier: Orders) -> Orders:
     return out
 
 
-def _told(run: Any, epoch: Any) -> dict[tuple[str, int], Order]:
+def _told(run: Run, epoch: LayoutSpan) -> dict[tuple[str, int], Order]:
     """Parents by (tensor, axis) from the lineage that the recording holds, through its wiring or the names of its layers."""
     lineage = epoch.lineage if isinstance(epoch.lineage, Mapping) else {}
     told: dict[tuple[str, int], Order] = {}
-    wiring = getattr(run, "wiring", None)
+    wiring = run.wiring
     for group, parents in lineage.items():
         parents = np.asarray(parents, dtype=np.int64)
         for name, shape in epoch.shapes.items():

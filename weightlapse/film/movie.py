@@ -28,13 +28,15 @@ from weightlapse.film.story_file import beside, describe, poster_picture, write
 from weightlapse.film.story_scene import compose_story, tell
 from weightlapse.progress import track
 from weightlapse.recording.polar import polar
+from weightlapse.recording.recording import opened
+from weightlapse.recording.run import Run
 from weightlapse.store.layout import value_dtype
 
 SUFFIXES = (*VIDEO, *PALETTE, *STILL)
 
 
 def make_film(
-    run: Any,
+    run: Run | str | os.PathLike[str],
     path: str | os.PathLike[str] | None = None,
     *,
     tensors: str | Sequence[str] = "*",
@@ -42,7 +44,7 @@ def make_film(
     size: tuple[int, int] = (1280, 720),
     scale: str = "tensor",
     cmap: str = "RdBu_r",
-    other: Any = None,
+    other: Run | str | os.PathLike[str] | None = None,
     align: bool = True,
     frames: Any = None,
     panels: Sequence[str] | None = None,
@@ -109,12 +111,11 @@ def make_film(
     >>> film.frames
     5
     """
-    if isinstance(run, (str, os.PathLike)):
-        run = _load(run)
+    run = opened(run)
     if other is not None:
         from weightlapse.film.pair import Pair
 
-        run = Pair(run, _load(other) if isinstance(other, (str, os.PathLike)) else other, align)
+        run = Pair(run, opened(other), align)
     else:
         run = polar(run)
     suffix, target = _target(path)
@@ -152,15 +153,15 @@ def make_film(
         assert target is not None
         if single:
             (moment,) = moments(run, scene, picked)
-            still(target, scene, moment, (width, height), table, order.title or _name(run))
+            still(target, scene, moment, (width, height), table, order.title or run.name)
         else:
             pictures(target, scene, moments(run, scene, shown, linger=linger), (width, height), table)
         return Film(target, (width, height), rate, len(shown), None)
 
     groups_of = _runs(shown)
     steps = np.asarray(run.steps)
-    comment = f"weightlapse film of {_name(run)}, steps {int(steps[shown].min())} to {int(steps[shown].max())}"
-    reel = Reel(width, height, rate, len(groups_of), order.title or _name(run), comment, faithful, preset, crf)
+    comment = f"weightlapse film of {run.name}, steps {int(steps[shown].min())} to {int(steps[shown].max())}"
+    reel = Reel(width, height, rate, len(groups_of), order.title or run.name, comment, faithful, preset, crf)
     surface = surface_for(suffix, reel, table, scene.series_used, cmap)
 
     def shoot(out: Any) -> None:
@@ -174,7 +175,7 @@ def make_film(
     if target is None:
         memory = io.BytesIO()
         shoot(memory)
-        shows = None if tale is None else describe(run, order, tale, float(rate), order.title or _name(run))
+        shows = None if tale is None else describe(run, order, tale, float(rate), order.title or run.name)
         return Film(None, (width, height), rate, len(shown), memory.getvalue(), None, shows)
     with whole_file(target) as out:
         shoot(out)
@@ -183,15 +184,15 @@ def make_film(
         again = compose_story(run, order, tale)
         again.signs = scene.signs
         (moment,) = moments(run, again, shown, np.array([best]), linger=linger)
-        still(poster, again, moment, (width, height), table, order.title or _name(run))
-        shows = describe(run, order, tale, float(rate), order.title or _name(run))
+        still(poster, again, moment, (width, height), table, order.title or run.name)
+        shows = describe(run, order, tale, float(rate), order.title or run.name)
         write(told, shows)
         return Film(target, (width, height), rate, len(shown), None, poster, shows)
     return Film(target, (width, height), rate, len(shown), None)
 
 
 def moments(
-    run: Any, scene: Scene, shown: NDArray[np.int64], at: NDArray[np.int64] | None = None, *, linger: int = 1
+    run: Run, scene: Scene, shown: NDArray[np.int64], at: NDArray[np.int64] | None = None, *, linger: int = 1
 ) -> Iterator[Moment]:
     """The moments of a film, or only its pictures ``at``, read from the recording as they come.
 
@@ -216,7 +217,7 @@ def moments(
         yield Moment(frame, int(steps[frame]), progress, values, event, picture, linger)
 
 
-def _events(run: Any) -> dict[int, str]:
+def _events(run: Run) -> dict[int, str]:
     """frame -> what happened there."""
     steps = np.asarray(run.steps)
     words_at: dict[int, str] = {}
@@ -227,14 +228,14 @@ def _events(run: Any) -> dict[int, str]:
     return words_at
 
 
-def _scene(run: Any, order: Order) -> Scene:
+def _scene(run: Run, order: Order) -> Scene:
     from weightlapse.film.pair import Pair, compose_pair
 
     return compose_pair(run, order) if isinstance(run, Pair) else compose(run, order)
 
 
 def _story(
-    run: Any, order: Order, wanted: bool | None, other: Any, fps: float, frames: NDArray[np.int64]
+    run: Run, order: Order, wanted: bool | None, other: Any, fps: float, frames: NDArray[np.int64]
 ) -> Story | None:
     """The story to be told; None where all tensors are to be seen."""
     clash = (
@@ -247,16 +248,6 @@ def _story(
     if wanted is False or clash or (wanted is None and not (min(order.size) >= 240 and many(run, order.names, frames))):
         return None
     return tell(run, order, fps)
-
-
-def _load(path: str | os.PathLike[str]) -> Any:
-    from weightlapse.recording.recording import load
-
-    return load(path)
-
-
-def _name(run: Any) -> str:
-    return getattr(run, "name", None) or str(getattr(run, "path", "")).rstrip("/").rpartition("/")[2] or "weights"
 
 
 def _target(path: str | os.PathLike[str] | None) -> tuple[str, Path | None]:
@@ -291,7 +282,7 @@ def _rate(fps: float) -> Fraction:
     return Fraction(fps).limit_denominator(1001) if fps >= 1 else Fraction(float(fps)).limit_denominator(1000)
 
 
-def _holds(run: Any, hold: float, fps: float) -> dict[int, int]:
+def _holds(run: Run, hold: float, fps: float) -> dict[int, int]:
     if not (np.isfinite(hold) and hold >= 0):
         raise InvalidArgument(f"hold={hold!r} must be a number of seconds, 0 or more")
     pictures = round(hold * fps)
@@ -312,7 +303,7 @@ def _note(picked: NDArray[np.int64], shown: NDArray[np.int64], pace: str | int |
     )
 
 
-def _refuse_complex(run: Any, names: Sequence[str]) -> None:
+def _refuse_complex(run: Run, names: Sequence[str]) -> None:
     for name in names:
         if value_dtype(str(run.dtypes[name])).kind == "c":
             raise InvalidArgument(
@@ -329,7 +320,7 @@ def _runs(shown: NDArray[np.int64]) -> list[tuple[int, int]]:
 
 
 def picture(
-    run: Any,
+    run: Run,
     frame: int = -1,
     *,
     size: tuple[int, int] = (640, 360),

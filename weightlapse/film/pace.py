@@ -3,20 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from weightlapse.errors import InvalidArgument
 from weightlapse.film.frames import sample, values_over
+from weightlapse.recording.run import Run
 
 PACES = ("every", "log", "equal change")
 AUTOMATIC_MOST = 3600  # pictures in a film for which no pace was asked: two and a half minutes at 24 a second
 
 
 def timeline(
-    run: Any,
+    run: Run,
     names: Sequence[str],
     frames: NDArray[np.int64],
     *,
@@ -75,7 +75,7 @@ def _strided(frames: NDArray[np.int64], stride: int) -> NDArray[np.int64]:
 
 
 def _spread(
-    run: Any, names: Sequence[str], frames: NDArray[np.int64], pace: str, wanted: int | None
+    run: Run, names: Sequence[str], frames: NDArray[np.int64], pace: str, wanted: int | None
 ) -> NDArray[np.int64]:
     """``wanted`` pictures over ``frames``, each frame's share of the film given by the pace."""
     count = wanted or min(len(frames), AUTOMATIC_MOST)
@@ -92,7 +92,7 @@ def _rising(frames: NDArray[np.int64]) -> bool:
     return bool((np.diff(frames) >= 0).all())
 
 
-def _by_change(run: Any, names: Sequence[str], frames: NDArray[np.int64], count: int) -> NDArray[np.intp]:
+def _by_change(run: Run, names: Sequence[str], frames: NDArray[np.int64], count: int) -> NDArray[np.intp]:
     """Positions in ``frames`` at equal distances along the path of the weights (each tensor's steps relative to its size)."""
     looked = sample(np.arange(len(frames)), 2000)
     path = np.zeros(len(looked))

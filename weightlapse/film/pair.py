@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -20,7 +19,7 @@ import weightlapse.film.scales as scales
 from weightlapse.errors import InvalidArgument
 from weightlapse.film.blocks import Measure, Placed, blocks, even
 from weightlapse.film.curves import Curves, Line
-from weightlapse.film.frames import Values, all_shapes, sample, values_over
+from weightlapse.film.frames import Values, all_shapes, frame_of_step, sample, values_over
 from weightlapse.film.layout import place
 from weightlapse.film.panels import Header, Legend, Panel, Weights
 from weightlapse.film.scene import THINNED, Order, Scene, frame_boxes, legend_ends
@@ -28,35 +27,58 @@ from weightlapse.film.surface import Box
 from weightlapse.picture.numbers import grouped
 from weightlapse.progress import track
 from weightlapse.recording.renamed import under_names_of
+from weightlapse.recording.run import LayoutSpan, Run, Seen, TensorHistory
 from weightlapse.symmetry.runs import align_runs
 from weightlapse.symmetry.states import distance, float_arrays, parameter_names
+from weightlapse.wiring.data import Wiring
 
 _POINTS = 240  # moments at which the distance is measured
 FIRST, SECOND, ALIGNED, DIFFERENCE = "first", "second", "aligned", "difference"
 
 
-class _InStep:
-    """A recording seen at the steps of another: at each step its newest frame. Enough of a recording for `align_runs`."""
+class _InStep(Seen):
+    """A recording seen at the steps of another: at each step its newest frame."""
 
-    def __init__(self, run: Any, steps: NDArray[np.int64]) -> None:
-        self.run, self.steps, self.wiring, self.path, self.shapes = run, steps, run.wiring, run.path, run.shapes
+    def __init__(self, run: Run, steps: NDArray[np.int64]) -> None:
+        super().__init__(run)
+        self.run, self._steps = run, steps
         self.at = np.clip(np.searchsorted(np.asarray(run.steps), steps, side="right") - 1, 0, None)
 
-    def state(self, *, frame: int) -> dict[str, Any]:
-        found: dict[str, Any] = self.run.state(frame=int(self.at[frame]))
-        return found
+    @property
+    def steps(self) -> NDArray[np.int64]:
+        return self._steps
+
+    @property
+    def scalars(self) -> dict[str, NDArray[np.float64]]:
+        return {name: np.asarray(values)[self.at] for name, values in self.run.scalars.items()}
+
+    @property
+    def epochs(self) -> Sequence[LayoutSpan]:
+        return ()
+
+    def bound(self, name: str, frame: int | None = None) -> float:
+        return self.run.bound(name, None if frame is None else int(self.at[frame]))
+
+    def state(self, step: int | None = None, *, frame: int | None = None) -> dict[str, NDArray[Any]]:
+        if step is not None:
+            frame = frame_of_step(self, step)
+        return self.run.state(frame=int(self.at[-1 if frame is None else frame]))
+
+    def __getitem__(self, name: str, /) -> TensorHistory:
+        history = self.run[name]
+        return history if len(self.at) == len(history) else np.asarray(history[:])[self.at]
 
     def values(self, names: Sequence[str], frames: NDArray[np.int64]) -> Iterator[dict[str, Values]]:
         return values_over(self.run, names, self.at[frames])
 
 
-class Pair:
-    """Two recordings as one: the steps are those of the longer one, scalars and events those of the second.
+class Pair(Seen):
+    """Two recordings as one, at the steps of the longer one: with its events, and the tensors and scalars of the second.
 
     Where one has no frame at a step its newest earlier one stands; a teacher that no longer trains needs a single frame.
     """
 
-    def __init__(self, first: Any, second: Any, align: bool) -> None:
+    def __init__(self, first: Run, second: Run, align: bool) -> None:
         second = under_names_of(first, second)
         shapes = all_shapes(first)
         for name, shape in all_shapes(second).items():
@@ -67,26 +89,30 @@ class Pair:
                     "film recordings of the same architecture, or choose tensors that both have with tensors="
                 )
         longer = second if len(second.steps) >= len(first.steps) else first
-        self.steps: NDArray[np.int64] = np.asarray(longer.steps)
-        self.first, self.second = _InStep(first, self.steps), _InStep(second, self.steps)
-        self.shapes, self.dtypes, self.names = second.shapes, second.dtypes, second.names
-        self.events, self.epochs = longer.events, ()
-        self.wiring = first.wiring or second.wiring
-        self.align = align and self.wiring is not None
+        steps: NDArray[np.int64] = np.asarray(longer.steps)
+        self.first, self.second = _InStep(first, steps), _InStep(second, steps)
+        super().__init__(self.second)
+        self._events = longer.events
+        self._wiring = first.wiring or second.wiring
+        self.align = align and self._wiring is not None
         self.note = (
             "not aligned: neither recording holds a wiring (record with example=...)"
             if align and not self.align
             else ""
         )
-        names = tuple(getattr(run, "name", None) or Path(run.path).name for run in (first, second))
-        self.labels = ("A", "B") if names[0] == names[1] else names
-        self.path = " and ".join(self.labels)
-        self.scalars = {name: np.asarray(values)[self.second.at] for name, values in second.scalars.items()}
-        self._second = second
+        self.labels = ("A", "B") if first.name == second.name else (first.name, second.name)
 
-    def __getitem__(self, name: str) -> Any:
-        track_ = self._second[name]
-        return np.asarray(track_)[self.second.at] if len(self._second.steps) != len(self.steps) else track_
+    @property
+    def name(self) -> str:
+        return " and ".join(self.labels)
+
+    @property
+    def events(self) -> Sequence[tuple[int, str]]:
+        return self._events
+
+    @property
+    def wiring(self) -> Wiring | None:
+        return self._wiring
 
     @cached_property
     def _element(self) -> Any:
@@ -120,8 +146,8 @@ class Pair:
 
     @cached_property
     def _wired(self) -> list[str]:
-        known = self._second.shapes
-        return [m.tensor for g in self.wiring.groups for m in g.members if m.tensor in known]
+        known = self.second.shapes
+        return [m.tensor for g in (self.wiring.groups if self.wiring else ()) for m in g.members if m.tensor in known]
 
     def distances(self, names: Sequence[str], frames: NDArray[np.int64]) -> list[Line]:
         """``||A - B|| / ||A||`` over ``names``, as recorded and aligned."""

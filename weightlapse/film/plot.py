@@ -29,6 +29,8 @@ from weightlapse.picture.reduce import SPIKE, typical
 from weightlapse.picture.sample import limit
 from weightlapse.picture.scale import limit_of
 from weightlapse.recording.polar import PARTS, polar
+from weightlapse.recording.recording import opened
+from weightlapse.recording.run import Run
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -38,7 +40,12 @@ _CELLS = 4_000_000  # cells of a heat map; larger tensors are thinned, spikes ke
 
 
 def lines(
-    run: Any, tensor: str | None = None, ax: Axes | None = None, *, most: int = 64, frames: slice | None = None
+    run: Run | str | os.PathLike[str],
+    tensor: str | None = None,
+    ax: Axes | None = None,
+    *,
+    most: int = 64,
+    frames: slice | None = None,
 ) -> Axes:
     """Every weight of ``tensor`` (a name or a glob; default: the first) against the step; beyond ``most``, ``most`` of them evenly spread.
 
@@ -46,7 +53,7 @@ def lines(
 
     >>> lines(run, "fc1.weight")                                                   # doctest: +SKIP
     """
-    run = polar(_recording(run))
+    run = polar(opened(run))
     shapes = all_shapes(run)
     names = [_named(run, tensor)] if tensor is None or tensor in shapes else chosen(run, tensor)
     total = sum(int(np.prod(shapes[name])) for name in names)
@@ -77,7 +84,7 @@ def lines(
 
 
 def heatmap(
-    run: Any,
+    run: Run | str | os.PathLike[str],
     tensor: str | None = None,
     frame: int = -1,
     ax: Axes | None = None,
@@ -92,12 +99,12 @@ def heatmap(
 
     >>> heatmap(run, "fc1.weight", frame=0)                                        # doctest: +SKIP
     """
-    run = polar(_recording(run))
+    run = polar(opened(run))
     name = _named(run, tensor)
     (index,) = check_frames(int(frame), len(run.steps))
     value = _value(run, name, int(index))
     end = _limit(run, name, scale, value)
-    drawn = layout_of(name, value.shape, all_shapes(run), getattr(run, "wiring", None))
+    drawn = layout_of(name, value.shape, all_shapes(run), run.wiring)
     flat = drawn.arrange(value)
     step = int(np.ceil(np.sqrt(flat.size / _CELLS))) if flat.size > _CELLS else 1
     codes = encode(typical(flat, step, step, SPIKE * end), end)
@@ -130,13 +137,18 @@ def heatmap(
 
 
 def mass(
-    run: Any, tensor: str | None = None, ax: Axes | None = None, *, frames: slice | None = None, most: int = 16
+    run: Run | str | os.PathLike[str],
+    tensor: str | None = None,
+    ax: Axes | None = None,
+    *,
+    frames: slice | None = None,
+    most: int = 16,
 ) -> Axes:
     """Shares of the absolute weight, |w| / Σ|w|, over time: of each weight of ``tensor`` where it has at most ``most``, or of each tensor.
 
     Areas are stacked, so that mass which moves from one weight to another is seen to move. Returns the axes.
     """
-    run = _recording(run)
+    run = opened(run)
     shapes = all_shapes(run)
     names = chosen(run, "*")
     if tensor is None and sum(int(np.prod(shapes[n])) for n in names) <= most and len(names) == 1:
@@ -178,17 +190,25 @@ def mass(
     return finished(ax)
 
 
-def norms(run: Any, tensors: str | Sequence[str] = "*", ax: Axes | None = None, *, frames: slice | None = None) -> Axes:
+def norms(
+    run: Run | str | os.PathLike[str],
+    tensors: str | Sequence[str] = "*",
+    ax: Axes | None = None,
+    *,
+    frames: slice | None = None,
+) -> Axes:
     """The Euclidean norm of each tensor against the step. Returns the axes."""
-    run = _recording(run)
+    run = opened(run)
     span = _stride(run, frames)
     found = measure(run, "norm", tensors=chosen(run, tensors), frames=span)
     return _many(ax, np.asarray(run.steps)[span], found, "norm", "norm of each tensor")
 
 
-def scalars(run: Any, names: str | Sequence[str] | None = None, ax: Axes | None = None) -> Axes:
+def scalars(
+    run: Run | str | os.PathLike[str], names: str | Sequence[str] | None = None, ax: Axes | None = None
+) -> Axes:
     """What was logged beside the weights (loss, accuracy, ...) against the step; a log axis where it helps. Returns the axes."""
-    run = _recording(run)
+    run = opened(run)
     known = {name: np.asarray(values, dtype=np.float64) for name, values in run.scalars.items()}
     if not known:
         raise InvalidArgument("the recording holds no scalars; rec.log(loss=...) records them")
@@ -211,12 +231,16 @@ def scalars(run: Any, names: str | Sequence[str] | None = None, ax: Axes | None 
 
 
 def trajectory(
-    run: Any, tensors: str | Sequence[str] = "*", ax: Axes | None = None, *, frames: slice | None = None
+    run: Run | str | os.PathLike[str],
+    tensors: str | Sequence[str] = "*",
+    ax: Axes | None = None,
+    *,
+    frames: slice | None = None,
 ) -> Axes:
     """The path of all chosen weights together in the plane of its two largest principal components. Returns the axes."""
     from weightlapse.measures.trajectory import trajectory as path_of
 
-    run = _recording(run)
+    run = opened(run)
     found = path_of(run, tensors=chosen(run, tensors), frames=frames)
     across, down = (
         found.coordinates[:, i] if i < found.coordinates.shape[1] else np.zeros(len(found.frames)) for i in (0, 1)
@@ -236,10 +260,15 @@ def trajectory(
 
 
 def ridgeline(
-    run: Any, tensor: str | None = None, ax: Axes | None = None, *, frames: slice | None = None, most: int = 24
+    run: Run | str | os.PathLike[str],
+    tensor: str | None = None,
+    ax: Axes | None = None,
+    *,
+    frames: slice | None = None,
+    most: int = 24,
 ) -> Axes:
     """Histograms of ``tensor`` (default: the first) at up to ``most`` frames, the earliest at the back. Returns the axes."""
-    run = _recording(run)
+    run = opened(run)
     name = _named(run, tensor)
     span = _stride(run, frames)
     found = measure(run, "histogram", tensors=[name], frames=span)
@@ -283,15 +312,7 @@ def _many(ax: Any, steps: NDArray[np.int64], found: dict[str, NDArray[np.float64
     return finished(ax)
 
 
-def _recording(run: Any) -> Any:
-    if isinstance(run, (str, os.PathLike)):
-        from weightlapse.recording.recording import load
-
-        return load(run)
-    return run
-
-
-def _named(run: Any, tensor: str | None) -> str:
+def _named(run: Run, tensor: str | None) -> str:
     shapes = all_shapes(run)
     if tensor is None:
         return chosen(run, "*")[0]
@@ -304,7 +325,7 @@ def _named(run: Any, tensor: str | None) -> str:
     return tensor
 
 
-def _value(run: Any, name: str, frame: int) -> Values:
+def _value(run: Run, name: str, frame: int) -> Values:
     (values,) = values_over(run, [name], np.array([frame]))
     if name not in values:
         epoch = epoch_at(run, frame)
@@ -315,7 +336,7 @@ def _value(run: Any, name: str, frame: int) -> Values:
     return values[name]
 
 
-def _limit(run: Any, name: str, scale: str | float, value: Values) -> float:
+def _limit(run: Run, name: str, scale: str | float, value: Values) -> float:
     if scale == "step":
         return limit_of(value)
     if scale == "tensor":
@@ -325,11 +346,11 @@ def _limit(run: Any, name: str, scale: str | float, value: Values) -> float:
     raise InvalidArgument(f"scale must be 'tensor', 'step' or a positive number, not {scale!r}")
 
 
-def _span(run: Any, frames: slice | None) -> NDArray[np.int64]:
+def _span(run: Run, frames: slice | None) -> NDArray[np.int64]:
     return check_frames(frames, len(run.steps))
 
 
-def _stride(run: Any, frames: slice | None) -> slice:
+def _stride(run: Run, frames: slice | None) -> slice:
     """``frames``, thinned to about as many as a figure can show."""
     span = range(len(run.steps))[frames or slice(None)]
     if not len(span):

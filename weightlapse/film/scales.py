@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -11,6 +10,7 @@ from numpy.typing import NDArray
 from weightlapse.errors import InvalidArgument
 from weightlapse.picture.sample import limit
 from weightlapse.progress import track
+from weightlapse.recording.run import Run
 
 MODES = ("tensor", "global", "step")
 
@@ -22,6 +22,6 @@ def check(scale: str) -> str:
     return scale
 
 
-def over_frames(run: Any, names: Sequence[str], frames: NDArray[np.int64]) -> dict[str, float]:
+def over_frames(run: Run, names: Sequence[str], frames: NDArray[np.int64]) -> dict[str, float]:
     """Where the scale of each tensor ends over ``frames``, by the rule of `weightlapse.picture.scale`."""
     return {name: limit(run, name, frames) for name in track(names, "finding the colour scales")}

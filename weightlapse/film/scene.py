@@ -25,6 +25,7 @@ from weightlapse.film.panels import Header, Legend, Moment, Panel, Weights
 from weightlapse.film.surface import Box, Surface
 from weightlapse.picture.numbers import grouped
 from weightlapse.picture.sample import limit
+from weightlapse.recording.run import Run
 
 KINDS = ("weights", "scalars", "lines", "groups", "mass", "distance", "norms", "histograms", "text")
 _SCALES_SAID = {
@@ -55,7 +56,7 @@ class Order:
         """Frames whose tensors need a place."""
         return self.frames if self.still is None else np.array([self.still])
 
-    def looked(self, run: Any) -> NDArray[np.int64]:
+    def looked(self, run: Run) -> NDArray[np.int64]:
         """Frames from which scales are taken: of a still, those with the same layout."""
         epoch = None if self.still is None else epoch_at(run, self.still)
         return self.frames if epoch is None else self.frames[self.frames >= epoch.start]
@@ -88,7 +89,7 @@ class Scene:
             panel.draw(painter, moment)
 
 
-def compose(run: Any, order: Order) -> Scene:
+def compose(run: Run, order: Order) -> Scene:
     """The scene of one recording."""
     width, height = order.size
     measure = Measure.of(width, height)
@@ -114,7 +115,7 @@ def compose(run: Any, order: Order) -> Scene:
     for (kind, words), box in zip(others, side):
         built.append(_BUILD[kind](run, order, shapes, box, measure, words, tile_scales))
     steps = np.asarray(run.steps)
-    title = order.title or str(getattr(run, "path", "")).rstrip("/").rpartition("/")[2] or "weights"
+    title = order.title or run.name
     count = f"{len(shapes)} tensor{'s' if len(shapes) != 1 else ''} · {_weights(run, order)}"
     subtitle = " · ".join(filter(None, [count, order.note]))
     shown = order.frames
@@ -131,7 +132,7 @@ def compose(run: Any, order: Order) -> Scene:
     return Scene(built, lambda frames: values_over(run, list(shapes), frames))
 
 
-def _weights(run: Any, order: Order) -> str:
+def _weights(run: Run, order: Order) -> str:
     """How many weights are drawn; of a network that grows, at first and at last."""
     ends = [all_shapes(run, np.array([frame])) for frame in (int(order.shown[0]), int(order.shown[-1]))]
     counts = [sum(int(np.prod(known[name])) for name in order.names if name in known) for known in ends]
@@ -167,13 +168,13 @@ def legend_ends(mode: str, by_tensor: Mapping[str, float]) -> tuple[str, str, st
     return "−scale", "0", "+scale"
 
 
-def weight_panel(run: Any, shapes: Mapping[str, tuple[int, ...]], box: Box, measure: Measure, order: Order) -> Weights:
+def weight_panel(run: Run, shapes: Mapping[str, tuple[int, ...]], box: Box, measure: Measure, order: Order) -> Weights:
     """The heat maps of ``shapes`` in ``box``, with their scales over the film."""
     stages, missing = [], 0
     for start, frames in stages_of(run, order.shown):
         known = all_shapes(run, frames)
         placed, left_out = place(
-            blocks({name: known[name] for name in shapes if name in known}, getattr(run, "wiring", None)),
+            blocks({name: known[name] for name in shapes if name in known}, run.wiring),
             box[2],
             box[3],
             measure,
@@ -184,7 +185,7 @@ def weight_panel(run: Any, shapes: Mapping[str, tuple[int, ...]], box: Box, meas
     by_tensor = None if order.scale == "step" else scales.over_frames(run, names, order.looked(run))
     if by_tensor and order.scale == "global":
         by_tensor = dict.fromkeys(by_tensor, max(by_tensor.values()))
-    lineage = Lineage(run) if len(getattr(run, "epochs", ())) > 1 else None
+    lineage = Lineage(run) if len(run.epochs) > 1 else None
     return Weights(stages, measure, by_tensor, missing, box, lineage=lineage)
 
 
@@ -215,7 +216,7 @@ def _split(body: Box, heat: bool, others: int, measure: Measure) -> tuple[Box, l
     return (x, y, wide, even(high - low - gap)), boxes
 
 
-def _automatic(run: Any, shapes: Mapping[str, tuple[int, ...]], body: Box, moments: int) -> list[tuple[str, str]]:
+def _automatic(run: Run, shapes: Mapping[str, tuple[int, ...]], body: Box, moments: int) -> list[tuple[str, str]]:
     """Heat maps, then what tells most: the loss, single weights of a tiny network, distances when there is no loss, histograms."""
     wanted = [("weights", "*")]
     if body[2] < 260 or body[3] < 120:
@@ -226,7 +227,7 @@ def _automatic(run: Any, shapes: Mapping[str, tuple[int, ...]], body: Box, momen
         wanted += [("scalars", name) for name in charts.scalar_charts(run)[: max(room - 1, 1)]]
         if total <= 64:
             wanted.append(("lines", "*"))
-        elif len(wanted) == 1 and len(getattr(run, "epochs", ())) <= 1:
+        elif len(wanted) == 1 and len(run.epochs) <= 1:
             wanted.append(("distance", "*"))
     matrices = [name for name, shape in shapes.items() if len(shape) >= 2 and int(np.prod(shape)) >= 64]
     if 1 <= len(matrices) <= 12 and len(wanted) - 1 < room:
@@ -261,7 +262,7 @@ def _globbed(shapes: Mapping[str, tuple[int, ...]], words: str) -> dict[str, tup
 
 def _curves(make: Callable[..., tuple[str, list[Line]]]) -> Callable[..., Panel]:
     def build(
-        run: Any,
+        run: Run,
         order: Order,
         shapes: Mapping[str, tuple[int, ...]],
         box: Box,
@@ -278,7 +279,7 @@ def _curves(make: Callable[..., tuple[str, list[Line]]]) -> Callable[..., Panel]
 
 
 def _histograms(
-    run: Any,
+    run: Run,
     order: Order,
     shapes: Mapping[str, tuple[int, ...]],
     box: Box,
@@ -297,7 +298,7 @@ def _histograms(
 
 
 def _mass(
-    run: Any,
+    run: Run,
     order: Order,
     shapes: Mapping[str, tuple[int, ...]],
     box: Box,
@@ -321,7 +322,7 @@ def _mass(
 
 
 def _words(
-    run: Any,
+    run: Run,
     order: Order,
     shapes: Mapping[str, tuple[int, ...]],
     box: Box,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import textwrap
 from typing import TYPE_CHECKING, Any
 
@@ -9,6 +10,8 @@ import numpy as np
 
 from weightlapse.film.axes import axes_or_new, finished, series_colours
 from weightlapse.measures.autopsy import Autopsy, one
+from weightlapse.recording.recording import opened
+from weightlapse.recording.run import Run
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -18,7 +21,7 @@ STEPS = 40  # before the spike
 INSIDE, FAR = 0.5, 1e4  # ends of the scale: values over the largest of the history
 
 
-def autopsy(run: Any, step: int | None = None, ax: Axes | None = None) -> Axes:
+def autopsy(run: Run | Autopsy | str | os.PathLike[str], step: int | None = None, ax: Axes | None = None) -> Axes:
     """How far each tensor was outside its own history in the steps before a loss spike, the earliest to leave on top. Returns the axes of the map.
 
     ``run``: a recording, its path, or one of what `wl.autopsy` returns; ``step``: of several spikes the nearest to it (default: the first).
@@ -29,7 +32,7 @@ def autopsy(run: Any, step: int | None = None, ax: Axes | None = None) -> Axes:
 
     >>> wl.plot.autopsy(run)                                                       # doctest: +SKIP
     """
-    found = run if isinstance(run, Autopsy) else one(_recording(run), step)
+    found = run if isinstance(run, Autopsy) else one(opened(run), step)
     left = [d.tensor for d in found.spread]
     names = [*left, *(name for name in found.factors if name not in left)][:TENSORS]
     strip, ax = (None, ax) if ax is not None else _figure(0.22 * max(len(names), 3))
@@ -81,9 +84,3 @@ def _loss(ax: Any, found: Autopsy, steps: Any, first: int) -> None:
     ax.tick_params(labelsize=7)
     ax.set_ylabel(found.label, fontsize=8)
     finished(ax)
-
-
-def _recording(run: Any) -> Any:
-    from weightlapse.film.plot import _recording as opened
-
-    return opened(run)

@@ -26,6 +26,7 @@ from weightlapse.picture.sample import sample
 from weightlapse.progress import track
 from weightlapse.recording.polar import whole
 from weightlapse.recording.recording import Recording
+from weightlapse.recording.run import Run
 
 MANY = 20  # blocks (a layer with its biases) from which a film shows a map and enlarges some
 MOMENTS = 64  # moments between which change is measured
@@ -111,10 +112,10 @@ class Story:
         return next((block for block in self.blocks if tensor in block.names), None)
 
 
-def told(run: Any, names: Sequence[str], shown: Frames, *, fps: float, enlarged: int, log_steps: bool = False) -> Story:
+def told(run: Run, names: Sequence[str], shown: Frames, *, fps: float, enlarged: int, log_steps: bool = False) -> Story:
     """The story of the pictures ``shown`` (the frame of each), ``enlarged`` layers in each chapter."""
     known = all_shapes(run, np.unique(shown))
-    parts = blocks({name: known[name] for name in names}, getattr(run, "wiring", None))
+    parts = blocks({name: known[name] for name in names}, run.wiring)
     changes = changed(run, names, shown)
     captions, unexamined = captioned(run, names, shown)
     if unexamined and changes.broken:  # then the weights that were looked at must do
@@ -129,7 +130,7 @@ def told(run: Any, names: Sequence[str], shown: Frames, *, fps: float, enlarged:
     return Story(parts, rowed(parts), changes, chapters, captions, log_steps, unexamined)
 
 
-def changed(run: Any, names: Sequence[str], shown: Frames) -> Changes:
+def changed(run: Run, names: Sequence[str], shown: Frames) -> Changes:
     """How much every tensor moves over the film, looked at in at most ``MOMENTS`` of its frames."""
     picked = np.unique(shown[np.unique(np.linspace(0, len(shown) - 1, MOMENTS + 1).round().astype(int))])
     found = Changes(picked, np.asarray(run.steps)[picked])
@@ -154,7 +155,7 @@ def changed(run: Any, names: Sequence[str], shown: Frames) -> Changes:
     return found
 
 
-def captioned(run: Any, names: Sequence[str], shown: Frames) -> tuple[list[Caption], str]:
+def captioned(run: Run, names: Sequence[str], shown: Frames) -> tuple[list[Caption], str]:
     """Events and findings as captions, in the order of time, and why nothing was looked for where it was not."""
     steps = np.asarray(run.steps)
     found: list[Caption] = []
@@ -177,7 +178,7 @@ def captioned(run: Any, names: Sequence[str], shown: Frames) -> tuple[list[Capti
     return sorted(found, key=lambda c: c.picture), unexamined
 
 
-def _findings(run: Any) -> tuple[list[Any], str]:
+def _findings(run: Run) -> tuple[list[Any], str]:
     recording = whole(run)
     if not isinstance(recording, Recording) or len(recording.steps) < 2:
         return [], "only a recording is examined"
@@ -211,7 +212,7 @@ def _in_words(findings: Sequence[Any], names: Sequence[str]) -> list[tuple[int, 
 
 
 def chaptered(
-    run: Any,
+    run: Run,
     parts: Sequence[Block],
     changes: Changes,
     captions: Sequence[Caption],
@@ -226,7 +227,7 @@ def chaptered(
         count = 2
     starts = {round(i * pictures / count) for i in range(count)}
     forced = {c.picture for c in captions if c.severity == "error"}
-    for epoch in list(getattr(run, "epochs", ()))[1:]:
+    for epoch in list(run.epochs)[1:]:
         at = first_at(shown, int(epoch.start))
         forced |= {at} if at is not None else set()
     near = max(pictures // (4 * count), 1)
@@ -250,7 +251,7 @@ def chaptered(
 
 
 def _leaders(
-    run: Any,
+    run: Run,
     parts: Sequence[Block],
     changes: Changes,
     captions: Sequence[Caption],
@@ -321,7 +322,7 @@ def by_tensor(story: Story) -> Mapping[str, float]:
     return {name: float(story.changes.rate([name]).mean()) for block in story.blocks for name in block.names}
 
 
-def many(run: Any, names: Sequence[str], frames: Frames) -> bool:
+def many(run: Run, names: Sequence[str], frames: Frames) -> bool:
     """Whether a network has too many layers to show all of them in a size that can be read."""
     known = all_shapes(run, frames)
     return len(blocks({name: known[name] for name in names})) > MANY

@@ -13,6 +13,7 @@ from weightlapse.film.encode import whole_file
 from weightlapse.film.scene import Order
 from weightlapse.film.story import Story, by_tensor
 from weightlapse.film.story_map import letter
+from weightlapse.recording.run import Run
 
 KEY = "weightlapse film"
 
@@ -42,7 +43,7 @@ def poster_picture(story: Story, pictures: int) -> int:
     return broken[0] if broken else pictures - 1
 
 
-def describe(run: Any, order: Order, story: Story, fps: float, title: str) -> dict[str, Any]:
+def describe(run: Run, order: Order, story: Story, fps: float, title: str) -> dict[str, Any]:
     """Everything that the film shows and when, as JSON can hold it."""
     steps = np.asarray(run.steps)
     shown = order.frames

@@ -25,6 +25,7 @@ from weightlapse.film.story_time import Timeline, curve_of
 from weightlapse.film.surface import Box
 from weightlapse.picture.cells import SIGNED
 from weightlapse.picture.numbers import grouped, short
+from weightlapse.recording.run import Run
 
 RINGS = 12  # odd values that are pointed out
 
@@ -41,12 +42,12 @@ def story_measure(width: int, height: int) -> Measure:
     return replace(measure, text=text, words=text, label=even(text * 3.1), narrowest=even(text * 12), lines=2)
 
 
-def tell(run: Any, order: Order, fps: float) -> Story:
+def tell(run: Run, order: Order, fps: float) -> Story:
     """The story of a film or a still."""
     return told(run, order.names, order.frames, fps=fps, enlarged=enlarged_in(order.size), log_steps=order.log_steps)
 
 
-def compose_story(run: Any, order: Order, story: Story) -> Scene:
+def compose_story(run: Run, order: Order, story: Story) -> Scene:
     """The scene of ``story``."""
     width, height = order.size
     measure = story_measure(width, height)
@@ -75,7 +76,7 @@ def compose_story(run: Any, order: Order, story: Story) -> Scene:
         limits = dict.fromkeys(limits, max(limits.values()))
     enlarged = Enlarged(enlarged_box, measure, story, run, limits)
     count = sum(int(np.prod(shape)) for shape in all_shapes(run, order.shown).values())
-    title = order.title or str(getattr(run, "path", "")).rstrip("/").rpartition("/")[2] or "weights"
+    title = order.title or run.name
     subtitle = " · ".join(filter(None, [f"{len(order.names)} tensors · {grouped(count)} weights", order.note]))
     curve = curve_of(_first_chart(run, order), story)
     panels: list[Panel] = [
@@ -94,7 +95,7 @@ def compose_story(run: Any, order: Order, story: Story) -> Scene:
     return Scene(panels, lambda frames: _values(run, story, frames))
 
 
-def _first_chart(run: Any, order: Order) -> list[Any]:
+def _first_chart(run: Run, order: Order) -> list[Any]:
     known = charts.scalar_charts(run)
     return charts.scalars(run, order, {}, known[0])[1][:1] if known else []
 
@@ -104,7 +105,7 @@ def _names(story: Story, main: str) -> tuple[str, ...]:
     return block.names if block else (main,)
 
 
-def _values(run: Any, story: Story, frames: NDArray[np.int64]) -> Iterator[dict[str, Values]]:
+def _values(run: Run, story: Story, frames: NDArray[np.int64]) -> Iterator[dict[str, Values]]:
     """The values of the layers that are enlarged at each frame, chapter by chapter."""
     where = [story.chapter_at(int(frame)).start for frame in frames]
     for part in np.split(np.arange(len(frames)), np.flatnonzero(np.diff(where)) + 1):
@@ -119,11 +120,11 @@ def _room(box: Box, measure: Measure) -> Box:
     return x, y + head, wide, even(high - head)
 
 
-def _items(run: Any, story: Story, chapter: Chapter) -> list[Block]:
+def _items(run: Run, story: Story, chapter: Chapter) -> list[Block]:
     """The layers that a chapter enlarges, with their letters and what is said of them."""
     shapes = all_shapes(run, np.arange(chapter.frames[0], chapter.frames[1] + 1))
     wanted = {n: shapes[n] for main, _ in chapter.leaders for n in _names(story, main) if n in shapes}
-    found = {block.main: block for block in blocks(wanted, getattr(run, "wiring", None))}
+    found = {block.main: block for block in blocks(wanted, run.wiring)}
     said: dict[str, tuple[str, ...]] = {
         name: (f"{short(100 * rate, 2)} % a step",) for name, rate in chapter.leaders if rate > 0
     }
@@ -138,7 +139,7 @@ def _items(run: Any, story: Story, chapter: Chapter) -> list[Block]:
     ]
 
 
-def _fitting(run: Any, story: Story, chapter: Chapter, room: Box, measure: Measure) -> Chapter:
+def _fitting(run: Run, story: Story, chapter: Chapter, room: Box, measure: Measure) -> Chapter:
     """The chapter with as many layers as can be seen as finely as the first of them alone."""
     items = _items(run, story, chapter)
 
@@ -158,7 +159,7 @@ class Enlarged:
     box: Box
     measure: Measure
     story: Story
-    run: Any
+    run: Run
     limits: Mapping[str, float] | None
     panels: dict[int, Weights] = field(init=False, default_factory=dict)
     chapter: Chapter | None = field(init=False, default=None)

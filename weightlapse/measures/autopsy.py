@@ -16,6 +16,7 @@ from weightlapse.measures.reading import Reading
 from weightlapse.measures.series import at_once
 from weightlapse.measures.stream import Array, parts, select
 from weightlapse.measures.units import Place, layers_of
+from weightlapse.recording.run import Run
 
 BEFORE = 25  # frames before a spike in which it is sought where it began
 HISTORY = 40  # frames before those, which say what is usual
@@ -68,7 +69,7 @@ class Autopsy:
     curves: tuple[Curve, ...]
 
 
-def autopsy(run: Any, *, tensors: str | Sequence[str] = "*", broken: int | None = None) -> list[Autopsy]:
+def autopsy(run: Run, *, tensors: str | Sequence[str] = "*", broken: int | None = None) -> list[Autopsy]:
     """Every spike or divergence of a logged loss (a scalar with "loss" in its name), the earliest first, and where it began.
 
     Only the frames before a spike are read: the 65 of a tensor, with its gradients and second moments where these streams were
@@ -93,7 +94,7 @@ def autopsy(run: Any, *, tensors: str | Sequence[str] = "*", broken: int | None 
 
 
 def autopsies(
-    run: Any, names: list[str], broken: int | None = None, reading: Reading | None = None
+    run: Run, names: list[str], broken: int | None = None, reading: Reading | None = None
 ) -> Iterator[Autopsy]:
     """:func:`autopsy` of the tensors ``names``. ``reading`` says what may be read; of the others their statistics tell, but not of their units."""
     events = spikes(run)
@@ -111,7 +112,7 @@ def autopsies(
             yield found
 
 
-def spikes(run: Any) -> list[tuple[str, int, bool]]:
+def spikes(run: Run) -> list[tuple[str, int, bool]]:
     """(loss, frame, whether it stays there) of each jump of a logged loss, also to NaN; of a loss that only rises, where it is three times its start."""
     labels = [label for label in run.scalars if "loss" in label.lower()]
     found = []
@@ -201,7 +202,7 @@ class _Series:
     rows: Array
 
 
-def _examined(run: Any, names: list[str], label: str, frame: int, diverged: bool, reading: Reading | None) -> Autopsy:
+def _examined(run: Run, names: list[str], label: str, frame: int, diverged: bool, reading: Reading | None) -> Autopsy:
     first = max(0, frame - BEFORE - HISTORY)
     frames = _even(np.asarray(run.steps), range(first, frame + 1))
     steps = np.asarray(run.steps)[frame + 1 - len(frames) + 1 : frame + 1]  # of the updates: the first frame has none
@@ -259,7 +260,7 @@ def _examined(run: Any, names: list[str], label: str, frame: int, diverged: bool
     )
 
 
-def _series(run: Any, name: str, frames: range, reading: Reading | None) -> Iterator[_Series]:
+def _series(run: Run, name: str, frames: range, reading: Reading | None) -> Iterator[_Series]:
     """Updates of a tensor, and its gradients and second moments where they were recorded, (n,) for the frames after the first."""
     of: list[tuple[str, str]] = [(name, "update")]
     for stream, what in ((f"gradients:{name}", "gradient"), (f"optimizer:{name}.exp_avg_sq", "second moment")):
@@ -272,7 +273,7 @@ def _series(run: Any, name: str, frames: range, reading: Reading | None) -> Iter
             yield _Series(name, what, lengths, np.zeros((len(lengths), 0)))
 
 
-def _rows(run: Any, name: str) -> Place | None:
+def _rows(run: Run, name: str) -> Place | None:
     for layer in layers_of(run, [name]):
         for place in layer.incoming:
             if place.tensor == name and place.where is None:
@@ -280,7 +281,7 @@ def _rows(run: Any, name: str) -> Place | None:
     return None
 
 
-def _of_values(run: Any, name: str, stream: str, what: str, frames: range) -> _Series:
+def _of_values(run: Run, name: str, stream: str, what: str, frames: range) -> _Series:
     """From the values, a few frames at a time."""
     place = _rows(run, name)
     per = at_once(run.shapes[name])
@@ -358,7 +359,7 @@ def _ranked(departures: list[Departure]) -> list[Departure]:
 
 
 def _cause(
-    departures: list[Departure], step: int, run: Any, names: list[str], factors: dict[str, Array], steps: Any
+    departures: list[Departure], step: int, run: Run, names: list[str], factors: dict[str, Array], steps: Any
 ) -> str:
     """What the order and the shape of the departures say of the cause; "" where they do not say."""
     if not departures:
@@ -405,7 +406,7 @@ def _from(before: Array) -> str:
     return f"goes from {np.median(before[-LASTING:]):.3g} " if before.size else "goes "
 
 
-def one(run: Any, step: int | None) -> Autopsy:
+def one(run: Run, step: int | None) -> Autopsy:
     """The autopsy nearest to ``step``, or the first. Raises InvalidArgument when no loss spikes."""
     found = autopsy(run)
     if not found:

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 
 from weightlapse.measures.evidence import Evidence, collect
 from weightlapse.measures.finding import Finding, listed
+from weightlapse.measures.part import Part
 from weightlapse.measures.reading import LIMIT, SPEED
 from weightlapse.measures.recorder import recorder_findings
 from weightlapse.measures.rule import Rule
@@ -16,6 +16,7 @@ from weightlapse.measures.rules_network import NETWORK_RULES
 from weightlapse.measures.rules_observed import OBSERVED_RULES
 from weightlapse.measures.rules_units import UNIT_RULES
 from weightlapse.measures.stream import frame_range, select
+from weightlapse.recording.run import Run
 
 RULES: tuple[Rule, ...] = (
     *OBSERVED_RULES,
@@ -26,7 +27,7 @@ _ORDER = {"error": 0, "warning": 1, "note": 2}
 
 
 def diagnose(
-    run: Any, *, tensors: str | Sequence[str] = "*", frames: slice | None = None, limit: int | None = LIMIT
+    run: Run, *, tensors: str | Sequence[str] = "*", frames: slice | None = None, limit: int | None = LIMIT
 ) -> list[Finding]:
     """Findings about a recording, the worst first, then by the step where they begin. A healthy run gives an empty list.
 
@@ -57,7 +58,7 @@ def diagnose(
     epochs = list(run.epochs)
     if len(epochs) > 1 and frames is None:
         findings = [
-            finding for epoch in epochs if len(epoch) for finding in _examined(_Part(run, epoch), tensors, None, limit)
+            finding for epoch in epochs if len(epoch) for finding in _examined(Part(run, epoch), tensors, None, limit)
         ]
     else:
         findings = _examined(run, tensors, frames, limit)
@@ -65,7 +66,7 @@ def diagnose(
     return sorted(findings, key=lambda f: (_ORDER[f.severity], f.first_step, f.kind, f.tensor))
 
 
-def _examined(run: Any, tensors: str | Sequence[str], frames: slice | None, limit: int | None) -> list[Finding]:
+def _examined(run: Run, tensors: str | Sequence[str], frames: slice | None, limit: int | None) -> list[Finding]:
     names = [name for name in select(run, tensors) if np.prod(run.shapes[name]) > 0]
     return judged(collect(run, names, frame_range(run, frames), limit))
 
@@ -95,24 +96,3 @@ def _what(finding: Finding) -> tuple[str, str, object]:
     """Two findings of a layer as dead or saturated are one, the first; other kinds may befall a tensor several times."""
     whole = finding.kind in ("dead", "saturated") and finding.severity == "error"
     return finding.kind, finding.tensor, None if whole else (finding.first_step, finding.units)
-
-
-class _Part:
-    """One layout epoch of a recording, with the face of a recording; its wiring is known only where the shapes still fit."""
-
-    def __init__(self, run: Any, epoch: Any) -> None:
-        self.part = run, epoch.start
-        self._epoch = epoch
-        self.steps, self.names, self.shapes, self.dtypes = epoch.steps, epoch.names, epoch.shapes, epoch.dtypes
-        self.frames = len(epoch)
-        self.scalars = {name: values[epoch.start : epoch.stop] for name, values in run.scalars.items()}
-        fits = run.wiring is not None and all(
-            tuple(epoch.shapes.get(n, s)) == tuple(s) for n, s in run.wiring.shapes.items()
-        )
-        self.wiring = run.wiring if fits else None
-        self.tolerance, self.streams = run.tolerance, run.streams
-        last = int(self.steps[-1]) if len(self.steps) else -1
-        self.observed = [o for o in run.observed if len(self.steps) and int(self.steps[0]) <= o[0] <= last]
-
-    def __getitem__(self, name: str) -> Any:
-        return self._epoch[name]

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,13 +15,14 @@ from weightlapse.measures.series import NO, OPEN, YES, TensorSeries, are_fresh, 
 from weightlapse.measures.stream import Array
 from weightlapse.measures.units import Layer, layers_of
 from weightlapse.progress import track
+from weightlapse.recording.run import Run
 
 
 @dataclass
 class Evidence:
     """Everything that is known. ``steps`` (T,). Values are read when a rule asks for them."""
 
-    run: Any
+    run: Run
     names: list[str]
     steps: NDArray[np.int64]
     layers: list[Layer]
@@ -134,14 +134,13 @@ def decay_between(observed: Observed, name: str, steps: NDArray[np.int64]) -> Ar
     return np.asarray(observed.decoupled_decay(name, steps)[:-1] * np.diff(steps), dtype=np.float64)
 
 
-def collect(run: Any, names: list[str], frames: range, limit: int | None = LIMIT) -> Evidence:
+def collect(run: Run, names: list[str], frames: range, limit: int | None = LIMIT) -> Evidence:
     """The curves of all tensors: from statistics where these have every frame, from the values of the others. ``limit``: see :class:`Reading`."""
     reading, steps, observed = Reading(run, frames, limit), np.asarray(run.steps)[list(frames)], observed_of(run)
-    kept = reading.curves
     found: dict[str, TensorSeries] = {}
     for name in track(names, "examining"):
         decay = decay_between(observed, name, steps)
-        curve = kept.get(run[name].name)
+        curve = reading.curve(name)
         if curve is not None:
             found[name] = from_curve(reading, name, curve, decay)
         elif reading.may(reading.cost(name, 0, len(frames)), name):

@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 
 from weightlapse.errors import InvalidArgument
 from weightlapse.measures.stream import Array, moments
+from weightlapse.recording.run import Run
 
 WINDOW = 16  # frames over which the mean gradient is taken
 
 
-def gradient_noise(run: Any, names: list[str], frames: range) -> dict[str, Array]:
+def gradient_noise(run: Run, names: list[str], frames: range) -> dict[str, Array]:
     """Noise scale tr(cov g) / |E g|^2 of each tensor's gradient, in batches: {name: (T,)}, NaN until 16 frames are seen.
 
     The simple noise scale of McCandlish et al. 2018, estimated from the last 16 recorded gradients, with the bias of |mean|^2

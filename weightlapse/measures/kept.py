@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any
 
 import numpy as np
 
 from weightlapse.measures.stream import Array
 from weightlapse.recording.kept import Curve, curves
 from weightlapse.recording.recording import Recording
+from weightlapse.recording.run import Run
 
 # how each follows from a curve over the frames of a stretch, and how many numbers the tensor has in a frame
 KEPT: dict[str, Callable[[Curve, slice, int], Array]] = {
@@ -31,7 +31,7 @@ def _ratio(c: Curve, s: slice) -> Array:
         return np.where(before > 0, np.sqrt(c.moved[s]) / before, np.nan)
 
 
-def kept(run: Any, wanted: Sequence[str], names: Sequence[str], span: range) -> dict[str, dict[str, Array]]:
+def kept(run: Run, wanted: Sequence[str], names: Sequence[str], span: range) -> dict[str, dict[str, Array]]:
     """``{measure: {name: (T,)}}`` of those tensors of which all of it is kept, frame by frame; of tensors with NaN or Inf the values are looked at."""
     found: dict[str, dict[str, Array]] = {name: {} for name in wanted}
     if (

@@ -16,6 +16,7 @@ from weightlapse.measures.quantities import NEEDS_END, QUANTITIES, shares
 from weightlapse.measures.stream import Array, Groups, Moment, Values, frame_range, moments, select
 from weightlapse.measures.trajectory import trajectory
 from weightlapse.measures.units import duplicate_units, quiet_units
+from weightlapse.recording.run import Run
 
 Result = dict[str, NDArray[np.float64]]
 By = Literal["tensor", "unit", "layer", "network"]
@@ -41,8 +42,8 @@ MEASURES = tuple(sorted({*QUANTITIES, *DERIVED, *WHOLE, *ARRAYS}))
 
 
 @overload
-def measure(
-    run: Any,
+def measure(  # type: ignore[overload-overlap]  # a text is a sequence of texts too
+    run: Run,
     what: str,
     *,
     tensors: str | Sequence[str] = "*",
@@ -58,7 +59,7 @@ def measure(
 
 @overload
 def measure(
-    run: Any,
+    run: Run,
     what: Sequence[str],
     *,
     tensors: str | Sequence[str] = "*",
@@ -73,7 +74,7 @@ def measure(
 
 
 def measure(
-    run: Any,
+    run: Run,
     what: str | Sequence[str],
     *,
     tensors: str | Sequence[str] = "*",
@@ -154,7 +155,7 @@ def _derived(name: str, ready: Mapping[str, Result], names: list[str]) -> Result
     return {key: how(*(ready[need][key] for need in needs)) for key in names}
 
 
-def _grouping(by: str, groups: Groups | None, names: list[str], run: Any) -> Groups | None:
+def _grouping(by: str, groups: Groups | None, names: list[str], run: Run) -> Groups | None:
     """Layers and the whole network are groups that hold every weight of their tensors."""
     if groups is not None or by in ("tensor", "unit"):
         return groups
@@ -166,7 +167,7 @@ def _grouping(by: str, groups: Groups | None, names: list[str], run: Any) -> Gro
 
 
 def _one_pass(
-    run: Any,
+    run: Run,
     wanted: list[str],
     names: list[str],
     span: range,
@@ -247,7 +248,7 @@ def _top_movers(m: Moment, top: int) -> Array:
     return np.stack([order.astype(np.float64), flat[order]], axis=1)
 
 
-def _edges(run: Any, names: list[str], span: range, grouping: Groups | None, bins: int) -> Result:
+def _edges(run: Run, names: list[str], span: range, grouping: Groups | None, bins: int) -> Result:
     """Bin edges that hold every finite value of the run, so that histograms of different frames compare."""
     low: dict[str, float] = {}
     high: dict[str, float] = {}
@@ -261,7 +262,7 @@ def _edges(run: Any, names: list[str], span: range, grouping: Groups | None, bin
     return {k: np.linspace(low[k], high[k] if high[k] > low[k] else low[k] + 1.0, bins + 1) for k in low}
 
 
-def _refuse_large(run: Any, names: list[str], count: int) -> None:
+def _refuse_large(run: Run, names: list[str], count: int) -> None:
     size = 8 * count * sum(int(np.prod(run.shapes[n], dtype=np.int64)) for n in names)
     if size > LARGEST_RESULT:
         raise InvalidArgument(

@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from weightlapse.measures.stream import Array
+from weightlapse.recording.run import Run
 
 
 @dataclass(frozen=True)
@@ -72,10 +73,10 @@ class Observed:
         return any(bool(by_name[name].get("decoupled")) for _, by_name in self.groups if name in by_name)
 
 
-def observed_of(run: Any) -> Observed:
+def observed_of(run: Run) -> Observed:
     """From the recording; entries of another form are passed over."""
     seen = Observed()
-    for step, facts in getattr(run, "observed", ()):
+    for step, facts in run.observed:
         if isinstance(facts.get("frozen"), list):
             seen.frozen.append((step, frozenset(map(str, facts["frozen"]))))
         if isinstance(facts.get("groups"), list):

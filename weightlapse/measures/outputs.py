@@ -10,9 +10,10 @@ import numpy as np
 from weightlapse.errors import InvalidArgument
 from weightlapse.measures.stream import Array
 from weightlapse.progress import track
+from weightlapse.recording.run import Run
 
 
-def function_drift(run: Any, model: Any, data: Any, frames: range) -> dict[str, Array]:
+def function_drift(run: Run, model: Any, data: Any, frames: range) -> dict[str, Array]:
     """Root mean square change of the model's outputs on ``data``, relative to the outputs' spread at the first frame.
 
     Returns ``{"from_start": (T,), "from_previous": (T,)}``; the first entry of ``from_previous`` is NaN. The model is a

@@ -9,9 +9,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from weightlapse.measures.part import Part
 from weightlapse.measures.stream import parts
 from weightlapse.recording.kept import Curve, begins, curves
 from weightlapse.recording.recording import Recording
+from weightlapse.recording.run import Run
+from weightlapse.recording.track import Track
 
 FEW = 16  # frames that may show already that a weight does not march
 SPEED = 150e6  # values that one core unpacks in a second
@@ -26,7 +29,7 @@ class Reading:
     ``unread``: {what was not looked at: how many values that would have been}.
     """
 
-    run: Any
+    run: Run
     frames: range
     limit: int | None = LIMIT
     spent: int = 0
@@ -34,10 +37,9 @@ class Reading:
     _held: dict[tuple[str, int, int], NDArray[Any]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        part: tuple[Any, int] = getattr(
-            self.run, "part", (self.run, 0)
-        )  # of a recording: it, and where this begins in it
-        self._recording, self._offset = part
+        part = self.run if isinstance(self.run, Part) else None
+        self._recording = self.run if part is None else part.whole
+        self._offset = 0 if part is None else part.span.start
         self._begins = (
             begins(self._recording._store) if isinstance(self._recording, Recording) else np.zeros(0, np.int64)
         )
@@ -52,6 +54,11 @@ class Reading:
         if found is None and self.may(run.nbytes // 4):
             found = curves(run._store, make=True)
         return {name: curve for name, curve in (found or {}).items() if curve.exact and curve.linked(self._whole)}
+
+    def curve(self, name: str) -> Curve | None:
+        """That of one tensor, which may be tied and go by another name."""
+        track = self.run[name] if self.curves else None
+        return self.curves.get(track.name) if isinstance(track, Track) else None
 
     def of(self, column: NDArray[np.float64]) -> NDArray[np.float64]:
         """These frames of a column of a curve."""
@@ -105,7 +112,7 @@ class Reading:
 
     def lengths(self, name: str, frames: range, *, update: bool) -> NDArray[np.float64] | None:
         """(n - 1,) lengths of a tensor, or of its ``update``, at the ``frames`` of the recording but the first; from statistics, None where there are none."""
-        curve = self.curves.get(self.run[name].name)
+        curve = self.curve(name)
         here = slice(frames.start + 1 + self._offset, frames.stop + self._offset)
         if curve is None:
             return None

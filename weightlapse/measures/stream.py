@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from weightlapse.errors import InvalidArgument, UnknownTensor, closest
 from weightlapse.progress import track
+from weightlapse.recording.run import Run
 from weightlapse.store.layout import value_dtype
 
 Array = NDArray[np.float64]
@@ -95,7 +96,7 @@ def parts(values: NDArray[Any]) -> NDArray[Any]:
     return values.view(values.real.dtype).reshape(*np.shape(values), 2)
 
 
-def select(run: Any, tensors: str | Sequence[str] = "*") -> list[str]:
+def select(run: Run, tensors: str | Sequence[str] = "*") -> list[str]:
     """Names of ``run`` that match the glob or globs, floating-point and complex ones only; an empty choice is an error.
 
     Without a colon in the pattern only weights and buffers match, not the streams ``gradients:`` and ``optimizer:``.
@@ -113,7 +114,7 @@ def select(run: Any, tensors: str | Sequence[str] = "*") -> list[str]:
     return chosen
 
 
-def frame_range(run: Any, frames: slice | None) -> range:
+def frame_range(run: Run, frames: slice | None) -> range:
     """The frames to look at, in time order, as a range; an empty one is an error."""
     chosen = range(run.frames)[frames or slice(None)]
     if len(chosen) == 0 or chosen.step < 1:
@@ -170,7 +171,7 @@ def joined(pieces: list[NDArray[Any]]) -> NDArray[Any]:
 
 
 def moments(
-    run: Any,
+    run: Run,
     names: list[str],
     frames: range,
     groups: Groups | None = None,
@@ -193,7 +194,7 @@ def moments(
 
 
 def _frame_by_frame(
-    run: Any, names: list[str], frames: range, groups: Groups | None, need_end: bool, label: str
+    run: Run, names: list[str], frames: range, groups: Groups | None, need_end: bool, label: str
 ) -> Iterator[Moment]:
     shapes = {n: tuple(run.shapes[n]) for n in names}
     members = [Members(g, m, names, shapes) for g, m in groups.items()] if groups else []

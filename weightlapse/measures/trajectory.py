@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from weightlapse.errors import InvalidArgument
 from weightlapse.measures.stream import Array, frame_range, parts, select
 from weightlapse.progress import track
+from weightlapse.recording.run import Run
 
 SLAB_BYTES = 128 << 20  # float64 bytes of (frames x weights) held at once
 MOST_FRAMES = 2000  # the Gram matrix of more frames would take longer than the eye can use
@@ -31,7 +32,7 @@ class Trajectory:
 
 
 def trajectory(
-    run: Any, *, components: int = 2, tensors: str | Sequence[str] = "*", frames: slice | None = None
+    run: Run, *, components: int = 2, tensors: str | Sequence[str] = "*", frames: slice | None = None
 ) -> Trajectory:
     """Exact principal component analysis of the recorded weights, from the Gram matrix of the frames.
 

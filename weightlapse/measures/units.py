@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from weightlapse.measures.stream import Array, moments
+from weightlapse.recording.run import Run
 
 TWIN = 1e-6  # relative distance below which two units are copies
 
@@ -64,7 +65,7 @@ class Layer:
         return self.incoming[0].tensor
 
 
-def layers_of(run: Any, names: list[str]) -> list[Layer]:
+def layers_of(run: Run, names: list[str]) -> list[Layer]:
     """The groups of the recording's wiring; without one, the rows of every matrix with the bias beside it."""
     known = set(names)
     if run.wiring is not None:
@@ -101,7 +102,7 @@ def gather(places: tuple[Place, ...], values: Mapping[str, Array]) -> Array:
     return np.concatenate([p.take(values[p.tensor]) for p in places], axis=1)
 
 
-def quiet_units(run: Any, names: list[str], frames: range) -> dict[str, Array]:
+def quiet_units(run: Run, names: list[str], frames: range) -> dict[str, Array]:
     """1 where a unit's incoming weights did not change since the frame before, else 0: {layer: (T, units)}; 0 at the first frame."""
     layers = layers_of(run, names)
     rows: dict[str, list[Array]] = {layer.name: [] for layer in layers}
@@ -112,7 +113,7 @@ def quiet_units(run: Any, names: list[str], frames: range) -> dict[str, Array]:
     return {k: np.stack(v) for k, v in rows.items()}
 
 
-def duplicate_units(run: Any, names: list[str], frames: range) -> dict[str, Array]:
+def duplicate_units(run: Run, names: list[str], frames: range) -> dict[str, Array]:
     """How many other units of the layer have the same incoming weights (to 1e-6): {layer: (T, units)}."""
     layers = layers_of(run, names)
     rows: dict[str, list[Array]] = {layer.name: [] for layer in layers}
@@ -146,7 +147,7 @@ def twin_labels(rows: Array) -> NDArray[np.int64]:
     return labels
 
 
-def _by_frame(run: Any, layers: list[Layer], frames: range, what: str) -> Any:
+def _by_frame(run: Run, layers: list[Layer], frames: range, what: str) -> Any:
     """The tensors of ``layers`` (or their updates, None at first) frame by frame."""
     names = sorted(set().union(*(layer.tensors for layer in layers))) if layers else []
     values: dict[str, Array] = {}

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from weightlapse.errors import UnknownTensor, closest
 from weightlapse.picture.scale import limit_over
+from weightlapse.recording.run import Run, TensorHistory
 
 CELLS = 24_576  # cells of a tensor that stand for all of them
 BANDS = 4
@@ -32,13 +33,13 @@ class Piece:
     shape: tuple[int, ...]
     epoch: int | None
 
-    def track(self, run: Any, name: str) -> Any:
+    def track(self, run: Run, name: str) -> TensorHistory:
         return run[name] if self.epoch is None else run.epochs[self.epoch][name]
 
 
-def pieces(run: Any, name: str) -> list[Piece]:
+def pieces(run: Run, name: str) -> list[Piece]:
     """The stretches of frames in which ``run`` has ``name``, in order. Raises UnknownTensor."""
-    epochs, frames = list(getattr(run, "epochs", ())), len(run.steps)
+    epochs, frames = list(run.epochs), len(run.steps)
     if len(epochs) <= 1:
         if name not in run.shapes:
             raise UnknownTensor(f"the recording has no tensor {name!r}; {closest(name, run.names)}")
@@ -55,7 +56,7 @@ def pieces(run: Any, name: str) -> list[Piece]:
 
 
 def sample(
-    run: Any, name: str, frames: Frames | None = None, most: int = FRAMES, parts: Sequence[Piece] | None = None
+    run: Run, name: str, frames: Frames | None = None, most: int = FRAMES, parts: Sequence[Piece] | None = None
 ) -> Iterator[tuple[Frames, NDArray[np.float64]]]:
     """(frames, values of a few thousand cells at them, float64 (frames, cells)) for each piece of a tensor.
 
@@ -75,7 +76,7 @@ def sample(
         yield at, np.concatenate([_read(track, at - piece.start, where) for where in bands(piece.shape)], axis=1)
 
 
-def limit(run: Any, name: str, frames: Frames | None = None) -> float:
+def limit(run: Run, name: str, frames: Frames | None = None) -> float:
     """Where the colour scale of a tensor ends over ``frames`` (default: the whole recording)."""
     return limit_over([values for _, values in sample(run, name, frames)])
 

@@ -10,14 +10,14 @@ from numpy.typing import NDArray
 from weightlapse.errors import InvalidArgument
 
 if TYPE_CHECKING:
-    from weightlapse.recording.recording import Recording
+    from weightlapse.recording.run import Run
     from weightlapse.wiring.data import Wiring
 
 # the part that a member plays, by its role seen from the unit: what produces it comes in, what consumes it goes out
 _PARTS = {"out": "incoming", "in": "outgoing", "add": "bias", "mul": "gain", "stat": "statistics"}
 
 
-def neuron(run: Recording, wiring: Wiring, group: str, unit: int) -> dict[str, NDArray[Any]]:
+def neuron(run: Run, wiring: Wiring, group: str, unit: int) -> dict[str, NDArray[Any]]:
     """The weights of ``unit`` of ``group``; see :meth:`Recording.neuron`."""
     found = wiring.group(group)
     if not 0 <= unit < found.size:
@@ -34,11 +34,11 @@ def neuron(run: Recording, wiring: Wiring, group: str, unit: int) -> dict[str, N
     return parts
 
 
-def _over_time(run: Recording, member: Any, positions: NDArray[np.int64]) -> NDArray[Any]:
+def _over_time(run: Run, member: Any, positions: NDArray[np.int64]) -> NDArray[Any]:
     """(T, ...) values of one member: a single position drops its axis, several keep it."""
     axis = member.axis
     first, last = int(positions.min()), int(positions.max())
-    key: list[Any] = [slice(None)] * (1 + len(run.shapes[run[member.tensor].name]))
+    key: list[Any] = [slice(None)] * (1 + (len(run[member.tensor].shape) - 1))
     key[1 + axis] = slice(first, last + 1)
     values = run[member.tensor][tuple(key)]
     values = np.take(values, positions - first, axis=1 + axis)

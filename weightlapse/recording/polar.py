@@ -6,18 +6,21 @@ pi; 0 for a zero) where the recording holds a complex ``w``. All else is as in t
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from typing import Any
+from collections.abc import Iterator, Mapping
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
+from weightlapse.recording.run import LayoutSpan, Run, Seen, SeenSpan, Shapes, TensorHistory
 from weightlapse.store.layout import value_dtype
+
+T = TypeVar("T")
 
 PARTS = ("magnitude", "phase")
 
 
-def polar(run: Any) -> Any:
+def polar(run: Run) -> Run:
     """``run`` itself, or where it holds complex tensors, the same recording with two real tensors for each of them.
 
     >>> import numpy as np, tempfile, weightlapse as wl
@@ -27,11 +30,11 @@ def polar(run: Any) -> Any:
     >>> seen.names, seen["w.magnitude"][0]
     (['w.magnitude', 'w.phase', 'b'], array([5.]))
     """
-    dtypes = [run.dtypes, *(epoch.dtypes for epoch in getattr(run, "epochs", ()))]
+    dtypes = [run.dtypes, *(epoch.dtypes for epoch in run.epochs)]
     return _Polar(run) if any(_is_complex(d) for some in dtypes for d in some.values()) else run
 
 
-def whole(run: Any) -> Any:
+def whole(run: Run) -> Run:
     """The recording behind one that :func:`polar` gave; any other is itself."""
     return run._run if isinstance(run, _Polar) else run
 
@@ -40,66 +43,74 @@ def _is_complex(dtype: Any) -> bool:
     return value_dtype(str(dtype)).kind == "c"
 
 
-class _Polar:
-    """The face of a recording, or of one of its epochs, with the names of the parts in the place of those of complex tensors."""
+def _parts(name: str, dtype: str) -> list[str]:
+    return [f"{name}.{part}" for part in PARTS] if _is_complex(dtype) else [name]
 
-    def __init__(self, run: Any) -> None:
-        self._run = run
 
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._run, name)
+def _for_each(given: Mapping[str, T], dtypes: Mapping[str, str]) -> dict[str, T]:
+    return {part: value for name, value in given.items() if name in dtypes for part in _parts(name, dtypes[name])}
 
-    def __len__(self) -> int:
-        return len(self._run)
 
-    def __contains__(self, name: object) -> bool:
-        return name in self.names
+def _history(there: Run | LayoutSpan, name: str) -> TensorHistory:
+    stem, _, part = name.rpartition(".")
+    if part in PARTS and name not in there.dtypes and stem in there.dtypes:
+        return PolarTrack(there[stem], name, part)
+    return there[name]
+
+
+def _real_dtypes(dtypes: Mapping[str, str]) -> dict[str, str]:
+    return _for_each({name: _real(dtype) if _is_complex(dtype) else dtype for name, dtype in dtypes.items()}, dtypes)
+
+
+class _Polar(Seen):
+    """A recording with the names of the parts in the place of those of complex tensors."""
 
     @property
     def names(self) -> list[str]:
-        return [part for name in self._run.names for part in self._parts(name)]
-
-    def _parts(self, name: str) -> list[str]:
-        return [f"{name}.{part}" for part in PARTS] if _is_complex(self._run.dtypes[name]) else [name]
-
-    def _for_each(self, given: dict[str, Any]) -> dict[str, Any]:
-        return {part: value for name, value in given.items() for part in self._parts(name)}
+        return list(self.shapes)
 
     @property
-    def shapes(self) -> dict[str, tuple[int, ...]]:
-        return self._for_each(self._run.shapes)
+    def shapes(self) -> Shapes:
+        return _for_each(self._run.shapes, self._run.dtypes)
 
     @property
-    def dtypes(self) -> dict[str, str]:
-        real = {name: _real(dtype) if _is_complex(dtype) else dtype for name, dtype in self._run.dtypes.items()}
-        return self._for_each(real)
+    def dtypes(self) -> Mapping[str, str]:
+        return _real_dtypes(self._run.dtypes)
 
     @property
-    def streams(self) -> dict[str, str]:
-        known = self._run.dtypes
-        return self._for_each({name: stream for name, stream in self._run.streams.items() if name in known})
+    def streams(self) -> Mapping[str, str]:
+        return _for_each(self._run.streams, self._run.dtypes)
 
     @property
     def aliases(self) -> dict[str, list[str]]:
         found: dict[str, list[str]] = {}
         for name, more in self._run.aliases.items():
-            for i, part in enumerate(self._parts(name)):
+            for i, part in enumerate(_parts(name, self._run.dtypes[name])):
                 found[part] = [f"{alias}.{PARTS[i]}" for alias in more] if part != name else list(more)
         return found
 
     @property
-    def epochs(self) -> list[Any]:
-        return [_Polar(epoch) for epoch in self._run.epochs]
+    def epochs(self) -> list[LayoutSpan]:
+        return [_PolarSpan(epoch) for epoch in self._run.epochs]
 
-    def __getitem__(self, name: str) -> Any:
+    @property
+    def branches(self) -> Mapping[str, Run]:
+        return {name: polar(branch) for name, branch in self._run.branches.items()}
+
+    def bound(self, name: str, frame: int | None = None) -> float:
         stem, _, part = name.rpartition(".")
-        if part in PARTS and name not in self._run.dtypes and stem in self._run.dtypes:
-            return PolarTrack(self._run[stem], name, part)
-        return self._run[name]
+        there = name if name in self._run.dtypes or part not in PARTS else stem
+        return self._run.bound(there, frame)
 
-    def state(self, *arguments: Any, **chosen: Any) -> dict[str, NDArray[Any]]:
+    def __contains__(self, name: object, /) -> bool:
+        return name in self.names
+
+    def __getitem__(self, name: str, /) -> TensorHistory:
+        return _history(self._run, name)
+
+    def state(self, step: int | None = None, *, frame: int | None = None) -> dict[str, NDArray[Any]]:
         found: dict[str, NDArray[Any]] = {}
-        for name, values in self._run.state(*arguments, **chosen).items():
+        for name, values in self._run.state(step, frame=frame).items():
             if values.dtype.kind == "c":
                 found |= {f"{name}.{part}": _part(values, part) for part in PARTS}
             else:
@@ -107,25 +118,49 @@ class _Polar:
         return found
 
 
-class PolarTrack:
-    """The magnitude or the phase of a complex tensor over time, with the face of its :class:`Track`."""
+class _PolarSpan(SeenSpan):
+    @property
+    def names(self) -> list[str]:
+        return list(self.shapes)
 
-    def __init__(self, track: Any, name: str, part: str) -> None:
+    @property
+    def shapes(self) -> Shapes:
+        return _for_each(self._span.shapes, self._span.dtypes)
+
+    @property
+    def dtypes(self) -> Mapping[str, str]:
+        return _real_dtypes(self._span.dtypes)
+
+    def __getitem__(self, name: str, /) -> TensorHistory:
+        return _history(self._span, name)
+
+
+class PolarTrack:
+    """The magnitude or the phase of a complex tensor over time."""
+
+    def __init__(self, track: TensorHistory, name: str, part: str) -> None:
         self.name = name
         self._track = track
         self._part = part
         self.dtype = np.dtype(_real(track.dtype))
 
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._track, name)
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """(frames, *shape of one frame's array)."""
+        return self._track.shape
+
+    @property
+    def ndim(self) -> int:
+        """Axes, that of time counted."""
+        return len(self.shape)
 
     def __len__(self) -> int:
         return len(self._track)
 
-    def __getitem__(self, key: Any) -> Any:
+    def __getitem__(self, key: Any, /) -> Any:
         return _part(self._track[key], self._part)
 
-    def __iter__(self) -> Iterable[Any]:  # type: ignore[misc]
+    def __iter__(self) -> Iterator[Any]:
         return (self[frame] for frame in range(len(self)))
 
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> NDArray[Any]:

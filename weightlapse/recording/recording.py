@@ -16,6 +16,7 @@ from weightlapse.errors import InvalidArgument, MissingStep, NotARecording, Unkn
 from weightlapse.recording.epoch import Epoch
 from weightlapse.recording.nearby import recordings_like
 from weightlapse.recording.play import play
+from weightlapse.recording.run import Run
 from weightlapse.recording.straight import load_frame, state_into
 from weightlapse.recording.track import Track
 from weightlapse.store.layout import Layout, widen
@@ -54,6 +55,11 @@ def load(path: str | os.PathLike[str]) -> Recording:
         if is_url(path):
             raise
         raise NotARecording(f"{error}{recordings_like(path)}") from None
+
+
+def opened(run: Run | str | os.PathLike[str]) -> Run:
+    """The recording itself, or the one at a path."""
+    return load(run) if isinstance(run, (str, os.PathLike)) else run
 
 
 class Listing(dict[str, Any]):

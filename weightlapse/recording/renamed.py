@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import Any, TypeVar
 
+from numpy.typing import NDArray
+
+from weightlapse.recording.run import LayoutSpan, Run, Seen, SeenSpan, Shapes, TensorHistory
+from weightlapse.wiring.data import Wiring
 from weightlapse.wiring.naming import paired_names, renamed_wiring
 
+T = TypeVar("T")
 
-def under_names_of(a: Any, b: Any) -> Any:
+
+def under_names_of(a: Run, b: Run) -> Run:
     """The recording ``b`` with a's names for its tensors, where they bear others and can be told to be the same; else ``b`` itself."""
     found = paired_names(_own(a), _own(b))
     if found is None or all(name == mine for name, mine in found.items()):
@@ -16,58 +22,93 @@ def under_names_of(a: Any, b: Any) -> Any:
     return RenamedRecording(b, {mine: name for name, mine in found.items()})
 
 
-def _own(run: Any) -> dict[str, tuple[int, ...]]:
+def _own(run: Run) -> dict[str, tuple[int, ...]]:
     return {name: tuple(shape) for name, shape in run.shapes.items() if ":" not in name}
 
 
-class RenamedRecording:
-    """The face of a recording, or of one of its epochs; ``own`` maps the names that it shows to those that it holds."""
+class _Names:
+    """Names that are shown, and those that are held; a stream in front ("gradients:") stays."""
 
-    def __init__(self, run: Any, own: Mapping[str, str]) -> None:
-        self._run, self._own = run, dict(own)
-        self._shown = {name: shown for shown, name in own.items()}
+    def __init__(self, held: Mapping[str, str]) -> None:
+        self.of_shown, self.of_held = dict(held), {own: shown for shown, own in held.items()}
 
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._run, name)
-
-    def __len__(self) -> int:
-        return len(self._run)
-
-    def __contains__(self, name: object) -> bool:
-        return name in self.shapes
-
-    def __getitem__(self, name: str) -> Any:
+    def held(self, name: str) -> str:
         stream, colon, rest = name.rpartition(":")
-        return self._run[f"{stream}{colon}{self._own.get(rest, rest)}"]
+        return f"{stream}{colon}{self.of_shown.get(rest, rest)}"
 
-    def _show(self, name: str) -> str:
+    def shown(self, name: str) -> str:
         stream, colon, rest = name.rpartition(":")
-        return f"{stream}{colon}{self._shown.get(rest, rest)}"
+        return f"{stream}{colon}{self.of_held.get(rest, rest)}"
+
+    def all_shown(self, given: Mapping[str, T]) -> dict[str, T]:
+        return {self.shown(name): value for name, value in given.items()}
+
+
+class RenamedRecording(Seen):
+    """A recording under other names; ``own`` maps the names that it shows to those that it holds."""
+
+    def __init__(self, run: Run, own: Mapping[str, str]) -> None:
+        super().__init__(run)
+        self._named = _Names(own)
+
+    def __getitem__(self, name: str, /) -> TensorHistory:
+        return self._run[self._named.held(name)]
+
+    def __contains__(self, name: object, /) -> bool:
+        return isinstance(name, str) and self._named.held(name) in self._run
+
+    def bound(self, name: str, frame: int | None = None) -> float:
+        return self._run.bound(self._named.held(name), frame)
 
     @property
     def names(self) -> list[str]:
-        return [self._show(name) for name in self._run.names]
+        return [self._named.shown(name) for name in self._run.names]
 
     @property
-    def shapes(self) -> dict[str, tuple[int, ...]]:
-        return {self._show(name): shape for name, shape in self._run.shapes.items()}
+    def shapes(self) -> Shapes:
+        return self._named.all_shown(self._run.shapes)
 
     @property
-    def dtypes(self) -> dict[str, str]:
-        return {self._show(name): dtype for name, dtype in self._run.dtypes.items()}
+    def dtypes(self) -> Mapping[str, str]:
+        return self._named.all_shown(self._run.dtypes)
 
     @property
-    def streams(self) -> dict[str, str]:
-        return {self._show(name): stream for name, stream in self._run.streams.items()}
+    def streams(self) -> Mapping[str, str]:
+        return self._named.all_shown(self._run.streams)
 
     @property
-    def epochs(self) -> list[Any]:
-        return [RenamedRecording(epoch, self._own) for epoch in getattr(self._run, "epochs", ())]
+    def aliases(self) -> Mapping[str, Sequence[str]]:
+        return self._named.all_shown(self._run.aliases)
 
     @property
-    def wiring(self) -> Any:
+    def epochs(self) -> list[LayoutSpan]:
+        return [_RenamedSpan(epoch, self._named) for epoch in self._run.epochs]
+
+    @property
+    def wiring(self) -> Wiring | None:
         found = self._run.wiring
-        return None if found is None else renamed_wiring(found, self._shown)
+        return None if found is None else renamed_wiring(found, self._named.of_held)
 
-    def state(self, *args: Any, **kwargs: Any) -> dict[str, Any]:
-        return {self._show(name): value for name, value in self._run.state(*args, **kwargs).items()}
+    def state(self, step: int | None = None, *, frame: int | None = None) -> dict[str, NDArray[Any]]:
+        return self._named.all_shown(self._run.state(step, frame=frame))
+
+
+class _RenamedSpan(SeenSpan):
+    def __init__(self, span: LayoutSpan, named: _Names) -> None:
+        super().__init__(span)
+        self._named = named
+
+    @property
+    def names(self) -> list[str]:
+        return [self._named.shown(name) for name in self._span.names]
+
+    @property
+    def shapes(self) -> Shapes:
+        return self._named.all_shown(self._span.shapes)
+
+    @property
+    def dtypes(self) -> Mapping[str, str]:
+        return self._named.all_shown(self._span.dtypes)
+
+    def __getitem__(self, name: str, /) -> TensorHistory:
+        return self._span[self._named.held(name)]

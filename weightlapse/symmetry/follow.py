@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from weightlapse.errors import InvalidArgument
 from weightlapse.progress import track
+from weightlapse.recording.run import Run
 from weightlapse.symmetry.elements import Elements, identity
 from weightlapse.symmetry.search import Search
 from weightlapse.symmetry.states import check_wiring_fits, float_arrays, wired_arrays
@@ -79,7 +80,7 @@ class FollowedRun:
     recorded one. ``moved`` lists the steps at which units changed places; a training that nobody interrupts has none.
     """
 
-    def __init__(self, run: Any, wiring: Wiring, frames: NDArray[np.int64], elements: list[Elements]) -> None:
+    def __init__(self, run: Run, wiring: Wiring, frames: NDArray[np.int64], elements: list[Elements]) -> None:
         self.run, self.wiring, self.frames, self._elements = run, wiring, frames, elements
 
     def __len__(self) -> int:
@@ -109,7 +110,7 @@ class FollowedRun:
         return np.stack([self.state(i)[name] for i in range(len(self))])
 
 
-def recording_of(what: Any, which: str) -> Any:
+def recording_of(what: Run | str | os.PathLike[str], which: str) -> Run:
     """A recording, or the one at a path. Raises InvalidArgument for anything else, which has no frames to follow."""
     if isinstance(what, (str, os.PathLike)):
         from weightlapse.recording.recording import load
@@ -125,7 +126,9 @@ def recording_of(what: Any, which: str) -> Any:
     return what
 
 
-def follow(run: Any, wiring: Wiring | None = None, frames: Sequence[int] | None = None) -> FollowedRun:
+def follow(
+    run: Run | str | os.PathLike[str], wiring: Wiring | None = None, frames: Sequence[int] | None = None
+) -> FollowedRun:
     """Give every unit of a recording one number for all its life.
 
     A training keeps its units in place, but a file may not: it was resumed from a reordered checkpoint, merged, pruned and sorted. Frame after frame the

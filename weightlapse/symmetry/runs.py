@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from typing import Any, Literal
 
@@ -11,6 +12,7 @@ from numpy.typing import NDArray
 from weightlapse.errors import CannotAlign, InvalidArgument
 from weightlapse.progress import track
 from weightlapse.recording.renamed import under_names_of
+from weightlapse.recording.run import Run
 from weightlapse.symmetry.elements import Elements
 from weightlapse.symmetry.follow import PLAIN, own_partners, parting_steps, recording_of, stepped
 from weightlapse.symmetry.search import Search, automatic_restarts
@@ -37,7 +39,7 @@ class AlignedRuns:
     stays the same at every frame.
     """
 
-    def __init__(self, a: Any, b: Any, wiring: Wiring, frames: NDArray[np.int64], elements: list[Elements], mode: Mode):
+    def __init__(self, a: Run, b: Run, wiring: Wiring, frames: NDArray[np.int64], elements: list[Elements], mode: Mode):
         self.a, self.b, self.wiring, self.mode = a, b, wiring, mode
         self.frames_a, self.frames_b = frames[0], frames[1]
         self._elements = elements
@@ -116,8 +118,8 @@ class AlignedRuns:
 
 
 def align_runs(
-    a: Any,
-    b: Any,
+    a: Run | str | os.PathLike[str],
+    b: Run | str | os.PathLike[str],
     wiring: Wiring | None = None,
     mode: Mode = "last",
     frames: Sequence[int] | NDArray[np.int64] | None = None,
@@ -156,8 +158,8 @@ def align_runs(
     mode = "follow" if follow else mode
     if mode not in ("last", "each", "follow"):
         raise InvalidArgument(f"mode must be 'last', 'each' or 'follow', got {mode!r}")
-    a, b = recording_of(a, "a"), recording_of(b, "b")
-    b = under_names_of(a, b)
+    a = recording_of(a, "a")
+    b = under_names_of(a, recording_of(b, "b"))
     w = wiring or a.wiring or b.wiring
     if w is None:
         raise InvalidArgument(
@@ -186,7 +188,7 @@ def align_runs(
     return AlignedRuns(a, b, w, pairs, elements, mode)
 
 
-def _pairs(a: Any, b: Any, frames: Sequence[int] | NDArray[np.int64] | None) -> NDArray[np.int64]:
+def _pairs(a: Run, b: Run, frames: Sequence[int] | NDArray[np.int64] | None) -> NDArray[np.int64]:
     """Frame numbers, shape (2, n): of a in the first row, of b in the second."""
     if frames is not None:
         chosen = np.asarray(frames, dtype=np.int64)

@@ -11,6 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from weightlapse.errors import InvalidArgument, WeightlapseError
+from weightlapse.film.frames import frame_of_step
+from weightlapse.recording.run import Run, Seen, TensorHistory
 from weightlapse.symmetry.runs import AlignedRuns, align_runs
 from weightlapse.symmetry.states import distance, float_arrays
 from weightlapse.symmetry.units import units_of
@@ -23,19 +25,21 @@ CURVE_VALUES = 100_000_000  # values that a distance curve may read
 READ_VALUES = 8_000_000
 
 
-class AlignedRun:
-    """The face of ``run``, with every tensor moved by an element of the symmetry group: one for all frames, or, followed, that of the pair before each."""
+class AlignedRun(Seen):
+    """The second of two recordings, every tensor moved by an element of the symmetry group: one for all frames, or, followed, that of the pair before each."""
 
     def __init__(self, aligned: AlignedRuns) -> None:
-        self._run = aligned.b
+        super().__init__(aligned.b)
         self._aligned = aligned
         self._units = {g.name: units_of(g, frozenset()) for g in aligned.wiring.groups}
 
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._run, name)
+    def __getitem__(self, name: str, /) -> AlignedTrack:
+        return AlignedTrack(self, name, self._run[name])
 
-    def __getitem__(self, name: str) -> AlignedTrack:
-        return AlignedTrack(self, name)
+    def state(self, step: int | None = None, *, frame: int | None = None) -> dict[str, NDArray[Any]]:
+        number = frame_of_step(self, step) if step is not None else range(self.frames)[-1 if frame is None else frame]
+        (pair,) = self._pairs([number])
+        return self._aligned.element(pair).on_state(self._run.state(frame=number), self._aligned.wiring)
 
     def moved(self, name: str, values: NDArray[Any], frames: Sequence[int]) -> NDArray[Any]:
         """``values`` (frames, *shape) of one tensor at ``frames``, in the order, signs and scales of the other run."""
@@ -57,12 +61,14 @@ class AlignedRun:
 class AlignedTrack:
     """One tensor of an ``AlignedRun``. A part of it needs the whole tensor, so frames are read a few at a time."""
 
-    def __init__(self, run: AlignedRun, name: str) -> None:
-        self._run, self._name = run, name
-        self._track = run._run[name]
-        self.shape, self.dtype = self._track.shape, self._track.dtype
+    def __init__(self, run: AlignedRun, name: str, track: TensorHistory) -> None:
+        self._run, self._name, self._track = run, name, track
+        self.shape, self.dtype = track.shape, track.dtype
 
-    def __getitem__(self, key: Any) -> NDArray[Any]:
+    def __len__(self) -> int:
+        return self.shape[0]
+
+    def __getitem__(self, key: Any, /) -> NDArray[Any]:
         frames, *rest = key if isinstance(key, tuple) else (key,)
         if not isinstance(frames, slice):
             frame = range(self.shape[0])[int(frames)]
@@ -104,7 +110,7 @@ def pair(subjects: list[Subject], follow: bool = False) -> tuple[dict[str, Any],
     return report | ({"parting": few.parting} if follow else {}), aligned
 
 
-def _followed(a: Any, b: Any) -> NDArray[np.int64] | None:
+def _followed(a: Run, b: Run) -> NDArray[np.int64] | None:
     """The frames to chain over: some hundreds of them, evenly spaced; None (all that have a partner) where the runs recorded different steps."""
     if not np.array_equal(a.steps, b.steps):
         return None
@@ -117,7 +123,7 @@ def _some(count: int, subject: Subject) -> NDArray[np.int64]:
     return np.unique(np.linspace(0, count - 1, points).round().astype(np.int64))
 
 
-def _raw_curve(a: Any, b: Any) -> tuple[list[int], list[float]]:
+def _raw_curve(a: Run, b: Run) -> tuple[list[int], list[float]]:
     """||A - B|| / ||A|| over the tensors that both runs have in one shape, at steps that both recorded; empty where there are none."""
     _, in_a, in_b = np.intersect1d(a.steps, b.steps, return_indices=True)
     count = min(len(in_a), CURVE_PAIRS)

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from weightlapse.errors import InvalidArgument, WeightlapseError
 from weightlapse.picture.layout import Layout, Level
+from weightlapse.recording.neuron import neuron as unit_over_time
 from weightlapse.recording.polar import PARTS, whole
 from weightlapse.view.manifest import numbers
 from weightlapse.view.subject import Subject
@@ -174,7 +175,7 @@ def neuron(subject: Subject, group: str, unit: int) -> dict[str, Any]:
             f"{subject.name} was recorded without its wiring (pass example= to watch), so its units are not known"
         )
     with subject.lock:
-        parts = run.neuron(group, unit)
+        parts = unit_over_time(whole(run), run.wiring, group, unit)
     out: dict[str, Any] = {"group": group, "unit": unit, "parts": []}
     for label, values in _real_parts(parts):
         array = np.asarray(values, np.float64)

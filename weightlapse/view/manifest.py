@@ -42,7 +42,7 @@ def manifest(subject: Subject) -> dict[str, Any]:
             )
         return {
             "name": subject.name,
-            "path": str(getattr(run, "path", subject.name)),
+            "path": str(run.path),
             "tensors": tensors,
             "tolerance": run.tolerance if isinstance(run.tolerance, float | int) else None,
             "exact": run.tolerance is None,

@@ -5,6 +5,8 @@ from __future__ import annotations
 import sys
 from typing import Any
 
+from weightlapse.recording.run import Run
+
 
 def register() -> bool:
     """Tell a running IPython how to show recordings; True when there is one. Called again it changes nothing.
@@ -21,7 +23,7 @@ def register() -> bool:
     return True
 
 
-def mimebundle(run: Any, include: Any = None, exclude: Any = None) -> Any:
+def mimebundle(run: Run, include: Any = None, exclude: Any = None) -> Any:
     """What a notebook shows for ``run``, as IPython asks for it: (data by media type, metadata); None leaves it to others."""
     try:
         from weightlapse.view.widget import Widget

@@ -17,6 +17,7 @@ import weightlapse.view.extras as extras
 from weightlapse.errors import InvalidArgument
 from weightlapse.film.encode import whole_file
 from weightlapse.progress import track
+from weightlapse.recording.run import Run
 from weightlapse.view.aligned import pair
 from weightlapse.view.assets import asset
 from weightlapse.view.manifest import manifest
@@ -32,7 +33,13 @@ RUNGS = [(0, 1, ALL), (16, 1, 200), (8, 1, 60), *((8, 1 << k, 60) for k in range
 TRIES = 4
 
 
-def make_page(run: Any, out: str | os.PathLike[str], *, max_bytes: int = 20_000_000, other: Any = None) -> Path:
+def make_page(
+    run: Run | str | os.PathLike[str],
+    out: str | os.PathLike[str],
+    *,
+    max_bytes: int = 20_000_000,
+    other: Run | str | os.PathLike[str] | None = None,
+) -> Path:
     """Write ``run`` (and ``other`` beside it) as one HTML file of at most ``max_bytes`` bytes that works from disk and by mail.
 
     Where the whole recording does not fit, frames are thinned evenly, then values quantised to 16 or 8 bits, then cells thinned; the

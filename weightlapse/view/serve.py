@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import ipaddress
+import os
 import secrets
 import signal
 import socket
@@ -14,6 +15,7 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 from weightlapse.errors import InvalidArgument, missing_extra
+from weightlapse.recording.run import Run
 from weightlapse.view.answers import Answers
 from weightlapse.view.subject import open_subjects
 
@@ -26,7 +28,11 @@ LOOPBACK = {"127.0.0.1", "localhost", "[::1]"}
 
 
 def show(
-    run: Any, *others: Any, port: int = 0, open_browser: bool = True, block: bool | None = None
+    run: Run | str | os.PathLike[str],
+    *others: Run | str | os.PathLike[str],
+    port: int = 0,
+    open_browser: bool = True,
+    block: bool | None = None,
 ) -> Viewer | Widget | None:
     """Explore a recording in the browser, or several side by side.
 

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import math
+import os
 import threading
 from collections.abc import Iterator, Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -21,7 +21,8 @@ from weightlapse.picture.scale import limit_over
 from weightlapse.picture.strips import Side, strips
 from weightlapse.recording.kept import Curve, curves
 from weightlapse.recording.polar import polar, whole
-from weightlapse.recording.recording import Recording, load
+from weightlapse.recording.recording import Recording, load, opened
+from weightlapse.recording.run import Run, TensorHistory
 
 _AT_ONCE = 1 << 16  # values of a tensor up to which all its frames are read at once
 
@@ -32,7 +33,7 @@ class Subject:
     ``run`` is anything with the face of a Recording; complex tensors become two, their magnitude and their phase. ``name`` is what the page calls it.
     """
 
-    def __init__(self, run: Any, name: str) -> None:
+    def __init__(self, run: Run, name: str) -> None:
         self.run = polar(run)
         self.name = name
         self.lock = threading.RLock()  # held while values are read
@@ -46,7 +47,7 @@ class Subject:
         self._lineage: tuple[int, Lineage] | None = None
         self._curves: tuple[int, dict[str, Curve] | None] = (-1, None)  # of how many frames
 
-    def reopened(self, memory: int | None = None) -> Any:
+    def reopened(self, memory: int | None = None) -> Run:
         """The recording once more, for work so long that nobody should wait for its lock; ``memory`` bounds what it keeps unpacked.
 
         Where it cannot be opened again (a stand-in, an aligned run) it is the same one.
@@ -106,7 +107,7 @@ class Subject:
                 return piece
         raise InvalidArgument(f"{name!r} does not exist at frame {frame} of {self.name}")
 
-    def track(self, name: str, piece: Piece) -> Any:
+    def track(self, name: str, piece: Piece) -> TensorHistory:
         return piece.track(self.run, name)
 
     def kind(self, name: str, piece: Piece | None = None) -> Kind:
@@ -141,11 +142,8 @@ class Subject:
             return self._lineage[1]
 
     def dtype(self, name: str) -> str:
-        dtype = self.run.dtypes.get(name)
-        if dtype is None:
-            piece = self.pieces(name)[0]
-            dtype = self.track(name, piece).dtype
-        return dtype if isinstance(dtype, str) else np.dtype(dtype).name
+        known = self.run.dtypes.get(name)
+        return known if known is not None else self.track(name, self.pieces(name)[0]).dtype.name
 
     def picture(self, name: str, frame: int, rows: slice | None = None, cols: slice | None = None) -> NDArray[Any]:
         """The cells ``rows`` x ``cols`` (all by default) of one frame, in the tensor's own dtype."""
@@ -247,12 +245,12 @@ class Subject:
         return limit_over([values for _, values in self.sample(name)])
 
 
-def open_subjects(runs: Sequence[Any]) -> list[Subject]:
+def open_subjects(runs: Sequence[Run | str | os.PathLike[str]]) -> list[Subject]:
     """Recordings, or paths to them, as the viewer shows them; equal names get a number."""
     subjects: list[Subject] = []
     for run in runs:
-        recording = load(run) if isinstance(run, str | Path) else run
-        name = getattr(recording, "name", None) or Path(str(recording.path)).name or "recording"
+        recording = opened(run)
+        name = recording.name
         taken = sum(s.name == name or s.name.startswith(f"{name} (") for s in subjects)
         subjects.append(Subject(recording, f"{name} ({taken + 1})" if taken else name))
     return subjects

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import os
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 from weightlapse.errors import WeightlapseError, missing_extra
+from weightlapse.recording.run import Run
 from weightlapse.view.answers import Answers
 from weightlapse.view.still import WHILE_ALIVE, Still
 from weightlapse.view.subject import open_subjects
@@ -33,7 +35,7 @@ class Widget(anywidget.AnyWidget):  # type: ignore[misc]
     _esm = files("weightlapse.view").joinpath("page/app.js").read_text("utf-8")
     _css = files("weightlapse.view").joinpath("page/app.css").read_text("utf-8") + WHILE_ALIVE
 
-    def __init__(self, run: Any, *others: Any) -> None:
+    def __init__(self, run: Run | str | os.PathLike[str], *others: Run | str | os.PathLike[str]) -> None:
         super().__init__()
         self._answers = Answers(open_subjects([run, *others]))
         self._pool = ThreadPoolExecutor(max_workers=2, thread_name_prefix="weightlapse-widget")
