@@ -187,11 +187,15 @@ def record_of_another_place(run: Path, twin: Path, draw: Draw) -> str:
 def spliced(run: Path, twin: Path, draw: Draw) -> str:
     """The first part of a file of this recording and the rest of the twin's."""
     file = _file(run, draw)
-    other = twin / file.relative_to(run)
-    data, theirs = file.read_bytes(), other.read_bytes() if other.is_file() else b""
+    kind = file.name.split("-")[0].removesuffix(file.suffix)  # a journal may bear the recording's id in its name
+    other = draw.choice(sorted((twin / file.relative_to(run).parent).glob(f"{kind}*{file.suffix}")))
+    data, theirs = file.read_bytes(), other.read_bytes()
     mine = [r.end for r in records_of(data)] or [0]
     where = draw.choice(mine)
-    return _rewrite(file, data[:where] + theirs[where:] if draw.random() < 0.5 else theirs[:where] + data[where:])
+    both = data[:where] + theirs[where:] if draw.random() < 0.5 else theirs[:where] + data[where:]
+    if data.startswith(both):
+        raise ValueError("the twin has nothing to add: this is a cut, which is another change")
+    return _rewrite(file, both)
 
 
 def last_record_hurt(run: Path, twin: Path, draw: Draw) -> str:

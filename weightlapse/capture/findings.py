@@ -28,6 +28,7 @@ KINDS = {
     "last_frame": ("note", "Close the recorder right after the last update if later changes of the weights are not to be recorded."),
     "numbering": ("warning", "Let step= rise over the whole run, or leave it out."),
     "not_a_number": ("note", "Log single numbers: loss=loss.item()."),
+    "between_frames": ("note", "Record every step (every=1) where every number is to be kept: what is logged at other steps has no frame to stand at."),
     "unreadable": ("warning", "See the gaps of the recording; the text says what could not be read."),
     "resumed_elsewhere": ("warning", "Resume with resume_at= the step of the checkpoint that was restored."),
     "left_out": ("note", "Leave it out with tensors=['*', '!NAME'], or keep a dense copy of it."),

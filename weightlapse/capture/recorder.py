@@ -24,6 +24,7 @@ from weightlapse.capture.keeping import KeepingWriter
 from weightlapse.capture.mirroring import Mirroring
 from weightlapse.capture.null import inactive_copy
 from weightlapse.capture.numbering import ResumePoint, whole
+from weightlapse.capture.numbers import Numbers
 from weightlapse.capture.observer import Observer
 from weightlapse.capture.packed_ring import Packing
 from weightlapse.capture.plain import number_of
@@ -73,6 +74,7 @@ class Recorder:
         self._number: Callable[[], int] | None = None
         self._findings = Findings(self.path, lambda write: self._pump.note(write))
         self._witness = Witness(source, self._findings)
+        self._numbers = Numbers(writer.last_step)
         self._observer: Observer | None = None
         stretch = backpressure == "stretch"
         self._steps: Steps | None = None
@@ -127,13 +129,14 @@ class Recorder:
         """One update has been made: record a frame if the schedule wants this step.
 
         ``params`` are the present values, for models that do not hold them themselves (JAX pytrees, mappings that are made anew; a mapping that is
-        changed in place need not be given). ``step`` numbers the update; by default it is one more than the last. ``scalars`` are logged with it.
+        changed in place need not be given). ``step`` numbers the update; by default it is one more than the last. ``scalars`` are logged with it: they
+        are kept where this step is a frame.
         """
         if self._steps is not None:
             self._steps.wait()
         try:
             if self._ready() and self._by_hand(params, step) and scalars:
-                self._log(scalars)
+                self._log_own(scalars)
         except Exception as error:  # noqa: BLE001 — a recorder never kills a training run
             self._meet(error)
         if self._findings.pending:
@@ -245,7 +248,7 @@ class Recorder:
             slot = self._camera.ring.slot
             self._camera.before_any()
             self._camera.copy(params, point.step)
-            self._camera.publish(point.step)
+            self._publish(point.step)
             self._witness.start(slot)
         if self._observer is not None:
             self._observer.frame(point.step)
@@ -296,9 +299,14 @@ class Recorder:
         if self._gap is not None:
             self._end_gap()
         self._witness.frame(slot, step)
-        camera.publish(step)
+        self._publish(step)
         if self._observer is not None:
             self._observer.frame(step)
+
+    def _publish(self, step: int) -> None:
+        """The row that was filled is the frame of ``step``."""
+        self._camera.publish(step)
+        self._numbers.frame(step)
 
     # ---- what cannot be recorded -----------------------------------------------------------------------------------
 
@@ -439,7 +447,11 @@ class Recorder:
     # ---- the rest --------------------------------------------------------------------------------------------------
 
     def log(self, **scalars: float) -> None:
-        """Add numbers to the newest frame: ``rec.log(loss=loss.item(), lr=0.1)``."""
+        """Add numbers to the newest frame: ``rec.log(loss=loss.item(), lr=0.1)``.
+
+        Where not every step is a frame, the newest takes a number of a later step if it has none of that name, and keeps what it has: of the losses of
+        the steps 10 to 19, with ``every=10``, frame 10 has that of step 10.
+        """
         self._wait()
         with self.guard():
             if self._ready():
@@ -447,12 +459,28 @@ class Recorder:
                 if self._gap is None:  # else they would be added to a frame that they do not belong to
                     self._log(scalars)
 
+    def _log_own(self, scalars: dict[str, Any]) -> None:
+        """Numbers of the present step, and of no other."""
+        if self._numbers.step == self._last:
+            self._log(scalars)
+            return
+        text = f"{listed(list(scalars))} of step {self._last}: left out, for that step is no frame (the newest is that of step {self._numbers.step})"
+        self._findings.say(
+            "between_frames", self._last, f"{text}. So are those of further steps that are no frames", warn=False
+        )
+
     def _log(self, scalars: dict[str, Any]) -> None:
-        frame = self._camera.taken - 1
+        frame, numbers = self._camera.taken - 1, self._numbers
         for name, value in scalars.items():
             number = number_of(value)
             if number is not None:
-                self._pump.log(frame, name, number)
+                if numbers.takes(name, self._last):
+                    self._pump.log(frame, name, number)
+                    continue
+                text = f"{name} of step {self._last}: left out, for the newest frame, of step {numbers.step}, has one and keeps it"
+                self._findings.say(
+                    "between_frames", self._last, f"{text}. So it will be at further steps", about=name, warn=False
+                )
             else:
                 self._refuse(
                     "not_a_number",
@@ -525,7 +553,7 @@ class Recorder:
                     self.mark(text)
                 if last_frame:
                     self._camera.copy(self._held, self._last + 1)
-                    self._camera.publish(self._last + 1)
+                    self._publish(self._last + 1)
         self._witness.ended(self._last)
 
     def _let_go(self) -> None:

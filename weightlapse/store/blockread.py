@@ -9,7 +9,7 @@ from collections.abc import Callable, Container, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import lru_cache, partial
 from itertools import count, pairwise
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,13 +23,16 @@ from weightlapse.store.codecs.decode import (
     WORTH_THREADS,
     Chunk,
     Decoded,
+    Narrow,
     Run,
     Selection,
     advance_together,
     compiled,
     may_run,
 )
+from weightlapse.store.codecs.few import Few, few_columns
 from weightlapse.store.codecs.form import PACKED
+from weightlapse.store.codecs.patterns import PATTERNS
 from weightlapse.store.codecs.plan import Piece
 from weightlapse.store.files import Ahead, File, Part
 from weightlapse.store.layout import TensorSpec
@@ -40,6 +43,7 @@ from weightlapse.store.threads import all_done, threads
 
 _WINDOW = 1 << 20  # bytes read at once for checking
 _NARROW = 64  # columns: below, blocks are decoded together, because the steps through time cost more than the values
+_FEW = 8  # columns: up to as many are read past all that would be kept of their chunk
 _INSTANCE = count()  # tells the cached chunks of a file from those of one that was opened later under its name
 
 
@@ -80,6 +84,7 @@ class BlockSegment:
         self.steps = self._index.steps
         self._placed: dict[int, Placed] | None = None
         self._checked: set[int] = set()
+        self._seen: set[tuple[int, int]] = set()  # the chunks of which a few columns were read
 
     def _read_index(self, opening: Opening) -> Index:
         record = read_record(self._file, opening.index, self._seal) if opening.index else None
@@ -152,7 +157,7 @@ class BlockSegment:
 
     def begin(
         self, tensor: int, frames: Frames, region: Region
-    ) -> tuple[list[tuple[Decoded, int]], Callable[[], NDArray[Any]]]:
+    ) -> tuple[list[tuple[Narrow, int]], Callable[[], NDArray[Any]]]:
         """The first half of a read: narrow parts that may be advanced together with those of other segments, and the second half.
 
         The lock of the cache must be held from here to the end of the second half.
@@ -166,13 +171,15 @@ class BlockSegment:
             return [], lambda: np.empty(shape, spec.storage)
         placed = self._pieces(tensor)
         out = np.empty((len(numbers), len(wanted)), f"<u{spec.storage.itemsize // each}")
-        todo: list[tuple[Decoded | Passing, NDArray[np.int64], Any, Any]] = []
-        parts = [(b, rows, where) for b, rows, where in self._by_block(numbers)]
-        inverse = compiled(sum(int(rows.max()) + 1 for _, rows, _ in parts) * len(wanted))
+        todo: Todo = []
+        parts = list(self._by_block(numbers))
+        inverse = compiled(sum(rows.stop for _, rows, _ in parts) * len(wanted))
         selected = list(_selections(placed, wanted))
         for b, rows, where in parts:
             for c, columns, target in selected:
-                todo.append((self._decoded(b, c, columns, spec, inverse), rows, where, target))
+                few = self._few(b, c, columns, spec, rows.stop)
+                part = few if few is not None else self._decoded(b, c, columns, spec, inverse)
+                todo.append((part, rows, where, target))
         fresh = _narrow(todo)
 
         def finish() -> NDArray[Any]:
@@ -181,18 +188,22 @@ class BlockSegment:
 
         return fresh, finish
 
-    def _by_block(self, numbers: NDArray[np.int64]) -> Iterator[tuple[int, NDArray[np.int64], Any]]:
+    def _by_block(self, numbers: NDArray[np.int64]) -> Iterator[tuple[int, Rows, Any]]:
         """(time block, rows in it, where they are among the frame numbers) for frames of the segment."""
         height = self.opening.height
         blocks = numbers // height
-        if (np.diff(blocks) >= 0).all():  # nearly always: each block's frames lie together
+        apart = np.diff(numbers)
+        if len(apart) == 0 or int(apart.min()) > 0:  # nearly always: they rise, and each block's frames lie together
+            step = int(apart[0]) if len(apart) and int(apart.max()) == int(apart.min()) else 0
             edges = [0, *(np.flatnonzero(np.diff(blocks)) + 1).tolist(), len(numbers)]
             for a, b in pairwise(edges):
-                yield int(blocks[a]), numbers[a:b] - int(blocks[a]) * height, slice(a, b)
+                rows = numbers[a:b] - int(blocks[a]) * height
+                yield int(blocks[a]), Rows(rows, int(rows[0]), int(rows[-1]) + 1, step or _even(rows)), slice(a, b)
             return
         for b in np.unique(blocks).tolist():
             here = blocks == b
-            yield b, numbers[here] - b * height, here
+            rows = numbers[here] - b * height
+            yield b, Rows(rows, int(rows.min()), int(rows.max()) + 1, _even(rows)), here
 
     def read_frame(self, tensors: Sequence[int], frame: int, out: Out = None) -> list[NDArray[Any]]:
         """Whole tensors at one frame, into ``out`` (by tensor, each in one piece) where it is given.
@@ -226,7 +237,12 @@ class BlockSegment:
         with self._told(self.layout.tensors[pieces[0][1].tensor]):
             at, piece = pieces[0]
             if len(pieces) == 1 and at == 0 and isinstance(part, Passing):
-                part.into(np.array([row]), flat[piece.tensor][None], slice(0, 1), slice(piece.start, piece.stop))
+                part.into(
+                    Rows(np.array([row]), row, row + 1, 1),
+                    flat[piece.tensor][None],
+                    slice(0, 1),
+                    slice(piece.start, piece.stop),
+                )
                 return
             values = part.rows(row, row + 1)[0]
             for at, piece in pieces:
@@ -237,7 +253,7 @@ class BlockSegment:
             fresh = _narrow(todo)
             if len(fresh) > 1:
                 advance_together(fresh)
-            work = sum(part.width * (int(rows.max()) + 1) for part, rows, _, _ in todo)
+            work = sum(part.width * rows.stop for part, rows, _, _ in todo)
             count = threads() if work >= WORTH_THREADS else 1
             all_done((partial(_put, part, rows, out, where, target) for part, rows, where, target in todo), count)
 
@@ -269,6 +285,18 @@ class BlockSegment:
         key = (self._key, b, c, None if columns is None else columns.tobytes())
         window = self._frame_nbytes(b) > self._cache.limit // 2
         return self._cache.get(key, lambda: Decoded(chunk, columns, window=window, inverse=inverse))
+
+    def _few(self, b: int, c: int, columns: Selection, spec: TensorSpec, stop: int) -> Few | None:
+        """A few columns of a chunk that nobody has looked at yet: it is opened for good when somebody comes back to it."""
+        if columns is None or len(columns) > _FEW or self._index.heads is None or (b, c) in self._seen:
+            return None
+        self._seen.add((b, c))
+        start, length = self._index.places[b, c].tolist()
+        if length == 0 or start + length > self._file.size:
+            return None
+        shape = min(self.opening.height, self.count - b * self.opening.height), self._columns_of(c)
+        source, kind = Part(self._file, start, length), PATTERNS[lanes(spec)[0]]
+        return few_columns(source, int(self._index.heads[b, c]), shape, kind, columns.tolist(), stop)
 
     def _opened(self, b: int, c: int, spec: TensorSpec) -> Chunk:
         chunk = self._open_chunk(b, c)
@@ -309,12 +337,15 @@ class BlockSegment:
         if self._index.heads is not None and chunk.head_crc != self._index.heads[b, c]:
             raise DamagedRecording(f"a chunk of {self.file} is not the one that its index names")
         rows = min(self.opening.height, self.count - b * self.opening.height)
-        columns = sum(piece.stop - piece.start for piece in self._index.chunks[c])
+        columns = self._columns_of(c)
         if (chunk.rows, chunk.columns) != (rows, columns):
             raise DamagedRecording(
                 f"a chunk of {self.file} holds {chunk.rows} x {chunk.columns} values, not {rows} x {columns}"
             )
         return chunk
+
+    def _columns_of(self, c: int) -> int:
+        return sum(piece.stop - piece.start for piece in self._index.chunks[c])
 
     def bound(self, tensor: int, frame: int) -> float:
         b = frame // self.opening.height
@@ -428,6 +459,15 @@ def straight_row() -> Callable[..., bool]:
     return importlib.import_module("weightlapse.store.codecs.straight").float_row  # type: ignore[no-any-return]
 
 
+class Rows(NamedTuple):
+    """Rows of a time block."""
+
+    numbers: NDArray[np.int64]
+    start: int  # the first
+    stop: int  # behind the last
+    step: int  # where they rise evenly, else 0
+
+
 class Passing:
     """Columns of a chunk that is opened, decoded and dropped when it is read: where too many are wanted to hold them all."""
 
@@ -442,35 +482,38 @@ class Passing:
     def rows(self, start: int, stop: int, step: int = 1) -> NDArray[np.unsignedinteger]:
         return Decoded(self._opened(), self._columns).rows(start, stop, step)
 
-    def into(self, rows: NDArray[np.int64], out: NDArray[np.unsignedinteger], where: Any, target: Any) -> None:
+    def into(self, rows: Rows, out: NDArray[np.unsignedinteger], where: Any, target: Any) -> None:
         """The rows into ``out[where, target]`` (out in one piece): straight, where the compiled pass can."""
-        together = isinstance(where, slice) and isinstance(target, slice)
-        if self.straight is not None and together and len(rows) == 1:
+        together, count = isinstance(where, slice) and isinstance(target, slice), len(rows.numbers)
+        if self.straight is not None and together and count == 1:
             to = where.start * out.shape[1] + target.start
-            if self.straight(int(rows[0]), out.reshape(-1)[to : to + self.width]):
+            if self.straight(rows.start, out.reshape(-1)[to : to + self.width]):
                 return
-        chunk, step = self._opened(), _even(rows)
-        straight = self._columns is None and together and step and may_run(chunk, self._inverse)
-        if straight and (chunk.form == PACKED or len(rows) == 1):
+        chunk = self._opened()
+        straight = self._columns is None and together and rows.step and may_run(chunk, self._inverse)
+        if straight and (chunk.form == PACKED or count == 1):
             pitch = out.shape[1]
-            if len(rows) == 1:
+            if count == 1:
                 to = where.start * pitch + target.start
-                Run(chunk, self._inverse, once=True).row(int(rows[0]), out.reshape(-1)[to : to + chunk.columns])
+                Run(chunk, self._inverse, once=True).row(rows.start, out.reshape(-1)[to : to + chunk.columns])
                 return
-            wanted = slice(int(rows[0]), int(rows[-1]) + 1, step)
+            wanted = slice(rows.start, rows.stop, rows.step)
             Run(chunk, self._inverse, once=True).to(wanted, out.reshape(-1), pitch, where.start * pitch + target.start)
         else:
             part = Decoded(chunk, self._columns, inverse=self._inverse)
             _place(_take_rows(part, rows), out, where, target)
 
 
-def _narrow(todo: list[tuple[Decoded | Passing, NDArray[np.int64], Any, Any]]) -> list[tuple[Decoded, int]]:
+Todo = list[tuple[Decoded | Few | Passing, Rows, Any, Any]]  # what, which rows, where they go
+
+
+def _narrow(todo: Todo) -> list[tuple[Narrow, int]]:
     """The parts of few columns that have not been decoded yet, and up to which row they are wanted."""
-    parts = [(part, int(rows.max()) + 1) for part, rows, _, _ in todo if isinstance(part, Decoded)]
-    return [(part, stop) for part, stop in parts if part.width < _NARROW and part.fresh]
+    fresh = ((part, rows) for part, rows, _, _ in todo if not isinstance(part, Passing) and part.fresh)
+    return [(part, rows.stop) for part, rows in fresh if part.width < _NARROW]
 
 
-def _put(part: Decoded | Passing, rows: NDArray[np.int64], out: NDArray[Any], where: Any, target: Any) -> None:
+def _put(part: Decoded | Few | Passing, rows: Rows, out: NDArray[Any], where: Any, target: Any) -> None:
     if isinstance(part, Passing):
         part.into(rows, out, where, target)
     else:
@@ -490,10 +533,10 @@ def _even(rows: NDArray[np.int64]) -> int:
     return step if step > 0 and (len(rows) < 3 or bool((np.diff(rows) == step).all())) else 0
 
 
-def _take_rows(part: Decoded | Passing, rows: NDArray[np.int64]) -> NDArray[np.unsignedinteger]:
-    start, stop = int(rows.min()), int(rows.max()) + 1
-    step = _even(rows)
-    return part.rows(start, stop, step) if step else part.rows(start, stop)[rows - start]
+def _take_rows(part: Decoded | Few | Passing, rows: Rows) -> NDArray[np.unsignedinteger]:
+    if rows.step:
+        return part.rows(rows.start, rows.stop, rows.step)
+    return part.rows(rows.start, rows.stop)[rows.numbers - rows.start]
 
 
 Placing = list[tuple[int, Piece]]  # pieces, and where each begins among the columns

@@ -80,8 +80,13 @@ def chunk_limit(height: int, memory: int, size: int = 0) -> int:
 
 
 def chunk_shape(tolerance: float | None, height: int, columns: int = 1 << 20) -> Shape:
-    """Pages of about two thousand residuals where they are long, and of many more where each takes a bit or less; no shorter in narrow chunks."""
+    """Pages of some thousand residuals, and of many more where each takes a bit or less; no shorter in narrow chunks.
+
+    Half as wide and half as tall again as 2048 x 32: as many pages, as many bytes, and a third less to decode for one weight over all time.
+    """
     strip, tile = 2048 if tolerance is None else 4096, 32 if height > 64 else 8
+    if tolerance is None and height > 64:
+        strip, tile = 1024, 48
     if columns > CHUNK:
         strip, tile = LARGE_STRIP if height > 32 else columns, 16 if height > 32 else 4
     return Shape(strip=strip, tile=max(tile, min(height, 32 * 1024 // max(columns, 1))))

@@ -7,8 +7,8 @@ import importlib.util
 import sys
 import threading
 import zlib
-from collections.abc import Iterable, Iterator
-from functools import partial
+from collections.abc import Iterable, Iterator, Sequence
+from functools import lru_cache, partial
 from itertools import accumulate, groupby, pairwise
 from typing import Any, NoReturn, Protocol
 
@@ -32,18 +32,20 @@ from weightlapse.store.codecs.form import (
     Shape,
     tiles,
 )
-from weightlapse.store.codecs.patterns import BY_CODE, PATTERNS
+from weightlapse.store.codecs.patterns import BY_CODE, PATTERNS, Pattern
 from weightlapse.store.codecs.predict import SLOPE, Predictor, restore
 from weightlapse.store.files import Part
 from weightlapse.store.threads import in_order, threads
 
+_NO_GRID, _NO_LABELS = np.empty(0, ENTRY), np.empty(0, np.uint8)
 Selection = NDArray[np.int64] | None  # column numbers, rising or not; None is all of them
 WORTH_THREADS = 1 << 20  # values to decode below which threads cost more than they save
 WORTH_COMPILING = 1 << 26  # values to decode from which on loading the compiler pays
 _MANY = 1 << 15  # columns from which on their classes are worth the compiled pass
+_MANY_GROUPS = 4  # from which on they are counted together
 _WORTH_PICKING = 1 << 13  # columns of which few are wanted, from which on those are taken page by page
 _HISTORY = 3  # rows that a predictor looks back
-_FIRST_LOOK = 4096  # bytes read for the head at first: nearly always enough
+_FIRST_LOOK = 8192  # bytes read for the head at first: nearly always enough
 _ALONE = 32 << 10  # bytes of a page from which on it is read by itself
 _AT_ONCE = 1 << 20  # bytes of neighbouring strips that are read together
 _INVERSE = "weightlapse.store.codecs.inverse"
@@ -54,6 +56,14 @@ def compiled(values: int) -> Any:
     if _INVERSE not in sys.modules and (values < WORTH_COMPILING or importlib.util.find_spec("numba") is None):
         return None
     return importlib.import_module(_INVERSE)
+
+
+@lru_cache(maxsize=64)
+def _plan_of(
+    rule: int, factor: float, strip: int, tile: int, rows: int
+) -> tuple[Predictor, Shape, list[tuple[int, int]]]:
+    """What the chunks of a file have in common, hundreds of them; nobody changes it."""
+    return Predictor(rule, factor), Shape(strip, tile), tiles(rows, tile)
 
 
 # of each group the wanted columns, counted within it, and where they go
@@ -96,9 +106,8 @@ class Chunk:
             )
         self.pattern = BY_CODE[code]
         self.number = PATTERNS["int32"] if self.form == GRID else self.pattern
-        self.predictor = Predictor(rule, factor)
-        self.shape = Shape(strip, tile)
-        self.spans = tiles(self.rows, tile)
+        self.predictor, self.shape, self.spans = _plan_of(rule, factor, strip, tile, self.rows)
+        self.bounds: list[float]
         self._read_grid(entries)
         self._codec = self._take_metas(1)[0].tobytes() if self.form != PLAIN else b""
         self._read_columns(self._take(mapped), count)
@@ -129,7 +138,8 @@ class Chunk:
             self._data = memoryview(self._source.read(0, fields[2]))
         if zlib.crc32(self._data[8 : fields[2]]) != fields[1]:
             raise DamagedRecording("the head of a chunk fails its checksum")
-        self._data = memoryview(bytes(self._data[: fields[2]]))  # without what was read behind it
+        if fields[2] < len(self._data):
+            self._data = memoryview(bytes(self._data[: fields[2]]))  # without what was read behind it
         self.head_crc: int = fields[1]
         return fields
 
@@ -153,17 +163,20 @@ class Chunk:
         return metas
 
     def _read_grid(self, entries: int) -> None:
+        if not entries and self.form != GRID:
+            self._grid, self.bounds = _NO_GRID, []
+            return
         table = np.frombuffer(self._take(entries * ENTRY.itemsize), ENTRY)
         if self.form == GRID and (
             not self.pattern.is_float or int(table["columns"].sum(dtype=np.uint64)) != self.columns
         ):
             raise DamagedRecording("the grid entries of a chunk do not fit its columns")
         self._grid = table
-        self.bounds: list[float] = table["bound"].tolist()
+        self.bounds = table["bound"].tolist()
 
     def _read_columns(self, mapped: memoryview, count: int) -> None:
-        label = np.zeros(self.columns, np.uint8)
         inverse = compiled(0) if self.columns >= _MANY else None
+        label = np.zeros(self.columns, np.uint8) if count < 2 or inverse is not None else _NO_LABELS
         if count > 1:
             size = SIZE.size + (SIZE.unpack(mapped[: SIZE.size])[0] if len(mapped) >= SIZE.size else 0)
             if inverse is None or not inverse.labels(bytes(mapped[SIZE.size :]), size - SIZE.size, label, self._codec):
@@ -182,12 +195,7 @@ class Chunk:
         pages = np.frombuffer(self._take(self._end - self._at), PAGE)
         per_strip = [1] * len(self.layout.strips)
         if self.form != PLAIN:
-            count = self.layout.classes
-            filled = [width > 0 for width in self.layout.widths]
-            self._rank = [
-                rank for k in range(len(per_strip)) for rank in accumulate(filled[k * count : (k + 1) * count])
-            ]
-            self._present = self._rank[count - 1 :: count]
+            self._present = [sum(filled) for filled in self.layout.filled]
             per_strip = [1 + present * len(self.spans) for present in self._present]
         self._first = [0, *accumulate(per_strip)]
         offsets = np.cumsum(pages["nbytes"], dtype=np.int64)
@@ -319,7 +327,7 @@ class Chunk:
         run: tuple[int, memoryview] | None = None
         for g in groups:
             k, c = divmod(g, count)
-            width = self.layout.widths[g]
+            width = self.layout.width(g)
             if k != strip:
                 strip = k
                 run = None if narrow else self.run(k, spans)
@@ -328,12 +336,12 @@ class Chunk:
                     key = self._reader(0).read(self._page(self._first[k], run), last - first)
             if start == 0:
                 assert key is not None
-                within = self.layout.starts[g] - self.layout.starts[k * count]
+                within = self.layout.within(g)
                 if picks is None:
                     out[0, at : at + width] = key[within : within + width]
                 else:
                     out[0, picks[g][1]] = key[within + picks[g][0]]
-            number = self._first[k] + self._rank[g]
+            number = self._first[k] + sum(self.layout.filled[k][: c + 1])
             for i, top, bottom in spans:
                 page = self._page(number + i * self._present[k], run)
                 rows = slice(top - start, bottom - start)
@@ -387,6 +395,20 @@ def scratch(name: str, count: int, dtype: Any) -> NDArray[Any]:
 def may_run(chunk: Chunk, inverse: Any) -> bool:
     """Whether the compiled pass is there, and for such a chunk."""
     return inverse is not None and chunk.form != PLAIN and bool(inverse.Inverse.knows(chunk.number, chunk.predictor))
+
+
+class Narrow(Protocol):
+    """A few columns of a chunk that have steps through time to take, on their own or together with others."""
+
+    number: Pattern
+    predictor: Predictor
+
+    @property
+    def decoded(self) -> int: ...
+
+    def prepare(self, stop: int) -> tuple[NDArray[np.unsignedinteger], int]: ...
+
+    def accept(self, rows: NDArray[np.unsignedinteger], lead: int) -> None: ...
 
 
 class Run:
@@ -568,6 +590,7 @@ class Decoded:
 
     def __init__(self, chunk: Chunk, columns: Selection = None, *, window: bool = False, inverse: Any = None) -> None:
         self.chunk = chunk
+        self.number, self.predictor = chunk.number, chunk.predictor
         self._columns = columns
         self._window = window
         self._steps = chunk.steps(columns) if chunk.form == GRID else None
@@ -581,8 +604,10 @@ class Decoded:
                 self._place[layout.order()] = np.arange(chunk.columns)
         else:
             self._groups = sorted(set(layout.groups(columns).tolist()))
+            if len(self._groups) > _MANY_GROUPS:
+                layout.starts  # noqa: B018  counted for all at once
             self._place = layout.places(columns, self._groups)
-        self._wide = sum(layout.widths[g] for g in self._groups)
+        self._wide = chunk.columns if columns is None else sum(layout.width(g) for g in self._groups)
         # few of the decoded columns are wanted: drop the others before predicting; else put in order when read
         self.narrow = 2 * len(self._place) <= self._wide
         self.width = len(self._place) if self.narrow else self._wide
@@ -632,7 +657,8 @@ class Decoded:
         """Rows up to the tile that ends at or after ``stop`` with the new ones still residuals, and how many are patterns already."""
         stop = self._tile_end(stop)
         lead = min(_HISTORY, self.done)
-        picks = self._picks() if self.narrow and self._wide >= _WORTH_PICKING else None
+        picking = self.narrow and (len(self._groups) == 1 or self._wide >= _WORTH_PICKING)
+        picks = self._picks() if picking else None
         width = self._wide if picks is None else self.width
         fresh: NDArray[Any] = np.empty((stop - self.done, width), self._held.dtype)
         self.chunk.fill(self._groups, self.done, fresh, picks)
@@ -649,7 +675,7 @@ class Decoded:
             return {self._groups[0]: (self._place, np.arange(len(self._place)))}
         found, at = {}, 0
         for g in self._groups:
-            width = self.chunk.layout.widths[g]
+            width = self.chunk.layout.width(g)
             wanted = np.flatnonzero((self._place >= at) & (self._place < at + width))
             found[g] = (self._place[wanted] - at, wanted)
             at += width
@@ -693,11 +719,11 @@ class Decoded:
         return out
 
 
-def advance_together(parts: list[tuple[Decoded, int]]) -> None:
+def advance_together(parts: Sequence[tuple[Narrow, int]]) -> None:
     """Decode several narrow, fresh parts up to their rows: those under one rule take the steps through time together."""
 
-    def kind(part: tuple[Decoded, int]) -> tuple[int, int]:
-        return part[0].chunk.number.code, part[0].chunk.predictor.rule
+    def kind(part: tuple[Narrow, int]) -> tuple[int, int]:
+        return part[0].number.code, part[0].predictor.rule
 
     for _, members in groupby(sorted(parts, key=kind), key=kind):
         group = list(members)
@@ -705,16 +731,15 @@ def advance_together(parts: list[tuple[Decoded, int]]) -> None:
         work = sum(part.decoded * stop for part, stop in group)
         tasks = (partial(part.prepare, stop) for part, stop in group)
         rows = [fresh for fresh, _ in in_order(tasks, threads() if work >= WORTH_THREADS else 1)]
-        chunk = some[0].chunk
         # shorter ones end in zeros, whose predictions nobody reads
         together = np.zeros((max(map(len, rows)), sum(own.shape[1] for own in rows)), rows[0].dtype)
-        factors = np.repeat([part.chunk.predictor.factor for part in some], [own.shape[1] for own in rows])
+        factors = np.repeat([part.predictor.factor for part in some], [own.shape[1] for own in rows])
         at = 0
         for own in rows:
             together[: len(own), at : at + own.shape[1]] = own
             at += own.shape[1]
         with np.errstate(all="ignore"):
-            restore(together, chunk.number, chunk.predictor, factors=factors)
+            restore(together, some[0].number, some[0].predictor, factors=factors)
         at = 0
         for part, own in zip(some, rows):
             part.accept(np.ascontiguousarray(together[: len(own), at : at + own.shape[1]]), 0)

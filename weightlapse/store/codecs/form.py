@@ -33,7 +33,7 @@ from __future__ import annotations
 
 import struct
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from itertools import accumulate, pairwise
 
 import numpy as np
@@ -92,15 +92,44 @@ class Columns:
         self.classes = classes if widths is not None else max(classes, 1 + int(label.max(initial=0)))
         self.strip = strip
         self.label = label
-        self.widths: list[int]
         if widths is not None:
-            self.widths = widths
-        elif len(self.strips) > 1:
-            every = label + _first_groups(n, strip, self.classes)
-            self.widths = np.bincount(every, minlength=len(self.strips) * self.classes).tolist()
-        else:
-            self.widths = [int(np.count_nonzero(label == c)) for c in range(self.classes)]
-        self.starts: list[int] = [0, *accumulate(self.widths)]
+            self.__dict__["widths"] = widths
+
+    @cached_property
+    def widths(self) -> list[int]:
+        """How many columns each group has: counted when all are wanted, for one weight costs more than its values."""
+        if len(self.strips) == 1:
+            return [int(np.count_nonzero(self.label == c)) for c in range(self.classes)]
+        every = self.label + _first_groups(len(self.label), self.strip, self.classes)
+        return np.bincount(every, minlength=len(self.strips) * self.classes).tolist()
+
+    @cached_property
+    def starts(self) -> list[int]:
+        """The position at which each group begins, and the last one ends."""
+        return [0, *accumulate(self.widths)]
+
+    @cached_property
+    def filled(self) -> list[list[bool]]:
+        """For each strip, which of its groups have any column."""
+        data = self.label.tobytes()
+        strips = (data[start:stop] for start, stop in self.strips)
+        return [[c in labels for c in range(self.classes)] for labels in strips]
+
+    def width(self, group: int) -> int:
+        """How many columns one group has."""
+        if "widths" in self.__dict__:
+            return self.widths[group]
+        k, c = divmod(group, self.classes)
+        first, last = self.strips[k]
+        return int(np.count_nonzero(self.label[first:last] == c))
+
+    def within(self, group: int) -> int:
+        """At which position of its strip a group begins."""
+        k, c = divmod(group, self.classes)
+        if "starts" in self.__dict__:
+            return self.starts[group] - self.starts[k * self.classes]
+        first, last = self.strips[k]
+        return int(np.count_nonzero(self.label[first:last] < c))
 
     def order(self) -> NDArray[np.int64]:
         """The column at each stored position."""
@@ -122,7 +151,7 @@ class Columns:
             first, last = self.strips[k]
             wanted = np.flatnonzero(mine == g)
             place[wanted] = at + _ranks(self.label[first:last] == c, columns[wanted] - first)
-            at += self.widths[g]
+            at += self.width(g)
         return place
 
 
