@@ -54,13 +54,14 @@ def canonical_elements(
     allowed = allowed_symmetries(symmetries)
     if wiring.bases and "basis" in allowed:
         own = OwnBases(state, wiring, allowed)
-        return own.element(_in_order(own.arrays, own.rest, allowed))
+        matcher = _in_order(own.arrays, own.rest, allowed)
+        return own.element(matcher.at, matcher.b)
     names = dict.fromkeys(m.tensor for g in wiring.groups for m in g.members if m.roles != {"stat"})
-    return _in_order(float_arrays(state, names), wiring, allowed)
+    return _in_order(float_arrays(state, names), wiring, allowed).at
 
 
-def _in_order(arrays: Weights, wiring: Wiring, allowed: frozenset[str]) -> Elements:
-    """Orders, signs and scales of their own."""
+def _in_order(arrays: Weights, wiring: Wiring, allowed: frozenset[str]) -> Matcher:
+    """Orders, signs and scales of their own: the element and the arrays after it."""
     matcher = Matcher(arrays, arrays, wiring, allowed)
     units = list(matcher.units.values())
     factors = balance(arrays, units)
@@ -70,7 +71,7 @@ def _in_order(arrays: Weights, wiring: Wiring, allowed: frozenset[str]) -> Eleme
         if u.permute:
             matcher.apply(Move(u, np.argsort(-_weight(matcher.b, u), kind="stable")))
     _fix_signs(matcher)
-    return matcher.at
+    return matcher
 
 
 def _weight(b: Weights, u: Units) -> NDArray[np.float64]:

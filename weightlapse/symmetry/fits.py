@@ -23,6 +23,7 @@ from weightlapse.wiring.data import Basis
 Matrix = NDArray[Any]
 _ALMOST = 0.9  # a rotation is taken for a reordering when its largest entries are as large as that on the average
 _TINY = 1e-7
+EMPTY = 1e-6  # of the largest size: a direction of a network by itself that is nothing
 _EMPTY = 1e-13  # of the largest squared size: a direction without numbers, but for rounding
 
 
@@ -152,11 +153,14 @@ def _of_part(basis: Basis, g: Grams) -> Matrix:
         ratio = float((fb / fa)[0])
         return np.eye(size) * (ratio if alike else -ratio)
     tries = [m for m in (_from_one(g.xa, g.xb, g.x), _from_one(g.ya, g.yb, g.y, inverse=True)) if m is not None]
-    if all(_full(v) for v in (g.xa, g.ya, g.xb, g.yb)) or not tries:
+    if all(_full(v) for v in (g.xa, g.ya, g.xb, g.yb)):
         na, nb = balancing(g.xa, g.ya), balancing(g.xb, g.yb)
         ia, ib = np.linalg.inv(na).T, np.linalg.inv(nb).T
         found: Matrix = ia.T @ polar(na @ g.x @ nb.T + ia @ g.y @ ib.T) @ nb
         return found
+    if not tries:
+        both = _from_both(g)
+        return np.eye(size) if both is None else both
     return min(tries, key=lambda m: _gap(m, g))
 
 
@@ -176,6 +180,21 @@ def _from_one(ga: Matrix, gb: Matrix, both: Matrix, *, inverse: bool = False) ->
         return None
     found: Matrix = np.linalg.inv(m).T if inverse else m
     return found
+
+
+def _from_both(g: Grams) -> Matrix | None:
+    """The matrix by least squares where neither side spans all directions: ``M xb = xa`` and ``M.T ya = yb`` together, a Sylvester equation.
+
+    What neither says anything of is filled up so that the matrix can be inverted; None where that fails.
+    """
+    (of_b, v), (of_a, u) = (np.linalg.eigh((s + s.T) / 2) for s in (g.xb, g.ya))
+    size = of_a[:, None] + of_b[None, :]
+    known = size > _EMPTY * size.max(initial=0.0)
+    m = np.where(known, u.T @ (g.x + g.y) @ v / np.where(known, size, 1.0), 0.0)
+    free = np.ix_(~known.all(axis=1), ~known.all(axis=0))
+    m[free] = np.eye(*m[free].shape)[:, ::-1] * (np.abs(m).max(initial=0.0) or 1.0)
+    found: Matrix = u @ m @ v.T
+    return found if np.linalg.cond(found) < 1e8 else None
 
 
 def _turn_pairs(m: Matrix, pairs: NDArray[np.int64], g: Grams) -> None:
@@ -219,17 +238,75 @@ def own(basis: Basis, x: Matrix, y: Matrix) -> Matrix:
 
 
 def _own_part(basis: Basis, at: Sequence[int], x: Matrix, y: Matrix) -> Matrix:
+    told = x if x.any() else y  # signs and turns are told by what makes the numbers; by what reads them, where nothing does
     if basis.kind in ("signs", "scales"):
-        size = np.sqrt(_norm(y) / _norm(x)) if basis.kind == "scales" else 1.0
-        return np.eye(len(at)) * (-size if x.ravel()[np.abs(x).argmax()] < 0 else size)
+        size = _evening(x, y) if basis.kind == "scales" else 1.0
+        return np.eye(len(at)) * (-size if told.ravel()[np.abs(told).argmax()] < 0 else size)
     if tuple(at) in basis.pairs:
-        z = _complex(x)
+        z = _complex(told)
         largest = z[np.abs(z).argmax()]
-        return _turn(np.sqrt(_norm(y) / _norm(x)) * (abs(largest) / largest if largest else 1.0))
-    n = balancing(*(v.astype(np.float64) @ v.astype(np.float64).T for v in (x, y)))
-    q = principal(n @ x)
-    m = q @ n
-    found: Matrix = signs_of(m @ x)[:, None] * m
+        return _turn(_evening(x, y) * (abs(largest) / largest if largest else 1.0))
+    return _own_invertible(*(v.astype(np.float64) for v in (x, y)))
+
+
+def _evening(x: Matrix, y: Matrix) -> float:
+    """What brings both sides to one size; where one is nothing, the other one to 1."""
+    sizes = [float(np.linalg.norm(v)) for v in (x, y)]
+    if not all(sizes):
+        return 1 / sizes[0] if sizes[0] else sizes[1] or 1.0
+    return float(np.sqrt(sizes[1] / sizes[0]))
+
+
+def _own_invertible(x: Matrix, y: Matrix) -> Matrix:
+    """Numbers that are made and read come first: balanced, on their principal axes. Then those that are made and never read, then those
+    that are read and made of nothing: orthonormal, and free of the first (whatever of those is added to them changes nothing); then the rest.
+    """
+    first, made, read = apart(x, y)
+    r, p, q = len(first), len(made), len(read)
+    m = np.concatenate([first, made, read, _missing(np.concatenate([first, made, read]), x)])
+    if p:
+        u = m @ x
+        m[r : r + p] -= (u[r : r + p] @ np.linalg.pinv(u[:r])) @ m[:r] if r else 0
+        m[r : r + p] = _roots((v := m[r : r + p] @ x) @ v.T)[1] @ m[r : r + p]
+    n = np.linalg.inv(m).T
+    if q:
+        at = slice(r + p, r + p + q)
+        u = n @ y
+        n[at] -= (u[at] @ np.linalg.pinv(u[:r])) @ n[:r] if r else 0
+        n[at] = _roots((v := n[at] @ y) @ v.T)[1] @ n[at]
+        m = np.linalg.inv(n).T
+    if r:
+        u, v = m[:r] @ x, n[:r] @ y
+        even = balancing(u @ u.T, v @ v.T)
+        even = principal(even @ u) @ even
+        m[:r] = signs_of(even @ u)[:, None] * even @ m[:r]
+    return m
+
+
+def apart(x: Matrix, y: Matrix) -> tuple[Matrix, Matrix, Matrix]:
+    """Functionals (any, size) on the numbers: those that are made and read, that are made and not read, that are read and not made.
+
+    ``x`` is what makes the numbers and ``y`` what reads them, the one multiplied by a matrix and the other by its inverse transpose.
+    """
+    of_x, of_y = _span(x), _span(y)
+    u, sizes, v = np.linalg.svd(of_y.T @ of_x)
+    r = int((sizes > EMPTY).sum())
+    first = (u[:, :r] / sizes[:r]).T @ of_y.T
+    return first, v[r:] @ of_x.T, u[:, r:].T @ of_y.T
+
+
+def _span(x: Matrix) -> Matrix:
+    """An orthonormal basis (size, rank) of the columns."""
+    u, sizes, _ = np.linalg.svd(x, full_matrices=False)
+    found: Matrix = u[:, : int((sizes > EMPTY * sizes.max(initial=0.0)).sum())]
+    return found
+
+
+def _missing(m: Matrix, x: Matrix) -> Matrix:
+    """Further functionals, orthonormal, that make ``m`` (some, size) a basis and are 0 on x."""
+    both = np.concatenate([m, _span(x).T])
+    u, sizes, v = np.linalg.svd(both)
+    found: Matrix = v[int((sizes > EMPTY * sizes.max(initial=0.0)).sum()) :]
     return found
 
 
@@ -244,10 +321,6 @@ def signs_of(x: Matrix) -> Matrix:
     """For each row the sign of its largest number."""
     largest = np.take_along_axis(x, np.abs(x).argmax(axis=1)[:, None], axis=1)[:, 0]
     return np.where(largest < 0, -1.0, 1.0)
-
-
-def _norm(x: Matrix) -> float:
-    return max(float(np.linalg.norm(x)), 1e-300)
 
 
 def _complex(x: Matrix) -> Matrix:

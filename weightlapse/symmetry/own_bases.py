@@ -10,17 +10,18 @@ import numpy as np
 from numpy.typing import NDArray
 
 from weightlapse.symmetry.elements import Elements, identity
-from weightlapse.symmetry.fits import own, principal, signs_of
+from weightlapse.symmetry.fits import EMPTY, own, polar, principal, signs_of
 from weightlapse.symmetry.rebase import anchors, sides
 from weightlapse.symmetry.scale import balance, rescaled
 from weightlapse.symmetry.units import units_of
 from weightlapse.symmetry.with_bases import FirstNames, WithBases
+from weightlapse.wiring.arrays import Numbers
 from weightlapse.wiring.change import Changed, centring, change, fold, gain, held, left, rows, tensors_of
-from weightlapse.wiring.data import Basis, Member, Wiring
+from weightlapse.wiring.data import Basis, Group, Member, Wiring
 
 _ROUNDS, _SETTLED = 100, 1e-10
 _SMALL, _FAR = 100_000, 1e6  # numbers of a network; of a matrix
-_READ = 1e-6  # of the largest size: what is smaller is nothing
+_ALIKE = 1e-7  # numbers of a head whose sizes are nearer than this are not told apart by them
 _APART = 1e-9  # principal axes whose sizes are nearer than this (relative to the largest) are no axes
 
 
@@ -46,14 +47,7 @@ class OwnBases:
             if s.is_stream:
                 self._take(s, self._axes(s))
         inner = [s for s in wiring.bases if not s.is_stream]
-        self._settle([s for s in inner if self._is_known(s) and self._is_settled(s)], allowed)
-
-    def _is_known(self, s: Basis) -> bool:
-        """Whether every number is made of something and read by something: else its size is nobody's, and nothing balances it."""
-        if s.kind != "invertible":
-            return True
-        sizes = (np.linalg.svd(x, compute_uv=False) for x in sides(self.arrays, s))
-        return all(len(v) == s.size and v[-1] > _READ * v[0] for v in sizes)
+        self._settle([s for s in inner if self._is_settled(s)], allowed)
 
     def _is_settled(self, s: Basis) -> bool:
         """Whether the signs of what its numbers are made of, and read by, are settled before: a turn or a sign is told by them.
@@ -62,13 +56,12 @@ class OwnBases:
         """
         if s.kind == "invertible" and not s.pairs:
             return True
-        places = _places(s.members)
+        axes = {(m.tensor, m.axis) for m in s.members}
         tensors = {m.tensor for m in s.members}
         turned = [_places(t.members) for t in self.wiring.bases if t.name in self.matrices]
         for g in self.wiring.groups:
             mine = _places(m for m in g.members if m.role != "mul")
-            beside = not mine & places and any(m.tensor in tensors for m in g.members)
-            if beside and g.parent is None and g.symmetries & {"sign", "scale"} and not any(mine <= t for t in turned):
+            if any(m.tensor in tensors and (m.tensor, m.axis) not in axes for m in g.members) and g.parent is None and g.symmetries & {"sign", "scale"} and not any(mine <= t for t in turned):
                 return False
         return True
 
@@ -111,12 +104,12 @@ class OwnBases:
         groups = []
         for g in self.wiring.groups:
             mine = _places(m for m in g.members if m.role != "mul")
-            s = next((s for s, n in numbers if mine <= n), None)
-            if s is None:
+            if not any(mine <= n for _, n in numbers):
                 keep = g.symmetries & {"permutation"} if g.name in inside else g.symmetries
                 groups.append(replace(g, symmetries=keep, gauges=() if g.name in inside else g.gauges))
-            elif s.kind == "invertible" and not s.pairs:
-                groups.append(replace(g, symmetries=frozenset({"permutation", "sign"}), gauges=()))
+        for s in turned:  # their signs are told with those of all others
+            if s.kind == "invertible":
+                groups.append(Group(s.name, s.size, s.members, frozenset({"sign"}), s.exponents, parent=s.parent))
         return replace(self.wiring, groups=tuple(groups), bases=())
 
     def _take(self, s: Basis, matrix: NDArray[np.float64] | None) -> None:
@@ -149,12 +142,46 @@ class OwnBases:
         found: NDArray[np.float64] = u @ q @ u.T + (along / s.size if s.kind == "centred" else 0.0)
         return found
 
-    def element(self, ordered: Elements) -> WithBases:
-        """All of it, followed by orders, signs and scales of ``rest``."""
+    def element(self, ordered: Elements, arrays: Mapping[str, Numbers]) -> WithBases:
+        """All of it, followed by orders, signs and scales of ``rest``, which led to ``arrays``."""
         plain = identity(self.wiring)
         ones = {n: np.ones_like(g) for n, g in self.gains.items()}
+        inside = [s for s in self.wiring.bases if s.kind == "invertible" and s.name in self.matrices]
+        for s in inside:
+            now = self._now_at(s, ordered)
+            flips = ordered.factor[now.name][:, None]
+            self.matrices[s.name] = _by_reference(*sides(arrays, now)) @ (flips * self.matrices[s.name])
+        rest = {s.name for s in inside}
+        ordered = Elements(*({n: v for n, v in d.items() if n not in rest} for d in (ordered.order, ordered.factor)))
         matrices = {s.name: self.matrices.get(s.name, np.eye(s.size)) for s in self.wiring.bases}
         return WithBases(plain.order | ordered.order, plain.factor | ordered.factor, matrices, ones, self.gains)
+
+
+    def _now_at(self, s: Basis, ordered: Elements) -> Basis:
+        """The basis in whose place the numbers of this one are, after heads were ordered."""
+        if s.parent is None:
+            return s
+        name, unit = s.parent
+        at = [t.name for t in self.wiring.bases if t.parent == s.parent].index(s.name)
+        there = int(np.flatnonzero(ordered.order[name] == unit)[0])
+        return [t for t in self.wiring.bases if t.parent == (name, there)][at]
+
+
+def _by_reference(x: NDArray[np.float64], y: NDArray[np.float64]) -> NDArray[np.float64]:
+    """What turns numbers that no size tells apart (equal ones; those that are not read, or not made) to where a fixed matrix has them."""
+    made, read = (np.square(v).sum(axis=1) for v in (x, y))
+    some = max(made.max(initial=0.0), read.max(initial=0.0)) * EMPTY**2
+    out = np.eye(len(x))
+    kind = 2 * (made > some) + (read > some)
+    for of in (1, 2, 3):
+        at = np.flatnonzero(kind == of)
+        size = np.minimum(made, read)[at] if of == 3 else np.ones(len(at))
+        for block in np.split(at, np.flatnonzero(-np.diff(size) > _ALIKE * size[:-1]) + 1):
+            if len(block) > 1:
+                told = (y if of == 1 else x)[block]
+                reference = np.random.default_rng(0).normal(size=(told.shape[1], len(block)))
+                out[np.ix_(block, block)] = polar(told @ reference).T
+    return out
 
 
 def _places(members: Iterable[Member]) -> set[tuple[str, int, int]]:

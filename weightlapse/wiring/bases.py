@@ -225,7 +225,7 @@ def _guesses(
     out = [Basis(name, d, "invertible", members, exponents, parent=parent)]
     out += [
         Basis(name, d, kind, members, exponents, pairs, parent=parent)
-        for kind in ("rotary", "signs")
+        for kind in (("scales", "signs") if all(m.role == "mul" for m in members) else ("rotary", "signs"))  # gains
         for pairs in _pairings(d)
     ]
     return out
