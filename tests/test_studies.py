@@ -111,6 +111,59 @@ def test_a_folder_with_something_else_is_left_alone(tmp_path):
     assert (tmp_path / "thesis.txt").read_text() == "mine"
 
 
+class Small:
+    """What a study returns, without a study: one recording's file, a report and numbers."""
+
+    def __init__(self, out: Path, value: int) -> None:
+        self.out, self.value = out, value
+
+    def write(self) -> dict:
+        (self.out / "results.json").write_text(str(self.value))
+        return {"value": self.value}
+
+
+def _a_study(value: int, ends: str = "whole"):
+    def study(out: Path, quick: bool):
+        (out / "recording").mkdir()  # as watch does: no folder of that name may be there
+        (out / "recording" / "log").write_text(str(value))
+        if ends == "error":
+            raise RuntimeError("no more memory")
+        if ends == "interrupt":
+            raise KeyboardInterrupt
+        if ends == "killed":
+            os._exit(9)
+        return Small(out, value)
+
+    return study
+
+
+@pytest.mark.parametrize("ends", ["error", "interrupt", "killed"])
+@pytest.mark.parametrize("earlier", [False, True])
+def test_an_interrupted_study_can_be_run_again_into_its_folder(tmp_path, monkeypatch, ends, earlier):
+    monkeypatch.setattr("weightlapse.studies.frame.write_report", lambda results: None)
+    out = tmp_path / "study"
+    if earlier:
+        run_study(_a_study(1), "neuron", out)
+        (out / "mine.txt").write_text("mine")
+    if ends == "killed":
+        child = os.fork()
+        if child == 0:
+            run_study(_a_study(2, ends), "neuron", out)
+        assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 9
+    else:
+        with pytest.raises((RuntimeError, KeyboardInterrupt)):
+            run_study(_a_study(2, ends), "neuron", out)
+    if earlier:  # the earlier result is as it was
+        assert (out / "results.json").read_text() == (out / "recording" / "log").read_text() == "1"
+    assert run_study(_a_study(3), "neuron", out) == {"value": 3}
+    assert (out / "results.json").read_text() == (out / "recording" / "log").read_text() == "3"
+    assert {p.name for p in out.iterdir()} == {".study-neuron", "recording", "results.json"} | (
+        {"mine.txt"} if earlier else set()
+    )
+    with pytest.raises(wl.InvalidArgument, match="nothing was written"):
+        run_study(_a_study(4), "mass", out)
+
+
 @pytest.mark.parametrize(
     ("x", "text"),
     [

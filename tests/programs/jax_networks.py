@@ -175,8 +175,6 @@ for kind, x, expected in ((Net, rows(8, 8, 3), [2, 6, 8]), (Recurrent, RNG.integ
 
 # ---- refused, and told why -------------------------------------------------------------------------------------------------
 for call, kind, words in (
-    (lambda: wl.widen(net, {"out": 4}, x), wl.CannotGrow, "only its own code can build"),
-    (lambda: wl.deepen(net, x, after="out"), wl.CannotGrow, "only its own code can build"),
     (lambda: wl.trace({"w": jnp.ones((2, 2))}, x), wl.InvalidArgument, "functools.partial"),
     (
         lambda: wl.trace(partial(lambda p, x: x @ p @ jnp.linalg.qr(p.T @ p)[0], jnp.ones((3, 2))), rows(3)),

@@ -136,21 +136,27 @@ def guess(model: nn.Module, lengths: Lengths, *, bold: bool = False, any_name: b
     configs: dict[int, Any] = {}
     for path, module in model.named_modules():
         if not true_attributes(module):
-            done += _follow(vars(module), path, lengths(path), bold, any_name)
+            done += follow(vars(module), path, lengths(path), bold, any_name)
         config = getattr(module, "config", None)
         if config is not None and not isinstance(config, (nn.Module, Mapping)) and hasattr(config, "__dict__"):
             configs[id(config)] = config
     for config in configs.values():
-        done += _follow(vars(config), "config", lengths(""), bold, False)
+        done += follow(vars(config), "config", lengths(""), bold, False)
     return done
 
 
-def _follow(
+def sounds_like_size(name: str) -> bool:
+    """Whether an attribute of this name may hold a number of units."""
+    return bool(_SIZE.search(name.lower())) and not _NO_SIZE.search(name.lower())
+
+
+def follow(
     attributes: dict[str, Any], path: str, lengths: Mapping[int, set[int]], bold: bool, any_name: bool
 ) -> list[Setting]:
+    """`guess` for the attributes of one part of the network."""
     done = []
     for name, value in list(attributes.items()):
-        if _NO_SIZE.search(name.lower()) or not (any_name or _SIZE.search(name.lower())):
+        if not (sounds_like_size(name) or (any_name and not _NO_SIZE.search(name.lower()))):
             continue
         new = _followed(value, lengths, bold)
         if new is value and bold and _HEADS.search(name.lower()):

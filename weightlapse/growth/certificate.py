@@ -357,11 +357,11 @@ def live_units(
         if (mode, which) != ("eval", weights) or not tensors or all(bool((r > 0).all()) for r in reach.values()):
             continue
         try:
-            slopes = _slopes(model, example, list(tensors.values()))
+            found = slopes(model, example, list(tensors.values()))
         except RuntimeError as error:  # autograd's own, where a forward overwrites what it needs
             trial._note(f"live units were not counted: no gradients can be taken ({_short(error)})")
             return _all_dead(trial, model, tensors, consumers)
-        for name, slope in zip(tensors, slopes, strict=True):
+        for name, slope in zip(tensors, found, strict=True):
             if slope is not None:
                 reach[name] = torch.maximum(reach[name], slope.abs())
     counted = {}
@@ -409,13 +409,16 @@ def _all_dead(
     return dead
 
 
-def _slopes(model: nn.Module, example: Any, tensors: Sequence[torch.Tensor]) -> list[torch.Tensor | None]:
+def slopes(
+    model: nn.Module, example: Any, tensors: Sequence[torch.Tensor], seed: int = _SEED
+) -> list[torch.Tensor | None]:
+    """The gradient of a random sum of the outputs (``seed`` draws it) with respect to each tensor; None where there is none."""
     with running(model), torch.enable_grad(), same_draws():
         found = [t for t in tensors_in(call(model, example)) if t.requires_grad]
         results = [torch.view_as_real(t) if t.is_complex() else t for t in found]
         if not results:
             return [None] * len(tensors)
-        probe = torch.Generator().manual_seed(_SEED)
+        probe = torch.Generator().manual_seed(seed)
         total = sum((t * torch.randn(t.shape, generator=probe, dtype=torch.float64).to(t)).sum() for t in results)
         return list(torch.autograd.grad(total, list(tensors), allow_unused=True))
 

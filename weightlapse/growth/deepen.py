@@ -24,10 +24,9 @@ from weightlapse.growth.layers import (
 )
 from weightlapse.growth.module import copied, tensors_of, unwrapped
 from weightlapse.growth.optimizer import powers_of, rebuilt
-from weightlapse.growth.refusals import refuse_other
 from weightlapse.growth.result import Growth
 from weightlapse.growth.running import check_finite
-from weightlapse.wiring.programs.find import is_foreign
+from weightlapse.wiring.programs.find import is_foreign, is_keras
 
 KINDS = ("auto", "identity", "residual", "block")
 _COUNTS = (
@@ -98,7 +97,11 @@ def deepen(
     if not examples:
         raise InvalidArgument("give at least one example input: the result is certified on it")
     if is_foreign(model):
-        refuse_other(model)
+        if not is_keras(model):
+            raise CannotGrow(
+                f"{type(model).__name__} is a network of JAX, whose order of layers is written in its code: write the deeper one, and let wl.compare judge it; "
+                "wl.widen and wl.narrow do change the sizes of its layers"
+            )
         from weightlapse.growth.keras_deepen import deepened
 
         return deepened(model, examples, after, kind=kind, optimizer=optimizer, noise=noise, width=width, seed=seed)

@@ -1,9 +1,8 @@
-"""Wider and narrower Keras models: planned on the wiring, made again from the configuration, proved on their programs."""
+"""Keras models with other sizes: made again from their configuration, compiled and seeded as before."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from functools import partial
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import keras
@@ -11,149 +10,60 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import nn
 
-from weightlapse.errors import CannotGrow, InvalidArgument, closest
-from weightlapse.growth.arrays import Array, grown_gradient, grown_value
-from weightlapse.growth.certificate import Certificate, Check, Trial, live_units
-from weightlapse.growth.families import chosen_families, family_of_groups
+from weightlapse.errors import InvalidArgument, closest
+from weightlapse.growth.foreign import planned_shape
 from weightlapse.growth.keras_optimizer import Moment, carried, powers_of
 from weightlapse.growth.keras_rebuild import Entry, carry_compilation, rebuilt
-from weightlapse.growth.module import tensors_of, with_tensors
-from weightlapse.growth.narrow import Surplus, _merged_moment, _merged_value, _plan, _surplus
-from weightlapse.growth.plan import Plan, make_plan
-from weightlapse.growth.refusals import averages, refuse_blocked, unseen_notes
-from weightlapse.growth.result import Growth
-from weightlapse.growth.running import base_of, check_finite
-from weightlapse.growth.widen import _add_noise, _consumers, _refuse_dead
+from weightlapse.growth.module import tensors_of
+from weightlapse.growth.plan import Plan
 from weightlapse.wiring.data import Wiring
-from weightlapse.wiring.double import shared_buffers
 from weightlapse.wiring.programs.keras_models import float_variables, keras_program, named_variables
 from weightlapse.wiring.programs.program import Program
 
 
-def widened(
-    model: Any,
-    sizes: Mapping[str, int],
-    examples: Sequence[Any],
-    *,
-    split: str,
-    noise: float,
-    optimizer: Any,
-    seed: int | None,
-    wiring: Wiring | None,
-) -> Growth:
-    """`wl.widen` for a Keras model; see there."""
-    program, wiring, given = _prepared(model, examples, wiring)
-    if optimizer is not None or model.compiled:
-        powers_of(optimizer if optimizer is not None else model.optimizer)
-    sizes = {_group_named(wiring, name): size for name, size in sizes.items()}
-    with shared_buffers():
-        families = chosen_families(wiring, sizes)
-        refuse_blocked(wiring, families)
-        plan = make_plan(wiring, families, split=split, rng=np.random.default_rng(seed))
-        trial = Trial.of(program, given)
-        try:
-            new, said, grown, checks = _made(
-                model, program, wiring, plan, trial, examples, partial(_grown, plan), trial.limit
-            )
-        except CannotGrow as error:
-            which = " and ".join(f"{f} from {f.size} to {size}" for f, size in families)
-            raise CannotGrow(f"widening {which} is not possible: {error}") from error
-        live = live_units(trial, _consumers(families))
-        _refuse_dead(trial, families, live)
-    if noise:
-        _add_noise(grown, plan, families, noise, seed)
-        checks = trial.checks(lambda m: m, grown, own_only=True)
-    _put(grown, new)
-    origin = _origin(model, new)
-    opt = with_optimizer(
-        model, new, optimizer, lambda name, power, v: grown_gradient(v, plan.maps_of(name), power=power), origin
-    )
-    certificate = Certificate(
-        checks=tuple(checks),
-        tolerance=float("inf") if noise else trial.tolerance,
-        live=live,
-        parameters=(model.count_params(), new.count_params()),
-        notes=(*trial.notes, *unseen_notes(wiring, families), *(f"set {s}" for s in said)),
-    )
-    changes = ", ".join(f"{f.name} {f.size} -> {size}" for f, size in families)
-    return Growth(new, opt, plan.lineage, certificate, plan.parts, origin, note=f"widened {changes}")
+class KerasHome:
+    """Keras models are made again from their configuration."""
 
+    def program(self, model: Any, names: Sequence[str] | None = None) -> Program:
+        return keras_program(model, names)
 
-def narrowed(
-    model: Any, examples: Sequence[Any], *, groups: Sequence[str] | None, optimizer: Any, wiring: Wiring | None
-) -> Growth:
-    """`wl.narrow` for a Keras model: units that are doubled or unread go; those that are constant (dead ones too) stay, and the certificate says so."""
-    program, wiring, given = _prepared(model, examples, wiring)
-    if groups is None:
-        families = [family_of_groups(wiring, (g,)) for g in wiring.groups if g.parent is None]
-        families = [
-            f for f in families if not averages(f) and not any("in" in m.roles and len(m.roles) > 1 for m in f.members)
-        ]
-    else:
-        families = [
-            f
-            for f, _ in chosen_families(
-                wiring, {_group_named(wiring, g): wiring.group(_group_named(wiring, g)).size for g in groups}
-            )
-        ]
-    trial = Trial.of(program, given)
-    limit = max(trial.tolerance, 1e-5)
-    surplus = [s for s in (_surplus(program, f, trial, True) for f in families) if len(s.kept) < s.family.size]
+    def check_optimizer(self, model: Any, optimizer: Any) -> None:
+        if optimizer is not None or model.compiled:
+            powers_of(optimizer if optimizer is not None else model.optimizer)
 
-    def attempt(some: list[Surplus]) -> tuple[Plan, tuple[Any, tuple[Entry, ...], nn.Module, list[Check]]]:
-        plan = _plan(wiring, some)
-        return plan, _made(
-            model, program, wiring, plan, trial, examples, partial(_smaller, some, plan), limit, own_only=True
-        )
+    def group(self, wiring: Wiring, asked: str) -> str:
+        return _group_named(wiring, asked)
 
-    try:
-        plan, (new, said, grown, checks) = attempt(surplus)
-    except CannotGrow:
-        kept = []
-        for s in surplus:  # one family that must not shrink spoils all: keep those that hold alone
-            try:
-                attempt([s])
-                kept.append(s)
-            except CannotGrow:
-                continue
-        surplus = kept
-        plan, (new, said, grown, checks) = attempt(surplus)
-    _put(grown, new)
-    origin = _origin(model, new)
-    opt = with_optimizer(
-        model, new, optimizer, lambda name, power, v: _merged_moment(surplus, plan, power, name, v, ""), origin
-    )
-    told = [f"{s.family.name}: {count} {why}" for s in surplus for why, count in s.why.items()]
-    certificate = Certificate(
-        checks=tuple(checks),
-        tolerance=limit,
-        live=live_units(trial, _consumers([(s.family, s.family.size) for s in surplus])),
-        parameters=(model.count_params(), new.count_params()),
-        notes=(
-            *trial.notes,
-            *told,
-            *(f"set {s}" for s in said),
-            "units of Keras models that are merely constant on the examples stay",
-        ),
-    )
-    changes = (
-        ", ".join(f"{s.family.name} {s.family.size} -> {len(s.kept)}" for s in surplus)
-        or "nothing: every unit is needed"
-    )
-    return Growth(new, opt, plan.lineage, certificate, {}, origin, note=f"narrowed {changes}")
+    def candidates(
+        self, model: Any, program: Program, wiring: Wiring, plan: Plan, example: Any
+    ) -> Iterator[tuple[Any, tuple[Entry, ...]]]:
+        held = program.named()
+        shapes = [planned_shape(wiring.shapes.get(n, tuple(held[n].shape)), plan, n) for n in program.graph.names]
+        yield rebuilt(model, shapes, _became(model, wiring, plan), lambda m: _call(m, program, example))
 
+    def put(self, program: nn.Module, new: Any, model: Any) -> Any:
+        held = {n: t for n, (t, _) in tensors_of(program).items()}
+        for name, v in zip(program.graph.names, float_variables(new), strict=True):  # type: ignore[union-attr]
+            values: NDArray[Any] = np.array(held[name].detach().numpy())
+            v.assign(values)
+        settle(model, new)
+        return new
 
-def _prepared(model: Any, examples: Sequence[Any], wiring: Wiring | None) -> tuple[Program, Wiring, list[Any]]:
-    if not examples:
-        raise InvalidArgument("give at least one example input: the wiring is traced and the result certified on it")
-    program = keras_program(model)
-    check_finite(program)
-    given = [program.example(e) for e in examples]
-    if wiring is None:
-        from weightlapse.wiring.trace import trace
+    def finished(self, model: Any, new: Any, optimizer: Any, moment: Moment, origin: dict[str, str | None]) -> Any:
+        return with_optimizer(model, new, optimizer, moment, origin)
 
-        wiring = trace(program, *given, verify=False)  # the certificate proves what is changed
-    return program, wiring, given
+    def origin(self, model: Any, new: Any) -> dict[str, str | None]:
+        olds = [n for n, _ in named_variables(model)]
+        news = [n for n, _ in named_variables(new)]
+        if len(olds) == len(news):
+            return dict(zip(news, olds, strict=True))
+        return {n: n if n in olds else None for n in news}
+
+    def count(self, model: Any) -> int:
+        return int(model.count_params())
+
+    def name(self, model: Any) -> str:
+        return str(model.name)
 
 
 def _group_named(wiring: Wiring, asked: str) -> str:
@@ -180,59 +90,12 @@ def _why(wiring: Wiring, layer: str) -> str:
     return f"; what {layer!r} puts out is fixed: {reasons[0]}" if reasons else ""
 
 
-def _made(
-    model: Any,
-    program: Program,
-    wiring: Wiring,
-    plan: Plan,
-    trial: Trial,
-    examples: Sequence[Any],
-    change: Callable[[nn.Module], nn.Module],
-    limit: float,
-    *,
-    own_only: bool = False,
-) -> tuple[Any, tuple[Entry, ...], nn.Module, list[Check]]:
-    """The new model, what changed in its configuration, its program, and the checks that both compute the same."""
-    names = program.graph.names
-    shapes = [
-        _shape(wiring.shapes[n] if n in wiring.shapes else tuple(t.shape), plan, n) for n, t in _in_order(program)
-    ]
-    new, said = rebuilt(model, shapes, _became(model, wiring, plan), lambda m: _call(m, program, examples[0]))
-    graph = keras_program(new, names).graph
-
-    def regrown(source: nn.Module) -> nn.Module:
-        changed = change(source)
-        vars(changed)["graph"] = graph
-        return changed
-
-    grown = regrown(program)
-    _put(grown, new)
-    settle(model, new)
-    checks = trial.checks(regrown, grown, own_only=own_only)
-    worst = max((c for c in checks if c.binding), key=lambda c: c.error)
-    if not trial.allows(worst, limit):
-        raise CannotGrow(f"the changed {model.name} would compute something else: {worst}")
-    return new, said, grown, checks
-
-
-def _in_order(program: Program) -> list[tuple[str, Any]]:
-    held = program.named()
-    return [(n, held[n]) for n in program.graph.names]
-
-
 def _call(model: Any, program: Program, example: Any) -> Any:
     args, kwargs = program.graph.arguments(example)
     args, kwargs = keras.tree.map_structure(
         lambda v: keras.ops.convert_to_tensor(np.asarray(v)) if hasattr(v, "__array__") else v, (args, kwargs)
     )
     return model(*args, **kwargs)
-
-
-def _shape(shape: Sequence[int], plan: Plan, name: str) -> tuple[int, ...]:
-    new = list(shape)
-    for axis, m in plan.maps_of(name):
-        new[axis] = len(m.source)
-    return tuple(new)
 
 
 def _became(model: Any, wiring: Wiring, plan: Plan) -> dict[str, dict[int, int]]:
@@ -251,30 +114,6 @@ def _became(model: Any, wiring: Wiring, plan: Plan) -> dict[str, dict[int, int]]
         if not layer.weights and layer.name not in found:  # a Reshape, say
             found[layer.name] = dict(found[""])
     return found
-
-
-def _grown(plan: Plan, source: nn.Module) -> nn.Module:
-    def value(name: str, values: Array, dtype: str) -> Array:
-        return grown_value(name, values, plan.maps_of(name), dtype=dtype)
-
-    return with_tensors(base_of(source), plan.tensors, value, lambda name, v, _: grown_gradient(v, plan.maps_of(name)))
-
-
-def _smaller(surplus: Sequence[Surplus], plan: Plan, source: nn.Module) -> nn.Module:
-    return with_tensors(
-        base_of(source),
-        plan.tensors,
-        partial(_merged_value, surplus, plan),
-        partial(_merged_moment, surplus, plan, 1.0),
-    )
-
-
-def _put(program: nn.Module, model: Any) -> None:
-    """The values of a program into the variables of its model."""
-    held = {n: t for n, (t, _) in tensors_of(program).items()}
-    for name, v in zip(program.graph.names, float_variables(model), strict=True):  # type: ignore[union-attr]
-        values: NDArray[Any] = np.array(held[name].detach().numpy())
-        v.assign(values)
 
 
 def settle(model: Any, new: Any) -> None:
@@ -305,9 +144,3 @@ def _carry_trainable(model: Any, new: Any) -> None:
     for layer in new._flatten_layers():
         if layer.name in still:
             layer.trainable = False
-
-
-def _origin(model: Any, new: Any) -> dict[str, str | None]:
-    olds = [n for n, _ in named_variables(model)]
-    news = [n for n, _ in named_variables(new)]
-    return dict(zip(news, olds, strict=True)) if len(olds) == len(news) else {n: n if n in olds else None for n in news}

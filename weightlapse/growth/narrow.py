@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
@@ -22,7 +22,7 @@ from weightlapse.growth.module import changed_tensor, tensors_of, unwrapped, wit
 from weightlapse.growth.optimizer import powers_of, rebuilt
 from weightlapse.growth.plan import AxisMap, Plan
 from weightlapse.growth.readings import first_reading
-from weightlapse.growth.refusals import averages, refuse_other
+from weightlapse.growth.refusals import averages
 from weightlapse.growth.result import Growth
 from weightlapse.growth.running import base_of, check_finite
 from weightlapse.growth.widen import lengths_below, rows_of
@@ -77,10 +77,9 @@ def narrow(
     if not examples:
         raise InvalidArgument("give at least one example input: the result is certified on it")
     if is_foreign(model):
-        refuse_other(model)
-        from weightlapse.growth.keras_models import narrowed
+        from weightlapse.growth.foreign import narrowed
 
-        return narrowed(model, examples, groups=groups, optimizer=optimizer, wiring=wiring)
+        return narrowed(model, examples, groups=groups, proven=proven, optimizer=optimizer, wiring=wiring)
     model, notes = unwrapped(model)
     check_finite(model)
     if wiring is None:
@@ -89,7 +88,8 @@ def narrow(
         wiring = trace(model, *examples)
     families = _families(wiring, groups)
     trial = Trial.of(model, examples)
-    surplus = [s for s in (_surplus(model, f, trial, proven) for f in families) if len(s.kept) < s.family.size]
+    found = [_surplus(model, f, {} if proven else constant_units(trial, f)) for f in families]
+    surplus = [s for s in found if len(s.kept) < s.family.size]
     grown, plan, checks, said = _without(model, wiring, surplus, trial)
     if len(surplus) > 1 and checks is None:
         # One family that must not shrink spoils all: keep those that hold alone.
@@ -144,7 +144,7 @@ def _families(wiring: Wiring, groups: Sequence[str] | None) -> list[Family]:
     return chosen
 
 
-def _surplus(model: nn.Module, family: Family, trial: Trial, proven: bool) -> Surplus:
+def _surplus(model: nn.Module, family: Family, constants: Mapping[int, Any]) -> Surplus:
     """Units that are doubled, unread or constant, in this order."""
     found = Surplus(family, np.arange(family.size))
     values = {
@@ -152,7 +152,6 @@ def _surplus(model: nn.Module, family: Family, trial: Trial, proven: bool) -> Su
     }
     made = [m for m in family.members if "in" not in m.roles and m.tensor in values]
     read = [m for m in family.members if "in" in m.roles and m.tensor in values]
-    constants = {} if proven else constant_units(trial, family)
     first: dict[bytes, int] = {}
     for unit in range(family.size):
         if read and all(not np.take(values[m.tensor], m.index[unit], axis=m.axis).any() for m in read):

@@ -15,15 +15,15 @@ AVERAGING = frozenset({"layer_norm", "rms_norm", "group_norm", "instance_norm", 
 
 
 def refuse_other(model: Any, **arguments: Any) -> None:
-    """CannotGrow for networks of JAX, whose structure only their own code can make; InvalidArgument for arguments that Keras models do not take."""
-    if not is_keras(model):
-        raise CannotGrow(
-            f"{type(model).__name__} is a network of JAX, which only its own code can build in other sizes: build the larger one yourself, and let "
-            "wl.align and wl.compare judge it"
-        )
+    """InvalidArgument for arguments that only torch modules take."""
     given = [name for name, value in arguments.items() if value]
     if given:
-        raise InvalidArgument(f"{given[0]}= is for torch modules: Keras models are made again from their configuration")
+        how = (
+            "Keras models are made again from their configuration"
+            if is_keras(model)
+            else "of a JAX module all sizes are followed"
+        )
+        raise InvalidArgument(f"{given[0]}= is for torch modules: {how}")
 
 
 def averages(family: Family) -> tuple[str, ...]:

@@ -73,7 +73,7 @@ def widen(
     _need_examples(examples)
     if is_foreign(model):
         refuse_other(model, attributes=attributes, untie=untie)
-        from weightlapse.growth.keras_models import widened
+        from weightlapse.growth.foreign import widened
 
         return widened(model, sizes, examples, split=split, noise=noise, optimizer=optimizer, seed=seed, wiring=wiring)
     model, notes = unwrapped(model)
