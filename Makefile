@@ -35,14 +35,14 @@ test: $(VENV)/.dev   ## run the tests
 	$(BIN)/python -m pytest -n 3 --dist worksteal -q
 
 # What users may have: of every dependency the lowest version that pyproject.toml allows, resolved by uv, in an environment of its own. The package index
-# has torch of that age with CUDA alone (gigabytes), so the one of constraints.txt is taken; where PyTorch's own index can be reached:
+# has torch of that age with CUDA alone (gigabytes), so the one that is installed here is taken; with the lowest (or the index's: leave UV_TORCH_BACKEND out):
 # make test-lowest TORCH=torch==2.4.0 UV_TORCH_BACKEND=cpu
 LOWEST := out/lowest
-TORCH  ?= $(shell grep '^torch==' constraints.txt)
+TORCH  ?= $(shell $(BIN)/python -c 'from importlib.metadata import version; print("torch==" + version("torch"))')
 USERS  := torch film view keras jax lightning transformers sklearn export query ray
 UV     := UV_FIND_LINKS="$(PIP_FIND_LINKS)" $(BIN)/uv
 TRIED  := surface extras third_minute 'store_[cfg]*' 'recording_[eqr]*' 'capture_[cgik]*' 'cli_*' measures 'film_[cm]*' picture differences_numbers \
-  view_server view_widget frameworks_keras frameworks_jax frameworks_sklearn growth_widen wiring_spec
+  view_server view_widget frameworks_keras frameworks_jax frameworks_sklearn frameworks_lightning frameworks_transformers growth_widen wiring_spec
 
 $(LOWEST)/.made: pyproject.toml constraints.txt | $(VENV)/.dev
 	rm -rf $(LOWEST) && mkdir -p $(LOWEST) && echo '$(TORCH)' > $(LOWEST)/torch.txt

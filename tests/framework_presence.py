@@ -44,7 +44,7 @@ def run_program(name: str, *arguments: str | Path, **environment: str) -> str:
         **environment,
     }
     done = subprocess.run(
-        [sys.executable, str(program), *map(str, arguments)], env=settings, capture_output=True, text=True, timeout=280
+        [sys.executable, str(program), *map(str, arguments)], env=settings, capture_output=True, text=True, timeout=600
     )
     assert done.returncode == 0, f"{name} {arguments} failed:\n{done.stdout[-3000:]}\n{done.stderr[-6000:]}"
     return done.stdout

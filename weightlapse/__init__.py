@@ -218,7 +218,7 @@ if not TYPE_CHECKING:  # with it, every name would be one to a checker
             else:
                 value = getattr(importlib.import_module(f"weightlapse.{_HOME[name]}"), name)
         globals()[name] = value
-        if name in ("load", "Recording") and "IPython" in sys.modules:
+        if name in ("load", "Recording") and ("IPython" in sys.modules or "marimo" in sys.modules):
             importlib.import_module(
                 "weightlapse.view.notebook"
             ).register()  # so that a recording shows itself in a notebook

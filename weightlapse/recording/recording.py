@@ -88,6 +88,9 @@ class Recording:
         self._listed_for: list[Layout] = []
         self._listed: dict[str, dict[str, Any]] = {}
 
+    def __reduce__(self) -> Any:
+        return Recording, (self._store, self.path)
+
     # ---- what there is ---------------------------------------------------------------------------------------------
 
     @property

@@ -78,6 +78,10 @@ class Store:
     def open(cls, path: str | os.PathLike[str] | Folder, branch: str | None = None) -> Store:
         return cls(LocalFolder(path) if isinstance(path, (str, os.PathLike)) else path, branch)
 
+    def __reduce__(self) -> Any:
+        """In another process (a DataLoader's worker that is spawned, say) it is opened there, by its place."""
+        return _opened_there, (self._folder, self.branch, self.id)
+
     def on_branch(self, name: str) -> Store:
         """The same recording, seen along one of its branches."""
         return Store(self._folder, name)
@@ -430,3 +434,10 @@ class Store:
                 Damage("log", f"step {known[at + 1]} follows step {known[at]}: frames of several trainings are mixed")
             )
         return found
+
+
+def _opened_there(folder: Folder, branch: str | None, identity: str) -> Store:
+    store = Store(folder, branch)
+    if store.id != identity:
+        raise DamagedRecording(f"{store.location} was replaced by another recording since it was opened: open it again")
+    return store

@@ -58,6 +58,9 @@ class RemoteFolder:
         self._url = url
         self._kept: dict[str, bytes] = {}
 
+    def __reduce__(self) -> Any:
+        return RemoteFolder, (self._url,)
+
     @property
     def location(self) -> str:
         return self._url

@@ -61,7 +61,12 @@ class OwnBases:
         turned = [_places(t.members) for t in self.wiring.bases if t.name in self.matrices]
         for g in self.wiring.groups:
             mine = _places(m for m in g.members if m.role != "mul")
-            if any(m.tensor in tensors and (m.tensor, m.axis) not in axes for m in g.members) and g.parent is None and g.symmetries & {"sign", "scale"} and not any(mine <= t for t in turned):
+            if (
+                any(m.tensor in tensors and (m.tensor, m.axis) not in axes for m in g.members)
+                and g.parent is None
+                and g.symmetries & {"sign", "scale"}
+                and not any(mine <= t for t in turned)
+            ):
                 return False
         return True
 
@@ -155,7 +160,6 @@ class OwnBases:
         ordered = Elements(*({n: v for n, v in d.items() if n not in rest} for d in (ordered.order, ordered.factor)))
         matrices = {s.name: self.matrices.get(s.name, np.eye(s.size)) for s in self.wiring.bases}
         return WithBases(plain.order | ordered.order, plain.factor | ordered.factor, matrices, ones, self.gains)
-
 
     def _now_at(self, s: Basis, ordered: Elements) -> Basis:
         """The basis in whose place the numbers of this one are, after heads were ordered."""

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 from weightlapse.errors import InvalidArgument, missing_extra
 from weightlapse.recording.run import Run
 from weightlapse.view.answers import Answers
+from weightlapse.view.notebook import in_notebook
 from weightlapse.view.subject import open_subjects
 
 if TYPE_CHECKING:
@@ -53,7 +54,7 @@ def show(
     True
     >>> viewer.close()
     """
-    if block is None and _in_notebook():
+    if block is None and in_notebook():
         from weightlapse.view.widget import Widget
 
         return Widget(run, *others)
@@ -198,9 +199,3 @@ def _quiet_server(config: uvicorn.Config) -> Any:
             self.listening()
 
     return Server(config)
-
-
-def _in_notebook() -> bool:
-    shell = sys.modules.get("IPython")
-    current = shell.get_ipython() if shell is not None else None
-    return current is not None and getattr(current, "kernel", None) is not None
