@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Mapping, MutableMapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, MutableMapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from operator import attrgetter
@@ -105,6 +105,11 @@ class EntrySource:
     framework = "arrays"
     generation = 0
     takes_params = True
+    elsewhere = on_device = graded = False
+    module: Any = None
+    unpacked = ""
+    pending: Callable[[], None] | None = None
+    device = "cpu"
 
     def __init__(self, selection: Selection) -> None:
         self.shards: dict[str, dict[str, list[int]]] = {}
@@ -145,7 +150,8 @@ class EntrySource:
         self._shapes = [info.shape for info in self._infos]
         return self._infos
 
-    def bind(self, rows: Rows) -> None:
+    def bind(self, rows: Rows | None) -> None:
+        assert rows is not None, "only what packed_copies() takes has no rows"
         self._bound = self._infos
         self._gather = Gather(rows, range(len(self._infos)))
         self._dtypes = [dtype.newbyteorder("=") for dtype in rows.dtypes]
@@ -153,6 +159,33 @@ class EntrySource:
     def before_any(self, slot: int) -> None: ...
 
     def before(self, slot: int) -> None: ...
+
+    # what only some frameworks can say
+
+    def refresh(self) -> bool:
+        return True
+
+    def settle(self) -> None: ...
+
+    def version(self, *, copied: bool = False) -> Any:
+        return None
+
+    def moved_since(self, version: Any) -> bool:
+        return False
+
+    def held(self, tensors: Sequence[Any]) -> tuple[list[str], list[str]] | None:
+        return None
+
+    def adopt(self, names: Iterable[str]) -> None: ...
+
+    def allocate(self, shape: tuple[int, int]) -> NDArray[np.uint8]:
+        return np.empty(shape, np.uint8)
+
+    def packed_copies(self, tolerance: float | None, *, every: int, memory: int) -> Any:
+        return None
+
+    def follow(self, model: Any, optimizers: Sequence[Any]) -> None:
+        raise InvalidArgument("only the recording of a torch module can go on with another one")
 
     def values(self, params: Any) -> list[Any] | None:
         """The present values of what was last listed, None when there are other arrays now."""

@@ -72,8 +72,8 @@ class SeveralSource(EntrySource):
         inside: list[str] = []
         outside: list[str] = []
         for key, source in self._sources.items():
-            if hasattr(source, "held"):
-                mine, others = source.held(tensors)
+            if (known := source.held(tensors)) is not None:
+                mine, others = known
                 inside += [f"{key}.{name}" for name in mine]
                 outside += [f"{key}.{name}" for name in others]
         return inside, outside

@@ -6,9 +6,12 @@ An adapter turns a model into a :class:`Source`: named arrays, and a way to copy
 from __future__ import annotations
 
 import fnmatch
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
 
 from weightlapse.adapters.rows import Rows
 from weightlapse.errors import CannotRecord, InvalidArgument, closest
@@ -48,30 +51,68 @@ def left_out_text(left_out: Mapping[str, str]) -> str:
 
 
 class Source(Protocol):
-    """A model as named arrays.
-
-    A source may also have ``version()``: something that is unequal after the weights were changed, and cheap; and where optimizers are followed
-    ``held(tensors)``: names of parameters that are among these tensors, and of trainable ones that are not. ``adopt(names)`` lets it call
-    its arrays as a recording does that goes on, where the framework does not keep their names.
-    """
+    """A model as named arrays. What only some frameworks can say has an answer that says nothing (see :class:`weightlapse.adapters.arrays.EntrySource`)."""
 
     framework: str
     shards: dict[str, dict[str, list[int]]]  # of arrays that are parts of tensors: "shape" of the whole, "offset" in it
     left_out: dict[str, str]  # tensors that were chosen and cannot be recorded, with the reason
     generation: int  # rises whenever one of its tensors is replaced by another
     takes_params: bool  # True when step() must be given the current values, because the model object does not hold them
+    elsewhere: bool  # whether the values are those last given, and the model holds others
+    module: Any  # the torch module, None in other frameworks
+    unpacked: str  # why frames were not packed though they were to be, or ""
+    pending: Callable[[], None] | None  # waits until the last copy is done; None where copies are done at once
+
+    @property
+    def on_device(self) -> bool:
+        """Whether copies run beside the training, so that :meth:`settle` must be called before the next update."""
+
+    @property
+    def device(self) -> str:
+        """Where most of what is recorded lies: "cpu", "cuda:0", ..."""
+
+    @property
+    def graded(self) -> bool:
+        """Whether it copies gradients."""
 
     def arrays(self, params: Any) -> Sequence[ArrayInfo]:
         """What there is to record now; ``params`` are the values given by the user, None when the model holds them."""
 
-    def bind(self, rows: Rows) -> None:
-        """From now on, copy the arrays last listed into these rows."""
+    def bind(self, rows: Rows | None) -> None:
+        """From now on, copy the arrays last listed into these rows; None where :meth:`packed_copies` takes them."""
 
     def before_any(self, slot: int) -> None:
         """Fill the places of what does not exist before the first update (gradients: NaN)."""
 
     def before(self, slot: int) -> None:
         """Copy what must be read before the optimizer changes it (gradients)."""
+
+    def refresh(self) -> bool:
+        """Whether the arrays are still those last listed, replaced ones taken up."""
+
+    def settle(self) -> None:
+        """Return when every copy that was begun has read what it copies."""
+
+    def version(self, *, copied: bool = False) -> Any:
+        """Something cheap that is unequal after the weights were changed; None where nothing tells. ``copied``: as it was when the last copy was made."""
+
+    def moved_since(self, version: Any) -> bool:
+        """Whether weights were changed after :meth:`version` gave this."""
+
+    def held(self, tensors: Sequence[Any]) -> tuple[list[str], list[str]] | None:
+        """Names of parameters that are among these tensors, and of trainable ones that are not; None where that cannot be told."""
+
+    def adopt(self, names: Iterable[str]) -> None:
+        """Call the arrays as a recording does that goes on, where the framework does not keep their names."""
+
+    def allocate(self, shape: tuple[int, int]) -> NDArray[np.uint8]:
+        """Memory for the ring of frames, of the kind that copies are fast into."""
+
+    def packed_copies(self, tolerance: float | None, *, every: int, memory: int) -> Any:
+        """What packs frames where the weights are, from the next :meth:`bind` to no rows on; None where they cannot be packed."""
+
+    def follow(self, model: Any, optimizers: Sequence[Any]) -> None:
+        """From now on the arrays are those of another model (torch alone)."""
 
     def copy(self, slot: int, params: Any) -> bool:
         """Copy all values; False (and nothing is promised about the slot) when the arrays are no longer those last listed."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 import inspect
 import math
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from operator import attrgetter, is_
 from typing import Any
@@ -185,8 +185,9 @@ class TorchSource:
         self._optimizers = optimizers
         self._side: SideStreams | None = None
         self._packed: PackedCopies | None = None
+        self.elsewhere = False
         self.unpacked = ""  # why frames are not packed though they were to be
-        self.pending: Callable[[], None] = _nothing  # waits until the last copy is done
+        self.pending: Callable[[], None] | None = _nothing  # waits until the last copy is done
         self.left_out: dict[str, str] = {}  # tensors that cannot be recorded, and why
         self.generation = 0  # rises whenever a parameter is replaced by another
         self._identities: list[int] = []
@@ -391,6 +392,9 @@ class TorchSource:
     def follow(self, model: Any, optimizers: Sequence[torch.optim.Optimizer]) -> None:
         """From now on the tensors are those of another module."""
         self.module, self._optimizers, self._parts = unwrap(model), optimizers, None
+
+    def adopt(self, names: Iterable[str]) -> None:
+        """A module keeps its names."""
 
     @property
     def graded(self) -> bool:

@@ -110,7 +110,8 @@ def check_wiring(wiring: Any) -> str:
 def refuse_strangers(source: Source, steps: Steps | None, model: Any) -> None:
     """Refuse optimizers that hold nothing of the model: every frame would be the same."""
     held = None if steps is None else steps.parameters()
-    if not held or not hasattr(source, "held") or source.held(held)[0]:
+    known = source.held(held) if held else None
+    if not held or known is None or known[0]:
         return
     raise InvalidArgument(
         f"optimizer= holds {len(held)} tensors and none of them is a parameter of this {type(model).__name__}, so no frame would ever change: give the "

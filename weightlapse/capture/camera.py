@@ -42,10 +42,9 @@ class Camera:
         self.layout = writer.layout
         self.pump = Pump(writer, ring)
         self.stretch = stretch
-        self.on_device = bool(getattr(source, "on_device", False))
-        self.reads_gradients = bool(getattr(source, "graded", False))
+        self.on_device = source.on_device
+        self.reads_gradients = source.graded
         self.announced = False  # whether every update is announced, so that copies from a device may run until then
-        self._device: Any = source
         self._memory = memory
         self._packing = packing if writer.takes_packed else None
         self._renewed = renewed
@@ -58,7 +57,7 @@ class Camera:
         self.bind()
 
     def bind(self) -> None:
-        self._device.bind(rows_of(self.layout, self.ring.rows) if self.ring.has_rows else None)
+        self.source.bind(rows_of(self.layout, self.ring.rows) if self.ring.has_rows else None)
         self._renewed(self.ring, self.layout)
 
     @property
@@ -80,11 +79,11 @@ class Camera:
     def settle(self) -> None:
         """Let the device wait for copies that are under way before it changes what they copy."""
         if self.on_device:
-            self._device.settle()
+            self.source.settle()
 
     def before(self, step: int) -> None:
         """The update ``step`` begins: read the gradients, before it can change them."""
-        if self._stale or not self._device.refresh():
+        if self._stale or not self.source.refresh():
             self.relayout(None, step)
         self.source.before(self.ring.slot)
         self._graded = self.ring.slot
@@ -111,9 +110,9 @@ class Camera:
         if not self.on_device:
             self.ring.publish(step)
             return
-        self.ring.publish(step, self._device.pending)
+        self.ring.publish(step, self.source.pending)
         if not self.announced:  # nobody will say when the next update begins: it might be at once
-            self._device.settle()
+            self.source.settle()
 
     def relayout(self, params: Any, step: int, *, note: str = "", lineage: Any = None) -> None:
         """The arrays are no longer those of the layout: from ``step`` on another layout holds."""

@@ -60,10 +60,9 @@ def find_look(source: Source, example: Any, steps: Callable[[], Any]) -> Callabl
 
     ``steps()`` is what is followed now: a network may grow.
     """
-    module = getattr(source, "module", None)
-    if source.framework != "torch" or module is None or source.shards or (example is None and steps() is None):
+    if source.framework != "torch" or source.module is None or source.shards or (example is None and steps() is None):
         return None
     made = importlib.import_module("weightlapse.adapters.torch_observe").TorchObserver
     optimizers = lambda: getattr(steps(), "leaves", ())  # noqa: E731
-    look: Callable[[], dict[str, Any]] = made(lambda: source.module, example, optimizers).look  # type: ignore[attr-defined]
+    look: Callable[[], dict[str, Any]] = made(lambda: source.module, example, optimizers).look
     return look

@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 import weightlapse.store.manifest as manifest
+from weightlapse.adapters.source import Source
 from weightlapse.capture.memory import auto_memory, ring_for
 from weightlapse.capture.ring import MAX_ROWS, Ring
 from weightlapse.errors import CannotRecord
@@ -49,20 +50,15 @@ def frames_to_a_key(row_nbytes: int) -> int:
     return max(fewest, min(most, _SEGMENT_NBYTES // max(row_nbytes, 1)))
 
 
-def make_ring(source: Any, layout: Layout, memory: int | None, packing: Packing | None) -> Ring:
+def make_ring(source: Source, layout: Layout, memory: int | None, packing: Packing | None) -> Ring:
     """The ring for frames of this layout: a packed one where that is wanted and possible. ``memory`` None is "auto"."""
     budget = auto_memory(layout.row_nbytes) if memory is None else memory
     padded = 4096 * group_ends(layout)[-1]
-    on_device = bool(getattr(source, "on_device", False)) and layout.row_nbytes >= _LARGE
+    on_device = source.on_device and layout.row_nbytes >= _LARGE
     wanted = packing is not None and (packing.always or (packing.tolerance is not None and on_device))
     if packing is not None and wanted and 0 < padded <= max(_WORTH_IT * layout.row_nbytes, 1 << 16):
-        make = getattr(source, "packed_copies", None)
-        copies = (
-            None
-            if make is None
-            else make(
-                packing.tolerance, every=frames_to_a_key(layout.row_nbytes), memory=min(budget * 3 // 4, _MOST_WAITING)
-            )
+        copies = source.packed_copies(
+            packing.tolerance, every=frames_to_a_key(layout.row_nbytes), memory=min(budget * 3 // 4, _MOST_WAITING)
         )
         if copies is not None:
             if memory is not None and len(copies.arena.buffer) > max(memory, 1 << 22):
@@ -71,7 +67,7 @@ def make_ring(source: Any, layout: Layout, memory: int | None, packing: Packing 
                     "pass more, or record fewer tensors (tensors='...')"
                 )
             return PackedRing(copies, layout)
-    return ring_for(layout.row_nbytes, memory, getattr(source, "allocate", None))
+    return ring_for(layout.row_nbytes, memory, source.allocate)
 
 
 class PackedRing(Ring):

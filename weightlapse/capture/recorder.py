@@ -159,7 +159,7 @@ class Recorder:
                 f"step={number} after step {self._last}: numbers must rise over the whole run, or frames could not be told apart; its frame is left "
                 "out. Was an earlier checkpoint restored? Then close the recorder and call watch(..., resume=True, resume_at=...)",
             )
-        if params is None and getattr(self._source, "elsewhere", False):
+        if params is None and self._source.elsewhere:
             return self._refuse(
                 "unreadable",
                 "rec.step() needs the present values, which the model does not hold since they were given: rec.step(params)",
@@ -404,9 +404,10 @@ class Recorder:
     def _look_for_others(self) -> None:
         """Which trainable parameters no optimizer holds that is followed?"""
         held = None if self._steps is None else self._steps.parameters()
-        if held is None or not hasattr(self._source, "held"):
+        known = None if held is None else self._source.held(held)
+        if known is None:
             return
-        self._witness.not_held = names = self._source.held(held)[1]
+        self._witness.not_held = names = known[1]
         if names:
             text = f"no optimizer given to watch() holds {listed(names)}, which can be trained: if another one moves them, give it too (optimizer=[...])"
             self._findings.say("not_held", self._last, text, about=" ".join(names))
@@ -427,8 +428,7 @@ class Recorder:
                 self._grow(growth, optimizer)
 
     def _grow(self, growth: Any, optimizer: Any) -> None:
-        follow = getattr(self._source, "follow", None)
-        if follow is None:
+        if self._source.framework != "torch":
             raise InvalidArgument("only the recording of a torch module can go on with a grown network")
         new = optimizer if optimizer is not None else growth.optimizer
         if self._steps is not None and new is None:
@@ -437,7 +437,7 @@ class Recorder:
             )
         steps = None if self._steps is None else find_steps(growth.model, [new])
         self._leave()
-        follow(growth.model, [] if new is None else [new])
+        self._source.follow(growth.model, [] if new is None else [new])
         lineage = {group: [int(p) for p in parents] for group, parents in growth.lineage.items()}
         self._camera.relayout(None, self._last, note=growth.note, lineage=lineage)
         self._witness.start(None)
@@ -543,7 +543,7 @@ class Recorder:
         self._end_gap()
         if self._observer is not None:
             self._observer.look(self._last)
-        if self._camera.has_room() and not getattr(self._source, "elsewhere", False):
+        if self._camera.has_room() and not self._source.elsewhere:
             names = self._witness.moved(self._held)
             if names is not None:
                 kind, text = self._witness.last(self._last, names, taken=last_frame)

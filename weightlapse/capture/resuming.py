@@ -45,8 +45,8 @@ def present_weights(source: Source, layout: Layout, ring: Ring, params: Any) -> 
     rows = ring.rows if ring.has_rows else np.zeros((1, layout.row_nbytes), np.uint8)
     source.bind(rows_of(layout, rows))
     source.copy(0, params)
-    if getattr(source, "on_device", False):
-        source.pending()  # type: ignore[attr-defined]
+    if source.on_device and source.pending is not None:
+        source.pending()
     return {t.name: layout.view(rows[:1], i)[0, ...] for i, t in enumerate(layout.tensors) if t.stream == "weights"}
 
 

@@ -172,7 +172,7 @@ def watch(
             model, selection, getattr(steps, "leaves", ()), rank if sharded else 0, followed=optimizer is not None
         )
         refuse_strangers(source, steps, model)
-        if resume and is_there(where) and hasattr(source, "adopt"):
+        if resume and is_there(where):
             source.adopt(recorded_names(where))
         first = model if source.takes_params else given
         layout = layout_of(source.arrays(first))
@@ -190,7 +190,7 @@ def watch(
             open_here.mark("closed, because the same path is watched anew")
             open_here.close()
         for_all = budget or ring_memory(ring, layout.row_nbytes)
-        spared = compact == "auto" and getattr(source, "on_device", False)
+        spared = compact == "auto" and source.on_device
         settings: dict[str, Any] = {"memory": for_all, "compact": "spare" if spared else compact, "fsync": fsync}
         with cannot_be_written(where):
             if resume and is_there(where):
@@ -230,12 +230,12 @@ def watch(
             if point.new:
                 withdraw(where, writer.identity)
             raise
-        if why := getattr(source, "unpacked", ""):
+        if why := source.unpacked:
             rec.mark(f"frames are not packed: {why}")
         if copy is not None:
             rec.mirror(copy)
         if layout.row_nbytes >= _SPOKEN_OF and rank == 0:
-            device = str(getattr(source, "device", "cpu"))
+            device = source.device
             plan, name = importlib.import_module("weightlapse.capture.plan"), type(model).__name__
             if ring.has_rows:
                 rec.announce(lambda: plan.before_training(where, name, layout, bound, when, for_all, device))

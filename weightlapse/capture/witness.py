@@ -31,8 +31,6 @@ class Witness:
     def __init__(self, source: Source, findings: Findings) -> None:
         self._source = source
         self._findings = findings
-        self._version: Any = getattr(source, "version", lambda copied=False: None)
-        self._moved_since: Any = getattr(source, "moved_since", lambda version: self._version() != version)
         self.attached = False  # whether an optimizer is followed
         self.not_held: list[str] = []  # trainable tensors that no given optimizer holds
         self.steps = 0  # seen so far
@@ -65,7 +63,7 @@ class Witness:
 
     def frame(self, slot: int, step: int) -> None:
         """The step ``step`` is the frame in ``slot``, which has just been copied."""
-        version = self._version(copied=True)
+        version = self._source.version(copied=True)
         if self._holds_the_same(slot, version):
             self._equal += 1
             if self._equal == _PATIENT_FRAMES:
@@ -83,7 +81,7 @@ class Witness:
         self._mark(None)
 
     def _mark(self, slot: int | None) -> None:
-        self._marked = self._version()
+        self._marked = self._source.version()
         self._fresh = slot is not None
         if slot is not None:
             self._slot, self._slot_marked = slot, self._marked
@@ -105,20 +103,22 @@ class Witness:
         if (
             self._fresh
             and self._marked is not None
-            and self._moved_since(self._marked)
+            and self._source.moved_since(self._marked)
             and not self._findings.said("changed_after")
         ):
             self._left = self._gone() or []
-            self._entered = self._version()
+            self._entered = self._source.version()
 
     def is_update(self) -> bool:
         """After a call that may have made an update: whether the weights moved since the last step, as far as anybody can tell."""
-        version = self._version()
+        version = self._source.version()
         return version is None or version != self._marked or (self._fresh and self._gone() != [])
 
     def after(self, step: int) -> None:
         """An update was made by what is followed: speak of what had moved, since the frame of ``step``, before it began."""
-        if not self._left or self._version() == self._entered:  # moved before the call and not in it: it was the update
+        if (
+            not self._left or self._source.version() == self._entered
+        ):  # moved before the call and not in it: it was the update
             return
         others = [name for name in self._left if name in self.not_held]
         if others:
@@ -144,22 +144,23 @@ class Witness:
 
     def still(self) -> bool:
         """Whether the weights are certainly as they were at the last step."""
-        return (version := self._version()) is not None and version == self._marked
+        return (version := self._source.version()) is not None and version == self._marked
 
     def unchanged(self, slot: int) -> bool:
         """Whether the row in ``slot``, which has just been copied, holds the same weights as the last frame."""
-        return self._holds_the_same(slot, self._version(copied=True))
+        return self._holds_the_same(slot, self._source.version(copied=True))
 
     def _holds_the_same(self, slot: int, version: Any) -> bool:
         if (version is not None and version != self._slot_marked) or self._slot is None or not self._names:
             return False
         if not self._ring.has_rows:
             return False  # the counters are all there is
-        on_device = getattr(self._source, "on_device", False)
+        on_device = self._source.on_device
         if on_device:
             if self._uncounted:
                 return False
-            self._source.pending()  # type: ignore[attr-defined]
+            if self._source.pending is not None:
+                self._source.pending()
         same = not self._differing(slot, self._slot, quickly=True)
         self._uncounted = on_device and not same
         return same
@@ -221,15 +222,15 @@ class Witness:
     # ---- values ----------------------------------------------------------------------------------------------------
 
     def _counters_moved(self) -> bool:
-        return (version := self._version()) is not None and version != self._marked
+        return (version := self._source.version()) is not None and version != self._marked
 
     def _read(self, params: Any = None) -> bool:
         """Copy the present values into the ring's next row; False when they cannot be read now."""
         ring, source = self._ring, self._source
         if not ring.has_room() or (source.takes_params and params is None) or not source.copy(ring.slot, params):
             return False
-        if getattr(source, "on_device", False):
-            source.pending()  # type: ignore[attr-defined]
+        if source.on_device and source.pending is not None:
+            source.pending()
         return True
 
     def _gone(self, params: Any = None) -> list[str] | None:
@@ -240,7 +241,7 @@ class Witness:
             return None
         names = self._differing(self._ring.slot, self._slot)
         if not names:
-            self._marked = self._slot_marked = self._version()
+            self._marked = self._slot_marked = self._source.version()
         return names
 
     def _differing(self, slot: int, other: int, *, quickly: bool = False) -> list[str]:
