@@ -260,6 +260,9 @@ def test_where_there_is_no_step() -> None:
         bound = 0.5 + float(ulp(2.0**30 if largest < 2.0**31 else largest, 52))
         step = grid.grid_step(bound, largest, wide)
         assert bool(step > 0) is there, "codes of 31 bits and sign: largest / step < 2^30"
+    half = 0.25 + float(ulp(2.0**29, 52))  # of steps of a half: twice as many codes
+    assert grid.grid_step(half, 2.0**29, wide) == 0.0
+    assert grid.grid_step(half, 2.0**28, wide) > 0
     assert grid.CODE_BITS == 32
 
 
@@ -362,6 +365,26 @@ def test_columns_go_by_their_size_beside_what_is_usual_at_the_time(seed: int) ->
     assert classes.assign(size, 4).tolist() == slow_merged(octaves, [1.0] * 30, 4)
     assert classes.assign(size[:0], 4).tolist() == [0] * 30
     assert classes.assign(size[:, :0], 4).shape == (0,)
+
+
+def test_octaves_are_powers_of_two_and_nothing_is_one_too() -> None:
+    assert classes._octaves(np.array([0.0, 2.0**-10, 1.0, 1.4, 1.42, 3.0])).tolist() == [-10, -9, 0, 0, 1, 2]
+
+
+@pytest.mark.parametrize("usual", [1000.0, 1024.0, 1200.0, 1400.0])
+def test_what_is_usual_is_never_nothing(usual: float) -> None:
+    """One column moves by next to nothing while no other moves at all: beside 2^-20, which is usual at the least."""
+    size = np.zeros((2, 8))
+    size[0, 0], size[1] = 8 * 2.0**-20, usual
+    beside = [8 * 2.0**-20 / (2 * 2.0**-20), 0.0]
+    mean = (2 * 2.0**-20 + usual + 2.0**-20) / 2
+    octaves = [
+        round(math.log2((x + usual / (usual + 2.0**-20)) / 2 * mean + 2.0**-10)) for x in (beside[0], *[0.0] * 7)
+    ]
+    assert classes.assign(size, 1).tolist() == [int(o > octaves[1]) for o in octaves]
+    assert (
+        classes._octaves((size / (size.mean(axis=1, keepdims=True) + 2.0**-20)).mean(axis=0) * mean).tolist() == octaves
+    )
 
 
 def test_cells_of_a_size_share_a_histogram() -> None:

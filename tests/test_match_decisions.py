@@ -1,0 +1,451 @@
+"""What the matcher decides on networks of at most five units, held against every permutation and sign there is. Small and quick: `make mutate` runs it for each mutant."""
+
+from __future__ import annotations
+
+import itertools
+from typing import Any
+
+import numpy as np
+import pytest
+
+from tests.oracles_symmetry import mlp_wiring, planted, random_state
+from weightlapse.symmetry import match
+from weightlapse.symmetry.assign import assign, assign_blocks
+from weightlapse.symmetry.match import Matcher, Move, _sorted
+from weightlapse.symmetry.moved import Moved
+from weightlapse.symmetry.units import units_of
+from weightlapse.wiring.data import Group, Member, Wiring, blocks
+
+BOTH = frozenset({"permutation", "sign"})
+ORDER = frozenset({"permutation"})
+
+
+def product(a: Any, b: Any) -> float:
+    return float(sum(np.sum(a[t] * b[t]) for t in a))
+
+
+def recurrent(units: int, *symmetries: str) -> Wiring:
+    """``h = act(inp x + rec h)``: the units stand on both axes of ``rec``."""
+    members = (Member("inp", 0, blocks(units), "out"), Member("rec", 0, blocks(units), "out"), Member("rec", 1, blocks(units), "in"), Member("out", 1, blocks(units), "in"))  # fmt: skip
+    return Wiring((Group("h", units, members, frozenset({"permutation", *symmetries})),), shapes={"inp": (units, 2), "rec": (units, units), "out": (1, units)})  # fmt: skip
+
+
+def moves_of(size: int, sign: bool) -> Any:
+    for order in itertools.permutations(range(size)):
+        for flip in itertools.product((False, True), repeat=size) if sign else [(False,) * size]:
+            yield np.array(order), np.array(flip)
+
+
+def moved_by(w: Wiring, allowed: frozenset[str], b: Any, name: str, order: Any, flip: Any) -> Any:
+    """By the definition: each part of a unit taken from where the unit was, with its sign."""
+    (group,) = [g for g in w.groups if g.name == name]
+    out = {t: v.copy() for t, v in b.items()}
+    for part in units_of(group, allowed).parts:
+        out[part.tensor] = part.moved(out[part.tensor], order, np.where(flip, -1.0, 1.0))
+    return out
+
+
+def best_of(w: Wiring, allowed: frozenset[str], a: Any, b: Any, name: str) -> float:
+    (group,) = [g for g in w.groups if g.name == name]
+    return max(
+        product(a, moved_by(w, allowed, b, name, *m))
+        for m in moves_of(group.size, "sign" in allowed & group.symmetries)
+    )
+
+
+def state_of(matcher: Matcher) -> Any:
+    """Everything that a move changes."""
+    at = {n: (matcher.at.order[n].tolist(), matcher.at.factor[n].tolist()) for n in matcher.at.order}
+    return (
+        {t: matcher.b[t].copy() for t in matcher.b},
+        at,
+        dict(matcher._version),
+        {k: (v, c.copy()) for k, (v, c) in matcher._cost_cache.items()},
+    )
+
+
+def same(x: Any, y: Any) -> bool:
+    arrays = all(np.array_equal(x[0][t], y[0][t]) for t in x[0])
+    costs = x[3].keys() == y[3].keys() and all(
+        x[3][k][0] == y[3][k][0] and np.array_equal(x[3][k][1], y[3][k][1]) for k in x[3]
+    )
+    return arrays and x[1:3] == y[1:3] and costs
+
+
+# ---- the assignment ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("n", [1, 2, 4, 5])
+def test_an_assignment_is_the_best_of_all(n: int) -> None:
+    rng = np.random.default_rng(n)
+    stack = rng.integers(-3, 4, (30, n, n)).astype(float)
+    best = [max(sum(v[i, p[i]] for i in range(n)) for p in itertools.permutations(range(n))) for v in stack]
+    for chosen in (
+        [assign(v) for v in stack],
+        assign_blocks(stack),
+        assign_blocks(stack.reshape(5, 6, n, n)).reshape(30, n),
+    ):
+        assert all(sorted(p) == list(range(n)) for p in np.array(chosen).tolist())
+        assert [sum(v[i, p[i]] for i in range(n)) for v, p in zip(stack, chosen)] == best
+
+
+# ---- one step ----------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("seed", range(6))
+@pytest.mark.parametrize("allowed", [ORDER, BOTH])
+def test_a_step_is_the_best_there_is_for_its_group(seed: int, allowed: frozenset[str]) -> None:
+    rng = np.random.default_rng(seed)
+    w = mlp_wiring([2, 4, 3, 2], "sign")
+    a, b = random_state(w, rng), random_state(w, rng)
+    matcher = Matcher(a, b, w, allowed)
+    for name in ("fc1", "fc2", "fc1"):
+        now = {t: matcher.b[t].copy() for t in matcher.b}
+        before, best = product(a, now), best_of(w, allowed, a, now, name)
+        pairs = matcher._pairs([matcher.units[name]], None, False)
+        move = pairs.best()
+        assert pairs.gain(move) == pytest.approx(best - before, abs=1e-12)
+        assert matcher.improve(matcher.units[name]) is bool(best > before + 1e-12)
+        assert product(a, matcher.b) == pytest.approx(best, abs=1e-12)
+        after = state_of(matcher)
+        assert not matcher.improve(matcher.units[name]), "it is the best already"
+        assert same(state_of(matcher), after)
+    element = matcher.at.on_arrays(b, matcher.units)
+    assert all(np.allclose(element[t], matcher.b[t]) for t in a), "what it says it did is what it did"
+
+
+def test_what_is_given_is_not_changed() -> None:
+    rng = np.random.default_rng(0)
+    w = mlp_wiring([2, 4, 3, 2], "sign")
+    a, b = random_state(w, rng), random_state(w, rng)
+    kept = {t: v.copy() for t, v in b.items()}, {t: v.copy() for t, v in a.items()}
+    Matcher(a, b, w, BOTH).descend()
+    assert all(np.array_equal(b[t], kept[0][t]) and np.array_equal(a[t], kept[1][t]) for t in a)
+
+
+def test_a_move_must_raise_the_objective_by_more_than_rounding(monkeypatch: pytest.MonkeyPatch) -> None:
+    w = mlp_wiring([1, 2, 1])
+    ones = {
+        "fc1.weight": np.ones((2, 1)),
+        "fc1.bias": np.zeros(2),
+        "fc2.weight": np.ones((1, 2)),
+        "fc2.bias": np.zeros(1),
+    }
+    matcher = Matcher(ones, {t: v.copy() for t, v in ones.items()}, w, ORDER)
+    (u,) = matcher.steps
+    swap = Move(u, np.array([1, 0]))
+    assert not swap.idle
+    assert Move(u, np.array([0, 1]), np.array([False, False])).idle
+    assert not Move(u, np.array([0, 1]), np.array([False, True])).idle
+    assert not Move(u, np.array([0, 1]), None, [swap]).idle
+    monkeypatch.setattr(match.Pairs, "best", lambda *_, **__: swap)
+    for gain, taken in (
+        (0.0, False),
+        (1.0, True),
+        (-1.0, False),
+        (matcher._epsilon * 4 / 2, False),
+        (matcher._epsilon * 4 * 2, True),
+    ):
+        monkeypatch.setattr(match.Pairs, "gain", lambda *_, gain=gain: gain)
+        matcher.begin(ones)
+        assert matcher.improve(u) is taken, gain
+        assert (matcher.at.order["fc1"].tolist() == [1, 0]) is taken
+
+
+def test_rounding_is_that_of_the_numbers() -> None:
+    w = mlp_wiring([2, 3, 1])
+    a = random_state(w, np.random.default_rng(0))
+    assert Matcher(a, a, w, ORDER)._epsilon == 1e-13
+    mixed = {t: v.astype(np.float32) if t == "fc1.bias" else v for t, v in a.items()}
+    assert Matcher(mixed, mixed, w, ORDER)._epsilon == 1e-6
+
+
+def test_a_step_is_asked_again_when_its_weights_have_moved() -> None:
+    rng = np.random.default_rng(3)
+    w = mlp_wiring([2, 4, 4, 2])
+    a, b = random_state(w, rng), random_state(w, rng)
+    matcher = Matcher(a, b, w, ORDER)
+    one, two = matcher.units["fc1"], matcher.units["fc2"]
+    matcher.improve(one)
+    asked: list[str] = []
+    real = matcher._pairs
+    matcher._pairs = lambda groups, *rest: asked.append(groups[0].name) or real(groups, *rest)  # type: ignore[method-assign, func-returns-value]
+    assert not matcher.improve(one)
+    assert asked == []
+    matcher.apply(Move(two, np.array([1, 0, 2, 3])))
+    matcher.improve(one)
+    assert asked == ["fc1"]
+    matcher.improve(one, np.array([0, 1]))
+    assert asked == ["fc1", "fc1"], "some units alone are always asked"
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_some_units_move_among_themselves(seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    w = mlp_wiring([2, 5, 2])
+    a, b = random_state(w, rng), random_state(w, rng)
+    matcher, some = Matcher(a, b, w, ORDER), np.array([0, 2, 3])
+    best = max(
+        product(a, moved_by(w, ORDER, b, "fc1", np.array([p[0], 1, p[1], p[2], 4]), np.zeros(5, bool)))
+        for p in itertools.permutations(some)
+    )
+    assert matcher.improve(matcher.units["fc1"], some) is bool(best > product(a, b) + 1e-12)
+    assert product(a, matcher.b) == pytest.approx(best, abs=1e-12)
+
+
+# ---- where the cost is quadratic -----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("seed", range(8))
+@pytest.mark.parametrize("allowed", [ORDER, BOTH])
+def test_recurrent_weights_are_never_moved_for_the_worse(seed: int, allowed: frozenset[str]) -> None:
+    rng = np.random.default_rng(seed)
+    w = recurrent(4, "sign")
+    a, b = random_state(w, rng), random_state(w, rng)
+    matcher = Matcher(a, b, w, allowed)
+    (u,) = matcher.steps
+    assert u.twice == {"rec"}
+    for _ in range(4):
+        before, held = product(a, matcher.b), state_of(matcher)
+        taken = matcher.improve(u)
+        after = product(a, matcher.b)
+        assert after > before if taken else after == before
+        assert taken or same(state_of(matcher), held), "a move that does not help is taken back whole"
+    assert product(a, matcher.b) <= best_of(w, allowed, a, b, "h") + 1e-9
+
+
+def test_a_bad_move_is_taken_back_whole_and_a_good_one_stays() -> None:
+    rng = np.random.default_rng(1)
+    w = recurrent(4, "sign")
+    a = random_state(w, rng)
+    b, _ = planted(a, w, rng)
+    matcher = Matcher(a, b, w, BOTH)
+    (u,) = matcher.steps
+    tensors, held, now = {"inp", "rec", "out"}, state_of(matcher), product(a, b)
+    good = bad = 0
+    for order, flip in moves_of(4, True):
+        matcher.begin(b)
+        gain = product(a, moved_by(w, BOTH, b, "h", order, flip)) - now
+        for least in (0.0, gain - 1e-9, gain + 1e-9):
+            matcher.begin(b)
+            fine = gain > least and abs(gain - least) > 1e-12
+            assert matcher._try(Move(u, order, flip), tensors, least) is fine
+            good, bad = good + fine, bad + (not fine)
+            assert fine or same(state_of(matcher), held)
+            assert product(a, matcher.b) == pytest.approx(now + gain * fine, abs=1e-9)
+    assert good > 50
+    assert bad > 50
+
+
+# ---- evidence and signatures ---------------------------------------------------------------------------------------------------
+
+
+def test_evidence_is_the_share_of_weights_whose_other_ends_are_known() -> None:
+    w = mlp_wiring([3, 4, 5, 2])
+    a = random_state(w, np.random.default_rng(0))
+    m = Matcher(a, a, w, ORDER)
+    one, two = m.units["fc1"], m.units["fc2"]
+    assert m._evidence(one, set()) == (12 + 4) / (12 + 4 + 20)
+    assert m._evidence(one, {"fc2"}) == 1.0
+    assert m._evidence(two, set()) == (5 + 10) / (20 + 5 + 10)
+    assert m._evidence(two, {"fc1"}) == 1.0
+    assert [u.name for u in m.neighbours(one.parts[2])] == ["fc2"]
+    assert [u.name for u in m.neighbours(one.parts[0])] == []
+    assert [u.name for u in m.neighbours(two.parts[0])] == ["fc1"]
+
+
+@pytest.mark.parametrize("signs", [False, True])
+def test_signatures_find_a_planted_order_at_once(signs: bool) -> None:
+    for seed in range(6):
+        rng = np.random.default_rng(seed)
+        w = mlp_wiring([2, 5, 5, 5, 2], *(["sign"] if signs else []))
+        a = random_state(w, rng)
+        b, _ = planted(a, w, rng, signs=signs)
+        m = Matcher(a, b, w, BOTH)
+        m.start(signatures=True)
+        m.descend()
+        assert all(np.array_equal(m.b[t], a[t]) for t in a), seed
+        assert m.unmistakable() is False, "of so few numbers nothing is beyond doubt"
+
+
+def test_without_signatures_a_group_that_nothing_is_known_of_waits() -> None:
+    w = Wiring(
+        (
+            Group("p", 3, (Member("x", 0, blocks(3), "out"),), frozenset({"permutation"})),
+            Group(
+                "q", 4, (Member("x", 1, blocks(4), "out"), Member("y", 0, blocks(4), "out")), frozenset({"permutation"})
+            ),
+        ),
+        shapes={"x": (3, 4), "y": (4, 6)},
+    )
+    rng = np.random.default_rng(0)
+    a = random_state(w, rng)
+    b, _ = planted(a, w, rng)
+    m = Matcher(a, b, w, ORDER)
+    seen: list[str] = []
+    real = m.apply
+    m.apply = lambda move: seen.append(move.units.name) or real(move)  # type: ignore[method-assign, func-returns-value]
+    m.start(signatures=False)
+    assert seen == ["q", "p"], "the one with most known ends first"
+    assert all(np.array_equal(m.b[t], a[t]) for t in a)
+    m.begin(b)
+    seen.clear()
+    m._evidence = lambda u, known: 0.0  # type: ignore[method-assign]
+    m.start(signatures=False)
+    assert seen == []
+
+
+def test_rows_are_sorted_along_the_unknown_axes() -> None:
+    x = np.random.default_rng(0).integers(0, 9, (2, 3, 4))
+    assert _sorted(x, (1,)).tolist() == np.sort(x, axis=1).tolist()
+    both = _sorted(x, (1, 2))
+    assert both.shape == x.shape
+    for i in range(2):
+        assert both[i].ravel().tolist() == sorted(x[i].ravel().tolist())
+    outer = _sorted(x, (0, 2))
+    for j in range(3):
+        assert outer[:, j].ravel().tolist() == sorted(x[:, j].ravel().tolist())
+
+
+@pytest.mark.parametrize(
+    ("numbers", "cosine", "sure"),
+    [(64, 0.81, True), (63, 0.99, False), (64, 0.79, False), (200, 0.81, True), (64, 0.8, False), (64, -0.99, False)],
+)
+def test_beyond_doubt_are_many_numbers_that_agree(numbers: int, cosine: float, sure: bool) -> None:
+    w = Wiring(
+        (Group("g", 2, (Member("x", 0, blocks(2), "out"),), frozenset({"permutation"})),), shapes={"x": (2, numbers)}
+    )
+    a = np.zeros((2, numbers))
+    b = np.zeros((2, numbers))
+    a[:, 0] = 1.0
+    b[0, 0] = 1.0
+    b[1, :2] = cosine, np.sqrt(1 - cosine**2)
+    if cosine == 0.8:
+        b[1, :2] = 4, 3
+    assert Matcher({"x": a}, {"x": b}, w, ORDER).unmistakable() is sure
+    assert Matcher({"x": a}, {"x": b}, w, frozenset()).unmistakable(), "what may not move is no matter of doubt"
+
+
+# ---- what is done and remembered -----------------------------------------------------------------------------------------------
+
+
+def test_descent_ends_when_nothing_moves_and_says_how_many_sweeps() -> None:
+    w = mlp_wiring([2, 4, 4, 2])
+    rng = np.random.default_rng(2)
+    a, b = random_state(w, rng), random_state(w, rng)
+    m = Matcher(a, a, w, ORDER)
+    assert m.descend() == 1
+    m.begin(b)
+    sweeps = m.descend()
+    assert sweeps >= 2
+    assert m.descend() == 1
+    m.begin(b)
+    assert m.descend(sweeps=1) == 1
+    m.begin(b)
+    m.descend(only=[m.units["fc2"]])
+    assert m.at.order["fc1"].tolist() == [0, 1, 2, 3]
+    assert m.descend(rng=np.random.default_rng(0)) >= 1
+    assert not any(m.improve(u) for u in m.steps)
+
+
+def test_a_shuffle_moves_the_share_that_is_asked_for() -> None:
+    w = mlp_wiring([2, 200, 2], "sign")
+    a = random_state(w, np.random.default_rng(0))
+    for share, low, high in ((0.0, 0, 0), (0.5, 70, 130), (1.0, 190, 200)):
+        m = Matcher(a, a, w, BOTH)
+        m.shuffle(np.random.default_rng(1), share)
+        assert low <= (m.at.order["fc1"] != np.arange(200)).sum() <= high
+        flipped = (m.at.factor["fc1"] < 0).sum()
+        assert (flipped == 0) if share == 0 else abs(flipped - 100 * share) < 35
+    m = Matcher(a, a, w, ORDER)
+    m.shuffle(np.random.default_rng(1))
+    assert (m.at.factor["fc1"] == 1).all()
+
+
+def test_costs_are_held_as_far_as_there_is_room_the_newest_ones() -> None:
+    w = mlp_wiring([2, 4, 4, 2])
+    a = random_state(w, np.random.default_rng(0))
+    m = Matcher(a, a, w, ORDER)
+    u = m.units["fc1"]
+    cost = np.zeros((4, 4))
+    for room, held in (
+        (3 * cost.nbytes, [0, 1, 2]),
+        (2 * cost.nbytes, [1, 2]),
+        (cost.nbytes, [2]),
+        (cost.nbytes - 1, []),
+    ):
+        m.begin(a)
+        m._costs_at_most = room
+        for i, part in enumerate(u.parts):
+            m._keep(u, i, part, cost)
+        assert [i for _, i in m._cost_cache] == held
+    m._costs_at_most = 3 * cost.nbytes
+    m._keep(u, 0, u.parts[0], cost)
+    assert m._cached(u, 0, u.parts[0]) is cost
+    m._version["fc1.weight"] += 1
+    assert m._cached(u, 0, u.parts[0]) is None, "of weights that have moved since"
+    assert m._cached(u, 1, u.parts[1]) is None
+    assert Matcher(a, a, w, ORDER)._costs_at_most == 64 * 2**20
+    assert match._COSTS_AT_LEAST == 64 * 2**20
+
+
+def test_costs_follow_the_move_of_their_own_group() -> None:
+    rng = np.random.default_rng(5)
+    w = mlp_wiring([2, 4, 3, 2], "sign")
+    a, b = random_state(w, rng), random_state(w, rng)
+    m = Matcher(a, b, w, BOTH)
+    u = m.units["fc1"]
+    for i, part in enumerate(u.parts):
+        m._cost(u, i, part)
+    m.apply(Move(u, np.array([2, 0, 3, 1]), np.array([True, False, False, True])))
+    for i, part in enumerate(u.parts):
+        held = m._cached(u, i, part)
+        assert held is not None
+        assert np.allclose(held, part.rows(a[part.tensor]) @ part.rows(m.b[part.tensor]).T)
+
+
+def test_groups_inside_a_unit_travel_with_it() -> None:
+    inner = tuple(Group(f"h.{k}", 2, (Member("x", 0, blocks(4)[2 * k : 2 * k + 2], "out"), Member("y", 1, blocks(4)[2 * k : 2 * k + 2], "in")), frozenset({"permutation"}), parent=("h", k)) for k in range(2))  # fmt: skip
+    outer = Group(
+        "h", 2, (Member("x", 0, blocks(2, 2), "out"), Member("y", 1, blocks(2, 2), "in")), frozenset({"permutation"})
+    )
+    w = Wiring((outer, *inner), shapes={"x": (4, 3), "y": (3, 4)})
+    rng = np.random.default_rng(0)
+    a = random_state(w, rng)
+    b, _ = planted(a, w, rng)
+    m = Matcher(a, b, w, ORDER)
+    m.start(signatures=True)
+    m.descend()
+    assert all(np.array_equal(m.b[t], a[t]) for t in a)
+    element = m.at.on_arrays(b, m.units)
+    assert all(np.array_equal(element[t], a[t]) for t in a)
+    assert isinstance(m.b, Moved)
+
+
+@pytest.mark.parametrize("known", [True, False])
+def test_sketches_are_asked_of_big_groups_alone_and_once_in_a_descent(
+    known: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(match, "UNITS", 4)
+    monkeypatch.setattr(match, "NUMBERS", 6)
+    asked = []
+    monkeypatch.setattr(match, "plain_partners", lambda even, odd: asked.append((even is not None, odd is not None)))
+    a = random_state(mlp_wiring([5, 4, 2], "sign"), np.random.default_rng(0))
+    for wiring, allowed, sees in (
+        (mlp_wiring([5, 4, 2]), ORDER, (True, False)),
+        (mlp_wiring([5, 4, 2], "sign"), BOTH, (False, True)),
+    ):
+        asked.clear()
+        m = Matcher(a, a, wiring, allowed)
+        (u,) = m.steps
+        for _ in range(2):
+            assert m._plain(u, set() if known else None) is None
+        assert asked == ([sees, sees] if known else [sees]), "what they did not show is not asked again"
+    m = Matcher(a, a, mlp_wiring([5, 4, 2]), ORDER)
+    asked.clear()
+    for units, numbers, times in ((5, 6, 0), (4, 8, 1), (4, 9, 0), (4, 7, 1)):
+        monkeypatch.setattr(match, "UNITS", units)
+        monkeypatch.setattr(match, "NUMBERS", numbers)
+        asked.clear()
+        m._plain(m.steps[0], set())
+        assert len(asked) == times, (units, numbers)
