@@ -26,6 +26,7 @@ from weightlapse.wiring.operators import place_of, tensors_among
 from weightlapse.wiring.placement import Placement
 from weightlapse.wiring.programs.program import is_variance
 from weightlapse.wiring.record import as_call, quietly
+from weightlapse.wiring.tensors import state_tensors
 from weightlapse.wiring.twin import at_rest
 
 # Largest relative change that summing in another order may make.
@@ -310,8 +311,6 @@ def change(a: Tensor, b: Tensor) -> float:
 
 def _holders(model: torch.nn.Module, names: Mapping[str, Tensor]) -> dict[str, list[Tensor]]:
     """The tensors of the copy for each name: several where weights are tied by lying in the same memory."""
-    from weightlapse.wiring.trace import state_tensors
-
     mine = state_tensors(model)[0]
     if missing := [n for n in names if n not in mine]:
         raise RuntimeError(f"a copy of the model has no {missing[0]!r}")  # it rebuilds itself

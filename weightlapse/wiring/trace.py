@@ -20,7 +20,7 @@ from weightlapse.wiring.experts import with_experts
 from weightlapse.wiring.gauges import Gauges
 from weightlapse.wiring.groups import GroupBuilder
 from weightlapse.wiring.infer import Inference
-from weightlapse.wiring.operators import place_of, tensors_among
+from weightlapse.wiring.operators import tensors_among
 from weightlapse.wiring.outputs import chooser
 from weightlapse.wiring.programs.find import is_foreign, program_of
 from weightlapse.wiring.programs.program import Program
@@ -28,6 +28,7 @@ from weightlapse.wiring.record import Call, hides_operators, quietly, record
 from weightlapse.wiring.rules import indexing, linear, norm, opaque, shape  # noqa: F401  (fill the table)
 from weightlapse.wiring.rules.table import RULES, Rule, is_pointwise, pointwise
 from weightlapse.wiring.symmetries import with_symmetries
+from weightlapse.wiring.tensors import entries, state_tensors
 from weightlapse.wiring.twin import at_rest
 from weightlapse.wiring.verify import Bench, verified
 
@@ -215,26 +216,6 @@ def unwrapped(model: Any) -> Any:
         model = inner
 
 
-def state_tensors(model: torch.nn.Module) -> tuple[dict[str, Tensor], dict[str, list[str]]]:
-    """Floating-point tensors of the state dict by their first name, and the other names of tied ones."""
-    named: dict[str, Tensor] = {}
-    aliases: dict[str, list[str]] = {}
-    first: dict[Any, str] = {}
-    for name, t in _entries(model):
-        if not isinstance(t, Tensor) or not (t.is_floating_point() or t.is_complex()):
-            continue
-        if isinstance(t, torch.nn.parameter.UninitializedTensorMixin):
-            raise CannotTrace(f"{name!r} has no shape yet; run the model once on an example before tracing it")
-        name = name.replace("_orig_mod.", "")
-        key = place_of(t) if t.numel() else id(t)
-        if key in first:
-            aliases.setdefault(first[key], []).append(name)
-        else:
-            first[key] = name
-            named[name] = t
-    return named, aliases
-
-
 def plain_attributes(model: torch.nn.Module) -> dict[str, Tensor]:
     """Tensors that modules hold as attributes like any other value, neither parameters nor buffers."""
     return {
@@ -248,7 +229,7 @@ def plain_attributes(model: torch.nn.Module) -> dict[str, Tensor]:
 def whole_numbers(model: torch.nn.Module) -> list[str]:
     """Entries of the state dict that hold weights as whole numbers, alone or packed: no wiring can follow or move them."""
     found = []
-    for name, value in _entries(model):
+    for name, value in entries(model):
         parts = (
             [value] if isinstance(value, Tensor) else tensors_among(value if isinstance(value, (list, tuple)) else ())
         )
@@ -257,10 +238,6 @@ def whole_numbers(model: torch.nn.Module) -> list[str]:
         ):
             found.append(name.replace("_orig_mod.", ""))
     return found
-
-
-def _entries(model: torch.nn.Module) -> list[tuple[str, Any]]:
-    return list(model.state_dict(keep_vars=True).items())
 
 
 def rule_of(call: Call) -> Rule:

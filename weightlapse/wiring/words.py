@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from weightlapse.errors import InvalidArgument, UnknownTensor, closest
-from weightlapse.wiring.data import Group, Member, Wiring
+
+if TYPE_CHECKING:
+    from weightlapse.wiring.data import Group, Member, Wiring
 
 _VERBS = {"permutation": "permuted", "sign": "flipped in sign", "scale": "rescaled"}
 

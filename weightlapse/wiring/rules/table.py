@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
-from weightlapse.wiring.infer import Inference
 from weightlapse.wiring.record import Call
 
+if TYPE_CHECKING:
+    from weightlapse.wiring.infer import Inference
+
 Axes = list[list[int]]  # one list of axis types per result tensor
-Rule = Callable[[Inference, Call], Axes]
+Rule = Callable[["Inference", Call], Axes]
 RULES: dict[str, Rule] = {}
 
 
