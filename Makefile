@@ -4,7 +4,7 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 PIP    := $(BIN)/python -m pip --disable-pip-version-check install --quiet -c constraints.txt
 
-.PHONY: help setup demo test test-lowest check torture bench bench-check docs site gallery alone changelog viewer clean
+.PHONY: help setup demo test test-lowest check mutate torture bench bench-check docs site gallery alone changelog viewer clean
 help:            ## this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*##/\t/' | expand -t 14
 
@@ -65,6 +65,10 @@ check: $(VENV)/.dev  ## format, lint, types, layers: all that needs no running
 	else echo "no Node here: the viewer's TypeScript was not checked"; fi
 
 MINUTES ?= 20
+# Alone, since it takes long; out of `make test`, whose tests it runs again and again.
+mutate: $(VENV)/.dev  ## do tests fail where a decision is changed? MINUTES=20 of mutants of FILES (below weightlapse/; all that tests/mutate.py names)
+	$(BIN)/python -m tests.mutate $(FILES) --minutes $(MINUTES)
+
 torture: $(VENV)/.dev ## damage, faults and kills for MINUTES=20; writes bench/results/torture.md
 	$(BIN)/python -m tests.torture $(MINUTES)
 

@@ -39,7 +39,7 @@ from typing import Any
 ROOT = Path(__file__).resolve().parent.parent
 LOOKED_AT = Path(__file__).resolve().parent / "mutants.txt"
 
-CODECS = "test_codec_decisions test_format_numbers test_store_codecs"
+CODECS = "test_codec_decisions test_format_table test_format_numbers test_store_codecs"
 MATCH = "test_match_decisions test_symmetry_match"
 WIRING = "test_wiring_decisions test_wiring_rules test_wiring_trace"
 WIDEN = "test_widen_decisions test_growth_widen test_growth_mistakes"
@@ -118,8 +118,8 @@ def mutants(file: str, source: str) -> list[Mutant]:
         )
         mutant = Mutant(file, node.lineno, start, stop, text)
         with contextlib.suppress(SyntaxError):
-            if ast.dump(ast.parse(mutant.source(source))) != ast.dump(tree):
-                found[start, stop, text] = mutant
+            ast.parse(mutant.source(source))
+            found[start, stop, text] = mutant
 
     for node in _deciding(tree):
         for new in _changes(node):
@@ -319,9 +319,13 @@ def reached(file: str, tests: Sequence[str], seconds: float) -> tuple[dict[int, 
     return {int(line): set(names) for line, names in lines.items()}, costs
 
 
+def _name(file: str) -> str:
+    return "weightlapse." + file.removesuffix(".py").replace("/", ".")
+
+
 def survives(mutant: Mutant, source: str, tests: Sequence[str], seconds: float) -> bool | None:
     """Whether every test passes with the change; None when they take more than ``seconds`` of processor time (a change that was noticed)."""
-    module = "weightlapse." + mutant.file.removesuffix(".py").replace("/", ".")
+    module = _name(mutant.file)
 
     def work(_: int) -> int:
         with tempfile.TemporaryDirectory() as folder:
@@ -380,12 +384,13 @@ def session(
 
 
 def _whole(source: str) -> set[int]:
-    """Lines that a trace does not see: those of compiled functions."""
-    found: set[int] = set()
+    """Lines that a trace does not tell of: those outside of functions, which are done at the import, and those of compiled functions."""
+    every = set(range(1, source.count("\n") + 2))
+    inside: set[int] = set()
     for node in ast.walk(ast.parse(source)):
-        if isinstance(node, ast.FunctionDef) and any(ast.unparse(d) == "_compiled" for d in node.decorator_list):
-            found |= set(range(node.lineno, (node.end_lineno or node.lineno) + 1))
-    return found
+        if isinstance(node, ast.FunctionDef) and not any(ast.unparse(d) == "_compiled" for d in node.decorator_list):
+            inside |= set(range(node.body[0].lineno, (node.end_lineno or node.lineno) + 1))
+    return every - inside
 
 
 def looked_at() -> set[str]:

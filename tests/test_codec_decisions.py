@@ -488,6 +488,15 @@ def test_columns_lie_by_strip_class_and_number(strip: int, count: int) -> None:
     label = rng.integers(0, count, n).astype(np.uint8)
     columns = Columns(n, strip, label, count)
     expected = sorted(range(n), key=lambda j: (j // strip, label[j], j))
+    number = [j // strip * columns.classes + int(label[j]) for j in range(n)]
+    for counted in (False, True):  # group by group, and from what was counted for all
+        for g in range(len(columns.strips) * columns.classes):
+            assert columns.width(g) == number.count(g)
+            assert columns.within(g) == sum(h // columns.classes == g // columns.classes and h < g for h in number)
+        assert counted or (columns.widths and columns.starts)
+    assert columns.filled == [
+        [number.count(k * columns.classes + c) > 0 for c in range(columns.classes)] for k in range(len(columns.strips))
+    ]
     assert columns.order().tolist() == expected
     number = [j // strip * columns.classes + int(label[j]) for j in range(n)]
     assert columns.groups(np.arange(n)).tolist() == number
