@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
+import struct
 from fractions import Fraction
 from typing import Any
 
@@ -586,3 +587,34 @@ def test_a_class_has_sixteen_columns_or_a_part_of_all(n: int, monkeypatch: pytes
     monkeypatch.setattr(classes, "assign", lambda size, smallest: asked.append(smallest) or real(size, smallest))
     encode.encode(odd("uint32", 4, n), "uint32", Shape(64, 2))
     assert asked == [max(16, n // 24)]
+
+
+def test_an_exact_chunk_has_no_grid_and_one_class_no_map() -> None:
+    u = np.tile(np.arange(40, dtype=np.uint32), (8, 1))
+    chunk = encode.encode(u, "uint32", Shape(16, 4))
+    assert chunk[29] == 1
+    entries, mapped, histograms = struct.unpack_from("<IIH", chunk, 40)
+    assert (entries, chunk[31], mapped, histograms) == (0, 1, 0, 1)
+    busy = np.concatenate([u, np.cumsum(odd("uint32", 8, 40), axis=0, dtype=np.uint32)], axis=1)
+    several = encode.encode(busy, "uint32", Shape(16, 4))
+    assert several[29] == 0 or several[31] == 1 or struct.unpack_from("<I", several, 44)[0] > 0
+
+
+def test_a_tensor_without_values_has_no_step() -> None:
+    w = np.linspace(0, 1, 40).astype(np.float32).reshape(10, 4)
+    chunk = encode.encode_bounded(w.view(np.uint32), "float32", [2, 0, 2], [0.1, 0.1, 0.1])
+    assert chunk is not None
+    steps = np.frombuffer(chunk[50:110], ENTRY)["step"]
+    assert steps[1] == 0.0
+    assert (steps[[0, 2]] > 0).all()
+
+
+@pytest.mark.parametrize("slab", [0, 1])
+def test_what_is_out_of_bounds_once_is_looked_at_no_more(slab: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[int] = []
+    monkeypatch.setattr(grid, "within_bound", lambda *_: asked.append(1) or len(asked) <= slab)
+    u = np.linspace(0, 1, 400).astype(np.float32).reshape(100, 4).view(np.uint32)
+    codes = np.empty((100, 4), np.uint32)
+    assert encode._to_grid(u, codes, 0.1, PATTERNS["float32"]) == 0.0
+    assert len(asked) == slab + 1
+    assert np.array_equal(codes, u)
