@@ -13,6 +13,7 @@ from torch import nn
 
 import weightlapse as wl
 from weightlapse.cli import program
+from weightlapse.measures.rules_network import medians_of_others
 
 PLANTED_AT = 60
 
@@ -327,3 +328,11 @@ def settled(path, *, act, units, rate, momentum, seed, steps):
 def test_units_that_are_done_are_not_dead(tmp_path, act, units, rate, momentum, seed, steps):
     run = settled(tmp_path / "r", act=act, units=units, rate=rate, momentum=momentum, seed=seed, steps=steps)
     assert [str(f) for f in wl.diagnose(run) if f.kind in ("dead", "saturated")] == []
+
+
+def test_medians_of_all_others_are_those_taken_one_by_one() -> None:
+    rng = np.random.default_rng(0)
+    for count in (2, 3, 4, 5, 50, 51):
+        values = rng.integers(0, 9, count).astype(float) if count > 4 else rng.random(count)
+        wanted = [float(np.median(np.delete(values, k))) for k in range(count)]
+        assert medians_of_others(values.tolist()) == wanted, count

@@ -11,7 +11,7 @@ import pytest
 import weightlapse as wl
 import weightlapse.store.blockread as blockread
 from tests.test_store_kernels import walk
-from weightlapse.store.codecs.decode import Chunk
+from weightlapse.store.codecs.decode import Chosen, Chunk, Decoded
 from weightlapse.store.codecs.encode import encode
 from weightlapse.store.codecs.few import Few, few_columns
 from weightlapse.store.codecs.form import PACKED, PLAIN, Shape
@@ -146,3 +146,50 @@ def test_damage_under_a_few_columns_is_told_with_the_tensor(recording: tuple[Pat
         run["w"][:, 39, 59]
     height = store.segments[0].opening.height  # type: ignore[union-attr]
     assert np.array_equal(wl.load(tmp_path / "run")["w"][:height, 39, 59], true[:height, 39, 59])
+
+
+# ---- many choices of columns ---------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module", params=[None, 1e-2], ids=["exact", "bounded"])
+def of_many(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> tuple[Path, dict[str, np.ndarray]]:
+    """Sixty small tensors that share a chunk, and what they hold as it is read tensor by tensor with a fresh handle each."""
+    rng, path = np.random.default_rng(0), tmp_path_factory.mktemp("many") / "run"
+    w = {f"w{i}": rng.standard_normal((i % 5 + 1, 4)).astype(np.float32) for i in range(60)}
+    with wl.watch(w, path, compact="after", tolerance=request.param) as rec:
+        for _ in range(70):
+            w = {n: v + rng.standard_normal(v.shape).astype(np.float32) * np.float32(0.01) for n, v in w.items()}
+            rec.step(w)
+    return path, {name: wl.load(path)[name][:] for name in w}
+
+
+def test_small_tensors_one_by_one_are_unpacked_as_a_whole_in_the_end(
+    of_many: tuple[Path, dict[str, np.ndarray]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path, true = of_many
+    whole: list[Decoded] = []
+    monkeypatch.setattr(blockread, "Chosen", lambda part, columns: whole.append(part) or Chosen(part, columns))
+    run = wl.load(path)
+    for frames in (slice(0, 5), slice(None), slice(3, 60, 7), [66, 2, 2, 40]):
+        for name, values in true.items():
+            assert np.array_equal(run[name][frames], values[frames]), (name, frames)
+    assert len(whole) > 100
+    assert len({id(part) for part in whole}) == 1
+    assert all(
+        np.array_equal(values, run.state(frame=33)[name]) for name, values in ((n, v[33]) for n, v in true.items())
+    )
+
+
+def test_nothing_is_unpacked_as_a_whole_where_there_is_no_room_to_keep_it(
+    of_many: tuple[Path, dict[str, np.ndarray]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path, true = of_many
+    monkeypatch.setattr(blockread, "Chosen", None)  # would raise
+    run = wl.load(path)
+    run._store.cache.limit = 1 << 16  # type: ignore[union-attr]
+    run._store.cache.full = True  # type: ignore[union-attr]
+    for _ in range(2):
+        for name, values in true.items():
+            assert np.array_equal(run[name][:], values)

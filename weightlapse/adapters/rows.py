@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-_FEW = 12  # parts from which on they are joined, where they are
+_FEW = 12  # parts below which each is put by itself, where its memory is known; from which on they are joined, where they are
 _SMALL = 8 << 10  # bytes of a part, on average, up to which
 _AT_ONCE = 512 << 10  # bytes that are joined: few enough for a fast cache
 ALIGNMENT = 8  # arrays begin at multiples of so many bytes; what is between them stays zero
@@ -82,6 +82,9 @@ class GatherBytes:
         """``arrays``: C-contiguous, in stored dtype."""
         self._runs: list[tuple[NDArray[np.uint8], list[NDArray[np.uint8]]]] = []
         self._joined: list[tuple[Joined, list[memoryview]]] = []
+        self._placed: list[tuple[int, int, memoryview]] = []  # where in a row, and what
+        self._memory = rows.memory.reshape(-1).data if rows.memory.flags.c_contiguous else None
+        self._pitch = rows.memory.shape[1]
         for _, run in groupby(enumerate(numbers), lambda at: at[1] - at[0]):
             numbered = list(run)
             parts: list[NDArray[np.uint8]] = []
@@ -98,13 +101,24 @@ class GatherBytes:
         while a < len(parts):
             b = max(bisect_right(ends, ends[a] + _AT_ONCE) - 1, a + 1)
             begin, stop, some = start + ends[a], start + ends[b], parts[a:b]
-            if are_joined(rows, len(some), stop - begin):
+            if self._memory is not None and len(some) < _FEW:
+                edges = [start + at for at in ends[a : b + 1]]
+                here = zip(edges, edges[1:], some)
+                self._placed += [
+                    (at, end, part.data) for at, end, part in here if part.base is not _ZEROS
+                ]  # zero already
+            elif are_joined(rows, len(some), stop - begin):
                 self._joined.append((Joined(rows, begin, stop), [part.data for part in some]))
             else:
                 self._runs.append((rows.memory[:, begin:stop], some))
             a = b
 
     def copy(self, slot: int) -> None:
+        if self._placed:
+            memory, row = self._memory, slot * self._pitch
+            assert memory is not None
+            for at, end, view in self._placed:
+                memory[row + at : row + end] = view
         for joined, views in self._joined:
             joined.copy(slot, views)
         for column, parts in self._runs:

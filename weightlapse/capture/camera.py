@@ -94,7 +94,8 @@ class Camera:
 
     def copy(self, params: Any, step: int) -> None:
         """The present values into the ring's next row."""
-        if self._stale or not self.source.copy(self.ring.slot, params):
+        ring = self.ring
+        if self._stale or not self.source.copy(ring.filled % ring.capacity, params):
             self.relayout(params, step)
             if not self.source.copy(self.ring.slot, params):
                 raise CannotRecord(_RESTLESS)

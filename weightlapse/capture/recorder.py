@@ -30,7 +30,7 @@ from weightlapse.capture.packed_ring import Packing
 from weightlapse.capture.plain import number_of
 from weightlapse.capture.processes import closed, opened
 from weightlapse.capture.ring import Ring
-from weightlapse.capture.schedule import Schedule
+from weightlapse.capture.schedule import Schedule, every
 from weightlapse.capture.witness import Witness, listed
 from weightlapse.errors import InvalidArgument, RecordingStopped, WeightlapseError
 from weightlapse.store.mirror import Mirror
@@ -67,6 +67,7 @@ class Recorder:
         self.strict = os.environ.get("WEIGHTLAPSE_STRICT") == "1"
         self._source = source
         self._schedule = schedule
+        self._always = isinstance(schedule, every) and schedule.n == 1  # asked at every step
         self._held = held
         self._in_place = False  # whether it has been seen to change: from then on equal values are a frame like others
         self._gap: tuple[int, int, str] | None = None
@@ -147,7 +148,7 @@ class Recorder:
         number = self._last + 1 if step is None else whole(step)
         if number is None:
             return self._refuse("numbering", f"step={step!r} is no number of a step: its frame is left out")
-        if self._seen_already(params, step):
+        if self._steps is not None and self._seen_already(params, step):
             return True
         if self._steps is not None and (self._witness.still() or self._steps.told()):
             text = "rec.step() is called besides optimizer=, which has seen this update already: it adds no frame. Leave one of the two out"
@@ -272,7 +273,7 @@ class Recorder:
     def _frame(self, step: int, params: Any) -> None:
         """The update ``step`` has been made: its frame, or the reason why there is none."""
         camera, self._last = self._camera, step
-        if not self._schedule.wants(step):
+        if not (self._always or self._schedule.wants(step)):
             self._witness.passed()
             return
         if self._pump.paused is not None:
@@ -288,7 +289,8 @@ class Recorder:
             raise
         if self._source.left_out:
             self._say_left_out(step)
-        slot = camera.ring.slot
+        ring = camera.ring  # perhaps another one, of another layout
+        slot = ring.filled % ring.capacity
         by_itself = params is not None and params is self._held and not self._in_place
         if by_itself and self._witness.unchanged(slot):
             why = "rec.step() was called without values, and the mapping given to watch() has not been changed in place: call rec.step(params)"
@@ -299,7 +301,11 @@ class Recorder:
         if self._gap is not None:
             self._end_gap()
         self._witness.frame(slot, step)
-        self._publish(step)
+        if camera.on_device:
+            camera.publish(step)
+        else:
+            ring.publish(step)
+        self._numbers.frame(step)
         if self._observer is not None:
             self._observer.frame(step)
 

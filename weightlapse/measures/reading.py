@@ -35,6 +35,7 @@ class Reading:
     spent: int = 0
     unread: dict[str, int] = field(default_factory=dict)
     _held: dict[tuple[str, int, int], NDArray[Any]] = field(default_factory=dict)
+    _held_nbytes: int = 0
 
     def __post_init__(self) -> None:
         part = self.run if isinstance(self.run, Part) else None
@@ -105,9 +106,10 @@ class Reading:
         if found is None:
             part = self.frames[first:stop]
             found = parts(np.asarray(self.run[name][slice(part.start, part.stop, part.step)]))
+            self._held_nbytes += found.nbytes
         self._held[key] = found  # a tensor belongs to several layers, and these lie beside each other
-        while len(self._held) > 1 and sum(x.nbytes for x in self._held.values()) > HELD:
-            del self._held[next(iter(self._held))]
+        while len(self._held) > 1 and self._held_nbytes > HELD:
+            self._held_nbytes -= self._held.pop(next(iter(self._held))).nbytes
         return found
 
     def lengths(self, name: str, frames: range, *, update: bool) -> NDArray[np.float64] | None:

@@ -83,6 +83,23 @@ def exploding(evidence: Evidence) -> Iterator[Finding]:
             )
 
 
+def medians_of_others(values: list[float]) -> list[float]:
+    """For each of two or more numbers the median of all but it.
+
+    >>> medians_of_others([1.0, 9.0, 5.0])
+    [7.0, 3.0, 5.0]
+    """
+    order = np.argsort(values, kind="stable")
+    rising, rank = np.asarray(values)[order], np.empty(len(values), np.int64)
+    rank[order] = np.arange(len(values))
+    low, high = (
+        (len(values) - 2) // 2,
+        (len(values) - 1) // 2,
+    )  # the middle of the others, counted without the one left out
+    pair = [rising[middle + (middle >= rank)] for middle in (low, high)]
+    return [float(np.mean(two)) for two in zip(*pair)]
+
+
 @rule(
     "vanishing",
     found="a matrix moves at a thousandth of the pace of the others",
@@ -98,8 +115,8 @@ def vanishing(evidence: Evidence) -> Iterator[Finding]:
     }
     if len(typical) < 2:
         return
-    for name, value in typical.items():
-        others = float(np.median([v for n, v in typical.items() if n != name]))
+    others_of = medians_of_others(list(typical.values()))
+    for (name, value), others in zip(typical.items(), others_of):
         if 0 < value < VANISHED * others:
             text = f"{name} moves by {value:.1e} of its size per step, the other matrices by {others:.1e}: hardly any gradient reaches it."
             advice = "Use normalisation, residual connections, or an initialisation that keeps the signal's size through the layers."

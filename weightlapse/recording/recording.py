@@ -86,6 +86,8 @@ class Recording:
         self.path = path if isinstance(path, str) and "://" in path else Path(path)
         self._scalars: Scalars | None = None
         self._listed_for: list[Layout] = []
+        self._epochs_for: Any = None
+        self._epochs: list[Epoch] = []
         self._listed: dict[str, dict[str, Any]] = {}
 
     def __reduce__(self) -> Any:
@@ -106,9 +108,13 @@ class Recording:
     @property
     def epochs(self) -> list[Epoch]:
         """The stretches of frames over which the layout (names, shapes, dtypes) stays the same. Most recordings have one."""
-        starts = [epoch.start for epoch in self._store.epochs]
-        stops = [*starts[1:], max(self.frames, starts[-1])]
-        return [Epoch(self._store, epoch, min(stop, self.frames)) for epoch, stop in zip(self._store.epochs, stops)]
+        told = self._store.epochs
+        if self._epochs_for is not told or self._epochs[-1].stop != self.frames:  # asked for by every look at a tensor
+            starts = [epoch.start for epoch in told]
+            stops = [*starts[1:], max(self.frames, starts[-1])]
+            self._epochs = [Epoch(self._store, epoch, min(stop, self.frames)) for epoch, stop in zip(told, stops)]
+            self._epochs_for = told
+        return [*self._epochs]
 
     @property
     def names(self) -> list[str]:

@@ -21,6 +21,7 @@ from weightlapse.store.block import Index, Opening, Placed, check_pieces, lanes,
 from weightlapse.store.cache import Cache
 from weightlapse.store.codecs.decode import (
     WORTH_THREADS,
+    Chosen,
     Chunk,
     Decoded,
     Narrow,
@@ -43,6 +44,7 @@ from weightlapse.store.threads import all_done, threads
 
 _WINDOW = 1 << 20  # bytes read at once for checking
 _NARROW = 64  # columns: below, blocks are decoded together, because the steps through time cost more than the values
+_OFTEN = 2  # times the columns of a chunk that are unpacked for choices of them before it is unpacked as a whole
 _FEW = 8  # columns: up to as many are read past all that would be kept of their chunk
 _INSTANCE = count()  # tells the cached chunks of a file from those of one that was opened later under its name
 
@@ -84,6 +86,9 @@ class BlockSegment:
         self.steps = self._index.steps
         self._placed: dict[int, Placed] | None = None
         self._checked: set[int] = set()
+        self._spent: dict[
+            tuple[int, int], int
+        ] = {}  # values of a row that were unpacked for choices of columns, by chunk
         self._seen: set[tuple[int, int]] = set()  # the chunks of which a few columns were read
 
     def _read_index(self, opening: Opening) -> Index:
@@ -163,7 +168,7 @@ class BlockSegment:
         The lock of the cache must be held from here to the end of the second half.
         """
         spec = self.layout.tensors[tensor]
-        numbers = np.arange(self.count)[frames]
+        numbers = range(self.count)[frames] if isinstance(frames, slice) else np.arange(self.count)[frames]
         shape = (len(numbers), *region_shape(spec.shape, region))
         each = lanes(spec)[1]
         wanted = flat_elements(spec.shape, region, each)
@@ -188,22 +193,29 @@ class BlockSegment:
 
         return fresh, finish
 
-    def _by_block(self, numbers: NDArray[np.int64]) -> Iterator[tuple[int, Rows, Any]]:
+    def _by_block(self, numbers: range | NDArray[np.int64]) -> Iterator[tuple[int, Rows, Any]]:
         """(time block, rows in it, where they are among the frame numbers) for frames of the segment."""
         height = self.opening.height
-        blocks = numbers // height
-        apart = np.diff(numbers)
-        if len(apart) == 0 or int(apart.min()) > 0:  # nearly always: they rise, and each block's frames lie together
-            step = int(apart[0]) if len(apart) and int(apart.max()) == int(apart.min()) else 0
-            edges = [0, *(np.flatnonzero(np.diff(blocks)) + 1).tolist(), len(numbers)]
-            for a, b in pairwise(edges):
-                rows = numbers[a:b] - int(blocks[a]) * height
-                yield int(blocks[a]), Rows(rows, int(rows[0]), int(rows[-1]) + 1, step or _even(rows)), slice(a, b)
+        if isinstance(numbers, range) and numbers.step > 0:  # nearly always
+            at = 0
+            while at < len(numbers):
+                b, start = divmod(numbers[at], height)
+                rows = range(start, min(height, start + numbers.stop - numbers[at]), numbers.step)
+                yield b, Rows(rows, start, rows[-1] + 1, numbers.step), slice(at, at + len(rows))
+                at += len(rows)
             return
-        for b in np.unique(blocks).tolist():
-            here = blocks == b
-            rows = numbers[here] - b * height
-            yield b, Rows(rows, int(rows.min()), int(rows.max()) + 1, _even(rows)), here
+        numbers = np.asarray(numbers)
+        blocks = numbers // height
+        apart = np.diff(blocks)
+        here: Any
+        if (apart >= 0).all():  # each block's frames lie together
+            edges = [0, *(np.flatnonzero(apart) + 1).tolist(), len(numbers)]
+            found = [(int(blocks[a]), slice(a, b)) for a, b in pairwise(edges)]
+        else:
+            found = [(b, blocks == b) for b in np.unique(blocks).tolist()]
+        for b, here in found:
+            local = numbers[here] - b * height
+            yield b, Rows(local, int(local.min()), int(local.max()) + 1, _even(local)), here
 
     def read_frame(self, tensors: Sequence[int], frame: int, out: Out = None) -> list[NDArray[Any]]:
         """Whole tensors at one frame, into ``out`` (by tensor, each in one piece) where it is given.
@@ -232,13 +244,15 @@ class BlockSegment:
                 part = self._decoded(b, c, columns, self.layout.tensors[mine[0][1].tensor], inverse)
                 yield partial(self._frame_part, part, row, mine, flat)
 
-    def _frame_part(self, part: Decoded | Passing, row: int, pieces: Placing, flat: Mapping[int, NDArray[Any]]) -> None:
+    def _frame_part(
+        self, part: Decoded | Chosen | Passing, row: int, pieces: Placing, flat: Mapping[int, NDArray[Any]]
+    ) -> None:
         """One row of the columns of these pieces (at where each begins among them) into the tensors."""
         with self._told(self.layout.tensors[pieces[0][1].tensor]):
             at, piece = pieces[0]
             if len(pieces) == 1 and at == 0 and isinstance(part, Passing):
                 part.into(
-                    Rows(np.array([row]), row, row + 1, 1),
+                    Rows(range(row, row + 1), row, row + 1, 1),
                     flat[piece.tensor][None],
                     slice(0, 1),
                     slice(piece.start, piece.stop),
@@ -268,8 +282,14 @@ class BlockSegment:
                 "not returned; other values can still be read, and `weightlapse verify` lists what is damaged"
             ) from error
 
-    def _decoded(self, b: int, c: int, columns: Selection, spec: TensorSpec, inverse: Any) -> Decoded | Passing:
-        """The columns of a chunk, by the compiled pass where it is given."""
+    def _decoded(
+        self, b: int, c: int, columns: Selection, spec: TensorSpec, inverse: Any
+    ) -> Decoded | Chosen | Passing:
+        """The columns of a chunk, by the compiled pass where it is given.
+
+        Where as much was unpacked for one choice of columns after the other (of one small tensor after the other) as the whole chunk holds, it is
+        unpacked as a whole, if there is room to keep it.
+        """
         wide = columns is None or len(columns) >= _NARROW
         if wide and self._held_nbytes(b) > self._cache.limit // 2:  # too much to keep any of it for the next read
             n = sum(piece.stop - piece.start for piece in self._index.chunks[c])
@@ -284,7 +304,15 @@ class BlockSegment:
             columns = None
         key = (self._key, b, c, None if columns is None else columns.tobytes())
         window = self._frame_nbytes(b) > self._cache.limit // 2
-        return self._cache.get(key, lambda: Decoded(chunk, columns, window=window, inverse=inverse))
+        if columns is None or key in self._cache:
+            return self._cache.get(key, lambda: Decoded(chunk, columns, window=window, inverse=inverse))
+        every = self._key, b, c, None
+        enough = _OFTEN * chunk.columns
+        if every in self._cache or (self._spent.get((b, c), 0) >= enough and not window and not self._cache.full):
+            return Chosen(self._cache.get(every, lambda: Decoded(chunk, inverse=inverse)), columns)
+        part = self._cache.get(key, lambda: Decoded(chunk, columns, window=window, inverse=inverse))
+        self._spent[b, c] = self._spent.get((b, c), 0) + part.decoded
+        return part
 
     def _few(self, b: int, c: int, columns: Selection, spec: TensorSpec, stop: int) -> Few | None:
         """A few columns of a chunk that nobody has looked at yet: it is opened for good when somebody comes back to it."""
@@ -462,7 +490,7 @@ def straight_row() -> Callable[..., bool]:
 class Rows(NamedTuple):
     """Rows of a time block."""
 
-    numbers: NDArray[np.int64]
+    numbers: range | NDArray[np.int64]
     start: int  # the first
     stop: int  # behind the last
     step: int  # where they rise evenly, else 0
@@ -504,16 +532,16 @@ class Passing:
             _place(_take_rows(part, rows), out, where, target)
 
 
-Todo = list[tuple[Decoded | Few | Passing, Rows, Any, Any]]  # what, which rows, where they go
+Todo = list[tuple[Decoded | Few | Chosen | Passing, Rows, Any, Any]]  # what, which rows, where they go
 
 
 def _narrow(todo: Todo) -> list[tuple[Narrow, int]]:
     """The parts of few columns that have not been decoded yet, and up to which row they are wanted."""
-    fresh = ((part, rows) for part, rows, _, _ in todo if not isinstance(part, Passing) and part.fresh)
+    fresh = ((part, rows) for part, rows, _, _ in todo if isinstance(part, (Decoded, Few)) and part.fresh)
     return [(part, rows.stop) for part, rows in fresh if part.width < _NARROW]
 
 
-def _put(part: Decoded | Few | Passing, rows: Rows, out: NDArray[Any], where: Any, target: Any) -> None:
+def _put(part: Decoded | Few | Chosen | Passing, rows: Rows, out: NDArray[Any], where: Any, target: Any) -> None:
     if isinstance(part, Passing):
         part.into(rows, out, where, target)
     else:
@@ -533,10 +561,10 @@ def _even(rows: NDArray[np.int64]) -> int:
     return step if step > 0 and (len(rows) < 3 or bool((np.diff(rows) == step).all())) else 0
 
 
-def _take_rows(part: Decoded | Few | Passing, rows: Rows) -> NDArray[np.unsignedinteger]:
+def _take_rows(part: Decoded | Few | Chosen | Passing, rows: Rows) -> NDArray[np.unsignedinteger]:
     if rows.step:
         return part.rows(rows.start, rows.stop, rows.step)
-    return part.rows(rows.start, rows.stop)[rows.numbers - rows.start]
+    return part.rows(rows.start, rows.stop)[np.asarray(rows.numbers) - rows.start]
 
 
 Placing = list[tuple[int, Piece]]  # pieces, and where each begins among the columns

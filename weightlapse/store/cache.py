@@ -24,6 +24,7 @@ class Cache:
     def __init__(self, limit: int = DEFAULT_NBYTES) -> None:
         self.limit = limit
         self.nbytes = 0
+        self.full = False  # whether something had to go already
         self.lock = threading.RLock()
         self._held: OrderedDict[Hashable, Any] = OrderedDict()
 
@@ -36,9 +37,13 @@ class Cache:
         self._held[key] = made
         self.nbytes += made.nbytes
         while self.nbytes > self.limit and len(self._held) > 1:
+            self.full = True
             self.nbytes -= self._held.popitem(last=False)[1].nbytes
         return made
 
+    def __contains__(self, key: Hashable) -> bool:
+        return key in self._held
+
     def clear(self) -> None:
         self._held.clear()
-        self.nbytes = 0
+        self.nbytes, self.full = 0, False

@@ -397,6 +397,19 @@ def may_run(chunk: Chunk, inverse: Any) -> bool:
     return inverse is not None and chunk.form != PLAIN and bool(inverse.Inverse.knows(chunk.number, chunk.predictor))
 
 
+class Chosen:
+    """Some columns of what is decoded as a whole."""
+
+    fresh = False
+
+    def __init__(self, whole: Decoded, columns: NDArray[np.int64]) -> None:
+        self._whole, self._columns, self.width = whole, columns, len(columns)
+
+    def rows(self, start: int, stop: int, step: int = 1) -> NDArray[np.unsignedinteger]:
+        """Patterns (n, k) of rows ``start:stop:step``."""
+        return self._whole.rows(start, stop, step, self._columns)
+
+
 class Narrow(Protocol):
     """A few columns of a chunk that have steps through time to take, on their own or together with others."""
 
@@ -630,10 +643,11 @@ class Decoded:
         """True while nothing has been decoded of what needs steps through time."""
         return self.done == 0 and self.chunk.form != PLAIN
 
-    def rows(self, start: int, stop: int, step: int = 1) -> NDArray[np.unsignedinteger]:
-        """Patterns (n, k) of rows ``start:stop:step`` in the order of the selected columns."""
+    def rows(self, start: int, stop: int, step: int = 1, columns: Selection = None) -> NDArray[np.unsignedinteger]:
+        """Patterns (n, k) of rows ``start:stop:step`` in the order of the selected columns; ``columns``: of these only those of such numbers."""
         if self.chunk.form == PLAIN:
-            return self._plain(slice(start, stop, step))
+            plain = self._plain(slice(start, stop, step))
+            return plain if columns is None else plain[:, columns]
         if start < self._base:
             self._base = self.done = 0
             self._run = None
@@ -643,12 +657,16 @@ class Decoded:
                 break
             self.advance(target)
         if self.done < stop:  # a window slides: take what is there, then the rest
-            first = self.rows(start, self.done, step)
-            return np.concatenate([first, self.rows(start + len(first) * step, stop, step)])
+            first = self.rows(start, self.done, step, columns)
+            return np.concatenate([first, self.rows(start + len(first) * step, stop, step, columns)])
         held = self._held[start - self._base : stop - self._base : step]
-        in_order = self.narrow or self._inverse is not None
-        values = held if in_order else np.take(held, self._place, axis=1)
-        return grid.from_codes(values, self._steps, self.chunk.pattern) if self._steps is not None else values
+        places = columns
+        if not (self.narrow or self._inverse is not None):  # not in order
+            places = self._place if columns is None else self._place[columns]
+        values = held if places is None else np.take(held, places, axis=1)
+        if self._steps is None:
+            return values
+        return grid.from_codes(values, self._steps if columns is None else self._steps[columns], self.chunk.pattern)
 
     def _tile_end(self, row: int) -> int:
         return min(-(-row // self.chunk.shape.tile) * self.chunk.shape.tile, self.chunk.rows)
