@@ -238,7 +238,9 @@ def own(basis: Basis, x: Matrix, y: Matrix) -> Matrix:
 
 
 def _own_part(basis: Basis, at: Sequence[int], x: Matrix, y: Matrix) -> Matrix:
-    told = x if x.any() else y  # signs and turns are told by what makes the numbers; by what reads them, where nothing does
+    told = (
+        x if x.any() else y
+    )  # signs and turns are told by what makes the numbers; by what reads them, where nothing does
     if basis.kind in ("signs", "scales"):
         size = _evening(x, y) if basis.kind == "scales" else 1.0
         return np.eye(len(at)) * (-size if told.ravel()[np.abs(told).argmax()] < 0 else size)
@@ -305,7 +307,7 @@ def _span(x: Matrix) -> Matrix:
 def _missing(m: Matrix, x: Matrix) -> Matrix:
     """Further functionals, orthonormal, that make ``m`` (some, size) a basis and are 0 on x."""
     both = np.concatenate([m, _span(x).T])
-    u, sizes, v = np.linalg.svd(both)
+    _, sizes, v = np.linalg.svd(both)
     found: Matrix = v[int((sizes > EMPTY * sizes.max(initial=0.0)).sum()) :]
     return found
 

@@ -61,7 +61,12 @@ class OwnBases:
         turned = [_places(t.members) for t in self.wiring.bases if t.name in self.matrices]
         for g in self.wiring.groups:
             mine = _places(m for m in g.members if m.role != "mul")
-            if any(m.tensor in tensors and (m.tensor, m.axis) not in axes for m in g.members) and g.parent is None and g.symmetries & {"sign", "scale"} and not any(mine <= t for t in turned):
+            if (
+                any(m.tensor in tensors and (m.tensor, m.axis) not in axes for m in g.members)
+                and g.parent is None
+                and g.symmetries & {"sign", "scale"}
+                and not any(mine <= t for t in turned)
+            ):
                 return False
         return True
 
@@ -151,11 +156,11 @@ class OwnBases:
             now = self._now_at(s, ordered)
             flips = ordered.factor[now.name][:, None]
             self.matrices[s.name] = _by_reference(*sides(arrays, now)) @ (flips * self.matrices[s.name])
-        rest = {s.name for s in inside}
-        ordered = Elements(*({n: v for n, v in d.items() if n not in rest} for d in (ordered.order, ordered.factor)))
+        mine = set(plain.order)  # the groups that told the signs are none of the network's
+        order = {n: v for n, v in ordered.order.items() if n in mine}
+        factor = {n: v for n, v in ordered.factor.items() if n in mine}
         matrices = {s.name: self.matrices.get(s.name, np.eye(s.size)) for s in self.wiring.bases}
-        return WithBases(plain.order | ordered.order, plain.factor | ordered.factor, matrices, ones, self.gains)
-
+        return WithBases(plain.order | order, plain.factor | factor, matrices, ones, self.gains)
 
     def _now_at(self, s: Basis, ordered: Elements) -> Basis:
         """The basis in whose place the numbers of this one are, after heads were ordered."""

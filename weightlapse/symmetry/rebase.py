@@ -48,6 +48,7 @@ from weightlapse.wiring.data import Basis, Group, Member, Wiring
 
 Matrix = NDArray[np.float64]
 _ROUNDS = 4
+_CHANCE = 0.9
 _HELD = 2**20  # bytes of a large network's tensors that are held for the next look: its gains
 _SMALL = 4_000_000  # numbers; larger networks are matched in the precision that they are in, and decided upon in double
 
@@ -101,7 +102,7 @@ class Rebase:
         solved |= {c.name for g in wiring.groups for c in wiring.children(g.name) if g.name in solved}
         solved |= {g.name for g in wiring.groups for s in self.bases if s.parent is None and _same_units(s, g)}
         self._parts = _connected(wiring, [g for g in wiring.groups if g.name not in solved])
-        read = {m.tensor for s in inside for m in s.members}
+        read = {m.tensor for s in self.bases if not s.is_stream for m in s.members}
         self.loose = [  # streams that are no basis: their order is as good as that of a basis, and heads stand in it
             g
             for g in wiring.groups
@@ -128,12 +129,19 @@ class Rebase:
 
     # ---- the rounds
 
-    def run(self) -> Rebased | None:
-        """The nearest element that was found; None when there is no basis to change."""
+    def run(self, begin: Elements | None = None) -> Rebased | None:
+        """The nearest element that was found; None when there is no basis to change.
+
+        ``begin``: where streams are to begin, an element that brought a network near to b onto one near to a; else their anchors say.
+        """
         if not self.bases:
             return None
-        turns = {s.name: self._turn(s, self.a, self.b, anchors(self.wiring, s)) for s in self.streams}
-        order = self._by_anchors()
+        if begin is None:
+            turns = {s.name: self._turn(s, self.a, self.b, anchors(self.wiring, s)) for s in self.streams}
+            order = self._by_anchors()
+        else:
+            known = begin.matrices if isinstance(begin, WithBases) else {}
+            turns, order = {s.name: known.get(s.name, np.eye(s.size)) for s in self.streams}, begin
         best: _At | None = None
         for _ in range(_ROUNDS):
             at = self._round(turns, order)
@@ -259,16 +267,25 @@ class Rebase:
 
     def _turn(self, s: Basis, a: Changed, b: Changed, members: Sequence[Member]) -> NDArray[np.float64]:
         c = np.zeros((s.size, s.size))
+        energy, numbers = 0.0, 0
         for m in members:
             x, y = rows(a[m.tensor], m), rows(b[m.tensor], m)
-            size = size_of(x) * size_of(y)
-            if size > 0:
-                c += products(x, y).astype(np.float64) * (math.prod(x.shape) / size)
+            of_x, of_y = size_of(x), size_of(y)
+            if of_x * of_y > 0:
+                weight = math.prod(x.shape) / (of_x * of_y)
+                c += products(x, y).astype(np.float64) * weight
+                energy += weight * (of_x**2 + of_y**2)
+                numbers += math.prod(x.shape)
         if not c.any():
             return np.eye(s.size)
         if any(np.ptp(g) > 1e-12 * np.abs(g).max() for n in held(s) for g in (gain(self.b, n),)):
             return signed_order(c, s.kind)
-        return snapped(rotation(c, s.kind, self.device), s.kind)
+        turn = rotation(c, s.kind, self.device)
+        near = snapped(turn, s.kind)
+        # what is left by a reordering with noise, a rotation takes a part away of by chance: as many numbers as it has
+        chance = min(s.size * (s.size - 1) / max(numbers, 1), _CHANCE)
+        gap, least = (max(energy - 2 * float((q * c).sum()), 0.0) for q in (near, turn))
+        return near if gap * (1 - chance) <= least + self._same**2 * energy else turn
 
     def _turned_on(self, s: Basis, turn: NDArray[np.float64], b: Changed) -> NDArray[np.float64]:
         further = self._turn(s, self.a, b, s.members)
