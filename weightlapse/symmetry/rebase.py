@@ -45,6 +45,7 @@ from weightlapse.wiring.change import (
     unfold,
 )
 from weightlapse.wiring.data import Basis, Group, Member, Wiring
+from weightlapse.wiring.lone_heads import not_searched
 
 Matrix = NDArray[np.float64]
 _ROUNDS = 4
@@ -157,11 +158,10 @@ class Rebase:
             turns, order = further, at.elements
             best.b.forget()  # the next one makes a network of its own
         assert best is not None
-        alone = [s for s in self.bases if s.parent is None and s.kind == "invertible" and not self._first_ends(s)]
-        if alone and best.distance > self._same:
+        if best.distance > self._same and (left := not_searched(self.wiring)):
             self.notes += (
-                f"{len(alone)} bases of values stand in no group of heads ({alone[0].name!r} first): the queries and keys of such heads "
-                "(ALiBi, one head, one head of keys) were not searched for other bases",
+                f"{len(left)} matrices read a stream and stand in no group of hidden units and in no basis ({left[0]!r} first): if they make queries, keys or "
+                "values of heads, these were not searched for other bases",
             )
         before = dict(self.gains_b)
         matrices = {s.name: best.matrices.get(s.name, np.eye(s.size)) for s in self.bases}
@@ -229,9 +229,9 @@ class Rebase:
         for s in self.bases:
             if s.parent is None and s.kind == "scales":
                 self._fit(s, b, matrices, sides(self.a, s), sides(b, s))
-            elif s.parent is None and s.kind == "invertible":
+            elif s.parent is None and s.kind == "invertible":  # rotary pairs and signs wait for their streams
                 self._first_guess(s, b, matrices)
-        still = [s for s in self.bases if s.parent is None and s.kind == "invertible" and s.name not in matrices]
+        still = [s for s in self.bases if s.parent is None and not s.is_stream and s.name not in matrices]
         order, factor = identity(self.wiring).order, identity(self.wiring).factor
         for g in self.loose:
             order[g.name], factor[g.name] = begin.order[g.name], begin.factor[g.name]
@@ -378,11 +378,6 @@ class Rebase:
                         change(b, s, matrices[s.name])
                         return
 
-    def _first_ends(self, s: Basis) -> bool:
-        """Whether one side of a linear layer between others is held by nothing that moves."""
-        fast = {id(m) for m in anchors(self.wiring, s)}
-        return any(all(id(m) in fast for m, e in zip(s.members, s.exponents) if e == sign) for sign in (1, -1))
-
     def _in_streams(self, s: Basis) -> bool:
         """Whether the other axes of its members are of streams only, which are settled before: heads that are in no group."""
         ends = [m for t in self.streams for m in t.members] + [m for g in self.loose for m in g.members]
@@ -504,8 +499,11 @@ def _connected(wiring: Wiring, groups: Sequence[Group]) -> list[Wiring]:
 
 
 def _same_units(s: Basis, g: Group) -> bool:
-    """Whether the units of a group are the numbers of a basis."""
-    return g.parent is None and all(m in g.members for m in s.members)
+    """Whether the units of a group are numbers of a basis, or the numbers of a basis its units."""
+    if g.parent is not None:
+        return False
+    (mine, theirs) = ({(m.tensor, m.axis, int(p)) for m in x.members for p in m.index.ravel()} for x in (g, s))
+    return all(m in g.members for m in s.members) or mine <= theirs
 
 
 def _arrays(
