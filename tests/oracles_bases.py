@@ -90,3 +90,15 @@ def of_kind(basis: Basis, free: torch.Tensor) -> torch.Tensor:
         out = out.index_put((at[:, None], at[None, :]), turn)
     rest = torch.tensor([i for i in range(basis.size) if not any(i in p for p in basis.pairs)], dtype=torch.long)
     return out.index_put((rest[:, None], rest[None, :]), free[rest][:, rest])
+
+
+def chained(frames: list[dict[str, NDArray[np.float64]]]) -> NDArray[np.float64]:
+    """What turns the last frame (all its columns together) to where the first one was: from frame to frame by gradient descent."""
+    size = next(iter(frames[0].values())).shape[1]
+    basis, nothing, total = Basis("b", size, "orthogonal", (), ()), np.zeros((size, 1)), np.eye(size)
+    x = [np.concatenate([v.T for v in f.values()], axis=1) for f in frames]
+    before = x[0]
+    for here in x[1:]:
+        total = descended(basis, before, nothing, total @ here, nothing, starts=2) @ total
+        before = total @ here
+    return total

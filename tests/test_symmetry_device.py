@@ -142,6 +142,29 @@ def test_torch_decides_as_numpy_does(family: str, what: str, dtype: torch.dtype,
         assert relative(home, again) <= (1e-12 if dtype == torch.float64 else 1e-6)
 
 
+@pytest.mark.parametrize("family", ["llama", "gpt2", "qwen3"])
+def test_canonical_forms_and_verdicts_are_the_same_on_a_device(family: str, gpu: None) -> None:
+    a, b, w = pair(family, "planted")
+    ours = wl.canonical(a, w)
+    for state, device in ((a, "cpu"), ({n: v.as_subclass(There) for n, v in b.items()}, None), (b, "cuda")):
+        there = wl.canonical(state, w, device=device)
+        assert all(type(there[n]) is type(state[n]) for n in there)
+        assert relative(ours, {n: v.cpu() for n, v in there.items()}) < 1e-8
+        verdict = "identical" if state is a else "same up to symmetry"
+        assert wl.compare(a, state, w, device=device).verdict == verdict
+    stranger = dict(network(family, 9).state_dict())
+    assert wl.compare(a, stranger, w, device="cuda").verdict == "different"
+
+
+@pytest.mark.parametrize("device", ["nope", "meta", 3, "cuda:99", True])
+def test_devices_that_are_not_there_are_refused_by_all(device: Any) -> None:
+    w = wl.Wiring.from_spec("tensor a.weight (2, 1)\ngroup a: 2 units, permutation\n  a.weight[0]: out\n")
+    a = {"a.weight": torch.ones(2, 1)}
+    for verb in (lambda: wl.compare(a, a, w, device=device), lambda: wl.canonical(a, w, device=device)):
+        with pytest.raises(wl.InvalidArgument, match="cannot be computed on"):
+            verb()
+
+
 def test_orders_signs_and_scales_on_a_device(gpu: None) -> None:
     """A network without bases, whose heads lie in each other's units and whose layers are large enough for sketches."""
     torch.manual_seed(0)

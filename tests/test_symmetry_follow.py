@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
+from scipy.linalg import expm
 
 import weightlapse as wl
+from tests.oracles_bases import chained
 from tests.oracles_symmetry import State, mlp_wiring, planted, random_state
 from tests.test_symmetry_forms import record
 from weightlapse.symmetry.elements import identity
@@ -116,3 +119,105 @@ def test_recordings_are_taken_by_their_paths_and_nothing_else_is(tmp_path: Path)
             wl.follow(other)
         with pytest.raises(wl.InvalidArgument, match="recording"):
             wl.align_runs(run, other)
+
+
+# ---- bases
+
+
+def stream(d: int = 5) -> wl.Wiring:
+    """A stream of d numbers between an embedding and what reads it: all turn together."""
+    return wl.Wiring.from_spec(
+        f"""tensor e.weight (40, {d})
+tensor r.weight (30, {d})
+group e: {d} units, permutation, sign
+  e.weight[1]: out
+  r.weight[1]: in
+basis stream: {d} numbers, orthogonal
+  e.weight[1]: out
+  r.weight[1]: in
+"""
+    )
+
+
+def turning(rate: float, d: int = 5) -> Callable[[int], np.ndarray]:
+    """How far a basis has turned at a frame."""
+    skew = np.random.default_rng(1).normal(size=(d, d))
+    skew = skew - skew.T
+    return lambda frame: expm(rate * frame * skew / np.linalg.norm(skew, 2))
+
+
+def turned(states: list[State], turn: Callable[[int], np.ndarray]) -> list[State]:
+    return [{n: v @ turn(i).T for n, v in s.items()} for i, s in enumerate(states)]
+
+
+def apart(a: State, b: State) -> float:
+    return float(np.sqrt(sum(np.square(a[n] - b[n]).sum() for n in a) / sum(np.square(v).sum() for v in a.values())))
+
+
+def walk(rng: np.random.Generator, frames: int = 9, step: float = 0.02) -> list[State]:
+    return path(4, {"e.weight": rng.normal(size=(40, 5)), "r.weight": rng.normal(size=(30, 5))}, frames, step)
+
+
+@pytest.mark.parametrize("rate", [0.03, 0.1, 0.3])
+def test_a_basis_that_drifts_is_followed(rate: float, tmp_path: Path) -> None:
+    """Every frame turned a little further; with hysteresis, so what is left is no more than the steps of the training."""
+    w, plain = stream(), walk(np.random.default_rng(0))
+    broken = turned(plain, turning(rate))
+    run = wl.follow(record(tmp_path / "run", broken, w))
+    left = [apart(plain[i], run.state(i)) for i in range(9)]
+    assert apart(plain[8], broken[8]) > 3 * max(left)
+    assert max(left) < 0.06
+    assert run.moved
+    for i in run.moved:
+        truth = turning(rate)(i).T
+        assert np.abs(run.element(i).matrices["stream"] - truth).max() < 0.06  # type: ignore[attr-defined]
+        slow = chained(broken[: i + 1])
+        assert np.abs(slow - truth).max() < 0.06
+
+
+def test_a_basis_that_leaps_is_put_back_and_one_that_stands_is_left(tmp_path: Path) -> None:
+    w, plain = stream(), walk(np.random.default_rng(0))
+    quiet = wl.follow(record(tmp_path / "quiet", plain, w))
+    assert quiet.moved == []
+    leap = [s if i < 5 else turned([s], lambda _: turning(2.0)(1))[0] for i, s in enumerate(plain)]
+    run = wl.follow(record(tmp_path / "leap", leap, w))
+    assert run.moved == [5]
+    assert apart(plain[8], leap[8]) > 0.5
+    assert max(apart(plain[i], run.state(i)) for i in range(9)) < 0.03
+
+
+def test_two_runs_are_aligned_in_a_followed_basis(tmp_path: Path) -> None:
+    w, plain = stream(), walk(np.random.default_rng(0))
+    a = record(tmp_path / "a", plain, w)
+    for rate in (0.1, 1.0):
+        runs = wl.align_runs(a, record(tmp_path / f"b{rate}", turned(plain, turning(rate)), w), follow=True)
+        assert runs.raw_distance[-1] > 0.5
+        assert runs.aligned_distance.max() < 0.01
+        assert runs.parting == {"e": None}
+        assert "together until the last step, 8" in runs.explain()
+
+
+@pytest.mark.parametrize("family", ["stream", "mlp", "narrow"])
+def test_strangers_are_never_the_same(family: str, tmp_path: Path) -> None:
+    rng = np.random.default_rng(3)
+    w = {"stream": stream(), "mlp": W, "narrow": mlp_wiring([2, 6, 6, 2])}[family]
+    starts = [
+        {n: rng.normal(size=s) for n, s in w.shapes.items()} if family == "stream" else random_state(w, rng)
+        for _ in range(2)
+    ]
+    a, b = (path(i, s, 6, 0.02) for i, s in enumerate(starts))
+    runs = wl.align_runs(record(tmp_path / "a", a, w), record(tmp_path / "b", b, w), follow=True)
+    assert set(runs.parting.values()) == {0}
+    assert runs.explain().startswith("The runs were never the same")
+    moved = [planted(s, w, np.random.default_rng(5))[0] for s in a]
+    again = wl.align_runs(tmp_path / "a", record(tmp_path / "c", moved, w), follow=True)
+    assert set(again.parting.values()) == {None}
+
+
+def test_a_small_turn_is_no_reordering() -> None:
+    """A basis that is nearly where it was is brought back all the same."""
+    w, a = stream(), walk(np.random.default_rng(0), 1)[0]
+    for rate in (0.01, 0.1, 0.3):
+        b = turned([a], lambda _, rate=rate: turning(rate)(1))[0]
+        assert wl.align(a, b, w).distance_after < 1e-9
+        assert wl.compare(a, b, w).verdict == "same up to symmetry"

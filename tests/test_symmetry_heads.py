@@ -188,10 +188,9 @@ def test_order_and_heads_are_found_together_where_a_stream_is_not_turned(family:
         assert apart(said(net, a), said(net, al.state)) < 1e-9
         assert relative(al.state, al.apply(b)) < 1e-12
         assert bool(al.notes) == bool(zero)
-        if family != "Olmo2":
-            form = wl.canonical(a, w)
-            assert relative(form, wl.canonical(b, w)) < 1e-6
-            assert apart(said(net, a), said(net, form)) < 1e-9
+        form = wl.canonical(a, w)
+        assert relative(form, wl.canonical(b, w)) < 1e-6
+        assert apart(said(net, a), said(net, form)) < 1e-9
     assert wl.align(a, weights(made(family, 8, **sizes)), w).distance_after > 0.7
 
 
@@ -221,33 +220,97 @@ def test_the_first_sentence_of_a_comparison_is_one(kinds: tuple[str, ...]) -> No
 ATTENTION = "model.layers.0.self_attn."
 
 
-@pytest.mark.parametrize(
-    "what", ["o_proj", "v_proj", "q_proj", "two rows of v_proj", "two rows of q_proj", "every o_proj"]
-)
-def test_heads_without_full_rank_come_back(what: str) -> None:
-    """Branches that begin at nothing, and rows that are equal: what one side does not tell, the other one does."""
-    net, w = made("Llama"), wl.trace(made("Llama", 9), EXAMPLE)
+@pytest.fixture(scope="module")
+def llama() -> wl.Wiring:
+    return wl.trace(made("Llama", 9), EXAMPLE)
+
+
+def without_rank(net: torch.nn.Module, what: str) -> State:
+    """Of the first layer (of every one) a matrix that is 0, rows that are equal, a head that reads or makes few numbers, or others than it makes."""
     with torch.no_grad():
-        for name, p in net.named_parameters():
-            wanted = ATTENTION + what.split()[-1] + ".weight"
-            if name == wanted or (what.startswith("every") and name.endswith(what.split()[1] + ".weight")):
-                if what.startswith("two"):
-                    p[1] = p[0]
-                else:
-                    p.zero_()
-    a = weights(net)
+        v, o = (net.get_parameter(ATTENTION + n + ".weight") for n in ("v_proj", "o_proj"))
+        if what == "few made":
+            v[:4] = torch.tensor([[1.0, 0], [0, 1], [2, -1], [1, 3]]).double() @ v[:2].clone()
+        elif what == "few read":
+            o[:, :4] = o[:, :2].clone() @ torch.tensor([[1.0, 0, 2, 1], [0, 1, -1, 3]]).double()
+        elif what == "others read":  # two numbers of a head are only made, and two are only read
+            v[:2], o[:, 2:8] = 0, 0
+        elif what == "equal sizes":  # nothing tells the numbers of a head apart but where they come from
+            v[:4], o[:, :8] = torch.linalg.qr(v[:4].T)[0].T, 0
+            o[:, :4] = torch.linalg.qr(o[:, 8:12])[0]
+        else:
+            for name, p in net.named_parameters():
+                wanted = ATTENTION + what.split()[-1] + ".weight"
+                if name == wanted or (what.startswith("every") and name.endswith(what.split()[1] + ".weight")):
+                    if what.startswith("two"):
+                        p[1] = p[0]
+                    else:
+                        p.zero_()
+    return weights(net)
+
+
+@pytest.mark.parametrize(
+    "what",
+    [
+        "o_proj", "v_proj", "q_proj", "k_proj", "two rows of v_proj", "two rows of q_proj", "every o_proj", "few made", "few read", "others read",
+        "equal sizes",
+    ],
+)  # fmt: skip
+def test_heads_without_full_rank_come_back(what: str, llama: wl.Wiring) -> None:
+    """Branches that begin at nothing, and rows that are equal: what one side does not tell, the other one does."""
+    net, w = made("Llama"), llama
+    a = without_rank(net, what)
+    form = wl.canonical(a, w)
+    assert apart(said(net, a), said(net, form)) < 1e-9
     for kinds in (("heads",), ("order", "signs", "rotations", "heads")):
         b = in_other_bases(a, w, np.random.default_rng(5), kinds)
         al = wl.align(a, b, w)
         assert al.distance_before > 0.5
         assert al.distance_after < 1e-5, str(al)
         assert apart(said(net, b), said(net, al.state)) < 1e-9
-        assert wl.compare(a, b, w).verdict == "same up to symmetry"
-    assert apart(said(net, a), said(net, wl.canonical(a, w))) < 1e-9
+        assert relative(form, wl.canonical(b, w)) < 1e-6
+    assert wl.compare(a, b, w).verdict == "same up to symmetry"
     noise = np.random.default_rng(1)
     near = noisy(a, w, noise, 0.1)
-    back = wl.align(a, in_other_bases(near, w, noise), w)
+    back = wl.align(a, in_other_bases(near, w, noise), w, restarts=0)
     assert back.distance_after < 1.3 * relative(a, near)
+
+
+# ---- heads of every shape
+
+SHAPES: dict[str, tuple[str, dict[str, Any]]] = {
+    "heads of 2": ("Llama", {"num_attention_heads": 8, "num_key_value_heads": 4}),
+    "heads of 3": ("GPTNeoX", {"hidden_size": 12, "num_key_value_heads": 4, "rotary_pct": 0.67}),
+    "one head": ("Llama", {"hidden_size": 8, "num_attention_heads": 1, "num_key_value_heads": 1}),
+    "tied": ("Qwen3", {"head_dim": 4, "tie_word_embeddings": True}),
+    "one key for all": ("Qwen2", {"num_key_value_heads": 1}),
+    "norms behind": ("Olmo2", {**TOKENS, "num_attention_heads": 8, "num_key_value_heads": 4}),
+    "norms behind, one key for all": ("Olmo2", {**TOKENS, "num_key_value_heads": 1}),
+    "norms behind, one head": ("Olmo2", {**TOKENS, "hidden_size": 8, "num_attention_heads": 1, "num_key_value_heads": 1}),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_heads_of_every_shape_come_back_and_have_one_canonical_form(shape: str) -> None:
+    family, sizes = SHAPES[shape]
+    net = made(family, **sizes)
+    w, a = wl.trace(net, EXAMPLE), weights(net)
+    for seed in (0, 1):
+        come_back(net, w, a, in_other_bases(a, w, np.random.default_rng(seed)))
+    other = weights(made(family, 8, **sizes))
+    assert relative(wl.canonical(a, w), wl.canonical(other, w)) > 0.3
+
+
+def test_gains_of_queries_and_keys_are_rescaled_against_each_other() -> None:
+    net = made("Olmo2", **TOKENS)
+    w, a = wl.trace(net, EXAMPLE), weights(net)
+    assert {b.kind for b in w.bases if b.name.startswith("queries")} == {"scales"}
+    b = weights(net)
+    for name, factor in (("q_norm", 2.0), ("k_norm", 0.5)):
+        b[f"{ATTENTION}{name}.weight"] *= factor
+    assert apart(said(net, a), said(net, b)) < 1e-12
+    assert wl.align(a, b, w).distance_after < 1e-9
+    assert relative(wl.canonical(a, w), wl.canonical(b, w)) < 1e-9
 
 
 # ---- heads that are in no group

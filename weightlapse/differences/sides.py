@@ -2,26 +2,21 @@
 
 from __future__ import annotations
 
-import importlib
 import os
-import re
 import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from weightlapse.adapters.arrays import EntrySource, Patterns, flatten, stored
-from weightlapse.adapters.checkpoint_files import READERS, missing_shards
-from weightlapse.adapters.checkpoints import file_or_folder, read_checkpoint
 from weightlapse.adapters.find import find_source
 from weightlapse.adapters.source import Selection
 from weightlapse.differences.tensor import Bytes, FileBytes, MadeBytes, Tensor
-from weightlapse.errors import CannotRecord, InvalidArgument, WeightlapseError
+from weightlapse.errors import CannotRecord, InvalidArgument
+from weightlapse.recording.given import at_path, frame_at
 from weightlapse.store.portable import OPEN_FLAGS
-from weightlapse.store.remote import is_url
 from weightlapse.wiring.programs.find import is_keras
 
 if TYPE_CHECKING:
@@ -29,7 +24,6 @@ if TYPE_CHECKING:
 
 _WRAPPERS = ("_orig_mod.", "module.")
 _OF_WRAPPERS = ("n_averaged",)  # what a wrapper (AveragedModel) holds itself
-_INDEXES = "*.index.json"
 
 
 class Side(dict[str, Tensor]):
@@ -70,124 +64,12 @@ def _side(what: Any, which: str, descriptors: dict[str, int]) -> Side:
 
 
 def _of_path(path: str | os.PathLike[str], descriptors: dict[str, int]) -> Side:
-    text = os.fspath(path)
-    if is_url(text):
-        bare, _, step = text.rpartition("@")
-        return (
-            _of_recording(load(bare), _step(step, text))
-            if bare and "/" not in step
-            else _of_recording(load(text), None)
-        )
-    if not os.path.lexists(text) and "@" in text:
-        bare, _, step = text.rpartition("@")
-        if bare and os.path.lexists(bare):
-            if not os.path.isdir(bare):
-                raise InvalidArgument(f"{bare} is a file and has no steps: leave '@{step}' out")
-            return _of_recording(load(bare), _step(step, text))
-    place = Path(text)
-    if file_or_folder(place) == "folder":
-        return _of_folder(place, descriptors)
-    if not place.name.endswith(tuple(READERS)):
-        raise InvalidArgument(f"{place} is neither a recording nor a checkpoint; known endings: {', '.join(READERS)}")
-    return _of_arrays(read_checkpoint(place), str(place), descriptors)
-
-
-def _step(text: str, whole: str) -> int:
-    if text.lstrip("-").isdigit() and len(text) < 19:
-        return int(text)
-    raise InvalidArgument(f"{whole!r} does not exist, and what follows '@' is no step: write it as run@500")
-
-
-def _of_folder(path: Path, descriptors: dict[str, int]) -> Side:
-    """A recording, or a checkpoint: one file, an index with its files, or nothing but shards."""
-    if (path / "manifest.json").exists():
-        return _of_recording(load(path), None)
-    indexes, files = sorted(path.glob(_INDEXES)), sorted(path.glob("*.safetensors"))
-    if any((path / name).is_file() for name in _KNOWN):
-        notes = _left_out(path)
-        _check_index(path, found := read_checkpoint(path))
-        side = _of_arrays(found, str(path), descriptors)
-        side.notes = notes
-        return side
-    if len(indexes) > 1 or not files:
-        if not indexes and not any(path.glob("*.bin")) and (found_run := _recording_or_none(path)) is not None:
-            return found_run
-        said = (
-            f"has {len(indexes)} indexes, so which one counts is unknown"
-            if indexes
-            else "holds neither a recording nor a checkpoint"
-        )
-        raise InvalidArgument(f"{path} {said}: give one file, or a folder of one checkpoint")
-    if not indexes:
-        _check_shards(path, files)
-    arrays: dict[str, Any] = {}
-    for file in files:
-        for name, value in read_checkpoint(file).items():
-            if name in arrays:
-                raise CannotRecord(f"{path} holds two tensors with the name {name[:80]!r}: which one counts is unknown")
-            arrays[name] = value
-    _check_index(path, arrays)
-    return _of_arrays(arrays, str(path), descriptors)
-
-
-_KNOWN = (
-    *("model.safetensors.index.json", "pytorch_model.bin.index.json"),
-    *("model.safetensors", "pytorch_model.bin", "adapter_model.safetensors"),
-)
-
-
-def _left_out(path: Path) -> tuple[str, ...]:
-    """Say which weights beside those of a folder's checkpoint are not read; refuse where they change what the network is (an adapter)."""
-    read = next(name for name in _KNOWN if (path / name).is_file())
-    adapters = sorted(f.name for f in path.glob("adapter_model*") if f.name.endswith((".safetensors", ".bin")))
-    if adapters and not read.startswith("adapter_model"):
-        raise InvalidArgument(
-            f"{path} holds {read} and {adapters[0]}, weights and an adapter to them: give the file that is meant"
-        )
-    stem = read.split(".")[0]
-    parts = (
-        re.compile(rf"{stem}(-\d+-of-\d+)?\.(safetensors|bin)")
-        if read.endswith(".index.json")
-        else re.compile(re.escape(read))
-    )
-    kinds = [
-        f.name for ending in ("*.safetensors", "pytorch_model*.bin", "adapter_model*.bin") for f in path.glob(ending)
-    ]
-    others = sorted(name for name in kinds if not parts.fullmatch(name))
-    if not others:
-        return ()
-    more = f" and {len(others) - 1} more" if len(others) > 1 else ""
-    return (f"of {path}, {read} was read and {others[0]}{more} left out",)
-
-
-def _check_shards(path: Path, files: list[Path]) -> None:
-    """Refuse a checkpoint without an index, of whose shards some are not there."""
-    if short := missing_shards(file.name for file in files):
-        raise CannotRecord(f"{path} is not whole: {short}, and no index names them")
-
-
-def _recording_or_none(path: Path) -> Side | None:
-    try:
-        return _of_recording(load(path), None)
-    except WeightlapseError:
-        return None
-
-
-def _check_index(path: Path, arrays: Mapping[str, Any]) -> None:
-    """Refuse a checkpoint whose index names tensors that none of its files holds: a shard is old or was cut off."""
-    import json
-
-    for index in sorted(path.glob(_INDEXES))[:1]:
-        try:
-            named = list(json.loads(index.read_bytes())["weight_map"])
-        except (OSError, ValueError, LookupError, TypeError, RecursionError):
-            raise CannotRecord(f"{index} is no index of a sharded checkpoint") from None
-        missing = [name for name in named if name not in arrays]
-        if missing:
-            raise CannotRecord(
-                f"{index} names {len(missing)} tensors that the files beside it do not hold, the first {missing[0][:80]!r}: "
-                "a file is missing or from another checkpoint"
-            )
+    found = at_path(path)
+    if found.run is not None:
+        return _of_recording(found.run, found.step)
+    side = _of_arrays(found.arrays, found.label, descriptors)
+    side.notes = found.notes
+    return side
 
 
 def _of_arrays(arrays: Mapping[str, Any], label: str, descriptors: dict[str, int]) -> Side:
@@ -214,22 +96,8 @@ def _of_arrays(arrays: Mapping[str, Any], label: str, descriptors: dict[str, int
 # ---- recordings ---------------------------------------------------------------------------------------------------
 
 
-def load(path: str | os.PathLike[str]) -> Recording:
-    """Imported when there is a recording: files of weights are compared in less time than that takes."""
-    run: Recording = importlib.import_module("weightlapse.recording.recording").load(path)
-    return run
-
-
 def _of_recording(run: Recording, step: int | None) -> Side:
-    if run.frames == 0:
-        raise InvalidArgument(f"{run.path} has no frames yet, so there is nothing to compare")
-    if step is None:
-        frame = run.frames - 1
-    else:
-        found = np.flatnonzero(run.steps == step)
-        if not len(found):
-            run.state(step)  # raises MissingStep, which names the nearest
-        frame = int(found[0])
+    frame = frame_at(run, step)
     side = Side()
     side.label = f"{run.path}@{int(run.steps[frame])}"
     side.wiring = run.wiring

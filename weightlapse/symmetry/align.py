@@ -13,7 +13,7 @@ from weightlapse.symmetry.activations import match_activations
 from weightlapse.symmetry.alignment import Alignment
 from weightlapse.symmetry.barrier import Line
 from weightlapse.symmetry.elements import Elements
-from weightlapse.symmetry.nets import Nets
+from weightlapse.symmetry.nets import Nets, given
 from weightlapse.symmetry.rebase import Rebase, Rebased
 from weightlapse.symmetry.run import Runner, data_of
 from weightlapse.symmetry.search import NEAR, Found, Search
@@ -56,8 +56,9 @@ def align(
     What b computes stays the same; this is checked on every call (by undoing the moves, and by running b when it is a module
     and there is data).
 
-    a, b: torch modules, Keras models, Flax NNX or Equinox modules, or mappings of names to arrays or tensors, of one architecture. wiring: from ``wl.trace`` or
-    ``Wiring.from_spec``; may be left out when a module and ``data`` are given. data: inputs (samples first), or
+    a, b: torch modules, Keras models, Flax NNX or Equinox modules, mappings of names to arrays or tensors, recordings (their last frame), or paths of
+    checkpoints (files, folders of shards), of recordings, or of one step ("run@500"); of one architecture. wiring: from ``wl.trace`` or
+    ``Wiring.from_spec``; may be left out when a recording holds one, or a module and ``data`` are given. data: inputs (samples first), or
     ``(inputs, integer labels)``: matching by activations is tried too, and the result with the lower loss half way between
     both networks is returned. symmetries: "auto" for all that each group has, or some of "permutation", "sign",
     "scale", "basis" (streams and heads in other bases). restarts: further random starts; "auto" gives small networks a few. seed: for these.
@@ -90,6 +91,8 @@ def align(
     >>> found.distance_after, found.state["b.weight"].tolist()
     (0.0, [[10.0, 20.0, 30.0]])
     """
+    (a, of_a), (b, of_b) = given(a), given(b)
+    wiring = wiring or of_a or of_b
     nets = Nets.of(a, b)
     if device is None:
         device = device_of(*(state_of(n) for n in (nets.b, nets.a)))

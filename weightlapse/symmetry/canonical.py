@@ -8,17 +8,26 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from weightlapse.errors import InvalidArgument
 from weightlapse.symmetry.elements import Elements, depth
 from weightlapse.symmetry.match import Matcher, Move
-from weightlapse.symmetry.nets import runnable
+from weightlapse.symmetry.nets import given, runnable
 from weightlapse.symmetry.own_bases import OwnBases
 from weightlapse.symmetry.scale import balance, rescaled
 from weightlapse.symmetry.states import Weights, check_values, check_weights, check_wiring_fits, float_arrays, state_of
 from weightlapse.symmetry.units import Units, allowed_symmetries
+from weightlapse.symmetry.with_bases import WithBases
+from weightlapse.wiring.arrays import at_home, check_device, device_of, in_full_precision
 from weightlapse.wiring.data import Wiring
 
 
-def canonical(net: Any, wiring: Wiring, *, symmetries: Literal["auto"] | Iterable[str] = "auto") -> dict[str, Any]:
+def canonical(
+    net: Any,
+    wiring: Wiring | None = None,
+    *,
+    symmetries: Literal["auto"] | Iterable[str] = "auto",
+    device: Any = None,
+) -> dict[str, Any]:
     """The network in its canonical guise: same function, units in an order, sign and scale of their own.
 
     Order: by the squared size of all that belongs to a unit, largest first. Sign: the largest weight whose other end
@@ -26,7 +35,13 @@ def canonical(net: Any, wiring: Wiring, *, symmetries: Literal["auto"] | Iterabl
     `weightlapse.symmetry.scale`). Permuted and sign-flipped copies come out bit for bit equal, so their bytes can be hashed; rescaled copies
     equal to rounding. Units that tie exactly (duplicates, units without weights) keep their order.
 
-    net: a module or mapping of arrays or tensors; the result maps the same names to values of the same kind.
+    Bases (see `weightlapse.symmetry.own_bases`) are those of the network's own axes: copies in other bases come out equal to 1e-6 and better.
+
+    net: a module or mapping of arrays or tensors, a recording (its last frame) or a path, as ``wl.align`` takes them; the result maps the same
+    names to values of the same kind. wiring: may be left out for a recording that holds one. device: where products of weights are made; default: where the
+    weights are.
+
+    Raises InvalidArgument without a wiring, or for a device that is not there.
 
     >>> import numpy as np, weightlapse as wl
     >>> w = wl.Wiring.from_spec('''
@@ -39,21 +54,35 @@ def canonical(net: Any, wiring: Wiring, *, symmetries: Literal["auto"] | Iterabl
     >>> wl.canonical({"a.weight": np.array([[1.0], [-5.0]]), "b.weight": np.array([[3.0, 4.0]])}, w)["a.weight"].tolist()
     [[5.0], [1.0]]
     """
+    net, of_run = given(net)
+    wiring = wiring or of_run
+    if wiring is None:
+        raise InvalidArgument("the wiring is missing: pass wiring=wl.trace(model, example)")
     net = runnable(net)
     state = state_of(net)
     check_values(state, "given")
     check_weights(net, state, wiring, "given")
-    return canonical_elements(state, wiring, symmetries=symmetries).on_state(state, wiring)
+    if device is None:
+        device = device_of(state)
+    else:
+        check_device(device)
+    with in_full_precision(device):
+        found = canonical_elements(state, wiring, symmetries=symmetries, device=device)
+        return found.on_state(state, wiring, device) if isinstance(found, WithBases) else found.on_state(state, wiring)
 
 
 def canonical_elements(
-    state: Mapping[str, Any], wiring: Wiring, *, symmetries: Literal["auto"] | Iterable[str] = "auto"
+    state: Mapping[str, Any],
+    wiring: Wiring,
+    *,
+    symmetries: Literal["auto"] | Iterable[str] = "auto",
+    device: Any = None,
 ) -> Elements:
     """What brings ``state`` into canonical form; ``.on_state`` does the same to other frames of its run."""
     check_wiring_fits(state, wiring)
     allowed = allowed_symmetries(symmetries)
     if wiring.bases and "basis" in allowed:
-        own = OwnBases(state, wiring, allowed)
+        own = OwnBases(state, wiring, allowed, device)
         matcher = _in_order(own.arrays, own.rest, allowed)
         return own.element(matcher.at, matcher.b)
     names = dict.fromkeys(m.tensor for g in wiring.groups for m in g.members if m.roles != {"stat"})
@@ -76,7 +105,7 @@ def _in_order(arrays: Weights, wiring: Wiring, allowed: frozenset[str]) -> Match
 
 def _weight(b: Weights, u: Units) -> NDArray[np.float64]:
     """The squared size of each unit; summed in sorted order, so that no reordering elsewhere changes a single bit."""
-    squares = [np.square(p.rows(b[p.tensor]), dtype=np.float64) for p in u.voters]
+    squares = [np.square(at_home(p.rows(b[p.tensor])), dtype=np.float64) for p in u.voters]
     total: NDArray[np.float64] = np.sort(np.concatenate(squares, axis=1), axis=1).sum(axis=1)
     return total
 
@@ -99,7 +128,7 @@ def _largest(matcher: Matcher, u: Units, unsettled: set[str]) -> NDArray[np.floa
     for p in u.voters:
         if p.exponent % 2 == 0 or any(g.name in unsettled for g in matcher.neighbours(p)):
             continue
-        values = matcher.b[p.tensor]
+        values = at_home(matcher.b[p.tensor])
         nested = matcher.nesting.cells(u.name).get(p.tensor)
         rows = p.rows(values if nested is None else np.where(nested > 0, 0, values))
         value = rows[np.arange(u.size), np.abs(rows).argmax(axis=1)].astype(np.float64)

@@ -16,7 +16,7 @@ from weightlapse.symmetry.alignment import Alignment
 from weightlapse.symmetry.barrier import Barrier, Line, Repair
 from weightlapse.symmetry.cka import cka
 from weightlapse.symmetry.identify import Identifiability, fresh, identifiability
-from weightlapse.symmetry.nets import Nets
+from weightlapse.symmetry.nets import Nets, given
 from weightlapse.symmetry.reducible import Health, Reducible, inspect
 from weightlapse.symmetry.run import Data, Runner, data_of
 from weightlapse.symmetry.search import Found
@@ -31,6 +31,7 @@ from weightlapse.symmetry.states import (
     state_of,
 )
 from weightlapse.symmetry.verdict import explanation
+from weightlapse.wiring.arrays import check_device
 from weightlapse.wiring.data import Wiring
 
 Verdict = Literal["identical", "same up to symmetry", "same function on the data", "different"]
@@ -111,13 +112,14 @@ def compare(
     tolerance: float = 1e-5,
     points: int = 11,
     seed: int = 0,
+    device: Any = None,
 ) -> Comparison:
     """Say whether two networks are the same, and in what sense.
 
-    a, b: torch modules, Keras models, Flax NNX or Equinox modules, or mappings of names to arrays (then only their weights are compared). wiring: of a; traced when a
-    module and ``data`` are given. data: inputs, samples first, or ``(inputs, integer labels)``. tolerance: the relative
-    distance below which weights, and functions, count as equal. points: mixtures on the line between the networks, for the
-    barrier; 0 leaves it out.
+    a, b: torch modules, Keras models, Flax NNX or Equinox modules; or mappings of names to arrays, recordings and paths, as ``wl.align`` takes them (then only
+    their weights are compared). wiring: of a; a recording's, or traced when a module and ``data`` are given. data: inputs, samples first, or
+    ``(inputs, integer labels)``. tolerance: the relative distance below which weights, and functions, count as equal. points: mixtures on the line
+    between the networks, for the barrier; 0 leaves it out. device: where weights are aligned, as in ``wl.align``.
 
     Raises VacuousComparison when the outputs of both are constant on the data: then any two dead networks are equal; CannotAlign,
     naming the tensor, when a weight is NaN or Inf, or has no values (meta device).
@@ -135,8 +137,11 @@ def compare(
     >>> wl.compare(x, y, w).verdict
     'same up to symmetry'
     """
+    (a, of_a), (b, of_b) = given(a), given(b)
+    if device is not None:
+        check_device(device)
     nets = Nets.of(a, b)
-    found = _Comparing(nets.a, nets.b, wiring, data, tolerance, points, seed).result()
+    found = _Comparing(nets.a, nets.b, wiring or of_a or of_b, data, tolerance, points, seed, device).result()
     return found if found.alignment is None else replace(found, alignment=nets.given_back(found.alignment))
 
 
@@ -144,8 +149,17 @@ class _Comparing:
     """One comparison under way: states, runners and notes that its steps share."""
 
     def __init__(
-        self, a: Any, b: Any, wiring: Wiring | None, data: Any, tolerance: float, points: int, seed: int
+        self,
+        a: Any,
+        b: Any,
+        wiring: Wiring | None,
+        data: Any,
+        tolerance: float,
+        points: int,
+        seed: int,
+        device: Any = None,
     ) -> None:
+        self.device = device
         self.nets = (a, b)
         self.states = (state_of(a), state_of(b))
         for state, which in zip(self.states, ("first", "second")):
@@ -249,6 +263,7 @@ class _Comparing:
                 seed=self.seed,
                 wiring_b=self.wiring_b,
                 merge=self.tolerance,
+                device=self.device,
             )
         except CannotAlign as error:
             self.notes.append(f"the hidden units were not aligned: {error}")

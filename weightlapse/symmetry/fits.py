@@ -307,7 +307,7 @@ def _span(x: Matrix) -> Matrix:
 def _missing(m: Matrix, x: Matrix) -> Matrix:
     """Further functionals, orthonormal, that make ``m`` (some, size) a basis and are 0 on x."""
     both = np.concatenate([m, _span(x).T])
-    u, sizes, v = np.linalg.svd(both)
+    _, sizes, v = np.linalg.svd(both)
     found: Matrix = v[int((sizes > EMPTY * sizes.max(initial=0.0)).sum()) :]
     return found
 

@@ -1,4 +1,4 @@
-"""Following units through time: alignments chained frame to frame, and the step at which two runs from one start part ways.
+"""Following units, and bases, through time: alignments chained frame to frame, and the step at which two runs from one start part ways.
 
 Matching the ends of two long trainings asks too much of the weights: by then a unit may look like another one's past. From one frame to the next it
 has hardly moved, so each alignment starts where the one before ended, and is left only for one that is clearly nearer (*hysteresis*): a unit does not
@@ -7,6 +7,7 @@ change its name because two candidates come out even once.
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -14,17 +15,22 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from weightlapse.errors import InvalidArgument
+from weightlapse.errors import CannotAlign, InvalidArgument
 from weightlapse.progress import track
 from weightlapse.recording.run import Run
 from weightlapse.symmetry.elements import Elements, identity
-from weightlapse.symmetry.search import Search
-from weightlapse.symmetry.states import check_wiring_fits, float_arrays, wired_arrays
+from weightlapse.symmetry.rebase import Rebase
+from weightlapse.symmetry.search import Found, Search
+from weightlapse.symmetry.states import check_wiring_fits, distance, float_arrays, wired_arrays
 from weightlapse.symmetry.units import units_of
-from weightlapse.wiring.data import Wiring
+from weightlapse.symmetry.with_bases import FirstNames
+from weightlapse.wiring.data import Basis, Wiring
 
 HYSTERESIS = 0.05  # a new alignment must take away at least this part of the distance that the old one leaves
+DRIFT = 0.2  # and this part of the distance to an older frame, against which a slow drift adds up
+_LEAP = 0.3  # a distance from one frame to the next that no training makes: bases are searched from nothing again
 PLAIN = frozenset({"permutation", "sign", "scale"})
+ALL = PLAIN | {"basis"}
 _NEAR = 0.5  # the cosine that partners have at least
 _LOST = 0.5  # a layer has parted when no more than this part of its units has a partner
 
@@ -33,10 +39,59 @@ def stepped(
     a: Mapping[str, Any], b: Mapping[str, Any], wiring: Wiring, before: Elements, allowed: frozenset[str]
 ) -> Elements:
     """The element that brings b onto a, begun at ``before`` and that one itself unless another is clearly nearer."""
+    return nearer(a, b, wiring, before, allowed, HYSTERESIS) or before
+
+
+def nearer(
+    a: Mapping[str, Any],
+    b: Mapping[str, Any],
+    wiring: Wiring,
+    before: Elements,
+    allowed: frozenset[str],
+    by: float,
+) -> Elements | None:
+    """An element that brings b onto a and leaves at most ``1 - by`` of the distance that ``before`` does; None where there is none.
+
+    Bases have many numbers, which fit some of any movement: what they would take away by chance (as many of its squares as they
+    are of the network's numbers) does not count.
+    """
+    if wiring.bases and "basis" in allowed:
+        rebase = Rebase(a, b, wiring, allowed)
+        here = _left(rebase, before)
+        found: Found | None = rebase.run(before)
+        if found is not None and found.distance > _LEAP:
+            afresh = Rebase(a, b, wiring, allowed).run()
+            found = afresh if afresh is not None and afresh.distance < found.distance else found
+        size = sum(math.prod(wiring.shapes[n]) for n in rebase.names)
+        free = min(sum(_free(s) for s in wiring.bases) / size, 0.9)
+        some = here * (1 - by) * (1 - free) ** 0.5
+        return found.elements if found is not None and found.distance < some else None
     search = Search(*wired_arrays(a, b, wiring), wiring, allowed - {"basis"})
-    here = search.judged(before, "before")
-    found = search.polish(before, "followed")
-    return found.elements if found.distance < here.distance * (1 - HYSTERESIS) else before
+    left = search.judged(before, "before").distance
+    polished = search.polish(before, "followed")
+    return polished.elements if polished.distance < left * (1 - by) else None
+
+
+def _left(rebase: Rebase, before: Elements) -> float:
+    """The distance that an element leaves; infinite where it cannot be applied any more."""
+    try:
+        moved = before.on_state(rebase.state_b, rebase.wiring)
+    except CannotAlign:
+        return math.inf
+    x, y = (FirstNames(s, rebase.wiring) for s in (rebase.state_a, moved))
+    return distance(x, y, rebase.names)
+
+
+def _free(s: Basis) -> int:
+    """How many numbers a matrix of the basis's kind is given by."""
+    rest = s.size - sum(len(p) for p in s.pairs)
+    return {
+        "orthogonal": s.size * (s.size - 1) // 2,
+        "centred": (s.size - 1) * (s.size - 2) // 2,
+        "rotary": 2 * len(s.pairs) + rest**2,
+        "scales": len(s.pairs),
+        "signs": 0,
+    }.get(s.kind, s.size**2)
 
 
 def own_partners(a: Mapping[str, Any], b: Mapping[str, Any], wiring: Wiring) -> dict[str, float]:
@@ -61,13 +116,56 @@ def own_partners(a: Mapping[str, Any], b: Mapping[str, Any], wiring: Wiring) -> 
     return out
 
 
+def chance(
+    a: Mapping[str, Any], b: Mapping[str, Any], wiring: Wiring, allowed: frozenset[str], draws: int = 3
+) -> dict[str, float]:
+    """`own_partners` of each group where there is nothing to find: the largest share over some networks with b's numbers in random places."""
+    rng = np.random.default_rng(0)
+    wired = {m.tensor for g in wiring.groups for m in g.members if m.roles != {"stat"}}
+    most = dict.fromkeys((g.name for g in wiring.groups), 0.0)
+    for _ in range(draws):
+        stranger = {
+            n: rng.permutation(np.asarray(v).ravel()).reshape(np.shape(v))
+            if (first := wiring.canonical_name(n)) in wired and n == first
+            else v
+            for n, v in b.items()
+        }
+        stranger |= {
+            n: stranger[f] for f, rest in wiring.aliases.items() if f in stranger for n in rest if n in stranger
+        }
+        found = begun(a, stranger, wiring, allowed, 0, 0)
+        for name, share in own_partners(a, found.on_state(stranger, wiring), wiring).items():
+            most[name] = max(most[name], share)
+    return most
+
+
+def begun(
+    a: Mapping[str, Any], b: Mapping[str, Any], wiring: Wiring, allowed: frozenset[str], restarts: int, seed: int
+) -> Elements:
+    """The element that brings b onto a, from nothing."""
+    search = Search(*wired_arrays(a, b, wiring), wiring, allowed - {"basis"})
+    found = search.run(restarts, np.random.default_rng(seed))
+    if wiring.bases and "basis" in allowed and found.distance > HYSTERESIS:
+        turned = Rebase(a, b, wiring, allowed).run()
+        if turned is not None and turned.distance < found.distance:
+            return turned.elements
+    return found.elements
+
+
 def parting_steps(
-    matched: NDArray[np.float64], steps: NDArray[np.int64], groups: Sequence[str]
+    matched: NDArray[np.float64],
+    steps: NDArray[np.int64],
+    groups: Sequence[str],
+    by_chance: Mapping[str, float] | None = None,
 ) -> dict[str, int | None]:
-    """For each group the first step from which on most of its units never find their partner again; None when they do at the end."""
+    """For each group the first step from which on most of its units never find their partner again; None when they do at the end.
+
+    Units of strangers find some: ``by_chance`` is their share, and half of what is above it must be found.
+    """
     out: dict[str, int | None] = {}
     for j, name in enumerate(groups):
-        held = np.flatnonzero(matched[:, j] > _LOST)
+        lost = max(_LOST, (1 + (by_chance or {}).get(name, 0.0)) / 2)
+        held = np.flatnonzero(matched[:, j] > (lost if by_chance else _LOST))
         last = int(held[-1]) if len(held) else -1
         out[name] = int(steps[last + 1]) if last + 1 < len(steps) else None
     return out
@@ -93,7 +191,7 @@ class FollowedRun:
 
     @property
     def moved(self) -> list[int]:
-        """The steps at which the units changed their order, against the frame before."""
+        """The steps at which units changed their order, or streams and heads their basis, against the frame before."""
         return [int(s) for s, x, y in zip(self.steps[1:], self._elements, self._elements[1:]) if x is not y]
 
     def element(self, i: int) -> Elements:
@@ -132,7 +230,8 @@ def follow(
     """Give every unit of a recording one number for all its life.
 
     A training keeps its units in place, but a file may not: it was resumed from a reordered checkpoint, merged, pruned and sorted. Frame after frame the
-    recording is aligned to the followed frame before it (orders, signs and scales of the wiring), with hysteresis. run: of ``wl.load``, or its path. wiring:
+    recording is aligned to the followed frame before it (orders, signs, scales and bases of the wiring), with hysteresis; a slow drift of a basis, which no
+    single frame shows, is found against the last frame at which something was moved. run: of ``wl.load``, or its path. wiring:
     default, the recording's. frames: frame numbers, ascending; default all.
 
     Raises InvalidArgument without a wiring or for frames that are not there, CannotAlign where tensors change their shape in between.
@@ -165,10 +264,16 @@ def follow(
         )
     elements = [identity(w)]
     before = dict(run.state(frame=int(chosen[0])))
+    settled = before  # the frame since which nothing was moved
     check_wiring_fits(before, w)
     for frame in track(list(chosen[1:]), "following"):
         state = dict(run.state(frame=int(frame)))
         check_wiring_fits(state, w)
-        elements.append(stepped(before, state, w, elements[-1], PLAIN))
+        last = elements[-1]
+        found = nearer(before, state, w, last, ALL, HYSTERESIS)
+        if found is None and w.bases and settled is not before:
+            found = nearer(settled, state, w, last, ALL, DRIFT)
+        elements.append(last if found is None else found)
         before = elements[-1].on_state(state, w)
+        settled = settled if found is None else before
     return FollowedRun(run, w, chosen, elements)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -10,6 +12,7 @@ import numpy as np
 
 from weightlapse.symmetry.alignment import Alignment
 from weightlapse.symmetry.states import Renamed, is_module, state_of
+from weightlapse.wiring.data import Wiring
 from weightlapse.wiring.naming import paired_names, shapes_of
 from weightlapse.wiring.programs.find import is_foreign, program_of
 
@@ -39,6 +42,30 @@ class Nets:
             return found
         state = {self.own.get(n, n): _array(v) if self.arrays else v for n, v in found.state.items()}
         return replace(found, state=state, names=dict(self.own))
+
+
+def given(what: Any) -> tuple[Any, Wiring | None]:
+    """A network as it was given, or the state that lies at a path or at the end of a recording; and the wiring of a recording.
+
+    Paths: a checkpoint (file, folder of shards), a recording, or one step of it ("run@500"). Raises what `weightlapse.recording.given.at_path` does.
+    """
+    if isinstance(what, (str, os.PathLike)):
+        from weightlapse.recording.given import at_path
+
+        found = at_path(what)
+        if found.run is None:
+            return found.widened(), None
+        return _state_at(found.run, found.step)
+    recordings = sys.modules.get("weightlapse.recording.recording")  # of what was never imported there is none
+    if recordings is not None and isinstance(what, recordings.Recording):
+        return _state_at(what, None)
+    return what, None
+
+
+def _state_at(run: Any, step: int | None) -> tuple[dict[str, Any], Wiring | None]:
+    from weightlapse.recording.given import frame_at
+
+    return dict(run.state(frame=frame_at(run, step))), run.wiring
 
 
 class _Under(Renamed):

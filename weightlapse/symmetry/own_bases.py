@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from typing import Any
@@ -15,7 +16,7 @@ from weightlapse.symmetry.rebase import anchors, sides
 from weightlapse.symmetry.scale import balance, rescaled
 from weightlapse.symmetry.units import units_of
 from weightlapse.symmetry.with_bases import FirstNames, WithBases
-from weightlapse.wiring.arrays import Numbers
+from weightlapse.wiring.arrays import Numbers, at_home, doubled
 from weightlapse.wiring.change import Changed, centring, change, fold, gain, held, left, rows, tensors_of
 from weightlapse.wiring.data import Basis, Group, Member, Wiring
 
@@ -32,12 +33,12 @@ class OwnBases:
     span stays as it is, and one whose gain is 0 somewhere is only ordered and flipped. Inside a head, both sides get one diagonal Gram matrix, sorted.
     """
 
-    def __init__(self, state: Mapping[str, Any], wiring: Wiring, allowed: frozenset[str]) -> None:
+    def __init__(self, state: Mapping[str, Any], wiring: Wiring, allowed: frozenset[str], device: Any = None) -> None:
         self.wiring = wiring
         names = dict.fromkeys(m.tensor for g in wiring.groups for m in g.members if m.roles != {"stat"})
         names.update(dict.fromkeys(tensors_of(wiring.bases)))
-        first = FirstNames(state, wiring)
-        self.arrays = Changed({n: first[n].astype(np.float64) for n in names})
+        first = FirstNames(state, wiring, device)
+        self.arrays = Changed({n: doubled(first[n]) for n in names}, device=device)
         self.matrices: dict[str, NDArray[np.float64]] = {}
         self.gains: dict[str, NDArray[np.float64]] = {}
         for s in wiring.bases:
@@ -77,12 +78,12 @@ class OwnBases:
         """
         before = dict(self.matrices)
         given = self.arrays.copy()
-        rounds = _ROUNDS if sum(v.size for v in self.arrays.values()) > _SMALL else 20 * _ROUNDS
+        rounds = _ROUNDS if sum(math.prod(self.wiring.shapes[n]) for n in self.arrays) > _SMALL else 20 * _ROUNDS
         for _ in range(rounds):
             worst = 0.0
             for s in bases:
                 with np.errstate(all="ignore"):
-                    m = own(s, *sides(given, s))
+                    m = own(s, *(at_home(v) for v in sides(given, s)))
                     total = m @ self.matrices.get(s.name, np.eye(s.size))
                 if not np.isfinite(total).all() or np.abs(total).max() > _FAR:
                     self.matrices = before
@@ -97,7 +98,7 @@ class OwnBases:
             if worst < _SETTLED:
                 break
             moved = rescaled(given, units, factors)
-            given = Changed({n: np.asarray(moved[n]) for n in self.arrays})
+            given = Changed({n: moved[n] for n in self.arrays}, device=given.device)
         for s in bases:
             change(self.arrays, s, self.matrices[s.name])
 
@@ -126,7 +127,7 @@ class OwnBases:
         some = [
             x / np.linalg.norm(x) * np.sqrt(x.size)
             for m in anchors(self.wiring, s)
-            if (x := rows(self.arrays[m.tensor], m)).any()
+            if (x := at_home(rows(self.arrays[m.tensor], m))).any()
         ]
         if not some:
             return None
@@ -155,11 +156,14 @@ class OwnBases:
         for s in inside:
             now = self._now_at(s, ordered)
             flips = ordered.factor[now.name][:, None]
-            self.matrices[s.name] = _by_reference(*sides(arrays, now)) @ (flips * self.matrices[s.name])
-        rest = {s.name for s in inside}
-        ordered = Elements(*({n: v for n, v in d.items() if n not in rest} for d in (ordered.order, ordered.factor)))
+            self.matrices[s.name] = _by_reference(*(at_home(v) for v in sides(arrays, now))) @ (
+                flips * self.matrices[s.name]
+            )
+        mine = set(plain.order)  # the groups that told the signs are none of the network's
+        order = {n: v for n, v in ordered.order.items() if n in mine}
+        factor = {n: v for n, v in ordered.factor.items() if n in mine}
         matrices = {s.name: self.matrices.get(s.name, np.eye(s.size)) for s in self.wiring.bases}
-        return WithBases(plain.order | ordered.order, plain.factor | ordered.factor, matrices, ones, self.gains)
+        return WithBases(plain.order | order, plain.factor | factor, matrices, ones, self.gains)
 
     def _now_at(self, s: Basis, ordered: Elements) -> Basis:
         """The basis in whose place the numbers of this one are, after heads were ordered."""

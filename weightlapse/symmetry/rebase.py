@@ -45,9 +45,11 @@ from weightlapse.wiring.change import (
     unfold,
 )
 from weightlapse.wiring.data import Basis, Group, Member, Wiring
+from weightlapse.wiring.lone_heads import not_searched
 
 Matrix = NDArray[np.float64]
 _ROUNDS = 4
+_CHANCE = 0.9
 _HELD = 2**20  # bytes of a large network's tensors that are held for the next look: its gains
 _SMALL = 4_000_000  # numbers; larger networks are matched in the precision that they are in, and decided upon in double
 
@@ -101,7 +103,7 @@ class Rebase:
         solved |= {c.name for g in wiring.groups for c in wiring.children(g.name) if g.name in solved}
         solved |= {g.name for g in wiring.groups for s in self.bases if s.parent is None and _same_units(s, g)}
         self._parts = _connected(wiring, [g for g in wiring.groups if g.name not in solved])
-        read = {m.tensor for s in inside for m in s.members}
+        read = {m.tensor for s in self.bases if not s.is_stream for m in s.members}
         self.loose = [  # streams that are no basis: their order is as good as that of a basis, and heads stand in it
             g
             for g in wiring.groups
@@ -128,12 +130,19 @@ class Rebase:
 
     # ---- the rounds
 
-    def run(self) -> Rebased | None:
-        """The nearest element that was found; None when there is no basis to change."""
+    def run(self, begin: Elements | None = None) -> Rebased | None:
+        """The nearest element that was found; None when there is no basis to change.
+
+        ``begin``: where streams are to begin, an element that brought a network near to b onto one near to a; else their anchors say.
+        """
         if not self.bases:
             return None
-        turns = {s.name: self._turn(s, self.a, self.b, anchors(self.wiring, s)) for s in self.streams}
-        order = self._by_anchors()
+        if begin is None:
+            turns = {s.name: self._turn(s, self.a, self.b, anchors(self.wiring, s)) for s in self.streams}
+            order = self._by_anchors()
+        else:
+            known = begin.matrices if isinstance(begin, WithBases) else {}
+            turns, order = {s.name: known.get(s.name, np.eye(s.size)) for s in self.streams}, begin
         best: _At | None = None
         for _ in range(_ROUNDS):
             at = self._round(turns, order)
@@ -149,11 +158,10 @@ class Rebase:
             turns, order = further, at.elements
             best.b.forget()  # the next one makes a network of its own
         assert best is not None
-        alone = [s for s in self.bases if s.parent is None and s.kind == "invertible" and not self._first_ends(s)]
-        if alone and best.distance > self._same:
+        if best.distance > self._same and (left := not_searched(self.wiring)):
             self.notes += (
-                f"{len(alone)} bases of values stand in no group of heads ({alone[0].name!r} first): the queries and keys of such heads "
-                "(ALiBi, one head, one head of keys) were not searched for other bases",
+                f"{len(left)} matrices read a stream and stand in no group of hidden units and in no basis ({left[0]!r} first): if they make queries, keys or "
+                "values of heads, these were not searched for other bases",
             )
         before = dict(self.gains_b)
         matrices = {s.name: best.matrices.get(s.name, np.eye(s.size)) for s in self.bases}
@@ -221,9 +229,9 @@ class Rebase:
         for s in self.bases:
             if s.parent is None and s.kind == "scales":
                 self._fit(s, b, matrices, sides(self.a, s), sides(b, s))
-            elif s.parent is None and s.kind == "invertible":
+            elif s.parent is None and s.kind == "invertible":  # rotary pairs and signs wait for their streams
                 self._first_guess(s, b, matrices)
-        still = [s for s in self.bases if s.parent is None and s.kind == "invertible" and s.name not in matrices]
+        still = [s for s in self.bases if s.parent is None and not s.is_stream and s.name not in matrices]
         order, factor = identity(self.wiring).order, identity(self.wiring).factor
         for g in self.loose:
             order[g.name], factor[g.name] = begin.order[g.name], begin.factor[g.name]
@@ -259,16 +267,25 @@ class Rebase:
 
     def _turn(self, s: Basis, a: Changed, b: Changed, members: Sequence[Member]) -> NDArray[np.float64]:
         c = np.zeros((s.size, s.size))
+        energy, numbers = 0.0, 0
         for m in members:
             x, y = rows(a[m.tensor], m), rows(b[m.tensor], m)
-            size = size_of(x) * size_of(y)
-            if size > 0:
-                c += products(x, y).astype(np.float64) * (math.prod(x.shape) / size)
+            of_x, of_y = size_of(x), size_of(y)
+            if of_x * of_y > 0:
+                weight = math.prod(x.shape) / (of_x * of_y)
+                c += products(x, y).astype(np.float64) * weight
+                energy += weight * (of_x**2 + of_y**2)
+                numbers += math.prod(x.shape)
         if not c.any():
             return np.eye(s.size)
         if any(np.ptp(g) > 1e-12 * np.abs(g).max() for n in held(s) for g in (gain(self.b, n),)):
             return signed_order(c, s.kind)
-        return snapped(rotation(c, s.kind, self.device), s.kind)
+        turn = rotation(c, s.kind, self.device)
+        near = snapped(turn, s.kind)
+        # what is left by a reordering with noise, a rotation takes a part away of by chance: as many numbers as it has
+        chance = min(s.size * (s.size - 1) / max(numbers, 1), _CHANCE)
+        gap, least = (max(energy - 2 * float((q * c).sum()), 0.0) for q in (near, turn))
+        return near if gap * (1 - chance) <= least + self._same**2 * energy else turn
 
     def _turned_on(self, s: Basis, turn: NDArray[np.float64], b: Changed) -> NDArray[np.float64]:
         further = self._turn(s, self.a, b, s.members)
@@ -360,11 +377,6 @@ class Rebase:
                         matrices[s.name] = np.asarray(m if sign > 0 else np.linalg.inv(m).T, np.float64)
                         change(b, s, matrices[s.name])
                         return
-
-    def _first_ends(self, s: Basis) -> bool:
-        """Whether one side of a linear layer between others is held by nothing that moves."""
-        fast = {id(m) for m in anchors(self.wiring, s)}
-        return any(all(id(m) in fast for m, e in zip(s.members, s.exponents) if e == sign) for sign in (1, -1))
 
     def _in_streams(self, s: Basis) -> bool:
         """Whether the other axes of its members are of streams only, which are settled before: heads that are in no group."""
@@ -487,8 +499,11 @@ def _connected(wiring: Wiring, groups: Sequence[Group]) -> list[Wiring]:
 
 
 def _same_units(s: Basis, g: Group) -> bool:
-    """Whether the units of a group are the numbers of a basis."""
-    return g.parent is None and all(m in g.members for m in s.members)
+    """Whether the units of a group are numbers of a basis, or the numbers of a basis its units."""
+    if g.parent is not None:
+        return False
+    (mine, theirs) = ({(m.tensor, m.axis, int(p)) for m in x.members for p in m.index.ravel()} for x in (g, s))
+    return all(m in g.members for m in s.members) or mine <= theirs
 
 
 def _arrays(

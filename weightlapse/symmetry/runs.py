@@ -14,7 +14,7 @@ from weightlapse.progress import track
 from weightlapse.recording.renamed import under_names_of
 from weightlapse.recording.run import Run
 from weightlapse.symmetry.elements import Elements
-from weightlapse.symmetry.follow import PLAIN, own_partners, parting_steps, recording_of, stepped
+from weightlapse.symmetry.follow import ALL, PLAIN, begun, chance, own_partners, parting_steps, recording_of, stepped
 from weightlapse.symmetry.search import Search, automatic_restarts
 from weightlapse.symmetry.states import (
     check_same_shapes,
@@ -39,12 +39,23 @@ class AlignedRuns:
     stays the same at every frame.
     """
 
-    def __init__(self, a: Run, b: Run, wiring: Wiring, frames: NDArray[np.int64], elements: list[Elements], mode: Mode):
+    def __init__(
+        self,
+        a: Run,
+        b: Run,
+        wiring: Wiring,
+        frames: NDArray[np.int64],
+        elements: list[Elements],
+        mode: Mode,
+        allowed: frozenset[str] = PLAIN,
+    ):
+        self.allowed = allowed
         self.a, self.b, self.wiring, self.mode = a, b, wiring, mode
         self.frames_a, self.frames_b = frames[0], frames[1]
         self._elements = elements
         self._curves: dict[bool, NDArray[np.float64]] = {}
         self._matched: NDArray[np.float64] | None = None
+        self._parting: dict[str, int | None] | None = None
 
     def __len__(self) -> int:
         return len(self.frames_a)
@@ -92,9 +103,29 @@ class AlignedRuns:
     def parting(self) -> dict[str, int | None]:
         """For each group the step at which the runs part ways for good: from then on most of its units have no partner any more.
 
-        None for a group that is together at the end.
+        None for a group that is together at the end; the first step for one that never was together. What strangers reach by chance (b's numbers
+        in random places, aligned to a as b was) is no partnership.
         """
-        return parting_steps(self.matched, self.steps, [g.name for g in self.wiring.groups])
+        if self._parting is None:
+            by_chance = chance(self.state_a(0), self.raw_state(0), self.wiring, self.allowed)
+            self._parting = parting_steps(self.matched, self.steps, [g.name for g in self.wiring.groups], by_chance)
+        return dict(self._parting)
+
+    def explain(self) -> str:
+        """When each layer's units part for good, in sentences."""
+        parting, first = self.parting, int(self.steps[0])
+        never = [n for n, s in parting.items() if s == first]
+        if parting and len(never) == len(parting):
+            return f"The runs were never the same: they are apart at step {first} already, in every layer."
+        lines = []
+        for name, step in parting.items():
+            if step is None:
+                lines.append(f"{name}: together until the last step, {int(self.steps[-1])}.")
+            elif step == first:
+                lines.append(f"{name}: never the same; apart at step {first} already.")
+            else:
+                lines.append(f"{name}: part ways for good at step {step}.")
+        return "\n".join(lines) or "The wiring has no group of units, so nothing can be followed."
 
     @property
     def raw_distance(self) -> NDArray[np.float64]:
@@ -170,10 +201,9 @@ def align_runs(
     last_a, last_b = (dict(r.state(frame=int(f))) for r, f in zip((a, b), pairs[:, at]))
     check_same_shapes(last_a, last_b)
     check_wiring_fits(last_b, w)
-    allowed = allowed_symmetries(symmetries) & PLAIN
-    search = Search(*wired_arrays(last_a, last_b, w), w, allowed)
-    count = automatic_restarts(search.a) if restarts == "auto" else int(restarts)
-    elements = [search.run(count, np.random.default_rng(seed)).elements]
+    allowed = allowed_symmetries(symmetries) & (ALL if mode == "follow" else PLAIN)
+    count = automatic_restarts(float_arrays(last_a, w.shapes)) if restarts == "auto" else int(restarts)
+    elements = [begun(last_a, last_b, w, allowed, count, seed)]
     if mode == "each":
         for fa, fb in track(list(pairs.T[:-1][::-1]), "aligning frames"):
             both = a.state(frame=int(fa)), b.state(frame=int(fb))
@@ -185,7 +215,7 @@ def align_runs(
         for fa, fb in track(list(pairs.T[1:]), "following"):
             of_a, of_b = dict(a.state(frame=int(fa))), dict(b.state(frame=int(fb)))
             elements.append(stepped(of_a, of_b, w, elements[-1], allowed))
-    return AlignedRuns(a, b, w, pairs, elements, mode)
+    return AlignedRuns(a, b, w, pairs, elements, mode, allowed)
 
 
 def _pairs(a: Run, b: Run, frames: Sequence[int] | NDArray[np.int64] | None) -> NDArray[np.int64]:

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from weightlapse.wiring.bench import Bench
 from weightlapse.wiring.data import Basis, Group, Member, Norm, Wiring
 from weightlapse.wiring.infer import Inference
+from weightlapse.wiring.lone_heads import lone_heads
 from weightlapse.wiring.trials import Trial
 
 # What may act on numbers that are written in another basis: sums, norms and what norms are made of. All else mixes nothing or too much.
@@ -30,6 +31,7 @@ def with_bases(wiring: Wiring, bench: Bench, inf: Inference) -> Wiring:
         guesses = [*_streams(wiring, _first_uses(inf)), *_values(wiring), *_queries(wiring)]
         trial = Trial(wiring, bench)
         kept = trial.sifted(guesses)
+        kept += trial.sifted(list(lone_heads(wiring, kept)))
         if any(b.kind == "signs" for b in kept):
             kept += trial.sifted(list(_gain_pairs(wiring, kept)))
     except Exception as error:  # noqa: BLE001  a network of another build than any guess foresees
@@ -226,7 +228,7 @@ def _guesses(
     out += [
         Basis(name, d, kind, members, exponents, pairs, parent=parent)
         for kind in (("scales", "signs") if all(m.role == "mul" for m in members) else ("rotary", "signs"))  # gains
-        for pairs in _pairings(d)
+        for pairs in pairings(d)
     ]
     return out
 
@@ -256,7 +258,7 @@ def _split(free: NDArray[np.int64], m: Member, inside: Sequence[Group]) -> list[
     return [free]
 
 
-def _pairings(d: int) -> Iterator[tuple[tuple[int, int], ...]]:
+def pairings(d: int) -> Iterator[tuple[tuple[int, int], ...]]:
     """Which numbers rotary positions may turn together: halves or neighbours, of all numbers or of the first or last of them."""
     sizes = [d, d // 2, d // 4, 3 * d // 4, *(r for r in (2 * d // 5, 32, 64) if r < d)]
     for r in dict.fromkeys([*sizes, *range(d - d % 2, 1, -2)] if d <= 16 else sizes):
