@@ -365,19 +365,24 @@ def model_of_models() -> Net:
 # ---- keras.applications, from their configurations, without weights
 
 
-def application(name: str, **options: Any) -> Net:
+def application(name: str, side: int = 32, **options: Any) -> Net:
     build = getattr(keras.applications, name)
-    return build(weights=None, input_shape=(32, 32, 3), classes=3, classifier_activation=None, **options), rows(
-        32, 32, 3
-    )[:2]
+    model = build(weights=None, input_shape=(side, side, 3), classes=3, classifier_activation=None, **options)
+    return model, rows(side, side, 3)[:2]
 
 
 APPLICATIONS: dict[str, Callable[[], Net]] = {
     "MobileNetV2": lambda: application("MobileNetV2", alpha=0.35),
-    "DenseNet": lambda: (
-        keras.applications.DenseNet121(weights=None, input_shape=(32, 32, 3), classes=3), rows(32, 32, 3)[:2]),
+    "MobileNetV3Small": lambda: application("MobileNetV3Small", alpha=1.0, include_preprocessing=False),
+    "ResNet50V2": lambda: application("ResNet50V2"),
+    "DenseNet121": lambda: application("DenseNet121"),
     "EfficientNetB0": lambda: application("EfficientNetB0"),
-    "ResNet50": lambda: application("ResNet50"),
+    "EfficientNetV2B0": lambda: application("EfficientNetV2B0", include_preprocessing=False),
+    "NASNetMobile": lambda: application("NASNetMobile"),
+    "ConvNeXtTiny": lambda: application("ConvNeXtTiny", include_preprocessing=False),
+    "Xception": lambda: application("Xception", side=71),
+    "InceptionV3": lambda: application("InceptionV3", side=75),
+    "VGG16": lambda: application("VGG16"),
 }  # fmt: skip
 
 
