@@ -372,7 +372,7 @@ def application(name: str, side: int = 32, **options: Any) -> Net:
 
 
 APPLICATIONS: dict[str, Callable[[], Net]] = {
-    "MobileNetV2": lambda: application("MobileNetV2", alpha=0.35),
+    "MobileNetV2": lambda: application("MobileNetV2", side=64, alpha=0.35),
     "MobileNetV3Small": lambda: application("MobileNetV3Small", alpha=1.0, include_preprocessing=False),
     "ResNet50V2": lambda: application("ResNet50V2", side=64),
     "DenseNet121": lambda: application("DenseNet121", side=64),

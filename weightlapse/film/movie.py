@@ -78,7 +78,7 @@ def make_film(
             beginning), "equal change" (time runs by how much the weights move).
         seconds: length of the film; frames are left out or repeated to fit.
         hold: seconds that the film stands still at each recorded event; 0: one picture per frame, no more.
-        groups: for the panel "groups" (shown when groups are named), as in `measure`: ``{group: flat positions}`` of the only tensor, ``{group: (tensor, flat positions)}`` or
+        groups: for the panel "groups" (shown when given), as in `measure`: ``{group: flat positions}`` of the only tensor, ``{group: (tensor, flat positions)}`` or
             ``{group: {tensor: flat positions}}``.
         faithful: 4:4:4 without loss: decoded colours at most 2 of 255 off. Not every player shows it.
         preset: x264's trade of speed for size, "ultrafast" to "veryslow".
