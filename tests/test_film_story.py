@@ -280,3 +280,25 @@ def test_groups_are_written_alike_for_measures_and_films(tmp_path: Path) -> None
     assert len(set(pictures)) == 1
     with pytest.raises(InvalidArgument, match="flat indices below 6"):
         wl.make_film(run, tmp_path / "x.gif", size=(320, 240), panels=["groups"], groups={"w1": [6]})
+    # named groups are never left out in silence: without panels= they are shown, and refused where they cannot be
+    size = (640, 360)
+    plain, named = (wl.make_film(run, tmp_path / "p.gif", size=size, groups=g).read() for g in (None, {"w1": [0]}))
+    assert plain != named
+    with pytest.raises(InvalidArgument, match="flat indices below 6"):
+        wl.make_film(run, tmp_path / "x.gif", size=size, groups={"w1": [6]})
+    for given in ({"groups": {"w1": [0]}}, {"panels": ["groups"]}):
+        with pytest.raises(InvalidArgument, match="for the film of one recording"):
+            wl.make_film(run, tmp_path / "x.gif", size=size, other=run, **given)
+
+
+@pytest.mark.parametrize("groups", [{"w1": [0]}, {"w1": slice(0, 2), "w2": [2]}, {"w1": ...}])
+def test_bare_positions_among_several_tensors_are_refused_by_measures_and_films(tmp_path: Path, groups: dict) -> None:
+    with wl.watch({"a": np.eye(2), "b": np.ones(3)}, tmp_path / "run") as rec:
+        rec.step({"a": np.eye(2) * 2, "b": np.ones(3)})
+    run = wl.load(tmp_path / "run")
+    for call in (
+        lambda: wl.measure(run, "mean", groups=groups),
+        lambda: wl.make_film(run, tmp_path / "x.gif", groups=groups),
+    ):
+        with pytest.raises(InvalidArgument, match="bare positions"):
+            call()

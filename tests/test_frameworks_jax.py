@@ -8,7 +8,7 @@ import pytest
 
 from tests.framework_presence import require, run_programs
 
-PROGRAMS = ["jax_steps", "jax_networks", "plan_jax"]
+PROGRAMS = ["jax_steps", "jax_networks", "jax_growth", "plan_jax"]
 
 
 @pytest.mark.slow

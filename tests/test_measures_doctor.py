@@ -208,6 +208,53 @@ def test_exploding_and_vanishing(tmp_path):
     assert [f.tensor for f in found(run, "vanishing")] == ["b"]
 
 
+@pytest.mark.parametrize(
+    ("growth", "loss", "severity"),
+    [
+        (
+            "slows down",
+            "falls",
+            "note",
+        ),  # classes that can be told apart: cross-entropy falls for ever, and the weights grow
+        ("slows down", "stays", "error"),
+        ("slows down", "rises", "error"),
+        ("slows down", "none", "error"),
+        ("speeds up", "falls", "error"),
+        ("even", "falls", "error"),
+    ],
+)
+def test_weights_that_grow_while_the_loss_falls_do_not_explode(tmp_path, growth, loss, severity):
+    t = np.linspace(0, 1, 101)
+    norms = {"slows down": 1 + 30 * t**0.5, "speeds up": np.exp(4 * t**2), "even": np.exp(4 * t)}[growth]
+    losses = {"falls": np.exp(-3 * t), "stays": 1 + 0 * t, "rises": 1 + t, "none": np.full(101, np.nan)}[loss]
+    w = np.random.default_rng(0).standard_normal((6, 6))
+    with wl.watch({"w": w * norms[0]}, tmp_path / "r") as rec:
+        for size, value in zip(norms[1:], losses[1:], strict=True):
+            rec.step({"w": w * size}, **({} if loss == "none" else {"loss": value}))
+    (finding,) = found(wl.load(tmp_path / "r"), "exploding")
+    assert finding.severity == severity
+
+
+@pytest.mark.parametrize("activation", [torch.nn.Tanh, torch.nn.GELU, torch.nn.SiLU])
+@pytest.mark.parametrize("seed", [0, 1])
+def test_a_classifier_that_learns_all_of_its_task_is_healthy(tmp_path, activation, seed):
+    x = torch.rand(128, 2, generator=torch.Generator().manual_seed(seed)) * 2 - 1
+    y = (x[:, 0] * x[:, 1] > 0).long()
+    torch.manual_seed(seed)
+    net = torch.nn.Sequential(torch.nn.Linear(2, 12), activation(), torch.nn.Linear(12, 2))
+    optimizer = torch.optim.Adam(net.parameters(), lr=0.03)
+    with wl.watch(net, tmp_path / "r", optimizer=optimizer, example=x[:32], every=5) as rec:
+        for _ in range(400):
+            loss = torch.nn.functional.cross_entropy(net(x), y)
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+            rec.log(loss=loss.item())
+    run = wl.load(tmp_path / "r")
+    assert max(n[-1] / n[0] for n in wl.measure(run, "norm", tensors="*weight").values()) > 10, "nothing grew"
+    assert [f for f in wl.diagnose(run) if f.severity != "note"] == []
+
+
 def test_runaway_statistics(tmp_path):
     v = np.ones(4)
     with wl.watch({"bn.running_var": v, "w": np.ones((2, 2))}, tmp_path / "r") as rec:

@@ -147,6 +147,70 @@ for after, made in (
 assert all(np.array_equal(kept[n], v) for n, v in zoo.state_of(first).items())
 
 
+def of_models(kind):
+    """A model in a model: sequential in sequential, functional in functional, two deep, and one that is called twice."""
+    inner = keras.Sequential(
+        [keras.Input((5,)), L.Dense(6, "relu", name="deep"), L.Dense(5, "tanh", name="last")], name="inner"
+    )
+    if kind == "sequential":
+        return keras.Sequential([keras.Input((3,)), L.Dense(5, "tanh"), inner, L.Dense(2)])
+    a = keras.Input((3,))
+    h = L.Dense(5, "tanh")(a)
+    if kind == "two deep":
+        b = keras.Input((5,))
+        inner = keras.Model(b, L.Add()([inner(b), b]), name="middle")
+    h = inner(h)
+    return keras.Model(a, L.Dense(2)(inner(h) if kind == "twice" else h))
+
+
+for kind in ("sequential", "functional", "two deep", "twice") if BACKEND == "torch" else ("two deep",):
+    for after, new in (("deep", 2), ("inner/last", 4)):
+        outer = of_models(kind)
+        g = wl.deepen(outer, x, after=after)
+        assert g.error < 1e-12
+        assert sum(o is None for o in g.origin.values()) == new, g.origin
+        assert {o for o in g.origin.values() if o} == {v.path for v in outer.variables}
+        assert zoo.change(zoo.outputs(outer, x), zoo.outputs(g.model, x)) < 1e-5
+        if BACKEND == "tensorflow":
+            g.model.compile("sgd", "mse")
+            g.model.fit(x, y, verbose=0)
+
+
+# ---- narrow: a dead unit, a constant one, a double, one that nobody reads; dense, convolutional, recurrent readers ---------------------
+def planted(model, reader):
+    """Units 0 to 3 of the first layer are made superfluous, one for each reason."""
+    kernel, bias = model.layers[0].kernel, model.layers[0].bias
+    k, b = (np.array(keras.ops.convert_to_numpy(v)) for v in (kernel, bias))
+    k[..., :2], b[:2], k[..., 2], b[2] = 0, (-1, 0.7), k[..., 3], b[3]
+    kernel.assign(k)
+    bias.assign(b)
+    r = np.array(keras.ops.convert_to_numpy(reader.kernel))
+    r[..., 4, :] = 0
+    reader.kernel.assign(r)
+    return model
+
+
+def some(*shape):
+    return np.random.default_rng(1).normal(size=(6, *shape)).astype("float32")
+
+
+for inputs, layers, left in (
+    (some(3), [L.Dense(9, "relu"), L.Dense(4, "tanh"), L.Dense(2)], 5),
+    (some(8, 8, 2), [L.Conv2D(9, 3, activation="relu"), L.Conv2D(4, 3, activation="tanh"), L.GlobalAveragePooling2D(), L.Dense(2)], 5),
+    (some(8, 8, 2), [L.Conv2D(9, 3, activation="relu"), L.Conv2D(4, 3, padding="same", activation="tanh"), L.Flatten(), L.Dense(2)], 6),  # at the border a constant is missing
+    (some(5, 3), [L.Dense(9, "relu"), L.LSTM(4), L.Dense(2)], 5),
+    (some(3), [L.Dense(9, "relu"), L.Dense(4, "tanh", use_bias=False), L.Dense(2)], 6),  # no bias takes a constant up
+):  # fmt: skip
+    keras.utils.set_random_seed(3)
+    wide = keras.Sequential([keras.Input(inputs.shape[1:]), *layers])
+    wide.layers[0].bias.assign(np.full(9, 0.2, "float32"))
+    reader = wide.layers[1].cell if isinstance(wide.layers[1], L.LSTM) else wide.layers[1]
+    small = wl.narrow(planted(wide, reader), inputs)
+    assert small.model.layers[0].kernel.shape[-1] == left, (left, str(small))
+    assert zoo.change(zoo.outputs(wide, inputs), zoo.outputs(small.model, inputs)) < 1e-4
+    assert wl.narrow(wide, inputs, proven=True).model.layers[0].kernel.shape[-1] == 7
+
+
 class Fixed(keras.Model):
     def __init__(self):
         super().__init__()

@@ -80,7 +80,7 @@ def make_film(
             beginning), "equal change" (time runs by how much the weights move).
         seconds: length of the film; frames are left out or repeated to fit.
         hold: seconds that the film stands still at each recorded event; 0: one picture per frame, no more.
-        groups: for the panel "groups", as in `measure`: ``{group: flat positions}`` of the only tensor, ``{group: (tensor, flat positions)}`` or
+        groups: for the panel "groups" (shown when given), as in `measure`: ``{group: flat positions}`` of the only tensor, ``{group: (tensor, flat positions)}`` or
             ``{group: {tensor: flat positions}}``.
         faithful: 4:4:4 without loss: decoded colours at most 2 of 255 off. Not every player shows it.
         preset: x264's trade of speed for size, "ultrafast" to "veryslow".
@@ -134,6 +134,11 @@ def make_film(
     names = chosen(run, tensors, picked)
     if other is not None:
         _refuse_complex(run, names)
+        for given, value in (("panels", panels), ("groups", groups)):
+            if value:
+                raise InvalidArgument(
+                    f"{given}= is for the film of one recording: with other= both networks and their distance are shown; leave one of them out"
+                )
     if single:
         past = np.arange(int(picked[0]) + 1)
         order = Order(names, past, (width, height), scale, panels, groups, title, still=int(picked[0]))

@@ -101,6 +101,8 @@ def compose(run: Run, order: Order) -> Scene:
         if order.panels is not None
         else _automatic(run, shapes, body, len(np.unique(order.frames)))
     )
+    if order.groups and order.panels is None and ("groups", "*") not in wanted:
+        wanted = [*wanted, ("groups", "*")]  # whoever names groups wants to see them
     heat = [(kind, words) for kind, words in wanted if kind == "weights"]
     others = [(kind, words) for kind, words in wanted if kind != "weights"]
 

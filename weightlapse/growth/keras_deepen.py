@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import keras
@@ -42,29 +42,32 @@ def deepened(
         raise CannotGrow(
             "kind='block' repeats a block of a torch module; for a Keras model choose 'identity' or 'residual'"
         )
-    layer = _layer(model, after)
+    holders, layer = _layer(model, after)
+    holder = holders[-1]
     if optimizer is not None or model.compiled:
         powers_of(optimizer if optimizer is not None else model.optimizer)
     program = keras_program(model)
     check_finite(program)
     trial = Trial.of(program, [program.example(e) for e in examples])
-    place, activation = _place(model, layer)
+    place, activation = _place(holder, layer)
     exact = activation is not None and _can_be_identity(place)
     if kind == "identity" and not exact:
         raise CannotGrow(
             f"after {after!r} no layer is the identity: acting twice is not acting once there ({_activation_of(layer) or 'no activation'}); take kind='residual'"
         )
     draw = np.random.default_rng(seed)
-    name = _free_name(model, f"{after}_deeper")
+    name = _free_name(model, f"{layer.name}_deeper")
     with quietly(), naming_kept():
         if kind != "residual" and exact:
             assert activation is not None
-            new, inserted = _inserted(model, place, lambda: _identity(place, activation, name))
+            new, inserted = _inserted(holder, place, lambda: _identity(place, activation, name))
         else:
             shown = _activation_of(layer) or "relu"
             new, inserted = _inserted(
-                model, layer, lambda: _residual(layer, shown, width, name, int(draw.integers(2**31)))
+                holder, layer, lambda: _residual(layer, shown, width, name, int(draw.integers(2**31)))
             )
+        for outer, inner in zip(holders[-2::-1], holders[:0:-1], strict=True):
+            new = _cloned(outer, {inner.name: new})
     origin = _carry(model, new)
     settle(model, new)
     if noise:
@@ -84,22 +87,40 @@ def deepened(
     return Growth(new, opt, {}, certificate, {}, origin, note=f"deepened after {after}: {inserted.name}")
 
 
-def _layer(model: Any, after: str) -> Any:
+def _layer(model: Any, after: str) -> tuple[list[Any], Any]:
+    """The layer named ``after`` ("dense_1", or "block/dense_1"), and the models around it, the outermost first."""
     if not is_functional(model):
         raise CannotGrow(
             f"{type(model).__name__} is a class with a call of its own, into which no layer can be put from outside; write the deeper one yourself, and "
             "let wl.compare judge it"
         )
-    for layer in model.layers:
-        if layer.name == after:
-            return layer
-    names = [layer.name for layer in model.layers]
+    places = list(_places(model, []))
+    found = [(holders, layer) for holders, layer in places if layer.name == after]
+    if not found:
+        paths = ["/".join([*(h.name for h in holders[1:]), layer.name]) for holders, layer in places]
+        found = [place for place, path in zip(places, paths, strict=True) if f"/{path}".endswith(f"/{after}")]
+    if len({id(layer) for _, layer in found}) > 1:
+        inside = [holders[-1].name for holders, _ in found]
+        raise InvalidArgument(
+            f"several layers are called {after!r}; say which: {', '.join(f'{h}/{after}' for h in inside)}"
+        )
+    if found:
+        return found[0]
     inner = [path for path in (v.path for v in model.variables) if f"/{after}/" in f"/{path}"]
     if inner:
         raise CannotGrow(
-            f"{after!r} is inside of a layer of {model.name} ({inner[0]}): deepen that inner model by itself"
+            f"{after!r} is inside of a layer of {model.name} ({inner[0]}) that is no sequential or functional model: write that layer anew"
         )
-    raise UnknownTensor(f"{model.name} has no layer {after!r}; {closest(after, names)}")
+    raise UnknownTensor(f"{model.name} has no layer {after!r}; {closest(after, [layer.name for _, layer in places])}")
+
+
+def _places(model: Any, around: list[Any]) -> Iterator[tuple[list[Any], Any]]:
+    """Every layer of the model and of the models inside of it, the outer ones first."""
+    holders = [*around, model]
+    yield from ((holders, layer) for layer in model.layers)
+    for layer in model.layers:
+        if is_functional(layer):
+            yield from _places(layer, holders)
 
 
 def _activation_of(layer: Any) -> str | None:
@@ -192,23 +213,32 @@ def _residual(layer: Any, activation: str, width: int | None, name: str, seed: i
 
 
 def _inserted(model: Any, place: Any, make: Any) -> tuple[Any, Any]:
+    """The model with one more layer behind ``place``, and that layer."""
     new_layer = make()
+    return _cloned(model, {}, after={place.name: new_layer}), new_layer
+
+
+def _cloned(model: Any, instead: Mapping[str, Any], after: Mapping[str, Any] | None = None) -> Any:
+    """The model made again, with other layers in place of some, and further ones behind some, by name."""
+    behind = after or {}
 
     def clone(layer: Any) -> Any:
+        if layer.name in instead:
+            return instead[layer.name]
         with serialization_lib.SafeModeScope(False):
             return type(layer).from_config(layer.get_config())
 
     if isinstance(model, keras.Sequential):
         parts: list[Any] = [keras.Input(batch_shape=model.input_shape, dtype=model.inputs[0].dtype)]
         for layer in model.layers:
-            parts += [clone(layer), new_layer] if layer is place else [clone(layer)]
-        return keras.Sequential(parts, name=model.name), new_layer
+            parts += [clone(layer), behind[layer.name]] if layer.name in behind else [clone(layer)]
+        return keras.Sequential(parts, name=model.name)
 
     def call(layer: Any, *args: Any, **kwargs: Any) -> Any:
         out = layer(*args, **kwargs)
-        return new_layer(out) if layer.name == place.name else out
+        return behind[layer.name](out) if layer.name in behind else out
 
-    return keras.models.clone_model(model, clone_function=clone, call_function=call), new_layer
+    return keras.models.clone_model(model, clone_function=clone, call_function=call)
 
 
 def _free_name(model: Any, name: str) -> str:
@@ -220,14 +250,22 @@ def _carry(model: Any, new: Any) -> dict[str, str | None]:
     """All old values into the new model; for each of its names the old one, None for what is new."""
     olds, news = ({id(v): n for n, v in named_variables(m)} for m in (model, new))
     origin: dict[str, str | None] = dict.fromkeys(news.values())
-    for layer in (layer for layer in model.layers if layer.variables):
-        for a, b in zip(layer.variables, new.get_layer(layer.name).variables, strict=True):
-            b.assign(
-                np.array(keras.ops.convert_to_numpy(a.value))
-            )  # an array of its own: JAX gives away the memory of what it trains
-            if id(a) in olds and id(b) in news:
-                origin[news[id(b)]] = olds[id(a)]
+    for a, b in _pairs(model, new):
+        # an array of its own: JAX gives away the memory of what it trains
+        b.assign(np.array(keras.ops.convert_to_numpy(a.value)))
+        if id(a) in olds and id(b) in news:
+            origin[news[id(b)]] = olds[id(a)]
     return origin
+
+
+def _pairs(model: Any, new: Any) -> Iterator[tuple[Any, Any]]:
+    """Every variable of the model with its twin in the deeper one."""
+    for layer in (layer for layer in model.layers if layer.variables):
+        twin = new.get_layer(layer.name)
+        if is_functional(layer):
+            yield from _pairs(layer, twin)
+        else:
+            yield from zip(layer.variables, twin.variables, strict=True)
 
 
 def _shake(inserted: Any, layer: Any, noise: float, rng: np.random.Generator) -> None:

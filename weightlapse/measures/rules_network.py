@@ -60,8 +60,8 @@ def _moved(evidence: Evidence, name: str) -> NDArray[np.bool_]:
 
 @rule(
     "exploding",
-    found="a matrix norm beyond 10 times its start, to the end",
-    direct="the norm",
+    found="a matrix norm beyond 10 times its start, to the end; a note where a logged loss fell all the while and the growth slowed down",
+    direct="the norm, and the logged loss",
     blind="growth that a normalisation behind it takes back",
 )  # fmt: skip
 def exploding(evidence: Evidence) -> Iterator[Finding]:
@@ -71,15 +71,14 @@ def exploding(evidence: Evidence) -> Iterator[Finding]:
         if norm[0] > 0 and norm[-1] > EXPLODED * norm[0]:
             step = int(evidence.steps[np.flatnonzero(norm <= EXPLODED * norm[0])[-1] + 1])
             text = f"the norm of {name} grew from {norm[0]:.3g} to {norm[-1]:.3g}, past {EXPLODED:.0f} times its start at step {step}."
+            advice = "Lower the learning rate, clip gradients, or add weight decay."
+            severity = "error"
+            if _slows_down(norm) and _learns(evidence):
+                severity = "note"
+                text += " The loss fell all the while and the growth slowed down: this is learning from a small start."
+                advice = "Nothing, if the classes can be told apart entirely; weight decay keeps the weights smaller."
             yield Finding(
-                "exploding",
-                name,
-                (),
-                step,
-                "error",
-                text,
-                "Lower the learning rate, clip gradients, or add weight decay.",
-                (curve(f"norm of {name}", evidence.steps, norm),),
+                "exploding", name, (), step, severity, text, advice, (curve(f"norm of {name}", evidence.steps, norm),)
             )
 
 
@@ -98,6 +97,24 @@ def medians_of_others(values: list[float]) -> list[float]:
     )  # the middle of the others, counted without the one left out
     pair = [rising[middle + (middle >= rank)] for middle in (low, high)]
     return [float(np.mean(two)) for two in zip(*pair)]
+
+
+def _slows_down(norm: NDArray[np.float64]) -> bool:
+    """Whether the second half of the run multiplied the norm by less than the square root of what the first half did."""
+    first, second = (np.log(b / a) for a, b in ((norm[0], norm[len(norm) // 2]), (norm[len(norm) // 2], norm[-1])))
+    return bool(second < first / 2)
+
+
+def _learns(evidence: Evidence) -> bool:
+    """Whether a loss was logged that ends lower than it was in each earlier fifth of the run, by its medians."""
+    scalars = evidence.run.scalars
+    for label in (label for label in scalars if "loss" in label.lower()):
+        values = np.asarray(scalars[label], dtype=np.float64)
+        values = values[~np.isnan(values)]
+        if len(values) >= 20:
+            fifths = [float(np.median(part)) for part in np.array_split(values, 5)]
+            return bool(np.isfinite(values).all() and fifths[-1] < min(fifths[:-1]) and fifths[-1] < 0.5 * fifths[0])
+    return False
 
 
 @rule(

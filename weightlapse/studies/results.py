@@ -94,7 +94,9 @@ class Results:
     def figure(self, role: str, figure: Any, caption: str, *sentences: Sentence) -> None:
         """Save a Matplotlib figure as ``role.png`` and close it. ``caption`` says what is drawn; what it shows is said in ``sentences``."""
         name = f"{role}.png"
-        figure.savefig(self.out / name, dpi=60 if self.quick else 130, bbox_inches="tight")
+        figure.set_dpi(60 if self.quick else 130)
+        box = figure.get_tightbbox().padded(0.1)  # as bbox_inches="tight", which draws the figure once more for it
+        figure.savefig(self.out / name, bbox_inches=box)
         import matplotlib.pyplot as plt
 
         plt.close(figure)
