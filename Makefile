@@ -90,7 +90,7 @@ site: $(VENV)/.dev   ## build the site alone
 gallery: $(VENV)/.dev ## rebuild the gallery: run the five studies in full, keep their pictures, films and pages
 	$(BIN)/python docs/build.py
 
-alone: $(VENV)/.user   ## the built wheel in an empty environment: each line of docs/third-minute.md
+alone: $(VENV)/.user   ## the built wheel in an empty environment: every verb and function, each line of docs/third-minute.md
 	rm -rf out/wheel && $(BIN)/python -m pip wheel --quiet --disable-pip-version-check --no-deps -w out/wheel .
 	$(BIN)/python tests/programs/third_minute.py out/wheel/*.whl
 

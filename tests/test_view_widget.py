@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import re
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -130,10 +132,24 @@ window.tell = (content, base64) => {
 const model = { send: (m) => window.ask(JSON.stringify(m)), on: (event, callback) => listeners.push(callback) };
 const source = await window.esm();
 const module = await import(URL.createObjectURL(new Blob([source], { type: "text/javascript" })));
-const el = document.createElement("div");
-document.body.append(el);
+const el = document.createElement("div"), style = document.createElement("style");
+style.textContent = await window.style();
+if (window.shadow) {  // as marimo has it: a column in a shadow tree, in a page whose style has names of its own
+  const host = document.createElement("div");
+  host.style.cssText = "width: 600px; --warn: #00ff00; --ink: #00ff00";
+  document.documentElement.style.cssText = "--warn: #00ff00; --ink: #00ff00; --accent: #00ff00";
+  document.body.append(host);
+  host.attachShadow({ mode: "open" }).append(style, el);
+} else document.body.append(style, el);
 window.dispose = module.default.render({ model, el });
 </script></body>"""
+
+
+COLOURS = """(canvas) => {
+  const data = canvas.getContext("2d").getImageData(0, 0, canvas.width, canvas.height).data, found = new Set();
+  for (let k = 0; k < data.length; k += 4) if (data[k + 3] === 255) found.add(data.slice(k, k + 3).join());
+  return [...found];
+}"""
 
 
 @pytest.fixture
@@ -144,7 +160,8 @@ def browser() -> Iterator[Any]:
 
 @needs_chromium
 @pytest.mark.xdist_group("browser")
-def test_the_widget_draws_in_a_page_that_is_not_its_own(browser: Any, recording: Path) -> None:
+@pytest.mark.parametrize("shadow", [False, True])
+def test_the_widget_draws_in_a_page_that_is_not_its_own(browser: Any, recording: Path, shadow: bool) -> None:
     """A stand-in for a notebook's front end: only messages go to and fro."""
     import base64
 
@@ -153,7 +170,8 @@ def test_the_widget_draws_in_a_page_that_is_not_its_own(browser: Any, recording:
     waiting: list[dict[str, Any]] = []
     page.page.expose_function("ask", lambda text: waiting.append(json.loads(text)))
     page.page.expose_function("esm", lambda: Widget._esm)
-    page.page.set_content(NOTEBOOK)
+    page.page.expose_function("style", lambda: Widget._css)
+    page.page.set_content(NOTEBOOK.replace("window.shadow", str(shadow).lower()))
     for _ in range(200):
         while waiting:
             question = waiting.pop(0)
@@ -167,15 +185,17 @@ def test_the_widget_draws_in_a_page_that_is_not_its_own(browser: Any, recording:
         page.page.wait_for_timeout(50)
     assert page.attribute("heatmap", "data-tensor") == "<b>W</b>"
     assert page.attribute("timeline", "aria-valuemax") == "8"
+    classes = set((page.page.locator(".wl").get_attribute("class") or "").split())
+    assert ("narrow" in classes) is shadow  # the column's width, not the window's
+    colours = page.page.locator("[data-testid=timeline] canvas").first.evaluate(COLOURS)
+    assert "194,65,12" in colours  # the mark of a finding, in our colour for it
+    assert "0,255,0" not in colours
     page.page.evaluate("window.dispose()")
     page.quiet()
 
 
 def test_a_notebook_shows_a_recording_by_itself(recording: Path) -> None:
     """In a fresh IPython: the display formatter gives widget and thumbnail once told, and a plain console is left alone."""
-    import subprocess
-    import sys
-
     program = f"""
 import sys
 from weightlapse.view.notebook import register
@@ -190,4 +210,31 @@ assert "application/vnd.jupyter.widget-view+json" in data, sorted(data)
 assert "data:image/png" in data["text/html"]
 """
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == 0, done.stderr
+
+
+MARIMO = """
+import sys, types
+marimo = types.ModuleType("marimo")
+marimo.running_in_notebook = lambda: sys.argv[2] == "notebook"
+marimo.Html = str
+sys.modules["marimo"] = marimo
+import weightlapse as wl
+run = wl.load(sys.argv[1])
+if sys.argv[2] == "script":  # the library is there, and this is no notebook of it
+    assert not hasattr(run, "_display_")
+    sys.exit()
+from weightlapse.view.widget import Widget
+assert isinstance(run._display_(), Widget)
+assert isinstance(wl.show(run), Widget)  # a server would never end the cell
+sys.modules["weightlapse.view.widget"] = None  # as without the extra
+assert "<table" in run._display_()
+"""
+
+
+@pytest.mark.parametrize("kind", ["notebook", "script"])
+def test_marimo_is_told_by_its_own_protocol(recording: Path, kind: str) -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", MARIMO, str(recording), kind], capture_output=True, text=True, timeout=120, check=False
+    )
     assert done.returncode == 0, done.stderr

@@ -1,11 +1,12 @@
 """Runs each line of docs/third-minute.md as a reader would, in an empty folder: python third_minute.py WHEEL
 
 The wheel is installed into an empty environment of its own; prints what each line took, and the time from the end of the installation to the first picture.
-Without WHEEL the lines run in the environment of this Python, and those that install are left out. Exits 1 when a line fails.
+With the package alone every verb and public function is tried as well. Without WHEEL the lines run in the environment of this Python, and those that install are left out. Exits 1 when a line fails.
 """
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import subprocess
@@ -16,6 +17,7 @@ import venv
 from collections.abc import Iterator
 from pathlib import Path
 
+VERBS = Path(__file__).resolve().parent / "verbs.py"
 PAGE = Path(__file__).resolve().parents[2] / "docs" / "third-minute.md"
 BLOCK = re.compile(r"^```(sh|python)\n(.*?)^```", re.S | re.M)
 LIMIT = 20  # seconds from the end of the installation to the first picture
@@ -38,6 +40,27 @@ def run(line: str) -> None:
         sys.exit(f"{line}\nexit code {done.returncode}\n{done.stdout}{done.stderr}")
 
 
+def everything() -> None:
+    """Every verb and every public function, with what is installed now: each works, or says which extra it needs."""
+    command = ["python", str(VERBS), tempfile.mkdtemp(), ""]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if done.returncode:
+        sys.exit(f"{VERBS.name}: exit code {done.returncode}\n{done.stdout}{done.stderr}")
+    found: dict[str, str] = json.loads(done.stdout.splitlines()[-1])
+    needs = {told for told in found.values() if told.startswith("needs ")}
+    print(
+        f"         {len(found)} verbs and names: {sum(told == 'works' for told in found.values())} work, the others say {', '.join(sorted(needs))}",
+        flush=True,
+    )
+    wrong = {name: told for name, told in found.items() if told != "works" and told not in needs}
+    if wrong or not needs:
+        sys.exit(
+            f"neither works nor says what it needs: {wrong}"
+            if wrong
+            else "nothing is missing: the environment is not empty"
+        )
+
+
 def main() -> None:
     wheel = Path(sys.argv[1]).resolve() if len(sys.argv) > 1 else None
     os.chdir(tempfile.mkdtemp())
@@ -54,7 +77,9 @@ def main() -> None:
                 continue
             extra = re.search(r"\[\w+\]", line)
             run(f'python -m pip install --quiet --disable-pip-version-check "{wheel}{extra[0] if extra else ""}"')
-            installed = installed if extra else time.perf_counter()
+            if not extra:
+                everything()
+                installed = time.perf_counter()
             continue
         run(line)
         if picture is None and Path("page.html").exists():

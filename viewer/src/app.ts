@@ -2,7 +2,7 @@
 
 import { resolve } from "./address";
 import { Archive, type Finding, type Pair } from "./archive";
-import { h, themeChanged } from "./dom";
+import { h, noLongerStyledBy, styledBy, themeChanged } from "./dom";
 import { Follower } from "./live";
 import type { Source as PanelSource } from "./panel";
 import { Player } from "./player";
@@ -56,6 +56,9 @@ export class App {
   private theme: Theme = "light";
 
   constructor(private root: HTMLElement, source: Source, private options: Options) {
+    styledBy(root);
+    this.fit();
+    this.fitting.observe(root);
     this.archive = new Archive(source);
     this.stage = new Stage(this.store, this.archive);
     this.tree = new Tree(this.store, this.archive);
@@ -64,6 +67,15 @@ export class App {
     this.inspector = new Inspector(this.store, this.archive, this.stage, this.surveyor.where.element);
     this.player = new Player(this.store, this.stage, () => this.run.frames, () => !this.run.closed);
     this.probe = new Probe(this.stage, this.archive, (reading) => this.inspector.read(reading));
+  }
+
+  private fitting = new ResizeObserver(() => this.fit());
+
+  /** Narrow columns and narrow windows have a layout of their own. */
+  private fit(): void {
+    const width = this.root.clientWidth;
+    this.root.classList.toggle("medium", width > 0 && width <= 1100);
+    this.root.classList.toggle("narrow", width > 0 && width <= 820);
   }
 
   private get run(): Run { return this.manifest.runs[0]; }
@@ -489,6 +501,8 @@ export class App {
   }
 
   dispose(): void {
+    this.fitting.disconnect();
+    noLongerStyledBy(this.root);
     this.follower?.stop();
     this.player.stop();
     for (const panel of this.stage.panels) panel.dispose();

@@ -45,12 +45,17 @@ export function fit(canvas: HTMLCanvasElement): { g: CanvasRenderingContext2D; w
 }
 
 const colours = new Map<string, string>();
+const roots = new Set<Element>();
+
+/** The viewer's own element, from which its colours are read: where it stands in a shadow tree (marimo), the document does not find it. */
+export function styledBy(root: Element): void { roots.add(root); colours.clear(); }
+export function noLongerStyledBy(root: Element): void { roots.delete(root); colours.clear(); }
 
 /** A custom property of the page's style; remembered until the theme changes, because asking makes the browser compute styles. */
 export function css(name: string): string {
   let value = colours.get(name);
   if (value === undefined) {
-    value = getComputedStyle(document.querySelector(".wl") ?? document.documentElement).getPropertyValue(name).trim();
+    value = getComputedStyle([...roots].find((root) => root.isConnected) ?? document.documentElement).getPropertyValue(name).trim();
     colours.set(name, value);
   }
   return value;
@@ -68,3 +73,6 @@ export function svg<K extends keyof SVGElementTagNameMap>(tag: K, attributes: At
   element.append(...children);
   return element;
 }
+
+/** What has the focus beside ``element``; of a document that holds it in a shadow tree, the focus is what holds the tree. */
+export function focused(element: Element): Element | null { return (element.getRootNode() as Document | ShadowRoot).activeElement; }

@@ -4,7 +4,7 @@ import type { Archive, Look, Span } from "./archive";
 import { canvasPainter } from "./gl/canvas";
 import type { Item, Painter } from "./gl/painter";
 import { webglPainter } from "./gl/webgl";
-import { h } from "./dom";
+import { focused, h } from "./dom";
 import { drawOverlay } from "./overlay";
 import { Panel, type Source } from "./panel";
 import { blank, layoutOf } from "./picture/layout";
@@ -342,7 +342,7 @@ export class Stage {
     const at = (e: MouseEvent) => { const box = c.getBoundingClientRect(); return { x: e.clientX - box.left, y: e.clientY - box.top }; };
     c.addEventListener("mousedown", (e) => e.preventDefault()); // the arrow keys stay with the timeline
     c.addEventListener("pointerdown", (e) => {
-      (document.activeElement as HTMLElement | null)?.blur?.();
+      (focused(this.element) as HTMLElement | null)?.blur?.();
       this.pointers.set(e.pointerId, at(e));
       this.moved = 0;
       c.setPointerCapture(e.pointerId);

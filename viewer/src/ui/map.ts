@@ -1,6 +1,6 @@
 // The whole network at a glance: every layer a box, sized by its weights and coloured by how much it changed, with the wires between them.
 
-import { choice, h, icon, svg } from "../dom";
+import { choice, focused, h, icon, svg } from "../dom";
 import { badOf, changeOf, percent, type Rank, type Survey } from "../map/change";
 import type { Layer, Network } from "../map/network";
 import { place, type Placed } from "../map/place";
@@ -82,7 +82,7 @@ export class NetworkMap {
     if (!network || this.element.hidden) return;
     const width = Math.floor(this.holder.clientWidth), parent = this.element.parentElement;
     if (width < 40 || !parent) return;
-    const narrow = matchMedia("(max-width: 820px)").matches;
+    const narrow = this.element.closest(".narrow") !== null;
     const height = Math.max(90, Math.floor((narrow ? innerHeight * 0.3 : parent.clientHeight * SHARE) - 40));
     if (this.placed && this.placed.width === width && this.asked === height) return;
     this.asked = height;
@@ -174,7 +174,7 @@ export class NetworkMap {
 
   /** The arrows go to the nearest box in their direction, Enter opens. */
   private key(e: KeyboardEvent): void {
-    const at = this.boxes.findIndex((b) => b.group === document.activeElement), way: Record<string, [number, number]> = { ArrowRight: [1, 0], ArrowLeft: [-1, 0],
+    const at = this.boxes.findIndex((b) => b.group === focused(this.element)), way: Record<string, [number, number]> = { ArrowRight: [1, 0], ArrowLeft: [-1, 0],
       ArrowUp: [0, -1], ArrowDown: [0, 1] };
     if (at < 0 || !this.network) return;
     if (e.key === "Enter" || e.key === " ") this.onOpen(this.network.layers[at]);

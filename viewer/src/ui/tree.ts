@@ -1,7 +1,7 @@
 // The network's tensors, layer by layer, each with a sparkline of its size over time.
 
 import type { Archive } from "../archive";
-import { css, h } from "../dom";
+import { css, focused, h } from "../dom";
 import { grouped } from "../numbers";
 import { layerOf, leafOf } from "../scene/layout";
 import { fractionOfFrame } from "../scene/time";
@@ -124,7 +124,7 @@ export class Tree {
 
   private key(e: KeyboardEvent): void {
     const rows = this.shown();
-    const at = rows.indexOf(document.activeElement as HTMLDivElement);
+    const at = rows.indexOf(focused(this.element) as HTMLDivElement);
     if (at < 0) return;
     const to: Record<string, number> = { ArrowDown: at + 1, ArrowUp: at - 1 };
     if (e.key === "ArrowUp" && at === 0) this.search.focus();
