@@ -15,6 +15,7 @@ from weightlapse.recording.kept import Curve, begins, curves
 from weightlapse.recording.recording import Recording
 from weightlapse.recording.run import Run
 from weightlapse.recording.track import Track
+from weightlapse.store.cache import Cache
 
 FEW = 16  # frames that may show already that a weight does not march
 SPEED = 150e6  # values that one core unpacks in a second
@@ -34,8 +35,9 @@ class Reading:
     limit: int | None = LIMIT
     spent: int = 0
     unread: dict[str, int] = field(default_factory=dict)
-    _held: dict[tuple[str, int, int], NDArray[Any]] = field(default_factory=dict)
-    _held_nbytes: int = 0
+    _held: Cache = field(
+        default_factory=lambda: Cache(HELD)
+    )  # a tensor belongs to several layers, and these lie beside each other
 
     def __post_init__(self) -> None:
         part = self.run if isinstance(self.run, Part) else None
@@ -101,16 +103,11 @@ class Reading:
 
     def values(self, name: str, first: int, stop: int) -> NDArray[Any]:
         """(stop - first, \\*S), with an axis of two at the end where complex: the frames number ``first`` to ``stop`` of these."""
-        key = name, first, stop
-        found = self._held.pop(key, None)
-        if found is None:
-            part = self.frames[first:stop]
-            found = parts(np.asarray(self.run[name][slice(part.start, part.stop, part.step)]))
-            self._held_nbytes += found.nbytes
-        self._held[key] = found  # a tensor belongs to several layers, and these lie beside each other
-        while len(self._held) > 1 and self._held_nbytes > HELD:
-            self._held_nbytes -= self._held.pop(next(iter(self._held))).nbytes
-        return found
+        part = self.frames[first:stop]
+        return self._held.get(
+            (name, first, stop),
+            lambda: parts(np.asarray(self.run[name][slice(part.start, part.stop, part.step)])),
+        )
 
     def lengths(self, name: str, frames: range, *, update: bool) -> NDArray[np.float64] | None:
         """(n - 1,) lengths of a tensor, or of its ``update``, at the ``frames`` of the recording but the first; from statistics, None where there are none."""

@@ -1,4 +1,4 @@
-"""Decoded blocks, kept while there is room: consecutive frames and repeated reads decode nothing twice."""
+"""What was decoded or drawn, kept while there is room: consecutive frames and repeated questions make nothing twice."""
 
 from __future__ import annotations
 
@@ -33,7 +33,18 @@ class Cache:
         if key in self._held:
             self._held.move_to_end(key)
             return self._held[key]
+        return self._keep(key, make())
+
+    def get_apart(self, key: Hashable, make: Callable[[], T]) -> T:
+        """The same for many threads: nobody waits while another one makes its own; what takes more than half of the room is not kept."""
+        with self.lock:
+            if key in self._held:
+                return self.get(key, make)
         made = make()
+        with self.lock:
+            return made if key in self._held or made.nbytes > self.limit // 2 else self._keep(key, made)
+
+    def _keep(self, key: Hashable, made: T) -> T:
         self._held[key] = made
         self.nbytes += made.nbytes
         while self.nbytes > self.limit and len(self._held) > 1:

@@ -5,8 +5,7 @@ from __future__ import annotations
 import itertools
 import threading
 import time
-from collections import OrderedDict
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from typing import Any
@@ -19,6 +18,7 @@ from weightlapse.errors import InvalidArgument
 from weightlapse.picture.codes import codes
 from weightlapse.picture.reduce import MODES, reduce_to
 from weightlapse.picture.scale import limit_of
+from weightlapse.store.cache import Cache
 from weightlapse.store.codecs.decode import compiled
 from weightlapse.view.previews import Key, Make, Previews, Strip
 from weightlapse.view.subject import Subject
@@ -75,35 +75,12 @@ def look(query: Query) -> Look:
     return Look(factors(query), mode, end, query.get("ref", ""), query.get("order", ""))
 
 
-class _Cache:
-    """The pyramids of the frames looked at last, within a budget of bytes."""
-
-    def __init__(self, nbytes: int) -> None:
-        self.budget, self.used = nbytes, 0
-        self.kept: OrderedDict[Any, NDArray[Any]] = OrderedDict()
-        self.lock = threading.Lock()
-
-    def get(self, key: Any, make: Callable[[], NDArray[Any]]) -> NDArray[Any]:
-        with self.lock:
-            if key in self.kept:
-                self.kept.move_to_end(key)
-                return self.kept[key]
-        value = make()
-        with self.lock:
-            if key not in self.kept and value.nbytes <= self.budget // 2:
-                self.kept[key] = value
-                self.used += value.nbytes
-                while self.used > self.budget:
-                    self.used -= self.kept.popitem(last=False)[1].nbytes
-        return value
-
-
 class Pictures:
     """Draws frames of ``subjects``."""
 
     def __init__(self, subjects: list[Subject]) -> None:
         self.subjects = subjects
-        self.cache = _Cache(CACHE_BYTES)
+        self.cache = Cache(CACHE_BYTES)
         self.previews = Previews(self._busy)
         self._waiting = 0  # questions that read the recording now
         self._awaited = 0  # questions that wait for previews
@@ -234,7 +211,9 @@ class Pictures:
     def _band(self, subject: Subject, name: str, frame: int, rows: slice, cols: slice, asked: Look) -> NDArray[Any]:
         """Some rows of cells. They are kept for a moment: after the picture in eight bits that of all digits is asked for."""
         key = (id(subject), name, frame, rows.start, rows.stop, cols.start, cols.stop, asked.reference, asked.order)
-        return self.cache.get(key, lambda: self._cells(subject, name, frame, rows, cols, asked.reference, asked.order))
+        return self.cache.get_apart(
+            key, lambda: self._cells(subject, name, frame, rows, cols, asked.reference, asked.order)
+        )
 
     def clip(self, query: Query, cancel: Cancel) -> tuple[str, bytes]:
         """Consecutive frames in eight bits at display resolution: what a playing page needs.
@@ -322,7 +301,7 @@ class Pictures:
             with np.errstate(invalid="ignore", over="ignore"):
                 return (run[now] - run[np.maximum(now - 1, 0)]).astype(np.float32)
         key = (id(subject), name, "first", first, rows.start, rows.stop, cols.start, cols.stop)
-        origin = self.cache.get(key, lambda: subject.picture(name, first, rows, cols).astype(np.float64))
+        origin = self.cache.get_apart(key, lambda: subject.picture(name, first, rows, cols).astype(np.float64))
         with np.errstate(invalid="ignore", over="ignore"):
             return (subject.pictures(name, batch, rows, cols) - origin).astype(np.float32)
 
