@@ -341,6 +341,7 @@ def test_descent_ends_when_nothing_moves_and_says_how_many_sweeps() -> None:
     assert m.descend() == 1
     m.begin(b)
     assert m.descend(sweeps=1) == 1
+    assert m.at.order["fc1"].tolist() != [0, 1, 2, 3], "one sweep is one"
     m.begin(b)
     m.descend(only=[m.units["fc2"]])
     assert m.at.order["fc1"].tolist() == [0, 1, 2, 3]
@@ -379,6 +380,12 @@ def test_costs_are_held_as_far_as_there_is_room_the_newest_ones() -> None:
         for i, part in enumerate(u.parts):
             m._keep(u, i, part, cost)
         assert [i for _, i in m._cost_cache] == held
+    m.begin(a)
+    m._costs_at_most = 2 * cost.nbytes
+    for i in (0, 1, 0, 2):
+        m._keep(u, i, u.parts[i], cost)
+    assert [i for _, i in m._cost_cache] == [0, 2], "what is kept anew is new"
+    m.begin(a)
     m._costs_at_most = 3 * cost.nbytes
     m._keep(u, 0, u.parts[0], cost)
     assert m._cached(u, 0, u.parts[0]) is cost
