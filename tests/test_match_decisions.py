@@ -381,10 +381,10 @@ def test_costs_are_held_as_far_as_there_is_room_the_newest_ones() -> None:
             m._keep(u, i, part, cost)
         assert [i for _, i in m._cost_cache] == held
     m.begin(a)
-    m._costs_at_most = 2 * cost.nbytes
-    for i in (0, 1, 0, 2):
+    m._costs_at_most = 4 * cost.nbytes
+    for i in (0, 1, 2, 0):
         m._keep(u, i, u.parts[i], cost)
-    assert [i for _, i in m._cost_cache] == [0, 2], "what is kept anew is new"
+    assert [i for _, i in m._cost_cache] == [1, 2, 0], "what is kept anew is new"
     m.begin(a)
     m._costs_at_most = 3 * cost.nbytes
     m._keep(u, 0, u.parts[0], cost)
