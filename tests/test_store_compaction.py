@@ -153,14 +153,12 @@ def test_layout_epochs_keep_their_layouts(tmp_path: Path) -> None:
 
 
 CRASH = """
-import sys, numpy as np
-sys.path.insert(0, sys.argv[2])
-from tests.test_store_log import frames_at
-from tests.test_store_blocks import LAYOUT, moving_rows
+import json, sys, numpy as np
 import weightlapse.store.writer as w
+from weightlapse.store.layout import Layout
 w.segment_frames = lambda row, tolerance: 16
-writer = w.Writer.create(sys.argv[1], LAYOUT, compact="live")
-rows = moving_rows(LAYOUT, 4000)
+writer = w.Writer.create(sys.argv[1], Layout.from_json(json.loads(sys.argv[3])), compact="live")
+rows = np.load(sys.argv[2])
 for k in range(0, 4000, 4):
     writer.append(np.arange(k, k + 4), rows[k:k + 4])
     print(k + 4, flush=True)
@@ -169,11 +167,12 @@ writer.close()
 
 
 def test_kill_during_compaction_loses_nothing(tmp_path: Path) -> None:
-    root = str(Path(__file__).parent.parent)
     rows = moving_rows(LAYOUT, 4000)
+    np.save(tmp_path / "rows.npy", rows)
+    told = [str(tmp_path / "rows.npy"), json.dumps(LAYOUT.to_json())]
     for trial in range(4):
         path = tmp_path / f"run{trial}"
-        child = subprocess.Popen([sys.executable, "-c", CRASH, str(path), root], stdout=subprocess.PIPE, text=True)
+        child = subprocess.Popen([sys.executable, "-c", CRASH, str(path), *told], stdout=subprocess.PIPE, text=True)
         assert child.stdout is not None
         last = 0
         for line in child.stdout:

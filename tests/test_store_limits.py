@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -93,14 +94,20 @@ print("read")
 """
 
 
+@pytest.fixture(scope="module")
+def of_many_segments(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("segments") / "run"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("weightlapse.store.writer.segment_frames", lambda row, tolerance: 4)
+        writer = Writer.create(path, Layout([TensorSpec("w", "float64", (2,))]), compact="never")
+        writer.append(np.arange(4400), np.repeat(np.arange(4400.0)[:, None], 2, axis=1).view(np.uint8))
+        writer.close()
+    return path
+
+
 @pytest.mark.parametrize("descriptors", [1024, 64])
-def test_more_segments_than_descriptors(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, descriptors: int) -> None:
-    monkeypatch.setattr("weightlapse.store.writer.segment_frames", lambda row, tolerance: 4)
-    layout = Layout([TensorSpec("w", "float64", (2,))])
-    writer = Writer.create(tmp_path / "run", layout, compact="never")
-    rows = np.repeat(np.arange(4400.0)[:, None], 2, axis=1).view(np.uint8)
-    writer.append(np.arange(4400), rows)
-    writer.close()
+def test_more_segments_than_descriptors(tmp_path: Path, of_many_segments: Path, descriptors: int) -> None:
+    shutil.copytree(of_many_segments, tmp_path / "run")
     assert len(list((tmp_path / "run/log").iterdir())) == 1100
     run = subprocess.run(
         [sys.executable, "-c", FEW, str(tmp_path / "run"), str(descriptors)],
