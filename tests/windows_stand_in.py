@@ -127,6 +127,8 @@ def install() -> None:
     for name in ABSENT:
         if hasattr(os, name):
             delattr(os, name)
+    if hasattr(os, "process_cpu_count"):  # from Python 3.13 on; where there is no affinity it counts all
+        os.process_cpu_count = os.cpu_count
     for name in _SIGNALS:
         delattr(signal, name)
     lockf, share = __import__("fcntl").lockf, __import__("fcntl")
