@@ -48,7 +48,11 @@ class OwnBases:
             if s.is_stream:
                 self._take(s, self._axes(s))
         inner = [s for s in wiring.bases if not s.is_stream]
-        self._settle([s for s in inner if self._is_settled(s)], allowed)
+        settled = [s for s in inner if self._is_settled(s)]
+        self.flipped = [
+            s for s in inner if s.kind == "signs" and s not in settled
+        ]  # told after the streams that they read
+        self._settle(settled, allowed)
 
     def _is_settled(self, s: Basis) -> bool:
         """Whether the signs of what its numbers are made of, and read by, are settled before: a turn or a sign is told by them.
@@ -116,6 +120,13 @@ class OwnBases:
         for s in turned:  # their signs are told with those of all others
             if s.kind == "invertible":
                 groups.append(Group(s.name, s.size, s.members, frozenset({"sign"}), s.exponents, parent=s.parent))
+        for s in self.flipped:
+            members = tuple(
+                replace(m, index=np.stack([m.index[list(p)].ravel() for p in s.pairs])) for m in s.members if s.pairs
+            )
+            groups.append(
+                Group(s.name, len(s.pairs), members, frozenset({"sign"}), (1,) * len(members), parent=s.parent)
+            )
         return replace(self.wiring, groups=tuple(groups), bases=())
 
     def _take(self, s: Basis, matrix: NDArray[np.float64] | None) -> None:
@@ -159,6 +170,11 @@ class OwnBases:
             self.matrices[s.name] = _by_reference(*(at_home(v) for v in sides(arrays, now))) @ (
                 flips * self.matrices[s.name]
             )
+        for s in self.flipped:
+            signs = np.ones(s.size)
+            for pair, sign in zip(s.pairs, ordered.factor[self._now_at(s, ordered).name]):
+                signs[list(pair)] = sign
+            self.matrices[s.name] = np.diag(signs)
         mine = set(plain.order)  # the groups that told the signs are none of the network's
         order = {n: v for n, v in ordered.order.items() if n in mine}
         factor = {n: v for n, v in ordered.factor.items() if n in mine}
