@@ -87,12 +87,13 @@ class OwnBases:
             worst = 0.0
             for s in bases:
                 with np.errstate(all="ignore"):
-                    m = own(s, *(at_home(v) for v in sides(given, s)))
+                    ends = [at_home(v) for v in sides(given, s)]
+                    m = own(s, *ends)
                     total = m @ self.matrices.get(s.name, np.eye(s.size))
                 if not np.isfinite(total).all() or np.abs(total).max() > _FAR:
                     self.matrices = before
                     return self._settle([other for other in bases if other is not s], allowed)
-                worst = max(worst, float(np.abs(np.abs(m) - np.eye(s.size)).max()))
+                worst = max(worst, _moved(m, *ends))
                 self.matrices[s.name] = total
                 change(given, s, m)
             self.rest = self._rest()
@@ -189,6 +190,16 @@ class OwnBases:
         at = [t.name for t in self.wiring.bases if t.parent == s.parent].index(s.name)
         there = int(np.flatnonzero(ordered.order[name] == unit)[0])
         return [t for t in self.wiring.bases if t.parent == (name, there)][at]
+
+
+def _moved(m: NDArray[np.float64], x: NDArray[np.float64], y: NDArray[np.float64]) -> float:
+    """How much a matrix changes the sizes of the numbers: what only turns numbers of one size has no end, and needs none."""
+    worst = 0.0
+    for turn, side in ((m, x), (np.linalg.inv(m).T, y)):
+        before = side @ side.T
+        after = turn @ before @ turn.T
+        worst = max(worst, float(np.abs(after - before).max() / max(np.abs(before).max(), 1e-300)))
+    return worst
 
 
 def _by_reference(x: NDArray[np.float64], y: NDArray[np.float64]) -> NDArray[np.float64]:
