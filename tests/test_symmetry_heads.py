@@ -12,6 +12,7 @@ import torch
 import weightlapse as wl
 from tests.planted_bases import State, in_other_bases, network, noisy, relative, wiring_of
 from weightlapse.errors import InvalidArgument
+from weightlapse.symmetry.invariants import check_invariants
 from weightlapse.wiring.bench import Bench
 from weightlapse.wiring.change import left
 from weightlapse.wiring.data import Basis, Member
@@ -315,22 +316,55 @@ def test_gains_of_queries_and_keys_are_rescaled_against_each_other() -> None:
 
 # ---- heads that are in no group
 
-ALONE: dict[str, dict[str, Any]] = {
-    "Bloom": {"n_layer": 2, "n_head": 4},
-    "Llama": {"num_key_value_heads": 1},
-    "Mistral": {"num_attention_heads": 1, "num_key_value_heads": 1},
-    "GPTBigCode": {"n_embd": 16, "n_layer": 2, "n_head": 4, "n_positions": 32, "n_inner": 24},
-}
+_FALCON = {"bos_token_id": 0, "eos_token_id": 1, "num_hidden_layers": 2}
+ALONE: dict[str, tuple[str, dict[str, Any], tuple[int, int]]] = {  # family, sizes, how many bases of queries and of values
+    "Bloom": ("Bloom", {"n_layer": 2, "n_head": 4}, (8, 8)),
+    "one key for all": ("Llama", {"num_key_value_heads": 1}, (2, 2)),
+    "one head": ("Mistral", {"num_attention_heads": 1, "num_key_value_heads": 1}, (2, 2)),
+    "GPTBigCode": (
+        "GPTBigCode", {"n_embd": 16, "n_layer": 2, "n_head": 4, "n_positions": 32, "n_inner": 24, **TOKENS}, (2, 2),
+    ),
+    "Falcon": ("Falcon", {**_FALCON, "num_kv_heads": 1}, (2, 2)),
+    "Falcon of keys for some": ("Falcon", {**_FALCON, "num_kv_heads": 2, "new_decoder_architecture": True}, (4, 4)),
+    "Falcon with biases": ("Falcon", {**_FALCON, "num_kv_heads": 1, "bias": True}, (2, 2)),
+}  # fmt: skip
 
 
-@pytest.mark.parametrize("family", ALONE)
-def test_values_of_heads_in_no_group_come_back(family: str) -> None:
-    """ALiBi, one head, one head of keys: values in other bases come back, and what was not searched is said of strangers."""
-    net = made(family, **ALONE[family])
+@pytest.mark.parametrize("name", ALONE)
+def test_heads_in_no_group_come_back(name: str) -> None:
+    """ALiBi, one head, one head of keys: queries, keys and values in other bases come back, and what was not searched is said of strangers."""
+    family, sizes, (queries, values) = ALONE[name]
+    net = made(family, **sizes)
     w, a = wl.trace(net, EXAMPLE), weights(net)
+    inside = [b for b in w.bases if not b.is_stream]
+    assert sum(b.name.startswith("queries") for b in inside) == queries
+    assert len(inside) == queries + values
     for kinds in (("heads",), ("order", "signs", "rotations", "heads")):
         come_back(net, w, a, in_other_bases(a, w, np.random.default_rng(5), kinds))
-    stranger = wl.compare(a, weights(made(family, 9, **ALONE[family])), w)
+    stranger = wl.compare(a, weights(made(family, 9, **sizes)), w)
     assert stranger.verdict == "different"
     assert stranger.alignment is not None
-    assert any("queries and keys of such heads" in n for n in stranger.alignment.notes)
+    assert not any("not searched" in n for n in stranger.alignment.notes)
+    less = replace(w, bases=tuple(b for b in w.bases if not b.name.startswith("queries")))
+    notes = wl.align(a, in_other_bases(a, w, np.random.default_rng(5)), less, restarts=0).notes
+    assert any("not searched for other bases" in n for n in notes)
+
+
+# ---- where nothing can be run
+
+
+@pytest.mark.parametrize("what", ["a row of q_proj", "a head of o_proj", "a token"])
+def test_a_state_that_is_no_change_of_basis_is_refused(what: str, llama: wl.Wiring) -> None:
+    a = weights(made("Llama"))
+    moved = in_other_bases(a, llama, np.random.default_rng(0))
+    check_invariants(a, moved, llama)
+    name = {"a row of q_proj": ATTENTION + "q_proj.weight", "a head of o_proj": ATTENTION + "o_proj.weight"}.get(
+        what, "model.embed_tokens.weight"
+    )
+    moved[name] = moved[name].clone()
+    if what == "a head of o_proj":
+        moved[name][:, :4] *= 1.01
+    else:
+        moved[name][1] *= 1.01
+    with pytest.raises(wl.CannotAlign, match="changes what goes through"):
+        check_invariants(a, moved, llama)

@@ -13,6 +13,7 @@ from weightlapse.symmetry.activations import match_activations
 from weightlapse.symmetry.alignment import Alignment
 from weightlapse.symmetry.barrier import Line
 from weightlapse.symmetry.elements import Elements
+from weightlapse.symmetry.invariants import check_invariants
 from weightlapse.symmetry.nets import Nets, given
 from weightlapse.symmetry.rebase import Rebase, Rebased
 from weightlapse.symmetry.run import Runner, data_of
@@ -220,6 +221,8 @@ def _check_function(
                 "trace the network anew, or mend the spec"
             )
     if data is None or not is_module(b):
+        if isinstance(elements, WithBases):
+            check_invariants(state, moved, w, device)
         return None
     error, tolerance = function_change(Runner(b, data_of(data).head(64)), state, moved)
     if error > tolerance:

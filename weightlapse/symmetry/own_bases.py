@@ -48,7 +48,11 @@ class OwnBases:
             if s.is_stream:
                 self._take(s, self._axes(s))
         inner = [s for s in wiring.bases if not s.is_stream]
-        self._settle([s for s in inner if self._is_settled(s)], allowed)
+        settled = [s for s in inner if self._is_settled(s)]
+        self.flipped = [
+            s for s in inner if s.kind == "signs" and s not in settled
+        ]  # told after the streams that they read
+        self._settle(settled, allowed)
 
     def _is_settled(self, s: Basis) -> bool:
         """Whether the signs of what its numbers are made of, and read by, are settled before: a turn or a sign is told by them.
@@ -83,12 +87,13 @@ class OwnBases:
             worst = 0.0
             for s in bases:
                 with np.errstate(all="ignore"):
-                    m = own(s, *(at_home(v) for v in sides(given, s)))
+                    ends = [at_home(v) for v in sides(given, s)]
+                    m = own(s, *ends)
                     total = m @ self.matrices.get(s.name, np.eye(s.size))
                 if not np.isfinite(total).all() or np.abs(total).max() > _FAR:
                     self.matrices = before
                     return self._settle([other for other in bases if other is not s], allowed)
-                worst = max(worst, float(np.abs(np.abs(m) - np.eye(s.size)).max()))
+                worst = max(worst, _moved(m, *ends))
                 self.matrices[s.name] = total
                 change(given, s, m)
             self.rest = self._rest()
@@ -116,6 +121,13 @@ class OwnBases:
         for s in turned:  # their signs are told with those of all others
             if s.kind == "invertible":
                 groups.append(Group(s.name, s.size, s.members, frozenset({"sign"}), s.exponents, parent=s.parent))
+        for s in self.flipped:
+            members = tuple(
+                replace(m, index=np.stack([m.index[list(p)].ravel() for p in s.pairs])) for m in s.members if s.pairs
+            )
+            groups.append(
+                Group(s.name, len(s.pairs), members, frozenset({"sign"}), (1,) * len(members), parent=s.parent)
+            )
         return replace(self.wiring, groups=tuple(groups), bases=())
 
     def _take(self, s: Basis, matrix: NDArray[np.float64] | None) -> None:
@@ -159,6 +171,11 @@ class OwnBases:
             self.matrices[s.name] = _by_reference(*(at_home(v) for v in sides(arrays, now))) @ (
                 flips * self.matrices[s.name]
             )
+        for s in self.flipped:
+            signs = np.ones(s.size)
+            for pair, sign in zip(s.pairs, ordered.factor[self._now_at(s, ordered).name]):
+                signs[list(pair)] = sign
+            self.matrices[s.name] = np.diag(signs)
         mine = set(plain.order)  # the groups that told the signs are none of the network's
         order = {n: v for n, v in ordered.order.items() if n in mine}
         factor = {n: v for n, v in ordered.factor.items() if n in mine}
@@ -173,6 +190,16 @@ class OwnBases:
         at = [t.name for t in self.wiring.bases if t.parent == s.parent].index(s.name)
         there = int(np.flatnonzero(ordered.order[name] == unit)[0])
         return [t for t in self.wiring.bases if t.parent == (name, there)][at]
+
+
+def _moved(m: NDArray[np.float64], x: NDArray[np.float64], y: NDArray[np.float64]) -> float:
+    """How much a matrix changes the sizes of the numbers: what only turns numbers of one size has no end, and needs none."""
+    worst = 0.0
+    for turn, side in ((m, x), (np.linalg.inv(m).T, y)):
+        before = side @ side.T
+        after = turn @ before @ turn.T
+        worst = max(worst, float(np.abs(after - before).max() / max(np.abs(before).max(), 1e-300)))
+    return worst
 
 
 def _by_reference(x: NDArray[np.float64], y: NDArray[np.float64]) -> NDArray[np.float64]:

@@ -51,8 +51,8 @@ def lone_heads(wiring: Wiring, kept: Sequence[Basis]) -> Iterator[list[Basis]]:
         if second.heads is None:
             queries = first.left[:, None] if first.heads is None else first.index_of_heads()
             if len(queries) == len(second.left):
-                sides_of = [[(m.tensor, m.axis, i)] for m, i in ((first, queries), (second, second.left[:, None]))]
-                yield _queries(wiring, sides_of[0], sides_of[1])
+                made = [(first.tensor, first.axis, queries)], [(second.tensor, second.axis, second.left[:, None])]
+                yield _queries(wiring, *made)
 
 
 def not_searched(wiring: Wiring) -> list[str]:
