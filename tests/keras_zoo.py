@@ -382,7 +382,6 @@ APPLICATIONS: dict[str, Callable[[], Net]] = {
     "ConvNeXtTiny": lambda: application("ConvNeXtTiny", include_preprocessing=False),
     "Xception": lambda: application("Xception", side=71),
     "InceptionV3": lambda: application("InceptionV3", side=75),
-    "VGG16": lambda: application("VGG16"),
 }  # fmt: skip
 
 

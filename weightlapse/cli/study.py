@@ -19,7 +19,9 @@ STUDIES = ("neuron", "imitation", "net2net", "lift", "mass")
     default=None,
     help="Folder for everything it leaves. [default: study-NAME]",
 )
-@click.option("--quick", is_flag=True, help="Fewer seeds and shorter trainings: about ten seconds of computing.")
+@click.option(
+    "--quick", is_flag=True, help="Fewer seeds and shorter trainings: at most about twelve seconds of computing."
+)
 @click.option("--json", "as_json", is_flag=True, help="Print the results as one JSON object.")
 def command(name: str, out: Path | None, quick: bool, as_json: bool) -> None:
     """Run a study: a recording, a film, figures, results.json and a report, in one folder.

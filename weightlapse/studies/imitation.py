@@ -48,7 +48,7 @@ class Plan:
 
 
 FULL = Plan(64, 32, adam=20_000, polish=1000, rows=2048, wide=8, wide_adam=20_000, wide_polish=450, moments=110)
-QUICK = Plan(12, 8, adam=3_000, polish=240, rows=512, wide=1, wide_adam=300, wide_polish=20, moments=10)
+QUICK = Plan(20, 8, adam=3_000, polish=240, rows=512, wide=1, wide_adam=300, wide_polish=20, moments=10)
 
 
 @dataclass

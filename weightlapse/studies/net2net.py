@@ -25,7 +25,7 @@ from weightlapse.studies.referee import Sentence
 from weightlapse.studies.results import Results
 from weightlapse.symmetry.compare import compare
 
-SEEDS = {False: 20, True: 4}
+SEEDS = {False: 20, True: 5}
 UNITS, WIDER, BATCH, TEACHER_EPOCHS, STUDENT_EPOCHS = 10, 20, 32, 10, 30
 DOCUMENT_RATE, LIVE_RATE = 0.01, 0.05
 
