@@ -207,7 +207,7 @@ def test_fresh_data_and_teachers() -> None:
         torch.testing.assert_close(teachers.member(i)(x[i]), y[i])
     assert float(x.min()) >= -1
     assert float(x.max()) < 1
-    run = wl.ensemble(make, 3, data=data, steps=300, lr=0.05)
+    run = wl.ensemble(make, 3, fresh=data, steps=300, lr=0.05)
     assert (run.losses[-1] < run.losses[0] / 5).all()
     _, losses = alone(
         make,

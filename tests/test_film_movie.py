@@ -14,10 +14,11 @@ import weightlapse as wl
 from tests.oracles_film import Imagined
 from weightlapse.errors import InvalidArgument, MissingExtra, UnknownTensor
 from weightlapse.film import colours
-from weightlapse.film.frames import check_frames, sample, values_over
+from weightlapse.film.frames import sample, values_over
 from weightlapse.film.pace import timeline
 from weightlapse.film.scene import Order, compose
 from weightlapse.film.tiles import Tile
+from weightlapse.recording.frames import check_frames
 
 av = pytest.importorskip("av")
 

@@ -9,6 +9,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from weightlapse.arguments import renamed
 from weightlapse.errors import CannotAlign, CannotTrace, VacuousComparison
 from weightlapse.symmetry.across import differ_in_width
 from weightlapse.symmetry.align import align, traced
@@ -103,13 +104,14 @@ class Comparison:
         }
 
 
+@renamed("0.3", tolerance="agree")
 def compare(
     a: Any,
     b: Any,
     wiring: Wiring | None = None,
     *,
     data: Any = None,
-    tolerance: float = 1e-5,
+    agree: float = 1e-5,
     points: int = 11,
     seed: int = 0,
     device: Any = None,
@@ -118,7 +120,7 @@ def compare(
 
     a, b: torch modules, Keras models, Flax NNX or Equinox modules; or mappings of names to arrays, recordings and paths, as ``wl.align`` takes them (then only
     their weights are compared). wiring: of a; a recording's, or traced when a module and ``data`` are given. data: inputs, samples first, or
-    ``(inputs, integer labels)``. tolerance: the relative distance below which weights, and functions, count as equal. points: mixtures on the line
+    ``(inputs, integer labels)``. agree: the relative distance below which weights, and functions, count as equal. points: mixtures on the line
     between the networks, for the barrier; 0 leaves it out. device: where weights are aligned, as in ``wl.align``.
 
     Raises VacuousComparison when the outputs of both are constant on the data: then any two dead networks are equal; CannotAlign,
@@ -141,7 +143,7 @@ def compare(
     if device is not None:
         check_device(device)
     nets = Nets.of(a, b)
-    found = _Comparing(nets.a, nets.b, wiring or of_a or of_b, data, tolerance, points, seed, device).result()
+    found = _Comparing(nets.a, nets.b, wiring or of_a or of_b, data, agree, points, seed, device).result()
     return found if found.alignment is None else replace(found, alignment=nets.given_back(found.alignment))
 
 
