@@ -280,3 +280,133 @@ def test_what_is_no_recording_is_refused(name: str, what: Any) -> None:
         wl.InvalidArgument, match=r"recording \(wl.load\) or the path of one.*" + re.escape(type(what).__name__)
     ):
         TAKE_RUNS[name](what)
+
+
+# ---- seeds
+
+
+def same(search: Callable[[int | None], Any]) -> None:
+    """None is 0, not a draw; what is no seed is refused."""
+    assert search(None) == search(0)
+    for wrong in (-1, 0.5, "0", True):
+        with pytest.raises(wl.InvalidArgument, match="whole number"):
+            search(wrong)  # type: ignore[arg-type]
+
+
+def strangers() -> tuple[dict[str, Any], dict[str, Any]]:
+    """Networks whose best alignment depends on where the search begins."""
+    rng = np.random.default_rng(3)
+    a, b = (
+        {f"{n}.weight": rng.normal(size=s) for n, s in (("a", (24, 8)), ("b", (24, 24)), ("c", (4, 24)))} for _ in "ab"
+    )
+    return a, b
+
+
+STRANGERS = wl.Wiring.from_spec("""
+tensor a.weight (24, 8)
+tensor b.weight (24, 24)
+tensor c.weight (4, 24)
+group a: 24 units, permutation
+  a.weight[0]: out
+  b.weight[1]: in
+group b: 24 units, permutation
+  b.weight[0]: out
+  c.weight[1]: in
+""")
+
+
+def test_a_search_without_a_seed_is_that_of_seed_0(run: wl.Recording) -> None:
+    a, b = strangers()
+    orders = {s: wl.align(a, b, STRANGERS, restarts=3, seed=s).permutations["a"].tolist() for s in range(6)}
+    assert len({tuple(o) for o in orders.values()}) > 1, "or any seed would do"
+    same(lambda seed: wl.align(a, b, STRANGERS, restarts=3, seed=seed).permutations["a"].tolist())
+    same(lambda seed: wl.align_all([a, b], STRANGERS, restarts=3, seed=seed).distance_after.tolist())
+    same(lambda seed: wl.align_runs(run, run, seed=seed).aligned_distance.tolist())
+    same(lambda seed: wl.compare(a, b, STRANGERS, seed=seed).aligned_distance)
+    same(lambda seed: wl.lineage(a, b, seed=seed).p_value)
+
+
+def test_what_is_made_at_random_is_made_anew_without_a_seed() -> None:
+    model, x = net().float(), X.float()
+
+    def widened(seed: int | None) -> list[Any]:
+        return [v.tolist() for v in wl.widen(model, {"0": 5}, x, seed=seed).model.state_dict().values()]
+
+    def deepened(seed: int | None) -> list[Any]:
+        return [
+            v.tolist() for v in wl.deepen(model, x, after="0", kind="residual", seed=seed).model.state_dict().values()
+        ]
+
+    for made in (widened, deepened):
+        assert made(0) == made(0)
+        assert made(None) != made(None)
+
+
+# ---- the wiring is never required
+
+
+def test_the_wiring_is_the_recordings_or_the_modules(run: wl.Recording, tmp_path: Path) -> None:
+    state, order = run.state(), [2, 0, 1]
+    moved = wl.permute(state, W, "a", order)
+    by_hand = wl.canonical(state, W)
+    for given in (run, str(run.path), Path(run.path)):
+        assert all(np.array_equal(v, by_hand[n]) for n, v in wl.canonical(given).items())
+        assert wl.align_all([given, moved]).distance_after.max() == 0.0
+        assert wl.align_all([moved, given]).distance_after.max() == 0.0
+    model, x = net(), X
+    w = wl.trace(model, x)
+    traced, told_before = wl.canonical(model, data=x), wl.canonical(model, w)
+    assert all(torch.equal(v, told_before[n]) for n, v in traced.items())
+    other = wl.permute(model.state_dict(), w, "0", [1, 0])
+    assert wl.align_all([model, other], data=x).distance_after.max() == 0.0
+    assert wl.align_all([other, model], data=x).distance_after.max() == 0.0
+
+
+@pytest.mark.parametrize("what", [STATE, net()], ids=["mapping", "module"])
+def test_without_any_wiring_the_error_says_how_to_get_one(what: Any) -> None:
+    words = r"the wiring is missing: pass wiring=wl.trace\(model, example\), or give a module and data"
+    for ask in (wl.canonical, lambda net: wl.align_all([net, net]), lambda net: wl.align(net, net)):
+        with pytest.raises(wl.InvalidArgument, match=words):
+            ask(what)
+
+
+# ---- examples
+
+
+class Sum(torch.nn.Module):
+    """Takes two arguments."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.one, self.two, self.end = torch.nn.Linear(2, 3), torch.nn.Linear(4, 3), torch.nn.Linear(3, 2)
+
+    def forward(self, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+        out: torch.Tensor = self.end(torch.tanh(self.one(x) + self.two(y)))
+        return out
+
+
+ONE = torch.randn(5, 1, generator=torch.Generator().manual_seed(0))
+TWO = (
+    torch.randn(5, 2, generator=torch.Generator().manual_seed(1)),
+    torch.randn(5, 4, generator=torch.Generator().manual_seed(2)),
+)
+TAKE_EXAMPLES: dict[str, Callable[..., Any]] = {
+    "trace": lambda model, layer, *xs, **k: wl.trace(model, *xs, **k).to_spec(),
+    "widen": lambda model, layer, *xs, **k: wl.widen(model, {layer: 5}, *xs, seed=0, **k).model.state_dict(),
+    "deepen": lambda model, layer, *xs, **k: wl.deepen(model, *xs, after=layer, kind="residual", seed=0, **k).model.state_dict(),
+    "narrow": lambda model, layer, *xs, **k: wl.narrow(model, *xs, **k).model.state_dict(),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", TAKE_EXAMPLES)
+@pytest.mark.parametrize(
+    ("model", "layer", "given"), [(net().float(), "0", ONE), (Sum(), "one", TWO)], ids=["one", "two"]
+)
+def test_an_example_by_its_name_is_one_by_position(name: str, model: Any, layer: str, given: Any) -> None:
+    ask = TAKE_EXAMPLES[name]
+    assert str(ask(model, layer, example=given)) == str(ask(model, layer, given))
+    with pytest.raises(wl.InvalidArgument, match="given both"):
+        ask(model, layer, given, example=given)
+    with pytest.raises(wl.InvalidArgument, match="at least one example"):
+        ask(model, layer)

@@ -9,6 +9,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from weightlapse.arguments import search_seed
 from weightlapse.errors import CannotAlign, InvalidArgument
 from weightlapse.progress import track
 from weightlapse.recording.frames import Frames, check_frames
@@ -158,7 +159,7 @@ def align_runs(
     *,
     symmetries: Literal["auto"] | Sequence[str] = "auto",
     restarts: int | Literal["auto"] = "auto",
-    seed: int = 0,
+    seed: int | None = 0,
     follow: bool = False,
 ) -> AlignedRuns:
     """Bring recording ``b`` into the unit order of recording ``a``.
@@ -167,7 +168,8 @@ def align_runs(
     one alignment from the last frames applied to all; "each", one for every frame, started from its neighbour's.
     frames: which frames to pair (a slice, a range, an integer or several), of the same numbers in both;
     default, the frames at the steps that both have recorded. Where Keras numbered the layers
-    of b on, b's tensors are matched by structure and bear a's names. follow: chain the alignments forward from the first pair, with
+    of b on, b's tensors are matched by structure and bear a's names. seed: of
+    the random starts; None is 0. follow: chain the alignments forward from the first pair, with
     hysteresis (see `weightlapse.symmetry.follow`): right for runs that began alike, and ``.parting`` says when each layer's units lose their partners.
 
     Raises CannotAlign (different tensors, no common step) and InvalidArgument (no wiring, unknown mode).
@@ -205,7 +207,7 @@ def align_runs(
     check_wiring_fits(last_b, w)
     allowed = allowed_symmetries(symmetries) & (ALL if mode == "follow" else PLAIN)
     count = automatic_restarts(float_arrays(last_a, w.shapes)) if restarts == "auto" else int(restarts)
-    elements = [begun(last_a, last_b, w, allowed, count, seed)]
+    elements = [begun(last_a, last_b, w, allowed, count, search_seed(seed))]
     if mode == "each":
         for fa, fb in track(list(pairs.T[:-1][::-1]), "aligning frames"):
             both = a.state(frame=int(fa)), b.state(frame=int(fb))
