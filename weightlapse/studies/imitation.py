@@ -152,7 +152,7 @@ def _finish(
     """Adam with cosine decay on fresh batches, then Levenberg-Marquardt in float64 on fixed inputs: down to the last decades of the loss."""
     keep = None if path is None else path.keep
     rough = ensemble(
-        students, data=lessons(teachers, 256, seed=seed), steps=adam, lr=0.01, schedule="cosine", callback=keep, record_every=max(1, adam // moments)
+        students, fresh=lessons(teachers, 256, seed=seed), steps=adam, lr=0.01, schedule="cosine", callback=keep, record_every=max(1, adam // moments)
     )  # fmt: skip
     if path is not None:
         path.offset += adam
