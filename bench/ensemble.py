@@ -38,7 +38,7 @@ def seconds(run: Callable[[], object]) -> float:
 
 def pairs(n: int) -> None:
     teachers = Stack.make(STUDENT, n, seeds=range(10_000, 10_000 + n))
-    wl.ensemble(STUDENT, n, data=imitation(teachers, 50), per_member=True, steps=50, lr=0.05, eps=1e-7)
+    wl.ensemble(STUDENT, n, fresh=imitation(teachers, 50), per_member=True, steps=50, lr=0.05, eps=1e-7)
 
 
 def pair_torch() -> None:

@@ -34,7 +34,7 @@ def to_the_end(students: int, adam: int, polish: int) -> list[str]:
     lines = ["| stage | seconds | |", "|---|---|---|"]
     start = time.perf_counter()
     trained = wl.ensemble(
-        STUDENT, students, data=imitation(own, 256), per_member=True, steps=adam, lr=0.01, schedule="cosine"
+        STUDENT, students, fresh=imitation(own, 256), per_member=True, steps=adam, lr=0.01, schedule="cosine"
     )
     lines.append(
         f"| Adam, {adam} steps of 256 | {time.perf_counter() - start:.1f} | loss {np.median(trained.losses[-1]):.1e} |"

@@ -9,7 +9,7 @@ from weightlapse.ensembles.stack import Stack, glorot
 
 make = glorot(2, 3, 1, output=torch.nn.Tanh)
 teachers = Stack.make(make, 64, seeds=range(100, 164))
-students = wl.ensemble(make, 64, data=imitation(teachers, 128), steps=3000, lr=0.01, schedule="cosine")
+students = wl.ensemble(make, 64, fresh=imitation(teachers, 128), steps=3000, lr=0.01, schedule="cosine")
 print(students)
 
 x = torch.rand(512, 2, dtype=torch.float64) * 2 - 1

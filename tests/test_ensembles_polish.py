@@ -105,7 +105,7 @@ def test_every_student_at_zero_loss_has_its_teachers_weights() -> None:
     """From independent starts: some students reach zero, and those have the teacher's weights up to order and sign; the others have not."""
     make = glorot(4, 3, 1, output=nn.Tanh)
     teachers = Stack.make(make, 16, seeds=[200 + i % 4 for i in range(16)])
-    trained = wl.ensemble(make, 16, data=imitation(teachers, 64), steps=1500, lr=0.02, schedule="cosine")
+    trained = wl.ensemble(make, 16, fresh=imitation(teachers, 64), steps=1500, lr=0.02, schedule="cosine")
     exact = teachers.to(torch.float64)
     x, fresh = (
         torch.rand(n, 4, generator=torch.Generator().manual_seed(n), dtype=torch.float64) * 2 - 1 for n in (300, 700)

@@ -123,8 +123,8 @@ def test_fresh_data_reach_their_members(cluster: Any) -> None:
 
     make = glorot(4, 3, 1)
     fresh = imitation(Stack.make(make, 5, seeds=range(50, 55)), 8)
-    run = wl.ensemble(make, 5, data=fresh, steps=30, engine="ray", parts=2)
-    np.testing.assert_array_equal(run.losses, wl.ensemble(make, 5, data=fresh, steps=30).losses)
+    run = wl.ensemble(make, 5, fresh=fresh, steps=30, engine="ray", parts=2)
+    np.testing.assert_array_equal(run.losses, wl.ensemble(make, 5, fresh=fresh, steps=30).losses)
 
 
 def test_a_mistake_in_the_loss_is_no_lost_worker(cluster: Any) -> None:

@@ -207,7 +207,7 @@ def test_fresh_data_and_teachers() -> None:
         torch.testing.assert_close(teachers.member(i)(x[i]), y[i])
     assert float(x.min()) >= -1
     assert float(x.max()) < 1
-    run = wl.ensemble(make, 3, data=data, steps=300, lr=0.05)
+    run = wl.ensemble(make, 3, fresh=data, steps=300, lr=0.05)
     assert (run.losses[-1] < run.losses[0] / 5).all()
     _, losses = alone(
         make,
@@ -279,7 +279,7 @@ def test_callbacks_see_the_weights_as_they_are() -> None:
         ({"loss": "hinge"}, "hinge"),
         ({"y": torch.zeros(8)}, r"targets have shape \(8,\)"),
         ({"y": torch.zeros(7, 1)}, "8 inputs but targets"),
-        ({"data": lambda s: (torch.zeros(8, 2), torch.zeros(8, 1))}, "either as x and y"),
+        ({"fresh": lambda s: (torch.zeros(8, 2), torch.zeros(8, 1))}, "either as x and y"),
         ({"x": torch.zeros(3, 8, 2)}, "2 members"),
         ({"x": torch.zeros(8, 2, dtype=torch.int64)}, "x.float"),
         ({"lr": [0.1, 0.2, 0.3]}, "one per member"),

@@ -14,10 +14,11 @@ import weightlapse as wl
 from tests.oracles_film import Imagined
 from weightlapse.errors import InvalidArgument, MissingExtra, UnknownTensor
 from weightlapse.film import colours
-from weightlapse.film.frames import check_frames, sample, values_over
+from weightlapse.film.frames import sample, values_over
 from weightlapse.film.pace import timeline
 from weightlapse.film.scene import Order, compose
 from weightlapse.film.tiles import Tile
+from weightlapse.recording.frames import check_frames
 
 av = pytest.importorskip("av")
 
@@ -396,14 +397,14 @@ def test_in_a_notebook_it_plays_from_memory(run: Any, tmp_path: Path, monkeypatc
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"path": "film.avi"}, "cannot tell the format of 'film.avi'"),
-        ({"path": "film"}, "the suffix must be one of .mp4"),
+        ({"out": "film.avi"}, "cannot tell the format of 'film.avi'"),
+        ({"out": "film"}, "the suffix must be one of .mp4"),
         ({"size": (641, 480)}, "need even numbers; use 642x480"),
         ({"size": (10, 10)}, "out of range"),
         ({"size": 5}, "size must be"),
         ({"fps": 0}, "fps=0 must be a number above 0"),
         ({"fps": float("nan")}, "fps"),
-        ({"path": "film.gif", "fps": 60}, "fps=60 is too fast"),
+        ({"out": "film.gif", "fps": 60}, "fps=60 is too fast"),
         ({"scale": "frame"}, "scale must be one of 'tensor', 'global', 'step'"),
         ({"cmap": "RdBlu"}, "no colour map is called"),
         ({"theme": "sepia"}, "no theme"),
@@ -419,8 +420,8 @@ def test_in_a_notebook_it_plays_from_memory(run: Any, tmp_path: Path, monkeypatc
         ({"panels": ["groups"], "groups": {"g": ("fc.wight", [0])}}, "no tensor is called 'fc.wight'"),
         ({"panels": ["groups"], "groups": {"g": ("fc.weight", slice(0, 0))}}, "holds no weight"),
         ({"hold": -1}, "hold=-1"),
-        ({"path": "missing/film.mp4"}, "the folder 'missing' does not exist"),
-        ({"path": "a-%d-%d.png"}, "one number in the name"),
+        ({"out": "missing/film.mp4"}, "the folder 'missing' does not exist"),
+        ({"out": "a-%d-%d.png"}, "one number in the name"),
     ],
 )
 def test_what_cannot_be_meant_is_refused(
@@ -428,7 +429,7 @@ def test_what_cannot_be_meant_is_refused(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     with pytest.raises(InvalidArgument, match=message):
-        wl.make_film(run, **{"path": "film.mp4", "size": SMALL} | options)
+        wl.make_film(run, **{"out": "film.mp4", "size": SMALL} | options)
     assert list(tmp_path.iterdir()) == []
 
 

@@ -10,7 +10,7 @@ import pytest
 ROOT = Path(__file__).resolve().parent.parent
 PACKAGE = ROOT / "weightlapse"
 RANK = {
-    "errors": 0, "progress": 0, "wiring": 1, "adapters": 2, "store": 2, "callbacks": 3, "capture": 3, "recording": 3, "measures": 4, "symmetry": 4, "picture": 4,
+    "errors": -1, "arguments": 0, "progress": 0, "wiring": 1, "adapters": 2, "store": 2, "callbacks": 3, "capture": 3, "recording": 3, "measures": 4, "symmetry": 4, "picture": 4,
     "growth": 5, "lift": 5, "ensembles": 5, "differences": 5, "film": 5, "view": 6, "studies": 7, "cli": 8,
 }  # fmt: skip
 FORBIDDEN_NAMES = {"utils", "helpers", "common", "base", "misc"}

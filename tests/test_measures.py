@@ -245,7 +245,7 @@ def test_frames_are_chosen(run):
     [
         ({"what": "nrom"}, "there is no measure 'nrom'; nearest: 'norm'"),
         ({"what": "norm", "by": "row"}, "by='row'"),
-        ({"what": "norm", "frames": slice(50, 60)}, "selects nothing of 9 frames"),
+        ({"what": "norm", "frames": slice(50, 60)}, "selects none of the 9 frames"),
         ({"what": "norm", "tensors": "zzz*"}, "no floating-point tensor of the recording matches"),
         ({"what": "norm", "groups": {"g": [1]}}, "gives bare positions, but 4 tensors"),
         ({"what": "norm", "tensors": "fc1.bias", "groups": {"g": [6]}}, "flat indices below 6"),

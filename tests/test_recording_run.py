@@ -11,6 +11,7 @@ import pytest
 
 import weightlapse as wl
 from weightlapse.film.pair import Pair
+from weightlapse.measures.chosen import Chosen
 from weightlapse.measures.part import Part
 from weightlapse.recording.polar import polar
 from weightlapse.recording.renamed import RenamedRecording
@@ -58,6 +59,7 @@ MADE: dict[str, Callable[[Path], Run]] = {
     "recording": lambda tmp: recorded(tmp / "run"),
     "seen": lambda tmp: Seen(recorded(tmp / "run")),
     "part": part,
+    "chosen": lambda tmp: Chosen(recorded(tmp / "run", steps=6), np.array([0, 1, 4])),
     "renamed": renamed,
     "polar": lambda tmp: polar(recorded(tmp / "run", dtype=np.complex128)),
     "aligned": aligned,

@@ -52,9 +52,9 @@ def test_follow_refuses(tmp_path: Path) -> None:
     run = record(tmp_path / "run", path(2, random_state(W, np.random.default_rng(1), np.float32)), None)
     with pytest.raises(wl.InvalidArgument, match="no wiring"):
         wl.follow(run)
-    with pytest.raises(wl.InvalidArgument, match="ascending"):
-        wl.follow(run, W, frames=[3, 3])
-    with pytest.raises(wl.InvalidArgument, match="ascending"):
+    with pytest.raises(wl.InvalidArgument, match="rising"):
+        wl.follow(run, W, frames=[1, 1])
+    with pytest.raises(wl.InvalidArgument, match="nearest is"):
         wl.follow(run, W, frames=[99])
     with pytest.raises(wl.CannotAlign, match="shape"):
         wl.follow(run, mlp_wiring([9, 15, 16, 7]))

@@ -1,6 +1,6 @@
 """weightlapse: a time-lapse camera and a workbench for the weights of neural networks.
 
-    errors, progress   what can go wrong; how long it will take
+    errors, arguments, progress   what can go wrong; what arguments have in common; how long it will take
     wiring/            which axes of which weights are the same neurons
     adapters/          a model in any framework as named arrays, and back
     callbacks/         what a trainer is given so that it records

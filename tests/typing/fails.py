@@ -22,6 +22,10 @@ run.stat(step=3)  # wrong: no such method
 run.steps = 3  # wrong: read only
 wl.load(5)  # wrong: no path
 wl.make_film(run, "out.mp4", fpss=3)  # wrong: the name of an argument
+wl.make_film(run, path="out.mp4")  # wrong: the old name of an argument
+run.export("npz", dest="run.npz")  # wrong: the same of a method
+wl.measure(run, "norm", frames="all")  # wrong: no frames
+wl.compare(weights, weights, agree="nearly")  # wrong: text for a number
 wl.plot.linez(run)  # wrong: no such figure
 wl.align(weights, weights, wirin=None)  # wrong: the name of an argument
 verdict: int = wl.compare(weights, weights, wiring=None).verdict  # wrong: text

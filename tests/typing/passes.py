@@ -35,16 +35,22 @@ def read(where: Path) -> NDArray[np.float64]:
     kinds: list[str] = [finding.kind for finding in findings]
     axes: Axes = wl.plot.lines(run, "fc1.weight", most=8)
     axes.set_title(", ".join([*kinds, *names, *one, *several, str(track.shape)]))
-    film: wl.Film = wl.make_film(run, "out.mp4", fps=24, size=(1280, 720))
+    film: wl.Film = wl.make_film(run, out="out.mp4", fps=24, size=(1280, 720), frames=[0, 5, -1])
+    wl.measure(where, "norm", frames=range(0, 10, 2))
+    wl.diagnose(str(where), frames=3)
+    run.export("npz", out=where / "run.npz")
     assert film
     return norms["fc1"]
 
 
-def judge(a: torch.nn.Module, b: torch.nn.Module, x: torch.Tensor) -> str:
+def judge(a: torch.nn.Module, b: torch.nn.Module, x: torch.Tensor, where_it_lies: Path) -> str:
     wiring: wl.Wiring = wl.trace(a, x)
     found: wl.Alignment = wl.align(a, b, wiring=wiring)
     result: wl.Comparison = wl.compare(a, b, wiring=wiring, data=x)
-    grown: wl.Growth = wl.widen(a, {"fc1": 256}, x, split="equal", seed=0)
+    grown: wl.Growth = wl.widen(a, {"fc1": 256}, example=x, split="equal", seed=None)
+    state: dict[str, object] = wl.permute(a.state_dict(), wiring, group="fc1", order=[1, 0])
+    wl.align_all([a, state], data=x, seed=None)
+    wl.canonical(where_it_lies)
     difference: wl.Diff = wl.diff(a, b)
     changed: list[str] = [name for name, tensor in difference.tensors.items() if tensor.status == "changed"]
     after: float = found.distance_after

@@ -7,6 +7,7 @@ from numpy.typing import NDArray
 
 import weightlapse as wl
 from weightlapse.film.pair import Pair, _InStep
+from weightlapse.measures.chosen import Chosen, _History
 from weightlapse.measures.part import Part
 from weightlapse.recording.epoch import Epoch
 from weightlapse.recording.polar import PolarTrack, _Polar, _PolarSpan
@@ -21,20 +22,23 @@ def runs(
     pair: Pair,
     step: _InStep,
     part: Part,
+    chosen: Chosen,
     named: RenamedRecording,
     polar: _Polar,
     aligned: AlignedRun,
     seen: Seen,
 ) -> list[Run]:
-    return [recording, pair, step, part, named, polar, aligned, seen]
+    return [recording, pair, step, part, chosen, named, polar, aligned, seen]
 
 
 def spans(epoch: Epoch, named: _RenamedSpan, polar: _PolarSpan, seen: SeenSpan) -> list[LayoutSpan]:
     return [epoch, named, polar, seen]
 
 
-def histories(track: Track, part: PolarTrack, aligned: AlignedTrack, array: NDArray[np.float64]) -> list[TensorHistory]:
-    return [track, part, aligned, array]
+def histories(
+    track: Track, some: _History, part: PolarTrack, aligned: AlignedTrack, array: NDArray[np.float64]
+) -> list[TensorHistory]:
+    return [track, some, part, aligned, array]
 
 
 def a_users_own(run: wl.Run, name: str) -> float:

@@ -35,7 +35,8 @@ def command(run: Path, kind: str, output: Path, tensors: str | None, step: int |
 
     from weightlapse.film import plot
     from weightlapse.film.encode import whole_file
-    from weightlapse.film.frames import chosen, frame_of_step
+    from weightlapse.film.frames import chosen
+    from weightlapse.recording.frames import frame_of_step
     from weightlapse.recording.recording import load
 
     suffix = output.suffix.lower()

@@ -26,6 +26,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from weightlapse.arguments import search_seed
 from weightlapse.differences.partners import ALPHA, Agreement, agreement, at_least, best_of, matched
 from weightlapse.differences.places import FEW, Place, outer, places_of, rows_of
 from weightlapse.differences.sides import Side, opened, unwrap
@@ -97,12 +98,13 @@ _HEAD = {
 }
 
 
-def lineage(a: Any, b: Any, wiring: Wiring | None = None, *, seed: int = 0) -> Lineage:
+def lineage(a: Any, b: Any, wiring: Wiring | None = None, *, seed: int | None = 0) -> Lineage:
     """Say whether one network was made from the other, without running either.
 
     a, b: modules, mappings of names to arrays or tensors, recordings, or paths of recordings, checkpoint files and folders (safetensors, sharded or not).
     wiring: with it, turned and renumbered copies are found and "same up to symmetry" can be said; a recording's own is used when it
-    has one. Without any the stream is told by its size, the most frequent length of an axis that can be one of hidden units. seed: of the renumberings, 0 or more.
+    has one. Without any the stream is told by its size, the most frequent length of an axis that can be one of hidden units. seed: of the
+    renumberings, 0 or more; None is 0.
 
     Raises InvalidArgument when the two share too little to be compared (no tensors of one name on whose axes the same units live), VacuousComparison when no
     matrix holds anything but one number, CannotAlign for NaN and Inf.
@@ -117,9 +119,7 @@ def lineage(a: Any, b: Any, wiring: Wiring | None = None, *, seed: int = 0) -> L
     >>> wl.lineage(a, {n: rng.normal(size=v.shape) for n, v in a.items()}).verdict
     'independent'
     """
-    if isinstance(seed, bool) or not isinstance(seed, (int, np.integer)) or seed < 0:
-        raise InvalidArgument(f"seed must be a whole number, 0 or more, got {seed!r}")
-    rng = np.random.default_rng(seed)
+    rng = np.random.default_rng(search_seed(seed))
     with opened(a, "first") as x, opened(b, "second") as y:
         fixed = [*_buffers(a, x), *_buffers(b, y)]
         unwrap(x, y)

@@ -40,7 +40,7 @@ class Batches:
 
     def steps_per_epoch(self) -> int:
         if self.x is None:
-            raise InvalidArgument("ensemble: epochs= needs fixed data x and y; with data=function say steps=")
+            raise InvalidArgument("ensemble: epochs= needs fixed data x and y; with fresh=function say steps=")
         return 1 if self.batch_size is None else -(-self._count() // self.batch_size)
 
     def _count(self) -> int:
@@ -91,17 +91,17 @@ def arrange(
     stack: Stack,
     x: Any,
     y: Any,
-    data: Fresh | None,
+    fresh: Fresh | None,
     per_member: bool | None,
     batch_size: int | None,
     seeds: Sequence[int],
 ) -> Batches:
     """Check what the caller gave, and find out whether it has a member axis."""
-    if (data is None) == (x is None) or (x is None) != (y is None):
-        raise InvalidArgument("ensemble: give the data either as x and y, or as data=function(step) -> (x, y)")
+    if (fresh is None) == (x is None) or (x is None) != (y is None):
+        raise InvalidArgument("ensemble: give the data either as x and y, or as fresh=function(step) -> (x, y)")
     if batch_size is not None and batch_size < 1:
         raise InvalidArgument(f"ensemble: batch_size must be at least 1, not {batch_size}")
-    sample_x, sample_y = (torch.as_tensor(v) for v in (data(0) if data is not None else (x, y)))
+    sample_x, sample_y = (torch.as_tensor(v) for v in (fresh(0) if fresh is not None else (x, y)))
     if not sample_x.is_floating_point() and stack.chain is not None:
         raise InvalidArgument(
             f"ensemble: x has dtype {sample_x.dtype}, dense networks need floating numbers: x.float()"
@@ -112,16 +112,16 @@ def arrange(
         raise InvalidArgument(
             f"ensemble: per-member data need {len(stack)} along the first axis, got x {tuple(sample_x.shape)} and y {tuple(sample_y.shape)}"
         )
-    if data is not None and batch_size is not None:
-        raise InvalidArgument("ensemble: batch_size belongs to x and y; data=function makes its own batches")
-    if data is None and not per_member and len(sample_y) != len(sample_x):
+    if fresh is not None and batch_size is not None:
+        raise InvalidArgument("ensemble: batch_size belongs to x and y; fresh=function makes its own batches")
+    if fresh is None and not per_member and len(sample_y) != len(sample_x):
         # y may still be one target set per member on shared inputs
         if len(sample_y) != len(stack) or sample_y.shape[1:2] != sample_x.shape[:1]:
             raise InvalidArgument(f"ensemble: {len(sample_x)} inputs but targets of shape {tuple(sample_y.shape)}")
         sample_x, per_member = sample_x.expand(len(stack), *sample_x.shape), True
     rows = batch_size or sample_x.shape[1 if per_member else 0]
-    if data is not None:
-        return Batches(None, None, data, per_member, None, tuple(seeds), rows)
+    if fresh is not None:
+        return Batches(None, None, fresh, per_member, None, tuple(seeds), rows)
     return Batches(sample_x, sample_y, None, per_member, batch_size, tuple(seeds), rows)
 
 

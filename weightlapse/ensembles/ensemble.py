@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from weightlapse import progress
 from weightlapse.adapters.threads import WORTH_THREADS, single_threaded
+from weightlapse.arguments import renamed
 from weightlapse.ensembles.batches import Fresh, arrange
 from weightlapse.ensembles.job import Job, Schedule
 from weightlapse.ensembles.losses import MemberLoss
@@ -75,13 +76,14 @@ class Ensemble:
         return text + (f"; {dead} diverged" if dead else "")
 
 
+@renamed("0.3", data="fresh")
 def ensemble(
     make_model: Callable[..., nn.Module] | Stack,
     n: int | None = None,
     x: Any = None,
     y: Any = None,
     *,
-    data: Fresh | None = None,
+    fresh: Fresh | None = None,
     per_member: bool | None = None,
     steps: int | None = None,
     epochs: int | None = None,
@@ -106,7 +108,7 @@ def ensemble(
     ----------
     make_model: ``() -> module`` or ``(seed) -> module``, called n times with torch seeded by ``seeds`` (default 0..n-1); or a `Stack`.
     x, y: data, (N, ...) for all members or (n, N, ...) each its own; ``per_member`` says so where the shape does not (anything but
-        dense networks). ``data(step) -> (x, y)`` makes fresh batches instead.
+        dense networks). ``fresh(step) -> (x, y)`` makes fresh batches instead.
     steps, or epochs (with x and y): how long. ``batch_size`` None is the full batch; else every member shuffles by its own seed.
     loss: "mse", "bce" (on logits), "cross_entropy" (class numbers), or a function of one member's (predictions, targets).
     optimizer: "sgd", "adam", "adamw", "rmsprop" with ``torch.optim``'s options (momentum=, betas=, ...) and semantics for each member;
@@ -136,7 +138,7 @@ def ensemble(
     seeds = tuple(range(len(stack))) if seeds is None else tuple(int(s) for s in seeds)
     if engine not in ("local", "ray"):
         raise InvalidArgument(f"ensemble: engine must be 'local' or 'ray', not {engine!r}")
-    batches = arrange(stack, x, y, data, per_member, batch_size, seeds)
+    batches = arrange(stack, x, y, fresh, per_member, batch_size, seeds)
     if (steps is None) == (epochs is None):
         raise InvalidArgument("ensemble: say how long, by steps= or by epochs=")
     count = steps if steps is not None else (epochs or 0) * batches.steps_per_epoch()

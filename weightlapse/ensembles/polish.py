@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from weightlapse import progress
 from weightlapse.adapters.threads import single_threaded
+from weightlapse.arguments import renamed
 from weightlapse.ensembles.certificate import Certificate, certify
 from weightlapse.ensembles.ensemble import Ensemble
 from weightlapse.ensembles.gradients import gradient_of
@@ -78,6 +79,7 @@ class Polished:
         return len(self.stack)
 
 
+@renamed("0.3", tolerance="until")
 def polish(
     model: nn.Module | Stack | Ensemble,
     x: Any,
@@ -88,7 +90,7 @@ def polish(
     per_member: bool | None = None,
     damping: float = 1e-3,
     memory: int = 30,
-    tolerance: float = 1e-30,
+    until: float = 1e-30,
     record: Any = None,
     record_every: int = 1,
     first_step: int = 0,
@@ -107,7 +109,7 @@ def polish(
         the networks' output shape, with or without the member axis. Take at least a few times as many rows as there are parameters.
     method: "lm", Levenberg-Marquardt (networks of up to a few hundred parameters: 1-2 s per member of 169 for 400 steps), or "lbfgs"
         (more parameters, many more steps). ``damping`` and ``memory`` belong to one each.
-    tolerance: a member rests below this mean squared error.
+    until: a member rests below this mean squared error.
     record, callback: get ``step(states, step=first_step + k, loss=median)`` and ``(k, stack)`` after every ``record_every`` steps and the last.
 
     Raises InvalidArgument for shapes that do not fit and for networks too large for the method.
@@ -144,9 +146,9 @@ def polish(
     ):
         moves: Iterator[Tensor]
         if method == "lm":
-            moves = levenberg_marquardt(problem, stack.theta, steps, damping=damping, tolerance=tolerance, pool=pool)
+            moves = levenberg_marquardt(problem, stack.theta, steps, damping=damping, tolerance=until, pool=pool)
         else:
-            moves = lbfgs(_evaluator(problem), stack.theta, steps, memory=memory, tolerance=tolerance)
+            moves = lbfgs(_evaluator(problem), stack.theta, steps, memory=memory, tolerance=until)
         shown_at = 0
 
         def show() -> None:
@@ -167,7 +169,7 @@ def polish(
         if shown_at != step:
             show()
     seconds = time.perf_counter() - started
-    return Polished(stack, np.array(losses), seconds, method, np.array(norms), problem, tolerance)
+    return Polished(stack, np.array(losses), seconds, method, np.array(norms), problem, until)
 
 
 def _evaluator(problem: Residuals) -> Evaluate:

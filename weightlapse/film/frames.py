@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from weightlapse.errors import InvalidArgument, MissingStep, UnknownTensor, closest
+from weightlapse.errors import UnknownTensor, closest
 from weightlapse.recording.polar import whole
 from weightlapse.recording.run import LayoutSpan, Run
 from weightlapse.store.layout import value_dtype
@@ -113,28 +113,6 @@ def _rows(track: Any, frames: NDArray[np.int64]) -> Values:
     return np.stack([rows[int(frame)] for frame in frames])
 
 
-def check_frames(frames: Any, total: int) -> NDArray[np.int64]:
-    """``frames`` (None, a slice, an int, or a sequence of ints, negative from the end) as indices of a recording with ``total``."""
-    if total == 0:
-        raise InvalidArgument("the recording holds no frame yet, so there is nothing to draw")
-    if frames is None:
-        return np.arange(total)
-    if isinstance(frames, slice):
-        picked = np.arange(total)[frames]
-        if not len(picked):
-            raise InvalidArgument(
-                f"frames={frames.start}:{frames.stop}:{frames.step} selects none of the {total} frames"
-            )
-        return picked
-    wanted = np.atleast_1d(np.asarray(frames))
-    if wanted.ndim != 1 or not len(wanted) or wanted.dtype.kind not in "iu":
-        raise InvalidArgument(f"frames must be a slice, an integer or a sequence of integers, not {frames!r}")
-    wrong = wanted[(wanted < -total) | (wanted >= total)]
-    if len(wrong):
-        raise InvalidArgument(f"frame {int(wrong[0])} does not exist: the recording has frames 0 to {total - 1}")
-    return np.where(wanted < 0, wanted + total, wanted).astype(np.int64)
-
-
 def sample(frames: NDArray[np.int64], most: int) -> NDArray[np.int64]:
     """At most ``most`` of ``frames``: evenly spaced, both ends and the first few (where weights move fastest) among them."""
     unique = np.unique(frames)
@@ -143,13 +121,3 @@ def sample(frames: NDArray[np.int64], most: int) -> NDArray[np.int64]:
     even = np.linspace(0, len(unique) - 1, most - most // 4)
     early = np.geomspace(1, len(unique) - 1, most // 4)
     return unique[np.unique(np.rint(np.concatenate([even, early])).astype(int))]
-
-
-def frame_of_step(run: Run, step: int) -> int:
-    """The frame recorded at ``step``."""
-    steps = np.asarray(run.steps)
-    at = int(np.searchsorted(steps, step))
-    if at < len(steps) and int(steps[at]) == step:
-        return at
-    near = ", ".join(str(int(s)) for s in steps[max(at - 1, 0) : at + 1])
-    raise MissingStep(f"step {step} was not recorded; the nearest that were: {near}")

@@ -14,10 +14,11 @@ from numpy.typing import NDArray
 
 import weightlapse.film.colours as colours
 import weightlapse.film.scales as scales
+from weightlapse.arguments import renamed
 from weightlapse.errors import InvalidArgument
 from weightlapse.film.encode import PALETTE, PRESETS, STILL, VIDEO, Reel, surface_for, whole_file, writer_for
 from weightlapse.film.film import Film
-from weightlapse.film.frames import check_frames, chosen
+from weightlapse.film.frames import chosen
 from weightlapse.film.grown import events_of
 from weightlapse.film.pace import first_at, timeline
 from weightlapse.film.panels import Moment
@@ -27,6 +28,7 @@ from weightlapse.film.story import Story, many
 from weightlapse.film.story_file import beside, describe, poster_picture, write
 from weightlapse.film.story_scene import compose_story, tell
 from weightlapse.progress import track
+from weightlapse.recording.frames import Frames, check_frames
 from weightlapse.recording.polar import polar
 from weightlapse.recording.recording import opened
 from weightlapse.recording.run import Run
@@ -35,9 +37,10 @@ from weightlapse.store.layout import value_dtype
 SUFFIXES = (*VIDEO, *PALETTE, *STILL)
 
 
+@renamed("0.3", path="out")
 def make_film(
     run: Run | str | os.PathLike[str],
-    path: str | os.PathLike[str] | None = None,
+    out: str | os.PathLike[str] | None = None,
     *,
     tensors: str | Sequence[str] = "*",
     fps: float = 24,
@@ -46,7 +49,7 @@ def make_film(
     cmap: str = "RdBu_r",
     other: Run | str | os.PathLike[str] | None = None,
     align: bool = True,
-    frames: Any = None,
+    frames: Frames = None,
     panels: Sequence[str] | None = None,
     theme: str = "light",
     pace: str | int | None = None,
@@ -59,11 +62,11 @@ def make_film(
     title: str = "",
     story: bool | None = None,
 ) -> Film:
-    """Draw every weight at every step, as a film or a still, by the suffix of ``path``.
+    """Draw every weight at every step, as a film or a still, by the suffix of ``out``.
 
     Arguments:
         run: a recording, or the path of one.
-        path: ``.mp4`` ``.webm`` ``.gif`` ``.apng``; ``.png`` ``.svg`` ``.pdf`` for the last of the chosen frames;
+        out: ``.mp4`` ``.webm`` ``.gif`` ``.apng``; ``.png`` ``.svg`` ``.pdf`` for the last of the chosen frames;
             ``name-%04d.png`` for one numbered picture per frame; None keeps an mp4 in memory (to be shown in a notebook).
         tensors: glob or globs; ``"*"`` are the network's own floating-point tensors.
         fps: film frames a second. size: (width, height) in pixels, both even.
@@ -72,7 +75,7 @@ def make_film(
         cmap: a diverging map: RdBu, PuOr, BrBG, PRGn, night (each also with ``_r``), or any name Matplotlib knows.
         other: a second recording of the same network: the film then shows both, the second aligned, and the difference.
         align: whether ``other`` is also brought onto ``run`` up to the symmetries of the network.
-        frames: which recorded frames, a slice, an integer or a sequence of integers.
+        frames: which recorded frames: a slice, a range, an integer or a sequence of integers, in the order of the film.
         panels: any of "weights", "scalars:NAME", "loss", "lines:GLOB", "groups", "mass:GLOB", "distance", "norms",
             "histograms:GLOB", "text:WORDS", in this order; None chooses by the size of the network.
         theme: "light" or "dark".
@@ -118,7 +121,7 @@ def make_film(
         run = Pair(run, opened(other), align)
     else:
         run = polar(run)
-    suffix, target = _target(path)
+    suffix, target = _target(out)
     width, height = _size(size, suffix)
     rate = _rate(fps)
     scales.check(scale)
@@ -169,8 +172,8 @@ def make_film(
     reel = Reel(width, height, rate, len(groups_of), order.title or run.name, comment, faithful, preset, crf)
     surface = surface_for(suffix, reel, table, scene.series_used, cmap)
 
-    def shoot(out: Any) -> None:
-        writer = writer_for(suffix, out, reel, table, scene.series_used, cmap)
+    def shoot(file: Any) -> None:
+        writer = writer_for(suffix, file, reel, table, scene.series_used, cmap)
         firsts = np.array([start for start, _ in groups_of])
         for moment, (_, times) in zip(moments(run, scene, shown, firsts, linger=linger), track(groups_of, "filming")):
             scene.draw(surface, moment)
@@ -182,8 +185,8 @@ def make_film(
         shoot(memory)
         shows = None if tale is None else describe(run, order, tale, float(rate), order.title or run.name)
         return Film(None, (width, height), rate, len(shown), memory.getvalue(), None, shows)
-    with whole_file(target) as out:
-        shoot(out)
+    with whole_file(target) as file:
+        shoot(file)
     if tale is not None and poster is not None and told is not None:
         best = poster_picture(tale, len(shown))
         again = compose_story(run, order, tale)

@@ -19,13 +19,14 @@ import weightlapse.film.scales as scales
 from weightlapse.errors import InvalidArgument
 from weightlapse.film.blocks import Measure, Placed, blocks, even
 from weightlapse.film.curves import Curves, Line
-from weightlapse.film.frames import Values, all_shapes, frame_of_step, sample, values_over
+from weightlapse.film.frames import Values, all_shapes, sample, values_over
 from weightlapse.film.layout import place
 from weightlapse.film.panels import Header, Legend, Panel, Weights
 from weightlapse.film.scene import THINNED, Order, Scene, frame_boxes, legend_ends
 from weightlapse.film.surface import Box
 from weightlapse.picture.numbers import grouped
 from weightlapse.progress import track
+from weightlapse.recording.frames import frame_of_step
 from weightlapse.recording.renamed import under_names_of
 from weightlapse.recording.run import LayoutSpan, Run, Seen, TensorHistory
 from weightlapse.symmetry.runs import align_runs

@@ -19,7 +19,7 @@ from weightlapse.errors import InvalidArgument, UnknownTensor, closest
 from weightlapse.film.axes import axes_or_new, colour_bar, finished, listed_map, series_colours
 from weightlapse.film.colours import GROUND, encode
 from weightlapse.film.differences import diff as diff  # wl.plot.diff
-from weightlapse.film.frames import Values, all_shapes, check_frames, chosen, epoch_at, sample, values_over
+from weightlapse.film.frames import Values, all_shapes, chosen, epoch_at, sample, values_over
 from weightlapse.film.spike import autopsy as autopsy  # wl.plot.autopsy
 from weightlapse.measures.measure import measure
 from weightlapse.picture.cells import gaps
@@ -28,6 +28,7 @@ from weightlapse.picture.numbers import spans_decades
 from weightlapse.picture.reduce import SPIKE, typical
 from weightlapse.picture.sample import limit
 from weightlapse.picture.scale import limit_of
+from weightlapse.recording.frames import Frames, check_frames, rising_frames
 from weightlapse.recording.polar import PARTS, polar
 from weightlapse.recording.recording import opened
 from weightlapse.recording.run import Run
@@ -45,7 +46,7 @@ def lines(
     ax: Axes | None = None,
     *,
     most: int = 64,
-    frames: slice | None = None,
+    frames: Frames = None,
 ) -> Axes:
     """Every weight of ``tensor`` (a name or a glob; default: the first) against the step; beyond ``most``, ``most`` of them evenly spread.
 
@@ -58,7 +59,7 @@ def lines(
     names = [_named(run, tensor)] if tensor is None or tensor in shapes else chosen(run, tensor)
     total = sum(int(np.prod(shapes[name])) for name in names)
     drawn = charts.single_weights(
-        run, sample(_span(run, frames), _POINTS), {name: shapes[name] for name in names}, most
+        run, sample(check_frames(frames, len(run.steps)), _POINTS), {name: shapes[name] for name in names}, most
     )
     ax = axes_or_new(ax)
     colours = series_colours()
@@ -141,7 +142,7 @@ def mass(
     tensor: str | None = None,
     ax: Axes | None = None,
     *,
-    frames: slice | None = None,
+    frames: Frames = None,
     most: int = 16,
 ) -> Axes:
     """Shares of the absolute weight, |w| / Σ|w|, over time: of each weight of ``tensor`` where it has at most ``most``, or of each tensor.
@@ -153,7 +154,7 @@ def mass(
     names = chosen(run, "*")
     if tensor is None and sum(int(np.prod(shapes[n])) for n in names) <= most and len(names) == 1:
         tensor = names[0]
-    span = _stride(run, frames)
+    span = _thinned(run, frames)
     steps = np.asarray(run.steps)[span]
     ax = axes_or_new(ax)
     if tensor is not None:
@@ -195,11 +196,11 @@ def norms(
     tensors: str | Sequence[str] = "*",
     ax: Axes | None = None,
     *,
-    frames: slice | None = None,
+    frames: Frames = None,
 ) -> Axes:
     """The Euclidean norm of each tensor against the step. Returns the axes."""
     run = opened(run)
-    span = _stride(run, frames)
+    span = _thinned(run, frames)
     found = measure(run, "norm", tensors=chosen(run, tensors), frames=span)
     return _many(ax, np.asarray(run.steps)[span], found, "norm", "norm of each tensor")
 
@@ -235,7 +236,7 @@ def trajectory(
     tensors: str | Sequence[str] = "*",
     ax: Axes | None = None,
     *,
-    frames: slice | None = None,
+    frames: Frames = None,
 ) -> Axes:
     """The path of all chosen weights together in the plane of its two largest principal components. Returns the axes."""
     from weightlapse.measures.trajectory import trajectory as path_of
@@ -264,13 +265,13 @@ def ridgeline(
     tensor: str | None = None,
     ax: Axes | None = None,
     *,
-    frames: slice | None = None,
+    frames: Frames = None,
     most: int = 24,
 ) -> Axes:
     """Histograms of ``tensor`` (default: the first) at up to ``most`` frames, the earliest at the back. Returns the axes."""
     run = opened(run)
     name = _named(run, tensor)
-    span = _stride(run, frames)
+    span = _thinned(run, frames)
     found = measure(run, "histogram", tensors=[name], frames=span)
     counts, edges = (
         np.asarray(found[name], dtype=np.float64),
@@ -346,14 +347,7 @@ def _limit(run: Run, name: str, scale: str | float, value: Values) -> float:
     raise InvalidArgument(f"scale must be 'tensor', 'step' or a positive number, not {scale!r}")
 
 
-def _span(run: Run, frames: slice | None) -> NDArray[np.int64]:
-    return check_frames(frames, len(run.steps))
-
-
-def _stride(run: Run, frames: slice | None) -> slice:
+def _thinned(run: Run, frames: Frames) -> NDArray[np.int64]:
     """``frames``, thinned to about as many as a figure can show."""
-    span = range(len(run.steps))[frames or slice(None)]
-    if not len(span):
-        raise InvalidArgument("the chosen frames are none of the recording's")
-    step = span.step * max(len(span) // _POINTS, 1)
-    return slice(span.start, span.stop if span.stop >= 0 else None, step)
+    picked = rising_frames(frames, len(run.steps))
+    return picked[:: max(len(picked) // _POINTS, 1)]

@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from torch import nn
 
+from weightlapse.arguments import examples_of
 from weightlapse.errors import CannotGrow, InvalidArgument, UnknownTensor, closest
 from weightlapse.growth.blocks import calls_of, silenced
 from weightlapse.growth.certificate import Certificate, Trial
@@ -57,6 +58,7 @@ class Deeper:
 def deepen(
     model: nn.Module,
     *examples: Any,
+    example: Any = None,
     after: str,
     kind: str = "auto",
     optimizer: torch.optim.Optimizer | None = None,
@@ -66,13 +68,15 @@ def deepen(
 ) -> Growth:
     """One more layer (or block) after the module at path ``after``, the same function; the argument is not touched.
 
+    Each example is one input (a tuple is its positional arguments; ``example=x`` is one alone): the result is certified on them.
+
     ``kind="identity"`` puts the activation and an identity layer between the layer and the activation that follows: exact
     where acting twice is acting once (ReLU, ReLU6, clamp), with Dirac kernels for convolutions, and a BatchNorm calibrated on
     the examples where the network has one there. ``"residual"`` adds ``V act(U x)`` with V = 0 to the layer's output: exact
     for every activation; ``width`` is the number of its hidden units. ``"block"`` repeats a residual block (transformer,
     ResNet) with its branches ending in zeros. ``"auto"`` takes a block where ``after`` names one, else the identity where it is
     exact, else the residual insert. ``noise`` adds that many standard deviations of the layer's weight to the new ones; the
-    function then changes, and ``error`` says by how much. ``seed`` fixes the random weights U.
+    function then changes, and ``error`` says by how much. ``seed`` fixes the random weights U; None draws anew each time.
 
     A layer ``fc1`` becomes ``fc1.0`` and the new one ``fc1.2`` (identity) or ``fc1.1`` (residual); behind a norm ``bn1`` the
     new layers are ``bn1.2`` and ``bn1.3``. A block inserted in a list moves the later ones up by one. ``Growth.origin`` maps
@@ -94,6 +98,7 @@ def deepen(
         raise InvalidArgument(f"kind must be one of {', '.join(map(repr, KINDS))}; got {kind!r}")
     if noise < 0 or not np.isfinite(noise):
         raise InvalidArgument(f"noise must be a finite number of standard deviations, 0 or more; got {noise!r}")
+    examples = examples_of(examples, example)
     if not examples:
         raise InvalidArgument("give at least one example input: the result is certified on it")
     if is_foreign(model):

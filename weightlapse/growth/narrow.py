@@ -12,6 +12,7 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
+from weightlapse.arguments import examples_of
 from weightlapse.errors import CannotGrow, InvalidArgument
 from weightlapse.growth.arrays import Array
 from weightlapse.growth.attributes import Setting, set_true
@@ -50,12 +51,13 @@ class Surplus:
 def narrow(
     model: nn.Module,
     *examples: Any,
+    example: Any = None,
     groups: Sequence[str] | None = None,
     proven: bool = False,
     optimizer: torch.optim.Optimizer | None = None,
     wiring: Wiring | None = None,
 ) -> Growth:
-    """Takes out every unit that the function does not need; the argument is not touched. The inverse of ``widen``.
+    """Takes out every unit that the function does not need; the argument is not touched. The inverse of ``widen``, examples as there.
 
     A unit goes when another one has the same incoming weights (their outgoing weights are added up), when nothing reads it
     (its outgoing weights are zero), or when it is the same for every input tried (examples and random ones, eval and train
@@ -74,6 +76,7 @@ def narrow(
     >>> wl.narrow(wl.widen(net, {"0": 12}, x).model, x).model[0].out_features
     8
     """
+    examples = examples_of(examples, example)
     if not examples:
         raise InvalidArgument("give at least one example input: the result is certified on it")
     if is_foreign(model):

@@ -10,6 +10,7 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
+from weightlapse.arguments import examples_of
 from weightlapse.errors import CannotGrow, InvalidArgument, VacuousComparison
 from weightlapse.growth.arrays import Array, fresh_places, grown_gradient, grown_value
 from weightlapse.growth.attributes import Lengths, Setting, check_attributes, set_true
@@ -32,6 +33,7 @@ def widen(
     model: nn.Module,
     sizes: Mapping[str, int],
     *examples: Any,
+    example: Any = None,
     split: str = "random",
     noise: float = 0.0,
     optimizer: torch.optim.Optimizer | None = None,
@@ -43,11 +45,12 @@ def widen(
     """More units in the groups named by ``sizes``, the same function; the argument is not touched.
 
     ``sizes`` maps group or layer names to new totals; all are widened at once, from one wiring. Each example is one input (a
-    tuple is its positional arguments); they are used to trace the wiring, unless ``wiring`` is given, and to certify. New
+    tuple is its positional arguments; ``example=x`` is one alone); they are used to trace the wiring, unless ``wiring`` is given, and to certify. New
     units copy a parent's incoming weights, biases, gains and statistics; the parent's outgoing weights are divided among its
     replicas, ``split="random"`` in unequal parts (the replicas then separate in training), ``"equal"`` in equal ones (they
     never do). ``noise`` adds that many standard deviations of each tensor to the new units' incoming weights: the function
-    then changes, and ``error`` says by how much. ``optimizer`` (Adam, AdamW, SGD, RMSprop, Adagrad) is carried along.
+    then changes, and ``error`` says by how much. ``seed`` is of the parts and the noise; None draws anew each time.
+    ``optimizer`` (Adam, AdamW, SGD, RMSprop, Adagrad) is carried along.
 
     Sizes that the code remembers in attributes are followed where that can be found out; ``attributes`` gives the others, by path:
     ``{"attn.num_heads": 7}``; they are set first and then left alone. ``untie`` gives layers of different kinds that share a parameter
@@ -70,6 +73,7 @@ def widen(
     """
     if noise < 0 or not np.isfinite(noise):
         raise InvalidArgument(f"noise must be a finite number of standard deviations, 0 or more; got {noise!r}")
+    examples = examples_of(examples, example)
     _need_examples(examples)
     if is_foreign(model):
         refuse_other(model, attributes=attributes, untie=untie)

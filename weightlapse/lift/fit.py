@@ -57,7 +57,7 @@ def fit_lift(
     Parameters
     ----------
     x, y: (N, ...) inputs and (N, out) targets, arrays or tensors. ``hyper`` (N, H): the generator's inputs for a net with ``hyper_input=H``.
-    online: True takes the samples in their order, in every epoch; False shuffles each epoch (by ``seed``).
+    online: True takes the samples in their order, in every epoch; False shuffles each epoch (by ``seed``; None draws anew each time).
     batch_size: samples per update of the generator. Every sample keeps its own task; second moments of the task optimizer are shared.
     loss: "mse", or a function (predictions, targets) -> losses (B,).
     optimizer: of the generator: "rmsprop", "sgd", or a torch optimizer over ``net.parameters()``. States of the named ones start at zero.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -9,6 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from weightlapse.arguments import renamed
 from weightlapse.capture.alarm import AWAKE, LASTING, RISEN, SPIKE, WINDOW
 from weightlapse.errors import InvalidArgument
 from weightlapse.measures.finding import Curve, curve, listed
@@ -16,6 +18,8 @@ from weightlapse.measures.reading import Reading
 from weightlapse.measures.series import at_once
 from weightlapse.measures.stream import Array, parts, select
 from weightlapse.measures.units import Place, layers_of
+from weightlapse.recording.frames import frame_of_step
+from weightlapse.recording.recording import opened
 from weightlapse.recording.run import Run
 
 BEFORE = 25  # frames before a spike in which it is sought where it began
@@ -69,16 +73,23 @@ class Autopsy:
     curves: tuple[Curve, ...]
 
 
-def autopsy(run: Run, *, tensors: str | Sequence[str] = "*", broken: int | None = None) -> list[Autopsy]:
+class _Frame(int):
+    """A frame, where a step is asked for otherwise."""
+
+
+@renamed("0.3", broken=("step", _Frame))  # what was given by the old name is a frame
+def autopsy(
+    run: Run | str | os.PathLike[str], *, tensors: str | Sequence[str] = "*", step: int | None = None
+) -> list[Autopsy]:
     """Every spike or divergence of a logged loss (a scalar with "loss" in its name), the earliest first, and where it began.
 
     Only the frames before a spike are read: the 65 of a tensor, with its gradients and second moments where these streams were
     recorded. What is usual for a tensor, and for each of its units, is the largest value of frames -65 to -25 before the spike; it has left its
     history at the first frame from which on it is beyond twice that (a single unit: six times) up to the spike.
 
-    ``broken``: the first frame with NaN or Inf among its weights, where that is known: it counts as a divergence.
+    ``run``: a recording, or its path. ``step``: the first recorded step with NaN or Inf among its weights, where that is known: it counts as a divergence.
 
-    Raises UnknownTensor when nothing is selected.
+    Raises UnknownTensor when nothing is selected, MissingStep for a step that was not recorded.
 
     >>> import numpy as np, tempfile, weightlapse as wl
     >>> rng, w = np.random.default_rng(0), {"a": np.zeros((3, 2)), "b": np.zeros((3, 2))}
@@ -90,6 +101,8 @@ def autopsy(run: Run, *, tensors: str | Sequence[str] = "*", broken: int | None 
     >>> [(found.tensor, found.units, found.onset, found.step) for found in wl.autopsy(wl.load(rec.path))]
     [('b', (1,), 48, 50)]
     """
+    run = opened(run)
+    broken = step if step is None or isinstance(step, _Frame) else frame_of_step(run, step)
     return list(autopsies(run, select(run, tensors), broken))
 
 

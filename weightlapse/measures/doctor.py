@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 
 import numpy as np
@@ -15,7 +16,9 @@ from weightlapse.measures.rule import Rule
 from weightlapse.measures.rules_network import NETWORK_RULES
 from weightlapse.measures.rules_observed import OBSERVED_RULES
 from weightlapse.measures.rules_units import UNIT_RULES
-from weightlapse.measures.stream import frame_range, select
+from weightlapse.measures.stream import frames_of, select
+from weightlapse.recording.frames import Frames
+from weightlapse.recording.recording import opened
 from weightlapse.recording.run import Run
 
 RULES: tuple[Rule, ...] = (
@@ -27,9 +30,15 @@ _ORDER = {"error": 0, "warning": 1, "note": 2}
 
 
 def diagnose(
-    run: Run, *, tensors: str | Sequence[str] = "*", frames: slice | None = None, limit: int | None = LIMIT
+    run: Run | str | os.PathLike[str],
+    *,
+    tensors: str | Sequence[str] = "*",
+    frames: Frames = None,
+    limit: int | None = LIMIT,
 ) -> list[Finding]:
     """Findings about a recording, the worst first, then by the step where they begin. A healthy run gives an empty list.
+
+    ``run``: a recording, or its path. ``frames``: which of them, rising (a slice, a range, an integer or several); all by default.
 
     Reads the recording alone: its statistics, and the values of small tensors and of what the statistics leave open. ``limit`` is the largest number of
     values that are unpacked for it, None for no limit; what was not looked at for that is told by a note of the kind ``unread``. With a wiring in the recording
@@ -55,6 +64,7 @@ def diagnose(
     >>> [(f.kind, f.first_step) for f in wl.diagnose(wl.load(rec.path)) if f.severity == "error"]
     [('nonfinite', 4)]
     """
+    run = opened(run)
     epochs = list(run.epochs)
     if len(epochs) > 1 and frames is None:
         findings = [
@@ -66,9 +76,10 @@ def diagnose(
     return sorted(findings, key=lambda f: (_ORDER[f.severity], f.first_step, f.kind, f.tensor))
 
 
-def _examined(run: Run, tensors: str | Sequence[str], frames: slice | None, limit: int | None) -> list[Finding]:
+def _examined(run: Run, tensors: str | Sequence[str], frames: Frames, limit: int | None) -> list[Finding]:
+    run, span = frames_of(run, frames)
     names = [name for name in select(run, tensors) if np.prod(run.shapes[name]) > 0]
-    return judged(collect(run, names, frame_range(run, frames), limit))
+    return judged(collect(run, names, span, limit))
 
 
 def judged(evidence: Evidence) -> list[Finding]:

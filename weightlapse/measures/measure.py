@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal, overload
 
@@ -13,9 +14,11 @@ from weightlapse.measures.gradients import gradient_noise
 from weightlapse.measures.kept import kept
 from weightlapse.measures.outputs import function_drift
 from weightlapse.measures.quantities import NEEDS_END, QUANTITIES, shares
-from weightlapse.measures.stream import Array, Groups, Moment, Values, frame_range, moments, select
+from weightlapse.measures.stream import Array, Groups, Moment, Values, frames_of, moments, select
 from weightlapse.measures.trajectory import trajectory
 from weightlapse.measures.units import duplicate_units, quiet_units
+from weightlapse.recording.frames import Frames
+from weightlapse.recording.recording import opened
 from weightlapse.recording.run import Run
 
 Result = dict[str, NDArray[np.float64]]
@@ -29,9 +32,7 @@ DERIVED: dict[str, tuple[tuple[str, ...], Callable[..., Array]]] = {
 }
 # measures that read the recording in a way of their own
 WHOLE: dict[str, Callable[..., Result]] = {
-    "pca": lambda run, names, frames, **_: {
-        "network": trajectory(run, tensors=names, frames=_slice(frames)).coordinates
-    },
+    "pca": lambda run, names, frames, **_: {"network": trajectory(run, tensors=names, frames=frames).coordinates},
     "gradient_noise": lambda run, names, frames, **_: gradient_noise(run, names, frames),
     "function_drift": lambda run, _names, frames, model=None, data=None: function_drift(run, model, data, frames),
     "quiet_units": lambda run, names, frames, **_: quiet_units(run, names, frames),
@@ -43,13 +44,13 @@ MEASURES = tuple(sorted({*QUANTITIES, *DERIVED, *WHOLE, *ARRAYS}))
 
 @overload
 def measure(  # type: ignore[overload-overlap]  # a text is a sequence of texts too
-    run: Run,
+    run: Run | str | os.PathLike[str],
     what: str,
     *,
     tensors: str | Sequence[str] = "*",
     by: By = "tensor",
     groups: Groups | None = None,
-    frames: slice | None = None,
+    frames: Frames = None,
     bins: int = 64,
     top: int = 10,
     model: Any = None,
@@ -59,13 +60,13 @@ def measure(  # type: ignore[overload-overlap]  # a text is a sequence of texts 
 
 @overload
 def measure(
-    run: Run,
+    run: Run | str | os.PathLike[str],
     what: Sequence[str],
     *,
     tensors: str | Sequence[str] = "*",
     by: By = "tensor",
     groups: Groups | None = None,
-    frames: slice | None = None,
+    frames: Frames = None,
     bins: int = 64,
     top: int = 10,
     model: Any = None,
@@ -74,13 +75,13 @@ def measure(
 
 
 def measure(
-    run: Run,
+    run: Run | str | os.PathLike[str],
     what: str | Sequence[str],
     *,
     tensors: str | Sequence[str] = "*",
     by: By = "tensor",
     groups: Groups | None = None,
-    frames: slice | None = None,
+    frames: Frames = None,
     bins: int = 64,
     top: int = 10,
     model: Any = None,
@@ -89,13 +90,14 @@ def measure(
     """Numbers over time from a recording: ``{name: float64 array (T, ...)}``.
 
     Arguments:
-        run: a `Recording`; only the recording is read, no framework is needed (but see ``function_drift``).
+        run: a `Recording`, or the path of one; only the recording is read, no framework is needed (but see ``function_drift``).
         what: a measure, or several that share one pass; then the result is ``{measure: {name: array}}``.
         tensors: glob or globs; floating-point and complex tensors of all matching names.
         by: ``"tensor"``: one number per tensor; ``"unit"``: one per row of its first axis, (T, rows); ``"layer"``: the tensors of
             one module together; ``"network"``: all selected tensors together, under the name ``"network"``.
         groups: ``{group: flat positions}`` for one tensor, ``{group: (tensor, flat positions)}`` or ``{group: {tensor: flat positions}}``; results are then by group.
-        frames: which frames, a slice; all by default.
+        frames: which frames, rising: a slice, a range, an integer or a sequence of integers; all by default. What is measured against the frame
+            before goes from each of them to the next.
         bins: for ``histogram``. top: for ``top_movers``. model, data: for ``function_drift``.
 
     Measures, each defined at its function: norm, mean, std, max_abs, update_norm, update_ratio, distance, distance_to_end,
@@ -133,7 +135,8 @@ def measure(
             )
     if by not in ("tensor", "unit", "layer", "network"):
         raise InvalidArgument(f"by={by!r}; use 'tensor', 'unit', 'layer' or 'network'")
-    chosen, span = select(run, tensors), frame_range(run, frames)
+    run, span = frames_of(opened(run), frames)
+    chosen = select(run, tensors)
     results: dict[str, Result] = {
         name: WHOLE[name](run, chosen, span, **({"model": model, "data": data} if name == "function_drift" else {}))
         for name in wanted
@@ -274,7 +277,3 @@ def _refuse_large(run: Run, names: list[str], count: int) -> None:
 def _ratio(a: Array, b: Array) -> Array:
     with np.errstate(invalid="ignore", divide="ignore"):
         return np.where(b > 0, a / b, np.nan)
-
-
-def _slice(span: range) -> slice:
-    return slice(span.start, span.stop, span.step)

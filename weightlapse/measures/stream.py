@@ -16,7 +16,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from weightlapse.errors import InvalidArgument, UnknownTensor, closest
+from weightlapse.measures.chosen import Chosen
 from weightlapse.progress import track
+from weightlapse.recording.frames import Frames, rising_frames
 from weightlapse.recording.run import Run
 from weightlapse.store.layout import value_dtype
 
@@ -114,14 +116,13 @@ def select(run: Run, tensors: str | Sequence[str] = "*") -> list[str]:
     return chosen
 
 
-def frame_range(run: Run, frames: slice | None) -> range:
-    """The frames to look at, in time order, as a range; an empty one is an error."""
-    chosen = range(run.frames)[frames or slice(None)]
-    if len(chosen) == 0 or chosen.step < 1:
-        raise InvalidArgument(
-            f"frames={frames} selects nothing of {run.frames} frames; give a slice such as slice(0, 100, 5)"
-        )
-    return chosen
+def frames_of(run: Run, frames: Frames) -> tuple[Run, range]:
+    """The frames to look at, rising, as a range of ``run``, or, where they are not evenly spaced, of a stand-in that holds no others."""
+    at = rising_frames(frames, run.frames)
+    far = int(at[1] - at[0]) if len(at) > 1 else 1
+    if (np.diff(at) == far).all():
+        return run, range(int(at[0]), int(at[-1]) + 1, far)
+    return Chosen(run, at), range(len(at))
 
 
 class Members:

@@ -10,8 +10,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from weightlapse.errors import InvalidArgument
-from weightlapse.measures.stream import Array, frame_range, parts, select
+from weightlapse.measures.stream import Array, parts, select
 from weightlapse.progress import track
+from weightlapse.recording.frames import Frames, rising_frames
 from weightlapse.recording.run import Run
 
 SLAB_BYTES = 128 << 20  # float64 bytes of (frames x weights) held at once
@@ -32,7 +33,7 @@ class Trajectory:
 
 
 def trajectory(
-    run: Run, *, components: int = 2, tensors: str | Sequence[str] = "*", frames: slice | None = None
+    run: Run, *, components: int = 2, tensors: str | Sequence[str] = "*", frames: Frames = None
 ) -> Trajectory:
     """Exact principal component analysis of the recorded weights, from the Gram matrix of the frames.
 
@@ -41,8 +42,7 @@ def trajectory(
 
     Raises InvalidArgument when fewer than two frames are chosen or a weight is not finite.
     """
-    names, span = select(run, tensors), frame_range(run, frames)
-    index = np.asarray(span, dtype=np.int64)
+    names, index = select(run, tensors), rising_frames(frames, run.frames)
     if index.size > MOST_FRAMES:
         index = index[np.unique(np.linspace(0, index.size - 1, MOST_FRAMES).astype(np.int64))]
     if index.size < 2:

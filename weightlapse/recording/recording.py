@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 import numpy as np
 from numpy.typing import NDArray
 
+from weightlapse.arguments import renamed
 from weightlapse.errors import InvalidArgument, MissingStep, NotARecording, UnknownTensor, closest
 from weightlapse.recording.epoch import Epoch
 from weightlapse.recording.nearby import recordings_like
@@ -58,8 +59,12 @@ def load(path: str | os.PathLike[str]) -> Recording:
 
 
 def opened(run: Run | str | os.PathLike[str]) -> Run:
-    """The recording itself, or the one at a path."""
-    return load(run) if isinstance(run, (str, os.PathLike)) else run
+    """The recording itself, or the one at a path. Raises InvalidArgument for what is neither, such as the weights of one network."""
+    if isinstance(run, (str, os.PathLike)):
+        return load(run)
+    if isinstance(run, Mapping) or not hasattr(run, "steps"):  # whatever stands in for a recording has them
+        raise InvalidArgument(f"a recording (wl.load) or the path of one is needed here, not {type(run).__name__}")
+    return run
 
 
 class Listing(dict[str, Any]):
@@ -450,20 +455,19 @@ class Recording:
         """An ``xarray.Dataset``: every tensor with a "step" dimension, scalars as variables of their own."""
         return importlib.import_module("weightlapse.recording.export").to_xarray(self)
 
+    @renamed("0.3", dest="out")
     def export(
-        self, kind: str, dest: str | os.PathLike[str], *, partition: str | None = None, weights: bool = True
+        self, kind: str, out: str | os.PathLike[str], *, partition: str | None = None, weights: bool = True
     ) -> None:
-        """Write the recording as "zarr", "safetensors", "npz", "parquet" or "tensorboard" to ``dest``.
+        """Write the recording as "zarr", "safetensors", "npz", "parquet" or "tensorboard" to ``out``.
 
-        ``partition`` (parquet only): add it, under that name, to a tree of many recordings, ``dest/TABLE/run=NAME/part-0.parquet``, which DuckDB, Polars
+        ``partition`` (parquet only): add it, under that name, to a tree of many recordings, ``out/TABLE/run=NAME/part-0.parquet``, which DuckDB, Polars
         and Spark read as one; ``weights=False`` leaves the values out and writes the other tables alone: stats, scalars, tensors, frames, events, gaps.
         """
         if partition is not None or not weights:
-            importlib.import_module("weightlapse.recording.partitions").add(
-                self, kind, dest, partition, weights=weights
-            )
+            importlib.import_module("weightlapse.recording.partitions").add(self, kind, out, partition, weights=weights)
             return
-        importlib.import_module("weightlapse.recording.export").export(self, kind, dest)
+        importlib.import_module("weightlapse.recording.export").export(self, kind, out)
 
     # ---- to look at ------------------------------------------------------------------------------------------------
 

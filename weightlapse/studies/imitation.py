@@ -129,7 +129,7 @@ def _document_part(results: Results, teachers: Stack, plan: Plan, path: Snapshot
     """Fifty steps of Adam on fresh batches of fifty, as the document has it."""
     start = Stack.make(network(), plan.pairs, seeds=range(plan.pairs))
     path.keep(0, start)
-    done = ensemble(start, data=lessons(teachers, BATCH, seed=1), steps=STEPS, lr=LR, eps=1e-7, callback=path.keep)
+    done = ensemble(start, fresh=lessons(teachers, BATCH, seed=1), steps=STEPS, lr=LR, eps=1e-7, callback=path.keep)
     value = results.value
     value("final_error", done.losses[-1], "mse", "Error of the 50th batch, before its update", 0.0059)
     value("fresh_error", errors(teachers, done.stack, 20_000, 2), "mse", "Error on 20 000 fresh inputs after 50 steps")
@@ -152,7 +152,7 @@ def _finish(
     """Adam with cosine decay on fresh batches, then Levenberg-Marquardt in float64 on fixed inputs: down to the last decades of the loss."""
     keep = None if path is None else path.keep
     rough = ensemble(
-        students, data=lessons(teachers, 256, seed=seed), steps=adam, lr=0.01, schedule="cosine", callback=keep, record_every=max(1, adam // moments)
+        students, fresh=lessons(teachers, 256, seed=seed), steps=adam, lr=0.01, schedule="cosine", callback=keep, record_every=max(1, adam // moments)
     )  # fmt: skip
     if path is not None:
         path.offset += adam

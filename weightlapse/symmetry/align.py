@@ -7,6 +7,7 @@ from typing import Any, Literal
 
 import numpy as np
 
+from weightlapse.arguments import search_seed
 from weightlapse.errors import CannotAlign, InvalidArgument
 from weightlapse.symmetry.across import across_widths, differ_in_width
 from weightlapse.symmetry.activations import match_activations
@@ -20,7 +21,6 @@ from weightlapse.symmetry.run import Runner, data_of
 from weightlapse.symmetry.search import NEAR, Found, Search
 from weightlapse.symmetry.states import (
     as_array,
-    bare,
     check_same_shapes,
     check_values,
     check_weights,
@@ -34,6 +34,7 @@ from weightlapse.symmetry.states import (
     wired_arrays,
 )
 from weightlapse.symmetry.units import allowed_symmetries
+from weightlapse.symmetry.wired import wiring_of
 from weightlapse.symmetry.with_bases import WithBases
 from weightlapse.wiring.arrays import at_home, check_device, device_of, in_full_precision
 from weightlapse.wiring.data import Wiring
@@ -47,7 +48,7 @@ def align(
     data: Any = None,
     symmetries: Literal["auto"] | Iterable[str] = "auto",
     restarts: int | Literal["auto"] = "auto",
-    seed: int = 0,
+    seed: int | None = 0,
     wiring_b: Wiring | None = None,
     merge: float = 1e-6,
     device: Any = None,
@@ -62,7 +63,7 @@ def align(
     ``Wiring.from_spec``; may be left out when a recording holds one, or a module and ``data`` are given. data: inputs (samples first), or
     ``(inputs, integer labels)``: matching by activations is tried too, and the result with the lower loss half way between
     both networks is returned. symmetries: "auto" for all that each group has, or some of "permutation", "sign",
-    "scale", "basis" (streams and heads in other bases). restarts: further random starts; "auto" gives small networks a few. seed: for these.
+    "scale", "basis" (streams and heads in other bases). restarts: further random starts; "auto" gives small networks a few. seed: for these; None is 0.
 
     Different widths: where b has more units in a group than a, it is folded first (`weightlapse.symmetry.fold`): units
     whose incoming weights agree to ``merge``, up to sign and scale, are merged, constant ones become part of the next bias, unheard ones
@@ -93,14 +94,14 @@ def align(
     (0.0, [[10.0, 20.0, 30.0]])
     """
     (a, of_a), (b, of_b) = given(a), given(b)
-    wiring = wiring or of_a or of_b
+    wiring = next((w for w in (wiring, of_a, of_b) if w is not None), None)
     nets = Nets.of(a, b)
     if device is None:
         device = device_of(*(state_of(n) for n in (nets.b, nets.a)))
     else:
         check_device(device)
     with in_full_precision(device):
-        found = _aligned(nets.a, nets.b, wiring, data, symmetries, restarts, seed, wiring_b, merge, device)
+        found = _aligned(nets.a, nets.b, wiring, data, symmetries, restarts, search_seed(seed), wiring_b, merge, device)
     return nets.given_back(found)
 
 
@@ -121,7 +122,7 @@ def _aligned(
     state_a, state_b = state_of(a), state_of(b)
     check_values(state_a, "first")
     check_values(state_b, "second")
-    w = wiring if wiring is not None else traced(a, b, data)
+    w = wiring_of((wiring,), (a, b), data)
     check_weights(a, state_a, w, "first")
     check_weights(b, state_b, w, "second")
     check_wiring_fits(state_a, w)
@@ -168,21 +169,6 @@ def _aligned(
     if is_module(b):  # what did not move is the module's own, which later training would change
         moved = {n: v.detach().clone() if v is state_b[n] else v for n, v in moved.items()}
     return _alignment(state_a, state_b, moved, found, w, error, tried, tuple(candidates), notes, device)
-
-
-def traced(a: Any, b: Any, data: Any) -> Wiring:
-    """The wiring of whichever network is a module, found on the first samples of ``data``."""
-    module = a if is_module(a) else b if is_module(b) else None
-    if module is None or data is None:
-        raise InvalidArgument(
-            "the wiring is missing: pass wiring=wl.trace(model, example), or give a module and data to find it on; "
-            "state dicts alone do not say which axes hold the same units"
-        )
-    from weightlapse.wiring.trace import trace
-
-    few = data_of(data).head(3)
-    device = next((p.device for p in bare(module).parameters()), None)
-    return trace(module, few.with_inputs(x.clone().to(device) for x in few.inputs).example)
 
 
 def by_activations(

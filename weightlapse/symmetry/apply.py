@@ -7,15 +7,17 @@ from typing import Any
 
 from numpy.typing import ArrayLike
 
+from weightlapse.arguments import renamed
 from weightlapse.wiring.apply import permute_state
 from weightlapse.wiring.data import Wiring
 
 
-def permute(state: Mapping[str, Any], w: Wiring, group_name: str, perm: ArrayLike) -> dict[str, Any]:
-    """A new state dict in which unit u of the group is the old unit ``perm[u]``.
+@renamed("0.3", w="wiring", group_name="group", perm="order")
+def permute(state: Mapping[str, Any], wiring: Wiring, group: str, order: ArrayLike) -> dict[str, Any]:
+    """A new state dict in which unit u of the group is the old unit ``order[u]``.
 
     ``state`` maps names to NumPy arrays or torch tensors and is left as it is; values that the group does not touch are
-    shared. ``perm`` holds each of 0 .. size-1 once. Tied tensors are permuted under all their names.
+    shared. ``order`` holds each of 0 .. size-1 once. Tied tensors are permuted under all their names.
 
     Raises UnknownTensor (no such group, or a tensor of the group missing from ``state``) and InvalidArgument (not a
     permutation, or shapes that the wiring was not found for).
@@ -32,4 +34,4 @@ def permute(state: Mapping[str, Any], w: Wiring, group_name: str, perm: ArrayLik
     >>> wl.permute(state, w, "a", [2, 0, 1])["b.weight"].tolist()
     [[30.0, 10.0, 20.0]]
     """
-    return permute_state(state, w, group_name, perm)
+    return permute_state(state, wiring, group, order)

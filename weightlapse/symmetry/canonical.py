@@ -8,7 +8,6 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from weightlapse.errors import InvalidArgument
 from weightlapse.symmetry.elements import Elements, depth
 from weightlapse.symmetry.match import Matcher, Move
 from weightlapse.symmetry.nets import given, runnable
@@ -16,6 +15,7 @@ from weightlapse.symmetry.own_bases import OwnBases
 from weightlapse.symmetry.scale import balance, rescaled
 from weightlapse.symmetry.states import Weights, check_values, check_weights, check_wiring_fits, float_arrays, state_of
 from weightlapse.symmetry.units import Units, allowed_symmetries
+from weightlapse.symmetry.wired import wiring_of
 from weightlapse.symmetry.with_bases import WithBases
 from weightlapse.wiring.arrays import at_home, check_device, device_of, in_full_precision
 from weightlapse.wiring.data import Wiring
@@ -25,6 +25,7 @@ def canonical(
     net: Any,
     wiring: Wiring | None = None,
     *,
+    data: Any = None,
     symmetries: Literal["auto"] | Iterable[str] = "auto",
     device: Any = None,
 ) -> dict[str, Any]:
@@ -38,8 +39,8 @@ def canonical(
     Bases (see `weightlapse.symmetry.own_bases`) are those of the network's own axes: copies in other bases come out equal to 1e-6 and better.
 
     net: a module or mapping of arrays or tensors, a recording (its last frame) or a path, as ``wl.align`` takes them; the result maps the same
-    names to values of the same kind. wiring: may be left out for a recording that holds one. device: where products of weights are made; default: where the
-    weights are.
+    names to values of the same kind. wiring: may be left out for a recording that holds one, or for a module with ``data``, inputs
+    (samples first) to find it on. device: where products of weights are made; default: where the weights are.
 
     Raises InvalidArgument without a wiring, or for a device that is not there.
 
@@ -55,10 +56,8 @@ def canonical(
     [[5.0], [1.0]]
     """
     net, of_run = given(net)
-    wiring = wiring or of_run
-    if wiring is None:
-        raise InvalidArgument("the wiring is missing: pass wiring=wl.trace(model, example)")
     net = runnable(net)
+    wiring = wiring_of((wiring, of_run), (net,), data)
     state = state_of(net)
     check_values(state, "given")
     check_weights(net, state, wiring, "given")

@@ -9,9 +9,10 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from weightlapse.arguments import renamed, search_seed
 from weightlapse.errors import CannotAlign, CannotTrace, VacuousComparison
 from weightlapse.symmetry.across import differ_in_width
-from weightlapse.symmetry.align import align, traced
+from weightlapse.symmetry.align import align
 from weightlapse.symmetry.alignment import Alignment
 from weightlapse.symmetry.barrier import Barrier, Line, Repair
 from weightlapse.symmetry.cka import cka
@@ -31,6 +32,7 @@ from weightlapse.symmetry.states import (
     state_of,
 )
 from weightlapse.symmetry.verdict import explanation
+from weightlapse.symmetry.wired import traced
 from weightlapse.wiring.arrays import check_device
 from weightlapse.wiring.data import Wiring
 
@@ -103,23 +105,24 @@ class Comparison:
         }
 
 
+@renamed("0.3", tolerance="agree")
 def compare(
     a: Any,
     b: Any,
     wiring: Wiring | None = None,
     *,
     data: Any = None,
-    tolerance: float = 1e-5,
+    agree: float = 1e-5,
     points: int = 11,
-    seed: int = 0,
+    seed: int | None = 0,
     device: Any = None,
 ) -> Comparison:
     """Say whether two networks are the same, and in what sense.
 
     a, b: torch modules, Keras models, Flax NNX or Equinox modules; or mappings of names to arrays, recordings and paths, as ``wl.align`` takes them (then only
     their weights are compared). wiring: of a; a recording's, or traced when a module and ``data`` are given. data: inputs, samples first, or
-    ``(inputs, integer labels)``. tolerance: the relative distance below which weights, and functions, count as equal. points: mixtures on the line
-    between the networks, for the barrier; 0 leaves it out. device: where weights are aligned, as in ``wl.align``.
+    ``(inputs, integer labels)``. agree: the relative distance below which weights, and functions, count as equal. points: mixtures on the line
+    between the networks, for the barrier; 0 leaves it out. seed: of random inputs and starts; None is 0. device: where weights are aligned, as in ``wl.align``.
 
     Raises VacuousComparison when the outputs of both are constant on the data: then any two dead networks are equal; CannotAlign,
     naming the tensor, when a weight is NaN or Inf, or has no values (meta device).
@@ -140,8 +143,9 @@ def compare(
     (a, of_a), (b, of_b) = given(a), given(b)
     if device is not None:
         check_device(device)
+    known = next((w for w in (wiring, of_a, of_b) if w is not None), None)
     nets = Nets.of(a, b)
-    found = _Comparing(nets.a, nets.b, wiring or of_a or of_b, data, tolerance, points, seed, device).result()
+    found = _Comparing(nets.a, nets.b, known, data, agree, points, search_seed(seed), device).result()
     return found if found.alignment is None else replace(found, alignment=nets.given_back(found.alignment))
 
 
@@ -184,7 +188,7 @@ class _Comparing:
             self.notes.append("without a wiring the order of hidden units stays as it is")
             return None
         try:
-            return traced(*self.nets, self.data)
+            return traced(self.nets, self.data)
         except CannotTrace as error:
             self.notes.append(f"the hidden units were not aligned: {error}")
             return None
@@ -274,7 +278,7 @@ class _Comparing:
         if self.wiring is None or not differ_in_width(*self.states) or self.runners[1] is None or self.data is None:
             return None
         try:
-            return traced(None, self.nets[1], self.data)
+            return traced(self.nets[1:], self.data)
         except CannotTrace as error:
             self.notes.append(f"the second network could not be traced: {error}")
             return None

@@ -17,6 +17,8 @@ from numpy.typing import NDArray
 
 from weightlapse.errors import CannotAlign, InvalidArgument
 from weightlapse.progress import track
+from weightlapse.recording.frames import Frames, rising_frames
+from weightlapse.recording.recording import opened
 from weightlapse.recording.run import Run
 from weightlapse.symmetry.elements import Elements, identity
 from weightlapse.symmetry.rebase import Rebase
@@ -210,29 +212,21 @@ class FollowedRun:
 
 def recording_of(what: Run | str | os.PathLike[str], which: str) -> Run:
     """A recording, or the one at a path. Raises InvalidArgument for anything else, which has no frames to follow."""
-    if isinstance(what, (str, os.PathLike)):
-        from weightlapse.recording.recording import load
-
-        return load(what)
-    if isinstance(what, Mapping) or not all(
-        hasattr(what, n) for n in ("steps", "state")
-    ):  # what stands in for a recording has these
+    if isinstance(what, Mapping) or (not isinstance(what, (str, os.PathLike)) and not hasattr(what, "steps")):
         raise InvalidArgument(
             f"{which} must be a recording (wl.load) or the path of one, got {type(what).__name__}; "
             "wl.align compares single networks"
         )
-    return what
+    return opened(what)
 
 
-def follow(
-    run: Run | str | os.PathLike[str], wiring: Wiring | None = None, frames: Sequence[int] | None = None
-) -> FollowedRun:
+def follow(run: Run | str | os.PathLike[str], wiring: Wiring | None = None, frames: Frames = None) -> FollowedRun:
     """Give every unit of a recording one number for all its life.
 
     A training keeps its units in place, but a file may not: it was resumed from a reordered checkpoint, merged, pruned and sorted. Frame after frame the
     recording is aligned to the followed frame before it (orders, signs, scales and bases of the wiring), with hysteresis; a slow drift of a basis, which no
     single frame shows, is found against the last frame at which something was moved. run: of ``wl.load``, or its path. wiring:
-    default, the recording's. frames: frame numbers, ascending; default all.
+    default, the recording's. frames: which frames, rising (a slice, a range, an integer or several); default all.
 
     Raises InvalidArgument without a wiring or for frames that are not there, CannotAlign where tensors change their shape in between.
 
@@ -257,11 +251,7 @@ def follow(
         raise InvalidArgument(
             "the recording holds no wiring: pass wiring=wl.trace(model, example), or record with example=... next time"
         )
-    chosen = np.arange(len(run.steps)) if frames is None else np.asarray(frames, dtype=np.int64)
-    if not chosen.size or chosen.min() < 0 or chosen.max() >= len(run.steps) or (np.diff(chosen) <= 0).any():
-        raise InvalidArgument(
-            f"frames must be ascending numbers of 0 .. {len(run.steps) - 1}, the frames of {run.path}"
-        )
+    chosen = rising_frames(frames, len(run.steps))
     elements = [identity(w)]
     before = dict(run.state(frame=int(chosen[0])))
     settled = before  # the frame since which nothing was moved

@@ -9,10 +9,11 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from weightlapse.arguments import search_seed
 from weightlapse.errors import InvalidArgument
 from weightlapse.progress import track
 from weightlapse.symmetry.elements import Elements, identity
-from weightlapse.symmetry.nets import Nets, runnable
+from weightlapse.symmetry.nets import Nets, given, runnable
 from weightlapse.symmetry.search import Search, automatic_restarts
 from weightlapse.symmetry.states import (
     Arrays,
@@ -26,6 +27,7 @@ from weightlapse.symmetry.states import (
     wired_arrays,
 )
 from weightlapse.symmetry.units import allowed_symmetries
+from weightlapse.symmetry.wired import wiring_of
 from weightlapse.wiring.data import Wiring
 
 
@@ -50,12 +52,13 @@ class AlignedAll:
 
 def align_all(
     nets: Sequence[Any],
-    wiring: Wiring,
+    wiring: Wiring | None = None,
     *,
+    data: Any = None,
     symmetries: Literal["auto"] | Iterable[str] = "auto",
     restarts: int | Literal["auto"] = "auto",
     rounds: int = 5,
-    seed: int = 0,
+    seed: int | None = 0,
 ) -> AlignedAll:
     """Bring many networks into the order of the first, all consistently.
 
@@ -63,7 +66,10 @@ def align_all(
     knows more about the common order than any one network (the merging of many models in Ainsworth et al. 2023). Of each
     network the state nearest to the others is kept, and no function changes.
 
-    Raises InvalidArgument for an empty list, CannotAlign for networks of different shapes.
+    nets: each as ``wl.align`` takes it: a module, a mapping, a recording or a path. wiring: of all; may be left out when a recording holds one, or for
+    modules with ``data``, inputs (samples first) to find it on. seed: of the random starts; None is 0.
+
+    Raises InvalidArgument for an empty list and without a wiring, CannotAlign for networks of different shapes.
 
     >>> import numpy as np, weightlapse as wl
     >>> w = wl.Wiring.from_spec('''
@@ -81,7 +87,10 @@ def align_all(
     if not len(nets):
         raise InvalidArgument("align_all needs at least one network")
     allowed = allowed_symmetries(symmetries)
-    nets = [Nets.of(runnable(nets[0]), n).b if i else runnable(n) for i, n in enumerate(nets)]
+    found = [given(n) for n in nets]
+    first_net = runnable(found[0][0])
+    nets = [first_net, *(Nets.of(first_net, n).b for n, _ in found[1:])]
+    wiring = wiring_of((wiring, *(own for _, own in found)), nets, data)
     states = [own_state(n) for n in nets]
     for s in states:
         check_same_shapes(states[0], s)
@@ -91,7 +100,7 @@ def align_all(
     pairs = [wired_arrays(states[0], s, wiring) for s in states]
     first, wired = pairs[0][0], [b for _, b in pairs]
     count = automatic_restarts(first) if restarts == "auto" else int(restarts)
-    rng = np.random.default_rng(seed)
+    rng = np.random.default_rng(search_seed(seed))
     searches = [Search(first, b, wiring, allowed) for b in wired[1:]]
     elements = [identity(wiring), *(s.run(count, rng).elements for s in track(searches, "aligning"))]
     moved = [dict(first), *(dict(e.on_arrays(b, s.units)) for e, b, s in zip(elements[1:], wired[1:], searches))]

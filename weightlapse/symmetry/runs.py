@@ -9,8 +9,10 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from weightlapse.arguments import search_seed
 from weightlapse.errors import CannotAlign, InvalidArgument
 from weightlapse.progress import track
+from weightlapse.recording.frames import Frames, check_frames
 from weightlapse.recording.renamed import under_names_of
 from weightlapse.recording.run import Run
 from weightlapse.symmetry.elements import Elements
@@ -153,19 +155,21 @@ def align_runs(
     b: Run | str | os.PathLike[str],
     wiring: Wiring | None = None,
     mode: Mode = "last",
-    frames: Sequence[int] | NDArray[np.int64] | None = None,
+    frames: Frames = None,
     *,
     symmetries: Literal["auto"] | Sequence[str] = "auto",
     restarts: int | Literal["auto"] = "auto",
-    seed: int = 0,
+    seed: int | None = 0,
     follow: bool = False,
 ) -> AlignedRuns:
     """Bring recording ``b`` into the unit order of recording ``a``.
 
     a, b: recordings of the same architecture (``wl.load``), or their paths. wiring: default, the one that a recording holds. mode: "last",
     one alignment from the last frames applied to all; "each", one for every frame, started from its neighbour's.
-    frames: frame numbers to pair, the same in both; default, the frames at the steps that both have recorded. Where Keras numbered the layers
-    of b on, b's tensors are matched by structure and bear a's names. follow: chain the alignments forward from the first pair, with
+    frames: which frames to pair (a slice, a range, an integer or several), of the same numbers in both;
+    default, the frames at the steps that both have recorded. Where Keras numbered the layers
+    of b on, b's tensors are matched by structure and bear a's names. seed: of
+    the random starts; None is 0. follow: chain the alignments forward from the first pair, with
     hysteresis (see `weightlapse.symmetry.follow`): right for runs that began alike, and ``.parting`` says when each layer's units lose their partners.
 
     Raises CannotAlign (different tensors, no common step) and InvalidArgument (no wiring, unknown mode).
@@ -203,7 +207,7 @@ def align_runs(
     check_wiring_fits(last_b, w)
     allowed = allowed_symmetries(symmetries) & (ALL if mode == "follow" else PLAIN)
     count = automatic_restarts(float_arrays(last_a, w.shapes)) if restarts == "auto" else int(restarts)
-    elements = [begun(last_a, last_b, w, allowed, count, seed)]
+    elements = [begun(last_a, last_b, w, allowed, count, search_seed(seed))]
     if mode == "each":
         for fa, fb in track(list(pairs.T[:-1][::-1]), "aligning frames"):
             both = a.state(frame=int(fa)), b.state(frame=int(fb))
@@ -218,14 +222,16 @@ def align_runs(
     return AlignedRuns(a, b, w, pairs, elements, mode, allowed)
 
 
-def _pairs(a: Run, b: Run, frames: Sequence[int] | NDArray[np.int64] | None) -> NDArray[np.int64]:
+def _pairs(a: Run, b: Run, frames: Frames) -> NDArray[np.int64]:
     """Frame numbers, shape (2, n): of a in the first row, of b in the second."""
     if frames is not None:
-        chosen = np.asarray(frames, dtype=np.int64)
-        for run in (a, b):
-            if not chosen.size or chosen.min() < -len(run.steps) or chosen.max() >= len(run.steps):
-                raise InvalidArgument(f"frames must lie in 0 .. {len(run.steps) - 1}, the frames of {run.path}")
-        return np.stack([np.where(chosen < 0, chosen + len(r.steps), chosen) for r in (a, b)])
+        of_a, of_b = (check_frames(frames, len(r.steps)) for r in (a, b))
+        if len(of_a) != len(of_b):
+            raise InvalidArgument(
+                f"frames={frames!r} are {len(of_a)} frames of {a.path}, which has {len(a.steps)}, and {len(of_b)} of {b.path}, which has "
+                f"{len(b.steps)}; name as many of both"
+            )
+        return np.stack([of_a, of_b])
     steps_a, steps_b = np.asarray(a.steps), np.asarray(b.steps)
     _, in_a, in_b = np.intersect1d(steps_a, steps_b, return_indices=True)
     if not len(in_a):

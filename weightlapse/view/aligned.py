@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from weightlapse.errors import InvalidArgument, WeightlapseError
-from weightlapse.film.frames import frame_of_step
+from weightlapse.recording.frames import frame_of_step
 from weightlapse.recording.run import Run, Seen, TensorHistory
 from weightlapse.symmetry.runs import AlignedRuns, align_runs
 from weightlapse.symmetry.states import distance, float_arrays

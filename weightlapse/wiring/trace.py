@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from weightlapse.arguments import examples_of
 from weightlapse.errors import CannotTrace, InvalidArgument
 from weightlapse.wiring.bases import with_bases
 from weightlapse.wiring.complete import missed
@@ -38,12 +39,14 @@ _BYTES = (torch.int8, torch.uint8)
 def trace(
     model: torch.nn.Module,
     *examples: Any,
+    example: Any = None,
     verify: bool | str = "auto",
     outputs: str | Sequence[str] | Callable[[Any], Any] | None = None,
 ) -> Wiring:
     """Finds every group of interchangeable units of ``model`` by running it on ``examples``.
 
-    Each of ``examples`` is one example: a tensor, a tuple of positional arguments or a dict of keyword arguments. Several
+    Each of ``examples`` is one example: a tensor, a tuple of positional arguments or a dict of keyword arguments;
+    ``example=x`` is one alone. Several
     examples are merged into one inference, so that branches and experts which one of them misses are seen by another. Use
     batches and sequences of at least 2: axes of size 1 say nothing. The model runs in eval mode without gradients and is left
     as it was (mode, gradients, buffers, attributes, random state).
@@ -73,6 +76,7 @@ def trace(
             f"trace needs a torch.nn.Module, a Keras model, a Flax NNX or Equinox module, or functools.partial(function, parameters) of JAX, "
             f"not {type(model).__name__}; write a spec for other models (Wiring.from_spec)"
         )
+    examples = examples_of(examples, example)
     if not examples:
         raise InvalidArgument(
             "trace needs at least one example: wl.trace(model, x), with a tuple for several arguments"
@@ -84,8 +88,8 @@ def trace(
         raise CannotTrace(f"{type(model).__name__} has no weights, so there is nothing to find")
     with quietly():
         if isinstance(model, Program):
-            for example in examples:
-                model.prove(example)
+            for one in examples:
+                model.prove(one)
             examples = tuple(model.example(e) for e in examples)
         return _traced(model, examples, chooser(outputs), named, aliases, verify, started)
 

@@ -1,0 +1,86 @@
+"""What many functions ask of their arguments alike: old names that go on working, seeds, examples."""
+
+from __future__ import annotations
+
+import functools
+import inspect
+import operator
+import warnings
+from collections.abc import Callable, Sequence
+from typing import Any, ParamSpec, TypeVar
+
+from weightlapse.errors import InvalidArgument
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+
+def renamed(
+    version: str, **names: str | tuple[str, Callable[[Any], Any]]
+) -> Callable[[Callable[P, R]], Callable[P, R]]:
+    """Lets a function be called by old keywords (``old="new"``) until ``version``, the release that removes them.
+
+    Each call by an old one gives a DeprecationWarning at the caller's line. ``old=("new", convert)``: where the new one means something else, what
+    it is in the new one's terms. A type checker sees the new names alone.
+
+    Raises InvalidArgument, when it is called, for an old and a new name at once.
+
+    >>> import warnings
+    >>> @renamed("0.3", size="width")
+    ... def double(width: int) -> int:
+    ...     return 2 * width
+    >>> with warnings.catch_warnings(record=True) as told:
+    ...     warnings.simplefilter("always")
+    ...     print(double(size=3), told[0].message)
+    6 double(size=) is called width= now; size= goes in version 0.3
+    """
+
+    def decorate(function: Callable[P, R]) -> Callable[P, R]:
+        places = list(inspect.signature(function).parameters)
+        title = function.__name__
+        moves = {old: new if isinstance(new, tuple) else (new, None) for old, new in names.items()}
+        assert all(new in places and old not in places for old, (new, _) in moves.items()), title
+
+        @functools.wraps(function)
+        def called(*args: P.args, **kwargs: P.kwargs) -> R:
+            for old in moves.keys() & kwargs.keys():
+                new, convert = moves[old]
+                if new in kwargs or len(args) > places.index(new):
+                    raise InvalidArgument(f"{title}: {new}= and {old}=, its old name, are given both; leave {old}= out")
+                warnings.warn(
+                    f"{title}({old}=) is called {new}= now; {old}= goes in version {version}",
+                    DeprecationWarning,
+                    stacklevel=2,
+                )
+                value = kwargs.pop(old)
+                kwargs[new] = value if convert is None else convert(value)
+            return function(*args, **kwargs)
+
+        return called
+
+    return decorate
+
+
+def search_seed(seed: int | None) -> int:
+    """The seed of a function that only searches: None is 0. Raises InvalidArgument for anything but a whole number, 0 or more."""
+    if seed is None:
+        return 0
+    try:
+        number = -1 if isinstance(seed, bool) else operator.index(seed)
+    except TypeError:
+        number = -1
+    if number < 0:
+        raise InvalidArgument(f"seed must be a whole number, 0 or more, or None, got {seed!r}")
+    return number
+
+
+def examples_of(examples: Sequence[Any], example: Any) -> tuple[Any, ...]:
+    """The examples of a call, given one by one or as ``example=``. Raises InvalidArgument for both at once."""
+    if example is None:
+        return tuple(examples)
+    if examples:
+        raise InvalidArgument(
+            f"example= and {len(examples)} positional example{'s' * (len(examples) > 1)} are given both: example= is one alone; give all of "
+            "several by position, each a tensor or a tuple of the arguments of one call"
+        )
+    return (example,)
