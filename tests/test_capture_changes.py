@@ -130,6 +130,73 @@ def test_another_view_of_the_same_memory(tmp_path: Path, change: str) -> None:
         assert np.array_equal(run.state(step=k)["p"], expected.numpy()), k
 
 
+class _Tied(nn.Module):
+    """Two layers of one weight, a bias and a buffer that are None at first, a buffer under two names."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.embed, self.head, self.third = (nn.Linear(4, 4, bias=False) for _ in range(3))
+        self.head.weight = self.third.weight = self.embed.weight
+        self.register_buffer("mean", torch.zeros(4))
+        self.register_buffer("again", self.mean)
+        self.register_buffer("average", None)
+
+
+_UNTIED = {
+    "first name": lambda m: setattr(m.embed, "weight", nn.Parameter(torch.full((4, 4), 5.0))),
+    "second name": lambda m: setattr(m.head, "weight", nn.Parameter(torch.full((4, 4), 5.0))),
+    "last name, same values": lambda m: setattr(m.third, "weight", nn.Parameter(m.embed.weight.detach().clone())),
+    "assigned": lambda m: m.load_state_dict({k: v.detach() + 1 for k, v in m.state_dict().items()}, assign=True),
+    "buffer": lambda m: setattr(m, "again", torch.full((4,), 7.0)),
+    "buffer that was None": lambda m: setattr(m, "average", torch.full((4,), 7.0)),
+    "bias that was None": lambda m: setattr(m.head, "bias", nn.Parameter(torch.full((4,), 7.0))),
+    "bias that becomes None": lambda m: setattr(m.embed, "weight", None),
+}
+
+
+@pytest.mark.parametrize("in_parts", [False, True])
+@pytest.mark.parametrize("change", _UNTIED)
+def test_every_name_of_a_tensor_is_watched(tmp_path: Path, change: str, in_parts: bool) -> None:
+    model = _Tied()
+    prefix = "part." if in_parts else ""
+    seen = []
+
+    def look() -> None:
+        seen.append({prefix + k: v.detach().clone().numpy() for k, v in model.state_dict().items()})
+
+    with wl.watch({"part": model} if in_parts else model, tmp_path / "run", streams=("weights", "buffers")) as rec:
+        look()
+        for k in range(1, 7):
+            if k == 3:
+                _UNTIED[change](model)
+            with torch.no_grad():
+                for tensor in {id(t): t for t in (*model.parameters(), *model.buffers())}.values():
+                    tensor.add_(k * (1 + len(tensor.shape)))
+            rec.step()
+            look()
+    run = wl.load(tmp_path / "run")
+    assert run.steps.tolist() == list(range(7))
+    for k, expected in enumerate(seen):
+        state = run.state(step=k)
+        assert set(state) == set(expected), k
+        for name, values in expected.items():
+            assert np.array_equal(state[name], values), (k, name)
+
+
+def test_what_is_not_recorded_may_change_without_a_new_layout(tmp_path: Path) -> None:
+    model = _Tied()
+    with wl.watch(model, tmp_path / "run", tensors="embed.*") as rec:
+        rec.step()
+        model.again, model.average = torch.ones(4), torch.ones(4)
+        model.head.bias = nn.Parameter(torch.ones(4))
+        with torch.no_grad():
+            model.embed.weight += 1
+        rec.step()
+    run = wl.load(tmp_path / "run")
+    assert len(run.epochs) == 1
+    assert np.array_equal(run.state()["embed.weight"], model.embed.weight.detach().numpy())
+
+
 def test_a_layer_that_grows_begins_an_epoch(tmp_path: Path) -> None:
     model = mlp()
     optimizer = torch.optim.SGD(model.parameters(), 0.1)

@@ -74,6 +74,7 @@ if TYPE_CHECKING:  # what an editor and a type checker see; `_HOME` is what runs
     from weightlapse.errors import MissingStep as MissingStep
     from weightlapse.errors import NotARecording as NotARecording
     from weightlapse.errors import RecorderWarning as RecorderWarning
+    from weightlapse.errors import RecordingIncomplete as RecordingIncomplete
     from weightlapse.errors import RecordingStopped as RecordingStopped
     from weightlapse.errors import UnknownArgument as UnknownArgument
     from weightlapse.errors import UnknownTensor as UnknownTensor
@@ -195,6 +196,7 @@ _HOME = {
     "CannotAlign": "errors",
     "CannotGrow": "errors",
     "VacuousComparison": "errors",
+    "RecordingIncomplete": "errors",
     "RecordingStopped": "errors",
     "RecorderWarning": "errors",
 }

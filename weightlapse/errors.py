@@ -16,6 +16,7 @@
 
     RecorderWarning          (a UserWarning)      what a recorder has to say while training goes on
     └── RecordingStopped     a recorder had to stop
+    RecordingIncomplete      (a UserWarning)      what is read has lost some of its scalars and events
 
 A message says what was wrong, where, why it matters and what to do, in one go: it is written where the context is known.
 """
@@ -95,6 +96,10 @@ class RecorderWarning(UserWarning):
 
 class RecordingStopped(RecorderWarning):
     """A recorder had to stop; training goes on without it. The message says why."""
+
+
+class RecordingIncomplete(UserWarning):
+    """A recording that is read has lost some of what was logged or marked; what is shown of it is what is left. The message says where."""
 
 
 def missing_extra(package: str, *, extra: str, purpose: str) -> MissingExtra:

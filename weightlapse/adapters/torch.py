@@ -227,7 +227,9 @@ class TorchSource:
             streams += [
                 ("buffers", [(p, m) for p, m in buffers if self._mine(p.tensor) and self._selection.wants(p.name, m)])
             ]
+        self._listed = [place.tensor for place, _ in chosen]
         for stream, places in streams:
+            self._listed += [place.tensor for place, _ in places]
             for place, more in places:
                 self._list(place, more, stream, infos, made)
         infos += made
@@ -302,15 +304,26 @@ class TorchSource:
 
     def _remember(self) -> None:
         """Hold on to the live tensors of weights and buffers, and to what tells when they are no longer the same."""
-        self._homes_of = [place.home for place in self._places]
-        self._keys = [place.key for place in self._places]
+        self._here = [local(place.tensor) for place in self._places]
+        slots = self._slots()
+        self._homes_of, self._keys = [home for home, _, _ in slots], [key for _, key, _ in slots]
+        self._live = [tensor for _, _, tensor in slots]
         self._get = dict.get if all(isinstance(home, dict) for home in self._homes_of) else _get
-        self._live = [place.tensor for place in self._places]
-        self._here = [local(t) for t in self._live]
         self._pointers = [*map(_POINTER, self._here)]
         self._same_shapes = SameShapes(self._here)
         if self._side is None and any(t.device.type == "cuda" for t in self._here):
             self._side = SideStreams()
+
+    def _slots(self) -> list[tuple[Any, str, torch.Tensor | None]]:
+        """Every place that holds a tensor which is recorded, under whichever of its names, and those that hold none yet: a tied weight may be untied under
+        any of its names, and a bias be added where there was none."""
+        recorded = {id(tensor) for tensor in self._listed}
+        return [
+            (home, key, tensor)
+            for home in self._homes
+            for key, tensor in home.items()
+            if tensor is None or id(tensor) in recorded
+        ]
 
     def version(self, *, copied: bool = False) -> tuple[list[int], list[int]] | None:
         """How often torch has changed each parameter in place, and where those recorded lie: unequal after an update, but for changes of ``.data``

@@ -7,12 +7,15 @@ import importlib.util
 import io
 import os
 import sys
-from collections.abc import Sequence
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
 
 import click
 from click.shell_completion import CompletionItem
 
-from weightlapse.errors import InvalidArgument, WeightlapseError, closest, optional
+from weightlapse.errors import InvalidArgument, RecordingIncomplete, WeightlapseError, closest, optional
 
 # verb -> one line for --help; the verb's file is cli/<verb>.py and holds `command`
 VERBS = {
@@ -126,11 +129,28 @@ def _print_any_name() -> None:
             stream.reconfigure(errors="backslashreplace")
 
 
+@contextmanager
+def _losses_in_a_line() -> Iterator[None]:
+    """What a recording has lost is said as a line of ours, without the line of code that found it."""
+    with warnings.catch_warnings():
+        usual = warnings.showwarning
+
+        def show(message: Warning | str, category: type[Warning], *more: Any, **named: Any) -> None:
+            if issubclass(category, RecordingIncomplete):
+                click.echo(f"weightlapse: {message}", err=True)
+            else:
+                usual(message, category, *more, **named)
+
+        warnings.simplefilter("always", RecordingIncomplete)
+        warnings.showwarning = show
+        yield
+
+
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the program and exit: 0 done, 1 the answer is "no" or the data is bad, 2 wrong usage."""
     _print_any_name()
     try:
-        with optional(_asked(arguments)):
+        with optional(_asked(arguments)), _losses_in_a_line():
             result = program.main(args=arguments, prog_name="weightlapse", standalone_mode=False)
         sys.exit(result if isinstance(result, int) else 0)
     except click.ClickException as error:

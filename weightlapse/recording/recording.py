@@ -5,6 +5,7 @@ from __future__ import annotations
 import html
 import importlib
 import os
+import warnings
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
@@ -13,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from weightlapse.arguments import renamed
-from weightlapse.errors import InvalidArgument, MissingStep, NotARecording, UnknownTensor, closest
+from weightlapse.errors import InvalidArgument, MissingStep, NotARecording, RecordingIncomplete, UnknownTensor, closest
 from weightlapse.recording.epoch import Epoch
 from weightlapse.recording.nearby import recordings_like
 from weightlapse.recording.play import play
@@ -90,6 +91,7 @@ class Recording:
         self._store = store
         self.path = path if isinstance(path, str) and "://" in path else Path(path)
         self._scalars: Scalars | None = None
+        self._told_of_loss = False
         self._listed_for: list[Layout] = []
         self._epochs_for: Any = None
         self._epochs: list[Epoch] = []
@@ -164,8 +166,20 @@ class Recording:
     def scalars(self) -> Scalars:
         """By name float64 (T,), NaN where nothing was logged; each look gives a new array."""
         if self._scalars is None:
+            self._tell_of_loss()
             self._scalars = self._store.scalars
         return self._scalars
+
+    def _tell_of_loss(self) -> None:
+        """Warn, once, where some of what was logged and marked cannot be read: it looks like what never was."""
+        if self._told_of_loss or not (damages := self._store.journal_damages()):
+            return
+        self._told_of_loss = True
+        text = (
+            f"{self.path}: {'; '.join(str(damage) for damage in damages[:3])}. Scalars, events and gaps that stood there look as if they had never been "
+            "logged; the weights are untouched, and `weightlapse verify` lists what is damaged"
+        )
+        warnings.warn(text, RecordingIncomplete, stacklevel=3)
 
     @property
     def branches(self) -> dict[str, Recording]:
@@ -186,6 +200,7 @@ class Recording:
     @property
     def events(self) -> list[tuple[int, str]]:
         """What was marked, (step, text), in order."""
+        self._tell_of_loss()
         return self._store.events
 
     @property
@@ -197,6 +212,7 @@ class Recording:
     @property
     def gaps(self) -> list[tuple[int, int, str]]:
         """Steps that are missing: (first, last, reason)."""
+        self._tell_of_loss()
         return self._store.gaps
 
     @property

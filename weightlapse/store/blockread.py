@@ -146,7 +146,8 @@ class BlockSegment:
             self._placed = pieces_by_tensor(self._index.chunks)
         placed = self._placed.get(tensor, [])
         if tensor not in self._checked:
-            check_pieces(placed, self.layout.tensors[tensor])
+            with self._told(self.layout.tensors[tensor]):
+                check_pieces(placed, self.layout.tensors[tensor])
             self._checked.add(tensor)
         return placed
 
@@ -174,17 +175,17 @@ class BlockSegment:
         wanted = flat_elements(spec.shape, region, each)
         if not len(wanted) or not len(numbers):
             return [], lambda: np.empty(shape, spec.storage)
-        placed = self._pieces(tensor)
         out = np.empty((len(numbers), len(wanted)), f"<u{spec.storage.itemsize // each}")
         todo: Todo = []
         parts = list(self._by_block(numbers))
         inverse = compiled(sum(rows.stop for _, rows, _ in parts) * len(wanted))
-        selected = list(_selections(placed, wanted))
+        selected = list(_selections(self._pieces(tensor), wanted))
         for b, rows, where in parts:
-            for c, columns, target in selected:
-                few = self._few(b, c, columns, spec, rows.stop)
-                part = few if few is not None else self._decoded(b, c, columns, spec, inverse)
-                todo.append((part, rows, where, target))
+            with self._told(spec, b):
+                for c, columns, target in selected:
+                    few = self._few(b, c, columns, spec, rows.stop)
+                    part = few if few is not None else self._decoded(b, c, columns, spec, inverse)
+                    todo.append((part, rows, where, target))
         fresh = _narrow(todo)
 
         def finish() -> NDArray[Any]:
@@ -241,7 +242,9 @@ class BlockSegment:
         """What :meth:`read_frame` does, chunk by chunk: each is looked up when a thread is free for it."""
         for c, pieces in enumerate(self._index.chunks):
             for columns, mine in _wanted(pieces, flat):
-                part = self._decoded(b, c, columns, self.layout.tensors[mine[0][1].tensor], inverse)
+                spec = self.layout.tensors[mine[0][1].tensor]
+                with self._told(spec, b):
+                    part = self._decoded(b, c, columns, spec, inverse)
                 yield partial(self._frame_part, part, row, mine, flat)
 
     def _frame_part(
@@ -272,13 +275,16 @@ class BlockSegment:
             all_done((partial(_put, part, rows, out, where, target) for part, rows, where, target in todo), count)
 
     @contextmanager
-    def _told(self, spec: TensorSpec) -> Iterator[None]:
-        """Damage that is found inside is told with the tensor, the frames and the file."""
+    def _told(self, spec: TensorSpec, b: int | None = None) -> Iterator[None]:
+        """Damage that is found inside is told with the tensor, the frames (of time block ``b``) and the file."""
         try:
             yield
         except DamagedRecording as error:
+            first, stop = 0, self.count
+            if b is not None:
+                first, stop = b * self.opening.height, min((b + 1) * self.opening.height, self.count)
             raise DamagedRecording(
-                f"values of {spec.name} in frames {self.first} to {self.first + self.count - 1} are damaged in {self.file} ({error}): they are "
+                f"values of {spec.name} in frames {self.first + first} to {self.first + stop - 1} are damaged in {self.file} ({error}): they are "
                 "not returned; other values can still be read, and `weightlapse verify` lists what is damaged"
             ) from error
 
@@ -383,9 +389,11 @@ class BlockSegment:
             return 0.0
         with self._cache.lock:
             bounds = [0.0]
-            for c, _, piece in self._pieces(tensor):
-                held = self._chunk(b, c).bounds
-                bounds.append(held[self._index.chunks[c].index(piece)] if held else 0.0)
+            placed = self._pieces(tensor)
+            with self._told(self.layout.tensors[tensor], b):
+                for c, _, piece in placed:
+                    held = self._chunk(b, c).bounds
+                    bounds.append(held[self._index.chunks[c].index(piece)] if held else 0.0)
             return max(bounds)
 
     def bound_changes(self) -> range:

@@ -252,6 +252,10 @@ class RankedStore:
             return max(shard.store.bound(name) for shard in shards)
         return max(shard.store.bound(name, int(shard.frames[frame])) for shard in shards)
 
+    def journal_damages(self) -> list[Damage]:
+        """Of rank 0, whose scalars and events these are."""
+        return self._main.journal_damages()
+
     def verify(self) -> list[Damage]:
         found = []
         for rank, store in enumerate(self._stores):

@@ -132,11 +132,13 @@ class Store:
 
     def _read_journal(self) -> None:
         self._journal_fault = None
+        self._journal_tail = 0
         try:
             file = self._folder.open(self.journal_name)
             if file.size < self.journal.end:
                 raise DamagedRecording(f"{self.journal_name} is shorter than it was")
             self.journal.read_on(file)
+            self._journal_tail = file.size - self.journal.end
         except FileNotFoundError:
             if not self._folder.names("log") and not self._folder.names("blocks"):
                 raise NotARecording(
@@ -407,24 +409,28 @@ class Store:
             return None
         return read_last(segment, number, layout, folder)
 
+    def journal_damages(self) -> list[Damage]:
+        """What cannot be read of everything that is not a frame: scalars, events, gaps."""
+        found = [] if self._journal_fault is None else [Damage(self.journal_name, self._journal_fault)]
+        found += [
+            Damage(self.journal_name, f"bytes {a} to {b - 1} are no record that can be read")
+            for a, b in self.journal.damaged
+        ]
+        tail = self._journal_tail if self._journal_fault is None else 0
+        if tail > 0 and (self.closed or not self.journal.cut_short):
+            found.append(Damage(self.journal_name, f"the last {tail} bytes are no record that can be read"))
+        return found
+
     def verify(self) -> list[Damage]:
         """Check every checksum, and the statistics against the values; an empty list means that all is well."""
         if self._manifest_fault is not None:
             found = [Damage(manifest.NAME, self._manifest_fault)]
         else:
             found = []
-        if self._journal_fault is not None:
-            found.append(Damage(self.journal_name, self._journal_fault))
         found += self._list.damages
         found += [told for damage in self._verify_segments() for told in self._on_lines(damage)]
         found += self.statistics.damages(closed=self.closed)
-        found += [
-            Damage(self.journal_name, f"bytes {a} to {b - 1} are no record that can be read")
-            for a, b in self.journal.damaged
-        ]
-        tail = self._folder.open(self.journal_name).size - self.journal.end if self._journal_fault is None else 0
-        if tail > 0 and (self.closed or not self.journal.cut_short):
-            found.append(Damage(self.journal_name, f"the last {tail} bytes are no record that can be read"))
+        found += self.journal_damages()
         rewound = "no record is left of a rewind to step {0.step} or before: what the steps show as cut off is branch {0.name}"
         found += [Damage(self.journal_name, rewound.format(fork)) for fork in self._lost_rewinds]
         known = self.steps[self.steps >= 0]
