@@ -35,7 +35,7 @@ def made(family: str, seed: int = 3, **sizes: Any) -> torch.nn.Module:
     torch.manual_seed(seed)
     sizes = SIZES | sizes
     config = getattr(transformers, f"{family}Config")(**sizes)
-    kind = "MaskedLM" if family == "Bert" else "CausalLM"
+    kind = "MaskedLM" if family in ("Bert", "DebertaV2") else "CausalLM"
     net: torch.nn.Module = getattr(transformers, f"{family}For{kind}")(config).double().eval()
     noise = torch.Generator().manual_seed(seed + 1)
     with torch.no_grad():
@@ -135,6 +135,7 @@ def test_wrong_bases_are_refused_by_trial_however_few_signs_they_have() -> None:
     values = next(b for b in w.bases if b.name.startswith("values model.layers.0"))
     assert all(torch.allclose(v, before[n], rtol=1e-9, atol=1e-12) for n, v in trial.bench.state.items())
     half.zero_()  # now the outputs show nothing of the values
+    trial = Trial(w, trial.bench)
     assert trial.holds([values])
     assert not trial.holds([values], alone=True)
 
@@ -368,3 +369,63 @@ def test_a_state_that_is_no_change_of_basis_is_refused(what: str, llama: wl.Wiri
         moved[name][1] *= 1.01
     with pytest.raises(wl.CannotAlign, match="changes what goes through"):
         check_invariants(a, moved, llama)
+
+
+# ---- what tracing costs
+
+
+def trials(net: torch.nn.Module, monkeypatch: pytest.MonkeyPatch) -> tuple[int, wl.Wiring]:
+    """How often bases were tried."""
+    count = 0
+    tried = Trial._tried
+
+    def counted(self: Trial, *args: Any) -> bool:
+        nonlocal count
+        count += 1
+        return tried(self, *args)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Trial, "_tried", counted)
+        w = wl.trace(net, EXAMPLE)
+    return count, w
+
+
+@pytest.mark.parametrize("name", ["Bloom", "Falcon", "one key for all", "GPTBigCode"])
+def test_more_layers_and_heads_take_no_more_trials(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    family, sizes, _ = ALONE[name]
+    few, w = trials(made(family, **sizes), monkeypatch)
+    deeper = {k: 5 for k in ("n_layer", "num_hidden_layers") if k in SIZES | sizes}
+    many, deep = trials(made(family, **sizes | deeper), monkeypatch)
+    assert many == few > 0
+    inside, inside_deep = (sum(not b.is_stream for b in v.bases) for v in (w, deep))
+    assert inside_deep * 2 == inside * 5
+
+
+def test_layers_of_one_form_that_differ_are_told_apart() -> None:
+    """One head of keys for all, rotary positions in one layer only: queries of the other are free."""
+    net = made("SmolLM3", num_key_value_heads=1, no_rope_layers=[1, 0], **TOKENS)
+    w, a = wl.trace(net, EXAMPLE), weights(net)
+    found = {b.members[0].tensor.split(".")[2]: b.kind for b in w.bases if b.name.startswith("queries")}
+    assert found == {"0": "rotary", "1": "invertible"}
+    come_back(net, w, a, in_other_bases(a, w, np.random.default_rng(5)))
+
+
+def test_queries_that_meet_relative_positions_are_free_as_wholes() -> None:
+    """Queries and keys of tokens and of places are of one head; the table of places is written in a basis that is no turn."""
+    sizes = {
+        "pos_att_type": ["p2c", "c2p"],
+        "position_buckets": 8,
+        "max_relative_positions": 8,
+        "relative_attention": True,
+    }
+    net = made("DebertaV2", **sizes)
+    w, a = wl.trace(net, EXAMPLE), weights(net)
+    queries = [b for b in w.bases if b.name.startswith("queries")]
+    assert {(b.kind, b.size) for b in queries} == {("invertible", 4)}
+    assert len(queries) == 8
+    come_back(net, w, a, in_other_bases(a, w, np.random.default_rng(5)))
+    other = weights(made("DebertaV2", 9, **sizes))
+    found = wl.compare(a, other, w)
+    assert found.verdict == "different"
+    assert found.alignment is not None
+    assert apart(said(net, other), said(net, found.alignment.state)) < 1e-9

@@ -30,7 +30,10 @@ def check_invariants(before: Mapping[str, Any], after: Mapping[str, Any], wiring
     """Raises CannotAlign, naming the basis, where one state is no change of basis of the other. Of large networks some layers are looked at."""
     both = [_Folded(state, wiring, device) for state in (before, after)]
     families: dict[Any, list[Basis]] = {}
+    stretched = _stretched(wiring)
     for s in wiring.bases:
+        if not s.is_stream and any((m.tensor, 1 - m.axis) in stretched for m in s.members):
+            continue
         key = (s.parent[0], s.kind, s.members[0].tensor) if s.parent else s.name
         families.setdefault(key, []).append(s)
     keys = list(families)
@@ -48,6 +51,19 @@ def check_invariants(before: Mapping[str, Any], after: Mapping[str, Any], wiring
                 "what the network computes: the wiring is not this network's, or a matrix is nearly singular; trace the network anew, or "
                 "align with symmetries=('permutation', 'sign', 'scale')"
             )
+
+
+def _stretched(wiring: Wiring) -> set[tuple[str, int]]:
+    """The axes along which sizes are not kept: those of bases that do more than turn, and of units that may be rescaled.
+
+    (In a stream that turns it is gains that are rescaled, against their readers; both are one once folded.)
+    """
+    turned = {(m.tensor, m.axis) for s in wiring.bases if s.turns for m in s.members}
+    found = {(m.tensor, m.axis) for s in wiring.bases if not s.turns and s.kind != "signs" for m in s.members}
+    for g in wiring.groups:
+        if "scale" in g.symmetries:
+            found |= {(m.tensor, m.axis) for m, e in zip(g.members, g.exponents) if e}
+    return found - turned
 
 
 class _Folded:

@@ -100,9 +100,15 @@ class Rebase:
             g for g in wiring.groups if g.parent is None and any(s.parent and s.parent[0] == g.name for s in inside)
         ]
         solved = {g.name for g in self.heads}
-        solved |= {c.name for g in wiring.groups for c in wiring.children(g.name) if g.name in solved}
+        told = {(m.tensor, m.axis, p) for s in inside for m in s.members for p in m.index.ravel().tolist()}
+        solved |= {c.name for g in self.heads for c in wiring.children(g.name) if not _left_inside(c, told)}
         solved |= {g.name for g in wiring.groups for s in self.bases if s.parent is None and _same_units(s, g)}
-        self._parts = _connected(wiring, [g for g in wiring.groups if g.name not in solved])
+        rest = [g for g in wiring.groups if g.name not in solved]
+        heads = {g.name for g in self.heads}
+        rest = [
+            replace(g, parent=None) if g.parent and g.parent[0] in heads else g for g in rest
+        ]  # in heads that are in place
+        self._parts = _connected(wiring, rest)
         read = {m.tensor for s in self.bases if not s.is_stream for m in s.members}
         self.loose = [  # streams that are no basis: their order is as good as that of a basis, and heads stand in it
             g
@@ -365,6 +371,11 @@ class Rebase:
     def _first_guess(self, s: Basis, b: Changed, matrices: dict[str, NDArray[np.float64]]) -> None:
         """A linear layer between others: from whichever side no symmetry moves."""
         settled = {id(m) for m in anchors(self.wiring, s)}
+        if not self._in_streams(
+            s
+        ):  # one end is in what is told later, so the other one has to tell it, if it is in a stream: that is turned already
+            moved, turned = moved_axes(self.wiring), {(m.tensor, m.axis) for t in self.streams for m in t.members}
+            settled |= {id(m) for m in s.members if {(m.tensor, axis) for axis in moved[m.tensor] - {m.axis}} <= turned}
         for sign in (1, -1):
             some = [m for m, e in zip(s.members, s.exponents) if e == sign]
             if some and all(id(m) in settled for m in some):
@@ -496,6 +507,11 @@ def _connected(wiring: Wiring, groups: Sequence[Group]) -> list[Wiring]:
         parts = [p for p in parts if not p[0] & tensors]
         parts.append((tensors.union(*(p[0] for p in near)), [*(h for p in near for h in p[1]), g]))
     return [replace(wiring, groups=tuple(own), bases=()) for _, own in parts]
+
+
+def _left_inside(c: Group, told: set[tuple[str, int, int]]) -> bool:
+    """Whether these numbers of a head stand in no basis, so that their order and signs are still to be found once heads are in place."""
+    return all(m.k == 1 and not any((m.tensor, m.axis, p) in told for p in m.index.ravel().tolist()) for m in c.members)
 
 
 def _same_units(s: Basis, g: Group) -> bool:

@@ -153,14 +153,15 @@ def _values(wiring: Wiring) -> Iterator[list[Basis]]:
 
 
 def _is_values(c: Group) -> bool:
-    linear = c.parent is not None and not c.ops and "scale" in c.symmetries and set(c.exponents) <= {1, -1}
+    """Whether they are made and read by matrices, with no more between than a number for all of a head (a gate)."""
+    linear = c.parent is not None and c.ops <= {"mul"} and "scale" in c.symmetries and set(c.exponents) <= {1, -1}
     return bool(linear and c.producers and c.consumers and all(m.where is None for m in c.members))
 
 
 def _queries(wiring: Wiring) -> Iterator[list[Basis]]:
     for g in wiring.groups:
         children = wiring.children(g.name)
-        if any(_is_values(c) for c in children):
+        if any(c.consumers for c in children):
             for unit in range(g.size):
                 inside = [c for c in children if c.parent == (g.name, unit)]
                 taken = {
@@ -170,14 +171,14 @@ def _queries(wiring: Wiring) -> Iterator[list[Basis]]:
                     for m in c.members
                     for p in m.index.ravel()
                 }
-                for sides in _attentions(g, unit, taken):
+                for sides in _attentions(g, unit, taken, any(_is_values(c) for c in children)):
                     yield _guesses(g, unit, inside, taken, sides)
 
 
-def _attentions(g: Group, unit: int, taken: set[tuple[str, int, int]]) -> list[dict[int, int]]:
+def _attentions(g: Group, unit: int, taken: set[tuple[str, int, int]], fused: bool) -> list[dict[int, int]]:
     """What makes queries (1) and keys (-1) of one attention after the other, by number of member, for heads may be shared by several.
 
-    The way in which a head's queries may be rescaled against its keys tells them apart; 0 where one matrix makes both.
+    The way in which a head's queries may be rescaled against its keys tells them apart; 0 where one matrix makes both (``fused``: when it makes values too).
     """
     makes = {
         i
@@ -193,12 +194,17 @@ def _attentions(g: Group, unit: int, taken: set[tuple[str, int, int]]) -> list[d
             found.append({i: -e for i, e in used.items()})
     for x in g.gauges:
         used = {i: e for i, e in enumerate(x.exponents) if e}
-        if x.kind == "sign" and set(used) <= makes and len(used) == 2 and not any(set(used) & set(f) for f in found):
-            first = min(used)  # behind norms: which is which does not matter to signs
-            found.append({i: 1 if i == first else -1 for i in used})
-    if not found and makes:
+        weights = [i for i in used if g.members[i].role != "add"]
+        if x.kind == "sign" and set(used) <= makes and len(weights) == 2 and not any(set(used) & set(f) for f in found):
+            first = _module(g.members[weights[0]])  # behind norms: which is which does not matter to signs
+            found.append({i: 1 if _module(g.members[i]) == first else -1 for i in used})
+    if not found and fused and sum(g.members[i].role != "add" for i in makes) == 1:
         found.append(dict.fromkeys(sorted(makes), 0))
     return found
+
+
+def _module(m: Member) -> str:
+    return m.tensor.rpartition(".")[0]
 
 
 def _guesses(
@@ -206,17 +212,18 @@ def _guesses(
 ) -> list[Basis]:
     """Guesses for the queries and keys of one head: its rows that are no values."""
     sides: dict[int, list[Member]] = {1: [], -1: []}
+    sharing = [c for c in inside if _shares_keys(c, g)]
     for i, e in sides_of.items():
         m = g.members[i]
         free = np.array([p for p in m.index[unit].tolist() if (m.tensor, m.axis, p) not in taken], dtype=np.int64)
         if e == 0:  # one matrix makes queries and keys: they come one after the other
-            queries, keys = _fused(free, m, inside)
+            queries, keys = _fused(free, m, sharing)
             if len(queries[0]) != len(keys):
                 return []
             sides[1].append(Member(m.tensor, m.axis, np.stack(queries, axis=1), m.role))
             sides[-1].append(Member(m.tensor, m.axis, keys[:, None], m.role))
         else:
-            sides[e].append(Member(m.tensor, m.axis, np.stack(_split(free, m, inside), axis=1), m.role))
+            sides[e].append(Member(m.tensor, m.axis, np.stack(_split(free, m, sharing), axis=1), m.role))
     sizes = {m.index.shape[0] for side in sides.values() for m in side}
     if not sides[1] or not sides[-1] or len(sizes) != 1:
         return []
@@ -225,36 +232,45 @@ def _guesses(
     exponents = (1,) * len(sides[1]) + (-1,) * len(sides[-1])
     name, parent = f"queries {members[0].tensor}[{unit}]", (g.name, unit)
     out = [Basis(name, d, "invertible", members, exponents, parent=parent)]
-    out += [
-        Basis(name, d, kind, members, exponents, pairs, parent=parent)
-        for kind in (("scales", "signs") if all(m.role == "mul" for m in members) else ("rotary", "signs"))  # gains
-        for pairs in pairings(d)
-    ]
+    kinds = ["scales", "signs"] if all(m.role == "mul" for m in members) else ["rotary", "signs"]  # gains
+    rows = {(m.tensor, m.axis, p) for m in members for p in m.index.ravel().tolist()}
+    for c in inside:
+        if "sign" in c.symmetries and rows <= {
+            (m.tensor, m.axis, p) for m in c.members for p in m.index.ravel().tolist()
+        }:
+            kinds.remove("signs")  # each number has a sign, and a place, by itself: it is a unit
+            break
+    out += [Basis(name, d, kind, members, exponents, pairs, parent=parent) for kind in kinds for pairs in pairings(d)]
     return out
 
 
+def _shares_keys(c: Group, g: Group) -> bool:
+    """Whether units inside a head are query heads: what reads them reads heads. (Numbers of queries are read by what makes others, if at all.)"""
+    read = {(m.tensor, m.axis) for m in g.consumers}
+    return not _is_values(c) and any((m.tensor, m.axis) in read for m in c.consumers)
+
+
 def _fused(
-    free: NDArray[np.int64], m: Member, inside: Sequence[Group]
+    free: NDArray[np.int64], m: Member, sharing: Sequence[Group]
 ) -> tuple[list[NDArray[np.int64]], NDArray[np.int64]]:
     """The rows of each query head, and those of the keys, where one matrix makes both.
 
     Query heads that share keys are a group of their own, so the rest are keys; a head by itself has as many of both.
     """
-    for c in inside:
-        for n in c.members if not _is_values(c) and c.consumers else ():
+    for c in sharing:
+        for n in c.members:
             if (n.tensor, n.axis) == (m.tensor, m.axis) and n.index.size < len(free) and np.isin(n.index, free).all():
                 return list(n.index), np.setdiff1d(free, n.index)
     half = len(free) // 2
     return [free[:half]], free[half:]
 
 
-def _split(free: NDArray[np.int64], m: Member, inside: Sequence[Group]) -> list[NDArray[np.int64]]:
+def _split(free: NDArray[np.int64], m: Member, sharing: Sequence[Group]) -> list[NDArray[np.int64]]:
     """The rows of each query head that shares the keys: these heads are a group of their own."""
-    for c in inside:
-        if not _is_values(c) and c.consumers:
-            for n in c.members:
-                if (n.tensor, n.axis, n.index.size) == (m.tensor, m.axis, len(free)) and np.isin(n.index, free).all():
-                    return list(n.index)
+    for c in sharing:
+        for n in c.members:
+            if (n.tensor, n.axis, n.index.size) == (m.tensor, m.axis, len(free)) and np.isin(n.index, free).all():
+                return list(n.index)
     return [free]
 
 
