@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Iterator
 from typing import Any
 
@@ -13,6 +14,9 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("MPLBACKEND", "Agg")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("WEIGHTLAPSE_STRICT", "1")
+# hundreds of processes are started here: the sources are compiled once, not by each of them
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+sys.dont_write_bytecode = False
 
 # how fast a machine is, or how busy, fails no test
 settings.register_profile("untimed", deadline=None, suppress_health_check=[HealthCheck.too_slow])
