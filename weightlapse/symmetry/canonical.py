@@ -57,9 +57,9 @@ def canonical(
     """
     net, of_run = given(net)
     net = runnable(net)
-    wiring = wiring_of((wiring, of_run), (net,), data)
     state = state_of(net)
     check_values(state, "given")
+    wiring = wiring_of((wiring, of_run), (net,), data)
     check_weights(net, state, wiring, "given")
     if device is None:
         device = device_of(state)
