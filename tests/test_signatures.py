@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+import weightlapse as wl
 from tests import signatures
 from tests.framework_presence import require
 from tests.test_docs import BLOCK, PAGES
@@ -115,3 +116,15 @@ def test_the_search_finds_old_names() -> None:
     ]
     assert by_old_names("wl.make_film(run, 'x', out='y')\nwl.watch(model, path='x')") == []
     assert by_old_names("    wl.permute(state, w, 'a', perm=order)\nend") == ["permute(perm=)"]
+
+
+def test_no_old_name_outlives_its_version() -> None:
+    """Whoever releases the version that removes them removes them."""
+    said = [
+        tuple(map(int, version.split(".")))
+        for path in (ROOT / "weightlapse").rglob("*.py")
+        for version in re.findall(r"^\s*@renamed\(\"([\d.]+)\"", path.read_text(encoding="utf-8"), re.M)
+    ]
+    here = tuple(map(int, wl.__version__.split(".")[:2]))
+    assert len(said) == len(OLD)
+    assert all(version > here for version in said), f"{here} is released without the old names of {min(said)}"
