@@ -36,6 +36,15 @@ class Lock:
             write_at(self._fd, 0, f"{os.getpid()}\n".encode())
         _HELD.add(self)
 
+    def is_in(self, folder: Path) -> bool:
+        """Whether the file that is locked is the one in ``folder``: False when that was removed, moved, or removed and made anew."""
+        try:
+            return self._fd < 0 or os.path.samestat(os.fstat(self._fd), os.stat(folder / "lock"))
+        except FileNotFoundError:
+            return False
+        except OSError:  # nobody can tell
+            return True
+
     def release(self) -> None:
         """Let the next writer in. The file stays: removing it would let two writers lock two different files."""
         if self._fd >= 0:

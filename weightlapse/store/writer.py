@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 import weightlapse.store.journal as journal
 import weightlapse.store.manifest as manifest
 import weightlapse.store.place as place
-from weightlapse.errors import DamagedRecording, InvalidArgument
+from weightlapse.errors import CannotRecord, DamagedRecording, InvalidArgument
 from weightlapse.store.background import Compactor
 from weightlapse.store.belonging import Belonging
 from weightlapse.store.compact import block_frames, sync_path
@@ -313,6 +313,7 @@ class Writer:
         return frame_parts(step, row, self._page, seed)
 
     def _begin_segment(self, *, packed: bool = False) -> None:
+        self._check_folder()
         self._end_segment()
         row, number = self.layout.row_nbytes, self._segment_number + 1
         self._page = PACKED_PAGES if packed else page_of(row) if self._id is not None else 0
@@ -395,7 +396,16 @@ class Writer:
         """Say that recording ended before training did, and why."""
         self._journal.put((journal.STOP, reason.encode("utf-8", "replace"), step))
 
+    def _check_folder(self) -> None:
+        """Raise when the folder is no longer ours: what is made at its path would fall into the recording of another."""
+        if not self._lock.is_in(self.path):
+            raise CannotRecord(
+                f"{self.path} was removed, moved or made anew while it was being recorded to: nothing more of this training can be kept there "
+                "(close a recorder before its folder is removed; overwrite=True does both)"
+            )
+
     def flush(self) -> None:
+        self._check_folder()
         if self._fsync == "flush":
             self._sync()
 
@@ -410,6 +420,7 @@ class Writer:
             if self._takeover is not None:  # not one frame: the old recording is worth more than an empty one
                 self._give_back(self._takeover)
                 return
+            self._check_folder()
             if in_order:
                 patiently(lambda: self._journal.put((journal.CLOSE, b"", self.frames)), patience)
                 self._end_segment()
