@@ -39,11 +39,18 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> Path:
     save_file({n: v.contiguous() for n, v in state.items()}, folder / "moved.safetensors")
     save_file({n: v.bfloat16() for n, v in state.items()}, folder / "half.safetensors")
     torch.save(net, folder / "pickled.pt")
+    (folder / "empty").mkdir()
+    plain = {n: v.contiguous() for n, v in net.state_dict().items()}
+    for place, parts in (("shards", (0, 1)), ("half of it", (0,))):
+        (folder / place).mkdir()
+        for part in parts:
+            some = {n: plain[n] for n in list(plain)[part::2]}
+            save_file(some, folder / place / f"model-0000{part + 1}-of-00002.safetensors")
     return folder
 
 
 def call(files: Path, *arguments: str, capsys: pytest.CaptureFixture[str]) -> tuple[int, str, str]:
-    words = [str(files / a) if (files / a).exists() else a for a in arguments]
+    words = [str(files / a) if (files / a.split("@")[0]).exists() else a for a in arguments]
     with pytest.raises(SystemExit) as stop:
         main(["compare", *words])
     out, err = capsys.readouterr()
@@ -79,6 +86,18 @@ def test_low_precision(files: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert code == 1
 
 
+def test_steps_and_folders_are_given_as_everywhere(files: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    code, out, _ = call(files, "run1@3", "run1@3", "--json", capsys=capsys)
+    assert (code, json.loads(out)["verdict"]) == (0, "identical")
+    code, out, _ = call(files, "run1@3", "run1", "--json", capsys=capsys)
+    assert (code, json.loads(out)["verdict"]) == (1, "different")
+    by_step = json.loads(call(files, "run0", "run1", "--step", "3", "--json", capsys=capsys)[1])
+    by_name = json.loads(call(files, "run0@3", "run1@3", "--json", capsys=capsys)[1])
+    assert {k: v for k, v in by_step.items() if k not in "ab"} == {k: v for k, v in by_name.items() if k not in "ab"}
+    code, out, _ = call(files, "run1", "shards", "--json", capsys=capsys)
+    assert (code, json.loads(out)["aligned_distance"]) == (0, 0.0)
+
+
 def test_without_a_wiring_it_says_so(files: Path, capsys: pytest.CaptureFixture[str]) -> None:
     code, out, _ = call(files, "1.pt", "moved.safetensors", capsys=capsys)
     assert code == 1
@@ -95,6 +114,13 @@ def test_without_a_wiring_it_says_so(files: Path, capsys: pytest.CaptureFixture[
         (("run0", "run1", "--wiring", "moved.safetensors"), 2, "text"),
         (("run0", "run1", "-o", "figure.txt"), 2, "suffix"),
         (("run0",), 2, "Missing argument"),
+        (("run0", "run1", "--wiring", "nowhere"), 2, "does not exist"),
+        (("run0@77", "run1"), 1, "77"),
+        (("run0@x", "run1"), 2, "is no step"),
+        (("run0@3", "run1", "--step", "3"), 2, "names a step"),
+        (("1.pt@3", "run1"), 2, "has no steps"),
+        (("run0", "half of it"), 1, "is not whole"),
+        (("run0", "empty"), 2, "neither a recording nor a checkpoint"),
     ],
 )
 def test_what_cannot_be_done(

@@ -21,21 +21,17 @@ FRAMES = 60  # moments at which the distance of two recordings is drawn
 
 
 @click.command("compare")
-@click.argument("a", type=click.Path(path_type=Path))
-@click.argument("b", type=click.Path(path_type=Path))
-@click.option(
-    "--wiring",
-    type=click.Path(exists=True, dir_okay=False, path_type=Path),
-    help="A spec: wl.trace(model, x).to_spec().",
-)
+@click.argument("a")
+@click.argument("b")
+@click.option("--wiring", type=click.Path(path_type=Path), help="A spec: wl.trace(model, x).to_spec().")
 @click.option("--step", type=int, help="With recordings: the step to compare; the last by default.")
 @click.option("--json", "as_json", is_flag=True, help="One JSON object on standard output.")
 @click.option("-o", "--output", type=click.Path(path_type=Path), help="FIG.png, .svg or .pdf: distances and heat maps.")
-def command(a: Path, b: Path, wiring: Path | None, step: int | None, as_json: bool, output: Path | None) -> int:
+def command(a: str, b: str, wiring: Path | None, step: int | None, as_json: bool, output: Path | None) -> int:
     """Say whether A and B are the same network up to symmetry.
 
-    A and B are recordings or checkpoints (.safetensors, .npz, .pt with weights only). Their hidden units are matched when a
-    recording holds its wiring or --wiring gives it. Exit code 1 when they are different.
+    A and B are recordings (RUN, or RUN@STEP), checkpoints (.safetensors, .npz, .pt with weights only) or folders with a sharded checkpoint. Their hidden
+    units are matched when a recording holds its wiring or --wiring gives it. Exit code 1 when they are different.
     """
     from weightlapse.symmetry.compare import compare
 
@@ -48,7 +44,7 @@ def command(a: Path, b: Path, wiring: Path | None, step: int | None, as_json: bo
             over_time = _over_time(run_a, run_b, known)
         _draw(output, found, state_a, state_b, over_time)
     if as_json:
-        result = {"a": str(a), "b": str(b), **found.numbers(), "figure": None if output is None else str(output)}
+        result = {"a": a, "b": b, **found.numbers(), "figure": None if output is None else str(output)}
         click.echo(json.dumps(_plain(result)))
     else:
         click.echo(found.explain())
@@ -57,21 +53,20 @@ def command(a: Path, b: Path, wiring: Path | None, step: int | None, as_json: bo
     return 1 if found.verdict == "different" else 0
 
 
-def _read(path: Path, step: int | None) -> tuple[dict[str, Any], Recording | None]:
+def _read(path: str, step: int | None) -> tuple[dict[str, Any], Recording | None]:
     """The weights and buffers in a recording or checkpoint, and the recording."""
-    from weightlapse.adapters.arrays import Patterns
-    from weightlapse.adapters.checkpoints import read_checkpoint
-    from weightlapse.recording.recording import load
-    from weightlapse.store.layout import widen
+    from weightlapse.recording.given import at_path, frame_at
 
-    hugging_face = any((path / f).exists() for f in ("model.safetensors", "model.safetensors.index.json"))
-    if path.is_dir() and not hugging_face:
-        run = load(path)
-        return dict(run.state(frame=-1) if step is None else run.state(step=step)), run
-    if step is not None and path.exists():
-        raise InvalidArgument(f"--step picks a step of a recording, but {path} is a checkpoint: leave it out")
-    state = read_checkpoint(path)
-    return {n: widen(v.patterns, v.dtype) if isinstance(v, Patterns) else v for n, v in state.items()}, None
+    found = at_path(path)
+    if found.run is None:
+        if step is not None:
+            raise InvalidArgument(f"--step picks a step of a recording, but {path} is a checkpoint: leave it out")
+        for note in found.notes:
+            click.echo(f"weightlapse: {note}", err=True)
+        return found.widened(), None
+    if step is not None and found.step is not None:
+        raise InvalidArgument(f"{path} names a step, and --step {step} another: leave one of them out")
+    return dict(found.run.state(frame=frame_at(found.run, found.step if step is None else step))), found.run
 
 
 def _wiring(spec: Path | None, *runs: Recording | None) -> Wiring | None:

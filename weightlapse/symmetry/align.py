@@ -39,6 +39,8 @@ from weightlapse.symmetry.with_bases import WithBases
 from weightlapse.wiring.arrays import at_home, check_device, device_of, in_full_precision
 from weightlapse.wiring.data import Wiring
 
+_BACK = 1e-5  # what is found in other bases and is no nearer may be an order that matrices come close to: weight matching looks, too
+
 
 def align(
     a: Any,
@@ -145,7 +147,7 @@ def _aligned(
         notes += rebase.notes
         moved = rebase.moved
     search: Search | None = None
-    if found is None or found.distance > NEAR or (isinstance(found, Rebased) and found.plain):
+    if found is None or found.distance > _BACK or (isinstance(found, Rebased) and found.plain):
         search = Search(*wired, w, allowed)
         by_order = search.by_weights(restarts, seed)
         if found is None or by_order.distance <= found.distance + 1e-12:
