@@ -117,7 +117,9 @@ def medians_of_others(values: list[float]) -> list[float]:
 def _slows_down(norm: NDArray[np.float64]) -> bool:
     """Whether the second half of the run multiplied the norm by less than the square root of what the first half did."""
     begun = norm[norm > 0]
-    first, second = (np.log(b / a) for a, b in ((begun[0], begun[len(begun) // 2]), (begun[len(begun) // 2], begun[-1])))
+    first, second = (
+        np.log(b / a) for a, b in ((begun[0], begun[len(begun) // 2]), (begun[len(begun) // 2], begun[-1]))
+    )
     return bool(second < first / 2)
 
 
