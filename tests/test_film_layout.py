@@ -282,3 +282,33 @@ def test_a_tile_says_nan_where_it_is() -> None:
     codes = tile.codes(value, 1.0)
     assert codes[1, 2] == NAN
     assert codes[0, 0] == OVER
+
+
+@pytest.mark.parametrize(
+    ("groups", "tones"),
+    [
+        ({"first": [0], "rest": [1, 2, 3]}, [0, 1, 1, 1]),
+        ({"odd": {"w": [1, 3]}, "even": {"w": [0, 2]}}, [1, 0, 1, 0]),
+        ({"all": ("w", range(4))}, [0, 0, 0, 0]),
+        (None, [0, 0, 0, 0]),
+    ],
+)
+def test_bars_of_mass_have_the_colours_of_their_groups(tmp_path, groups, tones):
+    import weightlapse as wl
+    from weightlapse.film.moving import Mass
+
+    seen = []
+    before = Mass.draw
+
+    def draw(self, painter, moment):
+        seen.append(list(self.tones))
+        before(self, painter, moment)
+
+    with wl.watch({"w": np.ones((1, 4))}, tmp_path / "r") as rec:
+        for k in range(2, 5):
+            rec.step({"w": np.arange(4.0)[None] + k})
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Mass, "draw", draw)
+        wl.make_film(tmp_path / "r", tmp_path / "f.gif", groups=groups, panels=("mass:w",), size=(480, 270), fps=4)
+    assert seen
+    assert all(one == tones for one in seen)

@@ -413,3 +413,43 @@ def test_strangers_that_learnt_the_same_are_independent() -> None:
     wiring = wl.trace(nets[0], torch.tensor([[1, 2, 3]]))
     found = [wl.lineage(a, b, wiring) for i, a in enumerate(nets) for b in nets[:i]]
     assert {f.verdict for f in found} == {"independent"}
+
+
+@pytest.mark.parametrize("copy", ["noise", "same", "stranger", "renumbered"])
+def test_keras_names_are_matched_by_structure(copy):
+    rng = np.random.default_rng(3)
+    shapes = {"dense/kernel": (9, 24), "dense/bias": (24,), "dense_1/kernel": (24, 24), "dense_2/kernel": (24, 5)}
+    a = {f"sequential/{n}": rng.normal(size=s) for n, s in shapes.items()}
+    lines = [f"tensor {n} {v.shape if v.ndim > 1 else f'({len(v)})'}" for n, v in a.items()]
+    for group, made, read in (
+        ("h", ("dense/kernel[1]", "dense/bias[0]"), "dense_1"),
+        ("g", ("dense_1/kernel[1]",), "dense_2"),
+    ):
+        lines += [
+            f"group {group}: 24 units, permutation",
+            *(f"  sequential/{m}: out" for m in made),
+            f"  sequential/{read}/kernel[0]: in",
+        ]
+    spec = wl.Wiring.from_spec(
+        "\n".join([*lines, "fixed sequential/dense/kernel[0]: input", "fixed sequential/dense_2/kernel[1]: output"])
+    )
+    noise = {"noise": 0.3, "same": 0.0, "stranger": 1.0, "renumbered": 0.0}[copy]
+    b = {n: (1 - (copy == "stranger")) * v + noise * rng.normal(size=v.shape) for n, v in a.items()}
+    if copy == "renumbered":
+        b = wl.permute(wl.permute(b, spec, "h", rng.permutation(24)), spec, "g", rng.permutation(24))
+    moved = {"dense": "dense_7", "dense_1": "dense_8", "dense_2": "dense_9"}
+    other = {f"sequential_4/{moved[n.split('/')[1]]}/{n.split('/')[2]}": v for n, v in b.items()}
+    expected = {
+        "noise": "derived",
+        "same": "same up to symmetry",
+        "stranger": "independent",
+        "renumbered": "same up to symmetry",
+    }
+    assert wl.lineage(a, other, wiring=spec).verdict == expected[copy]
+    assert wl.lineage(a, other, wiring=spec).verdict == wl.lineage(a, b, wiring=spec).verdict
+
+
+def test_names_that_no_structure_matches_are_refused():
+    a = {"one/kernel": np.eye(3), "two/kernel": np.eye(4)}
+    with pytest.raises(wl.InvalidArgument, match="no matrices of one name"):
+        wl.lineage(a, {"first/weight": np.eye(3), "second/weight": np.eye(4)})

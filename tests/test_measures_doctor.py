@@ -235,6 +235,46 @@ def test_weights_that_grow_while_the_loss_falls_do_not_explode(tmp_path, growth,
     assert finding.severity == severity
 
 
+def _grown(path, sizes, losses, others=0):
+    w = np.random.default_rng(0).standard_normal((6, 6))
+    held = {f"other{k}": (k + 1) * w for k in range(others)}
+    with wl.watch({"w": w * sizes[0], **held}, path) as rec:
+        for k, size in enumerate(sizes[1:]):
+            rec.step({"w": w * size, **held}, **{name: values[k] for name, values in losses.items()})
+    return found(wl.load(path), "exploding")
+
+
+T = np.linspace(0, 1, 101)
+SLOWING, FALLING = 1 + 30 * T**0.5, 2 * np.exp(-3 * T)
+KICK = np.where(T < 0.02, 1.0, np.where(T < 0.4, 40.0, 1.0))
+
+
+@pytest.mark.parametrize(
+    ("sizes", "losses", "severity"),
+    [
+        (SLOWING, {"loss": FALLING, "val_loss": 1 + T}, "note"),  # learnt by heart, not exploded
+        (SLOWING, {"loss": FALLING - 1.5}, "note"),  # the likelihood of a density: below zero, and settled there
+        (SLOWING, {"loss": -T}, "error"),  # a critic without a bound: the weights alone bring it down
+        (SLOWING, {"loss": -(T**2) * 1e4}, "error"),
+        (SLOWING, {"loss": FALLING * KICK}, "error"),  # thrown at the start, and learning from there
+        (SLOWING, {"loss": np.where(T < 0.03, 0.5, FALLING)}, "error"),  # lower than it ever was again
+        (SLOWING, {"aux_loss": FALLING, "loss": 1 + T}, "error"),
+        (SLOWING, {"loss": FALLING, "generator/loss": 1 + T}, "error"),
+        (SLOWING, {"val_loss": FALLING}, "error"),  # nothing is known of the training
+        (100 * SLOWING - 99, {"loss": FALLING}, "error"),  # behind a normalisation: no task asks for this size
+        (1e6 * SLOWING - 999999, {"loss": FALLING}, "error"),
+    ],
+)
+def test_no_explosion_is_taken_for_learning(tmp_path, sizes, losses, severity):
+    (finding,) = _grown(tmp_path / "r", sizes, losses)
+    assert finding.severity == severity
+
+
+@pytest.mark.parametrize(("end", "others", "expected"), [(100.0, 2, ["w"]), (8.0, 2, []), (100.0, 0, [])])
+def test_a_matrix_that_starts_at_zero_is_held_to_the_start_of_the_others(tmp_path, end, others, expected):
+    assert [f.tensor for f in _grown(tmp_path / "r", end * T, {"loss": 1 + T}, others)] == expected
+
+
 @pytest.mark.parametrize("activation", [torch.nn.Tanh, torch.nn.GELU, torch.nn.SiLU])
 @pytest.mark.parametrize("seed", [0, 1])
 def test_a_classifier_that_learns_all_of_its_task_is_healthy(tmp_path, activation, seed):

@@ -40,18 +40,48 @@ def judged(
     )
 
 
-def keras_run(name, layers, *, rate=3e-3, x=X, expected=None, where="", fault="", change=None, optimizer="adam"):
+def keras_run(
+    name,
+    layers,
+    *,
+    rate=3e-3,
+    x=X,
+    y=Y,
+    expected=None,
+    where="",
+    fault="",
+    change=None,
+    optimizer="adam",
+    looked_at=False,
+    loss=None,
+):
     keras.utils.set_random_seed(0)
     model = keras.Sequential([keras.Input(x.shape[1:]), *layers, keras.layers.Dense(4, name="last")], name="net")
     if change is not None:
         change(model)
-    made = keras.optimizers.Adam(rate) if optimizer == "adam" else keras.optimizers.SGD(rate, momentum=0.9)
-    model.compile(made, keras.losses.SparseCategoricalCrossentropy(from_logits=True))
+    made = {"adam": keras.optimizers.Adam(rate), "sgd": keras.optimizers.SGD(rate, momentum=0.9)}.get(
+        optimizer, optimizer
+    )
+    model.compile(made, loss or keras.losses.SparseCategoricalCrossentropy(from_logits=True))
+    options = {"example": x[:16]} if looked_at else {}
     folder = FOLDER / name.replace(" ", "_").replace(",", "")
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        model.fit(x, Y, batch_size=32, epochs=8, verbose=0, shuffle=False, callbacks=[WatchCallback(folder)])
+        model.fit(x, y, batch_size=32, epochs=8, verbose=0, shuffle=False, callbacks=[WatchCallback(folder, **options)])
     judged(name, "Keras", folder, expected, where, fault)
+
+
+def off(layer):
+    def change(model):
+        bias = model.layers[layer].bias
+        bias.assign(np.asarray(bias) - 50)
+
+    return change
+
+
+def steep(model):
+    kernel = model.layers[0].kernel
+    kernel.assign(np.asarray(kernel) * 100)
 
 
 def dense(units, activation, name):
@@ -98,6 +128,22 @@ keras_run(
     fault="unit 9 is unit 4",
     change=copied,
 )
+
+frozen = dense(16, "relu", "frozen")
+frozen.trainable = False
+keras_run("fine-tuning: one layer of three frozen", [dense(16, "relu", "first"), frozen], looked_at=True)
+keras_run("LSTM, Adam", [keras.layers.Reshape((3, 4)), keras.layers.LSTM(8, name="lstm")], looked_at=True)
+two = [dense(16, "relu", "first"), dense(16, "relu", "second")]
+keras_run("first ReLU layer dead", two, expected=["dead"], where="net/first/kernel", fault="first biases at -50 from the start, Adam", change=off(0), looked_at=True)  # fmt: skip
+apart = [
+    dense(16, "relu", "first"),
+    keras.layers.Dense(16, name="second"),
+    keras.layers.ReLU(),
+    dense(16, "relu", "third"),
+]
+keras_run("middle ReLU layer dead", apart, expected=["dead"], where="net/second/kernel", fault="biases of the second layer at -50, ReLU as a layer of its own", change=off(1), looked_at=True)  # fmt: skip
+keras_run("tanh layer saturated", [dense(16, "tanh", "first"), dense(16, "tanh", "second")], expected=["saturated"], where="net/first/kernel", fault="first layer times 100, Adam", change=steep, looked_at=True)  # fmt: skip
+keras_run("decay too strong", [dense(16, "relu", "first")], expected=["decay_dominated"], where="*", fault="AdamW, weight_decay=10", optimizer=keras.optimizers.AdamW(3e-3, weight_decay=10.0))  # fmt: skip
 
 
 def loss_of(params, x, y):

@@ -115,6 +115,12 @@ fit("alone", jit="auto", callbacks=lambda watch: [watch])
 alone, plain = wl.load(FOLDER / "alone"), wl.load(FOLDER / "plain")
 assert all(alone[n][:].tobytes() == plain[n][:].tobytes() for n in plain.names)
 
+# looks at the activations change nothing: not the weights, the statistics, what a layer counts, or the next numbers of dropout
+fit("looked", jit="auto", callbacks=lambda watch: [watch], watching={"example": X[:16]})
+looked = wl.load(FOLDER / "looked")
+assert all(looked[n][:].tobytes() == plain[n][:].tobytes() for n in plain.names)
+assert not any("failed" in facts for _, facts in looked.observed), looked.observed
+
 # a second fit: refused, or appended when asked; names stay the same
 try:
     fit("plain", jit="auto")
@@ -223,6 +229,21 @@ class Keeper(keras.callbacks.Callback):
 X8, Y8 = np.concatenate([X, X[::-1]]), np.concatenate([Y, Y])  # eight batches
 whole = ByHand()
 named().fit(X8, Y8, batch_size=16, verbose=0, shuffle=False, callbacks=[whole])
+watched = named()
+watch = WatchCallback(FOLDER / "seen", example=X[:16])
+watched.fit(X8, Y8, batch_size=16, verbose=0, shuffle=False, callbacks=[watch])
+seen = wl.load(FOLDER / "seen")
+assert all(seen[n][k].tobytes() == whole.states[k][n].tobytes() for n in seen.names for k in range(9))
+assert [step for step, _ in seen.observed] == [0, 1, 2, 3, 6, 8], seen.observed
+for step, facts in seen.observed:
+    (told,) = facts["activations"]
+    hidden = np.tanh(X[:16] @ whole.states[step]["net/a/kernel"] + whole.states[step]["net/a/bias"])
+    assert (told["layer"], told["op"], told["units"]) == ("net/a", "tanh", 5)
+    assert np.isclose(told["flat"], (np.abs(hidden) > 0.99).mean(), atol=0.02)
+assert not any("call" in vars(layer) or "_then" in repr(layer.activation) for layer in watched.layers[::2])
+(group,) = next(facts["groups"] for _, facts in seen.observed if "groups" in facts)
+assert (group["optimizer"], group["weight_decay"], len(group["names"])) == ("Adam", 0.0, 6)
+assert np.isclose(group["lr"], 0.01)
 for at in (2, 4):
     watching = {"streams": ("weights", "buffers")}
     try:

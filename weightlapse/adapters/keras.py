@@ -48,6 +48,14 @@ class KerasSource(EntrySource):
             if stream == "weights" and not v.trainable and keras.backend.backend() == "jax"
         }
 
+    @property
+    def model(self) -> Any:
+        return self._model
+
+    def named(self) -> list[tuple[str, str, Any]]:
+        """(name in the recording, stream, variable) of every weight."""
+        return list(self._variables)
+
     def held(self, tensors: Sequence[Any]) -> tuple[list[str], list[str]]:
         """Names of the trainable variables that are among ``tensors``, and of those that are not."""
         ids = {id(v) for v in tensors}
@@ -83,7 +91,7 @@ class KerasSource(EntrySource):
             return self._given_by_hand(params)
         if given is not None:
             return [(name, stream, self._value(name, stream, v, given)) for name, stream, v in self._variables]
-        state = _fitting_state(self._model)
+        state = fitting_state(self._model)
         if state is None:
             return [(name, stream, v.value) for name, stream, v in self._variables]
         return [
@@ -153,7 +161,7 @@ def _variables(model: Any) -> list[tuple[str, str, Any]]:
     return found
 
 
-def _fitting_state(model: Any) -> Mapping[str, Any] | None:
+def fitting_state(model: Any) -> Mapping[str, Any] | None:
     """The JAX trainer's own copy of all variables, while it is newer than the model's."""
     state = getattr(model, "_jax_state", None)
     return state if state and not getattr(model, "_jax_state_synced", True) else None
@@ -164,7 +172,7 @@ def updates(model: Any) -> int:
     optimizer = getattr(model, "optimizer", None)
     if optimizer is None:
         raise InvalidArgument("the model is not compiled: its optimizer steps cannot be counted")
-    state = _fitting_state(model)
+    state = fitting_state(model)
     inner = getattr(optimizer, "inner_optimizer", optimizer)
     value = inner._iterations.value if state is None else _of(state["optimizer_variables"], optimizer, inner)
     count = int(np.asarray(value.detach().cpu() if hasattr(value, "detach") else value))

@@ -54,6 +54,10 @@ class KerasSteps:
         self._counts: list[int] = []
         self._told = False
 
+    @property
+    def optimizers(self) -> tuple[Any, ...]:
+        return tuple(self._optimizers)
+
     def told(self) -> bool:
         told, self._told = self._told, False
         return told

@@ -60,6 +60,10 @@ def find_look(source: Source, example: Any, steps: Callable[[], Any]) -> Callabl
 
     ``steps()`` is what is followed now: a network may grow.
     """
+    if source.framework == "keras":
+        keras = importlib.import_module("weightlapse.adapters.keras_observe")
+        seen: Callable[[], dict[str, Any]] = keras.KerasObserver(source, example, lambda: keras.followed(steps())).look
+        return seen
     if source.framework != "torch" or source.module is None or source.shards or (example is None and steps() is None):
         return None
     made = importlib.import_module("weightlapse.adapters.torch_observe").TorchObserver

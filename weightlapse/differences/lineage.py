@@ -35,6 +35,7 @@ from weightlapse.errors import InvalidArgument, VacuousComparison, WeightlapseEr
 from weightlapse.symmetry.align import align
 from weightlapse.symmetry.fits import polar
 from weightlapse.wiring.data import Wiring
+from weightlapse.wiring.naming import paired_names, renamed_wiring
 
 Verdict = Literal["derived", "same up to symmetry", "independent"]
 Matrix = NDArray[np.float64]
@@ -123,6 +124,7 @@ def lineage(a: Any, b: Any, wiring: Wiring | None = None, *, seed: int | None = 
     with opened(a, "first") as x, opened(b, "second") as y:
         fixed = [*_buffers(a, x), *_buffers(b, y)]
         unwrap(x, y)
+        _under_names_of(x, y)
         w = wiring or x.wiring or y.wiring
         equal = _evidence(x, y)
         same = _identical(x, y)
@@ -213,6 +215,22 @@ def _whole_layers(x: Side, y: Side, w: Wiring | None, equal: set[str]) -> bool:
 
 
 # ---- as they stand
+
+
+def _under_names_of(x: Side, y: Side) -> None:
+    """Give y's tensors x's names where none are shared and their order and shapes tell which is which: Keras numbers layers through a program."""
+    if set(x) & set(y):
+        return
+    found = paired_names({n: tuple(t.shape) for n, t in x.items()}, {n: tuple(t.shape) for n, t in y.items()})
+    if found is None:
+        return
+    tensors = dict(y.items())
+    y.clear()
+    for own, name in found.items():
+        tensors[own].name = name
+        y[name] = tensors[own]
+    if y.wiring is not None:
+        y.wiring = renamed_wiring(y.wiring, found)
 
 
 class _Products:

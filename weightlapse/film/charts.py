@@ -115,16 +115,7 @@ def groups(run: Run, order: Any, shapes: Shapes, _: str) -> tuple[str, list[Line
     ``order.groups`` is written as for `measure`: a label and flat positions of the only tensor, ``(tensor, positions)`` or ``{tensor: positions}``.
     """
     given = order.groups
-    known = all_shapes(run)
-    where: dict[str, Mapping[str, Any]] = {name: {name: slice(None)} for name in shapes}
-    if given:
-        where = {}
-        for label, members in given.items():
-            bare = not isinstance(members, Mapping) and not (isinstance(members, tuple) and isinstance(members[0], str))
-            for name in () if bare else members if isinstance(members, Mapping) else members[:1]:
-                if name not in known:
-                    raise InvalidArgument(f"group {label!r}: no tensor is called {name!r} ({closest(name, known)})")
-            where[label] = Members(label, members, list(shapes if bare else known), known).at
+    where = members_of(run, given, shapes) if given else {name: {name: slice(None)} for name in shapes}
     looked = sample(order.frames, _POINTS)
     averages: dict[str, list[float]] = {label: [] for label in where}
     for values in values_over(run, sorted({name for members in where.values() for name in members}), looked):
@@ -136,6 +127,19 @@ def groups(run: Run, order: Any, shapes: Shapes, _: str) -> tuple[str, list[Line
     return ("group averages" if given else "mean |w|"), [
         Line(label, steps, np.array(v), i) for i, (label, v) in enumerate(averages.items())
     ]
+
+
+def members_of(run: Run, given: Mapping[str, Any], shapes: Shapes) -> dict[str, Mapping[str, Any]]:
+    """By label the flat positions in each tensor. Raises InvalidArgument for tensors that are not there."""
+    known = all_shapes(run)
+    where: dict[str, Mapping[str, Any]] = {}
+    for label, members in given.items():
+        bare = not isinstance(members, Mapping) and not (isinstance(members, tuple) and isinstance(members[0], str))
+        for name in () if bare else members if isinstance(members, Mapping) else members[:1]:
+            if name not in known:
+                raise InvalidArgument(f"group {label!r}: no tensor is called {name!r} ({closest(name, known)})")
+        where[label] = Members(label, members, list(shapes if bare else known), known).at
+    return where
 
 
 def distance(run: Run, order: Any, shapes: Shapes, _: str) -> tuple[str, list[Line]]:

@@ -27,6 +27,7 @@ from weightlapse.film.stills import numbered, pictures, still
 from weightlapse.film.story import Story, many
 from weightlapse.film.story_file import beside, describe, poster_picture, write
 from weightlapse.film.story_scene import compose_story, tell
+from weightlapse.picture.words import ordinal
 from weightlapse.progress import track
 from weightlapse.recording.frames import Frames, check_frames
 from weightlapse.recording.polar import polar
@@ -305,7 +306,7 @@ def _note(picked: NDArray[np.int64], shown: NDArray[np.int64], pace: str | int |
     if distinct == len(np.unique(picked)):
         return "every recorded step" if len(picked) > 1 else ""
     return (
-        f"every {round(len(picked) / distinct)}th recorded step"
+        f"every {ordinal(round(len(picked) / distinct))} recorded step"
         if len(picked) / distinct >= 1.5
         else f"{distinct} of {len(picked)} recorded steps"
     )

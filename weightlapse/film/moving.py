@@ -104,6 +104,7 @@ class Mass:
     single: bool  # one bar per weight of the one tensor, otherwise one per tensor
     most: float  # the share at which a bar is full, the same for the whole film
     title: str = "share of mass"
+    tones: Sequence[int] = ()  # the colour of each bar; one for all where none are given
 
     def static(self, painter: Painter) -> None:
         x, y, _, _ = self.box
@@ -142,7 +143,7 @@ class Mass:
         thick = max(each - max(each // 5, 1), 1)
         for i, share in enumerate(shares[: len(self.labels)]):
             full = round(min(share / self.most, 1.0) * room)
-            painter.fill(left, top + i * each, full, thick, 0)
+            painter.fill(left, top + i * each, full, thick, self.tones[i] if self.tones else 0)
             painter.fill(left + full, top + i * each, room - full, thick, "ground")
 
 

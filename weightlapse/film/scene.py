@@ -320,7 +320,12 @@ def _mass(
         ]
         parts = masses[0].ravel() if single else np.array([m.sum() for m in masses])
         most = max(most, float(parts.max() / parts.sum()) if parts.sum() > 0 else 0.0)
-    return Mass(box, measure, list(kept), labels, single, most or 1.0)
+    tones = np.zeros(len(labels), np.int64)
+    if single and order.groups:  # in the colours in which the curves of the groups are drawn
+        for i, members in enumerate(charts.members_of(run, order.groups, shapes).values()):
+            for name in members.keys() & kept.keys():
+                tones[members[name]] = i % SERIES_COUNT
+    return Mass(box, measure, list(kept), labels, single, most or 1.0, tones=tones.tolist())
 
 
 def _words(

@@ -13,6 +13,8 @@ from weightlapse.measures.finding import Finding, curve, listed
 from weightlapse.measures.rule import Rule, rule
 
 EXPLODED = 10.0  # times its norm at the start, for a matrix; trained networks grow by 2 or 3
+HUGE = 100.0  # times a matrix that keeps lengths: no task asks for this, a normalisation or a loss without end may allow it
+HELD_OUT = ("val", "test", "eval")  # in the name of a loss on data that is not trained on, which may rise
 VANISHED = 1e-3  # of the network's median update ratio, for a matrix
 RATIO_HIGH = (
     5e-2  # update per step over weight: 1e-3 is the usual rule of thumb, monitors of live training warn above 5e-2
@@ -60,26 +62,39 @@ def _moved(evidence: Evidence, name: str) -> NDArray[np.bool_]:
 
 @rule(
     "exploding",
-    found="a matrix norm beyond 10 times its start, to the end; a note where a logged loss fell all the while and the growth slowed down",
-    direct="the norm, and the logged loss",
+    found="a matrix norm beyond 10 times its start, to the end (of one that starts at zero: the usual start of the others); a note where the growth slowed down "
+    "at a usual size and every logged training loss fell all the while, ever slower",
+    direct="the norm, and the logged losses",
     blind="growth that a normalisation behind it takes back",
 )  # fmt: skip
 def exploding(evidence: Evidence) -> Iterator[Finding]:
     """A matrix whose norm passed ten times its start, and is there still."""
-    for name in _matrices(evidence):
+    matrices = _matrices(evidence)
+    starts = {n: float(evidence.tensors[n].norm[0]) / _directions(evidence, n) for n in matrices}
+    usual = float(np.median([s for s in starts.values() if s > 0] or [0.0]))
+    for name in matrices:
         norm = np.asarray(evidence.tensors[name].norm)
-        if norm[0] > 0 and norm[-1] > EXPLODED * norm[0]:
-            step = int(evidence.steps[np.flatnonzero(norm <= EXPLODED * norm[0])[-1] + 1])
-            text = f"the norm of {name} grew from {norm[0]:.3g} to {norm[-1]:.3g}, past {EXPLODED:.0f} times its start at step {step}."
+        start = float(norm[0]) or usual * _directions(evidence, name)
+        if start > 0 and norm[-1] > EXPLODED * start:
+            step = int(evidence.steps[np.flatnonzero(norm <= EXPLODED * start)[-1] + 1])
+            passed = "its start" if norm[0] > 0 else "the usual start of the other matrices"
+            text = f"the norm of {name} grew from {norm[0]:.3g} to {norm[-1]:.3g}, past {EXPLODED:.0f} times {passed} at step {step}."
             advice = "Lower the learning rate, clip gradients, or add weight decay."
             severity = "error"
-            if _slows_down(norm) and _learns(evidence):
+            if norm[-1] < HUGE * _directions(evidence, name) and _slows_down(norm) and _learns(evidence):
                 severity = "note"
-                text += " The loss fell all the while and the growth slowed down: this is learning from a small start."
+                text += " The loss fell all the while and the growth slowed down: the weights grow with what is learnt."
                 advice = "Nothing, if the classes can be told apart entirely; weight decay keeps the weights smaller."
             yield Finding(
                 "exploding", name, (), step, severity, text, advice, (curve(f"norm of {name}", evidence.steps, norm),)
             )
+
+
+def _directions(evidence: Evidence, name: str) -> float:
+    """The norm of a matrix of this shape that keeps lengths as they are: the root of its shorter side, whichever axis holds the units."""
+    first, *_, last = shape = evidence.run.shapes[name]
+    units = max(first, last)
+    return float(np.sqrt(max(1, min(units, int(np.prod(shape)) // max(1, units)))))
 
 
 def medians_of_others(values: list[float]) -> list[float]:
@@ -101,20 +116,30 @@ def medians_of_others(values: list[float]) -> list[float]:
 
 def _slows_down(norm: NDArray[np.float64]) -> bool:
     """Whether the second half of the run multiplied the norm by less than the square root of what the first half did."""
-    first, second = (np.log(b / a) for a, b in ((norm[0], norm[len(norm) // 2]), (norm[len(norm) // 2], norm[-1])))
+    begun = norm[norm > 0]
+    first, second = (
+        np.log(b / a) for a, b in ((begun[0], begun[len(begun) // 2]), (begun[len(begun) // 2], begun[-1]))
+    )
     return bool(second < first / 2)
 
 
 def _learns(evidence: Evidence) -> bool:
-    """Whether a loss was logged that ends lower than it was in each earlier fifth of the run, by its medians."""
+    """Whether a training loss was logged, and each fell all the while: it never stood above twice its first number, ends below half of it and
+    below each earlier fifth of the run (by their medians), and fell less in the second half than in the first. A loss without a lower bound,
+    which weights that grow bring down for ever, does not slow down."""
     scalars = evidence.run.scalars
-    for label in (label for label in scalars if "loss" in label.lower()):
-        values = np.asarray(scalars[label], dtype=np.float64)
-        values = values[~np.isnan(values)]
-        if len(values) >= 20:
-            fifths = [float(np.median(part)) for part in np.array_split(values, 5)]
-            return bool(np.isfinite(values).all() and fifths[-1] < min(fifths[:-1]) and fifths[-1] < 0.5 * fifths[0])
-    return False
+    losses = [n for n in scalars if "loss" in n.lower() and not any(held in n.lower() for held in HELD_OUT)]
+    return bool(losses) and all(_falls(np.asarray(scalars[label], dtype=np.float64)) for label in losses)
+
+
+def _falls(values: NDArray[np.float64]) -> bool:
+    values = values[~np.isnan(values)]
+    if len(values) < 20 or not np.isfinite(values).all():
+        return False
+    first, *_, middle, _, last = fifths = [float(np.median(part)) for part in np.array_split(values, 5)]
+    start = float(np.median(values[:3]))
+    lower = last < min(fifths[:-1]) and last < start - abs(start) / 2 and last < first / 2
+    return lower and values.max() < start + abs(start) and middle - last < start - middle
 
 
 @rule(

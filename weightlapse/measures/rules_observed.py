@@ -25,10 +25,12 @@ LONG = 20  # frames
     "dead", "saturated",
     found="every unit of a ReLU layer is off, or four fifths of the values of a tanh or sigmoid lie on its flat part, at each of the last looks",
     direct="the activations themselves, on the example, in eval mode, at a few frames",
-    blind="anything without `example=`, and frameworks other than torch; what other inputs would do; activations inside fused kernels (LSTM)",
+    blind="anything without `example=`, and frameworks other than torch and Keras; what other inputs would do; activations inside recurrent layers; in Keras "
+    "what is no layer's activation (`keras.ops.relu` in a call of one's own), and a training in which a compiled function tells of the updates",
 )  # fmt: skip
 def flat_layers(evidence: Evidence) -> Iterator[Finding]:
     """Layers that the example shows on the flat part of their activation."""
+    silent: set[str] = set()  # weights that read a dead layer
     for (module, op, _), looks in evidence.observed.activations.items():
         layer = next((layer for layer in evidence.layers if layer.has(module)), None)
         if layer is None or not layer.outgoing:
@@ -38,6 +40,12 @@ def flat_layers(evidence: Evidence) -> Iterator[Finding]:
         count = _last_in_a_row(flags)
         if count < min(LOOKS, len(flags)) or len(flags) < LOOKS:
             continue
+        if relu and layer.producer in silent:
+            evidence.explained |= layer.tensors
+            silent |= {p.tensor for p in layer.outgoing}
+            continue  # what it reads is zero: the layer before is the one that is dead
+        if relu:
+            silent |= {p.tensor for p in layer.outgoing}
         yield _flat(evidence, layer, op, looks, len(looks) - count)
 
 
@@ -71,7 +79,7 @@ def _flat(evidence: Evidence, layer: Layer, op: str, looks: list[tuple[int, Acti
     "decay_dominated",
     found="decay takes two thirds of a weight in fewer than 200 steps, or 500 where matrices are down to half; or updates point at the origin for 20 frames",
     direct="the optimizer's own rate and decay, as seen while recording; without them the angle between update and weights",
-    blind="decay inside Adam's gradient (not AdamW), which its second moment normalises; optimizers other than torch's; decay that a gradient outweighs",
+    blind="decay inside Adam's gradient (not AdamW), which its second moment normalises; optimizers other than torch's and Keras's; decay that a gradient outweighs",
 )  # fmt: skip
 def decay_dominated(evidence: Evidence) -> Iterator[Finding]:
     """Weights that forget what they learned faster than they learn."""

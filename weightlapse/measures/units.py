@@ -57,7 +57,7 @@ class Layer:
 
     def has(self, module: str) -> bool:
         """Whether the weights that come in are, or some of them, those of the module at this path."""
-        return any(p.tensor.rpartition(".")[0] == module for p in self.incoming)
+        return any(p.tensor[: max(p.tensor.rfind("."), p.tensor.rfind("/"), 0)] == module for p in self.incoming)
 
     @property
     def producer(self) -> str:

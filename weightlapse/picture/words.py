@@ -42,6 +42,15 @@ def describe(shape: tuple[int, ...], kind: Kind) -> str:
     return sizes
 
 
+def ordinal(number: int) -> str:
+    """
+    >>> [ordinal(n) for n in (1, 2, 3, 4, 11, 12, 21, 102, 113)]
+    ['1st', '2nd', '3rd', '4th', '11th', '12th', '21st', '102nd', '113th']
+    """
+    teens = 10 < number % 100 < 20
+    return f"{number}{'th' if teens else {1: 'st', 2: 'nd', 3: 'rd'}.get(number % 10, 'th')}"
+
+
 def _count(number: int, unit: str) -> str:
     if number == 1:
         return f"1 {unit}"

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 import weightlapse.view.extras as extras
 from weightlapse.errors import InvalidArgument
 from weightlapse.film.encode import whole_file
+from weightlapse.picture.words import ordinal
 from weightlapse.progress import track
 from weightlapse.recording.run import Run
 from weightlapse.view.aligned import pair
@@ -241,7 +242,7 @@ def _note(subjects: list[Subject], plan: Plan, runs: list[dict[str, Any]]) -> st
         if held < subject.frames:
             said.append(f"{held} of {subject.frames} frames of {subject.name}, evenly spaced")
     if any("every" in p for r in runs for t in r["manifest"]["tensors"] for p in t["pieces"]):
-        said.append(f"every {plan.stride}th row and column of large tensors")
+        said.append(f"every {ordinal(plan.stride)} row and column of large tensors")
     if plan.bits:
         said.append(f"values in {plan.bits} bits: the ± beside each value is its largest error")
     return f"To stay small this page holds {'; '.join(said)}." if said else ""

@@ -135,7 +135,7 @@ class Program(nn.Module):
         given = self.example(example)
         args, kwargs = ((), given) if kwargs else (given, {})
         with torch.no_grad():
-            result = self.graph.run({n: torch.from_numpy(v) for n, v in drawn.items()}, args, kwargs)
+            result = self.graph.run({n: torch.from_numpy(np.asarray(v)) for n, v in drawn.items()}, args, kwargs)
         found = list(flat_tensors(result))
         if len(found) != len(expected) or any(tuple(t.shape) != x.shape for t, x in zip(found, expected)):
             raise CannotTrace(
