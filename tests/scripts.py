@@ -32,6 +32,11 @@ def run_script(
     return run_ranks(script, folder, *arguments, seconds=seconds, **environment)[0]
 
 
+def run_verb(folder: Path, *words: str, seconds: int = 300) -> subprocess.CompletedProcess[str]:
+    """The same for ``weightlapse WORDS``."""
+    return run_script(Path(__file__).parent / "programs" / "verb.py", folder, *words, seconds=seconds)
+
+
 def run_ranks(
     script: Path, folder: Path, *arguments: str, ranks: int = 0, seconds: int = 300, **environment: str
 ) -> list[subprocess.CompletedProcess[str]]:

@@ -63,8 +63,7 @@ def test_film(folder: Path) -> None:
         "seconds": 0.8,
     }
     assert (folder / "film.gif").read_bytes().startswith(b"GIF89a")
-    done = run(
-        folder,
+    two = (
         "film",
         "run",
         "-o",
@@ -77,10 +76,14 @@ def test_film(folder: Path) -> None:
         "--pace",
         "2",
         "--faithful",
-        "--panels",
-        "weights",
     )
+    done = run(folder, *two)
     assert (done.returncode, done.stdout) == (0, "pair.mp4: 11 frames, 0.5 s, 1280×720\n")
+    done = run(folder, *two, "--panels", "weights")
+    assert (done.returncode, done.stdout) == (2, "")
+    assert "leave one of them out" in done.stderr
+    done = run(folder, "film", "run", "-o", "panels.mp4", "--steps", "0:9", "--panels", "weights")
+    assert (done.returncode, done.stdout) == (0, "panels.mp4: 9 frames, 0.4 s, 1280×720\n")
     done = run(folder, "film", "run", "-o", "still.svg", "--steps", "7")
     assert (done.returncode, done.stdout) == (0, "still.svg: one picture, 1280×720\n")
 

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
-from tests.scripts import run_script
+from tests.scripts import run_script, run_verb
 
 
 @pytest.mark.parametrize(
@@ -35,3 +37,14 @@ def test_scripts_know_nothing_of_each_other(tmp_path: Path) -> None:
         done = run_script(tmp_path / "s.py", tmp_path, HIS="2")
         assert done.returncode == 0, done.stderr
         assert done.stdout == f"{tmp_path} ['{tmp_path / 's.py'}'] __main__ False 2\nthe end\n"
+
+
+def test_a_verb_answers_as_in_a_shell(tmp_path: Path) -> None:
+    """What it prints, where, and its exit code, of an answer and of an error."""
+    for words in (["--version"], ["info", "nothing here"], ["no-such-verb"]):
+        alone = subprocess.run(
+            [sys.executable, "-m", "weightlapse", *words], cwd=tmp_path, capture_output=True, text=True, check=False
+        )
+        forked = run_verb(tmp_path, *words)
+        assert (forked.returncode, forked.stdout, forked.stderr) == (alone.returncode, alone.stdout, alone.stderr)
+        assert (forked.returncode == 0) == (words == ["--version"])

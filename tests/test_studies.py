@@ -6,14 +6,13 @@ import copy
 import json
 import os
 import re
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 import weightlapse as wl
+from tests.scripts import run_verb
 from tests.study_schema import VALUES, complaints
 from weightlapse.studies.frame import run_study
 from weightlapse.studies.referee import Sentence
@@ -30,9 +29,7 @@ def ran(tmp_path_factory):
     def run(name: str) -> tuple[dict, Path]:
         if name not in done:
             out = tmp_path_factory.mktemp("study") / name
-            call = [sys.executable, "-m", "weightlapse", "study", name, "--quick", "--json", "--out", str(out)]
-            env = os.environ | {"OMP_NUM_THREADS": "2"}
-            result = subprocess.run(call, capture_output=True, text=True, timeout=400, check=False, env=env)
+            result = run_verb(out.parent, "study", name, "--quick", "--json", "--out", str(out), seconds=400)
             assert result.returncode == 0, result.stderr[-3000:]
             done[name] = json.loads(result.stdout), out
         return done[name]

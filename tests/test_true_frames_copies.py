@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import copy
-import os
 import pickle
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +14,7 @@ from torch import nn
 
 import weightlapse as wl
 from tests.nets_capture import check, clone, mlp
+from tests.scripts import run_script
 from tests.test_true_frames_updates import backward, said
 
 
@@ -158,14 +156,8 @@ if __name__ == "__main__":
 def test_trained_in_another_process(tmp_path: Path, how: str) -> None:
     program = tmp_path / "program.py"
     program.write_text(FORKS, encoding="utf-8")
-    environment = {**os.environ, "WEIGHTLAPSE_STRICT": "0", "PYTHONWARNINGS": "ignore"}
-    done = subprocess.run(
-        [sys.executable, str(program), str(tmp_path / "run"), how],
-        capture_output=True,
-        text=True,
-        timeout=100,
-        env=environment,
-    )
+    words = str(tmp_path / "run"), how
+    done = run_script(program, tmp_path, *words, seconds=100, WEIGHTLAPSE_STRICT="0", PYTHONWARNINGS="ignore")
     lines = done.stdout.strip().splitlines()
     assert len(lines) == 2, done.stdout + done.stderr
     if how == "spawn":
@@ -196,14 +188,9 @@ print(wl.load(sys.argv[1]).frames)
 
 
 def test_workers_that_were_forked_hold_nothing(tmp_path: Path) -> None:
-    environment = {**os.environ, "WEIGHTLAPSE_STRICT": "1"}
-    done = subprocess.run(
-        [sys.executable, "-c", WORKERS, str(tmp_path / "run")],
-        capture_output=True,
-        text=True,
-        timeout=100,
-        env=environment,
-    )
+    program = tmp_path / "program.py"
+    program.write_text(WORKERS, encoding="utf-8")
+    done = run_script(program, tmp_path, str(tmp_path / "run"), seconds=100)
     assert done.stdout.strip() == "6", done.stderr[-2000:]
 
 
