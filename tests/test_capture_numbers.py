@@ -73,8 +73,28 @@ def test_log_never_replaces_a_number_by_that_of_a_later_step(every: Any, frames:
     assert np.array_equal(run.scalars["loss"], [first, *map(float, frames[1:])], equal_nan=True)
     wanted = [next((float(k) for k in (4, 7, 8) if a <= k < b), nan) for a, b in zip(frames, [*frames[1:], 99])]
     assert np.array_equal(run.scalars["accuracy"], wanted, equal_nan=True), "the newest frame takes the first"
-    assert all("keeps it" in text for text in told(run))
-    assert told(run), "what is left out is said"
+    left_out = [text for text in told(run) if "keeps it" in text]
+    assert left_out, "what is left out is said"
+    moved = {name for name in ("loss", "accuracy") if f"[between_frames] {name} of step" in " ".join(told(run))}
+    others = {name for name, scalar in run.scalars.items() for s, v in zip(frames, scalar) if np.isfinite(v) and v != s}
+    assert others <= moved, "that a number is of another step than its frame is said"
+    assert len(told(run)) - len(left_out) == len(others), "once for each name"
+
+
+@pytest.mark.parametrize(("at", "frame"), [(14, 10), (3, 0), (19, 10)])
+def test_a_number_of_another_step_than_its_frame_is_said(at: int, frame: int, tmp_path: Path) -> None:
+    def log(rec: Any, w: Any, k: int) -> None:
+        rec.step(w)
+        if k == at:
+            rec.log(accuracy=0.5)
+        if k % 10 == 0:
+            rec.log(loss=k)
+
+    run = recorded(tmp_path / "run", 10, log, steps=25)
+    assert run.scalars["accuracy"][run.steps == frame].tolist() == [0.5]
+    assert np.array_equal(run.scalars["loss"], [nan, 10, 20], equal_nan=True)
+    text = f"[between_frames] accuracy of step {at} stands at the newest frame, of step {frame}, which has none of its own. So it will be at further frames"
+    assert [(step, said) for step, said in run.events if "between" in said] == [(at, text)]
 
 
 def test_where_every_step_is_a_frame_nothing_is_left_out(tmp_path: Path) -> None:

@@ -482,6 +482,15 @@ class Recorder:
             if number is not None:
                 if numbers.takes(name, self._last):
                     self._pump.log(frame, name, number)
+                    if numbers.step != self._last:
+                        text = f"{name} of step {self._last} stands at the newest frame, of step {numbers.step}, which has none of its own"
+                        self._findings.say(
+                            "between_frames",
+                            self._last,
+                            f"{text}. So it will be at further frames",
+                            about=f"{name} later",
+                            warn=False,
+                        )
                     continue
                 text = f"{name} of step {self._last}: left out, for the newest frame, of step {numbers.step}, has one and keeps it"
                 self._findings.say(
