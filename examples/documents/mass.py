@@ -34,6 +34,4 @@ print("cost:", now)
 run = wl.load("run")  # weightlapse
 groups = {"w1": {"W1": [0]}, "w2": {"W1": [1]}, "noise": {"W1": range(2, 15)}}  # weightlapse
 print({k: round(float(v[-1]), 3) for k, v in wl.measure(run, "mass", groups=groups).items()})  # weightlapse
-wl.make_film(
-    run, "film.mp4", groups=groups, panels=("groups", "mass:W1"), title="Fifteen weights, one that decides"
-)  # weightlapse
+wl.make_film(run, "film.mp4", groups=groups, panels=("groups", "mass:W1"), title="15 weights")  # weightlapse
