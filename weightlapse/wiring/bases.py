@@ -172,7 +172,9 @@ def _queries(wiring: Wiring) -> Iterator[list[Basis]]:
                     for p in m.index.ravel()
                 }
                 for sides in _attentions(g, unit, taken, any(_is_values(c) for c in children)):
-                    yield _guesses(g, unit, inside, taken, sides)
+                    found = _guesses(g, unit, inside, taken, sides)
+                    if found and (found[0].size > 1 or any(_is_values(c) for c in children)):
+                        yield found  # (one number by itself is a unit, which has a scale)
 
 
 def _attentions(g: Group, unit: int, taken: set[tuple[str, int, int]], fused: bool) -> list[dict[int, int]]:
