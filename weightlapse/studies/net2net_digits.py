@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import importlib.util
 from collections import OrderedDict
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from weightlapse.errors import InvalidArgument
 from weightlapse.growth.deepen import deepen
 from weightlapse.growth.widen import widen
 from weightlapse.progress import track
@@ -24,12 +21,9 @@ WIDER = {"conv1": 12, "conv2": 24}
 
 
 def _digits() -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    home = importlib.util.find_spec("sklearn")
-    if home is None or not home.submodule_search_locations:
-        raise InvalidArgument("the digits of this study come with scikit-learn: pip install scikit-learn")
-    # its file alone: what scikit-learn imports takes longer than this training
-    table = np.loadtxt(Path(home.submodule_search_locations[0]) / "datasets" / "data" / "digits.csv.gz", delimiter=",")
-    x, y = table[:, :-1], table[:, -1].astype(np.int64)
+    from sklearn.datasets import load_digits
+
+    x, y = load_digits(return_X_y=True)
     order = np.random.default_rng(0).permutation(len(x))
     xs, ys = torch.tensor(x[order] / 16, dtype=torch.float32).view(-1, 1, 8, 8), torch.tensor(y[order])
     return xs[:1400], ys[:1400], xs[1400:], ys[1400:]
