@@ -71,6 +71,39 @@ def test_canonical_forms_agree(family: str) -> None:
         assert relative(form, other) > 0.5
 
 
+@pytest.mark.parametrize("name", ["outer_of_two", "relative_position_bias", "linear_layers", "wide_inside"])
+def test_canonical_forms_agree_where_numbers_are_not_all_made_or_read(name: str) -> None:
+    """Two bases meet in one tensor, and of both some numbers are told by no size: one cannot be told by the other before that is told itself."""
+    from tests.zoo import ZOO
+
+    torch.manual_seed(0)
+    made = {
+        "linear_layers": lambda: torch.nn.Sequential(
+            torch.nn.Linear(2, 8), torch.nn.Linear(8, 9), torch.nn.Linear(9, 3)
+        ),
+        "wide_inside": lambda: torch.nn.Sequential(
+            torch.nn.Linear(3, 7), torch.nn.Linear(7, 2, bias=False), torch.nn.Linear(2, 6)
+        ),
+    }
+    net = (made[name] if name in made else ZOO[name].make)().double()
+    with torch.no_grad():
+        for p in net.parameters():
+            p.normal_()
+    examples = ZOO[name].examples if name in ZOO else [torch.randn(5, net[0].in_features, dtype=torch.float64)]
+    w = wl.trace(net, *(_doubled(x) for x in examples))
+    a = {n: v.clone() for n, v in net.state_dict().items()}
+    assert len(w.bases) > 1
+    form = wl.canonical(a, w)
+    for seed in range(3):
+        assert relative(form, wl.canonical(in_other_bases(a, w, np.random.default_rng(seed)), w)) <= 1e-6
+
+
+def _doubled(x: object) -> object:
+    if isinstance(x, torch.Tensor):
+        return x.double() if x.is_floating_point() else x
+    return tuple(map(_doubled, x)) if isinstance(x, tuple) else x
+
+
 @pytest.mark.parametrize("family", ["llama", "qwen3", "gpt2", "t5"])
 def test_noise_is_survived_and_strangers_are_strangers(family: str) -> None:
     net = network(family)

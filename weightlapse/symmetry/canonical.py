@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Literal
 
 import numpy as np
@@ -82,13 +82,21 @@ def canonical_elements(
     allowed = allowed_symmetries(symmetries)
     if wiring.bases and "basis" in allowed:
         own = OwnBases(state, wiring, allowed, device)
-        matcher = _in_order(own.arrays, own.rest, allowed)
+        matcher = _in_order(own.arrays, own.rest, allowed, own.untold)
         return own.element(matcher.at, matcher.b)
     names = dict.fromkeys(m.tensor for g in wiring.groups for m in g.members if m.roles != {"stat"})
     return _in_order(float_arrays(state, names), wiring, allowed).at
 
 
-def _in_order(arrays: Weights, wiring: Wiring, allowed: frozenset[str]) -> Matcher:
+_Untold = Mapping[str, NDArray[np.bool_]]  # by tensor, where numbers are by which no sign can be told
+
+
+def _in_order(
+    arrays: Weights,
+    wiring: Wiring,
+    allowed: frozenset[str],
+    untold: Callable[[Elements, Weights], _Untold] = lambda _at, _b: {},
+) -> Matcher:
     """Orders, signs and scales of their own: the element and the arrays after it."""
     matcher = Matcher(arrays, arrays, wiring, allowed)
     units = list(matcher.units.values())
@@ -98,7 +106,7 @@ def _in_order(arrays: Weights, wiring: Wiring, allowed: frozenset[str]) -> Match
     for u in sorted(units, key=lambda u: -depth(u.group, matcher.units)):
         if u.permute:
             matcher.apply(Move(u, np.argsort(-_weight(matcher.b, u), kind="stable")))
-    _fix_signs(matcher)
+    _fix_signs(matcher, untold(matcher.at, matcher.b))
     return matcher
 
 
@@ -109,19 +117,19 @@ def _weight(b: Weights, u: Units) -> NDArray[np.float64]:
     return total
 
 
-def _fix_signs(matcher: Matcher) -> None:
+def _fix_signs(matcher: Matcher, untold: _Untold) -> None:
     open_ = [u for u in matcher.units.values() if u.sign]
     while open_:
         names = {u.name for u in open_}
         # a group whose neighbours are settled comes first; where there is none, the next one stays as it is
-        settled = ((u, found) for u in open_ if (found := _largest(matcher, u, names)) is not None)
+        settled = ((u, found) for u in open_ if (found := _largest(matcher, u, names, untold)) is not None)
         u, largest = next(settled, (open_[0], None))
         if largest is not None:
             matcher.apply(Move(u, np.arange(u.size), largest < 0))
         open_.remove(u)
 
 
-def _largest(matcher: Matcher, u: Units, unsettled: set[str]) -> NDArray[np.float64] | None:
+def _largest(matcher: Matcher, u: Units, unsettled: set[str], untold: _Untold) -> NDArray[np.float64] | None:
     """Of each unit the weight of largest size that its sign turns and no unsettled group does; None without any."""
     chosen: NDArray[np.float64] | None = None
     for p in u.voters:
@@ -129,7 +137,8 @@ def _largest(matcher: Matcher, u: Units, unsettled: set[str]) -> NDArray[np.floa
             continue
         values = at_home(matcher.b[p.tensor])
         nested = matcher.nesting.cells(u.name).get(p.tensor)
-        rows = p.rows(values if nested is None else np.where(nested > 0, 0, values))
+        values = values if nested is None else np.where(nested > 0, 0, values)
+        rows = p.rows(np.where(untold[p.tensor], 0, values) if p.tensor in untold else values)
         value = rows[np.arange(u.size), np.abs(rows).argmax(axis=1)].astype(np.float64)
         chosen = value if chosen is None else np.where(np.abs(value) > np.abs(chosen), value, chosen)
     return chosen

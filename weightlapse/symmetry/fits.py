@@ -265,7 +265,7 @@ def _own_invertible(x: Matrix, y: Matrix) -> Matrix:
     """
     first, made, read = apart(x, y)
     r, p, q = len(first), len(made), len(read)
-    m = np.concatenate([first, made, read, _missing(np.concatenate([first, made, read]), x)])
+    m = np.concatenate([first, made, read, _missing(read, x)])
     if p:
         u = m @ x
         m[r : r + p] -= (u[r : r + p] @ np.linalg.pinv(u[:r])) @ m[:r] if r else 0
@@ -304,9 +304,9 @@ def _span(x: Matrix) -> Matrix:
     return found
 
 
-def _missing(m: Matrix, x: Matrix) -> Matrix:
-    """Further functionals, orthonormal, that make ``m`` (some, size) a basis and are 0 on x."""
-    both = np.concatenate([m, _span(x).T])
+def _missing(read: Matrix, x: Matrix) -> Matrix:
+    """Further functionals, orthonormal, that are 0 on x too and together with ``read`` all that are."""
+    both = np.concatenate([read, _span(x).T])
     _, sizes, v = np.linalg.svd(both)
     found: Matrix = v[int((sizes > EMPTY * sizes.max(initial=0.0)).sum()) :]
     return found

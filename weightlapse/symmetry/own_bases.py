@@ -87,7 +87,7 @@ class OwnBases:
             worst = 0.0
             for s in bases:
                 with np.errstate(all="ignore"):
-                    ends = [at_home(v) for v in sides(given, s)]
+                    ends = _ends(given, s)
                     m = own(s, *ends)
                     total = m @ self.matrices.get(s.name, np.eye(s.size))
                 if not np.isfinite(total).all() or np.abs(total).max() > _FAR:
@@ -164,13 +164,22 @@ class OwnBases:
         """All of it, followed by orders, signs and scales of ``rest``, which led to ``arrays``."""
         plain = identity(self.wiring)
         ones = {n: np.ones_like(g) for n, g in self.gains.items()}
-        inside = [s for s in self.wiring.bases if s.kind == "invertible" and s.name in self.matrices]
-        for s in inside:
+        todo = []
+        for s in self._balanced():
             now = self._now_at(s, ordered)
-            flips = ordered.factor[now.name][:, None]
-            self.matrices[s.name] = _by_reference(*(at_home(v) for v in sides(arrays, now))) @ (
-                flips * self.matrices[s.name]
-            )
+            self.matrices[s.name] = ordered.factor[now.name][:, None] * self.matrices[s.name]
+            if _alike(*_ends(arrays, now)):
+                todo.append((s, now))
+        given = Changed(arrays, device=self.arrays.device)
+        while todo:  # what is told by others comes after them
+            tried = ((s, now, self._by_others(given, now, [t for _, t in todo if t is not now])) for s, now in todo)
+            s, now, m = next((t for t in tried if t[2] is not None), (*todo[0], None))
+            if m is None:
+                m = _by_reference(*_ends(given, now))
+            assert m is not None
+            self.matrices[s.name] = m @ self.matrices[s.name]
+            change(given, now, m)
+            todo = [t for t in todo if t[1] is not now]
         for s in self.flipped:
             signs = np.ones(s.size)
             for pair, sign in zip(s.pairs, ordered.factor[self._now_at(s, ordered).name]):
@@ -181,6 +190,19 @@ class OwnBases:
         factor = {n: v for n, v in ordered.factor.items() if n in mine}
         matrices = {s.name: self.matrices.get(s.name, np.eye(s.size)) for s in self.wiring.bases}
         return WithBases(plain.order | order, plain.factor | factor, matrices, ones, self.gains)
+
+    def _balanced(self) -> list[Basis]:
+        return [s for s in self.wiring.bases if s.kind == "invertible" and s.name in self.matrices]
+
+    def untold(self, ordered: Elements, arrays: Mapping[str, Numbers]) -> dict[str, NDArray[np.bool_]]:
+        """By tensor, where its numbers are in a basis that no size tells: it is any one as yet, so nothing else may be told by them."""
+        return _marks(arrays, [self._now_at(s, ordered) for s in self._balanced()], arrays)
+
+    def _by_others(self, given: Changed, s: Basis, open_: list[Basis]) -> NDArray[np.float64] | None:
+        """What turns the basis to where a fixed matrix has it, told by numbers in settled bases alone; None where these are too few."""
+        marks = _marks(given, open_, {m.tensor for m in s.members})
+        hidden = [(v != 0).any(axis=0) for v in _ends(marks, s)]
+        return _by_reference(*_ends(given, s), hidden)
 
     def _now_at(self, s: Basis, ordered: Elements) -> Basis:
         """The basis in whose place the numbers of this one are, after heads were ordered."""
@@ -202,21 +224,51 @@ def _moved(m: NDArray[np.float64], x: NDArray[np.float64], y: NDArray[np.float64
     return worst
 
 
-def _by_reference(x: NDArray[np.float64], y: NDArray[np.float64]) -> NDArray[np.float64]:
-    """What turns numbers that no size tells apart (equal ones; those that are not read, or not made) to where a fixed matrix has them."""
+def _ends(arrays: Mapping[str, Numbers], s: Basis) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    x, y = sides(arrays, s)
+    return at_home(x), at_home(y)
+
+
+def _alike(x: NDArray[np.float64], y: NDArray[np.float64]) -> list[tuple[int, NDArray[np.int64]]]:
+    """The numbers that no size tells apart, several at once: equal ones (3); those that are read and not made (1), or made and not read (2)."""
     made, read = (np.square(v).sum(axis=1) for v in (x, y))
     some = max(made.max(initial=0.0), read.max(initial=0.0)) * EMPTY**2
-    out = np.eye(len(x))
     kind = 2 * (made > some) + (read > some)
+    found = []
     for of in (1, 2, 3):
         at = np.flatnonzero(kind == of)
         size = np.minimum(made, read)[at] if of == 3 else np.ones(len(at))
-        for block in np.split(at, np.flatnonzero(-np.diff(size) > _ALIKE * size[:-1]) + 1):
-            if len(block) > 1:
-                told = (y if of == 1 else x)[block]
-                reference = np.random.default_rng(0).normal(size=(told.shape[1], len(block)))
-                out[np.ix_(block, block)] = polar(told @ reference).T
+        blocks = np.split(at, np.flatnonzero(-np.diff(size) > _ALIKE * size[:-1]) + 1)
+        found += [(of, block) for block in blocks if len(block) > 1]
+    return found
+
+
+def _by_reference(
+    x: NDArray[np.float64], y: NDArray[np.float64], hidden: list[NDArray[np.bool_]] | None = None
+) -> NDArray[np.float64] | None:
+    """What turns numbers that no size tells apart to where a fixed matrix has them. ``hidden``: columns of each that tell nothing yet; None, where too few are left."""
+    out = np.eye(len(x))
+    for of, block in _alike(x, y):
+        side = 1 if of == 1 else 0
+        told = (x, y)[side][block]
+        if hidden is not None:
+            told = told[:, ~hidden[side]]
+            if np.linalg.matrix_rank(told) < len(block):
+                return None
+        reference = np.random.default_rng(0).normal(size=(told.shape[1], len(block)))
+        out[np.ix_(block, block)] = polar(told @ reference).T
     return out
+
+
+def _marks(arrays: Mapping[str, Numbers], bases: Iterable[Basis], names: Iterable[str]) -> dict[str, NDArray[np.bool_]]:
+    """By tensor, where the numbers of these bases are that no size tells apart."""
+    marks = {n: np.zeros(tuple(arrays[n].shape), bool) for n in names}
+    for s in bases:
+        alike = [block for _, block in _alike(*_ends(arrays, s))]
+        for m in s.members if alike else ():
+            if m.tensor in marks:
+                np.moveaxis(marks[m.tensor], m.axis, 0)[m.index[np.concatenate(alike)].ravel()] = True
+    return marks
 
 
 def _places(members: Iterable[Member]) -> set[tuple[str, int, int]]:
