@@ -19,6 +19,7 @@ from weightlapse.wiring.data import Basis, Wiring
 from weightlapse.wiring.double import in_double
 
 _SERVES = 16
+_MANY = 4  # guesses of one place from which on it is asked first whether one of them can hold
 _SIGNS = 12  # elements that are tried of a set of signs
 
 
@@ -70,6 +71,8 @@ class Trial:
 
     def _first(self, alternatives: Sequence[Basis]) -> int | None:
         """The first that holds; of rotary ones the freest, with the fewest pairs: where only some numbers turn, pairs of all hold too."""
+        if len(alternatives) > _MANY and not self._flips(alternatives[0]):
+            return None
         found = next((i for i, b in enumerate(alternatives) if self.holds([b], alone=True)), None)
         if found is None or alternatives[found].kind != "rotary":
             return found
@@ -83,6 +86,10 @@ class Trial:
                 else:
                     failed.append(pairs)
         return found
+
+    def _flips(self, b: Basis) -> bool:
+        """Whether all numbers may change their sign together: those of two sides that are multiplied may, in whatever pairs they are turned besides."""
+        return self.holds([replace(b, kind="signs", pairs=(tuple(range(b.size)),))], alone=True)
 
     def holds(self, bases: Sequence[Basis], *, alone: bool = False) -> bool:
         """Whether all of them together may be changed. ``alone``: and half of the change may not, or nothing was tried."""
