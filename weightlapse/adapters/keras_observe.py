@@ -17,11 +17,9 @@ import keras
 import numpy as np
 from numpy.typing import NDArray
 
+from weightlapse.adapters.activations import EDGE, activation_facts
 from weightlapse.adapters.keras import KerasSource, fitting_state
 from weightlapse.adapters.keras_steps import GIVEN
-
-MOST_UNITS = 1000  # named one by one
-EDGE = 0.99  # of the range of tanh and sigmoid, as for torch
 
 _Flat = Callable[[NDArray[Any]], NDArray[np.bool_]]
 _FLAT: dict[str, tuple[str, _Flat]] = {
@@ -228,11 +226,4 @@ def _summary(path: str, layer: Any, name: str, values: NDArray[Any]) -> dict[str
     axis = 1 if getattr(layer, "data_format", None) == "channels_first" else values.ndim - 1
     flat = np.moveaxis(flat_where(values.astype(np.float32)), axis, 0).reshape(values.shape[axis], -1)
     off = np.flatnonzero(flat.all(axis=1)).tolist()
-    return {
-        "layer": path,
-        "op": op,
-        "units": len(flat),
-        "flat": float(flat.mean()),
-        "off": off[:MOST_UNITS],
-        "all_off": len(off) == len(flat),
-    }
+    return activation_facts(path, op, len(flat), float(flat.mean()), off)

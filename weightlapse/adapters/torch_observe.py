@@ -14,13 +14,12 @@ import torch
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from weightlapse.adapters.activations import EDGE, MOST_UNITS, activation_facts
 from weightlapse.adapters.torch import _parameters, _walk, unwrap
 from weightlapse.wiring.record import as_call, quietly
 from weightlapse.wiring.twin import at_rest
 
-MOST_UNITS = 1000  # named one by one
 SILENT = 1e-9  # of the median row: below it a gradient is rounding of what is zero
-EDGE = 0.99  # of the range of tanh and sigmoid: beyond it the slope is below 2 % of its largest
 _AXIS_ONE = ("Conv", "BatchNorm", "GroupNorm", "InstanceNorm", "LazyConv", "LazyBatchNorm", "ConvTranspose")
 
 
@@ -200,14 +199,7 @@ def _summary(layer: tuple[str, nn.Module], op: str, values: Tensor) -> dict[str,
     axis = 1 if type(module).__name__.startswith(_AXIS_ONE) else values.ndim - 1
     flat = _FLAT[op](values).movedim(axis, 0).flatten(1)
     off = torch.nonzero(flat.all(dim=1)).flatten().tolist()
-    return {
-        "layer": name,
-        "op": op,
-        "units": flat.shape[0],
-        "flat": float(flat.float().mean()),
-        "off": off[:MOST_UNITS],
-        "all_off": len(off) == flat.shape[0],
-    }
+    return activation_facts(name, op, flat.shape[0], float(flat.float().mean()), off)
 
 
 def _activations(module: nn.Module, args: Any, kwargs: Any) -> list[dict[str, Any]]:

@@ -9,8 +9,8 @@ from typing import Any, Protocol
 import numpy as np
 from torch import nn
 
-from weightlapse.errors import CannotGrow, InvalidArgument
-from weightlapse.growth.arrays import Array, grown_gradient, grown_value
+from weightlapse.errors import CannotGrow
+from weightlapse.growth.arrays import Array, grown_gradient
 from weightlapse.growth.certificate import Certificate, Check, Trial, live_units
 from weightlapse.growth.families import chosen_families, family_of_groups
 from weightlapse.growth.module import with_tensors
@@ -20,7 +20,7 @@ from weightlapse.growth.program_constants import constant_units, fold_constants
 from weightlapse.growth.refusals import averages, refuse_blocked, unseen_notes
 from weightlapse.growth.result import Growth
 from weightlapse.growth.running import base_of, check_finite
-from weightlapse.growth.widen import _add_noise, _consumers, _refuse_dead
+from weightlapse.growth.widen import _add_noise, _consumers, _refuse_dead, grown_tensors
 from weightlapse.wiring.data import Wiring
 from weightlapse.wiring.double import shared_buffers
 from weightlapse.wiring.programs.find import is_keras
@@ -91,7 +91,17 @@ def widened(
         plan = make_plan(wiring, families, split=split, rng=np.random.default_rng(seed))
         trial = Trial.of(program, given)
         try:
-            made = _made(home, model, program, wiring, plan, trial, examples, partial(_grown, plan), trial.limit)
+            made = _made(
+                home,
+                model,
+                program,
+                wiring,
+                plan,
+                trial,
+                examples,
+                lambda source: grown_tensors(base_of(source), plan),
+                trial.limit,
+            )
         except CannotGrow as error:
             which = " and ".join(f"{f} from {f.size} to {size}" for f, size in families)
             raise CannotGrow(f"widening {which} is not possible: {error}") from error
@@ -188,8 +198,6 @@ def _holds(attempt: Callable[[list[Surplus]], Any], surplus: Surplus) -> bool:
 def _prepared(
     home: Home, model: Any, examples: Sequence[Any], wiring: Wiring | None
 ) -> tuple[Program, Wiring, list[Any]]:
-    if not examples:
-        raise InvalidArgument("give at least one example input: the wiring is traced and the result certified on it")
     program = home.program(model)
     check_finite(program)
     given = [program.example(e) for e in examples]
@@ -243,13 +251,6 @@ def planned_shape(shape: Sequence[int], plan: Plan, name: str) -> tuple[int, ...
     for axis, m in plan.maps_of(name):
         new[axis] = len(m.source)
     return tuple(new)
-
-
-def _grown(plan: Plan, source: nn.Module) -> nn.Module:
-    def value(name: str, values: Array, dtype: str) -> Array:
-        return grown_value(name, values, plan.maps_of(name), dtype=dtype)
-
-    return with_tensors(base_of(source), plan.tensors, value, lambda name, v, _: grown_gradient(v, plan.maps_of(name)))
 
 
 def _smaller(surplus: Sequence[Surplus], plan: Plan, source: nn.Module) -> nn.Module:

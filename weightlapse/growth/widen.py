@@ -151,6 +151,12 @@ def _widened(
 
 def grown_module(model: nn.Module, plan: Plan) -> tuple[nn.Module, list[Setting]]:
     """A copy of ``model`` with the tensors of ``plan`` and, in modules that are known, the attributes that fit."""
+    grown = grown_tensors(base_of(model), plan)
+    return grown, set_true(grown, rows_of(plan))
+
+
+def grown_tensors(model: nn.Module, plan: Plan) -> nn.Module:
+    """A copy of ``model`` with the tensors of ``plan``, their gradients too."""
 
     def value(name: str, values: Array, dtype: str) -> Array:
         return grown_value(name, values, plan.maps_of(name), dtype=dtype)
@@ -158,8 +164,7 @@ def grown_module(model: nn.Module, plan: Plan) -> tuple[nn.Module, list[Setting]
     def gradient(name: str, values: Array, _dtype: str) -> Array:
         return grown_gradient(values, plan.maps_of(name))
 
-    grown = with_tensors(base_of(model), plan.tensors, value, gradient)
-    return grown, set_true(grown, rows_of(plan))
+    return with_tensors(model, plan.tensors, value, gradient)
 
 
 def rows_of(plan: Plan) -> dict[str, NDArray[np.int64]]:

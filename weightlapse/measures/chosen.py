@@ -33,7 +33,7 @@ class Chosen(Seen):
     @property
     def observed(self) -> list[tuple[int, dict[str, Any]]]:
         steps = self.steps
-        return [o for o in self.whole.observed if int(steps[0]) <= o[0] <= int(steps[-1])]
+        return [o for o in self.whole.observed if len(steps) and int(steps[0]) <= o[0] <= int(steps[-1])]
 
     def bound(self, name: str, frame: int | None = None) -> float:
         return self.whole.bound(name, None if frame is None else int(self.at[frame]))

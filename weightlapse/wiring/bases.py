@@ -18,6 +18,7 @@ from weightlapse.wiring.bench import Bench
 from weightlapse.wiring.data import Basis, Group, Member, Norm, Wiring
 from weightlapse.wiring.infer import Inference
 from weightlapse.wiring.lone_heads import lone_heads
+from weightlapse.wiring.query_forms import query_forms
 from weightlapse.wiring.trials import Trial
 
 # What may act on numbers that are written in another basis: sums, norms and what norms are made of. All else mixes nothing or too much.
@@ -229,11 +230,9 @@ def _guesses(
     sizes = {m.index.shape[0] for side in sides.values() for m in side}
     if not sides[1] or not sides[-1] or len(sizes) != 1:
         return []
-    (d,) = sizes
     members = (*sides[1], *sides[-1])
     exponents = (1,) * len(sides[1]) + (-1,) * len(sides[-1])
     name, parent = f"queries {members[0].tensor}[{unit}]", (g.name, unit)
-    out = [Basis(name, d, "invertible", members, exponents, parent=parent)]
     kinds = ["scales", "signs"] if all(m.role == "mul" for m in members) else ["rotary", "signs"]  # gains
     rows = {(m.tensor, m.axis, p) for m in members for p in m.index.ravel().tolist()}
     for c in inside:
@@ -242,8 +241,7 @@ def _guesses(
         }:
             kinds.remove("signs")  # each number has a sign, and a place, by itself: it is a unit
             break
-    out += [Basis(name, d, kind, members, exponents, pairs, parent=parent) for kind in kinds for pairs in pairings(d)]
-    return out
+    return query_forms(name, members, exponents, parent, kinds)
 
 
 def _shares_keys(c: Group, g: Group) -> bool:
@@ -274,17 +272,6 @@ def _split(free: NDArray[np.int64], m: Member, sharing: Sequence[Group]) -> list
             if (n.tensor, n.axis, n.index.size) == (m.tensor, m.axis, len(free)) and np.isin(n.index, free).all():
                 return list(n.index)
     return [free]
-
-
-def pairings(d: int) -> Iterator[tuple[tuple[int, int], ...]]:
-    """Which numbers rotary positions may turn together: halves or neighbours, of all numbers or of the first or last of them."""
-    sizes = [d, d // 2, d // 4, 3 * d // 4, *(r for r in (2 * d // 5, 32, 64) if r < d)]
-    for r in dict.fromkeys([*sizes, *range(d - d % 2, 1, -2)] if d <= 16 else sizes):
-        if r >= 2 and r % 2 == 0:
-            for start in dict.fromkeys((0, d - r)):
-                yield tuple((start + i, start + i + r // 2) for i in range(r // 2))
-                if r > 2:
-                    yield tuple((start + 2 * i, start + 2 * i + 1) for i in range(r // 2))
 
 
 def _gain_pairs(wiring: Wiring, kept: Sequence[Basis]) -> Iterator[list[Basis]]:

@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from weightlapse.wiring.data import Basis, Group, Member, Wiring
+from weightlapse.wiring.query_forms import query_forms
 
 Index = NDArray[np.int64]
 
@@ -150,12 +151,7 @@ def _with_bias(wiring: Wiring, side: _Side) -> Iterator[tuple[str, int, Index, s
 
 
 def _queries(wiring: Wiring, first: _Side, second: _Side, parent: tuple[str, int] | None = None) -> list[Basis]:
-    from weightlapse.wiring.bases import pairings
-
     made = [[Member(t, a, i, r) for t, a, i, r in _with_bias(wiring, side)] for side in (first, second)]
     members, exponents = (*made[0], *made[1]), (1,) * len(made[0]) + (-1,) * len(made[1])
-    size = len(members[0].index)
     name = f"queries {members[0].tensor}[{parent[1] if parent else int(members[0].index.min())}]"
-    kinds: list[tuple[str, tuple[tuple[int, ...], ...]]] = [("invertible", ())]
-    kinds += [(kind, pairs) for kind in ("rotary", "signs") for pairs in pairings(size)]
-    return [Basis(name, size, kind, members, exponents, pairs, parent=parent) for kind, pairs in kinds]
+    return query_forms(name, members, exponents, parent)
