@@ -5,7 +5,7 @@
 For each file the named tests run once, traced: which test reaches which line. Then mutants are drawn (comparisons swapped, constants moved by one, conditions
 turned round, operators exchanged, statements left out), and each meets the tests that reach its line, those of the first file first, in a process forked from one that
 has imported the libraries already. What no test fails on is printed with its line and its change, and the exit status says whether there was one that nobody has
-looked at: ``tests/mutants.txt`` lists those that were, with the reason why nothing can tell them from the original.
+looked at: ``tests/mutants/`` lists those that were, a file for each room, with the reason why nothing can tell them from the original.
 
 Why no ready tool: mutmut 3 leaves out what this package decides with (constants of modules, decorated functions, so every compiled kernel and every cached
 property); cosmic-ray starts an interpreter for every mutant, and here an import of the libraries costs more than most tests.
@@ -37,7 +37,7 @@ from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).resolve().parent.parent
-LOOKED_AT = Path(__file__).resolve().parent / "mutants.txt"
+LOOKED_AT = Path(__file__).resolve().parent / "mutants"
 
 CODECS = "test_codec_decisions test_format_table test_format_numbers test_store_codecs"
 MATCH = "test_match_decisions test_symmetry_match"
@@ -397,7 +397,7 @@ def _whole(source: str) -> set[int]:
 
 def looked_at() -> set[str]:
     """The mutants that somebody has looked at, by their keys."""
-    lines = LOOKED_AT.read_text(encoding="utf-8").splitlines() if LOOKED_AT.exists() else []
+    lines = [line for file in sorted(LOOKED_AT.glob("*.txt")) for line in file.read_text(encoding="utf-8").splitlines()]
     return {line.strip() for line in lines if line.strip() and not line.startswith("#")}
 
 
