@@ -11,6 +11,7 @@ import struct
 import sys
 import time
 from collections.abc import Callable
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -31,10 +32,11 @@ from weightlapse.adapters.source import ArrayInfo, Selection
 from weightlapse.adapters.torch import TorchSource
 from weightlapse.capture import plan as module
 from weightlapse.capture import rates
-from weightlapse.capture.expected import BOUNDED, EXACT, KEY, ratio_of
+from weightlapse.capture.expected import BOUNDED, EXACT, KEY, ratio_of, stored_range
 from weightlapse.capture.flow import Flow
 from weightlapse.capture.plan_text import duration, settings, will_do
 from weightlapse.capture.rates import Rates
+from weightlapse.store.layout import TensorSpec
 from weightlapse.store.sizes import size
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -371,6 +373,21 @@ def test_recordings_take_what_was_foretold(tmp_path: Path, every: int, tolerance
     assert run.frames == found.frames(steps)
     assert 0.75 * low < run.stored_nbytes < 1.25 * high
     assert low <= found.stored_nbytes(steps) <= math.ceil(high)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64", "bfloat16"])
+@pytest.mark.parametrize("stream", ["weights", "gradients", "optimizer"])
+@pytest.mark.parametrize("every_step", [True, False])
+def test_a_looser_tolerance_is_never_expected_to_take_more(dtype: str, stream: str, every_step: bool) -> None:
+    specs = [TensorSpec("w", dtype, (300, 200), stream), TensorSpec("b", dtype, (300,), stream)]
+    for frames in (1, 10, 1000):
+        expected = [
+            stored_range(specs, frozenset(), frames, tolerance, every_step=every_step)
+            for tolerance in (1e-3, 3e-3, 0.01, 0.02, 0.05, 0.1, 0.5, 1.0)
+        ]
+        for tighter, looser in pairwise(expected):
+            assert looser[0] <= tighter[0] * (1 + 1e-9)
+            assert looser[1] <= tighter[1] * (1 + 1e-9)
 
 
 def test_what_no_step_changes_costs_little() -> None:

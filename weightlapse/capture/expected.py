@@ -52,6 +52,9 @@ KEY = {"float32": 1.16, "float64": 1.13, "float16": 1.11, "bfloat16": 1.48}  # a
 _BITS = {"float32": 24, "float64": 53, "float16": 11, "bfloat16": 8}  # of the significand
 _LIKE = {"complex64": "float32", "complex128": "float64", "complex32": "float16", "bcomplex32": "bfloat16"}
 _MEASURED_FRAMES = 64
+_LOOSEST = (
+    1e-2  # that was measured: what is looser is counted as this, but for whole frames, of which the size is known
+)
 _GAUSSIAN = math.log2(math.sqrt(2 * math.pi * math.e))  # entropy in bits of a normal variable of deviation 1
 
 
@@ -70,7 +73,7 @@ def ratio_of(dtype: str, stream: str, tolerance: float | None, *, every_step: bo
     if exact is None or tolerance is None or not _has_room(dtype, tolerance):
         return exact or (1.0, 1.0)
     wider = {"float64": 2.0, "float16": 0.48, "bfloat16": 0.48}.get(dtype, 1.0)
-    known = [(2.0**-24, (1.0, 1.0)), *((t, BOUNDED[t, stream, every_step]) for t in (1e-3, 1e-2))]
+    known = [(2.0**-24, (1.0, 1.0)), *((t, BOUNDED[t, stream, every_step]) for t in (1e-3, _LOOSEST))]
     found = [
         math.exp(
             float(np.interp(math.log(tolerance), [math.log(t) for t, _ in known], [math.log(r[i]) for _, r in known]))
@@ -117,13 +120,16 @@ def stored_range(
         size = sum(spec.nbytes for spec in group)
         key = size / _key_ratio(dtype, stream, tolerance)
         ratios = ratio_of(dtype, stream, tolerance, every_step=every_step)
+        counted = key  # within the ratio
         if known is not None:
             ratios = (0.9 * known, 1.1 * known)
+        elif tolerance is not None and tolerance > _LOOSEST:
+            counted = size / _key_ratio(dtype, stream, _LOOSEST)
         for i, ratio in enumerate(reversed(ratios)):
             each = (
                 0.0
                 if still
-                else max(size / ratio - key / _MEASURED_FRAMES, 0.0) * _MEASURED_FRAMES / (_MEASURED_FRAMES - 1)
+                else max(size / ratio - counted / _MEASURED_FRAMES, 0.0) * _MEASURED_FRAMES / (_MEASURED_FRAMES - 1)
             )
             totals[i] += blocks * min(key, size) + (frames - blocks) * min(each, size)
     return totals[0], totals[1]
