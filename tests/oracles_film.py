@@ -31,7 +31,7 @@ class ImaginedTrack:
 class Imagined:
     """The face of a recording that films use. ``value(name, frame)`` gives the weights."""
 
-    epochs: tuple[Any, ...] = ()
+    layouts: tuple[Any, ...] = ()
     wiring = None
     branches: ClassVar[dict[str, Any]] = {}
     observed: tuple[Any, ...] = ()

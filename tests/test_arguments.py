@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import inspect
 import re
 import sys
@@ -15,8 +16,10 @@ import pytest
 import torch
 
 import weightlapse as wl
-from weightlapse.arguments import renamed
+from weightlapse.arguments import Former, renamed
 from weightlapse.recording.frames import check_frames, rising_frames
+from weightlapse.recording.renamed import RenamedRecording
+from weightlapse.recording.run import Seen
 
 SPEC = """
 tensor a.weight (3, 2)
@@ -164,6 +167,55 @@ def test_an_export_is_named_out(run: wl.Recording, tmp_path: Path) -> None:
 def test_an_autopsy_of_a_step_that_was_not_recorded_names_the_nearest(run: wl.Recording) -> None:
     with pytest.raises(wl.MissingStep, match="27"):
         wl.autopsy(run, step=26)
+
+
+class Grown:
+    """It has an attribute that was called otherwise."""
+
+    old, older = Former("0.3", "new"), Former("0.4", "new")
+
+    def __init__(self, new: int) -> None:
+        self.new = new
+
+
+def test_the_old_name_of_an_attribute_gives_the_same_and_says_what_to_use() -> None:
+    class Heir(Grown):
+        pass
+
+    for ask, text in (
+        (lambda: Grown(3).old, "Grown.old is called new now; old goes in version 0.3"),
+        (lambda: Grown(3).older, "Grown.older is called new now; older goes in version 0.4"),
+        (lambda: Heir(3).old, "Heir.old is called new now; old goes in version 0.3"),
+    ):
+        value, found = told(ask)
+        assert value == 3
+        assert [(str(w.message), w.category, w.filename) for w in found] == [(text, DeprecationWarning, __file__)]
+    with pytest.raises(AttributeError, match="old name of new"):
+        Grown(3).old = 4
+    assert told(lambda: Grown(5).new) == (5, [])
+    assert told(lambda: (Grown.old.__doc__, inspect.getdoc(Grown))), "looking at the class warns of nothing"
+
+
+def test_the_layouts_of_a_recording_by_their_old_name(run: wl.Recording) -> None:
+    named = RenamedRecording(run, {"c.weight": "a.weight"})
+    for seen, first in ((run, "a"), (Seen(run), "a"), (named, "c")):
+        spans, found = told(functools.partial(getattr, seen, "epochs"))
+        text = f"{type(seen).__name__}.epochs is called layouts now; epochs goes in version 0.3"
+        assert [(str(w.message), w.category) for w in found] == [(text, DeprecationWarning)]
+        assert [(s.start, s.stop, s.names) for s in spans] == [(0, 12, [f"{first}.weight", "b.weight"])]
+        assert told(functools.partial(getattr, seen, "layouts"))[1] == []
+
+
+def test_an_old_public_name_gives_the_new_one_and_says_so() -> None:
+    for _ in range(2):  # each time, not the first alone
+        thing, found = told(lambda: wl.Epoch)  # type: ignore[attr-defined]
+        assert thing is wl.LayoutStretch
+        assert [(str(w.message), w.category, w.filename) for w in found] == [
+            ("wl.Epoch is called wl.LayoutStretch now; Epoch goes in version 0.3", DeprecationWarning, __file__)
+        ]
+    assert "Epoch" not in wl.__all__, "or `from weightlapse import *` would warn"
+    with pytest.raises(AttributeError, match="no attribute 'Epochs'"):
+        wl.Epochs  # type: ignore[attr-defined]
 
 
 # ---- frames

@@ -70,7 +70,7 @@ def test_frozen_parameters_and_ones_added_to_the_optimizer_later(tmp_path: Path)
     run = wl.load(tmp_path / "run")
     for name in by_hand[0]:
         assert np.array_equal(run[name][:], np.stack([state[name] for state in by_hand]))
-    first, second = run.epochs
+    first, second = run.layouts
     assert (first.stop, second.start) == (7, 7)
     assert "optimizer:2.weight.exp_avg" in second.note
     assert second["optimizer:2.bias.step"][:].tolist() == list(range(1, 7))
@@ -193,11 +193,11 @@ def test_what_is_not_recorded_may_change_without_a_new_layout(tmp_path: Path) ->
             model.embed.weight += 1
         rec.step()
     run = wl.load(tmp_path / "run")
-    assert len(run.epochs) == 1
+    assert len(run.layouts) == 1
     assert np.array_equal(run.state()["embed.weight"], model.embed.weight.detach().numpy())
 
 
-def test_a_layer_that_grows_begins_an_epoch(tmp_path: Path) -> None:
+def test_a_layer_that_grows_begins_a_layout(tmp_path: Path) -> None:
     model = mlp()
     optimizer = torch.optim.SGD(model.parameters(), 0.1)
     before, after = [clone(model)], []
@@ -211,7 +211,7 @@ def test_a_layer_that_grows_begins_an_epoch(tmp_path: Path) -> None:
         assert rec.frames == 8
     run = wl.load(tmp_path / "run")
     assert run.steps.tolist() == list(range(8))
-    first, second = run.epochs
+    first, second = run.layouts
     assert (first.start, first.stop, second.start, second.stop) == (0, 5, 5, 8)
     assert "3.weight" in second.note
     assert "0.weight float32[8, 6] -> float32[11, 6]" in second.note

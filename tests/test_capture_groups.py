@@ -120,12 +120,12 @@ def test_models_that_are_exchanged_or_added_are_seen(tmp_path: Path) -> None:
         nn.init.normal_(models["more"][0].weight)
         rec.step()
     run = wl.load(tmp_path / "run")
-    assert [e.names for e in run.epochs] == [
+    assert [e.names for e in run.layouts] == [
         ["a.weight", "a.bias", "more.0.weight", "more.0.bias"],
         ["a.weight", "a.bias", "more.0.weight", "more.0.bias", "more.1.weight", "more.1.bias"],
         ["more.0.weight", "more.0.bias", "more.1.weight", "more.1.bias"],
     ]
-    assert not np.array_equal(run.epochs[0]["a.weight"][0], run.epochs[0]["a.weight"][1])
+    assert not np.array_equal(run.layouts[0]["a.weight"][0], run.layouts[0]["a.weight"][1])
     assert np.array_equal(run.state(step=3)["more.0.weight"], models["more"][0].weight.detach().numpy())
 
 

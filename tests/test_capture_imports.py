@@ -240,7 +240,7 @@ def test_a_layer_that_grows_between_checkpoints(tmp_path: Path) -> None:
         np.savez(tmp_path / f"m-{step}.npz", w=np.full(n, step))
     import_checkpoints(sorted(tmp_path.glob("*.npz")), tmp_path / "run")
     run = wl.load(tmp_path / "run")
-    assert [(e.start, e.stop, e.shapes["w"]) for e in run.epochs] == [(0, 2, (2,)), (2, 3, (5,))]
+    assert [(e.start, e.stop, e.shapes["w"]) for e in run.layouts] == [(0, 2, (2,)), (2, 3, (5,))]
 
 
 def test_from_the_shell(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

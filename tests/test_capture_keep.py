@@ -153,10 +153,10 @@ def test_another_layout_in_mid_run(tmp_path: Path) -> None:
         for step in range(120, 240):
             rec.step(state(step) | {"w": np.full((6, 5), step, np.float32)}, loss=50.0 if step == 200 else 1.0)
     run = load(tmp_path / "run")
-    first = run.epochs[1].start
-    assert run.epochs[1].steps.tolist() == [*range(120, 153), *range(200 - BEFORE if BEFORE < 48 else 153, 233), 239]
-    assert run.epochs[1]["w"][:, 0, 0].tolist() == run.steps[first:].tolist()
-    assert run.epochs[0].steps.tolist() == [0, 50, *range(120 - BEFORE - 1, 120)]
+    first = run.layouts[1].start
+    assert run.layouts[1].steps.tolist() == [*range(120, 153), *range(200 - BEFORE if BEFORE < 48 else 153, 233), 239]
+    assert run.layouts[1]["w"][:, 0, 0].tolist() == run.steps[first:].tolist()
+    assert run.layouts[0].steps.tolist() == [0, 50, *range(120 - BEFORE - 1, 120)]
 
 
 def test_going_on_with_a_recording(tmp_path: Path) -> None:

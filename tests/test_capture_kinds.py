@@ -227,7 +227,7 @@ def test_quantised_tensors_are_their_integers_scale_and_zero_point(tmp_path: Pat
             nn.init.normal_(model.weight)
             rec.step()
     run = wl.load(tmp_path / "run")
-    assert len(run.epochs) == 1
+    assert len(run.layouts) == 1
     assert set(run.names) >= {"one", "one.scale", "one.zero_point", "each", "each.scale", "each.zero_point"}
     for k, (one, each) in enumerate(kept):
         assert np.array_equal(run["one"][k], one.int_repr().numpy())

@@ -213,7 +213,7 @@ def test_optimizer_state_from_the_first_frame_on(tmp_path: Path) -> None:
     with wl.watch(model, tmp_path / "run", optimizer=optimizer, streams=("weights", "optimizer")):
         train(model, [optimizer], lambda k: states.append(optimizer.state[model[0].weight]["exp_avg"].clone().numpy()))
     run = wl.load(tmp_path / "run")
-    assert len(run.epochs) == 1
+    assert len(run.layouts) == 1
     track = run["optimizer:0.weight.exp_avg"]
     assert (track[0] == 0).all()
     assert np.array_equal(track[1:], np.stack(states))
@@ -324,7 +324,7 @@ def test_the_state_of_every_optimizer_is_in_the_first_layout(tmp_path: Path, kin
             model(torch.randn(5, 3)).square().mean().backward()
             optimizer.step()
     run = wl.load(tmp_path / "run")
-    assert len(run.epochs) == 1
+    assert len(run.layouts) == 1
     for name, parameter in model.named_parameters():
         for key, value in optimizer.state[parameter].items():
             assert np.array_equal(run[f"optimizer:{name}.{key}"][-1], value.numpy()), (name, key)

@@ -86,15 +86,15 @@ def grown() -> Any:
         lambda n, f: np.asarray(small.value(n, f)).reshape(small.shapes[n])[parents],
     )
     run = Imagined(wide.shapes, 40)
-    epochs = []
+    layouts = []
     for start, part, lineage in ((0, small, None), (20, wide, {"fc": parents})):
 
-        class Epoch(SimpleNamespace):
+        class Span(SimpleNamespace):
             def __getitem__(self, name: str) -> Any:
                 return self.part[name]
 
-        epochs.append(
-            Epoch(
+        layouts.append(
+            Span(
                 start=start,
                 stop=start + 20,
                 shapes=part.shapes,
@@ -104,7 +104,7 @@ def grown() -> Any:
                 part=part,
             )
         )
-    run.epochs = tuple(epochs)
+    run.layouts = tuple(layouts)
     return run
 
 

@@ -50,46 +50,46 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Any:
 
 def test_children_are_found_and_stand_beside_their_parents(run: Any) -> None:
     lineage = Lineage(run)
-    before, after = np.asarray(run.epochs[0]["fc1.weight"][0]), np.asarray(run.epochs[1]["fc1.weight"][0])
+    before, after = np.asarray(run.layouts[0]["fc1.weight"][0]), np.asarray(run.layouts[1]["fc1.weight"][0])
     assert np.array_equal(lineage.arranged("fc1.weight", before, 2), before)
     drawn = lineage.arranged("fc1.weight", after, 5)
     assert np.array_equal(drawn, after[[0, 5, 1, 2, 4, 3]])
     assert lineage.new_rows("fc1.weight", 5).tolist() == [False, True, False, False, True, False]
-    bias = np.asarray(run.epochs[1]["fc1.bias"][0])
+    bias = np.asarray(run.layouts[1]["fc1.bias"][0])
     assert np.array_equal(lineage.arranged("fc1.bias", bias, 5), bias[[0, 5, 1, 2, 4, 3]])
-    columns = np.asarray(run.epochs[1]["fc2.weight"][0])
+    columns = np.asarray(run.layouts[1]["fc2.weight"][0])
     assert np.array_equal(lineage.arranged("fc2.weight", columns, 5), columns[:, [0, 5, 1, 2, 4, 3]])
-    later = np.asarray(run.epochs[2]["fc1.weight"][0])
-    assert np.array_equal(lineage.arranged("fc1.weight", later, 10), later[[0, 5, 1, 2, 4, 3]])  # also in later epochs
+    later = np.asarray(run.layouts[2]["fc1.weight"][0])
+    assert np.array_equal(lineage.arranged("fc1.weight", later, 10), later[[0, 5, 1, 2, 4, 3]])  # also in later layouts
 
 
 def test_the_recordings_own_lineage_comes_first() -> None:
     rng = np.random.default_rng(0)
     old, new = rng.normal(size=(3, 4)), rng.normal(size=(5, 4))  # nothing alike
 
-    def epoch(start: int, stop: int, value: Any, lineage: Any = None) -> Any:
+    def stretch(start: int, stop: int, value: Any, lineage: Any = None) -> Any:
         track = np.repeat(value[None], stop - start, axis=0)
         there = {"fc.weight": tuple(value.shape)}
 
-        class Epoch(SimpleNamespace):
+        class Span(SimpleNamespace):
             def __getitem__(self, name: str) -> Any:
                 return track
 
-        return Epoch(start=start, stop=stop, shapes=there, dtypes={"fc.weight": "float64"}, note="", lineage=lineage)
+        return Span(start=start, stop=stop, shapes=there, dtypes={"fc.weight": "float64"}, note="", lineage=lineage)
 
-    run = SimpleNamespace(epochs=[epoch(0, 2, old), epoch(2, 4, new, {"fc": [0, 1, 2, 1, 0]})], wiring=None)
+    run = SimpleNamespace(layouts=[stretch(0, 2, old), stretch(2, 4, new, {"fc": [0, 1, 2, 1, 0]})], wiring=None)
     assert Lineage(run).arranged("fc.weight", new, 2).tolist() == new[[0, 4, 1, 3, 2]].tolist()
-    run.epochs[1].lineage = None
+    run.layouts[1].lineage = None
     assert Lineage(run).arranged("fc.weight", new, 2).tolist() == new.tolist()  # no parent found: at the end
 
 
 def test_what_happened_is_said(run: Any) -> None:
-    assert [words for _, words in events_of(run)] == ["fc1 4 → 6", "new fc3", run.epochs[3].note]
+    assert [words for _, words in events_of(run)] == ["fc1 4 → 6", "new fc3", run.layouts[3].note]
 
 
 def test_stages_change_only_when_a_layer_vanishes(run: Any) -> None:
     stages = stages_of(run, np.arange(len(run.steps)))
-    assert [start for start, _ in stages] == [0, run.epochs[3].start]
+    assert [start for start, _ in stages] == [0, run.layouts[3].start]
     assert list(all_shapes(run)) == ["fc1.weight", "fc1.bias", "fc2.weight", "fc3.weight"]
     assert all_shapes(run)["fc1.weight"] == (6, 7)
 
@@ -105,11 +105,11 @@ def test_tiles_grow_in_the_picture(run: Any) -> None:
     for moment in moments(run, scene, np.arange(len(run.steps))):
         scene.draw(surface, moment)
         heights.append(weights.framed["fc1.weight"].rows)
-        assert ("fc3.weight" in weights.framed) == (moment.frame >= run.epochs[2].start)
+        assert ("fc3.weight" in weights.framed) == (moment.frame >= run.layouts[2].start)
     assert heights == [4] * 5 + [6] * 10
 
 
-def test_the_film_and_stills_of_every_epoch(run: Any, tmp_path: Path) -> None:
+def test_the_film_and_stills_of_every_layout(run: Any, tmp_path: Path) -> None:
     assert wl.make_film(run, tmp_path / "film.mp4", size=SIZE).frames == len(run.steps)
     for frame in (0, 6, 10, -1):
         assert wl.make_film(run, tmp_path / "still.png", size=SIZE, frames=frame).frames == 1
@@ -148,7 +148,7 @@ def test_a_recorder_that_knows_the_lineage(tmp_path: Path) -> None:
     lineage = Lineage(run)
     last = len(run.steps) - 1
     for name, axis in (("0.weight", 0), ("0.bias", 0), ("2.weight", 1)):
-        value = np.asarray(run.epochs[1][name][-1])
+        value = np.asarray(run.layouts[1][name][-1])
         assert np.array_equal(lineage.arranged(name, value, last), np.take(value, order, axis=axis))
     assert [words for _, words in events_of(run)] == ["0 4 → 6"]  # once, though the recorder marked it too
     assert wl.make_film(run, tmp_path / "film.gif", size=SIZE).frames == len(run.steps)

@@ -1,4 +1,4 @@
-"""A recording goes on across growth: a new layout epoch, the event marked, the lineage kept."""
+"""A recording goes on across growth: a new layout, the event marked, the lineage kept."""
 
 from __future__ import annotations
 
@@ -41,8 +41,8 @@ def test_widening_and_deepening_in_mid_run(tmp_path: Path) -> None:
 
     run = wl.load(tmp_path / "run")
     assert run.steps.tolist() == list(range(8))
-    assert [(e.start, e.stop) for e in run.epochs] == [(0, 4), (4, 6), (6, 8)]
-    assert run.epochs[1].lineage == {g: p.tolist() for g, p in wide.lineage.items()}
+    assert [(e.start, e.stop) for e in run.layouts] == [(0, 4), (4, 6), (6, 8)]
+    assert run.layouts[1].lineage == {g: p.tolist() for g, p in wide.lineage.items()}
     assert [text for _, text in run.events] == ["widened 0 6 -> 9, 2 5 -> 8", "an identity layer after 0"]
     assert [step for step, _ in run.events] == [3, 5]
     for frame, weights in enumerate(taken, start=1):
@@ -50,7 +50,7 @@ def test_widening_and_deepening_in_mid_run(tmp_path: Path) -> None:
         assert {n: v.shape for n, v in state.items()} == {n: v.shape for n, v in weights.items()}
         assert all(np.array_equal(state[n], weights[n]) for n in weights), frame
     # Children start beside their parents: at the first frame after growing they are one update apart.
-    rows = run.epochs[1]["0.weight"][0]
+    rows = run.layouts[1]["0.weight"][0]
     for child, parent in enumerate(wide.lineage["0"]):
         assert np.abs(rows[child] - rows[parent]).max() < 0.05
 
@@ -67,7 +67,7 @@ def test_steps_of_the_old_network_are_no_longer_recorded(tmp_path: Path) -> None
     train(g.model, g.optimizer, 1)
     assert rec.frames == 3
     rec.close()
-    last = wl.load(tmp_path / "run").epochs[1]
+    last = wl.load(tmp_path / "run").layouts[1]
     assert np.isfinite(last["gradients:0.weight"][0]).all()
     assert last["gradients:0.weight"].shape == (1, 9, 4)
 
@@ -89,4 +89,4 @@ def test_a_new_optimizer_by_hand_and_frames_by_hand(tmp_path: Path) -> None:
     by_hand.grow(g)
     by_hand.step()
     by_hand.close()
-    assert wl.load(tmp_path / "hand").epochs[1]["0.weight"].shape == (1, 9, 4)
+    assert wl.load(tmp_path / "hand").layouts[1]["0.weight"].shape == (1, 9, 4)

@@ -88,7 +88,7 @@ def test_what_was_opened_goes_to_another_process(tmp_path: Path) -> None:
         assert np.array_equal(there["W"][:], here["W"][:])
         assert np.array_equal(there.scalars["loss"], here.scalars["loss"], equal_nan=True)
         assert np.array_equal(copied(here["W"])[-1], here["W"][-1])
-        assert np.array_equal(copied(here.epochs[0])["W"][:], here["W"][:])
+        assert np.array_equal(copied(here.layouts[0])["W"][:], here["W"][:])
     assert run.branches["after-1"]["W"][:, 0].tolist() == [2, 3]
 
 

@@ -350,7 +350,7 @@ def test_the_scale_looks_at_all_of_time() -> None:
     class Run:
         shapes = MappingProxyType({"w": (2, 2)})
         names = ("w",)
-        epochs = ()
+        layouts = ()
         steps = np.arange(1000)
 
         def __getitem__(self, name: str) -> np.ndarray:

@@ -145,7 +145,7 @@ def test_pictures_see_magnitude_and_phase(run: wl.Recording) -> None:
     }
     assert np.array_equal(seen["w.magnitude"][2:4, 1], np.abs(run["w"][2:4, 1]))
     assert np.array_equal(seen["w.phase"][:], np.angle(run["w"][:]))
-    assert np.array_equal(seen.epochs[0]["v.phase"][3], np.angle(run["v"][3]))
+    assert np.array_equal(seen.layouts[0]["v.phase"][3], np.angle(run["v"][3]))
     assert np.array_equal(seen.state(frame=1)["v.magnitude"], np.abs(run["v"][1]))
     assert chosen(seen, "*") == seen.names
     assert chosen(seen, "w") == ["w.magnitude", "w.phase"]

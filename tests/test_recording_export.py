@@ -56,7 +56,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> wl.Recording:
 
 def pieces_of(run: wl.Recording) -> dict[str, tuple[np.ndarray, int]]:
     """What must be in an export, told without the code under test."""
-    first, second = run.epochs
+    first, second = run.layouts
     whole = {n: (run[n][:], 0) for n in run.names if not n.startswith("grows.")}
     parts = {f"{n}@{e.start}": (e[n][:], e.start) for e in (first, second) for n in ("grows.weight", "grows.bias")}
     return whole | parts

@@ -116,7 +116,7 @@ def truth(run: wl.Recording) -> dict[tuple[str, int | None], np.ndarray]:
     found: dict[tuple[str, int | None], np.ndarray] = {}
     for name in run.names:
         if name in ("w", "step"):
-            found |= {(name, epoch.start): epoch[name][:] for epoch in run.epochs}
+            found |= {(name, span.start): span[name][:] for span in run.layouts}
         else:
             found[name, None] = run[name][:]
     return found
@@ -130,7 +130,7 @@ def same(a: Any, b: Any) -> bool:
 def test_the_recording_has_them_all(run: wl.Recording) -> None:
     assert set(run.names) == set(NAMES) == set(run.scalars)
     assert run.steps.tolist() == [0, 1, 2, 3]
-    assert len(run.epochs) == 2
+    assert len(run.layouts) == 2
 
 
 def test_npz(run: wl.Recording, tmp_path: Path) -> None:

@@ -48,7 +48,7 @@ def aligned(tmp: Path) -> Run:
 
 def part(tmp: Path) -> Run:
     run = recorded(tmp / "run")
-    return Part(run, run.epochs[0])
+    return Part(run, run.layouts[0])
 
 
 def renamed(tmp: Path) -> Run:
@@ -91,7 +91,7 @@ def test_all_ways_of_asking_agree(kind: str, tmp_path: Path) -> None:
     assert "no.such" not in run
     for values in run.scalars.values():
         assert len(values) == frames
-    for span in run.epochs:
+    for span in run.layouts:
         assert list(span.names) == list(span.shapes) == list(span.dtypes)
         assert len(span) == len(span.steps) == span.stop - span.start
         for name in span.names:

@@ -30,10 +30,10 @@ def size(x: np.ndarray, of: str, axis: int) -> np.ndarray:
     return np.sqrt(np.moveaxis(square, 1 + axis, 1).reshape(len(x), x.shape[1 + axis], -1).sum(2))
 
 
-def ends(run: Recording, name: str, frames: list[int], epoch: Any) -> np.ndarray:
-    """(1, *S): what a tensor changed by from the first to the last frame; nothing where this is not the last epoch, or it was another before."""
-    first, last = (next(e for e in run.epochs if e.start <= f < e.stop) for f in (frames[0], frames[-1]))
-    if epoch.start != last.start or name not in first or first.shapes[name] != last.shapes[name]:
+def ends(run: Recording, name: str, frames: list[int], span: Any) -> np.ndarray:
+    """(1, *S): what a tensor changed by from the first to the last frame; nothing where this is not the last span, or it was another before."""
+    first, last = (next(e for e in run.layouts if e.start <= f < e.stop) for f in (frames[0], frames[-1]))
+    if span.start != last.start or name not in first or first.shapes[name] != last.shapes[name]:
         return np.empty((0, 1))
     a, b = first[name][frames[0] - first.start], last[name][frames[-1] - last.start]
     wide = np.complex128 if np.asarray(a).dtype.kind == "c" else np.float64
@@ -49,21 +49,21 @@ def slow_top(
     found: dict[tuple[int, tuple[int, ...]], float] = {}
     order = {name: i for i, name in enumerate(run.names)}
     with np.errstate(all="ignore"):
-        for epoch in run.epochs:
-            for name in epoch.names:
+        for span in run.layouts:
+            for name in span.names:
                 if run.streams[name] != "weights" or not fnmatch.fnmatchcase(name, tensors):
                     continue
-                mine = [f - epoch.start for f in frames if epoch.start <= f < epoch.stop]
-                axis = (axes or {}).get(name, 0) if len(epoch.shapes[name]) > 1 else 0
-                if not mine or not np.prod(epoch.shapes[name]):
+                mine = [f - span.start for f in frames if span.start <= f < span.stop]
+                axis = (axes or {}).get(name, 0) if len(span.shapes[name]) > 1 else 0
+                if not mine or not np.prod(span.shapes[name]):
                     continue
-                x = np.asarray(epoch[name][mine[0] : mine[-1] + 1])
+                x = np.asarray(span[name][mine[0] : mine[-1] + 1])
                 if x.dtype.kind in "biu":
                     x = x.astype(np.float64)
                 if what == "update":
                     x = np.diff(x.astype(np.complex128 if x.dtype.kind == "c" else np.float64), axis=0)
                 elif what == "change":
-                    x = ends(run, name, frames, epoch) if len(frames) > 1 else x[:0]
+                    x = ends(run, name, frames, span) if len(frames) > 1 else x[:0]
                 if not len(x):
                     continue
                 values = np.fmax.reduce(size(x, of, axis), axis=0)

@@ -34,16 +34,16 @@ def check(run: Recording) -> int:
     for row in found:
         steps = run.steps.tolist()
         first, last = steps.index(row["first_step"]), steps.index(row["last_step"])
-        epoch = next(e for e in run.epochs if e.start <= first < e.stop)
-        track = epoch[row["tensor"]]
-        values = [oracle.numbers(track[k - epoch.start]) for k in range(first, last + 1)]
-        before = oracle.numbers(track[first - 1 - epoch.start]) if first > epoch.start else None
+        span = next(e for e in run.layouts if e.start <= first < e.stop)
+        track = span[row["tensor"]]
+        values = [oracle.numbers(track[k - span.start]) for k in range(first, last + 1)]
+        before = oracle.numbers(track[first - 1 - span.start]) if first > span.start else None
         assert oracle.alike(row, oracle.row(values, before)) == [], (row["tensor"], row["first_step"])
         assert row["stream"] == run.streams[row["tensor"]]
-    for epoch in run.epochs:  # every frame of every tensor is in one row
-        for name in epoch.names:
-            mine = [r for r in found if r["tensor"] == name and r["first_step"] in epoch.steps]
-            assert sum(r["frames"] for r in mine) == len(epoch)
+    for span in run.layouts:  # every frame of every tensor is in one row
+        for name in span.names:
+            mine = [r for r in found if r["tensor"] == name and r["first_step"] in span.steps]
+            assert sum(r["frames"] for r in mine) == len(span)
     return len(found)
 
 
@@ -222,7 +222,7 @@ def test_a_layout_that_changes_and_a_gap(tmp_path: Path) -> None:
         for k, state in enumerate(b):
             rec.step(state, step=20 + k)
     run = load(tmp_path / "run")
-    assert len(run.epochs) == 2
+    assert len(run.layouts) == 2
     check(run)
     assert run._store.verify() == []
 

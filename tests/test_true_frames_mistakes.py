@@ -123,7 +123,7 @@ def test_surgery_with_gradients_recorded(tmp_path: Path, kind: str, every: int) 
     assert texts == []
     run = wl.load(tmp_path / "run")
     assert run.steps.tolist() == list(range(0, 10, every))
-    assert len(run.epochs) == 2
+    assert len(run.layouts) == 2
     for step in run.steps.tolist():
         state = run.state(step=step, streams=("weights", "gradients"))
         assert {n for n in state if not n.startswith("gradients:")} == set(states[step])

@@ -334,7 +334,7 @@ def test_the_page_and_the_viewer_show_branches(tmp_path: Path) -> None:
 
 
 def test_a_grown_layer_is_no_match(tmp_path: Path) -> None:
-    """Another layout cannot be compared with what was recorded: it begins an epoch at the number that was given."""
+    """Another layout cannot be compared with what was recorded: it begins a layout at the number that was given."""
     w = {"w": np.zeros(3)}
     with wl.watch(w, tmp_path / "run") as rec:
         rec.step({"w": np.ones(3)})
@@ -342,4 +342,4 @@ def test_a_grown_layer_is_no_match(tmp_path: Path) -> None:
         rec.step({"w": np.ones(4)})
     run = wl.load(tmp_path / "run")
     assert run.steps.tolist() == [0, 1, 2]
-    assert [len(epoch) for epoch in run.epochs] == [2, 1]
+    assert [len(span) for span in run.layouts] == [2, 1]

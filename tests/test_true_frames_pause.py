@@ -127,10 +127,10 @@ def test_another_layout_amid_a_pause(tmp_path: Path, monkeypatch: pytest.MonkeyP
             rec.step(values(k) if k < 20 else {"w": np.full(11, float(k))})
         rec.close()
     run = wl.load(tmp_path / "run")
-    assert [epoch.steps.tolist() for epoch in run.epochs] == [list(range(20)), list(range(30, 40))]
+    assert [span.steps.tolist() for span in run.layouts] == [list(range(20)), list(range(30, 40))]
     assert [gap[:2] for gap in run.gaps] == [(20, 29)]
     assert "the store takes nothing" in run.gaps[0][2]
-    assert run.epochs[1]["w"][:, 0].tolist() == list(range(30, 40))
+    assert run.layouts[1]["w"][:, 0].tolist() == list(range(30, 40))
 
 
 def test_full_until_the_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

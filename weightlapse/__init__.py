@@ -37,6 +37,7 @@ from __future__ import annotations
 import difflib
 import importlib
 import sys
+import warnings
 from typing import TYPE_CHECKING, Any
 
 from weightlapse.errors import optional as _optional
@@ -96,11 +97,12 @@ if TYPE_CHECKING:  # what an editor and a type checker see; `_HOME` is what runs
     from weightlapse.measures.doctor import diagnose as diagnose
     from weightlapse.measures.finding import Finding as Finding
     from weightlapse.measures.measure import measure as measure
-    from weightlapse.recording.epoch import Epoch as Epoch
     from weightlapse.recording.recording import Recording as Recording
     from weightlapse.recording.recording import load as load
+    from weightlapse.recording.run import LayoutSpan as LayoutSpan
     from weightlapse.recording.run import Run as Run
     from weightlapse.recording.run import TensorHistory as TensorHistory
+    from weightlapse.recording.stretch import LayoutStretch as LayoutStretch
     from weightlapse.recording.track import Track as Track
     from weightlapse.symmetry.align import align as align
     from weightlapse.symmetry.alignment import Alignment as Alignment
@@ -136,9 +138,10 @@ _HOME = {
     "Plan": "capture.plan",
     "load": "recording.recording",
     "Recording": "recording.recording",
-    "Epoch": "recording.epoch",
+    "LayoutStretch": "recording.stretch",
     "Track": "recording.track",
     "Run": "recording.run",
+    "LayoutSpan": "recording.run",
     "TensorHistory": "recording.run",
     "make_film": "film.movie",
     "Film": "film.film",
@@ -206,10 +209,18 @@ _MODULES = {"plot": "film.plot", "callbacks": "callbacks"}
 
 __all__ = sorted([*_HOME, *_MODULES])
 
+# old name -> what it is called now, and the version in which the old one goes
+_FORMER = {"Epoch": ("LayoutStretch", "0.3")}
+
 
 if not TYPE_CHECKING:  # with it, every name would be one to a checker
 
     def __getattr__(name: str) -> Any:
+        if name in _FORMER:
+            now, version = _FORMER[name]
+            told = f"wl.{name} is called wl.{now} now; {name} goes in version {version}"
+            warnings.warn(told, DeprecationWarning, stacklevel=2)
+            return getattr(sys.modules[__name__], now)
         if name not in __all__:
             near = difflib.get_close_matches(name, __all__, n=1)
             hint = f". Did you mean {near[0]!r}?" if near else ""

@@ -1,4 +1,4 @@
-"""What many functions ask of their arguments alike: old names that go on working, seeds, examples."""
+"""What many functions ask of their arguments alike, seeds and examples; and old names, of arguments and of attributes, that go on working."""
 
 from __future__ import annotations
 
@@ -59,6 +59,36 @@ def renamed(
         return called
 
     return decorate
+
+
+class Former:
+    """The old name of an attribute, until ``version``, the release that removes it: ``epochs = Former("0.3", "layouts")``.
+
+    Whoever asks for it is given what has the new name, and a DeprecationWarning at his line. Assigning to it is an AttributeError. Hide it
+    from type checkers (``if not TYPE_CHECKING``), so that they see the new name alone.
+    """
+
+    def __init__(self, version: str, now: str) -> None:
+        self.version, self.now = version, now
+
+    def __set_name__(self, owner: type, name: str) -> None:
+        self.name = name
+        self.__doc__ = f"The old name of ``{self.now}``; it goes in version {self.version}."
+
+    def __get__(self, instance: Any, owner: type) -> Any:
+        if instance is None:
+            return self
+        warnings.warn(
+            f"{owner.__name__}.{self.name} is called {self.now} now; {self.name} goes in version {self.version}",
+            DeprecationWarning,
+            stacklevel=2,
+        )
+        return getattr(instance, self.now)
+
+    def __set__(self, instance: Any, value: Any) -> None:
+        raise AttributeError(
+            f"{type(instance).__name__}.{self.name} cannot be assigned to: it is the old name of {self.now}"
+        )
 
 
 def search_seed(seed: int | None) -> int:

@@ -84,3 +84,8 @@ import_checkpoints([f"model-{step}.npz" for step in (0, 100)], "imported")
 run = wl.load("imported")
 run.export("safetensors", "steps")
 run.export("npz", dest="run.npz")
+
+# grow.md, pytorch.md
+assert [(e.start, e.stop, e.note) for e in run.epochs] == [(0, 2, "")]
+assert run.epochs[0]["w"].shape == (2, 2, 3)
+assert isinstance(run.epochs[0], wl.Epoch)

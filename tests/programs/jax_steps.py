@@ -102,7 +102,7 @@ with wl.watch(model, FOLDER / "equinox", resume=True) as rec:
     model, state = train(model, state)
     rec.step(model)
     hand.append(layers_of(model))
-assert len(check("equinox", hand).epochs) == 1
+assert len(check("equinox", hand).layouts) == 1
 
 
 # ---- Flax NNX ----------------------------------------------------------------------------------------------------------

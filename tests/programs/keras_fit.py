@@ -131,7 +131,7 @@ else:
     raise AssertionError("a second fit onto the same recording was not refused")
 fit("plain", jit="auto", watching={"resume": True})  # from the first weights again: step 0
 again = wl.load(FOLDER / "plain")
-assert len(again.epochs) == 1
+assert len(again.layouts) == 1
 assert again.steps.tolist() == list(range(9))
 assert all(again[n][:].tobytes() == alone[n][:].tobytes() for n in alone.names)
 assert again.branches["after-0"].steps.tolist() == list(range(1, 9))
@@ -265,7 +265,7 @@ for at in (2, 4):
         model.fit(X8[16 * at :], Y8[16 * at :], batch_size=16, verbose=0, shuffle=False, callbacks=[watch])
         run = wl.load(FOLDER / name)
         assert run.steps.tolist() == list(range(first, 9)), run.steps
-        assert len(run.epochs) == 1
+        assert len(run.layouts) == 1
         for (
             tensor
         ) in run.names:  # a new recording of a loaded model has other paths: Keras leaves the model's name out of them

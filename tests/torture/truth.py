@@ -336,7 +336,7 @@ def _before_the_last_rewind(truth: Truth, run: Recording) -> Line | None:
 def _smoke(run: Recording) -> None:
     """What else the public face tells must not end in somebody else's error."""
     for look_at in (repr, lambda r: r._repr_html_(), lambda r: (r.names, r.shapes, r.dtypes, r.streams, r.aliases), lambda r: r.events,
-                    lambda r: r.gaps, lambda r: r.wiring, lambda r: r.nbytes, lambda r: r.stored_nbytes, lambda r: r.epochs, lambda r: r.refresh(),
+                    lambda r: r.gaps, lambda r: r.wiring, lambda r: r.nbytes, lambda r: r.stored_nbytes, lambda r: r.layouts, lambda r: r.refresh(),
                     lambda r: [r.bound(name) for name in r.names], lambda r: [r[name][:3] for name in r.names], lambda r: r.state(),
                     lambda r: [r.state(frame=k) for k in (0, -1)]):  # fmt: skip
         try:

@@ -20,6 +20,7 @@ count: int = wl.measure(run, "norm")  # wrong: a dict of arrays
 wl.measure(run, "norm", by="row")  # wrong: no such way
 run.stat(step=3)  # wrong: no such method
 run.steps = 3  # wrong: read only
+run.epochs  # wrong: the old name of an attribute
 wl.load(5)  # wrong: no path
 wl.make_film(run, "out.mp4", fpss=3)  # wrong: the name of an argument
 wl.make_film(run, path="out.mp4")  # wrong: the old name of an argument

@@ -9,10 +9,10 @@ import weightlapse as wl
 from weightlapse.film.pair import Pair, _InStep
 from weightlapse.measures.chosen import Chosen, _History
 from weightlapse.measures.part import Part
-from weightlapse.recording.epoch import Epoch
 from weightlapse.recording.polar import PolarTrack, _Polar, _PolarSpan
 from weightlapse.recording.renamed import RenamedRecording, _RenamedSpan
 from weightlapse.recording.run import LayoutSpan, Run, Seen, SeenSpan, TensorHistory
+from weightlapse.recording.stretch import LayoutStretch
 from weightlapse.recording.track import Track
 from weightlapse.view.aligned import AlignedRun, AlignedTrack
 
@@ -31,8 +31,8 @@ def runs(
     return [recording, pair, step, part, chosen, named, polar, aligned, seen]
 
 
-def spans(epoch: Epoch, named: _RenamedSpan, polar: _PolarSpan, seen: SeenSpan) -> list[LayoutSpan]:
-    return [epoch, named, polar, seen]
+def spans(stretch: LayoutStretch, named: _RenamedSpan, polar: _PolarSpan, seen: SeenSpan) -> list[LayoutSpan]:
+    return [stretch, named, polar, seen]
 
 
 def histories(

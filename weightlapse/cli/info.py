@@ -37,7 +37,7 @@ def facts(run: Recording) -> dict[str, Any]:
             }
             for name, shape in run.shapes.items()
         ],
-        "epochs": [{"start": e.start, "stop": e.stop, "note": e.note} for e in run.epochs],
+        "epochs": [{"start": e.start, "stop": e.stop, "note": e.note} for e in run.layouts],
         "scalars": {name: _last_finite(column) for name, column in run.scalars.items()},
         "events": [{"step": step, "text": text} for step, text in run.events],
         "gaps": [{"first": first, "last": last, "reason": reason} for first, last, reason in run.gaps],
@@ -72,7 +72,7 @@ def told(run: Recording, wiring: bool) -> str:
         bound = run.bound(name)
         within = f"  within {bound:.3g}" if bound else ""
         lines.append(f"  {name}  {dtypes[name]}{list(shape)}{within}{also}")
-    lines += [f"  from frame {epoch.start}: {epoch.note}" for epoch in run.epochs[1:]]
+    lines += [f"  from frame {span.start}: {span.note}" for span in run.layouts[1:]]
     for name, branch in run.branches.items():
         ends = f", steps {branch.steps[0]} to {branch.steps[-1]}" if branch.frames else ""
         lines.append(f"  branch {name}: {branch.frames} frames{ends}")

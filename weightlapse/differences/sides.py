@@ -101,11 +101,11 @@ def _of_recording(run: Recording, step: int | None) -> Side:
     side = Side()
     side.label = f"{run.path}@{int(run.steps[frame])}"
     side.wiring = run.wiring
-    epoch = next(e for e in run.epochs if e.start <= frame < e.stop)
+    span = next(e for e in run.layouts if e.start <= frame < e.stop)
     for spec in run.layout_at(frame).tensors:
         if spec.stream not in ("weights", "buffers"):
             continue
-        track, at = epoch[spec.name], frame - epoch.start
+        track, at = span[spec.name], frame - span.start
         source = MadeBytes(lambda track=track, at=at: np.asarray(track.raw(at)))  # type: ignore[misc]
         for name in (spec.name, *spec.aliases):
             side[name] = Tensor(name, spec.dtype, spec.shape, source, (str(run.path), frame, spec.name))

@@ -27,8 +27,8 @@ def chosen(run: Run, tensors: str | Sequence[str], frames: NDArray[np.int64] | N
     patterns = [tensors] if isinstance(tensors, str) else list(tensors)
     names = all_shapes(run, frames)
     dtypes: dict[str, Any] = dict(run.dtypes)
-    for epoch in run.epochs:
-        dtypes |= epoch.dtypes
+    for span in run.layouts:
+        dtypes |= span.dtypes
     kinds = {name: value_dtype(str(dtypes[name])).kind for name in names}
 
     def wanted(name: str, pattern: str) -> bool:
@@ -52,16 +52,16 @@ def all_shapes(run: Run, frames: NDArray[np.int64] | None = None) -> dict[str, t
 
     Tensors that only an earlier layout had stand behind what preceded them there.
     """
-    epochs = list(run.epochs)
-    if frames is not None and len(epochs) > 1:
-        epochs = [e for e in epochs if ((frames >= e.start) & (frames < e.stop)).any()]
-    if len(epochs) <= 1:
-        return {name: tuple(shape) for name, shape in (epochs[0] if epochs else run).shapes.items()}
+    spans = list(run.layouts)
+    if frames is not None and len(spans) > 1:
+        spans = [e for e in spans if ((frames >= e.start) & (frames < e.stop)).any()]
+    if len(spans) <= 1:
+        return {name: tuple(shape) for name, shape in (spans[0] if spans else run).shapes.items()}
     order: list[str] = []
     shapes: dict[str, tuple[int, ...]] = {}
-    for epoch in reversed(epochs):
+    for span in reversed(spans):
         before: str | None = None
-        for name, shape in epoch.shapes.items():
+        for name, shape in span.shapes.items():
             if name not in shapes:
                 order.insert(0 if before is None else order.index(before) + 1, name)
                 shapes[name] = tuple(shape)
@@ -69,12 +69,12 @@ def all_shapes(run: Run, frames: NDArray[np.int64] | None = None) -> dict[str, t
     return {name: shapes[name] for name in order}
 
 
-def epoch_at(run: Run, frame: int) -> LayoutSpan | None:
-    """The layout epoch that holds ``frame``; None when the recording has only one."""
-    epochs = run.epochs
-    if len(epochs) <= 1:
+def span_at(run: Run, frame: int) -> LayoutSpan | None:
+    """The layout that holds ``frame``; None when the recording has only one."""
+    spans = run.layouts
+    if len(spans) <= 1:
         return None
-    return next(epoch for epoch in epochs if epoch.start <= frame < epoch.stop)
+    return next(span for span in spans if span.start <= frame < span.stop)
 
 
 def values_over(run: Run, names: Sequence[str], frames: NDArray[np.int64]) -> Iterator[dict[str, Values]]:
@@ -83,17 +83,17 @@ def values_over(run: Run, names: Sequence[str], frames: NDArray[np.int64]) -> It
     size = sum(4 * int(np.prod(shapes[name])) for name in names)
     batch = max(min(READ_BYTES // max(size, 1), 256), 1)
     for start in range(0, len(frames), batch):
-        for part in _same_epoch(run, frames[start : start + batch]):
-            epoch = epoch_at(run, int(part[0]))
-            source, local = (run, part) if epoch is None else (epoch, part - epoch.start)
-            there = [name for name in names if epoch is None or name in epoch.shapes]
+        for part in _same_layout(run, frames[start : start + batch]):
+            span = span_at(run, int(part[0]))
+            source, local = (run, part) if span is None else (span, part - span.start)
+            there = [name for name in names if span is None or name in span.shapes]
             read = {name: _rows(source[name], local) for name in there}
             for i in range(len(part)):
                 yield {name: read[name][i] for name in there}
 
 
-def _same_epoch(run: Run, frames: NDArray[np.int64]) -> list[NDArray[np.int64]]:
-    starts = [epoch.start for epoch in run.epochs]
+def _same_layout(run: Run, frames: NDArray[np.int64]) -> list[NDArray[np.int64]]:
+    starts = [span.start for span in run.layouts]
     if len(starts) <= 1:
         return [frames]
     which = np.searchsorted(starts, frames, side="right")

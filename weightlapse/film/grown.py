@@ -18,7 +18,7 @@ Orders = Mapping[str, Mapping[int, tuple[Order, NDArray[np.bool_]]]]
 
 
 class Lineage:
-    """For each layout epoch of ``run`` and each tensor that grew: the order in which the units of an axis are drawn.
+    """For each layout of ``run`` and each tensor that grew: the order in which the units of an axis are drawn.
 
     The recording's own lineage (group -> parent of each unit) comes first. Where it says nothing, a unit is the child of the old unit
     whose weights point the same way in the first frame after growing; one that resembles none is drawn at the end.
@@ -27,7 +27,7 @@ class Lineage:
     def __init__(self, run: Run) -> None:
         self._orders: list[tuple[int, Orders]] = []
         orders: Orders = {}
-        for before, after in itertools.pairwise(list(run.epochs)):
+        for before, after in itertools.pairwise(list(run.layouts)):
             if after.start < after.stop:
                 # what did not change keeps its order
                 kept = {name: axes for name, axes in orders.items() if after.shapes.get(name) == before.shapes[name]}
@@ -35,7 +35,7 @@ class Lineage:
                 self._orders.append((after.start, orders))
 
     def at(self, frame: int) -> Orders:
-        """tensor -> axis -> (positions in the order drawn, which of those are new), for the epoch that holds ``frame``."""
+        """tensor -> axis -> (positions in the order drawn, which of those are new), for the layout that holds ``frame``."""
         return next((orders for start, orders in reversed(self._orders) if frame >= start), {})
 
     def arranged(self, name: str, value: Values, frame: int) -> Values:
@@ -56,11 +56,11 @@ def events_of(run: Run) -> list[tuple[int, str]]:
     A recorder writes its own, longer event for such a change; that one is left out.
     """
     steps = np.asarray(run.steps)
-    epochs = list(run.epochs)
+    spans = list(run.layouts)
     changes = [
-        (int(steps[b.start]), _words(a, b)) for a, b in itertools.pairwise(epochs) if b.start < min(b.stop, len(steps))
+        (int(steps[b.start]), _words(a, b)) for a, b in itertools.pairwise(spans) if b.start < min(b.stop, len(steps))
     ]
-    notes = {str(epoch.note) for epoch in epochs[1:]}
+    notes = {str(span.note) for span in spans[1:]}
     told = [(int(step), str(words)) for step, words in run.events if str(words) not in notes]
     return sorted([*told, *changes, *_left(run, steps)])
 
@@ -81,11 +81,11 @@ def stages_of(run: Run, frames: NDArray[np.int64]) -> list[tuple[int, NDArray[np
 
     A layout holds as long as tensors only grow and appear; where one vanishes, the next begins.
     """
-    epochs = [e for e in run.epochs if ((frames >= e.start) & (frames < e.stop)).any()]
-    if len(epochs) <= 1:
+    spans = [e for e in run.layouts if ((frames >= e.start) & (frames < e.stop)).any()]
+    if len(spans) <= 1:
         return [(0, frames)]
     starts = [0]
-    for before, after in itertools.pairwise(epochs):
+    for before, after in itertools.pairwise(spans):
         if not set(before.shapes) <= set(after.shapes):
             starts.append(after.start)
     ends = [*starts[1:], int(frames.max()) + 1]
@@ -106,7 +106,7 @@ def _words(before: LayoutSpan, after: LayoutSpan) -> str:
 
 
 def _orders(run: Run, before: LayoutSpan, after: LayoutSpan, earlier: Orders) -> Orders:
-    """The orders of all tensors that grow from one epoch to the next."""
+    """The orders of all tensors that grow from one layout to the next."""
     changed = {
         name: [axis for axis, (old, new) in enumerate(zip(before.shapes[name], shape)) if new > old]
         for name, shape in after.shapes.items()
@@ -143,21 +143,21 @@ def _orders(run: Run, before: LayoutSpan, after: LayoutSpan, earlier: Orders) ->
     return out
 
 
-def _told(run: Run, epoch: LayoutSpan) -> dict[tuple[str, int], Order]:
+def _told(run: Run, span: LayoutSpan) -> dict[tuple[str, int], Order]:
     """Parents by (tensor, axis) from the lineage that the recording holds, through its wiring or the names of its layers."""
-    lineage = epoch.lineage if isinstance(epoch.lineage, Mapping) else {}
+    lineage = span.lineage if isinstance(span.lineage, Mapping) else {}
     told: dict[tuple[str, int], Order] = {}
     wiring = run.wiring
     for group, parents in lineage.items():
         parents = np.asarray(parents, dtype=np.int64)
-        for name, shape in epoch.shapes.items():
+        for name, shape in span.shapes.items():
             if name.rpartition(".")[0] == group and shape and shape[0] == len(parents):
                 told[name, 0] = parents
         for known in wiring.groups if wiring is not None else ():
             if known.name != group:
                 continue
             for member in known.members:
-                shape = epoch.shapes.get(member.tensor, ())
+                shape = span.shapes.get(member.tensor, ())
                 if member.axis < len(shape) and shape[member.axis] == len(parents):
                     told[member.tensor, member.axis] = parents
     return told

@@ -54,7 +54,7 @@ class _InStep(Seen):
         return {name: np.asarray(values)[self.at] for name, values in self.run.scalars.items()}
 
     @property
-    def epochs(self) -> Sequence[LayoutSpan]:
+    def layouts(self) -> Sequence[LayoutSpan]:
         return ()
 
     def bound(self, name: str, frame: int | None = None) -> float:

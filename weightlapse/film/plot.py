@@ -19,7 +19,7 @@ from weightlapse.errors import InvalidArgument, UnknownTensor, closest
 from weightlapse.film.axes import axes_or_new, colour_bar, finished, listed_map, series_colours
 from weightlapse.film.colours import GROUND, encode
 from weightlapse.film.differences import diff as diff  # wl.plot.diff
-from weightlapse.film.frames import Values, all_shapes, chosen, epoch_at, sample, values_over
+from weightlapse.film.frames import Values, all_shapes, chosen, sample, span_at, values_over
 from weightlapse.film.spike import autopsy as autopsy  # wl.plot.autopsy
 from weightlapse.measures.measure import measure
 from weightlapse.picture.cells import gaps
@@ -329,10 +329,10 @@ def _named(run: Run, tensor: str | None) -> str:
 def _value(run: Run, name: str, frame: int) -> Values:
     (values,) = values_over(run, [name], np.array([frame]))
     if name not in values:
-        epoch = epoch_at(run, frame)
+        span = span_at(run, frame)
         raise UnknownTensor(
             f"{name!r} does not exist at frame {frame}: it belongs to another part of the run; "
-            f"run.epochs tells them apart, and there is {list(epoch.shapes) if epoch else []}"
+            f"run.layouts tells them apart, and there is {list(span.shapes) if span else []}"
         )
     return values[name]
 

@@ -16,7 +16,7 @@ from weightlapse.errors import InvalidArgument, closest
 from weightlapse.film.blocks import Measure, blocks, even
 from weightlapse.film.colours import MARKS, SERIES_COUNT, SIGN_DARK
 from weightlapse.film.curves import Curves, Line, stacked
-from weightlapse.film.frames import Values, all_shapes, epoch_at, sample, values_over
+from weightlapse.film.frames import Values, all_shapes, sample, span_at, values_over
 from weightlapse.film.grown import Lineage, events_of, stages_of
 from weightlapse.film.layout import place
 from weightlapse.film.moving import Mass, Ridges, Words, density
@@ -58,8 +58,8 @@ class Order:
 
     def looked(self, run: Run) -> NDArray[np.int64]:
         """Frames from which scales are taken: of a still, those with the same layout."""
-        epoch = None if self.still is None else epoch_at(run, self.still)
-        return self.frames if epoch is None else self.frames[self.frames >= epoch.start]
+        span = None if self.still is None else span_at(run, self.still)
+        return self.frames if span is None else self.frames[self.frames >= span.start]
 
 
 @dataclass
@@ -187,7 +187,7 @@ def weight_panel(run: Run, shapes: Mapping[str, tuple[int, ...]], box: Box, meas
     by_tensor = None if order.scale == "step" else scales.over_frames(run, names, order.looked(run))
     if by_tensor and order.scale == "global":
         by_tensor = dict.fromkeys(by_tensor, max(by_tensor.values()))
-    lineage = Lineage(run) if len(run.epochs) > 1 else None
+    lineage = Lineage(run) if len(run.layouts) > 1 else None
     return Weights(stages, measure, by_tensor, missing, box, lineage=lineage)
 
 
@@ -229,7 +229,7 @@ def _automatic(run: Run, shapes: Mapping[str, tuple[int, ...]], body: Box, momen
         wanted += [("scalars", name) for name in charts.scalar_charts(run)[: max(room - 1, 1)]]
         if total <= 64:
             wanted.append(("lines", "*"))
-        elif len(wanted) == 1 and len(run.epochs) <= 1:
+        elif len(wanted) == 1 and len(run.layouts) <= 1:
             wanted.append(("distance", "*"))
     matrices = [name for name, shape in shapes.items() if len(shape) >= 2 and int(np.prod(shape)) >= 64]
     if 1 <= len(matrices) <= 12 and len(wanted) - 1 < room:

@@ -227,8 +227,8 @@ def chaptered(
         count = 2
     starts = {round(i * pictures / count) for i in range(count)}
     forced = {c.picture for c in captions if c.severity == "error"}
-    for epoch in list(run.epochs)[1:]:
-        at = first_at(shown, int(epoch.start))
+    for span in list(run.layouts)[1:]:
+        at = first_at(shown, int(span.start))
         forced |= {at} if at is not None else set()
     near = max(pictures // (4 * count), 1)
     kept: set[int] = set()

@@ -165,7 +165,7 @@ class Enlarged:
     chapter: Chapter | None = field(init=False, default=None)
 
     def __post_init__(self) -> None:
-        self.lineage = Lineage(self.run) if len(getattr(self.run, "epochs", ())) > 1 else None
+        self.lineage = Lineage(self.run) if len(self.run.layouts) > 1 else None
         for chapter in self.story.chapters:
             self.panels[chapter.start] = self._panel(chapter)
 

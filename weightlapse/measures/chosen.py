@@ -23,7 +23,7 @@ class Chosen(Seen):
         return np.asarray(self.whole.steps)[self.at]
 
     @property
-    def epochs(self) -> Sequence[LayoutSpan]:
+    def layouts(self) -> Sequence[LayoutSpan]:
         return ()
 
     @property

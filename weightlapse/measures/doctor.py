@@ -51,7 +51,7 @@ def diagnose(
     ``lr_low``, ``loss_spike``, ``divergence``, ``replicas``, ``collapse``, ``tied``, ``decay_dominated``, ``runaway_statistics``, ``speed_limit``.
     ``docs/explain/doctor.md`` says of each rule when it speaks, on what evidence, and what it cannot see.
 
-    A recording whose layout changed (a grown network) is examined epoch by epoch.
+    A recording whose layout changed (a grown network) is examined layout by layout.
 
     Raises UnknownTensor or InvalidArgument when nothing is selected; a recording of a single frame has no findings about change.
 
@@ -65,10 +65,10 @@ def diagnose(
     [('nonfinite', 4)]
     """
     run = opened(run)
-    epochs = list(run.epochs)
-    if len(epochs) > 1 and frames is None:
+    spans = list(run.layouts)
+    if len(spans) > 1 and frames is None:
         findings = [
-            finding for epoch in epochs if len(epoch) for finding in _examined(Part(run, epoch), tensors, None, limit)
+            finding for span in spans if len(span) for finding in _examined(Part(run, span), tensors, None, limit)
         ]
     else:
         findings = _examined(run, tensors, frames, limit)

@@ -39,7 +39,7 @@ def kept(run: Run, wanted: Sequence[str], names: Sequence[str], span: range) -> 
         or span.step != 1
         or not isinstance(run, Recording)
         or not set(wanted) <= set(KEPT)
-        or len(run.epochs) > 1
+        or len(run.layouts) > 1
     ):
         return found
     made = curves(run._store) or {}

@@ -26,31 +26,31 @@ Frames = NDArray[np.int64]
 
 @dataclass(frozen=True)
 class Piece:
-    """The frames ``start <= frame < stop`` in which a tensor keeps one shape; ``epoch`` is None for a run of one layout."""
+    """The frames ``start <= frame < stop`` in which a tensor keeps one shape; ``span`` is None for a run of one layout."""
 
     start: int
     stop: int
     shape: tuple[int, ...]
-    epoch: int | None
+    span: int | None
 
     def track(self, run: Run, name: str) -> TensorHistory:
-        return run[name] if self.epoch is None else run.epochs[self.epoch][name]
+        return run[name] if self.span is None else run.layouts[self.span][name]
 
 
 def pieces(run: Run, name: str) -> list[Piece]:
     """The stretches of frames in which ``run`` has ``name``, in order. Raises UnknownTensor."""
-    epochs, frames = list(run.epochs), len(run.steps)
-    if len(epochs) <= 1:
+    spans, frames = list(run.layouts), len(run.steps)
+    if len(spans) <= 1:
         if name not in run.shapes:
             raise UnknownTensor(f"the recording has no tensor {name!r}; {closest(name, run.names)}")
         return [Piece(0, frames, tuple(run.shapes[name]), None)]
     found = []
-    for number, epoch in enumerate(epochs):
-        stop = frames if number == len(epochs) - 1 else epoch.stop
-        if name in epoch.shapes and stop > epoch.start:
-            found.append(Piece(epoch.start, stop, tuple(epoch.shapes[name]), number))
+    for number, span in enumerate(spans):
+        stop = frames if number == len(spans) - 1 else span.stop
+        if name in span.shapes and stop > span.start:
+            found.append(Piece(span.start, stop, tuple(span.shapes[name]), number))
     if not found:
-        known = dict.fromkeys(other for epoch in epochs for other in epoch.shapes)
+        known = dict.fromkeys(other for span in spans for other in span.shapes)
         raise UnknownTensor(f"the recording has no tensor {name!r}; {closest(name, known)}")
     return found
 

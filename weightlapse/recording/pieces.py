@@ -1,4 +1,4 @@
-"""A recording as a flat list of arrays over time, for formats that know no layout epochs."""
+"""A recording as a flat list of arrays over time, for formats that know one layout alone."""
 
 from __future__ import annotations
 
@@ -40,13 +40,13 @@ class Piece:
 
 
 def pieces(run: Recording) -> list[Piece]:
-    """Every tensor once; one that changes its shape or dtype, appears or goes, once per epoch."""
-    epochs = [epoch for epoch in run.epochs if len(epoch)]
+    """Every tensor once; one that changes its shape or dtype, appears or goes, once per layout."""
+    spans = [span for span in run.layouts if len(span)]
     found = []
     for name in run.names:
-        kinds = {(e.spec(name).shape, e.spec(name).dtype) if name in e else None for e in epochs}
+        kinds = {(e.spec(name).shape, e.spec(name).dtype) if name in e else None for e in spans}
         if len(kinds) == 1:
             found.append(Piece(run[name], 0, True))
         else:
-            found += [Piece(e[name], e.start, False) for e in epochs if name in e]
+            found += [Piece(e[name], e.start, False) for e in spans if name in e]
     return found

@@ -30,7 +30,7 @@ def polar(run: Run) -> Run:
     >>> seen.names, seen["w.magnitude"][0]
     (['w.magnitude', 'w.phase', 'b'], array([5.]))
     """
-    dtypes = [run.dtypes, *(epoch.dtypes for epoch in run.epochs)]
+    dtypes = [run.dtypes, *(span.dtypes for span in run.layouts)]
     return _Polar(run) if any(_is_complex(d) for some in dtypes for d in some.values()) else run
 
 
@@ -90,8 +90,8 @@ class _Polar(Seen):
         return found
 
     @property
-    def epochs(self) -> list[LayoutSpan]:
-        return [_PolarSpan(epoch) for epoch in self._run.epochs]
+    def layouts(self) -> list[LayoutSpan]:
+        return [_PolarSpan(span) for span in self._run.layouts]
 
     @property
     def branches(self) -> Mapping[str, Run]:

@@ -13,13 +13,13 @@ from typing import TYPE_CHECKING, Any, NoReturn
 import numpy as np
 from numpy.typing import NDArray
 
-from weightlapse.arguments import renamed
+from weightlapse.arguments import Former, renamed
 from weightlapse.errors import InvalidArgument, MissingStep, NotARecording, RecordingIncomplete, UnknownTensor, closest
-from weightlapse.recording.epoch import Epoch
 from weightlapse.recording.nearby import recordings_like
 from weightlapse.recording.play import play
 from weightlapse.recording.run import Run
 from weightlapse.recording.straight import load_frame, state_into
+from weightlapse.recording.stretch import LayoutStretch
 from weightlapse.recording.track import Track
 from weightlapse.store.layout import Layout, widen
 from weightlapse.store.ranks import RankedStore, open_store
@@ -93,8 +93,8 @@ class Recording:
         self._scalars: Scalars | None = None
         self._told_of_loss = False
         self._listed_for: list[Layout] = []
-        self._epochs_for: Any = None
-        self._epochs: list[Epoch] = []
+        self._layouts_for: Any = None
+        self._layouts: list[LayoutStretch] = []
         self._listed: dict[str, dict[str, Any]] = {}
 
     def __reduce__(self) -> Any:
@@ -113,15 +113,22 @@ class Recording:
         return len(self._store.steps)
 
     @property
-    def epochs(self) -> list[Epoch]:
-        """The stretches of frames over which the layout (names, shapes, dtypes) stays the same. Most recordings have one."""
+    def layouts(self) -> list[LayoutStretch]:
+        """The stretches of frames over which the layout (names, shapes, dtypes, order) stays the same. Most recordings have one."""
         told = self._store.epochs
-        if self._epochs_for is not told or self._epochs[-1].stop != self.frames:  # asked for by every look at a tensor
-            starts = [epoch.start for epoch in told]
+        if (
+            self._layouts_for is not told or self._layouts[-1].stop != self.frames
+        ):  # asked for by every look at a tensor
+            starts = [span.start for span in told]
             stops = [*starts[1:], max(self.frames, starts[-1])]
-            self._epochs = [Epoch(self._store, epoch, min(stop, self.frames)) for epoch, stop in zip(told, stops)]
-            self._epochs_for = told
-        return [*self._epochs]
+            self._layouts = [
+                LayoutStretch(self._store, span, min(stop, self.frames)) for span, stop in zip(told, stops)
+            ]
+            self._layouts_for = told
+        return [*self._layouts]
+
+    if not TYPE_CHECKING:  # a checker sees the new name alone
+        epochs = Former("0.3", "layouts")
 
     @property
     def names(self) -> list[str]:
@@ -276,12 +283,12 @@ class Recording:
     def __getitem__(self, name: str) -> Track:
         if name not in self:
             raise UnknownTensor(f"{self.path} has no tensor {name!r}; {closest(str(name), self.names)}")
-        epochs = [epoch for epoch in self.epochs if len(epoch)] or self.epochs[-1:]
-        kinds = {(s.shape, s.dtype) if name in epoch and (s := epoch.spec(name)) else None for epoch in epochs}
+        spans = [span for span in self.layouts if len(span)] or self.layouts[-1:]
+        kinds = {(s.shape, s.dtype) if name in span and (s := span.spec(name)) else None for span in spans}
         if len(kinds) > 1:
-            told = "; ".join(epoch.tell(name) for epoch in epochs)
-            raise InvalidArgument(f"{name} is not the same over the whole run ({told}): use run.epochs[i][{name!r}]")
-        return Track(self._store, epochs[-1].spec(name), 0, self.frames)
+            told = "; ".join(span.tell(name) for span in spans)
+            raise InvalidArgument(f"{name} is not the same over the whole run ({told}): use run.layouts[i][{name!r}]")
+        return Track(self._store, spans[-1].spec(name), 0, self.frames)
 
     def _frame(self, step: int | None, frame: int | None) -> int:
         if (step is None) == (frame is None):
@@ -366,7 +373,7 @@ class Recording:
         """(step, state) of frame after frame, ``range(start, stop, step)`` of them, read ahead in stretches while the last ones are looked at.
 
         ``tensors``: their names, by default all weights and buffers. ``memory``: bytes of frames that are held at most, but always one that is
-        looked at and one that is read. Frames come with the layout of their epoch; a compressed block is decoded once for each stretch, not
+        looked at and one that is read. Frames come with their layout; a compressed block is decoded once for each stretch, not
         once for each frame.
         """
         numbers = range(*slice(start, stop, step).indices(self.frames))

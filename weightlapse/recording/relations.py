@@ -28,8 +28,8 @@ def relation(run: Recording, name: str) -> Any:
 def _tensors(run: Recording, pa: Any) -> Any:
     """A row for each tensor and layout: where it changes its shape, one for each shape."""
     rows = []
-    for epoch in run.epochs:
-        for spec in epoch.specs if len(epoch) else ():
+    for span in run.layouts:
+        for spec in span.specs if len(span) else ():
             rows.append(
                 {
                     "tensor": spec.name,
@@ -38,8 +38,8 @@ def _tensors(run: Recording, pa: Any) -> Any:
                     "shape": list(spec.shape),
                     "size": spec.size,
                     "aliases": list(spec.aliases),
-                    "first_step": int(epoch.steps[0]),
-                    "last_step": int(epoch.steps[-1]),
+                    "first_step": int(span.steps[0]),
+                    "last_step": int(span.steps[-1]),
                 }
             )
     kinds = {

@@ -81,8 +81,8 @@ class RenamedRecording(Seen):
         return self._named.all_shown(self._run.aliases)
 
     @property
-    def epochs(self) -> list[LayoutSpan]:
-        return [_RenamedSpan(epoch, self._named) for epoch in self._run.epochs]
+    def layouts(self) -> list[LayoutSpan]:
+        return [_RenamedSpan(span, self._named) for span in self._run.layouts]
 
     @property
     def wiring(self) -> Wiring | None:

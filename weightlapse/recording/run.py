@@ -14,6 +14,8 @@ from typing import TYPE_CHECKING, Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from weightlapse.arguments import Former
+
 if TYPE_CHECKING:
     from weightlapse.wiring.data import Wiring
 
@@ -128,7 +130,7 @@ class Run(Protocol):
         """Name -> further names, of tied tensors."""
 
     @property
-    def epochs(self) -> Sequence[LayoutSpan]:
+    def layouts(self) -> Sequence[LayoutSpan]:
         """The stretches of frames of one layout; one or none where it never changes."""
 
     @property
@@ -237,8 +239,11 @@ class Seen:
         return self._run.aliases
 
     @property
-    def epochs(self) -> Sequence[LayoutSpan]:
-        return self._run.epochs
+    def layouts(self) -> Sequence[LayoutSpan]:
+        return self._run.layouts
+
+    if not TYPE_CHECKING:  # a checker sees the new name alone
+        epochs = Former("0.3", "layouts")
 
     @property
     def scalars(self) -> Mapping[str, NDArray[np.float64]]:

@@ -106,7 +106,7 @@ class Answers:
         subject = self.pictures.subject(query)
         with subject.lock:
             subject.run.refresh()
-            layouts = len(list(subject.run.epochs))
+            layouts = len(list(subject.run.layouts))
         if layouts != number(query, "epochs", layouts):
             return self._json({"manifest": manifest(subject)})
         return self._json(additions(subject, max(0, min(number(query, "since"), subject.frames))))

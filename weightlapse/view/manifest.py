@@ -46,7 +46,7 @@ def manifest(subject: Subject) -> dict[str, Any]:
             "tensors": tensors,
             "tolerance": run.tolerance if isinstance(run.tolerance, float | int) else None,
             "exact": run.tolerance is None,
-            "epochs": [{"start": e.start, "stop": e.stop} for e in run.epochs],
+            "epochs": [{"start": e.start, "stop": e.stop} for e in run.layouts],
             "groups": [_group(g) for g in wiring.groups] if wiring is not None else [],
             "nbytes": int(run.nbytes),
             "storedNbytes": int(run.stored_nbytes),

@@ -28,7 +28,7 @@ SECONDS = 0.5  # of work for one answer; the page asks again for the rest
 def moments(subject: Subject) -> NDArray[np.int64]:
     """The frames at which the run is surveyed: evenly spaced, and the first and the last of every stretch of one layout."""
     last = subject.frames - 1
-    edges = [f for e in subject.run.epochs for f in (e.start, min(e.stop, subject.frames) - 1) if 0 <= f <= last]
+    edges = [f for e in subject.run.layouts for f in (e.start, min(e.stop, subject.frames) - 1) if 0 <= f <= last]
     even = np.round(np.linspace(0, last, min(MOMENTS, last + 1))).astype(np.int64)
     return np.unique(np.concatenate([even, np.array(edges, np.int64)]))
 

@@ -80,16 +80,16 @@ class Subject:
     def names(self) -> list[str]:
         """Every tensor of the recording, those of all layouts included, in the order of the network."""
         seen = dict.fromkeys(self.run.names)
-        for epoch in self.run.epochs:
-            seen.update(dict.fromkeys(epoch.names))
+        for span in self.run.layouts:
+            seen.update(dict.fromkeys(span.names))
         return list(seen)
 
     def pieces(self, name: str) -> list[Piece]:
         """The stretches of frames in which ``name`` exists, in order; remembered until frames or layouts are added."""
         with self._known_lock:
-            epochs = self.run.epochs
-            if self._known != (self.frames, len(epochs)):
-                self._known = (self.frames, len(epochs))
+            spans = self.run.layouts
+            if self._known != (self.frames, len(spans)):
+                self._known = (self.frames, len(spans))
                 self._pieces.clear()
             if name not in self._pieces:
                 try:
@@ -114,10 +114,10 @@ class Subject:
         """What the tensor is, from its name, its neighbours and the wiring."""
         piece = piece or self.pieces(name)[-1]
         with self._known_lock:
-            if piece.epoch not in self._kinds:
-                shapes = self.run.shapes if piece.epoch is None else self.run.epochs[piece.epoch].shapes
-                self._kinds[piece.epoch] = kinds({n: tuple(s) for n, s in shapes.items()}, self.run.wiring)
-            return self._kinds[piece.epoch][name]
+            if piece.span not in self._kinds:
+                shapes = self.run.shapes if piece.span is None else self.run.layouts[piece.span].shapes
+                self._kinds[piece.span] = kinds({n: tuple(s) for n, s in shapes.items()}, self.run.wiring)
+            return self._kinds[piece.span][name]
 
     def strips_of(self) -> dict[str, tuple[str, Side]]:
         """Which vectors stand beside which tensor, by their shapes at the end."""
@@ -136,7 +136,7 @@ class Subject:
     def lineage(self) -> Lineage:
         """Which unit came from which, for a network that grew in mid-run."""
         with self._known_lock:
-            layouts = len(self.run.epochs)
+            layouts = len(self.run.layouts)
             if self._lineage is None or self._lineage[0] != layouts:
                 self._lineage = (layouts, Lineage(self.run))
             return self._lineage[1]

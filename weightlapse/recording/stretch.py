@@ -15,25 +15,25 @@ from weightlapse.store.ranks import RankedStore
 from weightlapse.store.reader import Store
 
 
-class Epoch:
-    """Frames ``[start, stop)`` of one layout. ``epoch[name]`` is a :class:`Track` over these frames alone.
+class LayoutStretch:
+    """Frames ``[start, stop)`` of one layout. ``stretch[name]`` is a :class:`Track` over these frames alone.
 
     ``note`` says what changed when it began; ``lineage`` which unit came from which, where the change was a growth.
     """
 
-    def __init__(self, store: Store | RankedStore, epoch: LayoutEpoch, stop: int) -> None:
+    def __init__(self, store: Store | RankedStore, begun: LayoutEpoch, stop: int) -> None:
         self._store = store
-        self._layout = epoch.layout
-        self.start = min(epoch.start, stop)
+        self._layout = begun.layout
+        self.start = min(begun.start, stop)
         self.stop = stop
-        self.note = epoch.note
-        self.lineage: Any = epoch.lineage
+        self.note = begun.note
+        self.lineage: Any = begun.lineage
 
     def __len__(self) -> int:
         return self.stop - self.start
 
     def __repr__(self) -> str:
-        return f"<Epoch: frames {self.start} to {self.stop - 1}, {len(self.names)} tensors{', ' + self.note if self.note else ''}>"
+        return f"<LayoutStretch: frames {self.start} to {self.stop - 1}, {len(self.names)} tensors{', ' + self.note if self.note else ''}>"
 
     @property
     def steps(self) -> NDArray[np.int64]:
@@ -77,7 +77,7 @@ class Epoch:
         return self._layout.tensors[self._layout.index[name]]
 
     def tell(self, name: str) -> str:
-        """One phrase: what ``name`` is in this epoch."""
+        """One phrase: what ``name`` is in these frames."""
         found = self.primary(name)
         what = "absent" if found is None else f"{self.dtypes[found]}{list(self.shapes[found])}"
         return f"frames {self.start} to {self.stop - 1}: {what}"
