@@ -1,4 +1,4 @@
-"""The one model of pictures against its slow twin: layout by kind, reading, scale, colours, signs, ticks."""
+"""The one model of pictures against its slow twin: arrangement by kind, reading, scale, colours, signs, ticks."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from hypothesis import strategies as st
 import tests.oracles_picture as oracle
 from weightlapse.film.tiles import Tile
 from weightlapse.picture import cases
+from weightlapse.picture.arrangement import Arrangement, Level, plain
 from weightlapse.picture.cells import sign
 from weightlapse.picture.codes import codes
-from weightlapse.picture.compose import alike, layout, layout_of, layouts, strip
+from weightlapse.picture.compose import alike, arrangement, arrangement_of, arrangements, strip
 from weightlapse.picture.fused import LSTM, gates, parts
 from weightlapse.picture.kinds import kind_of, kinds
-from weightlapse.picture.layout import Layout, Level, plain
 from weightlapse.picture.numbers import short
 from weightlapse.picture.palette import THEMES, rgb, table, theme
 from weightlapse.picture.raster import raster
@@ -56,13 +56,13 @@ def test_the_file_of_cases_is_the_one_that_is_written_now() -> None:
 def test_every_kind_is_laid_out_as_the_obvious_loop_says(
     name: str, shape: tuple[int, ...], expected: oracle.Cells
 ) -> None:
-    assert oracle.cells_of(layout_of(name, shape)) == expected
+    assert oracle.cells_of(arrangement_of(name, shape)) == expected
 
 
 def test_a_kernel_of_keras_and_the_same_one_of_pytorch_are_one_picture() -> None:
     values = np.random.default_rng(0).normal(size=(32, 16, 3, 3))
-    torch = layout_of("conv.weight", values.shape)
-    keras = layout_of("conv/kernel", (3, 3, 16, 32))
+    torch = arrangement_of("conv.weight", values.shape)
+    keras = arrangement_of("conv/kernel", (3, 3, 16, 32))
     assert (keras.rows, keras.cols) == (torch.rows, torch.cols) == (96, 48)
     assert np.array_equal(torch.arrange(values), keras.arrange(values.transpose(2, 3, 1, 0)))
 
@@ -71,7 +71,7 @@ def test_a_kernel_of_keras_and_the_same_one_of_pytorch_are_one_picture() -> None
 def test_cells_and_weights_are_one_to_one(
     name: str, shape: tuple[int, ...], network: dict[str, tuple[int, ...]]
 ) -> None:
-    drawn = layouts(network)[name]
+    drawn = arrangements(network)[name]
     found = oracle.cells_of(drawn)
     assert sorted(found.values()) == sorted(np.ndindex(*shape))
     values = np.arange(math.prod(shape)).reshape(shape)
@@ -97,7 +97,7 @@ names = st.sampled_from(
 @settings(max_examples=150, deadline=None)
 @given(names, shapes, st.data())
 def test_a_region_is_read_as_cut_from_the_whole(name: str, shape: tuple[int, ...], data: st.DataObject) -> None:
-    drawn = layout_of(name, shape)
+    drawn = arrangement_of(name, shape)
     values = np.arange(2 * math.prod(shape)).reshape(2, *shape)
     assert sorted(oracle.cells_of(drawn).values()) == sorted(np.ndindex(*shape))
     top, left = data.draw(st.integers(0, drawn.rows - 1)), data.draw(st.integers(0, drawn.cols - 1))
@@ -117,7 +117,7 @@ def test_little_is_read_of_a_wrapped_table() -> None:
             Source.read = key
             return np.zeros([len(range(*k.indices(n))) for k, n in zip(key, (1, 50_000, 8), strict=True)])
 
-    drawn = layout_of("wte.weight", (50_000, 8))
+    drawn = arrangement_of("wte.weight", (50_000, 8))
     assert 1 < drawn.cols / drawn.rows < 3
     drawn.read(Source(), 0, slice(10, 12), slice(0, drawn.cols))
     assert Source.read[1].stop - Source.read[1].start == 2 * (drawn.cols // 8)
@@ -125,7 +125,7 @@ def test_little_is_read_of_a_wrapped_table() -> None:
 
 @pytest.mark.parametrize("name,shape,network", CASES, ids=[c[0] for c in CASES])
 def test_pixels_are_those_of_the_twin(name, shape, network) -> None:  # type: ignore[no-untyped-def]
-    drawn = layouts(network)[name]
+    drawn = arrangements(network)[name]
     values = cases.values_of(name, shape)
     end = limit_of(values)
     small = [("light", (12, 8)), ("light", (4, 4)), ("dark", (2, 2))] if drawn.rows * drawn.cols < 200 else []
@@ -141,7 +141,7 @@ def test_a_film_paints_the_same_pixels(name, shape, network) -> None:  # type: i
     from weightlapse.film.painter import Painter
     from weightlapse.film.surface import Surface
 
-    drawn = layouts(network)[name]
+    drawn = arrangements(network)[name]
     values = cases.values_of(name, shape)
     end = limit_of(values)
     for theme_name in THEMES:
@@ -161,7 +161,7 @@ def test_heads_are_cut_where_the_wiring_says() -> None:
     model = torch.nn.TransformerEncoderLayer(32, 4, 64, batch_first=True)
     wiring = wl.trace(model, torch.randn(2, 5, 32))
     found = {name: tuple(p.shape) for name, p in model.named_parameters()}
-    drawn = layouts(found, wiring)
+    drawn = arrangements(found, wiring)
     assert [(level.count, level.gap, level.unit) for level in drawn["self_attn.in_proj_weight"].down] == [
         (3, 2, "part"), (4, 1, "head"), (8, 0, "unit")]  # fmt: skip
     assert [(level.count, level.unit) for level in drawn["self_attn.out_proj.weight"].across] == [
@@ -214,7 +214,7 @@ def attention_parts(queries: int, shared: int, width: int, *, fused: bool):  # t
 @pytest.mark.parametrize("queries,shared", [(4, 2), (6, 2), (4, 4)])
 def test_heads_that_share_key_and_value_are_set_apart_in_groups(queries: int, shared: int) -> None:
     found, wiring = attention_parts(queries, shared, 8, fused=False)
-    drawn, kind = layouts(found, wiring), kinds(found, wiring)
+    drawn, kind = arrangements(found, wiring), kinds(found, wiring)
     levels = [(level.count, level.unit) for level in drawn["q_proj.weight"].down]
     each = queries // shared
     assert levels == ([(shared, "group"), (each, "head"), (8, "unit")] if each > 1 else [(shared, "head"), (8, "unit")])
@@ -231,12 +231,14 @@ def test_heads_that_share_key_and_value_are_set_apart_in_groups(queries: int, sh
 @pytest.mark.parametrize("queries,shared", [(4, 2), (6, 2), (4, 4)])
 def test_interleaved_queries_keys_and_values_are_named_in_their_order(queries: int, shared: int) -> None:
     found, wiring = attention_parts(queries, shared, 8, fused=True)
-    levels = layouts(found, wiring)["query_key_value.weight"].down
+    levels = arrangements(found, wiring)["query_key_value.weight"].down
     each = queries // shared
     assert [(level.count, level.unit) for level in levels] == [
         (shared, "group" if each > 1 else "head"), (each + 2, "part"), (8, "unit")]  # fmt: skip
     assert levels[1].names == ("query",) * each + ("key", "value")
-    assert not any(level.names for level in layouts(found)["query_key_value.weight"].down)  # without heads nobody knows
+    assert not any(
+        level.names for level in arrangements(found)["query_key_value.weight"].down
+    )  # without heads nobody knows
 
 
 @pytest.mark.parametrize(
@@ -328,7 +330,7 @@ def test_the_units_of_a_transposed_convolution_are_its_second_axis() -> None:
 )  # fmt: skip
 def test_kinds_are_told_by_names_and_shapes(name: str, shape: tuple[int, ...], word: str) -> None:
     assert kind_of(name, shape).word == word
-    assert layout(shape, kind_of(name, shape)).shape == shape
+    assert arrangement(shape, kind_of(name, shape)).shape == shape
 
 
 def test_one_scale_for_film_and_page(tmp_path) -> None:  # type: ignore[no-untyped-def]
@@ -409,7 +411,7 @@ def test_signs_are_told_apart_at_every_size() -> None:
 
 
 def test_ticks_say_where_filters_and_heads_are() -> None:
-    drawn = layout_of("first.weight", (24, 1, 3, 3))
+    drawn = arrangement_of("first.weight", (24, 1, 3, 3))
     down, across = side(drawn, down=True, cell=12, room=20), side(drawn, down=False, cell=12, room=20)
     assert (down.unit, [t.text for t in down.ticks]) == ("filter", ["0", "6", "12", "18"])
     assert (across.unit, [(t.first, t.cells, t.text) for t in across.ticks][:2]) == (
@@ -424,7 +426,7 @@ def test_ticks_say_where_filters_and_heads_are() -> None:
         "200",
         "250",
     ]
-    assert side(layout_of("a.in_proj_weight", (24, 8)), down=True, cell=1, room=20).ticks == ()
+    assert side(arrangement_of("a.in_proj_weight", (24, 8)), down=True, cell=1, room=20).ticks == ()
 
 
 def test_a_strip_in_lines() -> None:
@@ -432,11 +434,11 @@ def test_a_strip_in_lines() -> None:
     assert (drawn.rows, drawn.cols) == (3, 4)
     assert drawn.index(2, 1) == (9,)
     assert drawn.index(2, 2) is None
-    assert strip(4, 1, upright=True) == Layout((4,), (Level(0, 4),), ())
+    assert strip(4, 1, upright=True) == Arrangement((4,), (Level(0, 4),), ())
 
 
 def test_what_grows_keeps_its_lines() -> None:
-    whole = layout_of("first.weight", (24, 1, 3, 3))
+    whole = arrangement_of("first.weight", (24, 1, 3, 3))
     before = alike(whole, (16, 1, 3, 3))
     assert oracle.cells_of(before) == oracle.filters((16, 1, 3, 3), filter_axis=0, input_axis=1, per_line=6)
     assert (before.rows, before.cols) == (9, whole.cols)
@@ -461,7 +463,7 @@ def test_the_thumbnail_of_a_notebook_is_the_same_picture(tmp_path) -> None:  # t
     data = thumbnail(Subject(run, "run")).partition("base64,")[2].partition("'")[0]
     with Image.open(BytesIO(b64decode(data))) as image:
         pixels = np.asarray(image)
-    drawn = layout_of("conv.weight", weight.shape)
+    drawn = arrangement_of("conv.weight", weight.shape)
     cell = pixels.shape[0] // drawn.rows
     assert np.array_equal(pixels, raster(weight, drawn, limit_of(weight), (cell, cell)))
 

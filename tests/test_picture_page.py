@@ -23,8 +23,8 @@ from weightlapse.film.scales import over_frames
 from weightlapse.film.surface import Surface
 from weightlapse.film.tiles import Tile
 from weightlapse.picture import cases
-from weightlapse.picture.compose import layouts
-from weightlapse.picture.layout import Layout
+from weightlapse.picture.arrangement import Arrangement
+from weightlapse.picture.compose import arrangements
 from weightlapse.picture.reduce import reduce_to
 
 VIEWER = Path(__file__).resolve().parent.parent / "viewer"
@@ -47,8 +47,8 @@ def show(page: Page, name: str) -> None:
 
 
 @cache
-def laid_out(run: Any) -> dict[str, Layout]:
-    return layouts(run.shapes, run.wiring)
+def laid_out(run: Any) -> dict[str, Arrangement]:
+    return arrangements(run.shapes, run.wiring)
 
 
 def painted(run: Any, name: str, frame: int, cell: tuple[int, int], theme: str) -> NDArray[np.uint8]:
@@ -151,7 +151,7 @@ def test_cells_that_stand_for_several_weights_are_drawn_and_told_alike(
             expected = table[int(encode(np.array([value], np.float32), limit)[0])]
             assert (np.abs(spot(row, col) - expected).max(axis=1) <= 2).any(), (row, col)
         page.quiet()
-    tile = Tile("w", layouts(run.shapes)["w"], (2, 2), thinned=(4, 4))
+    tile = Tile("w", arrangements(run.shapes)["w"], (2, 2), thinned=(4, 4))
     drawn = tile.codes(first, limit)[:-1, :-1]
     assert drawn[701 // 4, 333 // 4] == encode(first[701:702, 333], limit)[0]
     assert np.array_equal(drawn, encode(reduce_to(first, 4, 4, "typical", limit), limit))
@@ -163,12 +163,12 @@ def test_the_pointer_finds_the_weight_in_every_layout(browser: Any, run: Any) ->
     with served(run.path) as url, browser.new_context(viewport={"width": 1300, "height": 850}) as context:
         page = Page(context.new_page())
         page.open(f"{url}#frame=1")
-        for name, layout in layouts(run.shapes).items():
-            if len(layout.shape) < 3 and not layout.wrapped:
+        for name, arrangement in arrangements(run.shapes).items():
+            if len(arrangement.shape) < 3 and not arrangement.wrapped:
                 continue
             show(page, name)
-            for index in (tuple(n - 1 for n in layout.shape), tuple(n // 2 for n in layout.shape)):
-                page.point(*layout.cell(index))
+            for index in (tuple(n - 1 for n in arrangement.shape), tuple(n // 2 for n in arrangement.shape)):
+                page.point(*arrangement.cell(index))
                 page.until("value", data_index=",".join(map(str, index)), data_tensor=name)
                 stored = run[name][(1, *index)]
                 assert np.array_equal(np.float32(page.attribute("value", "data-value")), stored, equal_nan=True)

@@ -17,8 +17,8 @@ from numpy.typing import NDArray
 
 import weightlapse as wl
 from weightlapse.errors import InvalidArgument, UnknownTensor
+from weightlapse.picture.arrangement import plain
 from weightlapse.picture.codes import codes
-from weightlapse.picture.layout import plain
 from weightlapse.picture.reduce import MODES, reduce_to
 from weightlapse.picture.scale import limit_of
 from weightlapse.view.answers import Answers

@@ -60,7 +60,7 @@ def test_what_was_made_beforehand_is_what_is_asked_for(run: Any, name: str, f: s
     assert all(stretch.complete for stretch in series.stretches.values())
     header, pixels = unpack(answers.reply("clip", query | {"frames": f"0:{FRAMES}:1"})[1], "uint8")
     assert header["frames"] == list(range(FRAMES))
-    plane = answers.subjects[0].layout(name, answers.subjects[0].piece(name, 0))
+    plane = answers.subjects[0].arrangement(name, answers.subjects[0].piece(name, 0))
     for frame, picture in zip(header["frames"], pixels.reshape(-1, header["h"], header["w"]), strict=True):
         cells = plane.arrange(run[name][frame])
         assert np.array_equal(picture, codes(reduce_to(cells, *factors, mode, 2.5), 2.5)), frame
@@ -152,7 +152,7 @@ def test_strips_are_cut_where_the_store_cuts(run: Any) -> None:
     for name in SHAPES:
         piece = subject.pieces(name)[0]
         strips = subject.strips(name, piece, 40_000)
-        rows = subject.layout(name, piece).rows
+        rows = subject.arrangement(name, piece).rows
         assert [s.start for s in strips] == [0, *(s.stop for s in strips[:-1])]
         assert strips[-1].stop == rows
     segment = run._store.segments[0]

@@ -565,7 +565,7 @@ def _state_to_come(
         twin = type(optimizer)([twin_parameter], **options)
         twin.step()
     except (TypeError, ValueError, RuntimeError):
-        return {}  # an optimizer of unusual construction: its state begins a new layout epoch when it appears
+        return {}  # an optimizer of unusual construction: its state begins a new layout when it appears
     return twin.state.get(twin_parameter, {})
 
 

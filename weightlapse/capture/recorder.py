@@ -426,7 +426,7 @@ class Recorder:
     def grow(self, growth: Any, optimizer: Any = None) -> None:
         """Go on with the grown network: ``rec.grow(wl.widen(model, {"fc1": 256}, x, optimizer=optimizer))``.
 
-        From the next step on the frames are those of ``growth.model``, in a new layout epoch that knows which unit came from which; the
+        From the next step on the frames are those of ``growth.model``, in a new layout that knows which unit came from which; the
         step is marked. Steps of ``growth.optimizer`` are recorded from now on (of ``optimizer``, where a new one was made).
         """
         with self.guard():

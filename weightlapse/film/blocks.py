@@ -8,9 +8,9 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from weightlapse.film.tiles import Tile
-from weightlapse.picture.compose import layout
+from weightlapse.picture.arrangement import Arrangement
+from weightlapse.picture.compose import arrangement
 from weightlapse.picture.kinds import Kind, kinds
-from weightlapse.picture.layout import Layout
 from weightlapse.picture.strips import Side, module_of, strips
 
 
@@ -20,7 +20,7 @@ class Block:
 
     title: str
     main: str
-    layout: Layout
+    arrangement: Arrangement
     kind: Kind
     beside: tuple[str, ...] = ()
     below: tuple[str, ...] = ()
@@ -104,5 +104,5 @@ def blocks(shapes: Mapping[str, tuple[int, ...]], wiring: Any = None) -> list[Bl
         mine = of.get(name, {"right": [], "below": []})
         beside, below = tuple(mine["right"]), tuple(mine["below"])
         title = (module_of(name) if below and len(shape) < 2 else "") or name
-        out.append(Block(title, name, layout(shape, known[name]), known[name], beside, below, shapes))
+        out.append(Block(title, name, arrangement(shape, known[name]), known[name], beside, below, shapes))
     return out

@@ -110,7 +110,7 @@ class Painter:
         self.surface.cells(tile.x, tile.y, codes, tile.row_map, tile.column_map)
         wide, high = tile.cell
         if tile.thinned == (1, 1):
-            for row, column, rows, columns in tile.layout.ends():
+            for row, column, rows, columns in tile.arrangement.ends():
                 self.fill(tile.x + column * wide, tile.y + row * high, columns * wide, rows * high, "ground")
         if min(wide, high) < SIGNED:
             return
@@ -152,9 +152,9 @@ class Painter:
     def numbers(self, tile: Tile, codes: Codes, values: Values, px: int) -> None:
         """Write each value into its cell, where cells are large enough. The letters take their colour from the map itself."""
         wide, high = tile.cell
-        if wide < 3.4 * px or high < 1.6 * px or tile.layout.wrapped:
+        if wide < 3.4 * px or high < 1.6 * px or tile.arrangement.wrapped:
             return
-        flat = tile.layout.arrange(values)
+        flat = tile.arrangement.arrange(values)
         for (row, column), value in np.ndenumerate(flat):
             code = int(codes[row, column])
             if code <= UNDER or code >= OVER:

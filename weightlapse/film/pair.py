@@ -20,8 +20,8 @@ from weightlapse.errors import InvalidArgument
 from weightlapse.film.blocks import Measure, Placed, blocks, even
 from weightlapse.film.curves import Curves, Line
 from weightlapse.film.frames import Values, all_shapes, sample, values_over
-from weightlapse.film.layout import place
 from weightlapse.film.panels import Header, Legend, Panel, Weights
+from weightlapse.film.placing import place
 from weightlapse.film.scene import THINNED, Order, Scene, frame_boxes, legend_ends
 from weightlapse.film.surface import Box
 from weightlapse.picture.numbers import grouped

@@ -16,8 +16,8 @@ from weightlapse.film.painter import Painter
 from weightlapse.film.sizing import SPACE, tick_size, ticks
 from weightlapse.film.surface import Box
 from weightlapse.film.tiles import Tile
+from weightlapse.picture.arrangement import Arrangement
 from weightlapse.picture.compose import alike
-from weightlapse.picture.layout import Layout
 from weightlapse.picture.numbers import grouped, short
 from weightlapse.picture.scale import limit_of
 from weightlapse.picture.words import describe
@@ -66,7 +66,9 @@ class Weights:
     stage: int = -1
     labels: dict[str, str] = field(default_factory=dict)  # what stands above each block
     framed: dict[str, Tile] = field(default_factory=dict)  # each tile as it was last drawn
-    smaller: dict[tuple[str, tuple[int, ...]], Layout] = field(default_factory=dict)  # of tensors that have yet to grow
+    smaller: dict[tuple[str, tuple[int, ...]], Arrangement] = field(
+        default_factory=dict
+    )  # of tensors that have yet to grow
 
     def static(self, painter: Painter) -> None:
         x, y, _, high = self.box
@@ -129,9 +131,9 @@ class Weights:
         self.framed[tile.name] = tile
         painter.outline(tile.x, tile.y, tile.width, tile.height)
         new = None if self.lineage is None else self.lineage.new_rows(tile.name, frame)
-        if new is None or tile.upright or len(tile.layout.shape) < 2 or tile.layout.wrapped:
+        if new is None or tile.upright or len(tile.arrangement.shape) < 2 or tile.arrangement.wrapped:
             return
-        rows = np.flatnonzero(new.repeat(tile.layout.rows // len(new)))
+        rows = np.flatnonzero(new.repeat(tile.arrangement.rows // len(new)))
         thick = max(round(3 * self.measure.unit), 2)
         for row in np.unique(rows // tile.thinned[0]):
             painter.fill(tile.x - thick - 2, tile.y + int(row) * tile.cell[1], thick, tile.cell[1], 1)
@@ -145,12 +147,12 @@ class Weights:
 
     def _shaped(self, tile: Tile, block: Placed, shape: tuple[int, ...]) -> Tile:
         """The same place and cells for a tensor of another shape (before it grew)."""
-        if shape == tile.layout.shape:
+        if shape == tile.arrangement.shape:
             return tile
         if (tile.name, shape) not in self.smaller:
-            smaller = alike(tile.layout, shape)
+            smaller = alike(tile.arrangement, shape)
             self.smaller[tile.name, shape] = smaller
-        return replace(tile, layout=self.smaller[tile.name, shape])
+        return replace(tile, arrangement=self.smaller[tile.name, shape])
 
     def _label(self, painter: Painter, block: Placed, scales: Mapping[str, float]) -> None:
         """Name in ink, then shape, thinning and scale in grey, as much of it as there is room for."""
@@ -160,7 +162,7 @@ class Weights:
         wide = block.width + (0 if bold else 2)
         tile = self.framed[block.block.main]
         known = [name for name in block.block.names if name in scales]
-        shape = tile.layout.shape
+        shape = tile.arrangement.shape
         choices = (
             list(block.block.said),
             [describe(shape, block.block.kind), "×".join(map(str, shape)) or "scalar"],

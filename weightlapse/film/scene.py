@@ -18,10 +18,10 @@ from weightlapse.film.colours import MARKS, SERIES_COUNT, SIGN_DARK
 from weightlapse.film.curves import Curves, Line, stacked
 from weightlapse.film.frames import Values, all_shapes, sample, span_at, values_over
 from weightlapse.film.grown import Lineage, events_of, stages_of
-from weightlapse.film.layout import place
 from weightlapse.film.moving import Mass, Ridges, Words, density
 from weightlapse.film.painter import Painter
 from weightlapse.film.panels import Header, Legend, Moment, Panel, Weights
+from weightlapse.film.placing import place
 from weightlapse.film.surface import Box, Surface
 from weightlapse.picture.numbers import grouped
 from weightlapse.picture.sample import limit

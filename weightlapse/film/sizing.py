@@ -7,8 +7,8 @@ from collections.abc import Sequence
 
 from weightlapse.film.blocks import Block, Measure, Placed, even
 from weightlapse.film.tiles import Tile
+from weightlapse.picture.arrangement import Arrangement
 from weightlapse.picture.compose import strip
-from weightlapse.picture.layout import Layout
 from weightlapse.picture.ticks import Tick
 from weightlapse.picture.ticks import side as side_of
 
@@ -26,14 +26,14 @@ OBLONG = 6  # a cell is at most this many times longer than it is high
 def sized(block: Block, area: float, width: int, shelf: int, measure: Measure, biggest: int) -> Placed:
     """The block with its main picture drawn in about ``area`` pixels, at (0, 0)."""
     room = (max(width, 2), max(shelf - measure.label, 2))
-    if len(block.layout.shape) <= 1:
-        main = _strip(block.main, block.layout, area, room, measure, biggest)
+    if len(block.arrangement.shape) <= 1:
+        main = _strip(block.main, block.arrangement, area, room, measure, biggest)
     else:
         gutter = _gutter(block, measure)
         side = even(10 * max(measure.unit, 0.6)) + max(even(6 * measure.unit), 4) if block.beside or block.below else 0
         inside = room[0] - gutter - (side if block.beside else 0), room[1] - (side if block.below else 0)
-        main = _main(block.main, block.layout, area, (max(inside[0], 2), max(inside[1], 2)), biggest)
-    left = _ticked(block, main, measure) if len(block.layout.shape) > 1 else 0
+        main = _main(block.main, block.arrangement, area, (max(inside[0], 2), max(inside[1], 2)), biggest)
+    left = _ticked(block, main, measure) if len(block.arrangement.shape) > 1 else 0
     main = main.at(left, measure.label)
     tiles = [main]
     for name in block.beside:
@@ -50,7 +50,7 @@ def ticks(block: Block, main: Tile, measure: Measure) -> tuple[Tick, ...]:
     """What is written at the left of ``main``: numbers of filters, names of gates or of query, key and value; of other kinds nothing."""
     if block.kind.word not in NUMBERED or not measure.label:
         return ()
-    return side_of(main.layout, down=True, cell=main.cell[1] / main.thinned[0], room=tick_size(measure) * 2).ticks
+    return side_of(main.arrangement, down=True, cell=main.cell[1] / main.thinned[0], room=tick_size(measure) * 2).ticks
 
 
 def tick_size(measure: Measure) -> int:
@@ -66,7 +66,7 @@ def _gutter(block: Block, measure: Measure) -> int:
     """The most that ticks may need at the left of a picture."""
     if block.kind.word not in NUMBERED or not measure.label:
         return 0
-    names = [name for level in block.layout.down for name in level.names] or [str(max(block.layout.shape))]
+    names = [name for level in block.arrangement.down for name in level.names] or [str(max(block.arrangement.shape))]
     return _width(names, measure)
 
 
@@ -74,15 +74,15 @@ def _ticked(block: Block, main: Tile, measure: Measure) -> int:
     return _width([tick.text for tick in ticks(block, main, measure)], measure)
 
 
-def _main(name: str, layout: Layout, area: float, room: tuple[int, int], biggest: int) -> Tile:
+def _main(name: str, arrangement: Arrangement, area: float, room: tuple[int, int], biggest: int) -> Tile:
     """Square cells of whole, even pixels where there is room for all, else one cell for several weights."""
-    rows, columns = layout.rows, layout.cols
+    rows, columns = arrangement.rows, arrangement.cols
     aspect = min(max(columns / rows, 0.25), 4.0)
     wide, high = max(min(math.sqrt(area * aspect), room[0]), 2), max(min(math.sqrt(area / aspect), room[1]), 2)
     cell = min(wide / columns, high / rows)
     if cell >= 2 and columns / rows == aspect:
         side = min(even(cell), biggest)
-        return Tile(name, layout, (side, side))
+        return Tile(name, arrangement, (side, side))
     if columns / rows == aspect:
         thinned = (math.ceil(2 / cell),) * 2
     else:
@@ -91,19 +91,21 @@ def _main(name: str, layout: Layout, area: float, room: tuple[int, int], biggest
     size = (min(even(wide / cells[0]), biggest), min(even(high / cells[1]), biggest))
     if thinned[0] == thinned[1] > 1:
         size = (min(size), min(size))
-    return Tile(name, layout, (min(size[0], OBLONG * size[1]), min(size[1], OBLONG * size[0])), thinned=thinned)
+    return Tile(name, arrangement, (min(size[0], OBLONG * size[1]), min(size[1], OBLONG * size[0])), thinned=thinned)
 
 
-def _strip(name: str, layout: Layout, area: float, room: tuple[int, int], measure: Measure, biggest: int) -> Tile:
+def _strip(
+    name: str, arrangement: Arrangement, area: float, room: tuple[int, int], measure: Measure, biggest: int
+) -> Tile:
     """A vector as one row, or, where it would be too long, in several lines."""
-    count = layout.cols
+    count = arrangement.cols
     height = min(even(12 * max(measure.unit, 0.6)), even(room[1]))
     side = min(even(math.sqrt(area / count)), biggest)
     wide = max(min(max(math.sqrt(area * 12), 40 * measure.unit), room[0]), 2)
     if side * count <= wide or (side >= height and side * count <= room[0]):
-        return Tile(name, layout, (side, min(max(side, height), even(room[1]))))
+        return Tile(name, arrangement, (side, min(max(side, height), even(room[1]))))
     rows = max(min(int(min(area / wide, room[1]) // height), -(-count * side // int(wide))), 1)
-    lines = strip(count, rows) if rows > 1 else layout
+    lines = strip(count, rows) if rows > 1 else arrangement
     step = math.ceil(lines.cols * 2 / wide)
     cells = -(-lines.cols // step)
     return Tile(name, lines, (min(even(wide / cells), biggest), height), thinned=(1, step))
@@ -117,8 +119,8 @@ def _large(main: Tile, measure: Measure) -> bool:
 def _along_rows(name: str, count: int, main: Tile, left: Tile, measure: Measure) -> Tile:
     """A bias as an upright strip, one cell for each unit of ``main`` where its units run straight down."""
     wide, space = even(10 * max(measure.unit, 0.6)), max(even(6 * measure.unit), 4)
-    per_unit, rest = divmod(main.layout.rows, count)
-    straight = not rest and not any(level.axis == main.layout.down[0].axis for level in main.layout.across)
+    per_unit, rest = divmod(main.arrangement.rows, count)
+    straight = not rest and not any(level.axis == main.arrangement.down[0].axis for level in main.arrangement.across)
     if main.thinned == (1, 1) and per_unit == 1:
         wide = min(
             max(wide, main.cell[0]), main.cell[0] if _large(main, measure) else even(22 * max(measure.unit, 0.6))
@@ -137,8 +139,8 @@ def _along_rows(name: str, count: int, main: Tile, left: Tile, measure: Measure)
 def _along_columns(name: str, count: int, main: Tile, above: Tile, measure: Measure) -> Tile:
     """A vector under ``main``, one cell for each of its columns."""
     high, space = even(10 * max(measure.unit, 0.6)), max(even(6 * measure.unit), 4)
-    if len(main.layout.shape) <= 1:
-        return Tile(name, main.layout, main.cell, main.x, above.y + above.height + space // 2 * 2, main.thinned)
+    if len(main.arrangement.shape) <= 1:
+        return Tile(name, main.arrangement, main.cell, main.x, above.y + above.height + space // 2 * 2, main.thinned)
     if main.thinned == (1, 1):
         high = min(max(high, main.cell[1]), even(22 * max(measure.unit, 0.6)))
     return Tile(

@@ -274,7 +274,9 @@ def _leaders(
         if pictures[0] <= caption.picture < pictures[1] and caption.severity == "error" and not named:
             named += [b.main for b in parts if caption.tensor in b.names and b.main in rates]
     large = [
-        b.main for b in parts if b.main in rates and len(b.layout.shape) >= 2 and min(b.layout.rows, b.layout.cols) > 1
+        b.main
+        for b in parts
+        if b.main in rates and len(b.arrangement.shape) >= 2 and min(b.arrangement.rows, b.arrangement.cols) > 1
     ]
     ever = {name: float(changes.rate([name]).mean()) for name in rates}  # where nothing moves any more
     ranked = sorted(large or list(rates), key=lambda name: (-rates[name], -ever[name]))

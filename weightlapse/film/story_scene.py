@@ -15,9 +15,9 @@ import weightlapse.film.text as glyphs
 from weightlapse.film.blocks import Block, Measure, blocks, even
 from weightlapse.film.frames import Values, all_shapes, values_over
 from weightlapse.film.grown import Lineage
-from weightlapse.film.layout import place
 from weightlapse.film.painter import Painter
 from weightlapse.film.panels import Header, Legend, Moment, Panel, Weights
+from weightlapse.film.placing import place
 from weightlapse.film.scene import THINNED, Order, Scene, frame_boxes, legend_ends
 from weightlapse.film.story import Chapter, Story, told
 from weightlapse.film.story_map import Map, letter
@@ -217,6 +217,6 @@ class Enlarged:
             if len(odd) > RINGS:
                 continue
             for index in odd:
-                row, column = tile.layout.cell([int(i) for i in index])
+                row, column = tile.arrangement.cell([int(i) for i in index])
                 row, column = row // tile.thinned[0], column // tile.thinned[1]
                 painter.ring(tile, row, column, max(even(self.measure.text), 12))

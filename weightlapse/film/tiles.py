@@ -10,8 +10,8 @@ from numpy.typing import NDArray
 
 from weightlapse.film.colours import GAP, GROUND, Codes, encode
 from weightlapse.film.frames import Values
+from weightlapse.picture.arrangement import Arrangement
 from weightlapse.picture.cells import pixels
-from weightlapse.picture.layout import Layout
 from weightlapse.picture.reduce import SPIKE, typical
 
 
@@ -24,7 +24,7 @@ class Tile:
     """
 
     name: str
-    layout: Layout
+    arrangement: Arrangement
     cell: tuple[int, int]
     x: int = 0
     y: int = 0
@@ -33,12 +33,12 @@ class Tile:
     @property
     def rows(self) -> int:
         """Cells from top to bottom."""
-        return -(-self.layout.rows // self.thinned[0])
+        return -(-self.arrangement.rows // self.thinned[0])
 
     @property
     def columns(self) -> int:
         """Cells from left to right."""
-        return -(-self.layout.cols // self.thinned[1])
+        return -(-self.arrangement.cols // self.thinned[1])
 
     @property
     def width(self) -> int:
@@ -51,28 +51,28 @@ class Tile:
     @property
     def upright(self) -> bool:
         """A vector drawn as a column, beside the matrix whose rows it belongs to."""
-        return len(self.layout.shape) == 1 and not self.layout.across
+        return len(self.arrangement.shape) == 1 and not self.arrangement.across
 
     @cached_property
     def row_map(self) -> NDArray[np.intp]:
         """Which row of cells each pixel shows; ``rows`` in the gaps."""
-        return _map(pixels(self.layout.down, self.cell[1]), self.rows, self.cell[1], self.thinned)
+        return _map(pixels(self.arrangement.down, self.cell[1]), self.rows, self.cell[1], self.thinned)
 
     @cached_property
     def column_map(self) -> NDArray[np.intp]:
-        return _map(pixels(self.layout.across, self.cell[0]), self.columns, self.cell[0], self.thinned)
+        return _map(pixels(self.arrangement.across, self.cell[0]), self.columns, self.cell[0], self.thinned)
 
     @cached_property
     def blank(self) -> NDArray[np.bool_] | None:
         """Cells without a weight, at the end of a last line."""
-        return self.layout.blank()[:: self.thinned[0], :: self.thinned[1]] if self.layout.wrapped else None
+        return self.arrangement.blank()[:: self.thinned[0], :: self.thinned[1]] if self.arrangement.wrapped else None
 
     def at(self, x: int, y: int) -> Tile:
         return replace(self, x=x, y=y)
 
     def codes(self, values: Values, limit: float) -> Codes:
         """Codes of every cell on ±``limit``, with one row and column at the end for the gaps."""
-        drawn = typical(self.layout.arrange(values), *self.thinned, SPIKE * limit)
+        drawn = typical(self.arrangement.arrange(values), *self.thinned, SPIKE * limit)
         codes = np.full((self.rows + 1, self.columns + 1), GAP, dtype=np.uint16)
         codes[:-1, :-1] = encode(drawn, limit)
         if self.blank is not None:

@@ -13,11 +13,11 @@ from typing import Any
 
 import numpy as np
 
+from weightlapse.picture.arrangement import Arrangement
 from weightlapse.picture.cells import gaps
 from weightlapse.picture.codes import codes
-from weightlapse.picture.compose import layout, strip
+from weightlapse.picture.compose import arrangement, strip
 from weightlapse.picture.kinds import kinds
-from weightlapse.picture.layout import Layout
 from weightlapse.picture.numbers import short
 from weightlapse.picture.palette import THEMES, table
 from weightlapse.picture.raster import raster
@@ -107,7 +107,7 @@ def values_of(name: str, shape: tuple[int, ...]) -> np.ndarray[Any, np.dtype[np.
     return flat.reshape(shape)
 
 
-def case(name: str, drawn: Layout, word: str) -> dict[str, Any]:
+def case(name: str, drawn: Arrangement, word: str) -> dict[str, Any]:
     """How one tensor is drawn, with hashes of its codes and pixels."""
     values = values_of(name, drawn.shape)
     limit = limit_of(values)
@@ -142,7 +142,7 @@ def build() -> dict[str, Any]:
     tensors = []
     for network in NETWORKS.values():
         known = kinds(network)
-        tensors += [case(name, layout(shape, known[name]), known[name].word) for name, shape in network.items()]
+        tensors += [case(name, arrangement(shape, known[name]), known[name].word) for name, shape in network.items()]
     tensors.append(case("lines", strip(50, 4), "vector"))
     return {
         "tensors": tensors,

@@ -13,8 +13,8 @@ from functools import lru_cache
 import numpy as np
 from numpy.typing import NDArray
 
+from weightlapse.picture.arrangement import Level
 from weightlapse.picture.codes import MINUS_INF, NAN, OVER, PLUS_INF, UNDER
-from weightlapse.picture.layout import Level
 
 SIGNED = 6  # pixels from which a cell has room for a sign
 GAP = -1  # in the maps of `pixels`

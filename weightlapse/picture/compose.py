@@ -1,4 +1,4 @@
-"""From kind to layout: levels, gaps and wrapping."""
+"""From kind to arrangement: levels, gaps and wrapping."""
 
 from __future__ import annotations
 
@@ -7,24 +7,24 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
+from weightlapse.picture.arrangement import Arrangement, Level
 from weightlapse.picture.fused import Shapes
 from weightlapse.picture.kinds import Kind, kind_of, kinds
-from weightlapse.picture.layout import Layout, Level
 
 STAGE = 1.6  # width over height that a wrapped picture comes near to
 WIDE = 4  # a layer of kernels this many times wider than high has its inputs wrapped
 
 
-def layout(shape: tuple[int, ...], kind: Kind) -> Layout:
+def arrangement(shape: tuple[int, ...], kind: Kind) -> Arrangement:
     """How a tensor of ``shape`` and ``kind`` is laid out.
 
     >>> from weightlapse.picture.kinds import kind_of
     >>> shape = (24, 1, 3, 3)                      # 24 filters, set like text: six on a line
-    >>> layout(shape, kind_of("conv.weight", shape)).rows
+    >>> arrangement(shape, kind_of("conv.weight", shape)).rows
     12
     """
     if 0 in shape:
-        return Layout(shape, *([Level(a, shape[a]) for a in axes] for axes in (kind.down, kind.across)))  # type: ignore[arg-type]
+        return Arrangement(shape, *([Level(a, shape[a]) for a in axes] for axes in (kind.down, kind.across)))  # type: ignore[arg-type]
     down = [level for axis in kind.down for level in _levels(axis, shape[axis], kind)]
     across = [level for axis in kind.across for level in _levels(axis, shape[axis], kind)]
     if kind.wrap and down:
@@ -33,20 +33,20 @@ def layout(shape: tuple[int, ...], kind: Kind) -> Layout:
             down, across = _wrapped(down, across)
         elif kind.word == "convolution" and cols > WIDE * rows and across[0].count > 1:
             across, down = _lines(down, across)
-    return Layout(shape, tuple(down), tuple(across))
+    return Arrangement(shape, tuple(down), tuple(across))
 
 
-def layouts(shapes: Shapes, wiring: Any = None) -> dict[str, Layout]:
-    """The layout of every tensor of a network."""
-    return {name: layout(tuple(shapes[name]), kind) for name, kind in kinds(shapes, wiring).items()}
+def arrangements(shapes: Shapes, wiring: Any = None) -> dict[str, Arrangement]:
+    """The arrangement of every tensor of a network."""
+    return {name: arrangement(tuple(shapes[name]), kind) for name, kind in kinds(shapes, wiring).items()}
 
 
-def layout_of(name: str, shape: tuple[int, ...], shapes: Shapes | None = None, wiring: Any = None) -> Layout:
-    """The layout of one tensor."""
-    return layout(tuple(shape), kind_of(name, tuple(shape), shapes, wiring))
+def arrangement_of(name: str, shape: tuple[int, ...], shapes: Shapes | None = None, wiring: Any = None) -> Arrangement:
+    """The arrangement of one tensor."""
+    return arrangement(tuple(shape), kind_of(name, tuple(shape), shapes, wiring))
 
 
-def alike(drawn: Layout, shape: tuple[int, ...]) -> Layout:
+def alike(drawn: Arrangement, shape: tuple[int, ...]) -> Arrangement:
     """A tensor of another ``shape`` (before it grew) in the same lines and columns as ``drawn``: fewer or more entries of the outermost levels."""
 
     def resized(levels: Sequence[Level]) -> tuple[Level, ...]:
@@ -59,16 +59,16 @@ def alike(drawn: Layout, shape: tuple[int, ...]) -> Layout:
             out.append(replace(level, count=-(-shape[level.axis] // level.stride)) if changed else level)
         return tuple(out)
 
-    return Layout(shape, resized(drawn.down), resized(drawn.across))
+    return Arrangement(shape, resized(drawn.down), resized(drawn.across))
 
 
-def strip(count: int, parts: int, *, upright: bool = False) -> Layout:
+def strip(count: int, parts: int, *, upright: bool = False) -> Arrangement:
     """A vector in ``parts`` lines, or as one column."""
     if upright:
-        return Layout((count,), (Level(0, count),), ())
+        return Arrangement((count,), (Level(0, count),), ())
     per = -(-count // parts)
     lines = -(-count // per)
-    return Layout((count,), (Level(0, lines, per, gap=2),) if lines > 1 else (), (Level(0, per),))
+    return Arrangement((count,), (Level(0, lines, per, gap=2),) if lines > 1 else (), (Level(0, per),))
 
 
 def _levels(axis: int, size: int, kind: Kind) -> list[Level]:

@@ -155,7 +155,7 @@ def _headed(name: str, shapes: Shapes) -> bool:
 
 
 def _by_axes(word: str, ndim: int) -> Kind:
-    from weightlapse.picture.layout import plain_axes
+    from weightlapse.picture.arrangement import plain_axes
 
     return Kind(word, *plain_axes(ndim), ("unit",) * ndim)
 

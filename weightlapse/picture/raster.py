@@ -7,15 +7,15 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from weightlapse.picture.arrangement import Arrangement
 from weightlapse.picture.cells import GAP, SIGNED, pixels, sign
 from weightlapse.picture.codes import OVER, UNDER, codes
-from weightlapse.picture.layout import Layout
 from weightlapse.picture.palette import light, rgb, table, theme
 
 
 def raster(
     values: NDArray[Any],
-    layout: Layout,
+    arrangement: Arrangement,
     limit: float,
     cell: tuple[int, int],
     *,
@@ -24,17 +24,17 @@ def raster(
 ) -> NDArray[np.uint8]:
     """The picture of ``values``, uint8 (rows * cell height, cols * cell width, 3); ``cell`` = (width, height) in pixels.
 
-    >>> from weightlapse.picture.layout import plain
+    >>> from weightlapse.picture.arrangement import plain
     >>> raster(np.zeros((2, 3)), plain((2, 3)), 1.0, (4, 4)).shape
     (8, 12, 3)
     """
     wide, high = cell
     colours, chosen = table(theme_name, cmap), theme(theme_name)
     ground, gap = rgb(f"{chosen.ground} {chosen.gap}").astype(np.uint8)
-    drawn = codes(layout.arrange(values), limit)
-    rows, cols = pixels(layout.down, high), pixels(layout.across, wide)
+    drawn = codes(arrangement.arrange(values), limit)
+    rows, cols = pixels(arrangement.down, high), pixels(arrangement.across, wide)
     out = colours[np.repeat(np.repeat(drawn, high, axis=0), wide, axis=1)]
-    blank = layout.blank() if layout.wrapped else np.zeros(drawn.shape, bool)
+    blank = arrangement.blank() if arrangement.wrapped else np.zeros(drawn.shape, bool)
     if min(cell) >= SIGNED:
         odd = ((drawn <= UNDER) | (drawn >= OVER)) & ~blank
         for row, col in np.argwhere(odd):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-from weightlapse.picture.layout import Layout, Level
+from weightlapse.picture.arrangement import Arrangement, Level
 
 
 @dataclass(frozen=True)
@@ -25,19 +25,19 @@ class Side:
     ticks: tuple[Tick, ...]
 
 
-def side(layout: Layout, *, down: bool, cell: float, room: float) -> Side:
+def side(arrangement: Arrangement, *, down: bool, cell: float, room: float) -> Side:
     """Ticks along the rows (``down``) or the columns. ``cell``: pixels of one; ``room``: pixels that a number needs.
 
-    >>> from weightlapse.picture.layout import plain
+    >>> from weightlapse.picture.arrangement import plain
     >>> [tick.text for tick in side(plain((8, 4)), down=True, cell=10, room=18).ticks]
     ['0', '2', '4', '6']
     """
-    levels = layout.down if down else layout.across
+    levels = arrangement.down if down else arrangement.across
     for i, level in enumerate(levels):
         if level.count == 1:
             continue
         every = math.prod(inner.count for inner in levels[i + 1 :])
-        base = _base(layout, level)
+        base = _base(arrangement, level)
         step = 1 if level.names else _round(room / (every * cell))
         if level.names and every * cell < room:
             return Side(level.unit, ())
@@ -46,10 +46,12 @@ def side(layout: Layout, *, down: bool, cell: float, room: float) -> Side:
     return Side("", ())
 
 
-def _base(layout: Layout, level: Level) -> int:
+def _base(arrangement: Arrangement, level: Level) -> int:
     """How many indices one unit has: where an axis is wrapped, its units go on from line to line."""
     same = [
-        other.stride for other in (*layout.down, *layout.across) if (other.axis, other.unit) == (level.axis, level.unit)
+        other.stride
+        for other in (*arrangement.down, *arrangement.across)
+        if (other.axis, other.unit) == (level.axis, level.unit)
     ]
     return min(same)
 

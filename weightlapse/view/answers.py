@@ -137,16 +137,18 @@ class Answers:
         frames = span(query.get("frames", f"0:{subject.frames}"), subject.frames, "frames")
         piece = subject.piece(name, frames.start)
         stop = min(frames.stop, piece.stop)
-        layout = subject.layout(name, piece)
+        arrangement = subject.arrangement(name, piece)
         rows = []
         for text in query.get("cells", "").split(";")[:256]:
             try:
                 row, col = (int(part) for part in text.split(","))
             except ValueError:
                 raise InvalidArgument(f"cells={text!r} is not of the form 'row,column'") from None
-            index = layout.index(row, col) if 0 <= row < layout.rows and 0 <= col < layout.cols else None
+            index = arrangement.index(row, col) if 0 <= row < arrangement.rows and 0 <= col < arrangement.cols else None
             if index is None:
-                raise InvalidArgument(f"the cell {text} lies outside {layout.rows} x {layout.cols}, or holds no weight")
+                raise InvalidArgument(
+                    f"the cell {text} lies outside {arrangement.rows} x {arrangement.cols}, or holds no weight"
+                )
             if cancel.is_set():
                 raise Cancelled
             rows.append(subject.trajectory(name, index, frames.start, stop, step))

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from weightlapse.errors import InvalidArgument, WeightlapseError
-from weightlapse.picture.layout import Layout, Level
+from weightlapse.picture.arrangement import Arrangement, Level
 from weightlapse.recording.neuron import neuron as unit_over_time
 from weightlapse.recording.polar import PARTS, whole
 from weightlapse.view.manifest import numbers
@@ -30,7 +30,7 @@ def unit_order(subject: Subject, name: str, frame: int, kind: str) -> tuple[NDAr
     grew in mid-run beside their parents.
     """
     piece = subject.piece(name, frame)
-    plane = subject.layout(name, piece)
+    plane = subject.arrangement(name, piece)
     if plane.rows * plane.cols > ORDER_CELLS:
         raise InvalidArgument(
             f"{name!r} has {plane.rows * plane.cols:,} cells; units are put in order up to {ORDER_CELLS:,}"
@@ -58,7 +58,7 @@ def _axes(levels: tuple[Level, ...]) -> list[int]:
 
 
 def _canonical_order(
-    subject: Subject, name: str, frame: int, plane: Layout
+    subject: Subject, name: str, frame: int, plane: Arrangement
 ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """The unit order of the canonical form of the run's last state, read off by moving cell numbers instead of weights.
 
@@ -95,7 +95,7 @@ def curve(subject: Subject, name: str, kind: str, cancelled: Callable[[], bool])
     word, _, number = kind.partition(":")
     out: dict[str, Any] = {"kind": kind, "frames": [], "values": [], "sampled": None}
     for piece in subject.pieces(name):
-        plane = subject.layout(name, piece)
+        plane = subject.arrangement(name, piece)
         if plane.rows * plane.cols == 0:
             continue
         length = piece.stop - piece.start
@@ -134,7 +134,7 @@ def _line(subject: Subject, name: str, frame: int, word: str, number: str) -> ND
     if word not in ("row", "col"):
         return np.asarray(subject.values(name, frame), np.float64)
     line = slice(int(number), int(number) + 1)
-    plane = subject.layout(name, subject.piece(name, frame))
+    plane = subject.arrangement(name, subject.piece(name, frame))
     where = (line, slice(0, plane.cols)) if word == "row" else (slice(0, plane.rows), line)
     found = np.asarray(subject.picture(name, frame, *where), np.float64)
     return found[~plane.blank()[where]] if plane.wrapped else found
@@ -151,7 +151,7 @@ def _number(word: str, values: NDArray[np.float64]) -> float:
     raise InvalidArgument(f"kind={word!r} is none of norm, mean, mass, update, distance, row:I, col:J")
 
 
-def _sampled_curve(subject: Subject, name: str, word: str, out: dict[str, Any], plane: Layout) -> None:
+def _sampled_curve(subject: Subject, name: str, word: str, out: dict[str, Any], plane: Arrangement) -> None:
     cells = plane.rows * plane.cols
     first: NDArray[np.float64] | None = None
     for frames, values in subject.sample(name):

@@ -26,7 +26,12 @@ def manifest(subject: Subject) -> dict[str, Any]:
         belonging = subject.strips_of()
         for name in subject.names():
             pieces = [
-                {"start": p.start, "stop": p.stop, "shape": list(p.shape), "layout": subject.layout(name, p).to_json()}
+                {
+                    "start": p.start,
+                    "stop": p.stop,
+                    "shape": list(p.shape),
+                    "layout": subject.arrangement(name, p).to_json(),
+                }
                 for p in subject.pieces(name)
             ]
             tensors.append(

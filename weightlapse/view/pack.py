@@ -80,7 +80,7 @@ def read_thinned(
         track = subject.track(name, piece)
         where = (slice(0, n, s) for n, s in zip(piece.shape, steps, strict=True))
         values = np.asarray(track[(frames - piece.start, *where)])
-    return subject.layout(name, piece, values.shape[1:]).arrange(values)
+    return subject.arrangement(name, piece, values.shape[1:]).arrange(values)
 
 
 def encode(values: NDArray[Any], dtype: str, bits: int, recorded: list[float], start: int) -> Block:

@@ -221,7 +221,7 @@ def _run(known: Known, plan: Plan, *, with_blocks: bool) -> dict[str, Any]:
                 continue
             steps = strides(piece.shape, plan.stride)
             shape = thinned(piece.shape, steps)
-            laid_out = subject.layout(name, piece, shape).to_json()
+            laid_out = subject.arrangement(name, piece, shape).to_json()
             described = {"start": first, "stop": stop, "shape": list(shape), "layout": laid_out}
             if max(steps, default=1) > 1:
                 described |= {"every": list(steps), "whole": list(piece.shape)}

@@ -154,7 +154,7 @@ class Pictures:
 
     def _region(self, subject: Subject, query: Query, frame: int) -> tuple[str, slice, slice]:
         name = query.get("tensor", "")
-        plane = subject.layout(name, subject.piece(name, frame))
+        plane = subject.arrangement(name, subject.piece(name, frame))
         rows = span(query["r"], plane.rows, "r") if "r" in query else slice(0, plane.rows)
         cols = span(query["c"], plane.cols, "c") if "c" in query else slice(0, plane.cols)
         return name, rows, cols
@@ -312,7 +312,7 @@ class Pictures:
     ) -> Key | None:
         """Under which name such pictures are kept that are made already; the others are made from now on, as far as memory allows. None: of these none are."""
         piece = subject.piece(name, frames.start)
-        plane = subject.layout(name, piece)
+        plane = subject.arrangement(name, piece)
         cells = plane.rows * plane.cols
         if not asked.plain or (rows, cols) != (slice(0, plane.rows), slice(0, plane.cols)) or cells < PREVIEWED:
             return None
@@ -355,7 +355,7 @@ class Pictures:
 def _strips(own: Subject, name: str, frames: range, asked: Look) -> Iterator[Strip]:
     """The pictures of ``frames``, some rows of all of them at a time, from the top."""
     piece = own.piece(name, frames.start)
-    plane = own.layout(name, piece)
+    plane = own.arrangement(name, piece)
     fr = asked.factors[0]
     left: NDArray[Any] | None = None  # rows of a tile that is not whole yet
     large = plane.rows * plane.cols > BAND_CELLS

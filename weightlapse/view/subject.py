@@ -13,9 +13,9 @@ from numpy.typing import NDArray
 
 from weightlapse.errors import InvalidArgument, UnknownTensor, closest
 from weightlapse.film.grown import Lineage
-from weightlapse.picture.compose import layout
+from weightlapse.picture.arrangement import Arrangement
+from weightlapse.picture.compose import arrangement
 from weightlapse.picture.kinds import Kind, kinds
-from weightlapse.picture.layout import Layout
 from weightlapse.picture.sample import Piece, bands, pieces, sample
 from weightlapse.picture.scale import limit_over
 from weightlapse.picture.strips import Side, strips
@@ -42,7 +42,7 @@ class Subject:
         )  # of what is known without reading: nobody waits for a picture to learn a shape
         self._pieces: dict[str, list[Piece]] = {}
         self._kinds: dict[int | None, dict[str, Kind]] = {}
-        self._layouts: dict[tuple[str, tuple[int, ...], tuple[int, ...]], Layout] = {}
+        self._arrangements: dict[tuple[str, tuple[int, ...], tuple[int, ...]], Arrangement] = {}
         self._known = (-1, -1)
         self._lineage: tuple[int, Lineage] | None = None
         self._curves: tuple[int, dict[str, Curve] | None] = (-1, None)  # of how many frames
@@ -124,14 +124,14 @@ class Subject:
         shapes = {name: self.pieces(name)[-1].shape for name in self.names()}
         return strips(shapes, {name: self.kind(name) for name in shapes})
 
-    def layout(self, name: str, piece: Piece, shape: tuple[int, ...] | None = None) -> Layout:
+    def arrangement(self, name: str, piece: Piece, shape: tuple[int, ...] | None = None) -> Arrangement:
         """Where each weight is drawn; ``shape``: of a thinned copy, which is laid out in the same way."""
         wanted = piece.shape if shape is None else tuple(shape)
         key = (name, piece.shape, wanted)
         with self._known_lock:
-            if key not in self._layouts:
-                self._layouts[key] = layout(wanted, self.kind(name, piece))
-            return self._layouts[key]
+            if key not in self._arrangements:
+                self._arrangements[key] = arrangement(wanted, self.kind(name, piece))
+            return self._arrangements[key]
 
     def lineage(self) -> Lineage:
         """Which unit came from which, for a network that grew in mid-run."""
@@ -148,7 +148,7 @@ class Subject:
     def picture(self, name: str, frame: int, rows: slice | None = None, cols: slice | None = None) -> NDArray[Any]:
         """The cells ``rows`` x ``cols`` (all by default) of one frame, in the tensor's own dtype."""
         piece = self.piece(name, frame)
-        plane = self.layout(name, piece)
+        plane = self.arrangement(name, piece)
         with self.lock:
             return plane.read(
                 self.track(name, piece), frame - piece.start, rows or slice(0, plane.rows), cols or slice(0, plane.cols)
@@ -168,7 +168,7 @@ class Subject:
         piece = self.piece(name, frames.start)
         at = slice(frames.start - piece.start, frames[-1] + 1 - piece.start, frames.step)
         with self.lock:
-            return self.layout(name, piece).read_many(self.track(name, piece), at, rows, cols)
+            return self.arrangement(name, piece).read_many(self.track(name, piece), at, rows, cols)
 
     def stretches(self) -> list[int]:
         """The frames with which another stretch begins that the store has packed together: reading a part of one costs what precedes it there."""
@@ -178,7 +178,7 @@ class Subject:
 
     def strips(self, name: str, piece: Piece, cells: int) -> list[slice]:
         """The rows of a picture in parts of about so many cells, cut where the store cuts the tensor, so that nothing is unpacked twice."""
-        plane = self.layout(name, piece)
+        plane = self.arrangement(name, piece)
         if not isinstance(whole(self.run), Recording):  # moved or made up: a part of it costs as much as all
             return [slice(0, plane.rows)]
         least = max(1, cells // max(1, plane.cols))

@@ -53,7 +53,7 @@ def thumbnail(subject: Subject) -> str:
 
 def _picture(subject: Subject, name: str, frame: int, limit: float) -> str:
     try:
-        plane = subject.layout(name, subject.piece(name, frame))
+        plane = subject.arrangement(name, subject.piece(name, frame))
     except ValueError:
         return "not there yet"
     if plane.rows * plane.cols == 0:

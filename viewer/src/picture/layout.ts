@@ -1,4 +1,4 @@
-// Where each weight of a tensor is drawn; the twin of weightlapse/picture/layout.py and cells.py. A layout comes with the manifest: what a
+// Where each weight of a tensor is drawn; the twin of weightlapse/picture/arrangement.py and cells.py. An arrangement comes with the manifest: what a
 // tensor is, is decided once, in Python; here is only the arithmetic of levels. picture/cases.json holds both sides together.
 
 /** `count` entries of `axis`, `stride` indices apart; `gap` 0: they touch, 1: set apart, 2: set apart clearly. */

@@ -14,14 +14,14 @@ from tests.oracles_film import Imagined
 from weightlapse.film import colours
 from weightlapse.film.blocks import Measure, Placed, blocks
 from weightlapse.film.colours import GAP, GROUND, NAN, OVER, encode
-from weightlapse.film.layout import place
 from weightlapse.film.movie import moments
 from weightlapse.film.pair import Pair, compose_pair
+from weightlapse.film.placing import place
 from weightlapse.film.scene import Order, compose
 from weightlapse.film.surface import Surface
 from weightlapse.film.tiles import Tile
-from weightlapse.picture.compose import layout_of
-from weightlapse.picture.layout import plain
+from weightlapse.picture.arrangement import plain
+from weightlapse.picture.compose import arrangement_of
 from weightlapse.picture.reduce import typical
 
 MLP = {
@@ -164,7 +164,7 @@ def test_any_network_with_its_biases_in_any_box(
     assert missing == len(blocks(named)) - len(placed)
     check(placed, {name: named[name] for p in placed for name in p.block.names}, width, height)
     for tile in (t for p in placed for t in p.tiles):
-        tile.codes(np.zeros(tile.layout.shape), 1.0)
+        tile.codes(np.zeros(tile.arrangement.shape), 1.0)
 
 
 NARROW = {"kernel": (10, 8), "bias": (8,)}
@@ -221,7 +221,7 @@ def test_biases_stand_beside_their_rows() -> None:
 
 
 def test_cells_show_the_right_weights() -> None:
-    """A tile's cells against the layout's own word: matrix, kernels, strips; nothing twice, nothing left out."""
+    """A tile's cells against the arrangement's own word: matrix, kernels, strips; nothing twice, nothing left out."""
     rng = np.random.default_rng(0)
     seen = set()
     for shapes in (
@@ -234,19 +234,19 @@ def test_cells_show_the_right_weights() -> None:
     ):
         placed, _ = place(blocks(shapes), 860, 560, Measure.of(1280, 720))
         for tile in (t for p in placed for t in p.tiles):
-            value = rng.normal(size=tile.layout.shape)
+            value = rng.normal(size=tile.arrangement.shape)
             codes = tile.codes(value, 4.0)
             shown = codes[tile.row_map][:, tile.column_map]
             assert shown.shape == (tile.height, tile.width)
             if tile.thinned != (1, 1):
                 continue
-            for index in np.ndindex(*tile.layout.shape):
-                row, column = tile.layout.cell(index)
+            for index in np.ndindex(*tile.arrangement.shape):
+                row, column = tile.arrangement.cell(index)
                 assert codes[row, column] == encode(np.array([value[index]]), 4.0)[0]
                 # the last pixel of a cell always shows it: gaps are at the first
                 assert shown[(row + 1) * tile.cell[1] - 1, (column + 1) * tile.cell[0] - 1] == codes[row, column]
             assert np.count_nonzero((codes != GROUND) & (codes != GAP)) == value.size
-            seen.add((len(tile.layout.shape), tile.layout.wrapped, tile.upright))
+            seen.add((len(tile.arrangement.shape), tile.arrangement.wrapped, tile.upright))
     assert {(4, False, False), (2, False, False), (1, False, True), (1, False, False)} <= seen
 
 
@@ -266,7 +266,7 @@ def test_thinning_never_hides_a_spike(rows: int, columns: int, down: int, across
 
 
 def test_gaps_are_taken_from_the_entry_behind_them() -> None:
-    tile = Tile("k", layout_of("k.weight", (4, 4, 3, 3)), (6, 6))
+    tile = Tile("k", arrangement_of("k.weight", (4, 4, 3, 3)), (6, 6))
     assert (tile.height, tile.width) == (4 * 18, 4 * 18)
     shown = tile.codes(np.ones((4, 4, 3, 3)), 1.0)[tile.row_map][:, tile.column_map]
     assert (shown[18:20] == GAP).all()  # between filters

@@ -1,6 +1,6 @@
 """Where each weight of a tensor is drawn: rows and columns of cells, and the way back to the tensor's own index.
 
-A layout is two lists of levels, one down and one across, outermost first, like the digits of two numbers: the row of a cell is written
+An arrangement is two lists of levels, one down and one across, outermost first, like the digits of two numbers: the row of a cell is written
 in the digits of the levels down, its column in those across, and each digit adds ``digit * stride`` to the index on its axis. That is
 enough for matrices, kernels tiled as filters x inputs, heads, stacks of matrices, and for axes that are wrapped like the lines of a text.
 """
@@ -34,7 +34,7 @@ class Level:
 
 
 @dataclass(frozen=True)
-class Layout:
+class Arrangement:
     """The picture of a tensor of ``shape``: ``rows`` x ``cols`` cells.
 
     >>> plain((2, 3)).index(1, 2)
@@ -169,7 +169,7 @@ class Layout:
         down, top = self._part(self.down, rows, wanted)
         across, left = self._part(self.across, cols, wanted)
         slab = np.asarray(source[(frames, *wanted)])
-        inside = Layout(slab.shape[slab.ndim - len(self.shape) :], down, across)
+        inside = Arrangement(slab.shape[slab.ndim - len(self.shape) :], down, across)
         return inside.arrange(slab)[..., rows.start - top : rows.stop - top, cols.start - left : cols.stop - left]
 
     def _part(self, levels: tuple[Level, ...], cells: slice, wanted: list[slice]) -> tuple[tuple[Level, ...], int]:
@@ -215,14 +215,14 @@ def _along(levels: Iterable[Level], axis: int) -> NDArray[np.int64]:
     return out
 
 
-def plain(shape: tuple[int, ...]) -> Layout:
+def plain(shape: tuple[int, ...]) -> Arrangement:
     """A tensor by its axes alone: a vector as one row, a matrix as it is, more axes tiled first x second.
 
     >>> plain((8, 3, 5, 5)).rows, plain((8, 3, 5, 5)).cols
     (40, 15)
     """
     down, across = plain_axes(len(shape))
-    return Layout(shape, tuple(Level(a, shape[a]) for a in down), tuple(Level(a, shape[a]) for a in across))
+    return Arrangement(shape, tuple(Level(a, shape[a]) for a in down), tuple(Level(a, shape[a]) for a in across))
 
 
 def plain_axes(ndim: int) -> tuple[tuple[int, ...], tuple[int, ...]]:

@@ -71,15 +71,15 @@ def _merit(placed: Sequence[Placed]) -> float:
 
 def _share(block: Block) -> float:
     """Relative area of a block; a vector needs little to be read."""
-    cells = block.layout.rows * block.layout.cols
-    return math.sqrt(cells) * (0.25 if len(block.layout.shape) <= 1 and cells > 4 else 1.0)
+    cells = block.arrangement.rows * block.arrangement.cols
+    return math.sqrt(cells) * (0.25 if len(block.arrangement.shape) <= 1 and cells > 4 else 1.0)
 
 
 def _use_leftover(
     items: Sequence[Block], scale: float, fits: Callable[[Sequence[float]], list[Placed] | None], found: list[Placed]
 ) -> list[Placed]:
     """Cells are even, so sizes jump; let single blocks jump where there is still room."""
-    kinds = [(block.layout.shape, len(block.names)) for block in items]  # equal layers keep equal sizes
+    kinds = [(block.arrangement.shape, len(block.names)) for block in items]  # equal layers keep equal sizes
     scales = [scale] * len(items)
     largest_first = dict.fromkeys(kind for kind, _ in sorted(zip(kinds, items), key=lambda pair: -_share(pair[1])))
     for factor in (2.6, 1.8, 1.4):
