@@ -12,11 +12,11 @@ from hypothesis import strategies as st
 
 from tests.oracles_film import Imagined
 from weightlapse.film import colours
-from weightlapse.film.blocks import Measure, Placed, blocks
 from weightlapse.film.colours import GAP, GROUND, NAN, OVER, encode
 from weightlapse.film.movie import moments
 from weightlapse.film.pair import Pair, compose_pair
 from weightlapse.film.placing import place
+from weightlapse.film.plates import Measure, Placed, plates
 from weightlapse.film.scene import Order, compose
 from weightlapse.film.surface import Surface
 from weightlapse.film.tiles import Tile
@@ -70,12 +70,12 @@ NETWORKS = {"mlp": MLP, "cnn": CNN, "neuron": NEURON, "keras": KERAS, "odd": ODD
 
 def check(placed: list[Placed], shapes: dict[str, tuple[int, ...]], width: int, height: int) -> None:
     """Every tensor has a tile, inside the box, even, and no two tiles or labels share a pixel."""
-    tiles = [tile for block in placed for tile in block.tiles]
+    tiles = [tile for plate in placed for tile in plate.tiles]
     assert sorted(tile.name for tile in tiles) == sorted(shapes)
     taken = np.zeros((height, width), dtype=np.int32)
-    for block in placed:
-        assert block.tiles[0].y >= block.y + block.label
-        taken[block.y : block.y + block.label, block.x : block.x + block.width] += 1
+    for plate in placed:
+        assert plate.tiles[0].y >= plate.y + plate.label
+        taken[plate.y : plate.y + plate.label, plate.x : plate.x + plate.width] += 1
     for tile in tiles:
         assert tile.x % 2 == tile.y % 2 == tile.cell[0] % 2 == tile.cell[1] % 2 == 0
         assert tile.x >= 0
@@ -92,33 +92,33 @@ def check(placed: list[Placed], shapes: dict[str, tuple[int, ...]], width: int, 
 @pytest.mark.parametrize("size", [(860, 560), (600, 700), (2600, 1700)])
 def test_every_network_is_laid_out(name: str, size: tuple[int, int]) -> None:
     shapes = NETWORKS[name]
-    placed, missing = place(blocks(shapes), *size, Measure.of(size[0] * 3 // 2, size[1] * 5 // 4))
+    placed, missing = place(plates(shapes), *size, Measure.of(size[0] * 3 // 2, size[1] * 5 // 4))
     assert missing == 0
     check(placed, shapes, *size)
 
 
 def test_the_check_sees_an_overlap() -> None:
-    placed, _ = place(blocks(MLP), 860, 560, Measure.of(1280, 720))
+    placed, _ = place(plates(MLP), 860, 560, Measure.of(1280, 720))
     placed[1] = placed[1].moved(placed[0].x, placed[0].y)
     with pytest.raises(AssertionError):
         check(placed, MLP, 860, 560)
 
 
 def test_what_does_not_fit_is_counted() -> None:
-    placed, missing = place(blocks(DEEP), 200, 100, Measure.of(320, 200))
-    assert 0 < len(placed) < len(blocks(DEEP))
-    assert missing == len(blocks(DEEP)) - len(placed)
+    placed, missing = place(plates(DEEP), 200, 100, Measure.of(320, 200))
+    assert 0 < len(placed) < len(plates(DEEP))
+    assert missing == len(plates(DEEP)) - len(placed)
 
 
 def test_a_good_share_of_the_space_is_used() -> None:
     for shapes in (MLP, CNN):
-        placed, _ = place(blocks(shapes), 860, 560, Measure.of(1280, 720))
+        placed, _ = place(plates(shapes), 860, 560, Measure.of(1280, 720))
         assert sum(t.width * t.height for p in placed for t in p.tiles) > 0.45 * 860 * 560
 
 
 def test_equal_layers_have_equal_sizes() -> None:
     shapes = {f"l{i}.weight": (40, 40) for i in range(5)} | {"head.weight": (10, 40)}
-    placed, _ = place(blocks(shapes), 900, 500, Measure.of(1280, 720))
+    placed, _ = place(plates(shapes), 900, 500, Measure.of(1280, 720))
     assert len({p.tiles[0].cell for p in placed[:5]}) == 1
 
 
@@ -129,10 +129,10 @@ shape = st.lists(st.integers(1, 300), min_size=0, max_size=4).map(tuple).filter(
 @given(st.lists(shape, min_size=1, max_size=12), st.integers(300, 1400), st.integers(250, 900))
 def test_any_shapes_in_any_box(shapes: list[tuple[int, ...]], width: int, height: int) -> None:
     named = {f"t{i}.weight": s for i, s in enumerate(shapes)}
-    placed, missing = place(blocks(named), width // 2 * 2, height // 2 * 2, Measure.of(width * 2, height * 2))
-    drawn = {name: named[name] for p in placed for name in p.block.names}
+    placed, missing = place(plates(named), width // 2 * 2, height // 2 * 2, Measure.of(width * 2, height * 2))
+    drawn = {name: named[name] for p in placed for name in p.plate.names}
     check(placed, drawn, width // 2 * 2, height // 2 * 2)
-    assert missing == len(blocks(named)) - len(placed)
+    assert missing == len(plates(named)) - len(placed)
 
 
 kinds_of_names = st.sampled_from(
@@ -160,9 +160,9 @@ def test_any_network_with_its_biases_in_any_box(
             bias = name.replace("weight", "bias").replace("kernel", "bias")
             named.setdefault(bias, (data.draw(st.sampled_from([s[0], s[-1]])),))
     width, height = width // 2 * 2, height // 2 * 2
-    placed, missing = place(blocks(named), width, height, Measure.of(*size))
-    assert missing == len(blocks(named)) - len(placed)
-    check(placed, {name: named[name] for p in placed for name in p.block.names}, width, height)
+    placed, missing = place(plates(named), width, height, Measure.of(*size))
+    assert missing == len(plates(named)) - len(placed)
+    check(placed, {name: named[name] for p in placed for name in p.plate.names}, width, height)
     for tile in (t for p in placed for t in p.tiles):
         tile.codes(np.zeros(tile.arrangement.shape), 1.0)
 
@@ -209,11 +209,11 @@ def test_two_runs_of_any_network(shapes: list[tuple[int, ...]], below: bool, for
 
 
 def test_biases_stand_beside_their_rows() -> None:
-    by_main = {b.main: b for b in blocks(MLP | CNN | KERAS)}
+    by_main = {b.main: b for b in plates(MLP | CNN | KERAS)}
     assert by_main["fc1.weight"].beside == ("fc1.bias",)
     assert by_main["dense/kernel"].below == ("dense/bias",)
     assert by_main["bn1.weight"].below == ("bn1.bias",)
-    placed, _ = place(blocks({"fc.weight": (12, 30), "fc.bias": (12,)}), 800, 500, Measure.of(1280, 720))
+    placed, _ = place(plates({"fc.weight": (12, 30), "fc.bias": (12,)}), 800, 500, Measure.of(1280, 720))
     matrix, bias = placed[0].tiles
     assert np.array_equal(matrix.row_map, bias.row_map)  # row for row
     assert bias.y == matrix.y
@@ -232,7 +232,7 @@ def test_cells_show_the_right_weights() -> None:
         {"v": (700,)},
         {"m.weight": (7, 9)},
     ):
-        placed, _ = place(blocks(shapes), 860, 560, Measure.of(1280, 720))
+        placed, _ = place(plates(shapes), 860, 560, Measure.of(1280, 720))
         for tile in (t for p in placed for t in p.tiles):
             value = rng.normal(size=tile.arrangement.shape)
             codes = tile.codes(value, 4.0)

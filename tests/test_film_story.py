@@ -196,7 +196,7 @@ def test_the_map_holds_every_layer_at_every_size(size: tuple[int, int], rows: in
     story = told(imagined, list(sizes), np.arange(5), fps=24, enlarged=3)
     scene = compose_story(imagined, order, story)
     found: Any = next(panel for panel in scene.panels if isinstance(panel, Map))
-    assert [block.main for cell in found.cells for block in cell.blocks] == list(sizes)
+    assert [plate.main for cell in found.cells for plate in cell.plates] == list(sizes)
     floor = next(panel.box[1] for panel in scene.panels if isinstance(panel, Timeline))  # type: ignore[attr-defined]
     taken = np.zeros((size[1], size[0]), int)
     for cell in found.cells:
@@ -218,12 +218,12 @@ def test_a_row_of_hundreds_of_layers_stays_inside() -> None:
     order = Order(list(sizes), np.arange(3), SIZE)
     scene = compose_story(run := Imagined(sizes, 3), order, told(run, list(sizes), np.arange(3), fps=24, enlarged=3))
     found: Any = next(panel for panel in scene.panels if isinstance(panel, Map))
-    assert sum(len(cell.blocks) for cell in found.cells) == len(sizes)
+    assert sum(len(cell.plates) for cell in found.cells) == len(sizes)
     assert max(x + wide for x, _, wide, _ in (cell.box for cell in found.cells)) <= found.box[0] + found.box[2]
 
 
 def test_rows_are_numbered_blocks() -> None:
-    from weightlapse.film.blocks import blocks
+    from weightlapse.film.plates import plates
 
     names = [
         "model.conv1.weight",
@@ -232,7 +232,7 @@ def test_rows_are_numbered_blocks() -> None:
         "model.layer1.1.bn.weight",
         "model.fc.weight",
     ]
-    found = rowed(blocks(dict.fromkeys(names, (4, 4))))
+    found = rowed(plates(dict.fromkeys(names, (4, 4))))
     assert [title for title, _ in found] == ["conv1", "layer1.0", "layer1.1", "fc"]
     assert [len(part) for _, part in found] == [1, 1, 2, 1]
 

@@ -75,8 +75,8 @@ class Gif(_Animated):
         self._target.write(b"GIF89a" + struct.pack("<HHBBB", *self._size, 0xF7, 0, 0) + table.tobytes())
         self._target.write(b"!\xff\x0bNETSCAPE2.0\x03\x01\x00\x00\x00")
         text = f"{title}\n{comment}".encode()
-        blocks = b"".join(bytes([len(text[i : i + 255])]) + text[i : i + 255] for i in range(0, len(text), 255))
-        self._target.write(b"!\xfe" + blocks + b"\0")
+        plates = b"".join(bytes([len(text[i : i + 255])]) + text[i : i + 255] for i in range(0, len(text), 255))
+        self._target.write(b"!\xfe" + plates + b"\0")
 
     def _picture(self, box: Box, pixels: NDArray[np.uint8], ticks: int) -> None:
         from PIL import GifImagePlugin, Image

@@ -10,10 +10,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 import weightlapse.film.text as glyphs
-from weightlapse.film.blocks import Measure
 from weightlapse.film.colours import GROUND, Codes
 from weightlapse.film.painter import Painter, Tone, dot, ramp, stroke
 from weightlapse.film.panels import Moment
+from weightlapse.film.plates import Measure
 from weightlapse.film.surface import Box
 from weightlapse.picture.numbers import grouped, linear_ticks, log_ticks, short, spans_decades
 

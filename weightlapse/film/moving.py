@@ -9,11 +9,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 import weightlapse.film.text as glyphs
-from weightlapse.film.blocks import Measure
 from weightlapse.film.colours import GROUND
 from weightlapse.film.frames import Values
 from weightlapse.film.painter import Painter, ramp
 from weightlapse.film.panels import Moment, title
+from weightlapse.film.plates import Measure
 from weightlapse.film.surface import Box
 from weightlapse.picture.numbers import short
 

@@ -17,11 +17,11 @@ from numpy.typing import NDArray
 import weightlapse.film.charts as charts
 import weightlapse.film.scales as scales
 from weightlapse.errors import InvalidArgument
-from weightlapse.film.blocks import Measure, Placed, blocks, even
 from weightlapse.film.curves import Curves, Line
 from weightlapse.film.frames import Values, all_shapes, sample, values_over
 from weightlapse.film.panels import Header, Legend, Panel, Weights
 from weightlapse.film.placing import place
+from weightlapse.film.plates import Measure, Placed, even, plates
 from weightlapse.film.scene import THINNED, Order, Scene, frame_boxes, legend_ends
 from weightlapse.film.surface import Box
 from weightlapse.picture.numbers import grouped
@@ -179,7 +179,7 @@ def compose_pair(pair: Pair, order: Order) -> Scene:
     head = even(measure.text * 2.5)
     count = len(pair.columns)
     each = even((wide - gap * (count - 1)) / count)
-    placed, missing = place(blocks(shapes, pair.wiring), each, high - low - gap - head, measure)
+    placed, missing = place(plates(shapes, pair.wiring), each, high - low - gap - head, measure)
     by_tensor = _shared_scales(pair, names, order)
     panels: list[Panel] = []
     for i, (column, heading) in enumerate(zip(pair.columns, _headings(pair))):
@@ -219,15 +219,15 @@ def _headings(pair: Pair) -> list[str]:
 
 
 def _in_column(placed: Placed, column: str, *, labelled: bool) -> Placed:
-    """The block with the names of one column's values; only the first column writes labels."""
-    block = placed.block
+    """The plate with the names of one column's values; only the first column writes labels."""
+    plate = placed.plate
 
     def renamed(names: tuple[str, ...]) -> tuple[str, ...]:
         return tuple(f"{column}|{name}" for name in names)
 
     return replace(
         placed,
-        block=replace(block, main=f"{column}|{block.main}", beside=renamed(block.beside), below=renamed(block.below)),
+        plate=replace(plate, main=f"{column}|{plate.main}", beside=renamed(plate.beside), below=renamed(plate.below)),
         tiles=tuple(replace(tile, name=f"{column}|{tile.name}") for tile in placed.tiles),
         label=placed.label if labelled else 0,
     )

@@ -9,10 +9,10 @@ from typing import Protocol
 import numpy as np
 
 import weightlapse.film.text as glyphs
-from weightlapse.film.blocks import Measure, Placed
 from weightlapse.film.frames import Values
 from weightlapse.film.grown import Lineage
 from weightlapse.film.painter import Painter
+from weightlapse.film.plates import Measure, Placed
 from weightlapse.film.sizing import SPACE, tick_size, ticks
 from weightlapse.film.surface import Box
 from weightlapse.film.tiles import Tile
@@ -64,7 +64,7 @@ class Weights:
     heading: str = ""
     lineage: Lineage | None = None
     stage: int = -1
-    labels: dict[str, str] = field(default_factory=dict)  # what stands above each block
+    labels: dict[str, str] = field(default_factory=dict)  # what stands above each plate
     framed: dict[str, Tile] = field(default_factory=dict)  # each tile as it was last drawn
     smaller: dict[tuple[str, tuple[int, ...]], Arrangement] = field(
         default_factory=dict
@@ -88,23 +88,23 @@ class Weights:
             self.stage = stage
             self.labels.clear()
             self.framed.clear()
-        for block in self.stages[stage][1]:
-            self._block(painter, block, moment)
+        for plate in self.stages[stage][1]:
+            self._plate(painter, plate, moment)
 
-    def _block(self, painter: Painter, block: Placed, moment: Moment) -> None:
+    def _plate(self, painter: Painter, plate: Placed, moment: Moment) -> None:
         relabel = self.scales is None
         shown: dict[str, float] = {}
-        main = block.tiles[0]
+        main = plate.tiles[0]
         there = moment.values.get(main.name)
-        now = main if there is None else self._shaped(main, block, there.shape)
+        now = main if there is None else self._shaped(main, plate, there.shape)
         short_of = main.width - now.width, main.height - now.height  # a network that has yet to grow
-        for tile in block.tiles:
+        for tile in plate.tiles:
             value = moment.values.get(tile.name)
             if value is None:
                 continue
-            shaped = self._shaped(tile, block, value.shape)
+            shaped = self._shaped(tile, plate, value.shape)
             if tile is not main:  # what stands beside or below keeps its distance
-                beside = tile.name in block.block.beside
+                beside = tile.name in plate.plate.beside
                 shaped = shaped.at(tile.x - (short_of[0] if beside else 0), tile.y - (0 if beside else short_of[1]))
             scale = limit_of(value) if self.scales is None else self.scales[tile.name]
             shown[tile.name] = scale
@@ -112,7 +112,7 @@ class Weights:
                 relabel = True
                 self._frame(painter, shaped, moment.frame)
                 if tile is main:
-                    self._ticks(painter, block, shaped)
+                    self._ticks(painter, plate, shaped)
             shaped = self.framed[tile.name]  # the one whose pixel maps are known
             if self.lineage is not None:
                 value = self.lineage.arranged(tile.name, value, moment.frame)
@@ -120,8 +120,8 @@ class Weights:
             painter.tile(shaped, codes)
             if shaped.thinned == (1, 1) and value.size <= _NUMBERED:
                 painter.numbers(shaped, codes, value, self.measure.text)
-        if relabel and block.label and shown:
-            self._label(painter, block, shown)
+        if relabel and plate.label and shown:
+            self._label(painter, plate, shown)
 
     def _frame(self, painter: Painter, tile: Tile, frame: int) -> None:
         """The frame of a tile that is new or has grown; new units get a mark at their left."""
@@ -138,14 +138,14 @@ class Weights:
         for row in np.unique(rows // tile.thinned[0]):
             painter.fill(tile.x - thick - 2, tile.y + int(row) * tile.cell[1], thick, tile.cell[1], 1)
 
-    def _ticks(self, painter: Painter, block: Placed, tile: Tile) -> None:
+    def _ticks(self, painter: Painter, plate: Placed, tile: Tile) -> None:
         """Numbers of filters, names of gates and the like, along the left side."""
         px = tick_size(self.measure)
-        for tick in ticks(block.block, tile, self.measure):
+        for tick in ticks(plate.plate, tile, self.measure):
             middle = tile.y + (tick.first + tick.cells / 2) * tile.cell[1] / tile.thinned[0]
             painter.text(tile.x - SPACE, round(middle + px * 0.36), tick.text, px, tone="muted", anchor="right")
 
-    def _shaped(self, tile: Tile, block: Placed, shape: tuple[int, ...]) -> Tile:
+    def _shaped(self, tile: Tile, plate: Placed, shape: tuple[int, ...]) -> Tile:
         """The same place and cells for a tensor of another shape (before it grew)."""
         if shape == tile.arrangement.shape:
             return tile
@@ -154,26 +154,26 @@ class Weights:
             self.smaller[tile.name, shape] = smaller
         return replace(tile, arrangement=self.smaller[tile.name, shape])
 
-    def _label(self, painter: Painter, block: Placed, scales: Mapping[str, float]) -> None:
+    def _label(self, painter: Painter, plate: Placed, scales: Mapping[str, float]) -> None:
         """Name in ink, then shape, thinning and scale in grey, as much of it as there is room for."""
-        px = block.words
+        px = plate.words
         small = max(px - 2, 9)
         bold = px >= self.measure.text
-        wide = block.width + (0 if bold else 2)
-        tile = self.framed[block.block.main]
-        known = [name for name in block.block.names if name in scales]
+        wide = plate.width + (0 if bold else 2)
+        tile = self.framed[plate.plate.main]
+        known = [name for name in plate.plate.names if name in scales]
         shape = tile.arrangement.shape
         choices = (
-            list(block.block.said),
-            [describe(shape, block.block.kind), "×".join(map(str, shape)) or "scalar"],
+            list(plate.plate.said),
+            [describe(shape, plate.plate.kind), "×".join(map(str, shape)) or "scalar"],
             [f"1 of {tile.thinned[0]}×{tile.thinned[1]}, spikes kept", f"1 of {tile.thinned[0]}×{tile.thinned[1]}"]
             if tile.thinned != (1, 1)
             else [],
             [" | ".join("±" + short(scales[name], 2) for name in known), "±" + short(scales[known[0]], 2)],
         )
-        two = self.measure.lines > 1 and block.label > 0
-        badge = glyphs.width(block.block.badge, px, bold=True) + px // 2 if block.block.badge else 0
-        name = title(block.block.title, px, wide - badge, bold)
+        two = self.measure.lines > 1 and plate.label > 0
+        badge = glyphs.width(plate.plate.badge, px, bold=True) + px // 2 if plate.plate.badge else 0
+        name = title(plate.plate.title, px, wide - badge, bold)
         room = wide - (0 if two else badge + glyphs.width(name, px, bold=bold))
         words: list[str] = []
         for choice in choices:
@@ -182,27 +182,27 @@ class Weights:
                 words.append(fitting)
                 room -= glyphs.width(fitting, small) + px * 2 // 3
         line = "\0".join([name, *words])
-        key = block.block.title
+        key = plate.plate.title
         if self.labels.get(key) == line:
             return
         if key in self.labels:
-            painter.fill(block.x, block.y, wide, block.label - 2, "ground")
+            painter.fill(plate.x, plate.y, wide, plate.label - 2, "ground")
         self.labels[key] = line
-        baseline = block.y + block.label - max(px // 2, 5)
+        baseline = plate.y + plate.label - max(px // 2, 5)
         first = baseline - round(small * 1.5) if two else baseline
-        x = block.x
+        x = plate.x
         if badge:
-            painter.text(x, first, block.block.badge, px, bold=True, tone=1)
+            painter.text(x, first, plate.plate.badge, px, bold=True, tone=1)
             x += badge
         x += painter.text(x, first, name, px, bold=bold)
-        x = block.x if two else x + px * 2 // 3
+        x = plate.x if two else x + px * 2 // 3
         for word in words:
             x += painter.text(x, baseline, word, small, tone="muted") + px * 2 // 3
 
     @property
     def thinned(self) -> bool:
         """Whether any cell stands for more than one weight."""
-        return any(tile.thinned != (1, 1) for _, placed in self.stages for block in placed for tile in block.tiles)
+        return any(tile.thinned != (1, 1) for _, placed in self.stages for plate in placed for tile in plate.tiles)
 
 
 def title(name: str, px: int, room: int, bold: bool) -> str:

@@ -1,7 +1,7 @@
 """Where everything goes: one set of rules for films, page thumbnails and figures. Pure geometry, no pixels.
 
-A matrix and its bias are one block. Blocks flow in the order of the network, down a column, then right, then to the next
-shelf, like the text of a newspaper. The area of a block grows with the square root of its number of weights, so that a
+A matrix and its bias are one plate. Plates flow in the order of the network, down a column, then right, then to the next
+shelf, like the text of a newspaper. The area of a plate grows with the square root of its number of weights, so that a
 small layer stays visible beside a large one; the largest size at which everything fits is taken.
 """
 
@@ -10,14 +10,14 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 
-from weightlapse.film.blocks import Block, Measure, Placed, even
+from weightlapse.film.plates import Measure, Placed, Plate, even
 from weightlapse.film.sizing import sized
 
 
 def place(
-    items: Sequence[Block], width: int, height: int, measure: Measure, *, middle: bool = True
+    items: Sequence[Plate], width: int, height: int, measure: Measure, *, middle: bool = True
 ) -> tuple[list[Placed], int]:
-    """The blocks inside ``width`` × ``height``, origin (0, 0), and how many did not fit in (0 except for hundreds in a tiny picture).
+    """The plates inside ``width`` × ``height``, origin (0, 0), and how many did not fit in (0 except for hundreds in a tiny picture).
 
     ``middle``: what leaves much room stands in the middle of it.
     """
@@ -38,7 +38,7 @@ def place(
 
 
 def _largest(
-    items: Sequence[Block], width: int, height: int, measure: Measure, shelf: int
+    items: Sequence[Plate], width: int, height: int, measure: Measure, shelf: int
 ) -> tuple[float, list[Placed]] | None:
     biggest = even(max(min(width, height) / 5, 46 * max(measure.unit, 0.5)))
 
@@ -62,24 +62,24 @@ def _largest(
 
 
 def _merit(placed: Sequence[Placed]) -> float:
-    """How well space is used: the mean logarithm of the blocks' areas, large layers counting more, less what thinning hides."""
-    shares = [_share(p.block) for p in placed]
+    """How well space is used: the mean logarithm of the plates' areas, large layers counting more, less what thinning hides."""
+    shares = [_share(p.plate) for p in placed]
     mains = [p.tiles[0] for p in placed]
     values = [math.log(tile.width * tile.height) - math.log(tile.thinned[0] * tile.thinned[1]) for tile in mains]
     return sum(share * value for share, value in zip(shares, values)) / sum(shares)
 
 
-def _share(block: Block) -> float:
-    """Relative area of a block; a vector needs little to be read."""
-    cells = block.arrangement.rows * block.arrangement.cols
-    return math.sqrt(cells) * (0.25 if len(block.arrangement.shape) <= 1 and cells > 4 else 1.0)
+def _share(plate: Plate) -> float:
+    """Relative area of a plate; a vector needs little to be read."""
+    cells = plate.arrangement.rows * plate.arrangement.cols
+    return math.sqrt(cells) * (0.25 if len(plate.arrangement.shape) <= 1 and cells > 4 else 1.0)
 
 
 def _use_leftover(
-    items: Sequence[Block], scale: float, fits: Callable[[Sequence[float]], list[Placed] | None], found: list[Placed]
+    items: Sequence[Plate], scale: float, fits: Callable[[Sequence[float]], list[Placed] | None], found: list[Placed]
 ) -> list[Placed]:
-    """Cells are even, so sizes jump; let single blocks jump where there is still room."""
-    kinds = [(block.arrangement.shape, len(block.names)) for block in items]  # equal layers keep equal sizes
+    """Cells are even, so sizes jump; let single plates jump where there is still room."""
+    kinds = [(plate.arrangement.shape, len(plate.names)) for plate in items]  # equal layers keep equal sizes
     scales = [scale] * len(items)
     largest_first = dict.fromkeys(kind for kind, _ in sorted(zip(kinds, items), key=lambda pair: -_share(pair[1])))
     for factor in (2.6, 1.8, 1.4):
@@ -94,20 +94,20 @@ def _use_leftover(
 def _flow(sized: Sequence[Placed], width: int, height: int, measure: Measure, shelf: int) -> list[Placed] | None:
     out: list[Placed] = []
     x = y = top = column = deepest = 0
-    for block in sized:
-        if block.width > width or block.height > shelf:
+    for plate in sized:
+        if plate.width > width or plate.height > shelf:
             return None
-        if y > top and y + block.height > top + shelf:  # next column
+        if y > top and y + plate.height > top + shelf:  # next column
             x, y, column = x + column + measure.gap, top, 0
-        if x > 0 and x + max(column, block.width) > width:  # next shelf
+        if x > 0 and x + max(column, plate.width) > width:  # next shelf
             x, top, column, deepest = 0, deepest + measure.gap, 0, 0
             y = top
-        if top + block.height > height:
+        if top + plate.height > height:
             return None
-        out.append(block.moved(x, y))
-        column = max(column, block.width)
-        y += block.height + even(measure.gap * 2 / 3)
-        deepest = max(deepest, out[-1].y + block.height)
+        out.append(plate.moved(x, y))
+        column = max(column, plate.width)
+        y += plate.height + even(measure.gap * 2 / 3)
+        deepest = max(deepest, out[-1].y + plate.height)
         if deepest > height or x + column > width:
             return None
     return out

@@ -23,7 +23,7 @@ from weightlapse.film.frames import Values, all_shapes, chosen, sample, span_at,
 from weightlapse.film.spike import autopsy as autopsy  # wl.plot.autopsy
 from weightlapse.measures.measure import measure
 from weightlapse.picture.cells import gaps
-from weightlapse.picture.compose import layout_of
+from weightlapse.picture.compose import arrangement_of
 from weightlapse.picture.numbers import spans_decades
 from weightlapse.picture.reduce import SPIKE, typical
 from weightlapse.picture.sample import limit
@@ -105,7 +105,7 @@ def heatmap(
     (index,) = check_frames(int(frame), len(run.steps))
     value = _value(run, name, int(index))
     end = _limit(run, name, scale, value)
-    drawn = layout_of(name, value.shape, all_shapes(run), run.wiring)
+    drawn = arrangement_of(name, value.shape, all_shapes(run), run.wiring)
     flat = drawn.arrange(value)
     step = int(np.ceil(np.sqrt(flat.size / _CELLS))) if flat.size > _CELLS else 1
     codes = encode(typical(flat, step, step, SPIKE * end), end)

@@ -13,7 +13,6 @@ from numpy.typing import NDArray
 import weightlapse.film.charts as charts
 import weightlapse.film.scales as scales
 from weightlapse.errors import InvalidArgument, closest
-from weightlapse.film.blocks import Measure, blocks, even
 from weightlapse.film.colours import MARKS, SERIES_COUNT, SIGN_DARK
 from weightlapse.film.curves import Curves, Line, stacked
 from weightlapse.film.frames import Values, all_shapes, sample, span_at, values_over
@@ -22,6 +21,7 @@ from weightlapse.film.moving import Mass, Ridges, Words, density
 from weightlapse.film.painter import Painter
 from weightlapse.film.panels import Header, Legend, Moment, Panel, Weights
 from weightlapse.film.placing import place
+from weightlapse.film.plates import Measure, even, plates
 from weightlapse.film.surface import Box, Surface
 from weightlapse.picture.numbers import grouped
 from weightlapse.picture.sample import limit
@@ -176,7 +176,7 @@ def weight_panel(run: Run, shapes: Mapping[str, tuple[int, ...]], box: Box, meas
     for start, frames in stages_of(run, order.shown):
         known = all_shapes(run, frames)
         placed, left_out = place(
-            blocks({name: known[name] for name in shapes if name in known}, run.wiring),
+            plates({name: known[name] for name in shapes if name in known}, run.wiring),
             box[2],
             box[3],
             measure,

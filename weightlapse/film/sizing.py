@@ -1,11 +1,11 @@
-"""How large a block is drawn for a given area: the size of its cells, thinning, and the strips along it."""
+"""How large a plate is drawn for a given area: the size of its cells, thinning, and the strips along it."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
 
-from weightlapse.film.blocks import Block, Measure, Placed, even
+from weightlapse.film.plates import Measure, Placed, Plate, even
 from weightlapse.film.tiles import Tile
 from weightlapse.picture.arrangement import Arrangement
 from weightlapse.picture.compose import strip
@@ -23,32 +23,32 @@ SPACE = 8  # pixels between these and the picture
 OBLONG = 6  # a cell is at most this many times longer than it is high
 
 
-def sized(block: Block, area: float, width: int, shelf: int, measure: Measure, biggest: int) -> Placed:
-    """The block with its main picture drawn in about ``area`` pixels, at (0, 0)."""
+def sized(plate: Plate, area: float, width: int, shelf: int, measure: Measure, biggest: int) -> Placed:
+    """The plate with its main picture drawn in about ``area`` pixels, at (0, 0)."""
     room = (max(width, 2), max(shelf - measure.label, 2))
-    if len(block.arrangement.shape) <= 1:
-        main = _strip(block.main, block.arrangement, area, room, measure, biggest)
+    if len(plate.arrangement.shape) <= 1:
+        main = _strip(plate.main, plate.arrangement, area, room, measure, biggest)
     else:
-        gutter = _gutter(block, measure)
-        side = even(10 * max(measure.unit, 0.6)) + max(even(6 * measure.unit), 4) if block.beside or block.below else 0
-        inside = room[0] - gutter - (side if block.beside else 0), room[1] - (side if block.below else 0)
-        main = _main(block.main, block.arrangement, area, (max(inside[0], 2), max(inside[1], 2)), biggest)
-    left = _ticked(block, main, measure) if len(block.arrangement.shape) > 1 else 0
+        gutter = _gutter(plate, measure)
+        side = even(10 * max(measure.unit, 0.6)) + max(even(6 * measure.unit), 4) if plate.beside or plate.below else 0
+        inside = room[0] - gutter - (side if plate.beside else 0), room[1] - (side if plate.below else 0)
+        main = _main(plate.main, plate.arrangement, area, (max(inside[0], 2), max(inside[1], 2)), biggest)
+    left = _ticked(plate, main, measure) if len(plate.arrangement.shape) > 1 else 0
     main = main.at(left, measure.label)
     tiles = [main]
-    for name in block.beside:
-        tiles.append(_along_rows(name, math.prod(block.shapes[name]), main, tiles[-1], measure))
-    for name in block.below:
-        tiles.append(_along_columns(name, math.prod(block.shapes[name]), main, tiles[-1], measure))
+    for name in plate.beside:
+        tiles.append(_along_rows(name, math.prod(plate.shapes[name]), main, tiles[-1], measure))
+    for name in plate.below:
+        tiles.append(_along_columns(name, math.prod(plate.shapes[name]), main, tiles[-1], measure))
     right = max(tile.x + tile.width for tile in tiles)
     bottom = max(tile.y + tile.height for tile in tiles)
     wide = max(right, min(measure.narrowest, width)) if measure.label else right
-    return Placed(block, 0, 0, even(wide + 1), even(bottom + 1), tuple(tiles), measure.label, measure.words)
+    return Placed(plate, 0, 0, even(wide + 1), even(bottom + 1), tuple(tiles), measure.label, measure.words)
 
 
-def ticks(block: Block, main: Tile, measure: Measure) -> tuple[Tick, ...]:
+def ticks(plate: Plate, main: Tile, measure: Measure) -> tuple[Tick, ...]:
     """What is written at the left of ``main``: numbers of filters, names of gates or of query, key and value; of other kinds nothing."""
-    if block.kind.word not in NUMBERED or not measure.label:
+    if plate.kind.word not in NUMBERED or not measure.label:
         return ()
     return side_of(main.arrangement, down=True, cell=main.cell[1] / main.thinned[0], room=tick_size(measure) * 2).ticks
 
@@ -62,16 +62,16 @@ def _width(texts: Sequence[str], measure: Measure) -> int:
     return even(max(map(len, texts), default=0) * 0.64 * tick_size(measure) + SPACE + 2) if texts else 0
 
 
-def _gutter(block: Block, measure: Measure) -> int:
+def _gutter(plate: Plate, measure: Measure) -> int:
     """The most that ticks may need at the left of a picture."""
-    if block.kind.word not in NUMBERED or not measure.label:
+    if plate.kind.word not in NUMBERED or not measure.label:
         return 0
-    names = [name for level in block.arrangement.down for name in level.names] or [str(max(block.arrangement.shape))]
+    names = [name for level in plate.arrangement.down for name in level.names] or [str(max(plate.arrangement.shape))]
     return _width(names, measure)
 
 
-def _ticked(block: Block, main: Tile, measure: Measure) -> int:
-    return _width([tick.text for tick in ticks(block, main, measure)], measure)
+def _ticked(plate: Plate, main: Tile, measure: Measure) -> int:
+    return _width([tick.text for tick in ticks(plate, main, measure)], measure)
 
 
 def _main(name: str, arrangement: Arrangement, area: float, room: tuple[int, int], biggest: int) -> Tile:

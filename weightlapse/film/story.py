@@ -16,10 +16,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from weightlapse.errors import WeightlapseError
-from weightlapse.film.blocks import Block, blocks
 from weightlapse.film.frames import all_shapes
 from weightlapse.film.grown import events_of
 from weightlapse.film.pace import first_at
+from weightlapse.film.plates import Plate, plates
 from weightlapse.measures.doctor import diagnose
 from weightlapse.picture.numbers import grouped
 from weightlapse.picture.sample import sample
@@ -28,7 +28,7 @@ from weightlapse.recording.polar import whole
 from weightlapse.recording.recording import Recording
 from weightlapse.recording.run import Run
 
-MANY = 20  # blocks (a layer with its biases) from which a film shows a map and enlarges some
+MANY = 20  # plates (a layer with its biases) from which a film shows a map and enlarges some
 MOMENTS = 64  # moments between which change is measured
 CHAPTER_SECONDS, CHAPTERS = 3.0, 8
 CAPTIONS = 12
@@ -95,8 +95,8 @@ class Changes:
 class Story:
     """Everything that the film tells."""
 
-    blocks: list[Block]
-    rows: list[tuple[str, list[Block]]]
+    plates: list[Plate]
+    rows: list[tuple[str, list[Plate]]]
     changes: Changes
     chapters: list[Chapter]
     captions: list[Caption]
@@ -108,14 +108,14 @@ class Story:
         """The first chapter that shows ``frame``."""
         return next((c for c in self.chapters if c.frames[0] <= frame <= c.frames[1]), self.chapters[-1])
 
-    def block_of(self, tensor: str) -> Block | None:
-        return next((block for block in self.blocks if tensor in block.names), None)
+    def plate_of(self, tensor: str) -> Plate | None:
+        return next((plate for plate in self.plates if tensor in plate.names), None)
 
 
 def told(run: Run, names: Sequence[str], shown: Frames, *, fps: float, enlarged: int, log_steps: bool = False) -> Story:
     """The story of the pictures ``shown`` (the frame of each), ``enlarged`` layers in each chapter."""
     known = all_shapes(run, np.unique(shown))
-    parts = blocks({name: known[name] for name in names}, run.wiring)
+    parts = plates({name: known[name] for name in names}, run.wiring)
     changes = changed(run, names, shown)
     captions, unexamined = captioned(run, names, shown)
     if unexamined and changes.broken:  # then the weights that were looked at must do
@@ -213,7 +213,7 @@ def _in_words(findings: Sequence[Any], names: Sequence[str]) -> list[tuple[int, 
 
 def chaptered(
     run: Run,
-    parts: Sequence[Block],
+    parts: Sequence[Plate],
     changes: Changes,
     captions: Sequence[Caption],
     shown: Frames,
@@ -252,7 +252,7 @@ def chaptered(
 
 def _leaders(
     run: Run,
-    parts: Sequence[Block],
+    parts: Sequence[Plate],
     changes: Changes,
     captions: Sequence[Caption],
     shown: Frames,
@@ -265,10 +265,10 @@ def _leaders(
     first, last = changes.at(int(frames.min()) + 1), changes.at(int(frames.max()))
     span = slice(first, max(last, first) + 1)
     rates = {}
-    for block in parts:
-        if block.main in there:
-            rate = changes.rate([block.main])[span]
-            rates[block.main] = float(np.nanmean(rate)) if len(rate) else 0.0
+    for plate in parts:
+        if plate.main in there:
+            rate = changes.rate([plate.main])[span]
+            rates[plate.main] = float(np.nanmean(rate)) if len(rate) else 0.0
     named: list[str] = []
     for caption in captions:  # of what breaks, the first: it spreads to the others
         if pictures[0] <= caption.picture < pictures[1] and caption.severity == "error" and not named:
@@ -284,21 +284,21 @@ def _leaders(
     return tuple((name, rates[name]) for name in chosen)
 
 
-def rowed(parts: Sequence[Block]) -> list[tuple[str, list[Block]]]:
+def rowed(parts: Sequence[Plate]) -> list[tuple[str, list[Plate]]]:
     """The layers in rows, as a reader of the network's code would write them: one row for each block of layers that is numbered.
 
-    >>> from weightlapse.film.blocks import blocks
+    >>> from weightlapse.film.plates import plates
     >>> names = ["wte.weight", "h.0.attn.weight", "h.0.mlp.weight", "h.1.attn.weight"]
-    >>> [title for title, _ in rowed(blocks(dict.fromkeys(names, (2, 2))))]
+    >>> [title for title, _ in rowed(plates(dict.fromkeys(names, (2, 2))))]
     ['wte', 'h.0', 'h.1']
     """
-    rows: list[tuple[str, list[Block]]] = []
-    for block in parts:
-        title = _row_of(block.main)
+    rows: list[tuple[str, list[Plate]]] = []
+    for plate in parts:
+        title = _row_of(plate.main)
         if rows and rows[-1][0] == title:
-            rows[-1][1].append(block)
+            rows[-1][1].append(plate)
         else:
-            rows.append((title, [block]))
+            rows.append((title, [plate]))
     return _without_prefix(rows)
 
 
@@ -310,7 +310,7 @@ def _row_of(name: str) -> str:
     return ".".join(pieces[:-1]) or name
 
 
-def _without_prefix(rows: list[tuple[str, list[Block]]]) -> list[tuple[str, list[Block]]]:
+def _without_prefix(rows: list[tuple[str, list[Plate]]]) -> list[tuple[str, list[Plate]]]:
     """Titles without the modules that all of them share."""
     titles = [title.split(".") for title, _ in rows]
     shared = 0
@@ -321,10 +321,10 @@ def _without_prefix(rows: list[tuple[str, list[Block]]]) -> list[tuple[str, list
 
 def by_tensor(story: Story) -> Mapping[str, float]:
     """The mean change per step of every tensor over the film."""
-    return {name: float(story.changes.rate([name]).mean()) for block in story.blocks for name in block.names}
+    return {name: float(story.changes.rate([name]).mean()) for plate in story.plates for name in plate.names}
 
 
 def many(run: Run, names: Sequence[str], frames: Frames) -> bool:
     """Whether a network has too many layers to show all of them in a size that can be read."""
     known = all_shapes(run, frames)
-    return len(blocks({name: known[name] for name in names})) > MANY
+    return len(plates({name: known[name] for name in names})) > MANY

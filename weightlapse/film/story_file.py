@@ -67,12 +67,12 @@ def describe(run: Run, order: Order, story: Story, fps: float, title: str) -> di
                 "row": row,
                 "layers": [
                     {
-                        "tensors": list(block.names),
-                        "kind": block.kind.word,
-                        "weights": sum(int(np.prod(block.shapes[name])) for name in block.names),
-                        "change_per_step": {name: rates[name] for name in block.names},
+                        "tensors": list(plate.names),
+                        "kind": plate.kind.word,
+                        "weights": sum(int(np.prod(plate.shapes[name])) for name in plate.names),
+                        "change_per_step": {name: rates[name] for name in plate.names},
                     }
-                    for block in part
+                    for plate in part
                 ],
             }
             for row, part in story.rows

@@ -10,10 +10,10 @@ from dataclasses import dataclass, field
 import numpy as np
 
 import weightlapse.film.text as glyphs
-from weightlapse.film.blocks import Block, Measure, even
 from weightlapse.film.colours import NAN, SERIES_LEVELS, series
 from weightlapse.film.painter import Painter, ramp
 from weightlapse.film.panels import Moment
+from weightlapse.film.plates import Measure, Plate, even
 from weightlapse.film.story import Story
 from weightlapse.film.surface import Box
 from weightlapse.picture.numbers import short
@@ -27,15 +27,15 @@ LEAST, GAP, COLUMNS = 4, 2, 3  # pixels of a cell and between cells at least; co
 class Cell:
     """One layer on the map, or several that share too little room."""
 
-    blocks: tuple[Block, ...]
+    plates: tuple[Plate, ...]
     box: Box
 
     @property
     def names(self) -> list[str]:
-        return [name for block in self.blocks for name in block.names]
+        return [name for plate in self.plates for name in plate.names]
 
     def holds(self, names: Sequence[str]) -> bool:
-        return any(block.main in names for block in self.blocks)
+        return any(plate.main in names for plate in self.plates)
 
 
 @dataclass
@@ -93,7 +93,7 @@ class Map:
         changes = [i for i, names in enumerate(layers) if len(names) > 1 and (i == 0 or names != layers[i - 1])]
         heads = changes if columns == 1 and len(changes) * self._heading <= high // 5 else []
         self.pitch = max(min(even((high - len(heads) * self._heading) / per), even(self.measure.text * 2.2)), LEAST)
-        lengths = [[math.sqrt(sum(_weights(block) for block in some)) for some in part] for part in parts]
+        lengths = [[math.sqrt(sum(_weights(plate) for plate in some)) for some in part] for part in parts]
         scale = min(((room - GAP * len(row)) / sum(row) for row in lengths if sum(row)), default=1.0)
         while scale > 1e-9 and max(self._row_width(row, scale) for row in lengths) > room:
             scale *= 0.9
@@ -177,7 +177,7 @@ class Map:
                 self._frame(painter, cell.box, "ink")
                 row = self.row_of[i]
                 words[row] = words.get(row, "") + "".join(
-                    letter(leaders.index(b.main)) for b in cell.blocks if b.main in leaders
+                    letter(leaders.index(b.main)) for b in cell.plates if b.main in leaders
                 )
         for row, end in self.ends.items():
             _, top, _ = self.titles[row]
@@ -206,11 +206,11 @@ class Map:
         return series(TONE) + int(np.clip(share * SERIES_LEVELS, 0, SERIES_LEVELS - 1))
 
 
-def _weights(block: Block) -> int:
-    return sum(math.prod(block.shapes[name]) for name in block.names)
+def _weights(plate: Plate) -> int:
+    return sum(math.prod(plate.shapes[name]) for name in plate.names)
 
 
-def _joined(rows: Sequence[tuple[str, list[Block]]], together: int) -> list[tuple[str, list[Block]]]:
+def _joined(rows: Sequence[tuple[str, list[Plate]]], together: int) -> list[tuple[str, list[Plate]]]:
     """``together`` neighbouring rows as one."""
     if together <= 1:
         return list(rows)
@@ -218,21 +218,21 @@ def _joined(rows: Sequence[tuple[str, list[Block]]], together: int) -> list[tupl
     for i in range(0, len(rows), together):
         some = rows[i : i + together]
         title = some[0][0] if len(some) == 1 else f"{some[0][0]} – {some[-1][0]}"
-        out.append((title, [block for _, part in some for block in part]))
+        out.append((title, [plate for _, part in some for plate in part]))
     return out
 
 
-def _shared(part: Sequence[Block], most: int) -> list[tuple[Block, ...]]:
+def _shared(part: Sequence[Plate], most: int) -> list[tuple[Plate, ...]]:
     """The layers of a row in at most ``most`` cells, neighbours together."""
     each = math.ceil(len(part) / max(most, 1))
     return [tuple(part[i : i + each]) for i in range(0, len(part), each)]
 
 
-def _layer(block: Block) -> str:
+def _layer(plate: Plate) -> str:
     """The name of a layer inside its row: "in_proj", "ln_1"."""
-    pieces = [piece for piece in re.split(r"[./]", block.main) if piece not in ("weight", "kernel", "bias")]
+    pieces = [piece for piece in re.split(r"[./]", plate.main) if piece not in ("weight", "kernel", "bias")]
     last = re.sub(r"_?(weight|kernel|bias)$", "", pieces[-1]) if pieces else ""
-    return last or (pieces[-2] if len(pieces) > 1 else block.main)
+    return last or (pieces[-2] if len(pieces) > 1 else plate.main)
 
 
 def letter(index: int) -> str:

@@ -12,12 +12,12 @@ from numpy.typing import NDArray
 import weightlapse.film.charts as charts
 import weightlapse.film.scales as scales
 import weightlapse.film.text as glyphs
-from weightlapse.film.blocks import Block, Measure, blocks, even
 from weightlapse.film.frames import Values, all_shapes, values_over
 from weightlapse.film.grown import Lineage
 from weightlapse.film.painter import Painter
 from weightlapse.film.panels import Header, Legend, Moment, Panel, Weights
 from weightlapse.film.placing import place
+from weightlapse.film.plates import Measure, Plate, even, plates
 from weightlapse.film.scene import THINNED, Order, Scene, frame_boxes, legend_ends
 from weightlapse.film.story import Chapter, Story, told
 from weightlapse.film.story_map import Map, letter
@@ -101,8 +101,8 @@ def _first_chart(run: Run, order: Order) -> list[Any]:
 
 
 def _names(story: Story, main: str) -> tuple[str, ...]:
-    block = story.block_of(main)
-    return block.names if block else (main,)
+    plate = story.plate_of(main)
+    return plate.names if plate else (main,)
 
 
 def _values(run: Run, story: Story, frames: NDArray[np.int64]) -> Iterator[dict[str, Values]]:
@@ -120,18 +120,18 @@ def _room(box: Box, measure: Measure) -> Box:
     return x, y + head, wide, even(high - head)
 
 
-def _items(run: Run, story: Story, chapter: Chapter) -> list[Block]:
+def _items(run: Run, story: Story, chapter: Chapter) -> list[Plate]:
     """The layers that a chapter enlarges, with their letters and what is said of them."""
     shapes = all_shapes(run, np.arange(chapter.frames[0], chapter.frames[1] + 1))
     wanted = {n: shapes[n] for main, _ in chapter.leaders for n in _names(story, main) if n in shapes}
-    found = {block.main: block for block in blocks(wanted, run.wiring)}
+    found = {plate.main: plate for plate in plates(wanted, run.wiring)}
     said: dict[str, tuple[str, ...]] = {
         name: (f"{short(100 * rate, 2)} % a step",) for name, rate in chapter.leaders if rate > 0
     }
     for caption in story.captions:
-        block = story.block_of(caption.tensor) if caption.kind == "nonfinite" else None
-        if block and chapter.start <= caption.picture < chapter.stop:
-            said[block.main] = (f"NaN or Inf from step {grouped(caption.step)}", "NaN or Inf", "NaN")
+        plate = story.plate_of(caption.tensor) if caption.kind == "nonfinite" else None
+        if plate and chapter.start <= caption.picture < chapter.stop:
+            said[plate.main] = (f"NaN or Inf from step {grouped(caption.step)}", "NaN or Inf", "NaN")
     return [
         replace(found[main], badge=letter(i), said=said.get(main, ()))
         for i, (main, _) in enumerate(chapter.leaders)

@@ -9,11 +9,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 import weightlapse.film.text as glyphs
-from weightlapse.film.blocks import Measure
 from weightlapse.film.colours import GROUND, Codes
 from weightlapse.film.curves import Line
 from weightlapse.film.painter import Painter, ramp, stroke
 from weightlapse.film.panels import Moment
+from weightlapse.film.plates import Measure
 from weightlapse.film.story import Caption, Story
 from weightlapse.film.story_map import letter
 from weightlapse.film.surface import Box
@@ -178,6 +178,6 @@ def curve_of(lines: Sequence[Line], story: Story) -> Line:
     """The first logged curve, or, where nothing was logged, how fast the network changes."""
     if lines:
         return lines[0]
-    rates: NDArray[np.float64] = story.changes.rate([name for block in story.blocks for name in block.names])
+    rates: NDArray[np.float64] = story.changes.rate([name for plate in story.plates for name in plate.names])
     steps = story.changes.steps
     return Line("change per step", steps[1:] if len(steps) > 1 else steps, rates[: max(len(steps) - 1, 1)])

@@ -15,7 +15,7 @@ from weightlapse.picture.strips import Side, module_of, strips
 
 
 @dataclass(frozen=True)
-class Block:
+class Plate:
     """A tensor with the vectors that belong to it: ``beside`` along its rows, ``below`` along its columns."""
 
     title: str
@@ -39,10 +39,10 @@ class Measure:
 
     unit: float
     text: int  # size of a label
-    label: int  # height of the line above a block; 0: no label
-    gap: int  # between blocks
-    words: int  # size of the letters above a block
-    narrowest: int  # of a block with a label
+    label: int  # height of the line above a plate; 0: no label
+    gap: int  # between plates
+    words: int  # size of the letters above a plate
+    narrowest: int  # of a plate with a label
     lines: int = 1  # of a label: the name, and, on a second one, what else is to be said
 
     @staticmethod
@@ -52,7 +52,7 @@ class Measure:
         return Measure(unit, text, even(text * 1.6), even(18 * max(unit, 0.5)), text, even(84 * max(unit, 0.7)))
 
     def compact(self) -> Measure:
-        """For pictures with very many blocks: small letters, little space."""
+        """For pictures with very many plates: small letters, little space."""
         words = max(round(9 * self.unit), 9)
         return replace(
             self, label=even(words * 1.6), gap=even(8 * max(self.unit, 0.5)), words=words, narrowest=even(words * 6.6)
@@ -65,9 +65,9 @@ class Measure:
 
 @dataclass(frozen=True)
 class Placed:
-    """A block at its place: the box includes the label line, the tiles are at their final pixels."""
+    """A plate at its place: the box includes the label line, the tiles are at their final pixels."""
 
-    block: Block
+    plate: Plate
     x: int
     y: int
     width: int
@@ -86,10 +86,10 @@ def even(value: float) -> int:
     return max(int(value) // 2 * 2, 2)
 
 
-def blocks(shapes: Mapping[str, tuple[int, ...]], wiring: Any = None) -> list[Block]:
+def plates(shapes: Mapping[str, tuple[int, ...]], wiring: Any = None) -> list[Plate]:
     """Tensors in network order, biases put beside their matrices, vectors of one module together.
 
-    >>> [b.names for b in blocks({"fc.weight": (3, 4), "fc.bias": (3,), "ln.weight": (3,), "ln.bias": (3,)})]
+    >>> [b.names for b in plates({"fc.weight": (3, 4), "fc.bias": (3,), "ln.weight": (3,), "ln.bias": (3,)})]
     [('fc.weight', 'fc.bias'), ('ln.weight', 'ln.bias')]
     """
     known = kinds(shapes, wiring)
@@ -97,12 +97,12 @@ def blocks(shapes: Mapping[str, tuple[int, ...]], wiring: Any = None) -> list[Bl
     of: dict[str, dict[Side, list[str]]] = {}
     for name, (main, side) in belonging.items():
         of.setdefault(main, {"right": [], "below": []})[side].append(name)
-    out: list[Block] = []
+    out: list[Plate] = []
     for name, shape in shapes.items():
         if name in belonging:
             continue
         mine = of.get(name, {"right": [], "below": []})
         beside, below = tuple(mine["right"]), tuple(mine["below"])
         title = (module_of(name) if below and len(shape) < 2 else "") or name
-        out.append(Block(title, name, arrangement(shape, known[name]), known[name], beside, below, shapes))
+        out.append(Plate(title, name, arrangement(shape, known[name]), known[name], beside, below, shapes))
     return out
