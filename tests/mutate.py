@@ -42,10 +42,10 @@ LOOKED_AT = Path(__file__).resolve().parent / "mutants"
 CODECS = "test_codec_decisions test_format_table test_format_numbers test_store_codecs"
 MATCH = "test_match_decisions test_symmetry_match"
 WIRING = "test_wiring_decisions test_wiring_rules"
-WIDEN = "test_growth_plan test_growth_widen test_growth_mistakes"
+WIDEN = "test_growth_cells test_growth_widen test_growth_mistakes"
 #: file below weightlapse/ -> files of tests, those beside it first. Not the slowest: a mutant costs a run of them.
 TARGETS = {
-    **{f"store/codecs/{name}.py": CODECS for name in "predict patterns grid classes entropy plan form encode unpack inverse".split()},
+    **{f"store/codecs/{name}.py": CODECS for name in "predict patterns grid classes entropy cutting form encode unpack inverse".split()},
     "store/codecs/decode.py": f"{CODECS} test_store_straight",
     "symmetry/match.py": MATCH,
     "symmetry/assign.py": MATCH,
@@ -55,7 +55,7 @@ TARGETS = {
     "wiring/dims.py": WIRING,
     "wiring/groups.py": WIRING,
     "growth/widen.py": WIDEN,
-    "growth/plan.py": WIDEN,
+    "growth/cells.py": WIDEN,
 }  # fmt: skip
 
 _COMPARED: dict[type, type] = {

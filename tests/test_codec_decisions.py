@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from weightlapse.errors import DamagedRecording, InvalidArgument
-from weightlapse.store.codecs import classes, encode, grid, plan
+from weightlapse.store.codecs import classes, cutting, encode, grid
 from weightlapse.store.codecs import predict as p
 from weightlapse.store.codecs.decode import Chunk
 from weightlapse.store.codecs.entropy import FILE_HEADER, PageReader, PageWriter
@@ -425,10 +425,10 @@ def test_pages_are_read_alone(dtype: Any) -> None:
         PageReader(b"", np.dtype(dtype), FILE_HEADER)
 
 
-# ---- the plan ----------------------------------------------------------------------------------------------------------------
+# ---- the cutting ----------------------------------------------------------------------------------------------------------------
 
 
-def slow_plan(tensors: list[tuple[str, int, int]], most: int) -> list[list[tuple[int, int, int]]]:
+def slow_cut(tensors: list[tuple[str, int, int]], most: int) -> list[list[tuple[int, int, int]]]:
     """One chunk after the other, as the words say."""
     own, shared, opened = [], [], {}
     for i, (dtype, size, row) in enumerate(tensors):
@@ -450,17 +450,17 @@ def test_chunks_are_cut_as_the_words_say() -> None:
     for most in (8, 9):
         for size, row in itertools.product(range(40), (1, 2, 3, 5, 8, 9, 10)):
             tensors = [("a", 3, 3), ("a", size, row), ("b", 4, 2), ("a", 2, 1), ("a", 4, 1), ("b", 5, 1)]
-            found = plan.plan(tensors, lambda _, most=most: most)
-            assert [[(c.tensor, c.start, c.stop) for c in chunk] for chunk in found] == slow_plan(tensors, most), (
+            found = cutting.cut(tensors, lambda _, most=most: most)
+            assert [[(c.tensor, c.start, c.stop) for c in chunk] for chunk in found] == slow_cut(tensors, most), (
                 most,
                 size,
                 row,
             )
             assert all(sum(c.stop - c.start for c in chunk) <= most for chunk in found)
-    assert plan.CHUNK == 16384
-    assert plan.MIN_CHUNK == 512
-    assert [len(c) for c in plan.plan([("a", 16384, 1)])] == [1]
-    assert len(plan.plan([("a", 16385, 1)])) == 2
+    assert cutting.CHUNK == 16384
+    assert cutting.MIN_CHUNK == 512
+    assert [len(c) for c in cutting.cut([("a", 16384, 1)])] == [1]
+    assert len(cutting.cut([("a", 16385, 1)])) == 2
 
 
 # ---- the form ----------------------------------------------------------------------------------------------------------------

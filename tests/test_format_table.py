@@ -28,7 +28,7 @@ from weightlapse.store import (
     statistics,
     writer,
 )
-from weightlapse.store.codecs import classes, form, patterns, plan, predict
+from weightlapse.store.codecs import classes, cutting, form, patterns, predict
 from weightlapse.store.codecs.decode import Chunk
 from weightlapse.store.codecs.encode import encode
 from weightlapse.store.folder import LocalFolder
@@ -199,7 +199,7 @@ ROWS: list[tuple[str, Callable[..., Any]]] = [
      lambda a, b, small, most: compact.block_frames(None) == a and compact.block_frames(0.1) == b and compact.block_frames(None, 1024) == small and compact.block_frames(None, 1) == most),
     (rf"at most {N}\.{N} GiB, but {W} frames at least: at {N} MB a frame", lambda a, b, few, mb: (10 * a + b) << 30 == 10 * compact._REACH and compact.block_frames(None, compact._REACH // 8) == 8 and compact.block_frames(None, 1 << 40) == few and (mb == 500 and compact.block_frames(None, mb * 10**6) == 5)),
     (rf"A chunk has at most {N} columns, of a tensor of 2{N} values and more {N} \({N} in blocks of up to {N} frames\)",
-     lambda few, large, many, short, frames: [compact.chunk_limit(h, 1 << 40, s) for h, s in ((96, 2**large - 1), (96, 2**large), (frames, 2**large), (frames + 1, 2**large))] == [few, many, short, many] and few == plan.CHUNK),
+     lambda few, large, many, short, frames: [compact.chunk_limit(h, 1 << 40, s) for h, s in ((96, 2**large - 1), (96, 2**large), (frames, 2**large), (frames + 1, 2**large))] == [few, many, short, many] and few == cutting.CHUNK),
     (rf"Strips have {N} columns \({N} in short blocks\), with a tolerance {N}, in large chunks {N} or, in blocks of up to {N} frames, all of them; tiles have {N} rows \(with a tolerance {N}; {N} in short blocks, more in narrow chunks; {N} and {N} in large ones\)",
      lambda a, d, b, c, h, t, bt, s, x, y: [compact.chunk_shape(*of) for of in ((None, 96, 9000), (None, 64, 9000), (0.1, 96, 9000), (None, h + 1, 20000), (None, h, 20000))] == [form.Shape(a, t), form.Shape(d, s), form.Shape(b, bt), form.Shape(c, x), form.Shape(20000, y)]),
     (rf"Tensors of {N} values \({N} with a tolerance\)", lambda a, b: (a, b) == (statistics._ROW_EACH_FRAME, statistics._ROW_EACH_FRAME_ROUNDED)),

@@ -145,8 +145,8 @@ def test_a_written_refusal_holds() -> None:
     wiring = wl.trace(model, nets.tokens())
     with pytest.raises(CannotGrow, match="layer_norm"):
         widen_state(model.state_dict(), wiring, {"tokens": 11})
-    grown, plan = widen_state(model.state_dict(), wiring, {"tokens": 16}, seed=0)
+    grown, cells = widen_state(model.state_dict(), wiring, {"tokens": 16}, seed=0)
     assert grown["norm.weight"].shape == (16,)
-    assert len(plan.lineage["tokens"]) == 16
+    assert len(cells.lineage["tokens"]) == 16
     with pytest.raises(UnknownTensor):
         widen_state({}, wiring, {"tokens": 16})

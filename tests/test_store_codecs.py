@@ -11,12 +11,12 @@ from hypothesis.extra import numpy as hnp
 from tests import oracles_store as oracle
 from weightlapse.errors import DamagedRecording
 from weightlapse.store.codecs import classes, form, grid
+from weightlapse.store.codecs.cutting import cut
 from weightlapse.store.codecs.decode import Chunk, Decoded, advance_together
 from weightlapse.store.codecs.encode import encode, encode_bounded
 from weightlapse.store.codecs.entropy import PageReader
 from weightlapse.store.codecs.form import GRID, PACKED, PLAIN, Columns, Shape, tiles
 from weightlapse.store.codecs.patterns import PATTERNS
-from weightlapse.store.codecs.plan import plan
 from weightlapse.store.codecs.predict import (
     DAMPED,
     LAST,
@@ -357,10 +357,10 @@ def test_tiles_cover_all_rows_but_the_first_once(rows: int, height: int) -> None
 
 @given(st.lists(st.tuples(st.sampled_from(["float32", "int8"]), st.integers(0, 5000), st.integers(1, 80)), max_size=12))
 @settings(deadline=None)
-def test_the_plan_holds_every_value_once(tensors: list[tuple[str, int, int]]) -> None:
+def test_the_chunks_hold_every_value_once(tensors: list[tuple[str, int, int]]) -> None:
     tensors = [(dtype, rows * row, row) for dtype, rows, row in tensors]
     seen: dict[int, list[tuple[int, int]]] = {}
-    for chunk in plan(tensors, lambda _: 1000):
+    for chunk in cut(tensors, lambda _: 1000):
         assert len({tensors[p.tensor][0] for p in chunk}) == 1, "one dtype per chunk"
         assert 0 < sum(p.stop - p.start for p in chunk) <= 1000
         for p in chunk:

@@ -1,4 +1,4 @@
-"""A plan applied to arrays: weights, gradients, moments. NumPy only.
+"""The cells of a growth applied to arrays: weights, gradients, moments. NumPy only.
 
 The parts of a divided weight are rounded to the grid of the weight itself (whole multiples of its last bit), the last one
 being the rest. They are all representable and sum to the weight *exactly*, in float16 as in float64: a grown network is
@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from weightlapse.errors import CannotGrow
-from weightlapse.growth.plan import AxisMap
+from weightlapse.growth.cells import AxisMap
 
 # significant bits and the exponent of the smallest positive number
 FORMATS = {"float64": (53, -1074), "float32": (24, -149), "float16": (11, -24), "bfloat16": (8, -133)}

@@ -12,9 +12,9 @@ import torch
 from weightlapse.adapters.checkpoints import file_or_folder
 from weightlapse.errors import CannotGrow, InvalidArgument, UnknownTensor, closest, missing_extra
 from weightlapse.growth.arrays import Array, grown_value
+from weightlapse.growth.cells import Cells, grown_cells
 from weightlapse.growth.families import chosen_families
 from weightlapse.growth.module import changed_tensor
-from weightlapse.growth.plan import Plan, make_plan
 from weightlapse.growth.refusals import refuse_blocked
 from weightlapse.store.portable import replace
 from weightlapse.store.remove import remove_own
@@ -30,7 +30,7 @@ def widen_state(
     *,
     split: str = "random",
     seed: int | None = None,
-) -> tuple[State, Plan]:
+) -> tuple[State, Cells]:
     """A state dict with more units in the groups named by ``sizes``; tensors that no group touches are shared.
 
     There is no network to run, so the proof is another one: the new tensors, with the columns of replicas added up, are the
@@ -39,10 +39,10 @@ def widen_state(
     """
     families = chosen_families(wiring, sizes)
     refuse_blocked(wiring, families)
-    plan = make_plan(wiring, families, split=split, rng=np.random.default_rng(seed))
+    cells = grown_cells(wiring, families, split=split, rng=np.random.default_rng(seed))
     stats = {m.tensor for f, _ in families for m in f.members if m.roles == {"stat"}}
     grown = dict(state)
-    for tensor in plan.tensors:
+    for tensor in cells.tensors:
         names = [name for name in wiring.names_of(tensor) if name in state]
         if not names and tensor not in stats:
             raise UnknownTensor(
@@ -50,17 +50,17 @@ def widen_state(
                 "without it only a part of the network would be widened"
             )
         for name in names:
-            grown[name] = _widened(name, state[name], tensor, wiring, plan)
-    return grown, plan
+            grown[name] = _widened(name, state[name], tensor, wiring, cells)
+    return grown, cells
 
 
-def _widened(name: str, old: torch.Tensor, tensor: str, wiring: Wiring, plan: Plan) -> torch.Tensor:
+def _widened(name: str, old: torch.Tensor, tensor: str, wiring: Wiring, cells: Cells) -> torch.Tensor:
     expected = wiring.shapes[tensor]
     if tuple(old.shape) != tuple(expected):
         raise InvalidArgument(
             f"{name!r} has shape {tuple(old.shape)} in the checkpoint, but the wiring says {tuple(expected)}"
         )
-    maps = plan.maps_of(tensor)
+    maps = cells.maps_of(tensor)
 
     def value(_name: str, values: Array, dtype: str) -> Array:
         return grown_value(name, values, maps, dtype=dtype)

@@ -11,11 +11,11 @@ from torch import nn
 
 from weightlapse.errors import CannotGrow
 from weightlapse.growth.arrays import Array, grown_gradient
+from weightlapse.growth.cells import Cells, grown_cells
 from weightlapse.growth.certificate import Certificate, Check, Trial, live_units
 from weightlapse.growth.families import chosen_families, family_of_groups
 from weightlapse.growth.module import with_tensors
-from weightlapse.growth.narrow import Surplus, _merged_moment, _merged_value, _plan, _surplus
-from weightlapse.growth.plan import Plan, make_plan
+from weightlapse.growth.narrow import Surplus, _cells, _merged_moment, _merged_value, _surplus
 from weightlapse.growth.program_constants import constant_units, fold_constants
 from weightlapse.growth.refusals import averages, refuse_blocked, unseen_notes
 from weightlapse.growth.result import Growth
@@ -41,7 +41,7 @@ class Home(Protocol):
         """The name of the group that ``asked`` means."""
 
     def candidates(
-        self, model: Any, program: Program, wiring: Wiring, plan: Plan, example: Any
+        self, model: Any, program: Program, wiring: Wiring, cells: Cells, example: Any
     ) -> Iterator[tuple[Any, Sequence[Any]]]:
         """Networks of the planned shapes, the likeliest first, and what was set in each."""
 
@@ -88,7 +88,7 @@ def widened(
     with shared_buffers():
         families = chosen_families(wiring, sizes)
         refuse_blocked(wiring, families)
-        plan = make_plan(wiring, families, split=split, rng=np.random.default_rng(seed))
+        cells = grown_cells(wiring, families, split=split, rng=np.random.default_rng(seed))
         trial = Trial.of(program, given)
         try:
             made = _made(
@@ -96,10 +96,10 @@ def widened(
                 model,
                 program,
                 wiring,
-                plan,
+                cells,
                 trial,
                 examples,
-                lambda source: grown_tensors(base_of(source), plan),
+                lambda source: grown_tensors(base_of(source), cells),
                 trial.limit,
             )
         except CannotGrow as error:
@@ -109,12 +109,12 @@ def widened(
         live = live_units(trial, _consumers(families))
         _refuse_dead(trial, families, live)
     if noise:
-        _add_noise(grown, plan, families, noise, seed)
+        _add_noise(grown, cells, families, noise, seed)
         checks = trial.checks(lambda m: m, grown, own_only=True)
     new = home.put(grown, new, model)
     origin = home.origin(model, new)
     opt = home.finished(
-        model, new, optimizer, lambda name, power, v: grown_gradient(v, plan.maps_of(name), power=power), origin
+        model, new, optimizer, lambda name, power, v: grown_gradient(v, cells.maps_of(name), power=power), origin
     )
     certificate = Certificate(
         checks=tuple(checks),
@@ -124,7 +124,7 @@ def widened(
         notes=(*trial.notes, *unseen_notes(wiring, families), *(f"set {s}" for s in said)),
     )
     changes = ", ".join(f"{f.name} {f.size} -> {size}" for f, size in families)
-    return Growth(new, opt, plan.lineage, certificate, plan.parts, origin, note=f"widened {changes}")
+    return Growth(new, opt, cells.lineage, certificate, cells.parts, origin, note=f"widened {changes}")
 
 
 def narrowed(
@@ -156,21 +156,21 @@ def narrowed(
     found = [_surplus(program, f, {} if proven else constant_units(trial, f)) for f in families]
     surplus = [s for s in found if len(s.kept) < s.family.size]
 
-    def attempt(some: list[Surplus]) -> tuple[Plan, tuple[Any, Sequence[Any], nn.Module, list[Check]]]:
-        plan = _plan(wiring, some)
-        change = partial(_smaller, some, plan)
-        return plan, _made(home, model, program, wiring, plan, trial, examples, change, limit, own_only=True)
+    def attempt(some: list[Surplus]) -> tuple[Cells, tuple[Any, Sequence[Any], nn.Module, list[Check]]]:
+        cells = _cells(wiring, some)
+        change = partial(_smaller, some, cells)
+        return cells, _made(home, model, program, wiring, cells, trial, examples, change, limit, own_only=True)
 
     try:
-        plan, made = attempt(surplus)
+        cells, made = attempt(surplus)
     except CannotGrow:
         surplus = [s for s in surplus if _holds(attempt, s)]  # one family that must not shrink spoils all
-        plan, made = attempt(surplus)
+        cells, made = attempt(surplus)
     new, said, grown, checks = made
     new = home.put(grown, new, model)
     origin = home.origin(model, new)
     opt = home.finished(
-        model, new, optimizer, lambda name, power, v: _merged_moment(surplus, plan, power, name, v, ""), origin
+        model, new, optimizer, lambda name, power, v: _merged_moment(surplus, cells, power, name, v, ""), origin
     )
     told = [f"{s.family.name}: {count} {why}" for s in surplus for why, count in s.why.items()]
     certificate = Certificate(
@@ -184,7 +184,7 @@ def narrowed(
         ", ".join(f"{s.family.name} {s.family.size} -> {len(s.kept)}" for s in surplus)
         or "nothing: every unit is needed"
     )
-    return Growth(new, opt, plan.lineage, certificate, {}, origin, note=f"narrowed {changes}")
+    return Growth(new, opt, cells.lineage, certificate, {}, origin, note=f"narrowed {changes}")
 
 
 def _holds(attempt: Callable[[list[Surplus]], Any], surplus: Surplus) -> bool:
@@ -213,7 +213,7 @@ def _made(
     model: Any,
     program: Program,
     wiring: Wiring,
-    plan: Plan,
+    cells: Cells,
     trial: Trial,
     examples: Sequence[Any],
     change: Callable[[nn.Module], nn.Module],
@@ -224,7 +224,7 @@ def _made(
     """The new network, what was set in it, its program, and the checks that both compute the same."""
     names = program.graph.names
     failure: CannotGrow | None = None
-    for new, said in home.candidates(model, program, wiring, plan, examples[0]):
+    for new, said in home.candidates(model, program, wiring, cells, examples[0]):
         graph = home.program(new, names).graph
 
         def regrown(source: nn.Module, graph: Any = graph) -> nn.Module:
@@ -245,15 +245,15 @@ def _made(
     raise failure or CannotGrow(f"{home.name(model)} cannot be made again with other sizes")
 
 
-def planned_shape(shape: Sequence[int], plan: Plan, name: str) -> tuple[int, ...]:
+def grown_shape(shape: Sequence[int], cells: Cells, name: str) -> tuple[int, ...]:
     """The shape that a tensor of ``shape`` gets."""
     new = list(shape)
-    for axis, m in plan.maps_of(name):
+    for axis, m in cells.maps_of(name):
         new[axis] = len(m.source)
     return tuple(new)
 
 
-def _smaller(surplus: Sequence[Surplus], plan: Plan, source: nn.Module) -> nn.Module:
+def _smaller(surplus: Sequence[Surplus], cells: Cells, source: nn.Module) -> nn.Module:
     folded = fold_constants(base_of(source), [(s.family, s.constant) for s in surplus])
-    value = partial(_merged_value, surplus, plan)
-    return with_tensors(folded, plan.tensors, value, partial(_merged_moment, surplus, plan, 1.0))
+    value = partial(_merged_value, surplus, cells)
+    return with_tensors(folded, cells.tensors, value, partial(_merged_moment, surplus, cells, 1.0))

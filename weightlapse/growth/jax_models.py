@@ -16,10 +16,10 @@ from weightlapse.adapters.jax import is_nnx
 from weightlapse.errors import InvalidArgument, closest
 from weightlapse.growth.arrays import Array
 from weightlapse.growth.attributes import Setting, follow, sounds_like_size
-from weightlapse.growth.foreign import Moment, planned_shape
+from weightlapse.growth.cells import Cells
+from weightlapse.growth.foreign import Moment, grown_shape
 from weightlapse.growth.jax_optimizer import carried, powers_of
 from weightlapse.growth.module import tensors_of
-from weightlapse.growth.plan import Plan
 from weightlapse.growth.widen import lengths_below
 from weightlapse.wiring.data import Wiring
 from weightlapse.wiring.programs.jax_models import dotted, is_float, jax_program
@@ -59,14 +59,14 @@ class JaxHome:
         )
 
     def candidates(
-        self, model: Any, program: Program, wiring: Wiring, plan: Plan, example: Any
+        self, model: Any, program: Program, wiring: Wiring, cells: Cells, example: Any
     ) -> Iterator[tuple[Any, list[Setting]]]:
         held = program.named()
         blank: dict[str, Array] = {
-            n: np.zeros(planned_shape(tuple(held[n].shape), plan, n), held[n].detach().numpy().dtype) for n in held
+            n: np.zeros(grown_shape(tuple(held[n].shape), cells, n), held[n].detach().numpy().dtype) for n in held
         }
         tried = []
-        for choose in _readings(wiring, plan):
+        for choose in _readings(wiring, cells):
             new = _with_arrays(model, blank)
             said = [s for path, module in modules_of(new) for s in choose(path, vars(module))]
             if (words := list(map(str, said))) in tried:
@@ -156,18 +156,18 @@ def _with_arrays_of_tree(tree: Any, values: Mapping[str, Array]) -> Any:
     return jax.tree_util.tree_unflatten(form, new)
 
 
-def _readings(wiring: Wiring, plan: Plan) -> Iterator[Callable[[str, dict[str, Any]], list[Setting]]]:
+def _readings(wiring: Wiring, cells: Cells) -> Iterator[Callable[[str, dict[str, Any]], list[Setting]]]:
     """Ways to set the remembered sizes of a module (its path, its attributes), the likeliest first.
 
     A layer that holds a tensor that changes knows what it reads and what it makes by its name for it. What the modules around it remember is
     followed where all such lengths below them became one other; else not at all; else wherever one did.
     """
-    below = lengths_below(wiring, plan)
-    layers = _layers(wiring, plan)
+    below = lengths_below(wiring, cells)
+    layers = _layers(wiring, cells)
     whole = {
-        (n.rpartition(".")[0], tuple(s)): planned_shape(s, plan, n)
+        (n.rpartition(".")[0], tuple(s)): grown_shape(s, cells, n)
         for n, s in wiring.shapes.items()
-        if planned_shape(s, plan, n) != tuple(s)
+        if grown_shape(s, cells, n) != tuple(s)
     }
 
     def plain(path: str, attributes: dict[str, Any]) -> list[Setting]:
@@ -200,15 +200,15 @@ def _followed(value: Any, became: Became) -> Any:
     return next(iter(new)) if len(new) == 1 else value
 
 
-def _layers(wiring: Wiring, plan: Plan) -> Mapping[str, tuple[Became, Became]]:
+def _layers(wiring: Wiring, cells: Cells) -> Mapping[str, tuple[Became, Became]]:
     """For each layer that holds a tensor that changes: what the lengths that it reads, and those that it makes, became."""
     found: dict[str, tuple[dict[int, set[int]], dict[int, set[int]]]] = {}
     for group in wiring.groups:
-        new = len(plan.lineage.get(group.name, range(group.size)))
+        new = len(cells.lineage.get(group.name, range(group.size)))
         if new == group.size:
             continue
         for m in group.members:
-            mapped = dict(plan.maps_of(m.tensor)).get(m.axis)
+            mapped = dict(cells.maps_of(m.tensor)).get(m.axis)
             if mapped is None:
                 continue
             side = found.setdefault(m.tensor.rpartition(".")[0], ({}, {}))["in" not in m.roles]

@@ -11,11 +11,11 @@ from numpy.typing import NDArray
 from torch import nn
 
 from weightlapse.errors import InvalidArgument, closest
-from weightlapse.growth.foreign import planned_shape
+from weightlapse.growth.cells import Cells
+from weightlapse.growth.foreign import grown_shape
 from weightlapse.growth.keras_optimizer import Moment, carried, powers_of
 from weightlapse.growth.keras_rebuild import Entry, carry_compilation, rebuilt
 from weightlapse.growth.module import tensors_of
-from weightlapse.growth.plan import Plan
 from weightlapse.wiring.data import Wiring
 from weightlapse.wiring.programs.keras_models import float_variables, keras_program, named_variables
 from weightlapse.wiring.programs.program import Program
@@ -35,11 +35,11 @@ class KerasHome:
         return _group_named(wiring, asked)
 
     def candidates(
-        self, model: Any, program: Program, wiring: Wiring, plan: Plan, example: Any
+        self, model: Any, program: Program, wiring: Wiring, cells: Cells, example: Any
     ) -> Iterator[tuple[Any, tuple[Entry, ...]]]:
         held = program.named()
-        shapes = [planned_shape(wiring.shapes.get(n, tuple(held[n].shape)), plan, n) for n in program.graph.names]
-        yield rebuilt(model, shapes, _became(model, wiring, plan), lambda m: _call(m, program, example))
+        shapes = [grown_shape(wiring.shapes.get(n, tuple(held[n].shape)), cells, n) for n in program.graph.names]
+        yield rebuilt(model, shapes, _became(model, wiring, cells), lambda m: _call(m, program, example))
 
     def put(self, program: nn.Module, new: Any, model: Any) -> Any:
         held = {n: t for n, (t, _) in tensors_of(program).items()}
@@ -98,14 +98,14 @@ def _call(model: Any, program: Program, example: Any) -> Any:
     return model(*args, **kwargs)
 
 
-def _became(model: Any, wiring: Wiring, plan: Plan) -> dict[str, dict[int, int]]:
+def _became(model: Any, wiring: Wiring, cells: Cells) -> dict[str, dict[int, int]]:
     """By name of layer, and under "" for all: what lengths of axes and numbers of units became where they are made."""
     found: dict[str, dict[int, int]] = {"": {}}
-    changed = [g for g in wiring.groups if g.name in plan.lineage and len(plan.lineage[g.name]) != g.size]
+    changed = [g for g in wiring.groups if g.name in cells.lineage and len(cells.lineage[g.name]) != g.size]
     for group in changed:
         for m in group.members if not group.producers else group.producers:
-            mapped = dict(plan.maps_of(m.tensor)).get(m.axis)
-            pairs = {group.size: len(plan.lineage[group.name])}
+            mapped = dict(cells.maps_of(m.tensor)).get(m.axis)
+            pairs = {group.size: len(cells.lineage[group.name])}
             if mapped is not None:
                 pairs[wiring.shapes[m.tensor][m.axis]] = len(mapped.source)
             for part in ("", *m.tensor.split("/")[:-1]):

@@ -16,12 +16,12 @@ from weightlapse.arguments import examples_of
 from weightlapse.errors import CannotGrow, InvalidArgument
 from weightlapse.growth.arrays import Array
 from weightlapse.growth.attributes import Setting, set_true
+from weightlapse.growth.cells import AxisMap, Cells
 from weightlapse.growth.certificate import Certificate, Check, Trial, live_units
 from weightlapse.growth.constants import constant_units, fold_constants
 from weightlapse.growth.families import Family, all_families, families_named
 from weightlapse.growth.module import changed_tensor, tensors_of, unwrapped, with_tensors
 from weightlapse.growth.optimizer import powers_of, rebuilt
-from weightlapse.growth.plan import AxisMap, Plan
 from weightlapse.growth.readings import first_reading
 from weightlapse.growth.refusals import averages
 from weightlapse.growth.result import Growth
@@ -93,14 +93,14 @@ def narrow(
     trial = Trial.of(model, examples)
     found = [_surplus(model, f, {} if proven else constant_units(trial, f)) for f in families]
     surplus = [s for s in found if len(s.kept) < s.family.size]
-    grown, plan, checks, said = _without(model, wiring, surplus, trial)
+    grown, cells, checks, said = _without(model, wiring, surplus, trial)
     if len(surplus) > 1 and checks is None:
         # One family that must not shrink spoils all: keep those that hold alone.
         surplus = [s for s in surplus if _without(model, wiring, [s], trial)[2] is not None]
-        grown, plan, checks, said = _without(model, wiring, surplus, trial)
+        grown, cells, checks, said = _without(model, wiring, surplus, trial)
     if checks is None:
         surplus = []
-        grown, plan, checks, said = _without(model, wiring, [], trial)
+        grown, cells, checks, said = _without(model, wiring, [], trial)
     assert checks is not None
     carried = None
     if optimizer is not None:
@@ -111,7 +111,7 @@ def narrow(
             names,
             model,
             grown,
-            lambda name, key, value: changed_tensor(name, value, partial(_merged_moment, surplus, plan, powers[key])),
+            lambda name, key, value: changed_tensor(name, value, partial(_merged_moment, surplus, cells, powers[key])),
         )
     consumers = {
         s.family.name: [(m.tensor, m.axis, m.index) for m in s.family.members if "in" in m.roles] for s in surplus
@@ -129,7 +129,7 @@ def narrow(
         or "nothing: every unit is needed"
     )
     return Growth(
-        grown, carried, plan.lineage, certificate, {}, {n: n for n in tensors_of(grown)}, note=f"narrowed {changes}"
+        grown, carried, cells.lineage, certificate, {}, {n: n for n in tensors_of(grown)}, note=f"narrowed {changes}"
     )
 
 
@@ -183,22 +183,22 @@ def _surplus(model: nn.Module, family: Family, constants: Mapping[int, Any]) -> 
 
 def _without(
     model: nn.Module, wiring: Wiring, surplus: Sequence[Surplus], trial: Trial
-) -> tuple[nn.Module, Plan, list[Check] | None, list[Setting]]:
+) -> tuple[nn.Module, Cells, list[Check] | None, list[Setting]]:
     """The network without the surplus units; no checks (None) when it would compute something else."""
-    plan = _plan(wiring, surplus)
+    cells = _cells(wiring, surplus)
 
     def build(source: nn.Module) -> tuple[nn.Module, list[Setting]]:
         folded = fold_constants(base_of(source), [(s.family, s.constant) for s in surplus])
-        value = partial(_merged_value, surplus, plan)
-        smaller = with_tensors(folded, plan.tensors, value, partial(_merged_moment, surplus, plan, 1.0))
-        return smaller, set_true(smaller, rows_of(plan))
+        value = partial(_merged_value, surplus, cells)
+        smaller = with_tensors(folded, cells.tensors, value, partial(_merged_moment, surplus, cells, 1.0))
+        return smaller, set_true(smaller, rows_of(cells))
 
-    lengths = lengths_below(wiring, plan)
+    lengths = lengths_below(wiring, cells)
     reading = first_reading(build, model, lengths, trial, _limit(model, trial), own_only=True)
     if isinstance(reading, str):
-        return model, plan, None, []
+        return model, cells, None, []
     smaller, checks, said = reading
-    return smaller, plan, checks, said
+    return smaller, cells, checks, said
 
 
 def _limit(model: nn.Module, trial: Trial) -> float:
@@ -206,7 +206,7 @@ def _limit(model: nn.Module, trial: Trial) -> float:
     return trial.tolerance if all(p.dtype == torch.float64 for p in model.parameters()) else max(trial.tolerance, 1e-5)
 
 
-def _plan(wiring: Wiring, surplus: Sequence[Surplus]) -> Plan:
+def _cells(wiring: Wiring, surplus: Sequence[Surplus]) -> Cells:
     keep: dict[tuple[str, int], NDArray[np.bool_]] = {}
     for s in surplus:
         gone = s.into != np.arange(len(s.into))
@@ -218,22 +218,22 @@ def _plan(wiring: Wiring, surplus: Sequence[Surplus]) -> Plan:
         source = np.flatnonzero(mask)
         ones = np.ones(len(source))
         axes[place] = AxisMap(source, ones, ones, np.zeros(len(source), dtype=bool))
-    return Plan(axes, {g.name: s.kept for s in surplus for g in s.family.groups}, {})
+    return Cells(axes, {g.name: s.kept for s in surplus for g in s.family.groups}, {})
 
 
-def _merged_value(surplus: Sequence[Surplus], plan: Plan, name: str, values: Array, _dtype: str) -> Array:
+def _merged_value(surplus: Sequence[Surplus], cells: Cells, name: str, values: Array, _dtype: str) -> Array:
     """Columns of doubles added up, everything else of units that go dropped."""
-    return _merged(surplus, plan, name, values, lambda consumer: 1.0 if consumer else 0.0)
+    return _merged(surplus, cells, name, values, lambda consumer: 1.0 if consumer else 0.0)
 
 
 def _merged_moment(
-    surplus: Sequence[Surplus], plan: Plan, power: float, name: str, values: Array, _dtype: str
+    surplus: Sequence[Surplus], cells: Cells, power: float, name: str, values: Array, _dtype: str
 ) -> Array:
     """Gradients of doubles add up where they are made, and are the same where they are read; squares add up as their roots."""
-    return _merged(surplus, plan, name, values, lambda consumer: 0.0 if consumer else power)
+    return _merged(surplus, cells, name, values, lambda consumer: 0.0 if consumer else power)
 
 
-def _merged(surplus: Sequence[Surplus], plan: Plan, name: str, values: Array, power_of: Any) -> Array:
+def _merged(surplus: Sequence[Surplus], cells: Cells, name: str, values: Array, power_of: Any) -> Array:
     out = values
     for s in surplus:
         for m in s.family.members:
@@ -245,6 +245,6 @@ def _merged(surplus: Sequence[Surplus], plan: Plan, name: str, values: Array, po
                         a, b = moved[m.index[into]], moved[m.index[unit]]
                         moved[m.index[into]] = a + b if power == 1 else (np.sqrt(a) + np.sqrt(b)) ** 2
                 out = np.moveaxis(moved, 0, m.axis).astype(values.dtype)
-    for axis, axis_map in plan.maps_of(name):
+    for axis, axis_map in cells.maps_of(name):
         out = np.take(out, axis_map.source, axis=axis)
     return out

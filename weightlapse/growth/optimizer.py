@@ -17,9 +17,9 @@ from torch import nn
 
 from weightlapse.errors import CannotGrow, InvalidArgument
 from weightlapse.growth.arrays import Array, grown_gradient
+from weightlapse.growth.cells import Cells
 from weightlapse.growth.families import Family
 from weightlapse.growth.module import changed_tensor, tensors_of
-from weightlapse.growth.plan import Plan
 
 # state key -> power of the gradient that it averages (0: its scale cancels)
 MOMENTS: dict[type[torch.optim.Optimizer], dict[str, float]] = {
@@ -48,7 +48,7 @@ def grown_optimizer(
     optimizer: torch.optim.Optimizer | None,
     old: nn.Module,
     new: nn.Module,
-    plan: Plan,
+    cells: Cells,
     *,
     mixed: Sequence[Family] = (),
     apart: Mapping[str, str] | None = None,
@@ -63,7 +63,7 @@ def grown_optimizer(
     powers = powers_of(optimizer)
 
     def moment(name: str, key: str, value: torch.Tensor) -> torch.Tensor:
-        maps = plan.maps_of(name)
+        maps = cells.maps_of(name)
         return changed_tensor(name, value, partial(_moment, maps, powers[key])) if maps else value.clone()
 
     apart = dict(apart or {})
@@ -78,7 +78,7 @@ def grown_optimizer(
         notes.append(
             "weight decay is part of the gradient in this optimizer, so the carried moments are exact only up to its share"
         )
-    if mixed and any((plan.parts[f.name] != plan.parts[f.name][0]).any() for f in mixed):
+    if mixed and any((cells.parts[f.name] != cells.parts[f.name][0]).any() for f in mixed):
         names = ", ".join(f.name for f in mixed)
         notes.append(f"a norm averages over {names}: with unequal parts the carried moments there are close, not exact")
     return carried, notes

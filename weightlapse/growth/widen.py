@@ -14,11 +14,11 @@ from weightlapse.arguments import examples_of
 from weightlapse.errors import CannotGrow, InvalidArgument, VacuousComparison
 from weightlapse.growth.arrays import Array, fresh_places, grown_gradient, grown_value
 from weightlapse.growth.attributes import Lengths, Setting, check_attributes, set_true
+from weightlapse.growth.cells import Cells, grown_cells
 from weightlapse.growth.certificate import Certificate, Check, Trial, live_units
 from weightlapse.growth.families import Family, chosen_families
 from weightlapse.growth.module import copied, tensors_of, unwrapped, with_tensors
 from weightlapse.growth.optimizer import grown_optimizer
-from weightlapse.growth.plan import Plan, make_plan
 from weightlapse.growth.readings import first_reading
 from weightlapse.growth.refusals import averages, refuse_blocked, refuse_other, unseen_notes
 from weightlapse.growth.result import Growth
@@ -94,14 +94,14 @@ def widen(
 
         wiring = trace(start, *examples, verify=False)  # the certificate proves what is changed
     with shared_buffers():
-        trial, families, plan, grown, checks, said = _widened(start, wiring, sizes, split, seed, examples, given)
+        trial, families, cells, grown, checks, said = _widened(start, wiring, sizes, split, seed, examples, given)
         live = live_units(trial, _consumers(families))
         _refuse_dead(trial, families, live)
     if noise:
-        _add_noise(grown, plan, families, noise, seed)
+        _add_noise(grown, cells, families, noise, seed)
         checks = trial.checks(copied, grown, own_only=True)
     mixed = [f for f, _ in families if averages(f)]
-    carried, moments = grown_optimizer(optimizer, model, grown, plan, mixed=mixed, apart=apart)
+    carried, moments = grown_optimizer(optimizer, model, grown, cells, mixed=mixed, apart=apart)
     certificate = Certificate(
         checks=tuple(checks),
         tolerance=float("inf") if noise else trial.tolerance,
@@ -111,10 +111,10 @@ def widen(
     )
     changes = ", ".join(f"{f.name} {f.size} -> {size}" for f, size in families)
     origin = {name: apart.get(name, name) for name in tensors_of(grown)}
-    return Growth(grown, carried, plan.lineage, certificate, plan.parts, origin, note=f"widened {changes}")
+    return Growth(grown, carried, cells.lineage, certificate, cells.parts, origin, note=f"widened {changes}")
 
 
-_Widened = tuple[Trial, list[tuple[Family, int]], Plan, nn.Module, list[Check], list[Setting]]
+_Widened = tuple[Trial, list[tuple[Family, int]], Cells, nn.Module, list[Check], list[Setting]]
 
 
 def _widened(
@@ -131,10 +131,10 @@ def _widened(
 
     def attempt(families: list[tuple[Family, int]]) -> _Widened:
         refuse_blocked(wiring, families)
-        plan = make_plan(wiring, families, split=split, rng=np.random.default_rng(seed))
+        cells = grown_cells(wiring, families, split=split, rng=np.random.default_rng(seed))
         if not trials:
             trials.append(Trial.of(model, examples))  # only now: a refusal needs no run
-        return trials[0], families, plan, *_first_that_holds(model, wiring, plan, trials[0], families, given)
+        return trials[0], families, cells, *_first_that_holds(model, wiring, cells, trials[0], families, given)
 
     families = chosen_families(wiring, sizes)
     try:
@@ -149,39 +149,39 @@ def _widened(
         raise first from None
 
 
-def grown_module(model: nn.Module, plan: Plan) -> tuple[nn.Module, list[Setting]]:
-    """A copy of ``model`` with the tensors of ``plan`` and, in modules that are known, the attributes that fit."""
-    grown = grown_tensors(base_of(model), plan)
-    return grown, set_true(grown, rows_of(plan))
+def grown_module(model: nn.Module, cells: Cells) -> tuple[nn.Module, list[Setting]]:
+    """A copy of ``model`` with the tensors of ``cells`` and, in modules that are known, the attributes that fit."""
+    grown = grown_tensors(base_of(model), cells)
+    return grown, set_true(grown, rows_of(cells))
 
 
-def grown_tensors(model: nn.Module, plan: Plan) -> nn.Module:
-    """A copy of ``model`` with the tensors of ``plan``, their gradients too."""
+def grown_tensors(model: nn.Module, cells: Cells) -> nn.Module:
+    """A copy of ``model`` with the tensors of ``cells``, their gradients too."""
 
     def value(name: str, values: Array, dtype: str) -> Array:
-        return grown_value(name, values, plan.maps_of(name), dtype=dtype)
+        return grown_value(name, values, cells.maps_of(name), dtype=dtype)
 
     def gradient(name: str, values: Array, _dtype: str) -> Array:
-        return grown_gradient(values, plan.maps_of(name))
+        return grown_gradient(values, cells.maps_of(name))
 
-    return with_tensors(model, plan.tensors, value, gradient)
+    return with_tensors(model, cells.tensors, value, gradient)
 
 
-def rows_of(plan: Plan) -> dict[str, NDArray[np.int64]]:
+def rows_of(cells: Cells) -> dict[str, NDArray[np.int64]]:
     """The old row of each row of every tensor whose first axis changes."""
-    return {name: m.source for name in plan.tensors for axis, m in plan.maps_of(name) if axis == 0}
+    return {name: m.source for name in cells.tensors for axis, m in cells.maps_of(name) if axis == 0}
 
 
 def _first_that_holds(
     model: nn.Module,
     wiring: Wiring,
-    plan: Plan,
+    cells: Cells,
     trial: Trial,
     families: Sequence[tuple[Family, int]],
     given: Mapping[str, Any],
 ) -> tuple[nn.Module, list[Check], list[Setting]]:
-    lengths = lengths_below(wiring, plan)
-    reading = first_reading(lambda source: grown_module(source, plan), model, lengths, trial, trial.limit, given=given)
+    lengths = lengths_below(wiring, cells)
+    reading = first_reading(lambda source: grown_module(source, cells), model, lengths, trial, trial.limit, given=given)
     if isinstance(reading, str):
         which = " and ".join(f"{f} from {f.size} to {size}" for f, size in families)
         guilty = _guilty(model, wiring, trial, families, given)
@@ -197,7 +197,7 @@ def _guilty(
         return ""
     bad = []
     for pair in families:
-        alone = make_plan(wiring, [pair], split="random", rng=np.random.default_rng(0))
+        alone = grown_cells(wiring, [pair], split="random", rng=np.random.default_rng(0))
         try:
             _first_that_holds(model, wiring, alone, trial, [pair], given)
         except CannotGrow:
@@ -207,14 +207,14 @@ def _guilty(
     )
 
 
-def lengths_below(wiring: Wiring, plan: Plan) -> Lengths:
+def lengths_below(wiring: Wiring, cells: Cells) -> Lengths:
     """What every length of an axis, and every number of units, below a path becomes."""
     axes: list[tuple[str, int, int]] = []  # tensor, old length, new length
     for name, shape in wiring.shapes.items():
-        new = {axis: len(m.source) for axis, m in plan.maps_of(name)}
+        new = {axis: len(m.source) for axis, m in cells.maps_of(name)}
         axes += [(name, length, new.get(axis, length)) for axis, length in enumerate(shape)]
     for group in wiring.groups:
-        became = len(plan.lineage.get(group.name, range(group.size)))
+        became = len(cells.lineage.get(group.name, range(group.size)))
         axes += [(tensor, group.size, became) for tensor in {m.tensor for m in group.producers}]
 
     def below(path: str) -> dict[int, set[int]]:
@@ -245,7 +245,7 @@ def _refuse_dead(trial: Trial, families: Sequence[tuple[Family, int]], live: Map
 
 
 def _add_noise(
-    model: nn.Module, plan: Plan, families: Sequence[tuple[Family, int]], noise: float, seed: int | None
+    model: nn.Module, cells: Cells, families: Sequence[tuple[Family, int]], noise: float, seed: int | None
 ) -> None:
     rng = np.random.default_rng(seed)
     made = {(m.tensor, m.axis) for f, _ in families for m in f.members if "out" in m.roles}
@@ -253,7 +253,7 @@ def _add_noise(
         for name, (tensor, _) in tensors_of(model).items():
             axes = {axis for place, axis in made if place == name}
             if axes and tensor.numel() > 1:
-                places = fresh_places(tuple(tensor.shape), plan.maps_of(name), axes)
+                places = fresh_places(tuple(tensor.shape), cells.maps_of(name), axes)
                 shift = rng.normal(0.0, noise * float(tensor.double().std()), tensor.shape) * places
                 tensor.add_(torch.from_numpy(shift).to(tensor))
 

@@ -1,6 +1,6 @@
 """The online loop of `online.py` for the compiler (numba, cached on disk), and the same for a plain dense network.
 
-Compiled code pays from some ten thousand samples on: `fit.py` decides. All arrays are float64 and laid out by a `Plan`.
+Compiled code pays from some ten thousand samples on: `fit.py` decides. All arrays are float64 and laid out by `Offsets`.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Forward, backward and optimizer step of a dense chain, one sample at a time, in NumPy: every operation into a buffer allocated once.
 
-Vectors are in a `Plan`'s joined layout, where a layer is one matrix and its input carries a trailing one for the bias. At this size an
+Vectors are in the joined layout, where a layer is one matrix and its input carries a trailing one for the bias. At this size an
 operation costs its call, not its arithmetic; so the fewer calls, the faster.
 """
 
@@ -10,7 +10,7 @@ from collections.abc import Callable
 
 import numpy as np
 
-from weightlapse.lift.plan import Plan, Vector
+from weightlapse.lift.parameters import Offsets, Vector
 from weightlapse.lift.rules import Rule
 
 # Second moments of units that died decay for ever; below this their root is nothing beside any epsilon, and denormals are slow.
@@ -25,22 +25,22 @@ def with_one(rows: Vector) -> Vector:
     return np.column_stack([rows, np.ones(len(rows))])
 
 
-def passes(plan: Plan, weights: Vector, output: Vector, gradient: Vector) -> tuple[Pass, Backward]:
+def passes(offsets: Offsets, weights: Vector, output: Vector, gradient: Vector) -> tuple[Pass, Backward]:
     """Forward x -> ``output`` with ``weights``; backward (x, d loss / d output) -> ``gradient``, after a forward of the same x.
 
     ``x`` (in + 1,) carries the trailing one. ``weights`` and ``gradient`` are in the joined layout and read anew at each call.
     """
-    layers, grads = plan.matrices(weights), plan.matrices(gradient)
-    acts, biased = [int(a) for a in plan.acts], [bool(b >= 0) for b in plan.bias_at]
+    layers, grads = offsets.matrices(weights), offsets.matrices(gradient)
+    acts, biased = [int(a) for a in offsets.acts], [bool(b >= 0) for b in offsets.bias_at]
     last = len(layers) - 1
     # Each layer's values, followed by the one that the next layer's bias multiplies.
-    carried = [np.ones(n + 1) for n in plan.sizes[1:-1]]
+    carried = [np.ones(n + 1) for n in offsets.sizes[1:-1]]
     values = [c[:-1] for c in carried] + [output]
     inputs = [c if biased[i + 1] else c[:-1] for i, c in enumerate(carried)]
-    bends, deltas = [np.zeros(n) for n in plan.sizes[1:]], [np.zeros(n) for n in plan.sizes[1:]]
+    bends, deltas = [np.zeros(n) for n in offsets.sizes[1:]], [np.zeros(n) for n in offsets.sizes[1:]]
     columns = [d[:, None] for d in deltas]
-    back = [layer[:, : plan.sizes[i]] for i, layer in enumerate(layers)]
-    ones = [np.ones(n) for n in plan.sizes[1:]]
+    back = [layer[:, : offsets.sizes[i]] for i, layer in enumerate(layers)]
+    ones = [np.ones(n) for n in offsets.sizes[1:]]
     dot, multiply, subtract = np.dot, np.multiply, np.subtract
 
     def forward(x: Vector) -> None:

@@ -15,7 +15,7 @@ from weightlapse.errors import InvalidArgument, missing_extra
 from weightlapse.lift.general import Loss, Trainer, squared_error
 from weightlapse.lift.lift import Lift
 from weightlapse.lift.online import OnlineLoop
-from weightlapse.lift.plan import Plan, Vector, places_of, plan_of, read, write
+from weightlapse.lift.parameters import Offsets, Vector, offsets_of, places_of, read, write
 from weightlapse.lift.rules import RULES, Rule
 
 # Loading the compiled loop takes a fraction of a second, compiling it (once per machine) seconds; NumPy does this many samples meanwhile.
@@ -36,7 +36,7 @@ def choose(asked: str, net: Lift, loss: str | Loss, own_optimizer: bool, batch_s
     """The engine that ``asked`` (perhaps "auto") comes to: "numpy", "numba" or "torch"."""
     if asked not in ("auto", "numpy", "numba", "torch"):
         raise InvalidArgument(f"fit_lift: engine must be 'auto', 'numpy', 'numba' or 'torch', not {asked!r}")
-    fits = loss == "mse" and not own_optimizer and batch_size == 1 and plans_of(net) is not None
+    fits = loss == "mse" and not own_optimizer and batch_size == 1 and both_offsets(net) is not None
     if asked in ("numpy", "numba") and not fits:
         raise InvalidArgument(
             f"fit_lift: engine {asked!r} trains dense generators of fully generated dense tasks, one sample at a time, on the squared error, "
@@ -52,14 +52,14 @@ def choose(asked: str, net: Lift, loss: str | Loss, own_optimizer: bool, batch_s
     return "numba" if installed and samples >= COMPILE_FROM else "numpy"
 
 
-def plans_of(net: Lift) -> tuple[Plan, Plan] | None:
+def both_offsets(net: Lift) -> tuple[Offsets, Offsets] | None:
     """Plans of generator and task where the flat engines apply: both dense chains, every weight of the task generated, all of it trainable."""
     chain, writer = find_chain(net.generator), net.task_chain
     if chain is None or writer is None or net.base == "trained" or {s.name for s in net.slots} != set(writer.names):
         return None
     if any(not p.requires_grad for p in net.generator.parameters()):
         return None
-    return plan_of(chain, places_of(net.generator)), plan_of(writer, {s.name: s.start for s in net.slots})
+    return offsets_of(chain, places_of(net.generator)), offsets_of(writer, {s.name: s.start for s in net.slots})
 
 
 class NumpyEngine:
@@ -103,11 +103,11 @@ class CompiledEngine:
         write(self.net.generator, self.weights)
 
 
-def _flat(net: Lift) -> tuple[Plan, Plan, Vector]:
+def _flat(net: Lift) -> tuple[Offsets, Offsets, Vector]:
     """Plans of generator and task, and the task's own weights, flat."""
-    plans = plans_of(net)
-    assert plans is not None
-    return *plans, net.base_vector().detach().cpu().to(torch.float64).numpy()
+    both = both_offsets(net)
+    assert both is not None
+    return *both, net.base_vector().detach().cpu().to(torch.float64).numpy()
 
 
 def _samples(net: Lift, data: Data) -> tuple[Vector, Vector, Vector]:

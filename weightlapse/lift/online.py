@@ -12,14 +12,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from weightlapse.lift.dense import TINY, passes, stepper, with_one
-from weightlapse.lift.plan import Plan, Vector
+from weightlapse.lift.parameters import Offsets, Vector
 from weightlapse.lift.rules import Rule
 
 Run = Callable[[NDArray[np.int64], Vector, Vector], None]
 
 
 class OnlineLoop:
-    """Trains a generator on single samples. Flat vectors (``weights``, ``base``, ``start``) are in module order, as `plan.read` gives them.
+    """Trains a generator on single samples. Flat vectors (``weights``, ``base``, ``start``) are in module order, as `parameters.read` gives them.
 
     ``base`` is added to what the generator writes; ``start`` is where rule "fixed_start" begins. ``hyper`` (N, H), ``x`` (N, in) and
     ``y`` (N, out) are float64.
@@ -28,8 +28,8 @@ class OnlineLoop:
     def __init__(
         self,
         rule: Rule,
-        generator: Plan,
-        task: Plan,
+        generator: Offsets,
+        task: Offsets,
         weights: Vector,
         base: Vector,
         start: Vector,
@@ -61,7 +61,15 @@ class OnlineLoop:
                 moment[moment < TINY] = 0.0
 
     def _runner(
-        self, rule: Rule, generator: Plan, task: Plan, base: Vector, start: Vector, hyper: Vector, x: Vector, y: Vector
+        self,
+        rule: Rule,
+        generator: Offsets,
+        task: Offsets,
+        base: Vector,
+        start: Vector,
+        hyper: Vector,
+        x: Vector,
+        y: Vector,
     ) -> Run:
         count, outputs = task.total, y.shape[1]
         raw, weights, gradient, moved = np.zeros(count), np.zeros(count), np.zeros(count), np.zeros(count)

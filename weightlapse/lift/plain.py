@@ -16,7 +16,7 @@ from weightlapse.adapters.chain import find_chain
 from weightlapse.errors import InvalidArgument
 from weightlapse.lift.dense import TINY, passes, stepper, with_one
 from weightlapse.lift.engines import COMPILE_FROM
-from weightlapse.lift.plan import Plan, Vector, places_of, plan_of, read, write
+from weightlapse.lift.parameters import Offsets, Vector, offsets_of, places_of, read, write
 from weightlapse.lift.rules import History, Rule
 
 
@@ -57,13 +57,13 @@ def fit_plain(
             f"fit_plain: x {xs.shape} and y {ys.shape} do not fit a network from {chain.inputs} to {chain.outputs} numbers"
         )
     rule = Rule("end_to_end", optimizer=optimizer, lr=lr, rho=rho, eps=epsilon, eps_inside=eps == "inside")
-    plan, flat = plan_of(chain, places_of(module)), read(module)
+    offsets, flat = offsets_of(chain, places_of(module)), read(module)
     count = len(xs)
     if engine == "auto":
         engine = "numba" if count * epochs >= COMPILE_FROM and importlib.util.find_spec("numba") else "numpy"
     rng = np.random.default_rng(seed)
     losses = np.empty(count * epochs)
-    train = _compiled(rule, plan, flat, xs, ys) if engine == "numba" else _numpy(rule, plan, flat, xs, ys)
+    train = _compiled(rule, offsets, flat, xs, ys) if engine == "numba" else _numpy(rule, offsets, flat, xs, ys)
     started, outside = time.perf_counter(), 0.0
     for epoch in range(epochs):
         order = np.arange(count) if online else rng.permutation(count)
@@ -80,19 +80,19 @@ def fit_plain(
 Train = Callable[[NDArray[np.int64], Vector], None]  # order, losses to fill
 
 
-def _compiled(rule: Rule, plan: Plan, flat: Vector, x: Vector, y: Vector) -> Train:
+def _compiled(rule: Rule, offsets: Offsets, flat: Vector, x: Vector, y: Vector) -> Train:
     from weightlapse.lift.compiled import run_plain
 
     moment = np.zeros_like(flat)
     settings = rule.optimizer == "rmsprop", rule.lr, rule.rho, rule.eps, rule.eps_inside
-    return lambda order, loss: run_plain(*settings, plan.arrays, flat, moment, x, y, order, loss)
+    return lambda order, loss: run_plain(*settings, offsets.arrays, flat, moment, x, y, order, loss)
 
 
-def _numpy(rule: Rule, plan: Plan, flat: Vector, x: Vector, y: Vector) -> Train:
-    gathered = plan.gathered()
+def _numpy(rule: Rule, offsets: Offsets, flat: Vector, x: Vector, y: Vector) -> Train:
+    gathered = offsets.gathered()
     weights, moment, gradient = flat[gathered], np.zeros_like(flat), np.zeros_like(flat)
     output, slope, inputs = np.zeros(y.shape[1]), np.zeros(y.shape[1]), with_one(x)
-    forward, backward = passes(plan, weights, output, gradient)
+    forward, backward = passes(offsets, weights, output, gradient)
     step = stepper(rule, rule.optimizer, rule.lr, moment)
 
     def train(order: NDArray[np.int64], loss: Vector) -> None:

@@ -30,8 +30,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from weightlapse.errors import DamagedRecording
-from weightlapse.store.codecs.plan import CHUNK as CHUNK_VALUES
-from weightlapse.store.codecs.plan import Piece, plan
+from weightlapse.store.codecs.cutting import CHUNK as CHUNK_VALUES
+from weightlapse.store.codecs.cutting import Piece, cut
 from weightlapse.store.files import Part
 from weightlapse.store.layout import DTYPES, Layout, TensorSpec, storage_dtype
 from weightlapse.store.log import Seal
@@ -65,7 +65,7 @@ def chunks_of(layout: Layout, limit: Callable[[int], int] = lambda _: CHUNK_VALU
         dtype, count = lanes(spec)
         row = spec.size // spec.shape[0] if spec.shape and spec.shape[0] else 1
         wanted.append((dtype, spec.size * count, row * count))
-    return plan(wanted, limit)
+    return cut(wanted, limit)
 
 
 @dataclass(frozen=True)

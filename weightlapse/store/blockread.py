@@ -19,6 +19,7 @@ from weightlapse.errors import DamagedRecording
 from weightlapse.store.belonging import Belonging, read_copies
 from weightlapse.store.block import Index, Opening, Placed, check_pieces, lanes, pieces_by_tensor, read_chunk_head
 from weightlapse.store.cache import Cache
+from weightlapse.store.codecs.cutting import Piece
 from weightlapse.store.codecs.decode import (
     WORTH_THREADS,
     Chosen,
@@ -34,7 +35,6 @@ from weightlapse.store.codecs.decode import (
 from weightlapse.store.codecs.few import Few, few_columns
 from weightlapse.store.codecs.form import PACKED
 from weightlapse.store.codecs.patterns import PATTERNS
-from weightlapse.store.codecs.plan import Piece
 from weightlapse.store.files import Ahead, File, Part
 from weightlapse.store.layout import TensorSpec
 from weightlapse.store.log import BLOCK, HEADER_NBYTES, UNSEALED, Place, Seal, read_record, scan

@@ -17,11 +17,11 @@ import weightlapse.store.block as block
 from weightlapse.errors import DamagedRecording
 from weightlapse.store.block import Index, Opening, block_name, chunk_payload, chunks_of, lanes
 from weightlapse.store.codecs import decode, grid
+from weightlapse.store.codecs.cutting import CHUNK, MIN_CHUNK, Piece
 from weightlapse.store.codecs.decode import WORTH_COMPILING, Chunk, Run, may_run
 from weightlapse.store.codecs.encode import encode, encode_bounded, encode_codes
 from weightlapse.store.codecs.form import Shape
 from weightlapse.store.codecs.patterns import PATTERNS
-from weightlapse.store.codecs.plan import CHUNK, MIN_CHUNK, Piece
 from weightlapse.store.gathering import Gathering, Seen
 from weightlapse.store.keeper import Keeper
 from weightlapse.store.log import BLOCK, HEADER_NBYTES, RecordFile, Seal

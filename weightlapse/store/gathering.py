@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from weightlapse.errors import DamagedRecording
 from weightlapse.store.block import PIECE, lanes
-from weightlapse.store.codecs.plan import Piece
+from weightlapse.store.codecs.cutting import Piece
 from weightlapse.store.gauge import (
     HIGH,
     INF,

@@ -13,7 +13,7 @@ from weightlapse.store.belonging import Belonging
 from weightlapse.store.block import block_name
 from weightlapse.store.blockread import BlockSegment
 from weightlapse.store.cache import Cache
-from weightlapse.store.codecs.plan import Piece
+from weightlapse.store.codecs.cutting import Piece
 from weightlapse.store.files import LocalFile
 from weightlapse.store.gathering import Gathering, LastFrame, read_last
 from weightlapse.store.journal import FORK

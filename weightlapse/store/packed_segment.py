@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from weightlapse.errors import DamagedRecording
 from weightlapse.store.belonging import Belonging
-from weightlapse.store.codecs.plan import Piece
+from weightlapse.store.codecs.cutting import Piece
 from weightlapse.store.files import Ahead, File
 from weightlapse.store.layout import Layout, TensorSpec
 from weightlapse.store.log import HEADER, HEADER_NBYTES, MAGIC, find_magic, record_nbytes

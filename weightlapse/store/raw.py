@@ -30,7 +30,7 @@ from numpy.typing import NDArray
 
 from weightlapse.errors import DamagedRecording
 from weightlapse.store.belonging import Belonging, read_copies
-from weightlapse.store.codecs.plan import Piece
+from weightlapse.store.codecs.cutting import Piece
 from weightlapse.store.files import Ahead, File
 from weightlapse.store.log import (
     HEADER_NBYTES,

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from weightlapse.errors import DamagedRecording
 from weightlapse.store.block import PIECE, lanes
-from weightlapse.store.codecs.plan import Piece
+from weightlapse.store.codecs.cutting import Piece
 from weightlapse.store.layout import Layout, TensorSpec
 
 MEASURES = ("min", "max", "sum", "sumsq", "update_sumsq", "update_max")  # columns of a row, float64

@@ -18,7 +18,7 @@ from weightlapse.wiring.data import Member
 from weightlapse.wiring.equations import Equations
 from weightlapse.wiring.groups import Positions, walk
 from weightlapse.wiring.infer import Inference, Typed
-from weightlapse.wiring.plans import BIASED, GROUPED, conv_plan, matrix_plan
+from weightlapse.wiring.products import BIASED, GROUPED, conv_iteration, matrix_iteration
 from weightlapse.wiring.record import Call, Tape
 from weightlapse.wiring.rules.table import RULES, is_pointwise
 from weightlapse.wiring.scaling import Scaling
@@ -280,20 +280,20 @@ class Gauges:
     def _products(self, call: Call, atom: int, ins: Sequence[Typed | None], outs: Sequence[Typed]) -> None:
         out = outs[0] if outs else None
         conv = call.name in ("convolution", "_convolution")
-        plan = matrix_plan(call)
+        axes = matrix_iteration(call)
         if conv and out is not None and any(len(self._variables(t, atom)) > 1 for t in [*ins, out] if t is not None):
             held = [[bool(self._count(n)[atom]) for n in t.axes] if t is not None else [] for t in (*ins[:2], out)]
-            plan = conv_plan(call, held)
-        if plan is None or out is None:
+            axes = conv_iteration(call, held)
+        if axes is None or out is None:
             self._presence(call, atom, ins, outs)
             return
-        if any(len(self._lengths(atom, ins, spec, out, to)) > 1 for spec, to in plan):
+        if any(len(self._lengths(atom, ins, spec, out, to)) > 1 for spec, to in axes):
             # blocks on one side and all channels on the other, several of them this atom's: not worked out
             self._zero(atom, [v for t in [*ins, *outs] if t is not None for v in self._variables(t, atom)])
             return
         # a zero state (or a zero constant) multiplies to zero whatever the exponents
         zeros = {i for i, x in enumerate(call.inputs) if id(x) in call.zeros}
-        for spec, to in plan:
+        for spec, to in axes:
             if not any(i in zeros for i in spec):
                 places: list[tuple[Typed | None, int, int]] = [(ins[i], axis, 1) for i, axis in spec.items()]
                 self._aligned(atom, places if to is None else [*places, (out, to, -1)])

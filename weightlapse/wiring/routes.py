@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from weightlapse.wiring.plans import GROUPED
+from weightlapse.wiring.products import GROUPED
 from weightlapse.wiring.record import Call
 
 if TYPE_CHECKING:

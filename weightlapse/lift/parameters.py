@@ -15,7 +15,7 @@ Vector = NDArray[np.float64]
 
 
 @dataclass(frozen=True)
-class Plan:
+class Offsets:
     """Where each layer of a dense chain lies in one flat vector. Offsets of missing biases are -1; ``acts`` index `ACTIVATIONS`."""
 
     sizes: NDArray[np.int64]  # (L + 1,)
@@ -53,10 +53,10 @@ class Plan:
         return found
 
 
-def plan_of(chain: Chain, places: dict[str, int]) -> Plan:
-    """The plan of ``chain`` where the tensor called name starts at ``places[name]``."""
+def offsets_of(chain: Chain, places: dict[str, int]) -> Offsets:
+    """The offsets of ``chain`` where the tensor called name starts at ``places[name]``."""
     sizes = [chain.inputs, *(layer.outputs for layer in chain.layers)]
-    return Plan(
+    return Offsets(
         sizes=np.array(sizes, np.int64),
         acts=np.array([ACTIVATIONS.index(layer.activation) for layer in chain.layers], np.int64),
         weight_at=np.array([places[layer.weight] for layer in chain.layers], np.int64),

@@ -37,8 +37,8 @@ class AxisMap:
 
 
 @dataclass(frozen=True, eq=False)
-class Plan:
-    """What widening does to a network: maps per (tensor, axis), parents per group, the consumers' parts per group."""
+class Cells:
+    """Where every cell of a grown network comes from: maps per (tensor, axis), parents per group, the consumers' parts per group."""
 
     axes: Mapping[tuple[str, int], AxisMap]
     lineage: Mapping[str, NDArray[np.int64]]
@@ -53,8 +53,10 @@ class Plan:
         return list(dict.fromkeys(name for name, _ in self.axes))
 
 
-def make_plan(wiring: Wiring, families: Sequence[tuple[Family, int]], *, split: str, rng: np.random.Generator) -> Plan:
-    """The plan that gives every family its new size, all from one wiring.
+def grown_cells(
+    wiring: Wiring, families: Sequence[tuple[Family, int]], *, split: str, rng: np.random.Generator
+) -> Cells:
+    """The cells that give every family its new size, all from one wiring.
 
     Raises InvalidArgument for a size below the present one or an unknown ``split``, CannotGrow where the units are not laid
     out so that more of them could stand beside the old ones.
@@ -79,7 +81,7 @@ def make_plan(wiring: Wiring, families: Sequence[tuple[Family, int]], *, split: 
             if place not in cells:
                 cells[place] = _identity(wiring.shapes[member.tensor][member.axis])
             cells[place] = _replicated(cells[place], member, parents, shares, family)
-    return Plan(cells, lineage, parts)
+    return Cells(cells, lineage, parts)
 
 
 def choose_parents(old: int, new: int, rng: np.random.Generator) -> NDArray[np.int64]:

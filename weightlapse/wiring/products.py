@@ -6,11 +6,11 @@ from weightlapse.wiring.record import Call
 
 BIASED = ("addmm", "addmv", "baddbmm", "_sparse_addmm")  # their first input is added to the product of the next two
 GROUPED = ("_grouped_mm", "_scaled_grouped_mm", "transformers::grouped_mm_fallback")
-Plan = list[tuple[dict[int, int], int | None]]  # ({input: its axis}, axis of the result, or None when summed)
+Iteration = list[tuple[dict[int, int], int | None]]  # ({input: its axis}, axis of the result, or None when summed)
 
 
-def matrix_plan(call: Call) -> Plan | None:
-    """The plan of a matrix product; None for other products."""
+def matrix_iteration(call: Call) -> Iteration | None:
+    """The iteration axes of a matrix product; None for other products."""
     if call.name in GROUPED:
         if call.inputs[0].ndim != 2 or call.inputs[1].ndim != 3:
             return None
@@ -20,33 +20,33 @@ def matrix_plan(call: Call) -> Plan | None:
     first = 1 if call.name in BIASED else 0
     a, b = call.inputs[first], call.inputs[first + 1]
     if call.name == "linear":
-        rows: Plan = [({0: d}, d) for d in range(a.ndim - 1)]
+        rows: Iteration = [({0: d}, d) for d in range(a.ndim - 1)]
         return [*rows, ({0: a.ndim - 1, 1: b.ndim - 1}, None), ({1: 0}, a.ndim - 1)]
     batch = 1 if call.name in ("bmm", "baddbmm") else 0
-    plan: Plan = [({first: d, first + 1: d}, d) for d in range(batch)]
-    plan += [({first: d}, d) for d in range(batch, a.ndim - 1)]
-    plan.append(({first: a.ndim - 1, first + 1: batch}, None))
+    axes: Iteration = [({first: d, first + 1: d}, d) for d in range(batch)]
+    axes += [({first: d}, d) for d in range(batch, a.ndim - 1)]
+    axes.append(({first: a.ndim - 1, first + 1: batch}, None))
     if b.ndim > batch + 1:
-        plan.append(({first + 1: batch + 1}, a.ndim - 1))
-    return plan
+        axes.append(({first + 1: batch + 1}, a.ndim - 1))
+    return axes
 
 
-def conv_plan(call: Call, held: list[list[bool]]) -> Plan:
-    """The plan of a convolution for one atom; ``held`` says on which axes of input, weight and result it stands.
+def conv_iteration(call: Call, held: list[list[bool]]) -> Iteration:
+    """The iteration axes of a convolution for one atom; ``held`` says on which axes of input, weight and result it stands.
 
     In a grouped convolution the first axis of the weight holds the blocks and one side's channels, the second the other side's.
     """
     x, w, out = held
-    plan: Plan = [({0: d}, d) for d in range(len(x)) if d != 1]
+    axes: Iteration = [({0: d}, d) for d in range(len(x)) if d != 1]
     inside, outside = (0, 1) if call["transposed"] else (1, 0)  # axes of the weight: channels in, channels out
     if call["groups"] == 1:
-        return [*plan, ({0: 1, 1: inside}, None), ({1: outside}, 1)]
+        return [*axes, ({0: 1, 1: inside}, None), ({1: outside}, 1)]
     if w[1]:
-        plan.append(({1: 1}, 1) if call["transposed"] else ({0: 1, 1: 1}, None))
+        axes.append(({1: 1}, 1) if call["transposed"] else ({0: 1, 1: 1}, None))
         if w[0]:
-            plan.append(({0: 1, 1: 0}, None) if call["transposed"] else ({1: 0}, 1))
+            axes.append(({0: 1, 1: 0}, None) if call["transposed"] else ({1: 0}, 1))
     elif x[1] and out[1]:
-        plan.append(({0: 1, 1: 0}, 1))  # the blocks themselves
+        axes.append(({0: 1, 1: 0}, 1))  # the blocks themselves
     elif w[0]:
-        plan.append(({0: 1, 1: 0}, None) if call["transposed"] else ({1: 0}, 1))
-    return plan
+        axes.append(({0: 1, 1: 0}, None) if call["transposed"] else ({1: 0}, 1))
+    return axes

@@ -18,7 +18,7 @@ class Piece:
     stop: int
 
 
-def plan(
+def cut(
     tensors: Sequence[tuple[str, int, int]], limit: Callable[[int], int] = lambda _: CHUNK
 ) -> list[tuple[Piece, ...]]:
     """Chunks for tensors given as (dtype, values, values in a row); every value is in exactly one piece.
@@ -33,7 +33,7 @@ def plan(
             continue
         most = limit(size)
         if size > most // 2:
-            chunks.extend((Piece(i, a, b),) for a, b in _cut(size, row, most))
+            chunks.extend((Piece(i, a, b),) for a, b in _even(size, row, most))
             continue
         mine = open_chunks.setdefault(dtype, [])
         if sum(p.stop - p.start for p in mine) + size > most:
@@ -44,7 +44,7 @@ def plan(
     return sorted(chunks, key=lambda chunk: (chunk[0].tensor, chunk[0].start))
 
 
-def _cut(size: int, row: int, limit: int) -> list[tuple[int, int]]:
+def _even(size: int, row: int, limit: int) -> list[tuple[int, int]]:
     count = -(-size // limit)
     length = -(-size // count)
     if 1 < row <= limit:

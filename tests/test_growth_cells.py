@@ -10,14 +10,14 @@ from hypothesis import strategies as st
 from tests.oracles_growth import exact_sum, lines_up, widened_layers
 from weightlapse.errors import CannotGrow, InvalidArgument, UnknownTensor
 from weightlapse.growth.arrays import grown_gradient, grown_value
+from weightlapse.growth.cells import AxisMap, Cells, choose_parents, convex_parts, grown_cells
 from weightlapse.growth.families import chosen_families
-from weightlapse.growth.plan import AxisMap, Plan, choose_parents, convex_parts, make_plan
 from weightlapse.wiring.data import Wiring
 
 
-def plan_of(spec: str, sizes: dict[str, int], split: str = "random", seed: int = 0) -> tuple[Wiring, Plan]:
+def cells_of(spec: str, sizes: dict[str, int], split: str = "random", seed: int = 0) -> tuple[Wiring, Cells]:
     wiring = Wiring.from_spec("weightlapse wiring 1\n" + spec)
-    return wiring, make_plan(wiring, chosen_families(wiring, sizes), split=split, rng=np.random.default_rng(seed))
+    return wiring, grown_cells(wiring, chosen_families(wiring, sizes), split=split, rng=np.random.default_rng(seed))
 
 
 MLP = """
@@ -94,23 +94,23 @@ def test_nan_and_infinite_weights_stay_what_they_are() -> None:
 
 def test_a_hidden_layer_is_widened_as_by_hand() -> None:
     rng = np.random.default_rng(1)
-    _, plan = plan_of(MLP, {"fc1": 13})
+    _, cells = cells_of(MLP, {"fc1": 13})
     first, bias, second = rng.normal(size=(8, 4)), rng.normal(size=8), rng.normal(size=(3, 8))
     rows, biases, columns = widened_layers(
-        first, bias, second, plan.lineage["fc1"].tolist(), plan.parts["fc1"].tolist()
+        first, bias, second, cells.lineage["fc1"].tolist(), cells.parts["fc1"].tolist()
     )
-    assert np.array_equal(grown_value("fc1.weight", first, plan.maps_of("fc1.weight")), rows)
-    assert np.array_equal(grown_value("fc1.bias", bias, plan.maps_of("fc1.bias")), biases)
-    np.testing.assert_allclose(grown_value("fc2.weight", second, plan.maps_of("fc2.weight")), columns, rtol=1e-13)
+    assert np.array_equal(grown_value("fc1.weight", first, cells.maps_of("fc1.weight")), rows)
+    assert np.array_equal(grown_value("fc1.bias", bias, cells.maps_of("fc1.bias")), biases)
+    np.testing.assert_allclose(grown_value("fc2.weight", second, cells.maps_of("fc2.weight")), columns, rtol=1e-13)
 
 
 def test_gradients_of_rows_carry_the_part_and_columns_do_not() -> None:
-    _, plan = plan_of(MLP, {"fc1": 11})
-    parents, parts = plan.lineage["fc1"], plan.parts["fc1"]
+    _, cells = cells_of(MLP, {"fc1": 11})
+    parents, parts = cells.lineage["fc1"], cells.parts["fc1"]
     rows, columns = np.ones((8, 4)), np.ones((3, 8))
-    assert np.array_equal(grown_gradient(rows, plan.maps_of("fc1.weight"))[:, 0], parts)
-    assert np.array_equal(grown_gradient(rows, plan.maps_of("fc1.weight"), power=2)[:, 0], parts**2)
-    assert np.array_equal(grown_gradient(columns, plan.maps_of("fc2.weight")), np.ones((3, len(parents))))
+    assert np.array_equal(grown_gradient(rows, cells.maps_of("fc1.weight"))[:, 0], parts)
+    assert np.array_equal(grown_gradient(rows, cells.maps_of("fc1.weight"), power=2)[:, 0], parts**2)
+    assert np.array_equal(grown_gradient(columns, cells.maps_of("fc2.weight")), np.ones((3, len(parents))))
 
 
 @pytest.mark.parametrize(
@@ -120,8 +120,8 @@ def test_gradients_of_rows_carry_the_part_and_columns_do_not() -> None:
 def test_blocks_of_positions_keep_their_layout(place: str, outer: int, inner: int) -> None:
     length = 4 * outer * inner
     spec = f"tensor c.weight (4, 2)\ntensor fc.weight (3, {length})\ngroup c: 4 units, permutation\n  c.weight[0]: out\n  fc.weight[1]: in {place}\n"
-    _, plan = plan_of(spec, {"c": 7})
-    assert lines_up(plan.axes["fc.weight", 1].source.tolist(), outer, 4, inner, plan.lineage["c"].tolist())
+    _, cells = cells_of(spec, {"c": 7})
+    assert lines_up(cells.axes["fc.weight", 1].source.tolist(), outer, 4, inner, cells.lineage["c"].tolist())
 
 
 def test_concatenated_groups_keep_their_order() -> None:
@@ -136,9 +136,9 @@ group b: 2 units, permutation
   b.weight[0]: out
   fc.weight[1]: in at 4 + u
 """
-    _, plan = plan_of(spec, {"a": 5, "b": 3})
-    a, b = plan.lineage["a"].tolist(), plan.lineage["b"].tolist()
-    assert plan.axes["fc.weight", 1].source.tolist() == [*a, 3, *[4 + u for u in b]]
+    _, cells = cells_of(spec, {"a": 5, "b": 3})
+    a, b = cells.lineage["a"].tolist(), cells.lineage["b"].tolist()
+    assert cells.axes["fc.weight", 1].source.tolist() == [*a, 3, *[4 + u for u in b]]
 
 
 def test_one_group_on_both_axes_of_a_tensor() -> None:
@@ -148,10 +148,10 @@ group h: 4 units, permutation
   hh[0]: out at u + 4*[2]
   hh[1]: in
 """
-    _, plan = plan_of(spec, {"h": 6})
-    assert [axis for axis, _ in plan.maps_of("hh")] == [0, 1]
-    assert grown_value("hh", np.ones((8, 4)), plan.maps_of("hh")).shape == (12, 6)
-    assert lines_up(plan.axes["hh", 0].source.tolist(), 2, 4, 1, plan.lineage["h"].tolist())
+    _, cells = cells_of(spec, {"h": 6})
+    assert [axis for axis, _ in cells.maps_of("hh")] == [0, 1]
+    assert grown_value("hh", np.ones((8, 4)), cells.maps_of("hh")).shape == (12, 6)
+    assert lines_up(cells.axes["hh", 0].source.tolist(), 2, 4, 1, cells.lineage["h"].tolist())
 
 
 HEADS = """
@@ -172,14 +172,14 @@ group d1: 3 units, permutation
 
 
 def test_dims_of_all_heads_grow_together_and_before_the_heads() -> None:
-    _, plan = plan_of(HEADS, {"heads": 3, "d0": 4})
-    dims, heads = plan.lineage["d1"].tolist(), plan.lineage["heads"].tolist()
-    assert plan.lineage["d0"].tolist() == dims
-    assert plan.axes["v", 0].source.tolist() == [3 * h + d for h in heads for d in dims]
+    _, cells = cells_of(HEADS, {"heads": 3, "d0": 4})
+    dims, heads = cells.lineage["d1"].tolist(), cells.lineage["heads"].tolist()
+    assert cells.lineage["d0"].tolist() == dims
+    assert cells.axes["v", 0].source.tolist() == [3 * h + d for h in heads for d in dims]
     value = np.arange(30.0).reshape(5, 6)
-    grown = grown_value("o", value, plan.maps_of("o"))
+    grown = grown_value("o", value, cells.maps_of("o"))
     for source in range(6):
-        assert grown[:, plan.axes["o", 1].source == source].sum(1) == pytest.approx(value[:, source])
+        assert grown[:, cells.axes["o", 1].source == source].sum(1) == pytest.approx(value[:, source])
 
 
 def test_slabs_that_cover_a_tensor_are_one_member() -> None:
@@ -197,17 +197,17 @@ group c1: 2 units, permutation
   a.weight[0]: out at 2 + u
   g.weight[1]: in where 0: 3,4,5
 """
-    _, plan = plan_of(spec, {"c1": 3})
-    assert plan.lineage["c0"].tolist() == plan.lineage["c1"].tolist()
-    assert len(plan.lineage["c0"]) == 3
-    assert plan.axes["g.weight", 1].source.tolist() == plan.lineage["c0"].tolist()
+    _, cells = cells_of(spec, {"c1": 3})
+    assert cells.lineage["c0"].tolist() == cells.lineage["c1"].tolist()
+    assert len(cells.lineage["c0"]) == 3
+    assert cells.axes["g.weight", 1].source.tolist() == cells.lineage["c0"].tolist()
 
 
 def test_a_layer_name_takes_the_total_of_its_nested_groups() -> None:
     spec = HEADS.replace("  v[0]: out k=3\n", "")
-    assert len(plan_of(spec, {"v": 8})[1].lineage["d0"]) == 4
+    assert len(cells_of(spec, {"v": 8})[1].lineage["d0"]) == 4
     with pytest.raises(InvalidArgument, match="not a multiple of 2"):
-        plan_of(spec, {"v": 7})
+        cells_of(spec, {"v": 7})
 
 
 @pytest.mark.parametrize(
@@ -223,19 +223,19 @@ def test_a_layer_name_takes_the_total_of_its_nested_groups() -> None:
 )
 def test_sizes_that_cannot_be_meant(sizes: dict[str, int], error: type[Exception], text: str) -> None:
     with pytest.raises(error, match=text):
-        plan_of(MLP, sizes)
+        cells_of(MLP, sizes)
 
 
 def test_the_same_units_named_twice() -> None:
     spec = MLP.replace("group fc1", "group hidden")
-    assert len(plan_of(spec, {"hidden": 9, "fc1": 9})[1].lineage["hidden"]) == 9
+    assert len(cells_of(spec, {"hidden": 9, "fc1": 9})[1].lineage["hidden"]) == 9
     with pytest.raises(InvalidArgument, match=r"same units .* different sizes"):
-        plan_of(spec, {"hidden": 9, "fc1": 10})
+        cells_of(spec, {"hidden": 9, "fc1": 10})
 
 
 def test_an_unknown_split() -> None:
     with pytest.raises(InvalidArgument, match="split must be"):
-        plan_of(MLP, {"fc1": 9}, split="even")
+        cells_of(MLP, {"fc1": 9}, split="even")
 
 
 @pytest.mark.parametrize(
@@ -253,19 +253,19 @@ def test_an_unknown_split() -> None:
 )
 def test_layouts_that_cannot_take_more_units(spec: str, text: str) -> None:
     with pytest.raises(CannotGrow, match=text):
-        plan_of(spec, {"fc1": 9})
+        cells_of(spec, {"fc1": 9})
 
 
 def test_a_quantised_consumer_is_refused() -> None:
-    _, plan = plan_of(MLP, {"fc1": 9})
+    _, cells = cells_of(MLP, {"fc1": 9})
     with pytest.raises(CannotGrow, match="int8"):
-        grown_value("fc2.weight", np.ones((3, 8), dtype=np.int8), plan.maps_of("fc2.weight"))
+        grown_value("fc2.weight", np.ones((3, 8), dtype=np.int8), cells.maps_of("fc2.weight"))
 
 
 def test_a_complex_consumer_is_divided_in_both_halves() -> None:
-    _, plan = plan_of(MLP, {"fc1": 12})
+    _, cells = cells_of(MLP, {"fc1": 12})
     value = np.random.default_rng(0).normal(size=(3, 8, 2)).view(np.complex128)[..., 0]
-    grown = grown_value("fc2.weight", value, plan.maps_of("fc2.weight"))
+    grown = grown_value("fc2.weight", value, cells.maps_of("fc2.weight"))
     summed = np.zeros((3, 8), dtype=complex)
-    np.add.at(summed.T, plan.lineage["fc1"], grown.T)
+    np.add.at(summed.T, cells.lineage["fc1"], grown.T)
     assert np.array_equal(summed, value)
