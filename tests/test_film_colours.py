@@ -9,7 +9,7 @@ from weightlapse.errors import InvalidArgument
 from weightlapse.film import colours
 from weightlapse.film.colours import HIGH, LOW, MARKS, MINUS_INF, NAN, OVER, PLUS_INF, UNDER, ZERO, encode
 from weightlapse.picture import palette as palettes
-from weightlapse.picture.scale import limit_of
+from weightlapse.picture.limits import limit_of
 
 
 def test_every_kind_of_value_has_its_code() -> None:

@@ -59,18 +59,18 @@ def tiles_of(
     """Where the film draws what, by the film's own layout."""
     scene = compose(run, Order(list(run.names), np.arange(len(run.steps)), size, panels=panels))
     weights: Any = scene.panels[0]
-    return {t.name: t for _, placed in weights.stages for p in placed for t in p.tiles}, dict(weights.scales)
+    return {t.name: t for _, placed in weights.stages for p in placed for t in p.tiles}, dict(weights.limits)
 
 
 def misses(run: Any, path: Path, size: tuple[int, int] = SMALL) -> NDArray[np.int64]:
     """The largest channel error of every cell of fc.weight in every frame, edges of the cells included."""
-    tiles, scales = tiles_of(run, size, ["weights", "loss"])
+    tiles, limits = tiles_of(run, size, ["weights", "loss"])
     tile = tiles["fc.weight"]
     assert min(tile.cell) >= 4
     table = colours.table("light", "RdBu_r").astype(np.int64)
     errors = []
     for index, picture in enumerate(decoded(path)):
-        codes = tile.codes(np.asarray(run["fc.weight"][index]), scales["fc.weight"])
+        codes = tile.codes(np.asarray(run["fc.weight"][index]), limits["fc.weight"])
         wanted = table[codes[tile.row_map][:, tile.column_map]]
         got = picture[tile.y : tile.y + tile.height, tile.x : tile.x + tile.width].astype(np.int64)
         errors.append(np.abs(got - wanted).max())
@@ -97,13 +97,13 @@ def test_colours_are_true(run: Any, tmp_path: Path, suffix: str, options: dict[s
 def test_gif_and_apng_hold_exactly_the_palette(run: Any, tmp_path: Path) -> None:
     """No quantising: every pixel of a cell is the palette's entry for its code."""
     entries, entry = colours.palette(colours.table("light", "RdBu_r"), 2, "RdBu_r")
-    tiles, scales = tiles_of(run, SMALL, ["weights", "loss"])
+    tiles, limits = tiles_of(run, SMALL, ["weights", "loss"])
     tile = tiles["fc.weight"]
     for suffix in (".gif", ".apng"):
         path = tmp_path / f"film{suffix}"
         wl.make_film(run, path, size=SMALL, panels=["weights", "loss"])
         for index, picture in enumerate(decoded(path)):
-            codes = tile.codes(np.asarray(run["fc.weight"][index]), scales["fc.weight"])
+            codes = tile.codes(np.asarray(run["fc.weight"][index]), limits["fc.weight"])
             wanted = entries[entry[codes[tile.row_map][:, tile.column_map]]]
             assert (picture[tile.y : tile.y + tile.height, tile.x : tile.x + tile.width] == wanted).all()
 
@@ -111,11 +111,11 @@ def test_gif_and_apng_hold_exactly_the_palette(run: Any, tmp_path: Path) -> None
 def test_the_usual_mp4_is_close_and_plays_everywhere(run: Any, tmp_path: Path) -> None:
     path = tmp_path / "film.mp4"
     wl.make_film(run, path, size=SMALL, panels=["weights", "loss"])
-    tiles, scales = tiles_of(run, SMALL, ["weights", "loss"])
+    tiles, limits = tiles_of(run, SMALL, ["weights", "loss"])
     tile = tiles["fc.weight"]
     table = colours.table("light", "RdBu_r").astype(np.int64)
     for index, picture in enumerate(decoded(path)):
-        wanted = table[tile.codes(np.asarray(run["fc.weight"][index]), scales["fc.weight"])[:-1, :-1]]
+        wanted = table[tile.codes(np.asarray(run["fc.weight"][index]), limits["fc.weight"])[:-1, :-1]]
         top, left = np.arange(tile.rows) * tile.cell[1], np.arange(tile.columns) * tile.cell[0]
         middle = picture[(tile.y + top + tile.cell[1] // 2)[:, None], (tile.x + left + tile.cell[0] // 2)[None, :]]
         assert np.abs(middle - wanted).mean() < 4

@@ -66,7 +66,7 @@ def test_all_columns_share_one_scale_and_one_place(runs: tuple[Any, Any]) -> Non
     scene = compose_pair(pair, Order(["0.weight", "0.bias"], np.arange(FRAMES), SIZE))
     columns = [panel for panel in scene.panels if isinstance(panel, Weights)]
     assert len(columns) == 4
-    assert len({scale for c in columns for name, scale in (c.scales or {}).items() if name.endswith("0.weight")}) == 1
+    assert len({scale for c in columns for name, scale in (c.limits or {}).items() if name.endswith("0.weight")}) == 1
     tiles = [c.stages[0][1][0].tiles[0] for c in columns]
     assert len({(t.y, t.width, t.height, t.cell) for t in tiles}) == 1
     assert len(set(np.diff([t.x for t in tiles]))) == 1

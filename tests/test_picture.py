@@ -20,11 +20,11 @@ from weightlapse.picture.codes import codes
 from weightlapse.picture.compose import alike, arrangement, arrangement_of, arrangements, strip
 from weightlapse.picture.fused import LSTM, gates, parts
 from weightlapse.picture.kinds import kind_of, kinds
+from weightlapse.picture.limits import limit_of, limit_over
 from weightlapse.picture.numbers import short
 from weightlapse.picture.palette import THEMES, rgb, table, theme
 from weightlapse.picture.raster import raster
 from weightlapse.picture.sample import limit, sample
-from weightlapse.picture.scale import limit_of, limit_over
 from weightlapse.picture.ticks import side
 from weightlapse.picture.words import describe
 
@@ -335,7 +335,7 @@ def test_kinds_are_told_by_names_and_shapes(name: str, shape: tuple[int, ...], w
 
 def test_one_scale_for_film_and_page(tmp_path) -> None:  # type: ignore[no-untyped-def]
     import weightlapse as wl
-    from weightlapse.film.scales import over_frames
+    from weightlapse.film.limits import over_frames
     from weightlapse.view.subject import Subject
 
     rng = np.random.default_rng(3)

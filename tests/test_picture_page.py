@@ -18,8 +18,8 @@ import weightlapse as wl
 from tests.browser import Page, needs_chromium, node_modules, served
 from weightlapse.film import colours
 from weightlapse.film.colours import encode
+from weightlapse.film.limits import over_frames
 from weightlapse.film.painter import Painter
-from weightlapse.film.scales import over_frames
 from weightlapse.film.surface import Surface
 from weightlapse.film.tiles import Tile
 from weightlapse.picture import cases

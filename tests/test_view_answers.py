@@ -19,8 +19,8 @@ import weightlapse as wl
 from weightlapse.errors import InvalidArgument, UnknownTensor
 from weightlapse.picture.arrangement import plain
 from weightlapse.picture.codes import codes
+from weightlapse.picture.limits import limit_of
 from weightlapse.picture.reduce import MODES, reduce_to
-from weightlapse.picture.scale import limit_of
 from weightlapse.view.answers import Answers
 from weightlapse.view.pack import decoded, encode
 from weightlapse.view.pictures import nearest

@@ -7,12 +7,12 @@ import math
 import numpy as np
 from numpy.typing import NDArray
 
+from weightlapse.differences.factors import Factors, factors_of, shift
 from weightlapse.differences.pair import Pair, same_bytes
 from weightlapse.differences.quantised import Grid, quantised
 from weightlapse.differences.reordering import moved, reordering, same_numbers, transposition
 from weightlapse.differences.result import TensorDiff, percent, plural
 from weightlapse.differences.rounding import rounding
-from weightlapse.differences.scaling import Scaling, scaling, shift
 from weightlapse.differences.spectrum import Spectrum, spectrum
 from weightlapse.differences.survey import Survey, survey
 from weightlapse.differences.tensor import Tensor, bits
@@ -119,7 +119,7 @@ def _exact(out: TensorDiff, pair: Pair, seen: Survey) -> bool:
     if (words := rounding(Pair(pair.a, pair.b))) is not None:
         out.kind, out.text = "rounding", f"only rounding: {words}"
         return True
-    if seen.finite and (found := scaling(pair, seen)) is not None:
+    if seen.finite and (found := factors_of(pair, seen)) is not None:
         _scaled(out, pair, found)
         return True
     return _shifted(out, pair, seen) or _reordered(out, pair, seen) or _quantised(out, pair, seen)
@@ -207,7 +207,7 @@ def _pruned(out: TensorDiff, pair: Pair, seen: Survey) -> bool:
     return True
 
 
-def _scaled(out: TensorDiff, pair: Pair, found: Scaling) -> None:
+def _scaled(out: TensorDiff, pair: Pair, found: Factors) -> None:
     out.factors = (found.rows, found.columns)
     if found.by == "tensor":
         out.kind, out.text = "scale", f"only a scale: every value times {_times(found.rows[0])}"

@@ -10,7 +10,7 @@ import numpy as np
 from weightlapse.errors import InvalidArgument
 from weightlapse.film.axes import axes_or_new, finished, listed_map, series_colours
 from weightlapse.film.colours import encode
-from weightlapse.picture.scale import limit_of as limit_of  # for the page of differences, too
+from weightlapse.picture.limits import limit_of as limit_of  # for the page of differences, too
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -13,13 +13,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 import weightlapse.film.colours as colours
-import weightlapse.film.scales as scales
 from weightlapse.arguments import renamed
 from weightlapse.errors import InvalidArgument
 from weightlapse.film.encode import PALETTE, PRESETS, STILL, VIDEO, Reel, surface_for, whole_file, writer_for
 from weightlapse.film.film import Film
 from weightlapse.film.frames import chosen
 from weightlapse.film.grown import events_of
+from weightlapse.film.limits import check_scale
 from weightlapse.film.pace import first_at, timeline
 from weightlapse.film.panels import Moment
 from weightlapse.film.scene import Order, Scene, compose
@@ -125,7 +125,7 @@ def make_film(
     suffix, target = _target(out)
     width, height = _size(size, suffix)
     rate = _rate(fps)
-    scales.check(scale)
+    check_scale(scale)
     table = colours.table(theme, cmap)
     if preset not in PRESETS:
         raise InvalidArgument(f"preset must be one of {', '.join(map(repr, PRESETS))}, not {preset!r}")
@@ -347,7 +347,7 @@ def picture(
     run = polar(run)
     (index,) = check_frames(int(frame), len(run.steps))
     names = chosen(run, tensors, np.array([index]))
-    order = Order(names, np.arange(int(index) + 1), size, scales.check(scale), panels, None, title, still=int(index))
+    order = Order(names, np.arange(int(index) + 1), size, check_scale(scale), panels, None, title, still=int(index))
     scene = compose(run, order)
     table = colours.table(theme, cmap)
     surface, scene.signs = Surface(size[0], size[1], table), colours.signs(table)

@@ -23,18 +23,18 @@ _COUNTED = 200_000  # values of one tensor that a ridge looks at; more are strid
 
 @dataclass
 class Ridges:
-    """One histogram per tensor, one above the other, each on its own ±scale; the heights keep their scale for the whole film."""
+    """One histogram per tensor, one above the other, each on its own ±limit; the heights keep their scale for the whole film."""
 
     box: Box
     measure: Measure
-    scales: dict[str, float]
+    limits: dict[str, float]
     tallest: dict[str, float]  # the share of weights at which a ridge reaches its full height
     title: str = "histograms"
 
     def _row(self, index: int) -> Box:
         x, y, wide, high = self.box
         top = y + round(self.measure.text * 1.7)
-        each = (high - (top - y)) // max(len(self.scales), 1)
+        each = (high - (top - y)) // max(len(self.limits), 1)
         return x, top + index * each, wide, each
 
     @property
@@ -44,27 +44,27 @@ class Ridges:
     @property
     def _names_width(self) -> int:
         return min(
-            max((glyphs.width(name, self._px) for name in self.scales), default=0) + self._px // 2, self.box[2] * 2 // 5
+            max((glyphs.width(name, self._px) for name in self.limits), default=0) + self._px // 2, self.box[2] * 2 // 5
         )
 
     def static(self, painter: Painter) -> None:
         x, y, _, _ = self.box
         painter.text(x, y + self.measure.text, self.title, self.measure.text, bold=True)
-        for index, (name, scale) in enumerate(self.scales.items()):
+        for index, (name, limit) in enumerate(self.limits.items()):
             rx, ry, wide, high = self._row(index)
             base = ry + high - 2
             painter.text(rx, base - 1, title(name, self._px, self._names_width - 4, False), self._px, tone="muted")
             if high > 2.6 * self._px:
-                painter.text(rx, base - 1 - round(self._px * 1.25), "±" + short(scale, 2), self._px, tone="faint")
+                painter.text(rx, base - 1 - round(self._px * 1.25), "±" + short(limit, 2), self._px, tone="faint")
             painter.fill(rx + self._names_width, base, wide - self._names_width, 1, "faint")
 
     def draw(self, painter: Painter, moment: Moment) -> None:
-        for index, (name, scale) in enumerate(self.scales.items()):
+        for index, (name, limit) in enumerate(self.limits.items()):
             value = moment.values.get(name)
             x, y, wide, high = self._row(index)
             left, room = x + self._names_width, wide - self._names_width
             up = max(high - 4, 3)
-            counts = self._heights(name, value, scale, room)
+            counts = self._heights(name, value, limit, room)
             coverage = np.clip(counts[None, :] * up - np.arange(up - 1, -1, -1)[:, None], 0, 1)
             codes = ramp(0)[np.rint(coverage * 150).astype(int)]
             edge = (coverage > 0) & (np.roll(coverage, 1, axis=0) <= 0)
@@ -74,19 +74,19 @@ class Ridges:
             codes[:, middle] = np.where(codes[:, middle] == GROUND, ramp("line")[255], codes[:, middle])
             painter.paint(left, y + high - 2 - up, codes)
 
-    def _heights(self, name: str, value: Values | None, scale: float, room: int) -> NDArray[np.float64]:
+    def _heights(self, name: str, value: Values | None, limit: float, room: int) -> NDArray[np.float64]:
         if value is None:
             return np.zeros(room)
-        share = density(value, scale)
+        share = density(value, limit)
         tallest = self.tallest.get(name) or float(share.max()) or 1.0
         heights = np.clip(share / tallest, 0, 1)
         return np.interp((np.arange(room) + 0.5) * BINS / room, np.arange(BINS) + 0.5, heights)
 
 
-def density(value: Values, scale: float) -> NDArray[np.float64]:
-    """Share of the weights in each of ``BINS`` equal bins from -scale to +scale, lightly smoothed (1, 2, 1)."""
+def density(value: Values, limit: float) -> NDArray[np.float64]:
+    """Share of the weights in each of ``BINS`` equal bins from -limit to +limit, lightly smoothed (1, 2, 1)."""
     flat: NDArray[np.float64] = value.reshape(-1)[:: max(value.size // _COUNTED, 1)].astype(np.float64)
-    at = np.floor((flat[np.isfinite(flat)] / scale + 1) * BINS / 2)
+    at = np.floor((flat[np.isfinite(flat)] / limit + 1) * BINS / 2)
     at = at[(at >= 0) & (at <= BINS)].clip(0, BINS - 1).astype(np.int64)
     counts = np.pad(np.bincount(at, minlength=BINS) / max(flat.size, 1), 1, mode="edge")
     smooth: NDArray[np.float64] = (counts[:-2] + 2 * counts[1:-1] + counts[2:]) / 4

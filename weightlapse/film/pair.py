@@ -15,10 +15,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 import weightlapse.film.charts as charts
-import weightlapse.film.scales as scales
 from weightlapse.errors import InvalidArgument
 from weightlapse.film.curves import Curves, Line
 from weightlapse.film.frames import Values, all_shapes, sample, values_over
+from weightlapse.film.limits import over_frames
 from weightlapse.film.panels import Header, Legend, Panel, Weights
 from weightlapse.film.placing import place
 from weightlapse.film.plates import Measure, Placed, even, plates
@@ -184,7 +184,7 @@ def compose_pair(pair: Pair, order: Order) -> Scene:
     panels: list[Panel] = []
     for i, (column, heading) in enumerate(zip(pair.columns, _headings(pair))):
         box: Box = (x + i * (each + gap), y + head, each, high - low - gap - head)
-        own = {f"{column}|{name}": scale for name, scale in by_tensor.items()} if by_tensor else None
+        own = {f"{column}|{name}": limit for name, limit in by_tensor.items()} if by_tensor else None
         moved = [_in_column(p.moved(p.x + box[0], p.y + box[1]), column, labelled=i == 0) for p in placed]
         panels.append(Weights([(0, moved)], measure, own, missing if i == 0 else 0, box, heading))
     panels += _charts(pair, order, names, (x, y + high - low, wide, low), measure, gap)
@@ -237,7 +237,7 @@ def _shared_scales(pair: Pair, names: Sequence[str], order: Order) -> dict[str, 
     if order.scale == "step":
         return None
     frames = np.unique(order.frames)
-    sides = [scales.over_frames(side.run, names, np.unique(side.at[frames])) for side in (pair.first, pair.second)]
+    sides = [over_frames(side.run, names, np.unique(side.at[frames])) for side in (pair.first, pair.second)]
     found = {name: max(side[name] for side in sides) for name in names}
     return dict.fromkeys(found, max(found.values())) if order.scale == "global" else found
 

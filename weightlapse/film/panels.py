@@ -18,8 +18,8 @@ from weightlapse.film.surface import Box
 from weightlapse.film.tiles import Tile
 from weightlapse.picture.arrangement import Arrangement
 from weightlapse.picture.compose import alike
+from weightlapse.picture.limits import limit_of
 from weightlapse.picture.numbers import grouped, short
-from weightlapse.picture.scale import limit_of
 from weightlapse.picture.words import describe
 
 _NUMBERED = 64  # tensors up to this size show their values in the cells where there is room
@@ -50,15 +50,15 @@ class Panel(Protocol):
 
 @dataclass
 class Weights:
-    """Heat maps: one tile per tensor, with frames, names and scales.
+    """Heat maps: one tile per tensor, with frames, names and limits.
 
-    ``stages``: (first frame, places); where layers vanish in mid-run the picture is laid out anew. ``scales`` None: every step has
+    ``stages``: (first frame, places); where layers vanish in mid-run the picture is laid out anew. ``limits`` None: every step has
     its own.
     """
 
     stages: Sequence[tuple[int, Sequence[Placed]]]
     measure: Measure
-    scales: Mapping[str, float] | None
+    limits: Mapping[str, float] | None
     missing: int = 0
     box: Box = (0, 0, 0, 0)
     heading: str = ""
@@ -92,7 +92,7 @@ class Weights:
             self._plate(painter, plate, moment)
 
     def _plate(self, painter: Painter, plate: Placed, moment: Moment) -> None:
-        relabel = self.scales is None
+        relabel = self.limits is None
         shown: dict[str, float] = {}
         main = plate.tiles[0]
         there = moment.values.get(main.name)
@@ -106,8 +106,8 @@ class Weights:
             if tile is not main:  # what stands beside or below keeps its distance
                 beside = tile.name in plate.plate.beside
                 shaped = shaped.at(tile.x - (short_of[0] if beside else 0), tile.y - (0 if beside else short_of[1]))
-            scale = limit_of(value) if self.scales is None else self.scales[tile.name]
-            shown[tile.name] = scale
+            limit = limit_of(value) if self.limits is None else self.limits[tile.name]
+            shown[tile.name] = limit
             if self.framed.get(tile.name) != shaped:
                 relabel = True
                 self._frame(painter, shaped, moment.frame)
@@ -116,7 +116,7 @@ class Weights:
             shaped = self.framed[tile.name]  # the one whose pixel maps are known
             if self.lineage is not None:
                 value = self.lineage.arranged(tile.name, value, moment.frame)
-            codes = shaped.codes(value, scale)
+            codes = shaped.codes(value, limit)
             painter.tile(shaped, codes)
             if shaped.thinned == (1, 1) and value.size <= _NUMBERED:
                 painter.numbers(shaped, codes, value, self.measure.text)
@@ -154,14 +154,14 @@ class Weights:
             self.smaller[tile.name, shape] = smaller
         return replace(tile, arrangement=self.smaller[tile.name, shape])
 
-    def _label(self, painter: Painter, plate: Placed, scales: Mapping[str, float]) -> None:
-        """Name in ink, then shape, thinning and scale in grey, as much of it as there is room for."""
+    def _label(self, painter: Painter, plate: Placed, limits: Mapping[str, float]) -> None:
+        """Name in ink, then shape, thinning and limit in grey, as much of it as there is room for."""
         px = plate.words
         small = max(px - 2, 9)
         bold = px >= self.measure.text
         wide = plate.width + (0 if bold else 2)
         tile = self.framed[plate.plate.main]
-        known = [name for name in plate.plate.names if name in scales]
+        known = [name for name in plate.plate.names if name in limits]
         shape = tile.arrangement.shape
         choices = (
             list(plate.plate.said),
@@ -169,7 +169,7 @@ class Weights:
             [f"1 of {tile.thinned[0]}×{tile.thinned[1]}, spikes kept", f"1 of {tile.thinned[0]}×{tile.thinned[1]}"]
             if tile.thinned != (1, 1)
             else [],
-            [" | ".join("±" + short(scales[name], 2) for name in known), "±" + short(scales[known[0]], 2)],
+            [" | ".join("±" + short(limits[name], 2) for name in known), "±" + short(limits[known[0]], 2)],
         )
         two = self.measure.lines > 1 and plate.label > 0
         badge = glyphs.width(plate.plate.badge, px, bold=True) + px // 2 if plate.plate.badge else 0

@@ -24,10 +24,10 @@ from weightlapse.film.spike import autopsy as autopsy  # wl.plot.autopsy
 from weightlapse.measures.measure import measure
 from weightlapse.picture.cells import gaps
 from weightlapse.picture.compose import arrangement_of
+from weightlapse.picture.limits import limit_of
 from weightlapse.picture.numbers import spans_decades
 from weightlapse.picture.reduce import SPIKE, typical
 from weightlapse.picture.sample import limit
-from weightlapse.picture.scale import limit_of
 from weightlapse.recording.frames import Frames, check_frames, rising_frames
 from weightlapse.recording.polar import PARTS, polar
 from weightlapse.recording.recording import opened

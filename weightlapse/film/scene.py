@@ -11,12 +11,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 import weightlapse.film.charts as charts
-import weightlapse.film.scales as scales
 from weightlapse.errors import InvalidArgument, closest
 from weightlapse.film.colours import MARKS, SERIES_COUNT, SIGN_DARK
 from weightlapse.film.curves import Curves, Line, stacked
 from weightlapse.film.frames import Values, all_shapes, sample, span_at, values_over
 from weightlapse.film.grown import Lineage, events_of, stages_of
+from weightlapse.film.limits import over_frames
 from weightlapse.film.moving import Mass, Ridges, Words, density
 from weightlapse.film.painter import Painter
 from weightlapse.film.panels import Header, Legend, Moment, Panel, Weights
@@ -28,7 +28,7 @@ from weightlapse.picture.sample import limit
 from weightlapse.recording.run import Run
 
 KINDS = ("weights", "scalars", "lines", "groups", "mass", "distance", "norms", "histograms", "text")
-_SCALES_SAID = {
+_SCALE_SAID = {
     "step": "each step has its own colour scale",
     "global": "one colour scale for all",
     "tensor": "one colour scale per tensor",
@@ -57,7 +57,7 @@ class Order:
         return self.frames if self.still is None else np.array([self.still])
 
     def looked(self, run: Run) -> NDArray[np.int64]:
-        """Frames from which scales are taken: of a still, those with the same layout."""
+        """Frames from which limits are taken: of a still, those with the same layout."""
         span = None if self.still is None else span_at(run, self.still)
         return self.frames if span is None else self.frames[self.frames >= span.start]
 
@@ -107,15 +107,15 @@ def compose(run: Run, order: Order) -> Scene:
     others = [(kind, words) for kind, words in wanted if kind != "weights"]
 
     built: list[Panel] = []
-    tile_scales: dict[str, float] = {}
+    tile_limits: dict[str, float] = {}
     main, side = _split(body, bool(heat), len(others), measure)
     if heat:
         drawn = _globbed(shapes, heat[0][1])
         weights = weight_panel(run, drawn, main, measure, order)
-        tile_scales = dict(weights.scales or {})
+        tile_limits = dict(weights.limits or {})
         built.append(weights)
     for (kind, words), box in zip(others, side):
-        built.append(_BUILD[kind](run, order, shapes, box, measure, words, tile_scales))
+        built.append(_BUILD[kind](run, order, shapes, box, measure, words, tile_limits))
     steps = np.asarray(run.steps)
     title = order.title or run.name
     count = f"{len(shapes)} tensor{'s' if len(shapes) != 1 else ''} · {_weights(run, order)}"
@@ -129,8 +129,8 @@ def compose(run: Run, order: Order) -> Scene:
     ]
     built.append(Header(header, measure, title, subtitle, int(steps[shown].max()), marks if len(shown) > 1 else []))
     if heat and footer[3]:
-        note = _SCALES_SAID[order.scale] + (THINNED if weights.thinned else "")
-        built.append(Legend(footer, measure, legend_ends(order.scale, tile_scales), note))
+        note = _SCALE_SAID[order.scale] + (THINNED if weights.thinned else "")
+        built.append(Legend(footer, measure, legend_ends(order.scale, tile_limits), note))
     return Scene(built, lambda frames: values_over(run, list(shapes), frames))
 
 
@@ -171,7 +171,7 @@ def legend_ends(mode: str, by_tensor: Mapping[str, float]) -> tuple[str, str, st
 
 
 def weight_panel(run: Run, shapes: Mapping[str, tuple[int, ...]], box: Box, measure: Measure, order: Order) -> Weights:
-    """The heat maps of ``shapes`` in ``box``, with their scales over the film."""
+    """The heat maps of ``shapes`` in ``box``, with their limits over the film."""
     stages, missing = [], 0
     for start, frames in stages_of(run, order.shown):
         known = all_shapes(run, frames)
@@ -184,7 +184,7 @@ def weight_panel(run: Run, shapes: Mapping[str, tuple[int, ...]], box: Box, meas
         stages.append((start, [p.moved(p.x + box[0], p.y + box[1]) for p in placed]))
         missing = max(missing, left_out)
     names = list(dict.fromkeys(tile.name for _, placed in stages for p in placed for tile in p.tiles))
-    by_tensor = None if order.scale == "step" else scales.over_frames(run, names, order.looked(run))
+    by_tensor = None if order.scale == "step" else over_frames(run, names, order.looked(run))
     if by_tensor and order.scale == "global":
         by_tensor = dict.fromkeys(by_tensor, max(by_tensor.values()))
     lineage = Lineage(run) if len(run.layouts) > 1 else None

@@ -10,10 +10,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 import weightlapse.film.charts as charts
-import weightlapse.film.scales as scales
 import weightlapse.film.text as glyphs
 from weightlapse.film.frames import Values, all_shapes, values_over
 from weightlapse.film.grown import Lineage
+from weightlapse.film.limits import over_frames
 from weightlapse.film.painter import Painter
 from weightlapse.film.panels import Header, Legend, Moment, Panel, Weights
 from weightlapse.film.placing import place
@@ -70,7 +70,7 @@ def compose_story(run: Run, order: Order, story: Story) -> Scene:
     span = int(steps[order.frames].min()), int(steps[order.frames].max())
     names = list(dict.fromkeys(name for c in story.chapters for main, _ in c.leaders for name in _names(story, main)))
     if story.limits is None and order.scale != "step":
-        story.limits = scales.over_frames(run, names, order.looked(run))
+        story.limits = over_frames(run, names, order.looked(run))
     limits = story.limits
     if limits and order.scale == "global":
         limits = dict.fromkeys(limits, max(limits.values()))

@@ -18,11 +18,11 @@ from weightlapse.picture.cells import gaps
 from weightlapse.picture.codes import codes
 from weightlapse.picture.compose import arrangement, strip
 from weightlapse.picture.kinds import kinds
+from weightlapse.picture.limits import limit_of
 from weightlapse.picture.numbers import short
 from weightlapse.picture.palette import THEMES, table
 from weightlapse.picture.raster import raster
 from weightlapse.picture.reduce import MODES, reduce_to
-from weightlapse.picture.scale import limit_of
 from weightlapse.picture.strips import strips
 from weightlapse.picture.ticks import side
 

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from weightlapse.errors import UnknownTensor, closest
-from weightlapse.picture.scale import limit_over
+from weightlapse.picture.limits import limit_over
 from weightlapse.recording.run import Run, TensorHistory
 
 CELLS = 24_576  # cells of a tensor that stand for all of them

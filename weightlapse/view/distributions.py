@@ -13,8 +13,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from weightlapse.errors import InvalidArgument
+from weightlapse.picture.limits import limit_of
 from weightlapse.picture.sample import Piece, bands
-from weightlapse.picture.scale import limit_of
 from weightlapse.view.manifest import numbers
 from weightlapse.view.subject import Subject
 

@@ -16,8 +16,8 @@ from numpy.typing import NDArray
 import weightlapse.view.extras as extras
 from weightlapse.errors import InvalidArgument
 from weightlapse.picture.codes import codes
+from weightlapse.picture.limits import limit_of
 from weightlapse.picture.reduce import MODES, reduce_to
-from weightlapse.picture.scale import limit_of
 from weightlapse.store.cache import Cache
 from weightlapse.store.codecs.decode import compiled
 from weightlapse.view.previews import Key, Make, Previews, Strip

@@ -16,8 +16,8 @@ from weightlapse.film.grown import Lineage
 from weightlapse.picture.arrangement import Arrangement
 from weightlapse.picture.compose import arrangement
 from weightlapse.picture.kinds import Kind, kinds
+from weightlapse.picture.limits import limit_over
 from weightlapse.picture.sample import Piece, bands, pieces, sample
-from weightlapse.picture.scale import limit_over
 from weightlapse.picture.strips import Side, strips
 from weightlapse.recording.kept import Curve, curves
 from weightlapse.recording.polar import polar, whole

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from weightlapse.picture.scale import limit_of, limit_over
+from weightlapse.picture.limits import limit_of, limit_over
 from weightlapse.view.manifest import numbers
 from weightlapse.view.subject import Subject
 

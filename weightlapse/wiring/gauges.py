@@ -17,11 +17,11 @@ from torch import Tensor
 from weightlapse.wiring.data import Member
 from weightlapse.wiring.equations import Equations
 from weightlapse.wiring.groups import Positions, walk
+from weightlapse.wiring.homogeneity import Homogeneity
 from weightlapse.wiring.infer import Inference, Typed
 from weightlapse.wiring.products import BIASED, GROUPED, conv_iteration, matrix_iteration
 from weightlapse.wiring.record import Call, Tape
 from weightlapse.wiring.rules.table import RULES, is_pointwise
-from weightlapse.wiring.scaling import Scaling
 
 _MOVES = frozenset(
     "as_strided im2col col2im view _unsafe_view reshape _reshape_alias squeeze unsqueeze permute t transpose expand slice narrow select split split_with_sizes chunk "
@@ -56,7 +56,7 @@ class Gauges:
         self._known: dict[tuple[int, int], list[Variable]] = {}
         self._places: dict[tuple[int, int], Positions] = {}
         self.failed: dict[int, str] = {}  # atoms whose sign and scale could not be worked out, and why
-        self._scaling = Scaling()
+        self._homogeneity = Homogeneity()
 
     # ---- where an atom stands in a tensor
 
@@ -425,13 +425,13 @@ class Gauges:
             ]
             if not held and not self._count(node)[atom]:
                 continue
-            relation = self._scaling.relation(call, tuple(i for i, _, _ in held))
+            relation = self._homogeneity.relation(call, tuple(i for i, _, _ in held))
             places = [(t, a) for _, t, a in held] + [(out, axis)]
             for row in self._rows(atom, places):
                 variables = [v for v in row[:-1] if v is not None]
                 w = row[-1]
                 if len(variables) < len(held):
-                    relation_here = self._scaling.relation(
+                    relation_here = self._homogeneity.relation(
                         call, tuple(i for (i, _, _), v in zip(held, row[:-1], strict=True) if v is not None)
                     )
                 else:

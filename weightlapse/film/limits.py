@@ -1,4 +1,4 @@
-"""The symmetric colour scale of every tensor: one for the whole film, so that a colour keeps its meaning."""
+"""The limit of the colour scale of every tensor: one for the whole film, so that a colour keeps its meaning."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from weightlapse.recording.run import Run
 MODES = ("tensor", "global", "step")
 
 
-def check(scale: str) -> str:
+def check_scale(scale: str) -> str:
     """``scale`` itself; raises :class:`InvalidArgument` where it is none of the modes."""
     if scale not in MODES:
         raise InvalidArgument(f"scale must be one of {', '.join(map(repr, MODES))}, not {scale!r}")
@@ -23,5 +23,5 @@ def check(scale: str) -> str:
 
 
 def over_frames(run: Run, names: Sequence[str], frames: NDArray[np.int64]) -> dict[str, float]:
-    """Where the scale of each tensor ends over ``frames``, by the rule of `weightlapse.picture.scale`."""
+    """Where the scale of each tensor ends over ``frames``, by the rule of `weightlapse.picture.limits`."""
     return {name: limit(run, name, frames) for name in track(names, "finding the colour scales")}

@@ -59,7 +59,7 @@ def _rows(mode: str, powers: Sequence[Fraction | int], inputs: Sequence[Any], ou
         yield [*zip(inputs, powers, strict=True), (out, -1)]
 
 
-class Scaling:
+class Homogeneity:
     """Remembers the answers, for a network repeats the same few operators."""
 
     _known: ClassVar[dict[Any, Relation]] = {}

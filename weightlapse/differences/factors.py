@@ -29,7 +29,7 @@ _SMALL_WHOLE = 2.0**24  # quotients of whole numbers up to here are told apart i
 
 
 @dataclass
-class Scaling:
+class Factors:
     """``by`` is "tensor", "rows", "columns" or "rows and columns"; the factors of what is not scaled are ones."""
 
     by: str
@@ -37,7 +37,7 @@ class Scaling:
     columns: Doubles
 
 
-def scaling(pair: Pair, seen: Survey) -> Scaling | None:
+def factors_of(pair: Pair, seen: Survey) -> Factors | None:
     """The factors, or None; B holds the rounded products of A and the factors (of rows and columns: rounded twice)."""
     if not _arithmetic(pair) or not seen.xx or not seen.yy or seen.changed < ENOUGH:
         return None
@@ -45,20 +45,20 @@ def scaling(pair: Pair, seen: Survey) -> Scaling | None:
     large = pair.whole and not _small(pair)
     one = _common(pair, (), seen.xy, seen.yy if _turned(pair) else seen.xx)
     if one is not None and _not_zeros(pair) and (not large or _whole_factor(pair, float(one))):
-        return Scaling("tensor", np.full(m if m <= len(seen.row_xx) else 1, one), np.ones(n))
+        return Factors("tensor", np.full(m if m <= len(seen.row_xx) else 1, one), np.ones(n))
     if (factor := _rounded_apart(pair, seen)) is not None:
-        return Scaling("tensor", np.full(m if m <= len(seen.row_xx) else 1, factor), np.ones(n))
+        return Factors("tensor", np.full(m if m <= len(seen.row_xx) else 1, factor), np.ones(n))
     if not pair.is_matrix or large:
         return None
     turned = _turned(pair)
     if n >= ENOUGH and _enough(seen.row_changed):
         rows = _common(pair, (m, 1), seen.row_xy, seen.row_yy if turned else seen.row_xx)
         if rows is not None:
-            return Scaling("rows", rows, np.ones(n))
+            return Factors("rows", rows, np.ones(n))
     if m >= ENOUGH and _enough(seen.column_changed):
         columns = _common(pair, (1, n), seen.column_xy, seen.column_yy if turned else seen.column_xx)
         if columns is not None:
-            return Scaling("columns", np.ones(m), columns)
+            return Factors("columns", np.ones(m), columns)
     if pair.mantissa is None or min(m, n) < ENOUGH:
         return None
     both = _both(pair)
@@ -191,7 +191,7 @@ def _whole_factor(pair: Pair, factor: float) -> bool:
 # ---- rounded twice -------------------------------------------------------------------------------------
 
 
-def _gives(pair: Pair, scaled: Scaling, energy: float, slack: float) -> bool:
+def _gives(pair: Pair, scaled: Factors, energy: float, slack: float) -> bool:
     """Whether factors give every value, up to ``slack`` times what rounding A and B each made, and are nearly all of the change."""
     if (scaled.rows == 0).any() or (scaled.columns == 0).any():
         return False
@@ -214,7 +214,7 @@ def _rounded_apart(pair: Pair, seen: Survey) -> float | None:
     if pair.mantissa is None or pair.mantissa < 23:
         return None
     factor = seen.xy / seen.xx
-    one = Scaling("tensor", np.full(1, factor), np.ones(pair.columns))
+    one = Factors("tensor", np.full(1, factor), np.ones(pair.columns))
     return factor if _not_zeros(pair) and _gives(pair, one, seen.dd, 1.01) else None
 
 
@@ -222,7 +222,7 @@ def _quotients(over: Doubles, under: Doubles) -> Doubles:
     return np.divide(over, under, out=np.ones_like(over), where=under > 0)
 
 
-def _both(pair: Pair) -> Scaling | None:
+def _both(pair: Pair) -> Factors | None:
     """Factors of rows and columns from one row and one column that hold no zeros."""
     first = next(pair.blocks())
     whole = np.flatnonzero((first.x != 0).all(axis=1) & (first.y != 0).all(axis=1))
@@ -239,4 +239,4 @@ def _both(pair: Pair) -> Scaling | None:
         made = block.x * rows[block.start : block.stop, None]
         gathered += (made * block.y).sum(axis=0)
         weight += (made * made).sum(axis=0)
-    return Scaling("rows and columns", rows, _quotients(gathered, weight))
+    return Factors("rows and columns", rows, _quotients(gathered, weight))
