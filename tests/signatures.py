@@ -43,9 +43,9 @@ def calls() -> Iterator[tuple[str, Any]]:
         if not isinstance(thing, type):
             yield name, thing
             continue
-        if name[0].islower() or name == "Lift":
+        if name[0].islower() or name in ("Lift", "HyperNetwork"):
             yield name, thing
-        if not issubclass(thing, Exception):
+        if not issubclass(thing, Exception) and (name == thing.__name__ or name[0].islower()):
             for method, value in sorted(vars(thing).items()):
                 value = getattr(value, "__func__", value)
                 if not method.startswith("_") and inspect.isfunction(value):

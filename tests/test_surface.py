@@ -11,7 +11,7 @@ import weightlapse as wl
 
 PUBLIC = """
 AlignedRuns Alignment Autopsy Barrier CannotAlign CannotGrow CannotRecord CannotTrace Certificate Comparison
-DamagedRecording Diff Ensemble Film Finding FollowedRun Group Growth History InvalidArgument LayoutSpan LayoutStretch Lift Lineage Member
+DamagedRecording Diff Ensemble Film Finding FollowedRun Group Growth History HyperNetwork InvalidArgument LayoutSpan LayoutStretch Lift Lineage Member
 MissingExtra MissingStep NotARecording NullRecorder Plan Polished Recorder RecorderWarning Recording RecordingIncomplete RecordingStopped Run
 Schedule TensorDiff TensorHistory Track UnknownArgument UnknownTensor VacuousComparison Viewer WeightlapseError Wiring align
 align_all align_runs at autopsy callbacks canonical compare deepen diagnose diff ensemble every fit_lift follow

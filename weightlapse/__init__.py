@@ -90,7 +90,8 @@ if TYPE_CHECKING:  # what an editor and a type checker see; `_HOME` is what runs
     from weightlapse.growth.result import Growth as Growth
     from weightlapse.growth.widen import widen as widen
     from weightlapse.lift.fit import fit_lift as fit_lift
-    from weightlapse.lift.lift import Lift as Lift
+    from weightlapse.lift.hypernetwork import HyperNetwork as HyperNetwork
+    from weightlapse.lift.hypernetwork import Lift as Lift
     from weightlapse.lift.rules import History as History
     from weightlapse.measures.autopsy import Autopsy as Autopsy
     from weightlapse.measures.autopsy import autopsy as autopsy
@@ -179,7 +180,8 @@ _HOME = {
     "Growth": "growth.result",
     "deepen": "growth.deepen",
     "narrow": "growth.narrow",
-    "Lift": "lift.lift",
+    "Lift": "lift.hypernetwork",
+    "HyperNetwork": "lift.hypernetwork",
     "fit_lift": "lift.fit",
     "History": "lift.rules",
     "ensemble": "ensembles.ensemble",

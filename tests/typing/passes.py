@@ -43,6 +43,15 @@ def read(where: Path) -> NDArray[np.float64]:
     return norms["fc1"]
 
 
+def written(task: torch.nn.Module, run: wl.Recording) -> list[str]:
+    net: wl.HyperNetwork = wl.HyperNetwork(task, (8,))
+    same: wl.Lift = net
+    history: wl.History = wl.fit_lift(same, torch.zeros(4, 3), torch.zeros(4, 1))
+    stretches: list[wl.LayoutStretch] = run.layouts
+    spans: list[wl.LayoutSpan] = [*stretches]
+    return [str(len(history.loss)), *(span.note for span in spans)]
+
+
 def judge(a: torch.nn.Module, b: torch.nn.Module, x: torch.Tensor, where_it_lies: Path) -> str:
     wiring: wl.Wiring = wl.trace(a, x)
     found: wl.Alignment = wl.align(a, b, wiring=wiring)

@@ -36,7 +36,7 @@ def command(name: str, out: Path | None, quick: bool, as_json: bool) -> None:
     from weightlapse.studies.frame import run_study
 
     folder = out or Path(f"study-{name}")
-    results = run_study(importlib.import_module(f"weightlapse.studies.{name}").study, name, folder, quick=quick)
+    results = run_study(importlib.import_module(f"weightlapse.studies.{name}_study").study, name, folder, quick=quick)
     if as_json:
         click.echo(json.dumps(results, allow_nan=False))
         return

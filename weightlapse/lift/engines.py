@@ -13,7 +13,7 @@ from torch import Tensor
 from weightlapse.adapters.chain import find_chain
 from weightlapse.errors import InvalidArgument, missing_extra
 from weightlapse.lift.general import Loss, Trainer, squared_error
-from weightlapse.lift.lift import Lift
+from weightlapse.lift.hypernetwork import Lift
 from weightlapse.lift.online import OnlineLoop
 from weightlapse.lift.parameters import Offsets, Vector, offsets_of, places_of, read, write
 from weightlapse.lift.rules import RULES, Rule

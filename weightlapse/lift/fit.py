@@ -14,7 +14,7 @@ from weightlapse import progress
 from weightlapse.errors import InvalidArgument
 from weightlapse.lift.engines import CompiledEngine, Engine, NumpyEngine, TorchEngine, choose, prepare
 from weightlapse.lift.general import Loss
-from weightlapse.lift.lift import Lift
+from weightlapse.lift.hypernetwork import Lift
 from weightlapse.lift.rules import History, Rule
 
 _PROGRESS_EVERY = 1000

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from weightlapse.lift.dense import TINY
-from weightlapse.lift.lift import Lift
+from weightlapse.lift.hypernetwork import Lift
 from weightlapse.lift.rules import Rule
 
 Loss = Callable[[Tensor, Tensor], Tensor]  # (predictions (B, ...), targets (B, ...)) -> losses (B,)

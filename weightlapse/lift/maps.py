@@ -13,7 +13,7 @@ from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
 from weightlapse.errors import InvalidArgument, UnknownTensor, closest
-from weightlapse.lift.lift import Lift
+from weightlapse.lift.hypernetwork import Lift
 
 _ROWS_AT_ONCE = 8192
 

@@ -1,4 +1,4 @@
-// Values as eight-bit codes, and where a colour scale ends; the twin of weightlapse/picture/codes.py and scale.py.
+// Values as eight-bit codes, and where a colour scale ends; the twin of weightlapse/picture/codes.py and limits.py.
 //   0 NaN   1 -Inf   2 below the scale   3 .. 253 linear, 128 is zero   254 above the scale   255 +Inf
 
 export const STEPS = 125;

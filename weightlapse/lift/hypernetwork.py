@@ -24,7 +24,9 @@ _NORMS = (nn.modules.batchnorm._BatchNorm, nn.modules.instancenorm._InstanceNorm
 
 
 class Lift(nn.Module):
-    """Runs ``task`` with weights that ``generator`` writes for each input: ``net(x)[i] = task_{w(x[i])}(x[i])``, a whole batch at once.
+    """A hypernetwork; `wl.HyperNetwork` is the same class under the field's name, *Lift* the name of the document that it comes from.
+
+    It runs ``task`` with weights that ``generator`` writes for each input: ``net(x)[i] = task_{w(x[i])}(x[i])``, a whole batch at once.
 
     Parameters
     ----------
@@ -244,6 +246,10 @@ class Lift(nn.Module):
                 f"Lift: the generator writes {writes} numbers, but the selected weights of the task are {self.generated} "
                 f"({', '.join(f'{s.name} {s.stop - s.start}' for s in self.slots[:8])}); change the generator's last layer"
             )
+
+
+HyperNetwork = Lift
+"""The field's name of `wl.Lift`: the same class."""
 
 
 def _slots(task: nn.Module, globs: str | Sequence[str]) -> tuple[Slot, ...]:

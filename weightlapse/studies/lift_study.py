@@ -19,7 +19,7 @@ from weightlapse.capture.watch import watch
 from weightlapse.film.movie import make_film
 from weightlapse.lift.fit import fit_lift
 from weightlapse.lift.generators import glorot_
-from weightlapse.lift.lift import Lift
+from weightlapse.lift.hypernetwork import Lift
 from weightlapse.lift.plain import fit_plain
 from weightlapse.progress import track
 from weightlapse.recording.recording import load
