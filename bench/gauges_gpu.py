@@ -34,7 +34,8 @@ from weightlapse.symmetry.alignment import Alignment
 from weightlapse.symmetry.with_bases import WithBases
 from weightlapse.wiring.arrays import at_home
 from weightlapse.wiring.change import drawn
-from weightlapse.wiring.data import Basis, Group, Wiring
+from weightlapse.wiring.data import Wiring
+from weightlapse.wiring.members import Basis, Group
 
 State = dict[str, torch.Tensor]
 FIRST = "layers.0."

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from weightlapse.wiring.data import Basis
+from weightlapse.wiring.members import Basis
 
 Matrix = NDArray[np.float64]
 

@@ -9,7 +9,8 @@ from numpy.typing import NDArray
 
 from weightlapse.symmetry.states import parameter_names
 from weightlapse.wiring.apply import permute_state, scale_state
-from weightlapse.wiring.data import Group, Member, Wiring, blocks
+from weightlapse.wiring.data import Wiring
+from weightlapse.wiring.members import Group, Member, blocks
 
 State = dict[str, NDArray[np.float64]]
 

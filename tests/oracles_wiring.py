@@ -12,7 +12,8 @@ import torch
 from torch import nn
 
 from weightlapse.wiring.bench import Bench
-from weightlapse.wiring.data import Group, Member, Wiring
+from weightlapse.wiring.data import Wiring
+from weightlapse.wiring.members import Group, Member
 from weightlapse.wiring.verify import works
 
 

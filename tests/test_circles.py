@@ -28,7 +28,6 @@ FRAMEWORKS = {
 #: left, each with the reason; no other may come, and one that is gone goes from here
 KNOWN = {
     frozenset({"growth.widen", "growth.narrow", "growth.foreign"}),  # a network that is no torch module is handed on
-    frozenset({"wiring.data", "wiring.spec"}),  # Wiring.from_spec makes what spec.py reads into the parts of a Wiring
 }
 
 Imports = dict[str, tuple[bool, bool]]  # module -> (at the top of the file, in a function)

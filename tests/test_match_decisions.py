@@ -14,7 +14,8 @@ from weightlapse.symmetry.assign import assign, assign_blocks
 from weightlapse.symmetry.match import Matcher, Move, _sorted
 from weightlapse.symmetry.moved import Moved
 from weightlapse.symmetry.units import units_of
-from weightlapse.wiring.data import Group, Member, Wiring, blocks
+from weightlapse.wiring.data import Wiring
+from weightlapse.wiring.members import Group, Member, blocks
 
 BOTH = frozenset({"permutation", "sign"})
 ORDER = frozenset({"permutation"})

@@ -25,7 +25,8 @@ from weightlapse.errors import CannotAlign, InvalidArgument
 from weightlapse.symmetry.assign import assign, assign_blocks
 from weightlapse.symmetry.fits import Grams, fitted, own, rotation, signed_order
 from weightlapse.wiring.change import Changed, centring, change, drawn, fold, unfold
-from weightlapse.wiring.data import Basis, Member, Norm, Wiring, blocks
+from weightlapse.wiring.data import Wiring
+from weightlapse.wiring.members import Basis, Member, Norm, blocks
 
 pytest.importorskip("transformers")
 KINDS = [("order",), ("signs",), ("order", "signs"), ("rotations",), ("heads",), EVERYTHING]

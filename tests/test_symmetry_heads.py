@@ -15,8 +15,8 @@ from weightlapse.errors import InvalidArgument
 from weightlapse.symmetry.invariants import check_invariants
 from weightlapse.wiring.bench import Bench
 from weightlapse.wiring.change import left
-from weightlapse.wiring.data import Basis, Member
 from weightlapse.wiring.double import in_double
+from weightlapse.wiring.members import Basis, Member
 from weightlapse.wiring.outputs import chooser
 from weightlapse.wiring.trace import state_tensors
 from weightlapse.wiring.trials import Trial

@@ -19,7 +19,8 @@ from tests.oracles_symmetry import (
 from weightlapse.symmetry.assign import assign, assign_blocks
 from weightlapse.symmetry.match import Matcher
 from weightlapse.symmetry.states import distance
-from weightlapse.wiring.data import Group, Member, Wiring, blocks
+from weightlapse.wiring.data import Wiring
+from weightlapse.wiring.members import Group, Member, blocks
 
 PERMUTE = frozenset({"permutation"})
 

@@ -10,7 +10,8 @@ import pytest
 from tests.oracles_symmetry import State, mlp_wiring, planted, random_state
 from weightlapse.symmetry.match import Matcher, Move
 from weightlapse.wiring.apply import permute_state, scale_state
-from weightlapse.wiring.data import Group, Member, Wiring, blocks
+from weightlapse.wiring.data import Wiring
+from weightlapse.wiring.members import Group, Member, blocks
 
 ALL = frozenset({"permutation", "sign"})
 

@@ -16,7 +16,8 @@ from tests.oracles_wiring import independent_parts
 from tests.zoo import ZOO
 from weightlapse.wiring.bench import Bench
 from weightlapse.wiring.complete import missed
-from weightlapse.wiring.data import Group, Member, Wiring, blocks
+from weightlapse.wiring.data import Wiring
+from weightlapse.wiring.members import Group, Member, blocks
 from weightlapse.wiring.outputs import chooser
 from weightlapse.wiring.trace import state_tensors, trace
 

@@ -13,7 +13,8 @@ from tests.test_symmetry_zoo import randomised
 from tests.zoo import ZOO
 from weightlapse.symmetry.elements import Elements
 from weightlapse.wiring.apply import permute_state, scale_state
-from weightlapse.wiring.data import Member, Wiring, blocks
+from weightlapse.wiring.data import Wiring
+from weightlapse.wiring.members import Member, blocks
 from weightlapse.wiring.placement import Placement, taken
 
 

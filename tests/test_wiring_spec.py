@@ -8,7 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from weightlapse.errors import InvalidArgument, UnknownTensor
-from weightlapse.wiring.data import Gauge, Group, Member, Wiring, blocks
+from weightlapse.wiring.data import Wiring
+from weightlapse.wiring.members import Gauge, Group, Member, blocks
 
 MLP = """
 # a two-layer network, as a person would write it

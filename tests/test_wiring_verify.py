@@ -11,7 +11,8 @@ from torch import nn
 
 import weightlapse as wl
 from tests.zoo import ZOO
-from weightlapse.wiring.data import Gauge, Group, Member, Wiring, blocks
+from weightlapse.wiring.data import Wiring
+from weightlapse.wiring.members import Gauge, Group, Member, blocks
 from weightlapse.wiring.outputs import chooser
 from weightlapse.wiring.trace import state_tensors, trace
 from weightlapse.wiring.verify import Bench, verified

@@ -120,9 +120,9 @@ if TYPE_CHECKING:  # what an editor and a type checker see; `_HOME` is what runs
     from weightlapse.view.page_file import make_page as make_page
     from weightlapse.view.serve import Viewer as Viewer
     from weightlapse.view.serve import show as show
-    from weightlapse.wiring.data import Group as Group
-    from weightlapse.wiring.data import Member as Member
     from weightlapse.wiring.data import Wiring as Wiring
+    from weightlapse.wiring.members import Group as Group
+    from weightlapse.wiring.members import Member as Member
     from weightlapse.wiring.trace import trace as trace
 
 # public name -> module that holds it, below weightlapse
@@ -156,8 +156,8 @@ _HOME = {
     "Finding": "measures.finding",
     "trace": "wiring.trace",
     "Wiring": "wiring.data",
-    "Member": "wiring.data",
-    "Group": "wiring.data",
+    "Member": "wiring.members",
+    "Group": "wiring.members",
     "permute": "symmetry.apply",
     "align": "symmetry.align",
     "Alignment": "symmetry.alignment",

@@ -22,7 +22,8 @@ from numpy.typing import NDArray
 from weightlapse.symmetry.assign import assign
 from weightlapse.symmetry.fits import polar
 from weightlapse.symmetry.units import Part, units_of
-from weightlapse.wiring.data import Group, Wiring
+from weightlapse.wiring.data import Wiring
+from weightlapse.wiring.members import Group
 
 Matrix = NDArray[np.float64]
 ALPHA = 1e-4  # what is less probable than this among strangers, is not one

@@ -10,7 +10,8 @@ from numpy.typing import NDArray
 from weightlapse.differences.reordering import gives
 from weightlapse.differences.result import TensorDiff, UnitsDiff, plural
 from weightlapse.differences.tensor import Tensor
-from weightlapse.wiring.data import Group, Member, Wiring
+from weightlapse.wiring.data import Wiring
+from weightlapse.wiring.members import Group, Member
 
 CLOSE = 1e-5  # relative: factors are read off rounded numbers
 Pairs = Mapping[str, tuple[Tensor, Tensor]]  # tensors of the wiring, by its names

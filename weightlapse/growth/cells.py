@@ -17,7 +17,8 @@ from numpy.typing import NDArray
 
 from weightlapse.errors import CannotGrow, InvalidArgument
 from weightlapse.growth.families import Family
-from weightlapse.wiring.data import Member, Wiring
+from weightlapse.wiring.data import Wiring
+from weightlapse.wiring.members import Member
 
 SPLITS = ("random", "equal")
 

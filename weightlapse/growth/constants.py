@@ -14,7 +14,7 @@ from weightlapse.growth.families import Family
 from weightlapse.growth.layers import is_linear
 from weightlapse.growth.module import replace_tensor, tensors_of
 from weightlapse.growth.running import outputs, random_like
-from weightlapse.wiring.data import Member
+from weightlapse.wiring.members import Member
 
 _MORE = 4  # further random inputs per example: a unit that fires rarely shall not be taken for dead
 Values = Mapping[str, NDArray[Any]]  # consumer tensor -> the constant at each position of the unit

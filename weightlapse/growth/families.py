@@ -9,7 +9,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from weightlapse.errors import CannotGrow, InvalidArgument, UnknownTensor, closest
-from weightlapse.wiring.data import Group, Member, Wiring
+from weightlapse.wiring.data import Wiring
+from weightlapse.wiring.members import Group, Member
 
 
 @dataclass(frozen=True, eq=False)

@@ -19,7 +19,7 @@ from weightlapse.growth.certificate import slopes
 from weightlapse.growth.families import Family
 from weightlapse.growth.module import replace_tensor, tensors_of
 from weightlapse.growth.running import random_like, with_slopes
-from weightlapse.wiring.data import Member
+from weightlapse.wiring.members import Member
 
 _MORE = 4  # further random inputs per example: a unit that fires rarely shall not be taken for dead
 _LOSSES = 2  # random losses per input

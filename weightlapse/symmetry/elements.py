@@ -14,7 +14,8 @@ from weightlapse.symmetry.states import Weights, place_in_memory
 from weightlapse.symmetry.units import Units
 from weightlapse.wiring.apply import check_shape, checked_factors, checked_order, names_in
 from weightlapse.wiring.arrays import shape_of
-from weightlapse.wiring.data import Group, Wiring
+from weightlapse.wiring.data import Wiring
+from weightlapse.wiring.members import Group
 from weightlapse.wiring.placement import Placement
 
 

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from weightlapse.symmetry.assign import assign
 from weightlapse.wiring.arrays import Numbers, at_home, doubled, on_device, products
 from weightlapse.wiring.change import centring, is_signed_order, others
-from weightlapse.wiring.data import Basis
+from weightlapse.wiring.members import Basis
 
 Matrix = NDArray[Any]
 _ALMOST = 0.9  # a rotation is taken for a reordering when its largest entries are as large as that on the average

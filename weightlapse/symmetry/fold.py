@@ -17,7 +17,8 @@ from numpy.typing import NDArray
 from weightlapse.errors import InvalidArgument
 from weightlapse.symmetry.states import Arrays, float_arrays, state_of
 from weightlapse.symmetry.units import Part, Units, units_of
-from weightlapse.wiring.data import SYMMETRIES, Group, Member, Wiring
+from weightlapse.wiring.data import Wiring
+from weightlapse.wiring.members import SYMMETRIES, Group, Member
 
 Activation = Callable[[NDArray[np.float64]], NDArray[np.float64]]
 

@@ -26,7 +26,8 @@ from weightlapse.symmetry.search import Found, Search
 from weightlapse.symmetry.states import check_wiring_fits, distance, float_arrays, wired_arrays
 from weightlapse.symmetry.units import units_of
 from weightlapse.symmetry.with_bases import FirstNames
-from weightlapse.wiring.data import Basis, Wiring
+from weightlapse.wiring.data import Wiring
+from weightlapse.wiring.members import Basis
 
 HYSTERESIS = 0.05  # a new alignment must take away at least this part of the distance that the old one leaves
 DRIFT = 0.2  # and this part of the distance to an older frame, against which a slow drift adds up

@@ -20,7 +20,8 @@ from weightlapse.symmetry.rebase import anchors, sides
 from weightlapse.symmetry.with_bases import FirstNames
 from weightlapse.wiring.arrays import at_home, doubled, is_single, products, size_of
 from weightlapse.wiring.change import Changed, fold, gain, left, rows, tensors_of
-from weightlapse.wiring.data import Basis, Wiring
+from weightlapse.wiring.data import Wiring
+from weightlapse.wiring.members import Basis
 
 _NUMBERS = 4_000_000  # that are looked at: a wrong element is wrong throughout
 _LARGEST = 1_000_000  # of a tensor by itself: a table of tokens in double precision would be the peak of the memory

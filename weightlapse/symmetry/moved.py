@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from weightlapse.symmetry.states import Weights
 from weightlapse.wiring.arrays import Numbers
-from weightlapse.wiring.data import Member
+from weightlapse.wiring.members import Member
 from weightlapse.wiring.placement import Placement
 
 KEEP = 16 * 2**20  # bytes of moved arrays that are held for the next look: all of a small network, a layer of a big one

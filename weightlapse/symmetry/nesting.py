@@ -11,7 +11,8 @@ from numpy.typing import NDArray
 from weightlapse.symmetry.states import Weights
 from weightlapse.symmetry.units import Units
 from weightlapse.wiring.arrays import Numbers, shape_of, without
-from weightlapse.wiring.data import Group, Wiring
+from weightlapse.wiring.data import Wiring
+from weightlapse.wiring.members import Group
 
 
 class Masked(Mapping[str, Numbers]):

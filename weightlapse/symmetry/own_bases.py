@@ -18,7 +18,8 @@ from weightlapse.symmetry.units import units_of
 from weightlapse.symmetry.with_bases import FirstNames, WithBases
 from weightlapse.wiring.arrays import Numbers, at_home, doubled
 from weightlapse.wiring.change import Changed, centring, change, fold, gain, held, left, rows, tensors_of
-from weightlapse.wiring.data import Basis, Group, Member, Wiring
+from weightlapse.wiring.data import Wiring
+from weightlapse.wiring.members import Basis, Group, Member
 
 _ROUNDS, _SETTLED = 100, 1e-10
 _SMALL, _FAR = 100_000, 1e6  # numbers of a network; of a matrix

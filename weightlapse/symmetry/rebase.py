@@ -44,8 +44,9 @@ from weightlapse.wiring.change import (
     tensors_of,
     unfold,
 )
-from weightlapse.wiring.data import Basis, Group, Member, Wiring
+from weightlapse.wiring.data import Wiring
 from weightlapse.wiring.lone_heads import not_searched
+from weightlapse.wiring.members import Basis, Group, Member
 
 Matrix = NDArray[np.float64]
 _ROUNDS = 4

@@ -16,7 +16,8 @@ from numpy.typing import NDArray
 
 from weightlapse.errors import CannotTrace, InvalidArgument, missing_extra
 from weightlapse.symmetry.states import bare
-from weightlapse.wiring.data import Group, Wiring
+from weightlapse.wiring.data import Wiring
+from weightlapse.wiring.members import Group
 
 
 def torch_module() -> Any:

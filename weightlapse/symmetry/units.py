@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from weightlapse.errors import InvalidArgument
 from weightlapse.wiring.arrays import Numbers, axis_first
-from weightlapse.wiring.data import SYMMETRIES, Group, Member
+from weightlapse.wiring.members import SYMMETRIES, Group, Member
 
 
 @dataclass(frozen=True)

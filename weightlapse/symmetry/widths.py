@@ -12,7 +12,8 @@ from numpy.typing import NDArray
 from weightlapse.errors import CannotAlign
 from weightlapse.symmetry.fold import FoldedGroup
 from weightlapse.symmetry.states import Arrays, Weights
-from weightlapse.wiring.data import Group, Member, Wiring
+from weightlapse.wiring.data import Wiring
+from weightlapse.wiring.members import Group, Member
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,8 @@ from weightlapse.symmetry.elements import Elements
 from weightlapse.symmetry.states import numbers, place_in_memory
 from weightlapse.wiring.arrays import Numbers, device_of, unrounded
 from weightlapse.wiring.change import KEEP, Changed, change, fold, left, tensors_of, unfold
-from weightlapse.wiring.data import Basis, Wiring
+from weightlapse.wiring.data import Wiring
+from weightlapse.wiring.members import Basis
 from weightlapse.wiring.placement import Placement
 
 SMALL = 4_000_000  # numbers; larger networks are moved in the precision that they are in

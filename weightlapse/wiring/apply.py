@@ -12,7 +12,8 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from weightlapse.errors import InvalidArgument, UnknownTensor, closest
-from weightlapse.wiring.data import Group, Member, Wiring
+from weightlapse.wiring.data import Wiring
+from weightlapse.wiring.members import Group, Member
 
 State = dict[str, Any]  # name -> ndarray or tensor
 

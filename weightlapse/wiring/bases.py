@@ -15,9 +15,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from weightlapse.wiring.bench import Bench
-from weightlapse.wiring.data import Basis, Group, Member, Norm, Wiring
+from weightlapse.wiring.data import Wiring
 from weightlapse.wiring.infer import Inference
 from weightlapse.wiring.lone_heads import lone_heads
+from weightlapse.wiring.members import Basis, Group, Member, Norm
 from weightlapse.wiring.query_forms import query_forms
 from weightlapse.wiring.trials import Trial
 

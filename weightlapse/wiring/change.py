@@ -1,6 +1,6 @@
 """Numbers of a network written in another basis: the same function, other weights, as NumPy arrays or as tensors where they are.
 
-See `weightlapse.wiring.data.Basis` for what may be changed. Changes are noted on paper first and made when a tensor is looked at, so that a
+See `weightlapse.wiring.members.Basis` for what may be changed. Changes are noted on paper first and made when a tensor is looked at, so that a
 tensor with the matrices of thirty heads is copied once, and a large network never twice.
 """
 
@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from weightlapse.errors import InvalidArgument
 from weightlapse.wiring.arrays import Numbers, at_home, axis_first, copied, is_tensor, like, on_device
-from weightlapse.wiring.data import Basis, Member, Norm
+from weightlapse.wiring.members import Basis, Member, Norm
 from weightlapse.wiring.placement import Placement
 
 Matrix = NDArray[Any]

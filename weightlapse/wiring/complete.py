@@ -16,7 +16,8 @@ import torch
 from torch import Tensor
 
 from weightlapse.wiring.bench import Bench
-from weightlapse.wiring.data import Group, Member, Wiring
+from weightlapse.wiring.data import Wiring
+from weightlapse.wiring.members import Group, Member
 from weightlapse.wiring.verify import Move, moved, shuffle
 
 # Reasons that say what an axis is, not that its order was found to matter.

@@ -11,7 +11,8 @@ from dataclasses import replace
 import numpy as np
 
 from weightlapse.wiring.bench import Bench
-from weightlapse.wiring.data import Group, Member, Wiring, blocks
+from weightlapse.wiring.data import Wiring
+from weightlapse.wiring.members import Group, Member, blocks
 from weightlapse.wiring.verify import works
 
 _RANKED = ("topk depends", "sort depends", "argmax depends", "argsort depends")

@@ -14,11 +14,11 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 import numpy as np
 from torch import Tensor
 
-from weightlapse.wiring.data import Member
 from weightlapse.wiring.equations import Equations
 from weightlapse.wiring.groups import Positions, walk
 from weightlapse.wiring.homogeneity import Homogeneity
 from weightlapse.wiring.infer import Inference, Typed
+from weightlapse.wiring.members import Member
 from weightlapse.wiring.products import BIASED, GROUPED, conv_iteration, matrix_iteration
 from weightlapse.wiring.record import Call, Tape
 from weightlapse.wiring.rules.table import RULES, is_pointwise

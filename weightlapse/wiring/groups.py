@@ -8,9 +8,9 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from weightlapse.wiring.data import ROLES, Group, Member
 from weightlapse.wiring.dims import ATOM, PROD, Dims
 from weightlapse.wiring.infer import Inference
+from weightlapse.wiring.members import ROLES, Group, Member
 
 Positions = NDArray[np.int64]
 _REDUCES = "nothing reads these units"

@@ -13,7 +13,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from weightlapse.wiring.data import Basis, Group, Member, Wiring
+from weightlapse.wiring.data import Wiring
+from weightlapse.wiring.members import Basis, Group, Member
 from weightlapse.wiring.query_forms import query_forms
 
 Index = NDArray[np.int64]

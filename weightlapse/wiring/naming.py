@@ -7,7 +7,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from weightlapse.wiring.data import Member, Norm, Wiring
+from weightlapse.wiring.data import Wiring
+from weightlapse.wiring.members import Member, Norm
 
 Shapes = Mapping[str, Sequence[int]]
 _NUMBER = re.compile(r"_\d+$")

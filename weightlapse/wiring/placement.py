@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from weightlapse.wiring.apply import gathered, multiplied
-from weightlapse.wiring.data import Member
+from weightlapse.wiring.members import Member
 
 Order = NDArray[np.int64]
 Factors = NDArray[np.float64]
@@ -27,7 +27,7 @@ class Placement:
     covers a slab only, which has to stand by itself.
 
     >>> import numpy as np
-    >>> from weightlapse.wiring.data import Member, blocks
+    >>> from weightlapse.wiring.members import Member, blocks
     >>> rows = Member("a.weight", 0, blocks(3), "out")
     >>> turned = Placement().then(rows, 3, np.array([2, 0, 1])).then(rows, 3, np.array([1, 0, 2]))
     >>> turned(np.array([10.0, 20.0, 30.0])).tolist()

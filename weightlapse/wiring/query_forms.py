@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 
-from weightlapse.wiring.data import Basis, Member
+from weightlapse.wiring.members import Basis, Member
 
 
 def query_forms(

@@ -36,12 +36,16 @@ import ast
 import json
 import re
 from collections.abc import Iterable
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from weightlapse.errors import InvalidArgument
-from weightlapse.wiring.data import Basis, Gauge, Group, Member, Norm, Wiring, blocks, check_wiring
+from weightlapse.wiring.members import Basis, Gauge, Group, Member, Norm, blocks, check_members
+
+if TYPE_CHECKING:
+    from weightlapse.wiring.data import Wiring
 
 HEADER = "weightlapse wiring 1"
 _NAME = r'(?P<name>"(?:[^"\\]|\\.)*"|[^\s"\[\],:#=](?:[^\s",#=:]|:(?=\S))*?)'
@@ -58,6 +62,7 @@ _LIMIT = 1 << 28  # positions in one index matrix: a hostile spec must not fill 
 
 
 def write_spec(wiring: Wiring) -> str:
+    """The text of ``wiring``, which `read_spec` reads back without loss."""
     lines = [HEADER]
     lines += [f"tensor {_quote(n)} ({', '.join(map(str, s))})" for n, s in wiring.shapes.items()]
     lines += [f"alias {_quote(a)} = {_quote(first)}" for first, rest in wiring.aliases.items() for a in rest]
@@ -91,7 +96,20 @@ def _write_norm(n: Norm) -> str:
     return f"  norm {_quote(n.gain)} offset {n.offset:g}{bias} readers{readers}"
 
 
-def read_spec(text: str) -> Wiring:
+class Parts(NamedTuple):
+    """What a text says, as the arguments of a `Wiring`."""
+
+    groups: tuple[Group, ...]
+    aliases: dict[str, list[str]]
+    unseen: tuple[str, ...]
+    shapes: dict[str, tuple[int, ...]]
+    fixed: dict[tuple[str, int], str]
+    dropped: tuple[str, ...]
+    bases: tuple[Basis, ...]
+
+
+def read_spec(text: str) -> Parts:
+    """The parts of the wiring that ``text`` describes. Raises InvalidArgument with the line that is wrong, and where lines do not fit each other."""
     return _Reader(text).read()
 
 
@@ -143,7 +161,7 @@ class _Reader:
         self.fixed: dict[tuple[str, int], str] = {}
         self.dropped: list[str] = []
 
-    def read(self) -> Wiring:
+    def read(self) -> Parts:
         for number, raw in enumerate(self.text.splitlines(), 1):
             line = raw.strip()
             if not line or line.startswith("#") or line == HEADER:
@@ -156,7 +174,7 @@ class _Reader:
                 self._line(line)
             except (InvalidArgument, ValueError, SyntaxError) as err:
                 raise InvalidArgument(f"line {number} of the wiring spec, {line!r}: {err}") from None
-        wiring = Wiring(
+        parts = Parts(
             tuple(d.build() for d in self.drafts if d.kind is None),
             self.aliases,
             tuple(self.unseen),
@@ -165,8 +183,8 @@ class _Reader:
             tuple(self.dropped),
             bases=tuple(d.basis() for d in self.drafts if d.kind is not None),
         )
-        check_wiring(wiring)
-        return wiring
+        check_members(parts.groups, parts.bases, parts.shapes)
+        return parts
 
     def _line(self, line: str) -> None:
         word, _, rest = line.partition(" ")

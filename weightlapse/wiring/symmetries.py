@@ -7,9 +7,9 @@ from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import replace
 from fractions import Fraction
 
-from weightlapse.wiring.data import Gauge, Group, Member
 from weightlapse.wiring.equations import Equations, Number, Span, Vector
 from weightlapse.wiring.gauges import Gauges
+from weightlapse.wiring.members import Gauge, Group, Member
 
 _ONE = -1  # the unknown that stands for the constant 1
 

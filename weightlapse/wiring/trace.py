@@ -16,11 +16,12 @@ from weightlapse.wiring.bases import with_bases
 from weightlapse.wiring.complete import missed
 from weightlapse.wiring.contents import contents
 from weightlapse.wiring.cost import affordable
-from weightlapse.wiring.data import Group, Wiring
+from weightlapse.wiring.data import Wiring
 from weightlapse.wiring.experts import with_experts
 from weightlapse.wiring.gauges import Gauges
 from weightlapse.wiring.groups import GroupBuilder
 from weightlapse.wiring.infer import Inference
+from weightlapse.wiring.members import Group
 from weightlapse.wiring.operators import tensors_among
 from weightlapse.wiring.outputs import chooser
 from weightlapse.wiring.programs.find import is_foreign, program_of

@@ -15,8 +15,9 @@ from torch import Tensor
 
 from weightlapse.wiring.bench import Bench
 from weightlapse.wiring.change import Changed, change, drawn, fold, held, unfold
-from weightlapse.wiring.data import Basis, Wiring
+from weightlapse.wiring.data import Wiring
 from weightlapse.wiring.double import in_double
+from weightlapse.wiring.members import Basis
 
 _SERVES = 16
 _MANY = 4  # guesses of one place from which on it is asked first whether one of them can hold

@@ -14,7 +14,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from weightlapse.wiring.bench import TOLERANCE, Bench
-from weightlapse.wiring.data import Gauge, Group, Wiring
+from weightlapse.wiring.data import Wiring
+from weightlapse.wiring.members import Gauge, Group
 from weightlapse.wiring.placement import Placement
 
 __all__ = ["TOLERANCE", "Bench", "Move", "moved", "shuffle", "signed", "verified", "works"]

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING
 from weightlapse.errors import InvalidArgument, UnknownTensor, closest
 
 if TYPE_CHECKING:
-    from weightlapse.wiring.data import Group, Member, Wiring
+    from weightlapse.wiring.data import Wiring
+    from weightlapse.wiring.members import Group, Member
 
 _VERBS = {"permutation": "permuted", "sign": "flipped in sign", "scale": "rescaled"}
 
