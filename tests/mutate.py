@@ -56,6 +56,7 @@ TARGETS = {
     "wiring/groups.py": WIRING,
     "growth/widen.py": WIDEN,
     "growth/cells.py": WIDEN,
+    "growth/tensors.py": WIDEN,
 }  # fmt: skip
 
 _COMPARED: dict[type, type] = {

@@ -25,10 +25,6 @@ FRAMEWORKS = {
     "matplotlib",
     "anywidget",
 }
-#: left, each with the reason; no other may come, and one that is gone goes from here
-KNOWN = {
-    frozenset({"growth.widen", "growth.narrow", "growth.foreign"}),  # a network that is no torch module is handed on
-}
 
 Imports = dict[str, tuple[bool, bool]]  # module -> (at the top of the file, in a function)
 
@@ -104,7 +100,7 @@ def test_no_file_imports_itself_by_way_of_others() -> None:
     sources = {name_of(path): path.read_text(encoding="utf-8") for path in PACKAGE.rglob("*.py")}
     sources.pop("__init__")  # it fetches every public name
     assert len(sources) > 300
-    assert circles(sources) == KNOWN
+    assert circles(sources) == set()
 
 
 def test_the_check_itself_finds_circles() -> None:

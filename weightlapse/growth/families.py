@@ -7,6 +7,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import NDArray
 
 from weightlapse.errors import CannotGrow, InvalidArgument, UnknownTensor, closest
 from weightlapse.wiring.data import Wiring
@@ -206,3 +207,8 @@ def _by_index(members: Sequence[Member]) -> dict[bytes, tuple[int, np.ndarray] |
             seen = found.get(key)
             found[key] = (m.where[0], m.where[1] if seen is None else np.concatenate([seen[1], m.where[1]]))
     return found
+
+
+def consumers_of(families: Sequence[tuple[Family, int]]) -> dict[str, list[tuple[str, int, NDArray[np.int64]]]]:
+    """What `live_units` asks for: family -> (tensor, axis, index) of every member that reads its units."""
+    return {f.name: [(m.tensor, m.axis, m.index) for m in f.members if "in" in m.roles] for f, _ in families}

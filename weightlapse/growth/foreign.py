@@ -13,14 +13,14 @@ from weightlapse.errors import CannotGrow
 from weightlapse.growth.arrays import Array, grown_gradient
 from weightlapse.growth.cells import Cells, grown_cells
 from weightlapse.growth.certificate import Certificate, Check, Trial, live_units
-from weightlapse.growth.families import chosen_families, family_of_groups
+from weightlapse.growth.families import chosen_families, consumers_of, family_of_groups
 from weightlapse.growth.module import with_tensors
-from weightlapse.growth.narrow import Surplus, _cells, _merged_moment, _merged_value, _surplus
 from weightlapse.growth.program_constants import constant_units, fold_constants
-from weightlapse.growth.refusals import averages, refuse_blocked, unseen_notes
+from weightlapse.growth.refusals import averages, refuse_blocked, refuse_dead, unseen_notes
 from weightlapse.growth.result import Growth
 from weightlapse.growth.running import base_of, check_finite
-from weightlapse.growth.widen import _add_noise, _consumers, _refuse_dead, grown_tensors
+from weightlapse.growth.surplus import Surplus, cells_without, merged_moment, merged_value, surplus_of
+from weightlapse.growth.tensors import add_noise, grown_tensors
 from weightlapse.wiring.data import Wiring
 from weightlapse.wiring.double import shared_buffers
 from weightlapse.wiring.programs.find import is_keras
@@ -106,10 +106,10 @@ def widened(
             which = " and ".join(f"{f} from {f.size} to {size}" for f, size in families)
             raise CannotGrow(f"widening {which} is not possible: {error}") from error
         new, said, grown, checks = made
-        live = live_units(trial, _consumers(families))
-        _refuse_dead(trial, families, live)
+        live = live_units(trial, consumers_of(families))
+        refuse_dead(trial, families, live)
     if noise:
-        _add_noise(grown, cells, families, noise, seed)
+        add_noise(grown, cells, families, noise, seed)
         checks = trial.checks(lambda m: m, grown, own_only=True)
     new = home.put(grown, new, model)
     origin = home.origin(model, new)
@@ -153,11 +153,11 @@ def narrowed(
                 raise CannotGrow(f"{family} cannot be narrowed: {', '.join(averages(family))} averages over its units")
     trial = Trial.of(program, given)
     limit = max(trial.tolerance, 1e-5)
-    found = [_surplus(program, f, {} if proven else constant_units(trial, f)) for f in families]
+    found = [surplus_of(program, f, {} if proven else constant_units(trial, f)) for f in families]
     surplus = [s for s in found if len(s.kept) < s.family.size]
 
     def attempt(some: list[Surplus]) -> tuple[Cells, tuple[Any, Sequence[Any], nn.Module, list[Check]]]:
-        cells = _cells(wiring, some)
+        cells = cells_without(wiring, some)
         change = partial(_smaller, some, cells)
         return cells, _made(home, model, program, wiring, cells, trial, examples, change, limit, own_only=True)
 
@@ -170,13 +170,13 @@ def narrowed(
     new = home.put(grown, new, model)
     origin = home.origin(model, new)
     opt = home.finished(
-        model, new, optimizer, lambda name, power, v: _merged_moment(surplus, cells, power, name, v, ""), origin
+        model, new, optimizer, lambda name, power, v: merged_moment(surplus, cells, power, name, v, ""), origin
     )
     told = [f"{s.family.name}: {count} {why}" for s in surplus for why, count in s.why.items()]
     certificate = Certificate(
         checks=tuple(checks),
         tolerance=limit,
-        live=live_units(trial, _consumers([(s.family, s.family.size) for s in surplus])),
+        live=live_units(trial, consumers_of([(s.family, s.family.size) for s in surplus])),
         parameters=(home.count(model), home.count(new)),
         notes=(*trial.notes, *told, *(f"set {s}" for s in said)),
     )
@@ -245,15 +245,7 @@ def _made(
     raise failure or CannotGrow(f"{home.name(model)} cannot be made again with other sizes")
 
 
-def grown_shape(shape: Sequence[int], cells: Cells, name: str) -> tuple[int, ...]:
-    """The shape that a tensor of ``shape`` gets."""
-    new = list(shape)
-    for axis, m in cells.maps_of(name):
-        new[axis] = len(m.source)
-    return tuple(new)
-
-
 def _smaller(surplus: Sequence[Surplus], cells: Cells, source: nn.Module) -> nn.Module:
     folded = fold_constants(base_of(source), [(s.family, s.constant) for s in surplus])
-    value = partial(_merged_value, surplus, cells)
-    return with_tensors(folded, cells.tensors, value, partial(_merged_moment, surplus, cells, 1.0))
+    value = partial(merged_value, surplus, cells)
+    return with_tensors(folded, cells.tensors, value, partial(merged_moment, surplus, cells, 1.0))

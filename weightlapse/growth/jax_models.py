@@ -17,10 +17,10 @@ from weightlapse.errors import InvalidArgument, closest
 from weightlapse.growth.arrays import Array
 from weightlapse.growth.attributes import Setting, follow, sounds_like_size
 from weightlapse.growth.cells import Cells
-from weightlapse.growth.foreign import Moment, grown_shape
+from weightlapse.growth.foreign import Moment
 from weightlapse.growth.jax_optimizer import carried, powers_of
 from weightlapse.growth.module import tensors_of
-from weightlapse.growth.widen import lengths_below
+from weightlapse.growth.tensors import grown_shape, lengths_below
 from weightlapse.wiring.data import Wiring
 from weightlapse.wiring.programs.jax_models import dotted, is_float, jax_program
 from weightlapse.wiring.programs.program import Program

@@ -12,10 +12,10 @@ from torch import nn
 
 from weightlapse.errors import InvalidArgument, closest
 from weightlapse.growth.cells import Cells
-from weightlapse.growth.foreign import grown_shape
 from weightlapse.growth.keras_optimizer import Moment, carried, powers_of
 from weightlapse.growth.keras_rebuild import Entry, carry_compilation, rebuilt
 from weightlapse.growth.module import tensors_of
+from weightlapse.growth.tensors import grown_shape
 from weightlapse.wiring.data import Wiring
 from weightlapse.wiring.programs.keras_models import float_variables, keras_program, named_variables
 from weightlapse.wiring.programs.program import Program

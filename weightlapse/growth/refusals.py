@@ -1,12 +1,13 @@
-"""Why a group cannot be resized: told before anything is computed, by name."""
+"""Why a group cannot be resized, by name: told before anything is computed, but for units that turn out to be dead."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from weightlapse.errors import CannotGrow, InvalidArgument
-from weightlapse.growth.families import Family
+from weightlapse.errors import CannotGrow, InvalidArgument, VacuousComparison
+from weightlapse.growth.certificate import Trial, live_units
+from weightlapse.growth.families import Family, consumers_of
 from weightlapse.wiring.data import Wiring
 from weightlapse.wiring.programs.find import is_keras
 
@@ -83,3 +84,16 @@ def unseen_notes(wiring: Wiring, families: Sequence[tuple[Family, int]]) -> list
 def _says(text: str, word: str) -> bool:
     spelled = text.lower().replace(" ", "_").replace("-", "_")
     return word in spelled or word.replace("_", "") in spelled.replace("_", "").split(":")[0]
+
+
+def refuse_dead(trial: Trial, families: Sequence[tuple[Family, int]], live: Mapping[str, tuple[int, int]]) -> None:
+    """VacuousComparison where not one unit of a family has any influence, so that equal outputs prove nothing. ``live``: of `live_units`."""
+    dead = [f for f, _ in families if live.get(f.name, (1, 1))[0] == 0]
+    # A branch that ends in a zero gain is silent now, but alive with other gains, and was compared with those too.
+    silent = live_units(trial, consumers_of([(f, f.size) for f in dead]), "randomised") if dead else {}
+    names = [f.name for f in dead if silent[f.name][0] == 0]
+    if names:
+        raise VacuousComparison(
+            f"not one unit of {', '.join(map(repr, names))} has any influence on the outputs for the inputs tried (dead), "
+            "so equal outputs would prove nothing about them"
+        )

@@ -7,22 +7,21 @@ from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import nn
 
 from weightlapse.arguments import examples_of
-from weightlapse.errors import CannotGrow, InvalidArgument, VacuousComparison
-from weightlapse.growth.arrays import Array, fresh_places, grown_gradient, grown_value
-from weightlapse.growth.attributes import Lengths, Setting, check_attributes, set_true
+from weightlapse.errors import CannotGrow, InvalidArgument
+from weightlapse.growth.attributes import Setting, check_attributes, set_true
 from weightlapse.growth.cells import Cells, grown_cells
 from weightlapse.growth.certificate import Certificate, Check, Trial, live_units
-from weightlapse.growth.families import Family, chosen_families
-from weightlapse.growth.module import copied, tensors_of, unwrapped, with_tensors
+from weightlapse.growth.families import Family, chosen_families, consumers_of
+from weightlapse.growth.module import copied, tensors_of, unwrapped
 from weightlapse.growth.optimizer import grown_optimizer
 from weightlapse.growth.readings import first_reading
-from weightlapse.growth.refusals import averages, refuse_blocked, refuse_other, unseen_notes
+from weightlapse.growth.refusals import averages, refuse_blocked, refuse_dead, refuse_other, unseen_notes
 from weightlapse.growth.result import Growth
 from weightlapse.growth.running import base_of, check_finite
+from weightlapse.growth.tensors import add_noise, grown_tensors, lengths_below, rows_of
 from weightlapse.growth.untie import untied
 from weightlapse.wiring.data import Wiring
 from weightlapse.wiring.double import shared_buffers
@@ -95,10 +94,10 @@ def widen(
         wiring = trace(start, *examples, verify=False)  # the certificate proves what is changed
     with shared_buffers():
         trial, families, cells, grown, checks, said = _widened(start, wiring, sizes, split, seed, examples, given)
-        live = live_units(trial, _consumers(families))
-        _refuse_dead(trial, families, live)
+        live = live_units(trial, consumers_of(families))
+        refuse_dead(trial, families, live)
     if noise:
-        _add_noise(grown, cells, families, noise, seed)
+        add_noise(grown, cells, families, noise, seed)
         checks = trial.checks(copied, grown, own_only=True)
     mixed = [f for f, _ in families if averages(f)]
     carried, moments = grown_optimizer(optimizer, model, grown, cells, mixed=mixed, apart=apart)
@@ -155,23 +154,6 @@ def grown_module(model: nn.Module, cells: Cells) -> tuple[nn.Module, list[Settin
     return grown, set_true(grown, rows_of(cells))
 
 
-def grown_tensors(model: nn.Module, cells: Cells) -> nn.Module:
-    """A copy of ``model`` with the tensors of ``cells``, their gradients too."""
-
-    def value(name: str, values: Array, dtype: str) -> Array:
-        return grown_value(name, values, cells.maps_of(name), dtype=dtype)
-
-    def gradient(name: str, values: Array, _dtype: str) -> Array:
-        return grown_gradient(values, cells.maps_of(name))
-
-    return with_tensors(model, cells.tensors, value, gradient)
-
-
-def rows_of(cells: Cells) -> dict[str, NDArray[np.int64]]:
-    """The old row of each row of every tensor whose first axis changes."""
-    return {name: m.source for name in cells.tensors for axis, m in cells.maps_of(name) if axis == 0}
-
-
 def _first_that_holds(
     model: nn.Module,
     wiring: Wiring,
@@ -205,57 +187,6 @@ def _guilty(
     return (
         f"; alone, {', '.join(map(repr, bad))} could not be widened either" if bad else "; each alone could be widened"
     )
-
-
-def lengths_below(wiring: Wiring, cells: Cells) -> Lengths:
-    """What every length of an axis, and every number of units, below a path becomes."""
-    axes: list[tuple[str, int, int]] = []  # tensor, old length, new length
-    for name, shape in wiring.shapes.items():
-        new = {axis: len(m.source) for axis, m in cells.maps_of(name)}
-        axes += [(name, length, new.get(axis, length)) for axis, length in enumerate(shape)]
-    for group in wiring.groups:
-        became = len(cells.lineage.get(group.name, range(group.size)))
-        axes += [(tensor, group.size, became) for tensor in {m.tensor for m in group.producers}]
-
-    def below(path: str) -> dict[int, set[int]]:
-        prefix = f"{path}." if path else ""
-        found: dict[int, set[int]] = {}
-        for name, length, new in axes:
-            if name.startswith(prefix):
-                found.setdefault(length, set()).add(new)
-        return found
-
-    return below
-
-
-def _consumers(families: Sequence[tuple[Family, int]]) -> dict[str, list[tuple[str, int, NDArray[np.int64]]]]:
-    return {f.name: [(m.tensor, m.axis, m.index) for m in f.members if "in" in m.roles] for f, _ in families}
-
-
-def _refuse_dead(trial: Trial, families: Sequence[tuple[Family, int]], live: Mapping[str, tuple[int, int]]) -> None:
-    dead = [f for f, _ in families if live.get(f.name, (1, 1))[0] == 0]
-    # A branch that ends in a zero gain is silent now, but alive with other gains, and was compared with those too.
-    silent = live_units(trial, _consumers([(f, f.size) for f in dead]), "randomised") if dead else {}
-    names = [f.name for f in dead if silent[f.name][0] == 0]
-    if names:
-        raise VacuousComparison(
-            f"not one unit of {', '.join(map(repr, names))} has any influence on the outputs for the inputs tried (dead), "
-            "so equal outputs would prove nothing about them"
-        )
-
-
-def _add_noise(
-    model: nn.Module, cells: Cells, families: Sequence[tuple[Family, int]], noise: float, seed: int | None
-) -> None:
-    rng = np.random.default_rng(seed)
-    made = {(m.tensor, m.axis) for f, _ in families for m in f.members if "out" in m.roles}
-    with torch.no_grad():
-        for name, (tensor, _) in tensors_of(model).items():
-            axes = {axis for place, axis in made if place == name}
-            if axes and tensor.numel() > 1:
-                places = fresh_places(tuple(tensor.shape), cells.maps_of(name), axes)
-                shift = rng.normal(0.0, noise * float(tensor.double().std()), tensor.shape) * places
-                tensor.add_(torch.from_numpy(shift).to(tensor))
 
 
 def _need_examples(examples: Sequence[Any]) -> None:
