@@ -36,7 +36,7 @@ from weightlapse.store.layout import Layout, TensorSpec  # noqa: E402
 from weightlapse.store.log import BLOCK, HEADER_NBYTES, Seal  # noqa: E402
 from weightlapse.store.log import encode as encode_record  # noqa: E402
 from weightlapse.store.reader import Store  # noqa: E402
-from weightlapse.store.statistics import Plan, Statistics, starts_of, unit_starts_of  # noqa: E402
+from weightlapse.store.statistics import Outline, Statistics, starts_of, unit_starts_of  # noqa: E402
 from weightlapse.store.statistics_file import StatisticsLog  # noqa: E402
 from weightlapse.store.writer import Writer, segment_frames  # noqa: E402
 
@@ -185,8 +185,8 @@ def make(path: Path) -> dict[str, Any]:
         height = block_height(frames, None, layout.row_nbytes)
         chunks = chunks_of(layout, partial(chunk_limit, height, 256 << 20))
         opening = Opening(number, 0, layout.row_nbytes, store.journal.epochs[0].crc, frames, height, id=store.ours.id)
-        plan = Plan.of(layout, opening.layout_crc, first, frames, height, chunks, None)
-        statistics = _statistics(plan, deviations, rng)
+        outline = Outline.of(layout, opening.layout_crc, first, frames, height, chunks, None)
+        statistics = _statistics(outline, deviations, rng)
         steps = np.arange(first, first + frames)
         places = np.zeros((opening.blocks, len(chunks), 2), np.uint64)
         heads = np.zeros((opening.blocks, len(chunks)), np.uint32)
@@ -200,9 +200,9 @@ def make(path: Path) -> dict[str, Any]:
             )
             file.write(encode_record(LAYOUT, payload, 0, seal.at(LAYOUT, file.tell())))
             for b in range(opening.blocks):
-                rows = plan.rows_of(b)
+                rows = outline.rows_of(b)
                 for c, pieces in enumerate(chunks):
-                    k = plan.pieces_at[c]
+                    k = outline.pieces_at[c]
                     columns = sum(p.stop - p.start for p in pieces)
                     wanted = len(pieces) == 1 and statistics.jump[b, k] > HOT
                     needed = (
@@ -256,12 +256,12 @@ def _next_is_hot(statistics: Statistics, b: int, k: int) -> bool:
     return b + 1 < statistics.blocks and bool(statistics.jump[b + 1, k] > HOT)
 
 
-def _statistics(plan: Plan, deviations: np.ndarray, rng: np.random.Generator) -> Statistics:
+def _statistics(outline: Outline, deviations: np.ndarray, rng: np.random.Generator) -> Statistics:
     """Those of weights of deviation 0.02 that move by normal steps: extremes as those of so many normal numbers are."""
-    tensors, starts = plan.layout.tensors, starts_of(plan.each, plan.count, plan.blocks)
+    tensors, starts = outline.layout.tensors, starts_of(outline.each, outline.count, outline.blocks)
     size = np.repeat([t.size * 1.0 for t in tensors], np.diff(starts))
     pace = np.repeat(deviations, np.diff(starts))
-    spread = np.where(np.repeat(plan.each, np.diff(starts)), 1, plan.height)
+    spread = np.where(np.repeat(outline.each, np.diff(starts)), 1, outline.height)
     extreme = np.sqrt(2 * np.log(np.maximum(size * spread, 2)))
     noise = lambda: 1 + 0.02 * rng.standard_normal(len(size))  # noqa: E731
     rows: dict[str, Any] = {
@@ -269,25 +269,35 @@ def _statistics(plan: Plan, deviations: np.ndarray, rng: np.random.Generator) ->
         "sumsq": 4e-4 * size * spread * noise(), "update_sumsq": pace**2 * size * spread * noise(), "update_max": np.minimum(pace * extreme * noise(), HOT),
         "nan": np.zeros(len(size), np.int64), "inf": np.zeros(len(size), np.int64), "zeros": rng.poisson(0.01, len(size)), "changed": (size * spread).astype(np.int64),
     }  # fmt: skip
-    pieces = plan.pieces
-    count = np.array([(p.stop - p.start) * plan.height for p in pieces], np.float64)
+    pieces = outline.pieces
+    count = np.array([(p.stop - p.start) * outline.height for p in pieces], np.float64)
     width = np.sqrt(2 * np.log(np.maximum(count, 2)))
-    gumbel = rng.gumbel(size=(3, plan.blocks, len(pieces))) / width
+    gumbel = rng.gumbel(size=(3, outline.blocks, len(pieces))) / width
     own = np.array([deviations[p.tensor] for p in pieces])
     low, high = -0.02 * (width + gumbel[0]), 0.02 * (width + gumbel[1])
     jump = np.minimum(own * (width + gumbel[2]), HOT)
     large = np.array([p.stop - p.start > 50_000 for p in pieces])
-    chosen = large & (rng.random((plan.blocks, len(pieces))) < 4e-4)
+    chosen = large & (rng.random((outline.blocks, len(pieces))) < 4e-4)
     chosen[0] = False  # what goes before it lies in the segment before, which is written already
     jump[chosen] = HOT * (1.6 + rng.random(int(chosen.sum())))
-    units = int(unit_starts_of(plan.units, plan.layout)[-1])
+    units = int(unit_starts_of(outline.units, outline.layout)[-1])
     lengths = (
-        4e-4 * 768 * (1 + 0.05 * rng.standard_normal((plan.blocks, units))),
-        1e-7 * 768 * (1 + 0.05 * rng.standard_normal((plan.blocks, units))),
+        4e-4 * 768 * (1 + 0.05 * rng.standard_normal((outline.blocks, units))),
+        1e-7 * 768 * (1 + 0.05 * rng.standard_normal((outline.blocks, units))),
     )
     table = {name: np.array([getattr(p, name) for p in pieces], np.int64) for name in ("tensor", "start", "stop")}
     return Statistics(
-        *(plan.first, plan.count, plan.height, plan.layout_crc, plan.first - 1, plan.each, plan.units, table, rows),
+        *(
+            outline.first,
+            outline.count,
+            outline.height,
+            outline.layout_crc,
+            outline.first - 1,
+            outline.each,
+            outline.units,
+            table,
+            rows,
+        ),
         *(a.astype(np.float32) for a in (low, high, jump, *lengths)),
     )
 

@@ -13,7 +13,7 @@
     lift/              networks that write weights
     ensembles/         many networks trained at once
     differences/       what differs between two networks, in words
-    picture/           how a tensor becomes a picture: layout, scale, colours
+    picture/           how a tensor becomes a picture: arrangement, limit, colours
     film/              picture and time to films and figures
     view/              recording to browser
     studies/           five small experiments, answered

@@ -55,8 +55,8 @@ def _surveyed(a: Tensor, b: Tensor) -> tuple[Pair, Survey]:
     if 1e-200 < squares < 1e200 or (squares == 0 and not seen.changed):
         return pair, seen
     largest = 0.0
-    for block in pair.blocks():
-        for values in (block.x, block.y):
+    for slab in pair.slabs():
+        for values in (slab.x, slab.y):
             largest = max(largest, float(np.abs(values[np.isfinite(values)]).max(initial=0.0)))
     if not largest:
         return pair, seen
@@ -108,7 +108,7 @@ def _part(pair: Pair, bit: int) -> str:
 def _exact(out: TensorDiff, pair: Pair, seen: Survey) -> bool:
     """Explanations that hold for every value, the simplest first."""
     if seen.exact:  # arithmetic in float64 would not be
-        if not pair.same_kind and all((block.x == block.y).all() for block in pair.blocks()):
+        if not pair.same_kind and all((slab.x == slab.y).all() for slab in pair.slabs()):
             which = "" if pair.b.mantissa is not None else "what A holds "
             out.kind, out.text = "rounding", f"only rounding: {which}rounded to float64{', in full' if which else ''}"
             return True
@@ -129,19 +129,19 @@ def _signs(out: TensorDiff, pair: Pair, seen: Survey) -> bool:
     """Other signs alone; zeros and NaN, whose signs say nothing, are told of by themselves."""
     flipped = zeros_flipped = zeros = other_nan = 0
     row_stays, column_stays = np.zeros(pair.rows, np.int64), np.zeros(pair.columns, np.int64)
-    for block in pair.blocks():
-        sign = (block.x.view(np.uint64) ^ block.y.view(np.uint64)) == _SIGN
-        nan = np.isnan(block.x) & np.isnan(block.y)
-        numbers = block.differs & ~nan
+    for slab in pair.slabs():
+        sign = (slab.x.view(np.uint64) ^ slab.y.view(np.uint64)) == _SIGN
+        nan = np.isnan(slab.x) & np.isnan(slab.y)
+        numbers = slab.differs & ~nan
         if not (sign | ~numbers).all():
             return False
-        zero = block.x == 0
+        zero = slab.x == 0
         flipped += int(numbers.sum())
         zeros_flipped += int((numbers & zero).sum())
         zeros += int(zero.sum())
-        other_nan += int((block.differs & nan).sum())
-        stays = ~block.differs & ~zero & ~nan
-        row_stays[block.start : block.stop] = stays.sum(axis=1)
+        other_nan += int((slab.differs & nan).sum())
+        stays = ~slab.differs & ~zero & ~nan
+        row_stays[slab.start : slab.stop] = stays.sum(axis=1)
         column_stays += stays.sum(axis=0)
     out.kind = "signs"
     if not flipped:
@@ -179,13 +179,13 @@ def _pruned(out: TensorDiff, pair: Pair, seen: Survey) -> bool:
     if "bool" in (pair.a.dtype, pair.b.dtype):
         return False
     gone, kept = 0.0, math.inf
-    for block in pair.blocks():
-        same = ~block.differs
-        if not (same | ((block.y == 0) & np.isfinite(block.x))).all():
+    for slab in pair.slabs():
+        same = ~slab.differs
+        if not (same | ((slab.y == 0) & np.isfinite(slab.x))).all():
             return False
-        sizes = np.abs(block.x)
-        gone = max(gone, float(sizes[block.differs].max(initial=0.0)))
-        left = sizes[same & (block.x != 0)]
+        sizes = np.abs(slab.x)
+        gone = max(gone, float(sizes[slab.differs].max(initial=0.0)))
+        left = sizes[same & (slab.x != 0)]
         kept = min(kept, float(left.min(initial=math.inf)))
     share = percent(seen.share)
     if not math.isfinite(kept):

@@ -70,8 +70,8 @@ def shift(pair: Pair, seen: Survey) -> float | None:
     if not _arithmetic(pair) or pair.a.size < 2 * ENOUGH or seen.changed < ENOUGH:
         return None
     if pair.whole:
-        first = next(float(block.change.flat[0]) for block in pair.blocks())
-        return first if abs(first) < WHOLE and all((block.change == first).all() for block in pair.blocks()) else None
+        first = next(float(slab.change.flat[0]) for slab in pair.slabs())
+        return first if abs(first) < WHOLE and all((slab.change == first).all() for slab in pair.slabs()) else None
     low, high = -np.inf, np.inf
     for x, y, kept in _sides(pair):
         towards, away = _halves(y, kept, pair.exponent)
@@ -106,8 +106,8 @@ def _turned(pair: Pair) -> bool:
 
 def _sides(pair: Pair) -> Iterator[tuple[Doubles, Doubles, Tensor]]:
     """The exact values, those that were rounded, and the tensor of the latter."""
-    for block in pair.blocks():
-        yield (block.y, block.x, pair.a) if _turned(pair) else (block.x, block.y, pair.b)
+    for slab in pair.slabs():
+        yield (slab.y, slab.x, pair.a) if _turned(pair) else (slab.x, slab.y, pair.b)
 
 
 def _slack(kept: Tensor) -> float:
@@ -168,23 +168,23 @@ def _enough(changed: NDArray[np.int64]) -> bool:
 
 def _not_zeros(pair: Pair) -> bool:
     count = 0
-    for block in pair.blocks():
-        count += int(np.count_nonzero(block.x))
+    for slab in pair.slabs():
+        count += int(np.count_nonzero(slab.x))
         if count >= ENOUGH:
             return True
     return False
 
 
 def _small(pair: Pair) -> bool:
-    return all(max(np.abs(b.x).max(initial=0), np.abs(b.y).max(initial=0)) < _SMALL_WHOLE for b in pair.blocks())
+    return all(max(np.abs(b.x).max(initial=0), np.abs(b.y).max(initial=0)) < _SMALL_WHOLE for b in pair.slabs())
 
 
 def _whole_factor(pair: Pair, factor: float) -> bool:
     """Whether large whole numbers bear the factor out: float64 tells only whole factors, and parts of one, exactly."""
     times, parts = np.rint(factor), np.rint(1 / factor)
     return bool(
-        (times and all((b.x * times == b.y).all() for b in pair.blocks()))
-        or (parts and all((b.y * parts == b.x).all() for b in pair.blocks()))
+        (times and all((b.x * times == b.y).all() for b in pair.slabs()))
+        or (parts and all((b.y * parts == b.x).all() for b in pair.slabs()))
     )
 
 
@@ -196,14 +196,12 @@ def _gives(pair: Pair, scaled: Factors, energy: float, slack: float) -> bool:
     if (scaled.rows == 0).any() or (scaled.columns == 0).any():
         return False
     left = 0.0
-    for block in pair.blocks():
-        rows = scaled.rows if len(scaled.rows) == 1 else scaled.rows[block.start : block.stop]
+    for slab in pair.slabs():
+        rows = scaled.rows if len(scaled.rows) == 1 else scaled.rows[slab.start : slab.stop]
         factors = rows[:, None] * scaled.columns
-        off = np.abs(block.y - block.x * factors)
-        apart = (
-            np.abs(factors) * _halves(block.x, pair.a, pair.exponent)[1] + _halves(block.y, pair.b, pair.exponent)[1]
-        )
-        if not (off <= slack * apart + SUMMED * np.abs(block.y)).all():
+        off = np.abs(slab.y - slab.x * factors)
+        apart = np.abs(factors) * _halves(slab.x, pair.a, pair.exponent)[1] + _halves(slab.y, pair.b, pair.exponent)[1]
+        if not (off <= slack * apart + SUMMED * np.abs(slab.y)).all():
             return False
         left += float((off * off).sum())
     return left <= EXPLAINED * energy
@@ -224,19 +222,19 @@ def _quotients(over: Doubles, under: Doubles) -> Doubles:
 
 def _both(pair: Pair) -> Factors | None:
     """Factors of rows and columns from one row and one column that hold no zeros."""
-    first = next(pair.blocks())
+    first = next(pair.slabs())
     whole = np.flatnonzero((first.x != 0).all(axis=1) & (first.y != 0).all(axis=1))
     if not len(whole):
         return None
     pivot = int(whole[np.argmax(np.abs(first.x[whole]).min(axis=1))])
     columns = first.y[pivot] / first.x[pivot]
     rows = np.ones(pair.rows)
-    for block in pair.blocks():
-        made = block.x * columns
-        rows[block.start : block.stop] = _quotients((made * block.y).sum(axis=1), (made * made).sum(axis=1))
+    for slab in pair.slabs():
+        made = slab.x * columns
+        rows[slab.start : slab.stop] = _quotients((made * slab.y).sum(axis=1), (made * made).sum(axis=1))
     gathered, weight = np.zeros(pair.columns), np.zeros(pair.columns)
-    for block in pair.blocks():
-        made = block.x * rows[block.start : block.stop, None]
-        gathered += (made * block.y).sum(axis=0)
+    for slab in pair.slabs():
+        made = slab.x * rows[slab.start : slab.stop, None]
+        gathered += (made * slab.y).sum(axis=0)
         weight += (made * made).sum(axis=0)
     return Factors("rows and columns", rows, _quotients(gathered, weight))

@@ -1,4 +1,4 @@
-"""Two tensors of one shape side by side: their bytes, and their values in blocks of rows."""
+"""Two tensors of one shape side by side: their bytes, and their values in slabs of rows."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def same_bytes(a: Tensor, b: Tensor) -> bool:
 
 
 @dataclass
-class Block:
+class Slab:
     """Rows [start, stop) of both tensors: float64 (rows, columns), and where their bits differ.
 
     ``exact`` is y - x, of whole numbers that float64 does not tell apart; None where there are none.
@@ -108,12 +108,12 @@ class Pair:
         return None if None in known else min(m for m in known if m is not None)
 
     def spans(self) -> Iterator[tuple[int, int]]:
-        """Ranges of rows of about a block."""
+        """Ranges of rows of about a slab."""
         step = max(1, BLOCK // max(self.columns, 1))
         for start in range(0, self.rows, step):
             yield start, min(start + step, self.rows)
 
-    def blocks(self) -> Iterator[Block]:
+    def slabs(self) -> Iterator[Slab]:
         n = self.columns
         for start, stop in self.spans():
             p, q = self.a.raw(start * n, stop * n), self.b.raw(start * n, stop * n)
@@ -130,7 +130,7 @@ class Pair:
                 x, y = np.ldexp(x, self.exponent), np.ldexp(y, self.exponent)
             shape = (stop - start, n)
             exact = None if exact is None else exact.reshape(shape)
-            yield Block(start, stop, x.reshape(shape), y.reshape(shape), differs.reshape(shape), exact)
+            yield Slab(start, stop, x.reshape(shape), y.reshape(shape), differs.reshape(shape), exact)
 
 
 def _exact_change(p: NDArray[Any], q: NDArray[Any], x: Doubles, y: Doubles) -> Doubles | None:

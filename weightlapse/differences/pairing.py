@@ -143,7 +143,7 @@ def _by_prefix(
 def same_values(a: Tensor, b: Tensor) -> bool:
     """Whether two tensors of one size hold the same values in the same order, whatever their shapes."""
     one, two = (Tensor(t.name, t.dtype, (t.size,), t.source) for t in (a, b))
-    return a.size == b.size and all(block.same.all() for block in Pair(one, two).blocks())
+    return a.size == b.size and all(slab.same.all() for slab in Pair(one, two).slabs())
 
 
 def against_real(number: Tensor, real: Tensor, a: Tensor) -> tuple[float, int, bool]:

@@ -71,8 +71,8 @@ def quantised(pair: Pair, seen: Survey) -> Grid | None:
 def _levels(pair: Pair, which: str, most: int) -> Doubles | None:
     """The distinct values of one side, None where there are more than ``most``."""
     found = np.zeros(0)
-    for block in pair.blocks():
-        values = block.y if which == "b" else block.x
+    for slab in pair.slabs():
+        values = slab.y if which == "b" else slab.x
         found = np.union1d(found, np.unique(values))
         if len(found) > most:
             return None
@@ -80,7 +80,7 @@ def _levels(pair: Pair, which: str, most: int) -> Doubles | None:
 
 
 def _not_zero(pair: Pair) -> int:
-    return sum(int(np.count_nonzero(block.y)) for block in pair.blocks())
+    return sum(int(np.count_nonzero(slab.y)) for slab in pair.slabs())
 
 
 def _by_chance(steps: int, width: int, mantissa: int) -> float:
@@ -90,7 +90,7 @@ def _by_chance(steps: int, width: int, mantissa: int) -> float:
 
 
 def _rows_of(pair: Pair, width: int, which: str = "b") -> Iterator[Doubles]:
-    """B (or A) as rows of ``width`` numbers, in blocks; of a negative width: as columns."""
+    """B (or A) as rows of ``width`` numbers, in slabs; of a negative width: as columns."""
     side = getattr(pair, which)
     if width < 0:
         step = max(1, BLOCK // pair.rows)
@@ -103,7 +103,7 @@ def _rows_of(pair: Pair, width: int, which: str = "b") -> Iterator[Doubles]:
         yield side.values(start * pair.columns, stop * pair.columns).reshape(-1, width)
 
 
-def _grid(blocks: Iterator[Doubles], mantissa: int) -> int | None:
+def _grid(slabs: Iterator[Doubles], mantissa: int) -> int | None:
     """The most steps from zero to the largest value of a row, where in every row all values are whole multiples of one step."""
     known: list[int] = []
     candidates = np.arange(1, LEVELS)
@@ -111,7 +111,7 @@ def _grid(blocks: Iterator[Doubles], mantissa: int) -> int | None:
     candidates = candidates[candidates * precision < 0.05]
     if not len(candidates):
         return None
-    for rows in blocks:
+    for rows in slabs:
         tops = np.abs(rows).max(axis=1)
         ratios = np.abs(rows[tops > 0]) / tops[tops > 0][:, None]
         for steps in known:  # most rows have the steps of one before them
@@ -134,13 +134,13 @@ def _off(ratios: Doubles, steps: int) -> Doubles:
     return off
 
 
-def _code_book(blocks: Iterator[Doubles], mantissa: int) -> int | None:
+def _code_book(slabs: Iterator[Doubles], mantissa: int) -> int | None:
     """How many numbers there are when each row is divided by its largest size: the entries of a code book, as of NF4; None beyond 32."""
     if mantissa < 10:
         return None
     apart = 2.0 ** -(mantissa - 3)
     book = np.zeros(0)
-    for rows in blocks:
+    for rows in slabs:
         tops = np.abs(rows).max(axis=1)
         ratios = np.unique(rows[tops > 0] / tops[tops > 0][:, None])
         book = np.sort(np.concatenate([book, ratios]))

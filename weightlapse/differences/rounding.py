@@ -57,8 +57,8 @@ def rounding(pair: Pair) -> str | None:
 
 
 def _holds(pair: Pair, exact: str, kept: str, dtype: str) -> bool:
-    for block in pair.blocks():
-        x, y = (block.x, block.y) if exact == "a" else (block.y, block.x)
+    for slab in pair.slabs():
+        x, y = (slab.x, slab.y) if exact == "a" else (slab.y, slab.x)
         made = truncated(x) if dtype == "cut" else rounded(x, dtype)
         if not np.array_equal(made, y, equal_nan=True):
             return False
@@ -67,9 +67,9 @@ def _holds(pair: Pair, exact: str, kept: str, dtype: str) -> bool:
 
 def _last_place(pair: Pair) -> bool:
     spacing = np.float32 if pair.a.dtype == "float32" else np.float64
-    for block in pair.blocks():
+    for slab in pair.slabs():
         with np.errstate(invalid="ignore", over="ignore"):
-            most = np.spacing(np.maximum(np.abs(block.x), np.abs(block.y)).astype(spacing)).astype(np.float64)
-            if not ((np.abs(block.y - block.x) <= most) | ~block.differs).all():
+            most = np.spacing(np.maximum(np.abs(slab.x), np.abs(slab.y)).astype(spacing)).astype(np.float64)
+            if not ((np.abs(slab.y - slab.x) <= most) | ~slab.differs).all():
                 return False
     return True

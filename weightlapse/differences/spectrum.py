@@ -1,4 +1,4 @@
-"""The singular values of a change, without holding the change: exact by QR of blocks where that is cheap, else sketched.
+"""The singular values of a change, without holding the change: exact by QR of slabs where that is cheap, else sketched.
 
 The sketch is the randomised range finder of Halko, Martinsson and Tropp (2011) with one power iteration; energies are shares of the exact
 Frobenius norm, so what a sketch does not see is known. A singular value counts towards the rank where it stands above what rounding B to
@@ -79,13 +79,13 @@ def _floor(pair: Pair, seen: Survey) -> float:
 
 
 def _differences(pair: Pair) -> Iterator[tuple[int, int, Doubles]]:
-    for block in pair.blocks():
-        d = block.change
-        yield block.start, block.stop, np.where(np.isfinite(d), d, 0.0)
+    for slab in pair.slabs():
+        d = slab.change
+        yield slab.start, slab.stop, np.where(np.isfinite(d), d, 0.0)
 
 
 def _exact(pair: Pair) -> tuple[Doubles, Doubles]:
-    """All singular values and the right singular vectors: the R of a QR decomposition, block by block."""
+    """All singular values and the right singular vectors: the R of a QR decomposition, slab by slab."""
     m, n = pair.rows, pair.columns
     if n <= m:
         r = np.zeros((0, n))
@@ -154,7 +154,7 @@ def _sketched(pair: Pair, width: int) -> tuple[Doubles, Doubles, Doubles]:
 
 
 def _orthonormal(tall: Doubles) -> Doubles:
-    """An orthonormal basis of the columns, written over them: Householder's of blocks of rows, then of what is left of each, so that no second copy is made."""
+    """An orthonormal basis of the columns, written over them: Householder's of slabs of rows, then of what is left of each, so that no second copy is made."""
     width = tall.shape[1]
     step = max(4 * width, 1)
     if len(tall) <= step:

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
-from weightlapse.differences.pair import Block, Pair
+from weightlapse.differences.pair import Pair, Slab
 from weightlapse.differences.tensor import Doubles
 
 PICTURE = 96  # cells along each side of the picture of a difference, at most
@@ -77,17 +77,17 @@ def survey(pair: Pair) -> Survey:
         setattr(found, f"row_{name}", np.zeros(m if keeps else 0, kind))
         setattr(found, f"column_{name}", np.zeros(n, kind))
     canvas = _Canvas(m, n)
-    for block in pair.blocks():
-        _add(found, block, canvas, n, keeps=keeps)
+    for slab in pair.slabs():
+        _add(found, slab, canvas, n, keeps=keeps)
     found.picture = canvas.picture()
     return found
 
 
-def _add(found: Survey, block: Block, canvas: _Canvas, n: int, *, keeps: bool) -> None:
-    x, y, differs = block.x, block.y, block.differs
+def _add(found: Survey, slab: Slab, canvas: _Canvas, n: int, *, keeps: bool) -> None:
+    x, y, differs = slab.x, slab.y, slab.differs
     found.order_free = (_sum_of_bits(found.order_free[0], x), _sum_of_bits(found.order_free[1], y))
     with np.errstate(invalid="ignore", over="ignore"):
-        d = block.change
+        d = slab.change
         total = float(x.sum() + y.sum() + d.sum())
     if not np.isfinite(total):
         found.nan = (found.nan[0] + int(np.isnan(x).sum()), found.nan[1] + int(np.isnan(y).sum()))
@@ -97,29 +97,29 @@ def _add(found: Survey, block: Block, canvas: _Canvas, n: int, *, keeps: bool) -
         x, y, d = (np.where(good, v, 0.0) for v in (x, y, d))
     else:
         shown = d
-    found.exact |= block.exact is not None
+    found.exact |= slab.exact is not None
     count = int(differs.sum())
     found.changed += count
     if count and len(found.at) < LISTED:
-        found.at += [block.start * n + int(i) for i in np.flatnonzero(differs)[: LISTED - len(found.at)]]
+        found.at += [slab.start * n + int(i) for i in np.flatnonzero(differs)[: LISTED - len(found.at)]]
     with np.errstate(over="ignore", under="ignore"):
         products = {"xx": (x, x), "xy": (x, y), "yy": (y, y), "dd": (d, d)}
         for name, (u, v) in products.items():
             by_row = np.einsum("ij,ij->i", u, v)
             setattr(found, name, getattr(found, name) + float(by_row.sum()))
             if keeps:
-                getattr(found, f"row_{name}")[block.start : block.stop] = by_row
+                getattr(found, f"row_{name}")[slab.start : slab.stop] = by_row
                 getattr(found, f"column_{name}")[:] += np.einsum("ij,ij->j", u, v)
         found.d_sum += float(d.sum())
         square = d * d
         found.d_fourth += float(np.einsum("ij,ij->", square, square))
     if keeps:
-        found.row_changed[block.start : block.stop] = differs.sum(axis=1)
+        found.row_changed[slab.start : slab.stop] = differs.sum(axis=1)
         found.column_changed += differs.sum(axis=0)
     if count:
         found.largest = max(found.largest, float(np.abs(d).max(initial=0.0)))
         found.signs += int((np.signbit(x) != np.signbit(y)).sum())
-    canvas.add(block.start, shown)
+    canvas.add(slab.start, shown)
 
 
 def _sum_of_bits(so_far: int, values: Doubles) -> int:

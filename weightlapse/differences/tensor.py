@@ -1,4 +1,4 @@
-"""One tensor of one side, read block by block: from a file, from memory, or from a recording.
+"""One tensor of one side, read slab by slab: from a file, from memory, or from a recording.
 
 Files are read into buffers and not mapped: pages of a map stay in memory and would count as ours, however large the file is.
 """

@@ -1,1 +1,1 @@
-"""Recording to pictures: layout, colours, plots, films."""
+"""Recording to pictures: places, colours, plots, films."""

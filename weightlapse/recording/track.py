@@ -90,7 +90,7 @@ class Track:
             if item is None:
                 after.append(None)
                 continue
-            read, then = _plan(item, self.shape[len(reads)], self.name, is_time=not reads)
+            read, then = _selected(item, self.shape[len(reads)], self.name, is_time=not reads)
             reads.append(read)
             after.append(then)
         frames, region = reads[0], tuple(reads[1:])
@@ -122,7 +122,7 @@ def _spread(keys: tuple[Any, ...], ndim: int, name: str) -> list[Any]:
     return spread if any(item is Ellipsis for item in keys) else spread + rest
 
 
-def _plan(item: Any, length: int, name: str, *, is_time: bool) -> tuple[Any, Any]:
+def _selected(item: Any, length: int, name: str, *, is_time: bool) -> tuple[Any, Any]:
     """What to read along one axis (a rising slice, or frame numbers), and the index to apply to what was read."""
     if isinstance(item, slice):
         wanted = range(*item.indices(length))

@@ -34,7 +34,7 @@ from weightlapse.store.segment import Segment
 from weightlapse.store.statistics import (
     COUNTS,
     MEASURES,
-    Plan,
+    Outline,
     Statistics,
     outward,
     row_values,
@@ -142,22 +142,22 @@ class Seen:
 
 
 class Gathering:
-    """The statistics of the segment that ``plan`` describes. ``before``: the frame before its first, None where it is not known."""
+    """The statistics of the segment that ``outline`` describes. ``before``: the frame before its first, None where it is not known."""
 
-    def __init__(self, plan: Plan, before: LastFrame | None, folder: Path | None) -> None:
-        self.plan = plan
-        self.last = LastFrame(plan.first + plan.count - 1, plan.layout, folder)
+    def __init__(self, outline: Outline, before: LastFrame | None, folder: Path | None) -> None:
+        self.outline = outline
+        self.last = LastFrame(outline.first + outline.count - 1, outline.layout, folder)
         self._before = before
-        tensors = plan.layout.tensors
-        self._starts = starts_of(plan.each, plan.count, plan.blocks)
-        self._unit_starts = unit_starts_of(plan.units, plan.layout)
-        total, pieces, units = int(self._starts[-1]), len(plan.pieces), int(self._unit_starts[-1])
+        tensors = outline.layout.tensors
+        self._starts = starts_of(outline.each, outline.count, outline.blocks)
+        self._unit_starts = unit_starts_of(outline.units, outline.layout)
+        total, pieces, units = int(self._starts[-1]), len(outline.pieces), int(self._unit_starts[-1])
         self._measures = np.zeros((len(MEASURES), total))
         self._measures[:2] = np.nan
         self._counts = np.zeros((len(COUNTS), total), np.int64)
-        self._bounds = np.empty((3, plan.blocks, pieces), np.float32)
-        self._units = np.zeros((2, plan.blocks, units), np.float32)
-        values = plan.count * sum(spec.size for spec in tensors)
+        self._bounds = np.empty((3, outline.blocks, pieces), np.float32)
+        self._units = np.zeros((2, outline.blocks, units), np.float32)
+        values = outline.count * sum(spec.size for spec in tensors)
         self._kernels = compiled(values)
 
     def look(self, b: int, pieces: Sequence[Piece], patterns: NDArray[Any]) -> list[Seen]:
@@ -166,9 +166,9 @@ class Gathering:
         before = None if previous is None else previous.get(pieces, patterns.dtype)
         found, at = [], 0
         for piece in pieces:
-            spec, stop = self.plan.layout.tensors[piece.tensor], at + piece.stop - piece.start
+            spec, stop = self.outline.layout.tensors[piece.tensor], at + piece.stop - piece.start
             dtype = lanes(spec)[0]
-            width = row_values(spec) if self.plan.units[piece.tensor] else stop - at
+            width = row_values(spec) if self.outline.units[piece.tensor] else stop - at
             mine = patterns if stop - at == patterns.shape[1] else np.ascontiguousarray(patterns[:, at:stop])
             base = None if before is None else numbers_of(before[at:stop], dtype, spec)
             edges = np.arange(0, stop - at + 1, width, dtype=np.int64)
@@ -187,18 +187,18 @@ class Gathering:
             self._take(b, c, found)
 
     def _take(self, b: int, c: int, found: Sequence[Seen]) -> None:
-        for k, (piece, seen) in enumerate(zip(self.plan.chunks[c], found), self.plan.pieces_at[c]):
+        for k, (piece, seen) in enumerate(zip(self.outline.chunks[c], found), self.outline.pieces_at[c]):
             self._count_in(b, piece, seen.cells)
             self._bounds[:, b, k] = seen.bounds()
-            if self.plan.units[piece.tensor]:
-                row = row_values(self.plan.layout.tensors[piece.tensor])
+            if self.outline.units[piece.tensor]:
+                row = row_values(self.outline.layout.tensors[piece.tensor])
                 first = int(self._unit_starts[piece.tensor]) + piece.start // row
                 self._units[:, b, first : first + len(seen.odd)] = seen.unit_bounds()
 
     def _count_in(self, b: int, piece: Piece, cells: Cells) -> None:
-        tensor, rows = piece.tensor, self.plan.rows_of(b)
+        tensor, rows = piece.tensor, self.outline.rows_of(b)
         begin = int(self._starts[tensor])
-        each = bool(self.plan.each[tensor])
+        each = bool(self.outline.each[tensor])
         where = slice(begin + rows.start, begin + rows.stop) if each else slice(begin + b, begin + b + 1)
         axis = 1 if each else (0, 1)
         measures, counts = self._measures[:, where], self._counts[:, where]
@@ -213,18 +213,18 @@ class Gathering:
     def done(self) -> Statistics:
         """The statistics, when every chunk was taken."""
         rows: dict[str, NDArray[Any]] = dict(zip(MEASURES, self._measures)) | dict(zip(COUNTS, self._counts))
-        plan = self.plan
-        named = [(piece.tensor, piece.start, piece.stop) for piece in plan.pieces]
+        outline = self.outline
+        named = [(piece.tensor, piece.start, piece.stop) for piece in outline.pieces]
         columns = np.array(named, PIECE)
         table = {name: np.ascontiguousarray(columns[name]) for name in ("tensor", "start", "stop")}
         return Statistics(
             *(
-                plan.first,
-                plan.count,
-                plan.height,
-                plan.layout_crc,
+                outline.first,
+                outline.count,
+                outline.height,
+                outline.layout_crc,
                 -1 if self._before is None else self._before.number,
             ),
-            *(plan.each, plan.units, table, rows),
+            *(outline.each, outline.units, table, rows),
             *(*self._bounds, *self._units),
         )

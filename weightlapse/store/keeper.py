@@ -20,7 +20,7 @@ from weightlapse.store.journal import FORK
 from weightlapse.store.layout import Layout
 from weightlapse.store.lines import Fork, lines_of, positions, take
 from weightlapse.store.raw import RawSegment
-from weightlapse.store.statistics import Plan, Statistics
+from weightlapse.store.statistics import Outline, Statistics
 from weightlapse.store.statistics_file import StatisticsLog
 
 _TRIES = 8  # block files that are opened to find the frame before
@@ -44,13 +44,13 @@ class Keeper:
     def begin(self, segment: RawSegment, height: int, chunks: Sequence[tuple[Piece, ...]]) -> Gathering | None:
         """The statistics of a segment that is being compressed; None where there is no room for what they need."""
         opening = segment.opening
-        plan = Plan.of(
+        outline = Outline.of(
             *(segment.layout, opening.layout_crc, segment.first, segment.count, height, chunks, self._tolerance)
         )
         try:
             forks = [Fork.from_json(number, json.loads(data)) for kind, number, data in segment.copies if kind == FORK]
             before = self._frame(frame_before(segment.first, forks), segment.number, segment.layout)
-            return Gathering(plan, before, self._folder)
+            return Gathering(outline, before, self._folder)
         except OSError:
             return None
 

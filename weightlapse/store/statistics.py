@@ -34,7 +34,7 @@ _UNIT_VALUES_ROUNDED = 1 << 18
 
 
 @dataclass(frozen=True)
-class Plan:
+class Outline:
     """Which rows, pieces and units the statistics of a segment have."""
 
     layout: Layout
@@ -50,7 +50,7 @@ class Plan:
     def of(
         cls, layout: Layout, crc: int, first: int, count: int, height: int, chunks: Sequence[tuple[Piece, ...]],
         tolerance: float | None,
-    ) -> Plan:  # fmt: skip
+    ) -> Outline:  # fmt: skip
         sizes = np.array([spec.size for spec in layout.tensors], np.int64)
         each = sizes >= (_ROW_EACH_FRAME if tolerance is None else _ROW_EACH_FRAME_ROUNDED)
         least = _UNIT_VALUES if tolerance is None else _UNIT_VALUES_ROUNDED

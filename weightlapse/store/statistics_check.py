@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from weightlapse.store.blockread import BlockSegment
 from weightlapse.store.gathering import Gathering, LastFrame
 from weightlapse.store.segment import Damage
-from weightlapse.store.statistics import COUNTS, Plan, Statistics
+from weightlapse.store.statistics import COUNTS, Outline, Statistics
 
 _CLOSE = 1e-9  # relative: sums may be made in any order
 
@@ -28,20 +28,20 @@ class StatisticsCheck:
     ) -> None:
         self._kept, self._segment = kept, segment
         crc, chunks = segment.opening.layout_crc, segment.chunks
-        plan = Plan(
+        outline = Outline(
             segment.layout, crc, segment.first, segment.count, segment.opening.height, chunks, kept.each, kept.units
         )
-        self.fits = kept.height == plan.height and kept.pieces == plan.pieces
+        self.fits = kept.height == outline.height and kept.pieces == outline.pieces
         if kept.before < 0:
             before = None
         elif before is None or before.number != kept.before:
             before = find(kept.before)
         self._known = before is not None or kept.before < 0
-        self._made = Gathering(plan, before, None) if self.fits and self._known else None
+        self._made = Gathering(outline, before, None) if self.fits and self._known else None
 
     def look(self, b: int, c: int, patterns: NDArray[Any]) -> None:
         if self._made is not None:
-            self._made.take(b, c, self._made.look(b, self._made.plan.chunks[c], patterns))
+            self._made.take(b, c, self._made.look(b, self._made.outline.chunks[c], patterns))
 
     @property
     def last(self) -> LastFrame | None:
@@ -67,9 +67,12 @@ class StatisticsCheck:
 
     def _values(self) -> NDArray[np.float64]:
         """How many values each row is of."""
-        plan = self._made.plan if self._made is not None else None
-        assert plan is not None
-        sizes = [2.0 * spec.size * (1 if each else plan.height) for spec, each in zip(plan.layout.tensors, plan.each)]
+        outline = self._made.outline if self._made is not None else None
+        assert outline is not None
+        sizes = [
+            2.0 * spec.size * (1 if each else outline.height)
+            for spec, each in zip(outline.layout.tensors, outline.each)
+        ]
         return np.repeat(sizes, np.diff(self._kept.starts))
 
 

@@ -24,7 +24,7 @@ from weightlapse.store.ranks import RankedStore
 from weightlapse.store.reader import Store
 from weightlapse.store.segment import LostSegment, Segment, SegmentPart
 from weightlapse.store.segments import TwoCopies
-from weightlapse.store.statistics import COUNTS, MEASURES, Plan, Statistics
+from weightlapse.store.statistics import COUNTS, MEASURES, Outline, Statistics
 
 _MEMORY = 64 << 20  # bytes that making statistics may take
 _MADE: weakref.WeakKeyDictionary[Any, Statistics] = weakref.WeakKeyDictionary()  # by segment
@@ -226,18 +226,18 @@ def gathered(store: Store, segment: Any, keep_with: Path | None = None) -> Gathe
     else:
         height = block_height(count, store.tolerance, layout.row_nbytes)
         chunks = tuple(chunks_of(layout, partial(chunk_limit, height, _MEMORY)))
-    plan = Plan.of(layout, segment.opening.layout_crc, segment.first, count, height, chunks, store.tolerance)
+    outline = Outline.of(layout, segment.opening.layout_crc, segment.first, count, height, chunks, store.tolerance)
     before = store.frame_as_last(frame_before(segment.first, store.journal.forks.values()), layout, keep_with)
-    made = Gathering(plan, before, keep_with)
-    for b in range(plan.blocks):
-        for c, pieces in enumerate(plan.chunks):
-            made.take(b, c, made.look(b, pieces, _patterns(segment, plan, b, c)))
+    made = Gathering(outline, before, keep_with)
+    for b in range(outline.blocks):
+        for c, pieces in enumerate(outline.chunks):
+            made.take(b, c, made.look(b, pieces, _patterns(segment, outline, b, c)))
     return made
 
 
-def _patterns(segment: Any, plan: Plan, b: int, c: int) -> NDArray[Any]:
+def _patterns(segment: Any, outline: Outline, b: int, c: int) -> NDArray[Any]:
     if isinstance(segment, BlockSegment):
         return segment.patterns(b, c)
-    pieces, rows = plan.chunks[c], plan.rows_of(b)
+    pieces, rows = outline.chunks[c], outline.rows_of(b)
     known = segment.gridded(pieces, rows) if isinstance(segment, PackedSegment) else None
     return gather(segment, pieces, rows, known)

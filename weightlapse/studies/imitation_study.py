@@ -33,7 +33,7 @@ ZERO = 1e-12  # a student below this error is said to have reached zero
 
 
 @dataclass(frozen=True)
-class Plan:
+class Budget:
     """How much of everything: pairs of the document, students brought to the end, their training, and the wider ones."""
 
     pairs: int
@@ -47,8 +47,8 @@ class Plan:
     moments: int  # snapshots of each of the two phases
 
 
-FULL = Plan(64, 32, adam=20_000, polish=1000, rows=2048, wide=8, wide_adam=20_000, wide_polish=450, moments=110)
-QUICK = Plan(20, 8, adam=3_000, polish=240, rows=512, wide=1, wide_adam=300, wide_polish=20, moments=10)
+FULL = Budget(64, 32, adam=20_000, polish=1000, rows=2048, wide=8, wide_adam=20_000, wide_polish=450, moments=110)
+QUICK = Budget(20, 8, adam=3_000, polish=240, rows=512, wide=1, wide_adam=300, wide_polish=20, moments=10)
 
 
 @dataclass
@@ -100,7 +100,7 @@ def aligned(a: Stack, b: Stack, wiring: Wiring, label: str) -> Array:
 
 def study(out: Path, quick: bool) -> Results:
     """Run the study into ``out``."""
-    plan = QUICK if quick else FULL
+    budget = QUICK if quick else FULL
     results = Results(
         "imitation",
         "Does the imitator learn the weights?",
@@ -108,26 +108,26 @@ def study(out: Path, quick: bool) -> Results:
         "function but not the weights. Is that so when B is trained to the end?",
         quick,
         out,
-        seeds=plan.pairs,
+        seeds=budget.pairs,
         recipe="print(wl.compare(a, b, data=x).explain())            # same function? same weights up to order and sign? why not?\n"
         "brought = wl.align(a, b, data=x)                     # brought.state is b in a's order of units\n"
         "wl.make_film(run_a, 'film.mp4', other=run_b)         # a, b, b aligned and the difference, side by side",
     )
-    teachers = Stack.make(network(), plan.pairs, seeds=range(10_000, 10_000 + plan.pairs))
+    teachers = Stack.make(network(), budget.pairs, seeds=range(10_000, 10_000 + budget.pairs))
     wiring = trace(teachers.member(0), torch.rand(8, SIZES[0]))
     path = Snapshots()
-    students = _document_part(results, teachers, plan, path)
-    losses = _to_the_end(results, teachers[: plan.students], students[: plan.students], wiring, plan, path)
+    students = _document_part(results, teachers, budget, path)
+    losses = _to_the_end(results, teachers[: budget.students], students[: budget.students], wiring, budget, path)
     recorded = _record(results, teachers, path, wiring, losses)
-    _other_sizes(results, teachers, wiring, plan)
+    _other_sizes(results, teachers, wiring, budget)
     draw(results, *recorded)
     _judge(results)
     return results
 
 
-def _document_part(results: Results, teachers: Stack, plan: Plan, path: Snapshots) -> Stack:
+def _document_part(results: Results, teachers: Stack, budget: Budget, path: Snapshots) -> Stack:
     """Fifty steps of Adam on fresh batches of fifty, as the document has it."""
-    start = Stack.make(network(), plan.pairs, seeds=range(plan.pairs))
+    start = Stack.make(network(), budget.pairs, seeds=range(budget.pairs))
     path.keep(0, start)
     done = ensemble(start, fresh=lessons(teachers, BATCH, seed=1), steps=STEPS, lr=LR, eps=1e-7, callback=path.keep)
     value = results.value
@@ -163,12 +163,12 @@ def _finish(
 
 
 def _to_the_end(
-    results: Results, teachers: Stack, students: Stack, wiring: Wiring, plan: Plan, path: Snapshots
+    results: Results, teachers: Stack, students: Stack, wiring: Wiring, budget: Budget, path: Snapshots
 ) -> Array:
     """The same students trained until their weights stand still: (students,) errors at the end; distances raw and aligned are entered."""
-    path.states = [{k: v[: plan.students] for k, v in s.items()} for s in path.states]
+    path.states = [{k: v[: budget.students] for k, v in s.items()} for s in path.states]
     path.offset = STEPS
-    done = _finish(teachers, students, plan.adam, plan.polish, plan.rows, 3, path, plan.moments)
+    done = _finish(teachers, students, budget.adam, budget.polish, budget.rows, 3, path, budget.moments)
     stack = done.stack
     exact = teachers.to(torch.float64)
     losses, raw, near = (
@@ -177,7 +177,7 @@ def _to_the_end(
         aligned(exact, stack, wiring, "aligning students"),
     )
     zero = losses < ZERO
-    control = Stack.make(network(), plan.students, seeds=range(20_000, 20_000 + plan.students)).to(torch.float64)
+    control = Stack.make(network(), budget.students, seeds=range(20_000, 20_000 + budget.students)).to(torch.float64)
     value = results.value
     value("student_loss", losses, "mse", "Students at the end: error on inputs they were not polished on")
     value("student_raw_distance", raw, "relative", "Students at the end: distance to the teacher's weights")
@@ -214,16 +214,16 @@ def _to_the_end(
         "steps",
         "Students: polishing steps until the error is zero (none: not within the budget)",
     )
-    budgets = [plan.polish // 8, plan.polish // 4, plan.polish // 2, plan.polish]
+    budgets = [budget.polish // 8, budget.polish // 4, budget.polish // 2, budget.polish]
     kinds = [c.kind for i, c in enumerate(done.certificates) if not zero[i]]
     results.facts |= {
-        "polishing_budgets": budgets, "zero_by_budget": [int((reached <= b).sum()) for b in budgets], "budget": plan.polish,
+        "polishing_budgets": budgets, "zero_by_budget": [int((reached <= b).sum()) for b in budgets], "budget": budget.polish,
         "zero_half": int((reached <= budgets[2]).sum()), "zero_second_half": int((reached > budgets[2]).sum()),
         "others": len(kinds), "stationary": kinds.count("stationary"), "diverging": kinds.count("diverging"), "unfinished": kinds.count("budget spent") + kinds.count("zero"),
         "minima": sum(c.minimum for i, c in enumerate(done.certificates) if not zero[i]), "certificates": [str(c) for c in done.certificates],
     }  # fmt: skip
     results.facts |= {
-        "students": plan.students, "teachers": plan.students, "zero_loss": int(zero.sum()), "zero_loss_fraction": float(zero.mean()),
+        "students": budget.students, "teachers": budget.students, "zero_loss": int(zero.sum()), "zero_loss_fraction": float(zero.mean()),
         "all_zero_loss_aligned": bool(zero.any() and (near[zero] < 1e-3).all()), "parameters": stack.parameters, "zero_means": f"error below {ZERO:g}",
     }  # fmt: skip
     return losses
@@ -287,19 +287,19 @@ def _errors_over_time(teacher: Stack, states: list[dict[str, NDArray[Any]]], x: 
         return np.asarray(((together(x) - teacher(x)) ** 2).mean(dim=(1, 2)).numpy())
 
 
-def _other_sizes(results: Results, teachers: Stack, wiring: Wiring, plan: Plan) -> None:
+def _other_sizes(results: Results, teachers: Stack, wiring: Wiring, budget: Budget) -> None:
     """Students that are wider than the teacher, folded, and students that are too small."""
-    some = teachers[: plan.wide]
+    some = teachers[: budget.wide]
     exact = some.to(torch.float64)
     for name, hidden in (("wider", (12, 12)), ("smaller", (5, 5))):
-        start = Stack.make(network(*hidden), plan.wide, seeds=range(30_000, 30_000 + plan.wide))
-        done = _finish(some, start, plan.wide_adam, plan.wide_polish, plan.rows, 5).stack
+        start = Stack.make(network(*hidden), budget.wide, seeds=range(30_000, 30_000 + budget.wide))
+        done = _finish(some, start, budget.wide_adam, budget.wide_polish, budget.rows, 5).stack
         losses = errors(exact, done, 5000, 4)
         results.value(f"{name}_loss", losses, "mse", f"Students 10-{hidden[0]}-{hidden[1]}-1 at the end: error")
         if name == "wider":
             own = trace(done.member(0), torch.rand(8, SIZES[0], dtype=torch.float64))
             near, left = [], []
-            for i in track(range(plan.wide), "folding"):
+            for i in track(range(budget.wide), "folding"):
                 found = align(exact.state(i), done.state(i), wiring, wiring_b=own, merge=1e-3)
                 near.append(found.distance_after)
                 left.append(float(sum(max(0, n) for n in _surplus(found))))

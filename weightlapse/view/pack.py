@@ -24,7 +24,7 @@ ALWAYS_EXACT = 4096  # values over all frames: counters and single numbers are n
 
 
 @dataclass(frozen=True)
-class Plan:
+class Detail:
     """How much of a recording goes into the page: bits per value (0: exact), at most so many frames, every so many-th cell."""
 
     bits: int
@@ -123,12 +123,14 @@ def _deflate(unsigned: NDArray[Any]) -> bytes:
     return packer.compress(planes.tobytes()) + packer.flush()
 
 
-def blocks(subject: Subject, name: str, piece: Piece, kept: NDArray[np.int64], first: int, plan: Plan) -> list[Block]:
+def blocks(
+    subject: Subject, name: str, piece: Piece, kept: NDArray[np.int64], first: int, detail: Detail
+) -> list[Block]:
     """All blocks of one piece of a tensor; ``kept`` are its frames in the recording, the first of them number ``first`` in the page."""
-    steps = strides(piece.shape, plan.stride)
+    steps = strides(piece.shape, detail.stride)
     cells = max(1, math.prod(thinned(piece.shape, steps)))
     together = _together(cells)
-    bits = 0 if cells * len(kept) <= ALWAYS_EXACT else plan.bits
+    bits = 0 if cells * len(kept) <= ALWAYS_EXACT else detail.bits
     dtype = subject.dtype(name)
     out = []
     for at in range(0, len(kept), together):
@@ -163,27 +165,27 @@ def _together(cells: int) -> int:
     return max(1, min(256, BLOCK_VALUES // max(1, cells)))
 
 
-def estimate(some: Some, plan: Plan) -> float:
+def estimate(some: Some, detail: Detail) -> float:
     """Bytes that the blocks will take as text, from a few neighbouring frames of some cells of each tensor."""
     total = told = 0.0
     subject = some.subject
-    kept = plan.keep(subject.frames)
+    kept = detail.keep(subject.frames)
     for name in subject.names():
         for piece in subject.pieces(name):
             inside = kept[(kept >= piece.start) & (kept < piece.stop)]
             if not len(inside) or not math.prod(piece.shape):
                 continue
-            cells = math.prod(thinned(piece.shape, strides(piece.shape, plan.stride)))
+            cells = math.prod(thinned(piece.shape, strides(piece.shape, detail.stride)))
             middle = len(inside) // 2
             values = some.at(name, piece, inside[max(0, middle - 3) : middle + 3])
             first, whole = (
-                len(encode(part, subject.dtype(name), plan.bits, [0.0] * len(part), 0).data)
+                len(encode(part, subject.dtype(name), detail.bits, [0.0] * len(part), 0).data)
                 for part in (values[:1], values)
             )
             later = (whole - first) / max(
                 1, len(values) - 1
             )  # of a frame that is told by its difference from the one before
             blocks = -(-len(inside) // _together(cells))
-            told += 100 * blocks + (22 * len(inside) if plan.bits else 0)  # an error for each frame
+            told += 100 * blocks + (22 * len(inside) if detail.bits else 0)  # an error for each frame
             total += (blocks * first + (len(inside) - blocks) * later) / values.shape[1] * cells
     return total * 4 / 3 + told

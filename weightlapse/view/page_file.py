@@ -23,7 +23,7 @@ from weightlapse.view.aligned import pair
 from weightlapse.view.assets import asset
 from weightlapse.view.manifest import manifest
 from weightlapse.view.overview import overview
-from weightlapse.view.pack import Plan, Some, blocks, estimate, strides, thinned
+from weightlapse.view.pack import Detail, Some, blocks, estimate, strides, thinned
 from weightlapse.view.subject import Subject, open_subjects
 from weightlapse.view.trends import sampled
 
@@ -81,13 +81,13 @@ def make_page(
         for _ in range(TRIES):
             if frames < min(fewest, max(s.frames for s in subjects)):
                 break
-            page = _html(_data(known, Plan(bits, frames, stride), reports, with_blocks=True))
+            page = _html(_data(known, Detail(bits, frames, stride), reports, with_blocks=True))
             size = len(page)
             if size <= max_bytes:
                 with whole_file(target) as file:
                     file.write(page)
                 return target
-            around = bare.size(Plan(bits, frames, stride))
+            around = bare.size(Detail(bits, frames, stride))
             frames = min(int(frames * 0.97 * max(0, max_bytes - around) / (size - around)), frames - 1)
     told = f"; the smallest page takes {size:,} bytes" if size else ""
     raise InvalidArgument(
@@ -96,7 +96,7 @@ def make_page(
 
 
 class Known:
-    """What is asked of a recording again and again while a plan is sought, and read once."""
+    """What is asked of a recording again and again while the detail that fits is sought, and read once."""
 
     def __init__(self, subject: Subject) -> None:
         self.subject = subject
@@ -125,11 +125,11 @@ class Bare:
         self._known, self._reports = known, reports
         self._sizes: dict[tuple[int, int], int] = {}
 
-    def size(self, plan: Plan) -> int:
+    def size(self, detail: Detail) -> int:
         """In bytes."""
-        what = (min(plan.frames, max(k.subject.frames for k in self._known)), plan.stride)
+        what = (min(detail.frames, max(k.subject.frames for k in self._known)), detail.stride)
         if what not in self._sizes:
-            self._sizes[what] = len(_html(_data(self._known, plan, self._reports, with_blocks=False)))
+            self._sizes[what] = len(_html(_data(self._known, detail, self._reports, with_blocks=False)))
         return self._sizes[what]
 
 
@@ -153,9 +153,9 @@ def _affordable(known: list[Known], bare: Bare, bits: int, stride: int, max_byte
     most = max(k.subject.frames for k in known)
     frames = most
     for _ in range(TRIES):  # frames farther apart differ more and take more room, so the first guess is too bold
-        plan = Plan(bits, frames, stride)
-        room = max_bytes - bare.size(plan)
-        needed = sum(estimate(k.some, plan) for k in known)
+        detail = Detail(bits, frames, stride)
+        room = max_bytes - bare.size(detail)
+        needed = sum(estimate(k.some, detail) for k in known)
         if needed <= 0.97 * room:
             return frames
         frames = int(frames * max(0.0, 0.95 * room / needed))
@@ -164,15 +164,15 @@ def _affordable(known: list[Known], bare: Bare, bits: int, stride: int, max_byte
     return frames
 
 
-def _data(known: list[Known], plan: Plan, reports: dict[str, Any], *, with_blocks: bool) -> dict[str, Any]:
+def _data(known: list[Known], detail: Detail, reports: dict[str, Any], *, with_blocks: bool) -> dict[str, Any]:
     subjects = [k.subject for k in known]
-    runs = [_run(k, plan, with_blocks=with_blocks) for k in known]
-    note = _note(subjects, plan, runs)
+    runs = [_run(k, detail, with_blocks=with_blocks) for k in known]
+    note = _note(subjects, detail, runs)
     if reports["pair"] is not None:  # its curves count the recording's frames, the page counts those it keeps
-        kept = plan.keep(subjects[0].frames)
+        kept = detail.keep(subjects[0].frames)
         frames = [min(int(np.searchsorted(kept, f)), len(kept) - 1) for f in reports["pair"]["frames"]]
         reports = reports | {"pair": reports["pair"] | {"frames": frames, "run": None}}
-    reports = reports | {"overview": _kept(reports["overview"], plan.keep(subjects[0].frames))}
+    reports = reports | {"overview": _kept(reports["overview"], detail.keep(subjects[0].frames))}
     data = {
         "version": 1,
         "source": "file",
@@ -198,10 +198,10 @@ def _digits(value: float | None) -> float | None:
     return None if value is None else float(f"{value:.5g}")
 
 
-def _run(known: Known, plan: Plan, *, with_blocks: bool) -> dict[str, Any]:
+def _run(known: Known, detail: Detail, *, with_blocks: bool) -> dict[str, Any]:
     """The manifest of a run reduced to the kept frames and cells, and its blocks by tensor."""
     subject = known.subject
-    kept = plan.keep(subject.frames)
+    kept = detail.keep(subject.frames)
     about = known.about()
     del about["path"]  # where it lay is nobody's business who gets the page
     about["steps"] = [about["steps"][f] for f in kept]
@@ -219,7 +219,7 @@ def _run(known: Known, plan: Plan, *, with_blocks: bool) -> dict[str, Any]:
             first, stop = (int(np.searchsorted(kept, at)) for at in (piece.start, piece.stop))
             if first == stop:
                 continue
-            steps = strides(piece.shape, plan.stride)
+            steps = strides(piece.shape, detail.stride)
             shape = thinned(piece.shape, steps)
             laid_out = subject.arrangement(name, piece, shape).to_json()
             described = {"start": first, "stop": stop, "shape": list(shape), "layout": laid_out}
@@ -227,14 +227,14 @@ def _run(known: Known, plan: Plan, *, with_blocks: bool) -> dict[str, Any]:
                 described |= {"every": list(steps), "whole": list(piece.shape)}
             entry["pieces"].append(described)
             if with_blocks:
-                parts += [b.to_json() for b in blocks(subject, name, piece, kept[first:stop], first, plan)]
+                parts += [b.to_json() for b in blocks(subject, name, piece, kept[first:stop], first, detail)]
         at, stats = known.stats(name)
         frames = np.minimum(np.searchsorted(kept, at), len(kept) - 1).tolist()
         tensors[name] = {"blocks": parts, "stats": stats | {"frames": frames}}
     return {"manifest": about, "tensors": tensors}
 
 
-def _note(subjects: list[Subject], plan: Plan, runs: list[dict[str, Any]]) -> str:
+def _note(subjects: list[Subject], detail: Detail, runs: list[dict[str, Any]]) -> str:
     """What the page leaves out, in words; empty when it leaves out nothing."""
     said = []
     for subject, run in zip(subjects, runs, strict=True):
@@ -242,9 +242,9 @@ def _note(subjects: list[Subject], plan: Plan, runs: list[dict[str, Any]]) -> st
         if held < subject.frames:
             said.append(f"{held} of {subject.frames} frames of {subject.name}, evenly spaced")
     if any("every" in p for r in runs for t in r["manifest"]["tensors"] for p in t["pieces"]):
-        said.append(f"every {ordinal(plan.stride)} row and column of large tensors")
-    if plan.bits:
-        said.append(f"values in {plan.bits} bits: the ± beside each value is its largest error")
+        said.append(f"every {ordinal(detail.stride)} row and column of large tensors")
+    if detail.bits:
+        said.append(f"values in {detail.bits} bits: the ± beside each value is its largest error")
     return f"To stay small this page holds {'; '.join(said)}." if said else ""
 
 
