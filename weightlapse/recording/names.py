@@ -3,7 +3,7 @@
 In each format a tensor keeps its name where it can. Where it cannot, bytes of it are written as ``%XX``, as in a URL (so ``%`` itself is always
 ``%25``), and ``urllib.parse.unquote`` reads them back.
 
-- **Everywhere but in safetensors** a tensor that changes its shape within the run is written once per epoch, as ``NAME@FIRST_FRAME``. A tensor
+- **Everywhere but in safetensors** a tensor that changes its shape within the run is written once per layout, as ``NAME@FIRST_FRAME``. A tensor
   whose own name ends like that has ``%40`` for the ``@``.
 - **A name that the format needs itself** ("step" in an npz, say) gets ``tensor:`` in front; so do names that begin with ``tensor:``, so
   that taking one ``tensor:`` away always gives the name back. Scalars have ``scalar:`` in the same way.
