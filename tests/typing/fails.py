@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 import weightlapse as wl
@@ -16,6 +17,7 @@ rec.logg(loss=1.0)  # wrong: no such method
 rec.log("loss")  # wrong: scalars have names
 wl.no_such_name()  # wrong: no such function
 run = wl.load("run")
+net, x = torch.nn.Sequential(), torch.zeros(3)
 count: int = wl.measure(run, "norm")  # wrong: a dict of arrays
 wl.measure(run, "norm", by="row")  # wrong: no such way
 run.stat(step=3)  # wrong: no such method
@@ -33,3 +35,15 @@ verdict: int = wl.compare(weights, weights, wiring=None).verdict  # wrong: text
 wl.widen(weights, {"fc1": "wide"})  # wrong: a size is a number
 wl.diff("a", "b").tensorz  # wrong: no such result
 wl.callbacks.kerass  # wrong: no such framework
+wl.make_film(run, theme="drak")  # wrong: no such theme
+wl.make_film(run, scale="frame")  # wrong: no such scale
+wl.make_film(run, pace="slow")  # wrong: no such pace
+run.top("largest")  # wrong: no such quantity
+run.export("hdf5", "run.h5")  # wrong: no such format
+wl.widen(net, {"fc1": 3}, x, split="halves")  # wrong: no such split
+wl.deepen(net, x, after="0", kind="copy")  # wrong: no such kind
+dense: torch.nn.Linear = wl.narrow(net, x).model  # wrong: the network that was given is a Sequential
+wl.trace(net, x, verify="never")  # wrong: no such way
+wl.fit_lift(wl.Lift(net), x, x, rule="end to end")  # wrong: no such rule
+wl.ensemble(lambda: net, 3, x, x, optimizer="adan")  # wrong: no such optimizer
+wl.polish(net, x, x, method="newton")  # wrong: no such method

@@ -57,6 +57,8 @@ def judge(a: torch.nn.Module, b: torch.nn.Module, x: torch.Tensor, where_it_lies
     found: wl.Alignment = wl.align(a, b, wiring=wiring)
     result: wl.Comparison = wl.compare(a, b, wiring=wiring, data=x)
     grown: wl.Growth = wl.widen(a, {"fc1": 256}, example=x, split="equal", seed=None)
+    kept: torch.nn.Sequential = wl.narrow(torch.nn.Sequential(), x).model
+    kept.append(wl.deepen(kept, example=x, after="0", kind="residual").model[0])
     state: dict[str, object] = wl.permute(a.state_dict(), wiring, group="fc1", order=[1, 0])
     wl.align_all([a, state], data=x, seed=None)
     wl.canonical(where_it_lies)

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+from typing import get_args
 
 import click
 
+from weightlapse.recording.export import ExportKind
 from weightlapse.recording.recording import load
 
-KINDS = ("zarr", "safetensors", "npz", "parquet", "tensorboard")
+KINDS: tuple[str, ...] = get_args(ExportKind)
 
 
 @click.command("export", help="Write a recording in another format; values arrive exactly.")
@@ -20,7 +22,7 @@ KINDS = ("zarr", "safetensors", "npz", "parquet", "tensorboard")
 @click.option("--partition", help="Add it to a tree of many runs at DEST, under this name (parquet).")
 @click.option("--no-weights", is_flag=True, help="With --partition: statistics, scalars and the like alone.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
-def command(run: str, kind: str, dest: str, partition: str | None, no_weights: bool, as_json: bool) -> None:
+def command(run: str, kind: ExportKind, dest: str, partition: str | None, no_weights: bool, as_json: bool) -> None:
     recording = load(run)
     recording.export(kind, dest, partition=partition, weights=not no_weights)
     if as_json:

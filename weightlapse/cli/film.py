@@ -4,12 +4,18 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import TYPE_CHECKING, cast
 
 import click
 import numpy as np
 from numpy.typing import NDArray
 
 from weightlapse.errors import InvalidArgument
+
+if TYPE_CHECKING:
+    from weightlapse.film.limits import Mode
+    from weightlapse.film.pace import Pace
+    from weightlapse.picture.palette import ThemeName
 
 
 def frames_of(steps: NDArray[np.int64], words: str) -> NDArray[np.int64]:
@@ -105,9 +111,9 @@ def command(
     steps: str | None,
     tensors: tuple[str, ...],
     panels: tuple[str, ...],
-    scale: str,
+    scale: Mode,
     cmap: str,
-    theme: str,
+    theme: ThemeName,
     pace: str | None,
     seconds: float | None,
     hold: float,
@@ -134,7 +140,7 @@ def command(
         frames=None if steps is None else frames_of(np.asarray(recording.steps), steps),
         panels=panels or None,
         theme=theme,
-        pace=int(pace) if pace is not None and pace.isdigit() else pace,
+        pace=int(pace) if pace is not None and pace.isdigit() else cast("Pace | None", pace),  # which make_film checks
         seconds=seconds,
         hold=hold,
         faithful=faithful,

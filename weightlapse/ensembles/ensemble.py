@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -19,8 +19,8 @@ from weightlapse.adapters.threads import WORTH_THREADS, single_threaded
 from weightlapse.arguments import renamed
 from weightlapse.ensembles.batches import Fresh, arrange
 from weightlapse.ensembles.job import Job, Schedule
-from weightlapse.ensembles.losses import MemberLoss
-from weightlapse.ensembles.optimizers import Optimizer
+from weightlapse.ensembles.losses import LossName, MemberLoss
+from weightlapse.ensembles.optimizers import Optimizer, OptimizerName
 from weightlapse.ensembles.stack import Stack
 from weightlapse.errors import InvalidArgument
 
@@ -88,17 +88,17 @@ def ensemble(
     steps: int | None = None,
     epochs: int | None = None,
     batch_size: int | None = None,
-    loss: str | MemberLoss = "mse",
-    optimizer: str = "adam",
+    loss: LossName | MemberLoss = "mse",
+    optimizer: OptimizerName = "adam",
     lr: float | Sequence[float] | Tensor = 1e-3,
-    schedule: str | Schedule | None = None,
+    schedule: Literal["cosine"] | Schedule | None = None,
     seeds: Sequence[int] | None = None,
     dtype: torch.dtype | None = None,
     record: Any = None,
     record_every: int = 1,
     overwrite: bool = False,
     callback: Callable[[int, Stack], None] | None = None,
-    engine: str = "local",
+    engine: Literal["local", "ray"] = "local",
     parts: int | None = None,
     **options: Any,
 ) -> Ensemble:

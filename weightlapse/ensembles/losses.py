@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -11,6 +12,7 @@ from torch.nn import functional as F
 
 from weightlapse.errors import InvalidArgument
 
+LossName = Literal["mse", "bce", "cross_entropy"]
 MemberLoss = Callable[[Tensor, Tensor], Tensor]  # one member's (predictions, targets) -> scalar
 ValueAndSlope = Callable[
     [Tensor, Tensor], tuple[Tensor, Tensor]

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -85,7 +85,7 @@ def polish(
     x: Any,
     y: Any,
     *,
-    method: str = "lm",
+    method: Literal["lm", "lbfgs"] = "lm",
     steps: int = 400,
     per_member: bool | None = None,
     damping: float = 1e-3,

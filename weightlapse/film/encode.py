@@ -15,7 +15,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
-from typing import IO, Any, Protocol
+from typing import IO, Any, Literal, Protocol, get_args
 
 import numpy as np
 from numpy.typing import NDArray
@@ -30,7 +30,8 @@ from weightlapse.store.remove import remove_own
 VIDEO = (".mp4", ".webm")
 PALETTE = (".gif", ".apng")
 STILL = (".png", ".svg", ".pdf")
-PRESETS = ("ultrafast", "superfast", "veryfast", "faster", "fast", "medium", "slow", "slower", "veryslow")
+Preset = Literal["ultrafast", "superfast", "veryfast", "faster", "fast", "medium", "slow", "slower", "veryslow"]
+PRESETS: tuple[str, ...] = get_args(Preset)
 
 
 @dataclass(frozen=True)

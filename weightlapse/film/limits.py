@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Literal, get_args
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,7 +13,8 @@ from weightlapse.picture.sample import limit
 from weightlapse.progress import track
 from weightlapse.recording.run import Run
 
-MODES = ("tensor", "global", "step")
+Mode = Literal["tensor", "global", "step"]
+MODES: tuple[str, ...] = get_args(Mode)
 
 
 def check_scale(scale: str) -> str:

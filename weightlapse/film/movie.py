@@ -15,18 +15,19 @@ from numpy.typing import NDArray
 import weightlapse.film.colours as colours
 from weightlapse.arguments import renamed
 from weightlapse.errors import InvalidArgument
-from weightlapse.film.encode import PALETTE, PRESETS, STILL, VIDEO, Reel, surface_for, whole_file, writer_for
+from weightlapse.film.encode import PALETTE, PRESETS, STILL, VIDEO, Preset, Reel, surface_for, whole_file, writer_for
 from weightlapse.film.film import Film
 from weightlapse.film.frames import chosen
 from weightlapse.film.grown import events_of
-from weightlapse.film.limits import check_scale
-from weightlapse.film.pace import first_at, timeline
+from weightlapse.film.limits import Mode, check_scale
+from weightlapse.film.pace import Pace, first_at, timeline
 from weightlapse.film.panels import Moment
 from weightlapse.film.scene import Order, Scene, compose
 from weightlapse.film.stills import numbered, pictures, still
 from weightlapse.film.story import Story, many
 from weightlapse.film.story_file import beside, describe, poster_picture, write
 from weightlapse.film.story_scene import compose_story, tell
+from weightlapse.picture.palette import ThemeName
 from weightlapse.picture.words import ordinal
 from weightlapse.progress import track
 from weightlapse.recording.frames import Frames, check_frames
@@ -46,19 +47,19 @@ def make_film(
     tensors: str | Sequence[str] = "*",
     fps: float = 24,
     size: tuple[int, int] = (1280, 720),
-    scale: str = "tensor",
+    scale: Mode = "tensor",
     cmap: str = "RdBu_r",
     other: Run | str | os.PathLike[str] | None = None,
     align: bool = True,
     frames: Frames = None,
     panels: Sequence[str] | None = None,
-    theme: str = "light",
-    pace: str | int | None = None,
+    theme: ThemeName = "light",
+    pace: Pace | int | None = None,
     seconds: float | None = None,
     hold: float = 0.0,
     groups: Mapping[str, Any] | None = None,
     faithful: bool = False,
-    preset: str = "veryfast",
+    preset: Preset = "veryfast",
     crf: int | None = None,
     title: str = "",
     story: bool | None = None,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import Literal, get_args
 
 import numpy as np
 from numpy.typing import NDArray
@@ -11,7 +12,8 @@ from weightlapse.errors import InvalidArgument
 from weightlapse.film.frames import sample, values_over
 from weightlapse.recording.run import Run
 
-PACES = ("every", "log", "equal change")
+Pace = Literal["every", "log", "equal change"]
+PACES: tuple[str, ...] = get_args(Pace)
 AUTOMATIC_MOST = 3600  # pictures in a film for which no pace was asked: two and a half minutes at 24 a second
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -90,7 +90,7 @@ def heatmap(
     frame: int = -1,
     ax: Axes | None = None,
     *,
-    scale: str | float = "tensor",
+    scale: Literal["tensor", "step"] | float = "tensor",
     cmap: str = "RdBu_r",
 ) -> Axes:
     """The weights of ``tensor`` at ``frame`` as a heat map: a matrix as it is, kernels tiled in × out, a vector as a strip.

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Literal, get_args
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,7 +21,8 @@ from weightlapse.growth.families import Family
 from weightlapse.wiring.data import Wiring
 from weightlapse.wiring.members import Member
 
-SPLITS = ("random", "equal")
+Split = Literal["random", "equal"]
+SPLITS: tuple[str, ...] = get_args(Split)
 
 
 @dataclass(frozen=True, eq=False)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal, get_args
 
 import numpy as np
 import torch
@@ -23,13 +23,14 @@ from weightlapse.growth.layers import (
     is_linear,
     zero_residual,
 )
-from weightlapse.growth.module import copied, tensors_of, unwrapped
+from weightlapse.growth.module import copied, parameter_count, tensors_of, unwrapped
 from weightlapse.growth.optimizer import powers_of, rebuilt
-from weightlapse.growth.result import Growth
+from weightlapse.growth.result import Growth, Model
 from weightlapse.growth.running import check_finite
 from weightlapse.wiring.programs.find import is_foreign, is_keras
 
-KINDS = ("auto", "identity", "residual", "block")
+Kind = Literal["auto", "identity", "residual", "block"]
+KINDS: tuple[str, ...] = get_args(Kind)
 _COUNTS = (
     "num_hidden_layers",
     "num_layers",
@@ -56,16 +57,16 @@ class Deeper:
 
 
 def deepen(
-    model: nn.Module,
+    model: Model,
     *examples: Any,
     example: Any = None,
     after: str,
-    kind: str = "auto",
-    optimizer: torch.optim.Optimizer | None = None,
+    kind: Kind = "auto",
+    optimizer: Any = None,
     noise: float = 0.0,
     width: int | None = None,
     seed: int | None = None,
-) -> Growth:
+) -> Growth[Model]:
     """One more layer (or block) after the module at path ``after``, the same function; the argument is not touched.
 
     Each example is one input (a tuple is its positional arguments; ``example=x`` is one alone): the result is certified on them.
@@ -151,7 +152,7 @@ def deepen(
         checks=tuple(checks),
         tolerance=float("inf") if noise else max(trial.tolerance, *limits.values()),
         live={},
-        parameters=(_count(model), _count(deeper.model)),
+        parameters=(parameter_count(model), parameter_count(deeper.model)),
         notes=(*notes, *trial.notes, *deeper.said),
     )
     return Growth(deeper.model, carried, {}, certificate, {}, deeper.origin, note=f"{how} after {after}")
@@ -352,7 +353,3 @@ def _module_at(model: nn.Module, path: str) -> nn.Module:
     if path not in paths:
         raise UnknownTensor(f"the model has no module {path!r} ({closest(path, paths)})")
     return paths[path]
-
-
-def _count(model: nn.Module) -> int:
-    return sum(p.numel() for p in model.parameters())

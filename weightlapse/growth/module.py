@@ -63,6 +63,11 @@ def tensors_of(model: nn.Module) -> dict[str, tuple[torch.Tensor, list[Slot]]]:
     return {name: (tensor, slots) for name, tensor, slots in found.values()}
 
 
+def parameter_count(model: nn.Module) -> int:
+    """Numbers that are trained; a shared one counts once."""
+    return sum(p.numel() for p in model.parameters())
+
+
 def copied(model: nn.Module) -> nn.Module:
     """A deep copy with the gradients and Python attributes of the parameters; CannotGrow when the model cannot be copied."""
     try:

@@ -16,11 +16,11 @@ from weightlapse.growth.cells import Cells
 from weightlapse.growth.certificate import Certificate, Check, Trial, live_units
 from weightlapse.growth.constants import constant_units, fold_constants
 from weightlapse.growth.families import Family, all_families, consumers_of, families_named
-from weightlapse.growth.module import changed_tensor, tensors_of, unwrapped, with_tensors
+from weightlapse.growth.module import changed_tensor, parameter_count, tensors_of, unwrapped, with_tensors
 from weightlapse.growth.optimizer import powers_of, rebuilt
 from weightlapse.growth.readings import first_reading
 from weightlapse.growth.refusals import averages
-from weightlapse.growth.result import Growth
+from weightlapse.growth.result import Growth, Model
 from weightlapse.growth.running import base_of, check_finite
 from weightlapse.growth.surplus import Surplus, cells_without, merged_moment, merged_value, surplus_of
 from weightlapse.growth.tensors import lengths_below, rows_of
@@ -29,14 +29,14 @@ from weightlapse.wiring.programs.find import is_foreign
 
 
 def narrow(
-    model: nn.Module,
+    model: Model,
     *examples: Any,
     example: Any = None,
     groups: Sequence[str] | None = None,
     proven: bool = False,
-    optimizer: torch.optim.Optimizer | None = None,
+    optimizer: Any = None,
     wiring: Wiring | None = None,
-) -> Growth:
+) -> Growth[Model]:
     """Takes out every unit that the function does not need; the argument is not touched. The inverse of ``widen``, examples as there.
 
     A unit goes when another one has the same incoming weights (their outgoing weights are added up), when nothing reads it
@@ -99,7 +99,7 @@ def narrow(
         checks=tuple(checks),
         tolerance=_limit(model, trial),
         live=live_units(trial, consumers),
-        parameters=(sum(p.numel() for p in model.parameters()), sum(p.numel() for p in grown.parameters())),
+        parameters=(parameter_count(model), parameter_count(grown)),
         notes=(*notes, *trial.notes, *told, *(f"set {s}" for s in said)),
     )
     changes = (

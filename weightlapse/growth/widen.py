@@ -6,20 +6,19 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
-import torch
 from torch import nn
 
 from weightlapse.arguments import examples_of
 from weightlapse.errors import CannotGrow, InvalidArgument
 from weightlapse.growth.attributes import Setting, check_attributes, set_true
-from weightlapse.growth.cells import Cells, grown_cells
+from weightlapse.growth.cells import Cells, Split, grown_cells
 from weightlapse.growth.certificate import Certificate, Check, Trial, live_units
 from weightlapse.growth.families import Family, chosen_families, consumers_of
-from weightlapse.growth.module import copied, tensors_of, unwrapped
+from weightlapse.growth.module import copied, parameter_count, tensors_of, unwrapped
 from weightlapse.growth.optimizer import grown_optimizer
 from weightlapse.growth.readings import first_reading
 from weightlapse.growth.refusals import averages, refuse_blocked, refuse_dead, refuse_other, unseen_notes
-from weightlapse.growth.result import Growth
+from weightlapse.growth.result import Growth, Model
 from weightlapse.growth.running import base_of, check_finite
 from weightlapse.growth.tensors import add_noise, grown_tensors, lengths_below, rows_of
 from weightlapse.growth.untie import untied
@@ -29,18 +28,18 @@ from weightlapse.wiring.programs.find import is_foreign
 
 
 def widen(
-    model: nn.Module,
+    model: Model,
     sizes: Mapping[str, int],
     *examples: Any,
     example: Any = None,
-    split: str = "random",
+    split: Split = "random",
     noise: float = 0.0,
-    optimizer: torch.optim.Optimizer | None = None,
+    optimizer: Any = None,
     seed: int | None = None,
     wiring: Wiring | None = None,
     attributes: Mapping[str, Any] | None = None,
     untie: bool = False,
-) -> Growth:
+) -> Growth[Model]:
     """More units in the groups named by ``sizes``, the same function; the argument is not touched.
 
     ``sizes`` maps group or layer names to new totals; all are widened at once, from one wiring. Each example is one input (a
@@ -105,7 +104,7 @@ def widen(
         checks=tuple(checks),
         tolerance=float("inf") if noise else trial.tolerance,
         live=live,
-        parameters=(_count(model), _count(grown)),
+        parameters=(parameter_count(model), parameter_count(grown)),
         notes=(*notes, *trial.notes, *unseen_notes(wiring, families), *(f"set {s}" for s in said), *moments),
     )
     changes = ", ".join(f"{f.name} {f.size} -> {size}" for f, size in families)
@@ -192,7 +191,3 @@ def _guilty(
 def _need_examples(examples: Sequence[Any]) -> None:
     if not examples:
         raise InvalidArgument("give at least one example input: the wiring is traced and the result certified on it")
-
-
-def _count(model: nn.Module) -> int:
-    return sum(p.numel() for p in model.parameters())

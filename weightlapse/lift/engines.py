@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol, get_args
 
 import numpy as np
 import torch
@@ -18,6 +18,7 @@ from weightlapse.lift.online import OnlineLoop
 from weightlapse.lift.parameters import Offsets, Vector, offsets_of, places_of, read, write
 from weightlapse.lift.rules import RULES, Rule
 
+EngineName = Literal["auto", "numpy", "numba", "torch"]
 # Loading the compiled loop takes a fraction of a second, compiling it (once per machine) seconds; NumPy does this many samples meanwhile.
 COMPILE_FROM = 60_000
 
@@ -34,7 +35,7 @@ class Engine(Protocol):
 
 def choose(asked: str, net: Lift, loss: str | Loss, own_optimizer: bool, batch_size: int, samples: int) -> str:
     """The engine that ``asked`` (perhaps "auto") comes to: "numpy", "numba" or "torch"."""
-    if asked not in ("auto", "numpy", "numba", "torch"):
+    if asked not in get_args(EngineName):
         raise InvalidArgument(f"fit_lift: engine must be 'auto', 'numpy', 'numba' or 'torch', not {asked!r}")
     fits = loss == "mse" and not own_optimizer and batch_size == 1 and both_offsets(net) is not None
     if asked in ("numpy", "numba") and not fits:

@@ -5,17 +5,17 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator
 from itertools import pairwise
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
 
 from weightlapse import progress
 from weightlapse.errors import InvalidArgument
-from weightlapse.lift.engines import CompiledEngine, Engine, NumpyEngine, TorchEngine, choose, prepare
+from weightlapse.lift.engines import CompiledEngine, Engine, EngineName, NumpyEngine, TorchEngine, choose, prepare
 from weightlapse.lift.general import Loss
 from weightlapse.lift.hypernetwork import Lift
-from weightlapse.lift.rules import History, Rule
+from weightlapse.lift.rules import History, OptimizerName, Rule, RuleName
 
 _PROGRESS_EVERY = 1000
 
@@ -25,26 +25,26 @@ def fit_lift(
     x: Any,
     y: Any,
     *,
-    rule: str = "target",
+    rule: RuleName = "target",
     online: bool = True,
     batch_size: int = 1,
     epochs: int = 1,
     hyper: Any = None,
-    loss: str | Loss = "mse",
-    optimizer: str | torch.optim.Optimizer = "rmsprop",
+    loss: Literal["mse"] | Loss = "mse",
+    optimizer: OptimizerName | torch.optim.Optimizer = "rmsprop",
     lr: float = 1e-3,
-    task_optimizer: str = "rmsprop",
+    task_optimizer: OptimizerName = "rmsprop",
     task_lr: float = 1e-3,
     inner_steps: int = 1,
     rho: float = 0.9,
-    eps: str = "outside",
+    eps: Literal["outside", "inside"] = "outside",
     epsilon: float = 1e-7,
     seed: int | None = None,
     record: Any = None,
     record_every: int = 1,
     callback: Callable[[int, Lift], None] | None = None,
     callback_every: int | None = None,
-    engine: str = "auto",
+    engine: EngineName = "auto",
 ) -> History:
     """Train ``net`` in place and return its `History`. Without further arguments: the exact online target rule, one epoch.
 

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import Literal, get_args
 
 import numpy as np
 from numpy.typing import NDArray
 
 from weightlapse.errors import InvalidArgument
 
-RULES = ("target", "end_to_end", "fixed_start")
-OPTIMIZERS = ("rmsprop", "sgd")
+RuleName = Literal["target", "end_to_end", "fixed_start"]
+OptimizerName = Literal["rmsprop", "sgd"]
+RULES: tuple[str, ...] = get_args(RuleName)
+OPTIMIZERS: tuple[str, ...] = get_args(OptimizerName)
 
 
 @dataclass(frozen=True)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,6 +26,9 @@ ANCHORS = {
     # dark in the middle, for dark rooms: cold to the left, warm to the right
     "night": "bedeff 78b6f2 4286cc 225892 183250 18191c 482418 863c22 c86234 f49860 ffd6b2",
 }
+
+
+ThemeName = Literal["light", "dark"]
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ import struct
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
@@ -23,6 +23,9 @@ from weightlapse.store.remove import remove_building
 
 if TYPE_CHECKING:
     from weightlapse.recording.recording import Recording
+
+
+ExportKind = Literal["zarr", "safetensors", "npz", "parquet", "tensorboard"]
 
 
 def export(run: Recording, kind: str, dest: str | os.PathLike[str]) -> None:

@@ -28,8 +28,11 @@ from weightlapse.store.remote import is_url
 from weightlapse.store.scalars import Scalars
 
 if TYPE_CHECKING:
+    import pyarrow
     import xarray
 
+    from weightlapse.recording.export import ExportKind
+    from weightlapse.recording.top import Quantity, Thing
     from weightlapse.wiring.data import Wiring
 
 
@@ -394,7 +397,7 @@ class Recording:
 
     # ---- questions -------------------------------------------------------------------------------------------------
 
-    def table(self) -> Any:
+    def table(self) -> pyarrow.Table:
         """The statistics of the recording as a ``pyarrow.Table``: a row for each tensor and block, a stretch of neighbouring frames.
 
         ``tensor``, ``stream``, ``first_step``, ``last_step``, ``frames``; ``min`` and ``max`` (of the finite values, NaN where there are none);
@@ -417,11 +420,11 @@ class Recording:
 
     def top(
         self,
-        what: str,
+        what: Quantity,
         k: int = 100,
         *,
         steps: slice | None = None,
-        of: str = "weights",
+        of: Thing = "weights",
         tensors: str | Iterable[str] = "*",
         streams: Iterable[str] = ("weights",),
     ) -> list[tuple[str, tuple[Any, ...], float]]:
@@ -455,7 +458,7 @@ class Recording:
         ask = importlib.import_module("weightlapse.recording.asking").ask
         return ask(self, what, k, steps, of, tensors, streams)  # type: ignore[no-any-return]
 
-    def query(self, sql: str) -> Any:
+    def query(self, sql: str) -> pyarrow.Table:
         """The answer to one SELECT, asked of DuckDB, as a ``pyarrow.Table``.
 
         Tables: ``tensors``, ``frames``, ``stats`` (:meth:`table`), ``scalars`` (a row for each logged number), ``events``, ``gaps``, and the table
@@ -480,7 +483,7 @@ class Recording:
 
     @renamed("0.3", dest="out")
     def export(
-        self, kind: str, out: str | os.PathLike[str], *, partition: str | None = None, weights: bool = True
+        self, kind: ExportKind, out: str | os.PathLike[str], *, partition: str | None = None, weights: bool = True
     ) -> None:
         """Write the recording as "zarr", "safetensors", "npz", "parquet" or "tensorboard" to ``out``.
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from itertools import pairwise
-from typing import Any
+from typing import Any, Literal, get_args
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,7 +18,10 @@ from weightlapse.store.reader import Store
 from weightlapse.store.statistics import row_values
 from weightlapse.store.stretches import Source, Stretch, as_numbers, sources, stretches
 
-QUANTITIES, THINGS = ("update", "value", "change"), ("weights", "units", "tensors")
+Quantity = Literal["update", "value", "change"]
+Thing = Literal["weights", "units", "tensors"]
+QUANTITIES: tuple[str, ...] = get_args(Quantity)
+THINGS: tuple[str, ...] = get_args(Thing)
 _AT_ONCE = 1 << 22  # numbers that are looked at together
 Array = NDArray[np.float64]
 Top = list[tuple[str, tuple[Any, ...], float]]

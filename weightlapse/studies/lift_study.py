@@ -8,7 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -276,7 +276,8 @@ def _values(results: Results, errors: dict[str, Rows], degrees: dict[str, list[f
 def _many(results: Results, data: Data, count: int) -> dict[str, Any]:
     """Test error after one epoch over ``count`` seeds: median, 5 and 95 percent, share of seeds in the usual range; the errors become values."""
     found: dict[str, Any] = {"seeds": count}
-    for eps, low, high in (("outside", 9, 20), ("inside", 14, 30)):
+    ranges: tuple[tuple[Literal["outside", "inside"], int, int], ...] = (("outside", 9, 20), ("inside", 14, 30))
+    for eps, low, high in ranges:
         errors = []
         for seed in range(count):
             net = new_lift(seed)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -304,7 +304,8 @@ def _thresholds(results: Results) -> None:
 
 def _deeper(results: Results, data: Data) -> None:
     """A hidden layer of 16: how much of the first layer's mass sits on the input that decides."""
-    for name, optimizer, lr in (("gd", "sgd", 0.05), ("adam", "adam", 1e-3)):
+    ways: tuple[tuple[str, Literal["sgd", "adam"], float], ...] = (("gd", "sgd", 0.05), ("adam", "adam", 1e-3))
+    for name, optimizer, lr in ways:
         done = ensemble(
             lambda: nn.Sequential(nn.Linear(INPUTS, 16), nn.Tanh(), nn.Linear(16, 1)),
             len(data.x),

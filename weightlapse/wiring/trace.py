@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -38,10 +38,10 @@ _BYTES = (torch.int8, torch.uint8)
 
 
 def trace(
-    model: torch.nn.Module,
+    model: Any,
     *examples: Any,
     example: Any = None,
-    verify: bool | str = "auto",
+    verify: bool | Literal["auto", "complete"] = "auto",
     outputs: str | Sequence[str] | Callable[[Any], Any] | None = None,
 ) -> Wiring:
     """Finds every group of interchangeable units of ``model`` by running it on ``examples``.
