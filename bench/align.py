@@ -39,7 +39,7 @@ import weightlapse as wl
 from tests.test_symmetry_zoo import disguised, randomised
 from tests.zoo import ZOO
 from tests.zoo.conv import ResNet
-from weightlapse.symmetry.run import Runner, data_of
+from weightlapse.symmetry.runner import Runner, data_of
 from weightlapse.wiring.data import Wiring
 
 LIMIT = 20  # seconds of CPU time that a peer may take for one model

@@ -27,7 +27,7 @@ from torch import nn
 import weightlapse as wl
 from weightlapse.symmetry.barrier import Line
 from weightlapse.symmetry.match import Matcher
-from weightlapse.symmetry.run import Runner, data_of
+from weightlapse.symmetry.runner import Runner, data_of
 from weightlapse.symmetry.states import float_arrays
 
 HERE = Path(__file__).parent

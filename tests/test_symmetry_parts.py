@@ -14,7 +14,7 @@ from tests.oracles_symmetry import mlp_wiring, random_state
 from weightlapse.symmetry.activations import correlation
 from weightlapse.symmetry.barrier import Height, Line, Repair
 from weightlapse.symmetry.cka import cka
-from weightlapse.symmetry.run import Runner, data_of
+from weightlapse.symmetry.runner import Runner, data_of
 from weightlapse.symmetry.scale import balance, fit_scales, rescaled
 from weightlapse.symmetry.states import distance, parameter_names, state_of
 from weightlapse.symmetry.units import units_of

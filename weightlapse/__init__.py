@@ -106,6 +106,7 @@ if TYPE_CHECKING:  # what an editor and a type checker see; `_HOME` is what runs
     from weightlapse.recording.stretch import LayoutStretch as LayoutStretch
     from weightlapse.recording.track import Track as Track
     from weightlapse.symmetry.align import align as align
+    from weightlapse.symmetry.align_all import align_all as align_all
     from weightlapse.symmetry.alignment import Alignment as Alignment
     from weightlapse.symmetry.apply import permute as permute
     from weightlapse.symmetry.barrier import Barrier as Barrier
@@ -114,7 +115,6 @@ if TYPE_CHECKING:  # what an editor and a type checker see; `_HOME` is what runs
     from weightlapse.symmetry.compare import compare as compare
     from weightlapse.symmetry.follow import FollowedRun as FollowedRun
     from weightlapse.symmetry.follow import follow as follow
-    from weightlapse.symmetry.many import align_all as align_all
     from weightlapse.symmetry.runs import AlignedRuns as AlignedRuns
     from weightlapse.symmetry.runs import align_runs as align_runs
     from weightlapse.view.page_file import make_page as make_page
@@ -161,7 +161,7 @@ _HOME = {
     "permute": "symmetry.apply",
     "align": "symmetry.align",
     "Alignment": "symmetry.alignment",
-    "align_all": "symmetry.many",
+    "align_all": "symmetry.align_all",
     "align_runs": "symmetry.runs",
     "follow": "symmetry.follow",
     "FollowedRun": "symmetry.follow",

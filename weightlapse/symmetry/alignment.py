@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from weightlapse.errors import InvalidArgument
+from weightlapse.symmetry.candidate import Candidate
+from weightlapse.symmetry.choose import Choice
 from weightlapse.symmetry.elements import Elements
-from weightlapse.symmetry.search import Found
+from weightlapse.symmetry.judge import Judged
+from weightlapse.symmetry.nets import Nets
+from weightlapse.symmetry.problem import Problem
+from weightlapse.symmetry.states import distance, float_arrays, parameter_names
 from weightlapse.symmetry.widths import Correspondence
 from weightlapse.symmetry.with_bases import WithBases
 from weightlapse.wiring.data import Wiring
@@ -44,7 +49,7 @@ class Alignment:
     wiring: Wiring = field(repr=False)
     elements: Elements = field(repr=False)
     tried: dict[str, float] = field(default_factory=dict, repr=False)
-    candidates: tuple[Found, ...] = field(default=(), repr=False)
+    candidates: tuple[Candidate, ...] = field(default=(), repr=False)
     notes: tuple[str, ...] = ()
     units: dict[str, Correspondence] = field(default_factory=dict, repr=False)
     names: dict[str, str] = field(default_factory=dict, repr=False)
@@ -102,3 +107,41 @@ class Alignment:
             f"aligned by {self.method}: distance {self.distance_before:.3g} -> {self.distance_after:.3g}, "
             f"{moved} of {len(self.permutations)} groups reordered{more}"
         )
+
+
+def alignment_of(problem: Problem, choice: Choice, judged: Judged) -> Alignment:
+    """The result of a problem: the choice, and b's state as it is given back."""
+    elements, sizes = choice.best.elements, problem.sizes
+    names = parameter_names(problem.state_a, problem.wiring)
+    a = float_arrays(problem.state_a, names, problem.device)
+    b, moved = (float_arrays(s, a, problem.device) for s in (problem.state_b, judged.moved))
+    units = {} if sizes is None else sizes.units(elements)
+    notes = problem.notes + choice.notes + judged.notes + (() if sizes is None else sizes.notes(units))
+    return Alignment(
+        state=judged.state,
+        permutations=elements.order,
+        signs={n: np.sign(f) for n, f in elements.factor.items()},
+        scales={n: np.abs(f) for n, f in elements.factor.items()},
+        distance_before=distance(a, b) if sizes is None else sizes.apart(names),
+        distance_after=distance(a, moved),
+        method=choice.best.method,
+        function_error=judged.error,
+        wiring=problem.wiring,
+        elements=elements,
+        tried=choice.tried,
+        candidates=tuple(replace(c, moved=None) for c in choice.candidates),
+        notes=notes,
+        units=units,
+    )
+
+
+def given_back(found: Alignment, nets: Nets) -> Alignment:
+    """An alignment with b's state as b came: under its own names, in the arrays of its own framework."""
+    if not nets.own and not nets.b.foreign:
+        return found
+    state = {nets.own.get(n, n): _array(v) if nets.b.foreign else v for n, v in found.state.items()}
+    return replace(found, state=state, names=dict(nets.own))
+
+
+def _array(value: Any) -> Any:
+    return np.array(value.detach().cpu().numpy()) if hasattr(value, "detach") else value

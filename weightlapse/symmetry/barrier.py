@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from weightlapse.symmetry.run import Runner
+from weightlapse.symmetry.runner import Runner
 from weightlapse.wiring.data import Wiring
 
 

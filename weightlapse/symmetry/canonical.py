@@ -8,14 +8,14 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from weightlapse.symmetry.checks import check_wiring_fits
 from weightlapse.symmetry.elements import Elements, depth
 from weightlapse.symmetry.match import Matcher, Move
-from weightlapse.symmetry.nets import given, runnable
+from weightlapse.symmetry.nets import Net, sound
 from weightlapse.symmetry.own_bases import OwnBases
 from weightlapse.symmetry.scale import balance, rescaled
-from weightlapse.symmetry.states import Weights, check_values, check_weights, check_wiring_fits, float_arrays, state_of
+from weightlapse.symmetry.states import Weights, float_arrays
 from weightlapse.symmetry.units import Units, allowed_symmetries
-from weightlapse.symmetry.wired import wiring_of
 from weightlapse.symmetry.with_bases import WithBases
 from weightlapse.wiring.arrays import at_home, check_device, device_of, in_full_precision
 from weightlapse.wiring.data import Wiring
@@ -55,12 +55,8 @@ def canonical(
     >>> wl.canonical({"a.weight": np.array([[1.0], [-5.0]]), "b.weight": np.array([[3.0, 4.0]])}, w)["a.weight"].tolist()
     [[5.0], [1.0]]
     """
-    net, of_run = given(net)
-    net = runnable(net)
-    state = state_of(net)
-    check_values(state, "given")
-    wiring = wiring_of((wiring, of_run), (net,), data)
-    check_weights(net, state, wiring, "given")
+    given = Net.of(net, "given")
+    wiring, state = sound([given], wiring, data), given.state
     if device is None:
         device = device_of(state)
     else:

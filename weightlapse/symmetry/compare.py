@@ -11,29 +11,22 @@ from numpy.typing import NDArray
 
 from weightlapse.arguments import renamed, search_seed
 from weightlapse.errors import CannotAlign, CannotTrace, VacuousComparison
-from weightlapse.symmetry.across import differ_in_width
-from weightlapse.symmetry.align import align
-from weightlapse.symmetry.alignment import Alignment
+from weightlapse.symmetry.align import solved
+from weightlapse.symmetry.alignment import Alignment, given_back
 from weightlapse.symmetry.barrier import Barrier, Line, Repair
+from weightlapse.symmetry.candidate import Candidate
+from weightlapse.symmetry.checks import check_values
 from weightlapse.symmetry.cka import cka
 from weightlapse.symmetry.identify import Identifiability, fresh, identifiability
-from weightlapse.symmetry.nets import Nets, given
+from weightlapse.symmetry.nets import Nets
+from weightlapse.symmetry.one_size import differ_in_width
+from weightlapse.symmetry.problem import Problem
 from weightlapse.symmetry.reducible import Health, Reducible, inspect
-from weightlapse.symmetry.run import Data, Runner, data_of
-from weightlapse.symmetry.search import Found
-from weightlapse.symmetry.states import (
-    as_array,
-    check_values,
-    check_weights,
-    distance,
-    float_arrays,
-    is_module,
-    parameter_names,
-    state_of,
-)
+from weightlapse.symmetry.runner import Data, Runner
+from weightlapse.symmetry.states import as_array, distance, float_arrays, parameter_names
 from weightlapse.symmetry.verdict import explanation
 from weightlapse.symmetry.wired import traced
-from weightlapse.wiring.arrays import check_device
+from weightlapse.wiring.arrays import in_full_precision
 from weightlapse.wiring.data import Wiring
 
 Verdict = Literal["identical", "same up to symmetry", "same function on the data", "different"]
@@ -140,55 +133,41 @@ def compare(
     >>> wl.compare(x, y, w).verdict
     'same up to symmetry'
     """
-    (a, of_a), (b, of_b) = given(a), given(b)
-    if device is not None:
-        check_device(device)
-    known = next((w for w in (wiring, of_a, of_b) if w is not None), None)
-    nets = Nets.of(a, b)
-    found = _Comparing(nets.a, nets.b, known, data, agree, points, search_seed(seed), device).result()
-    return found if found.alignment is None else replace(found, alignment=nets.given_back(found.alignment))
+    nets = Nets.of(a, b, wiring=wiring, data=data, device=device)
+    found = _Comparing(nets, agree, points, search_seed(seed)).result()
+    return found if found.alignment is None else replace(found, alignment=given_back(found.alignment, nets))
 
 
 class _Comparing:
     """One comparison under way: states, runners and notes that its steps share."""
 
-    def __init__(
-        self,
-        a: Any,
-        b: Any,
-        wiring: Wiring | None,
-        data: Any,
-        tolerance: float,
-        points: int,
-        seed: int,
-        device: Any = None,
-    ) -> None:
-        self.device = device
-        self.nets = (a, b)
-        self.states = (state_of(a), state_of(b))
-        for state, which in zip(self.states, ("first", "second")):
-            check_values(state, which)
-        for net, state, which in zip(self.nets, self.states, ("first", "second")):
-            check_weights(net, state, wiring, which)
+    def __init__(self, nets: Nets, tolerance: float, points: int, seed: int) -> None:
+        self.a, self.b = nets.a, nets.b
+        self.states = (self.a.state, self.b.state)
+        for n in (self.a, self.b):
+            check_values(n.state, n.which)
+        for n in (self.a, self.b):
+            n.check_weights(nets.wiring)
         self.tolerance, self.points, self.seed = tolerance, points, seed
-        self.data: Data | None = None if data is None else data_of(data, *(n for n in (a, b) if is_module(n)))
+        self.data = nets.data
         self.notes: list[str] = []
         self.runners: tuple[Runner | None, Runner | None] = (None, None)
         if self.data is not None:
-            self.runners = tuple(Runner(n, self.data) if is_module(n) else None for n in self.nets)  # type: ignore[assignment]
+            self.runners = tuple(Runner(n.net, self.data) if n.runs else None for n in (self.a, self.b))  # type: ignore[assignment]
         if None in self.runners:
             self.notes.append(
                 "the networks were not run (that needs modules and data), so their functions were not compared"
             )
-        self.wiring = wiring if wiring is not None else self._traced()
+        self.wiring = nets.wiring if nets.wiring is not None else self._traced()
         self.wiring_b = self._traced_b()
+        self.nets = replace(nets, wiring=self.wiring, data=None if None in self.runners else self.data)
 
     def _traced(self) -> Wiring | None:
-        if self.data is None or not any(is_module(n) for n in self.nets):
+        if self.data is None or not (self.a.runs or self.b.runs):
             self.notes.append("without a wiring the order of hidden units stays as it is")
             return None
         try:
-            return traced(self.nets, self.data)
+            return traced((self.a.net, self.b.net), self.data)
         except CannotTrace as error:
             self.notes.append(f"the hidden units were not aligned: {error}")
             return None
@@ -260,15 +239,8 @@ class _Comparing:
         if self.wiring is None or set(self.states[0]) != set(self.states[1]):
             return None
         try:
-            return align(
-                *self.nets,
-                self.wiring,
-                data=self._data_for_align(),
-                seed=self.seed,
-                wiring_b=self.wiring_b,
-                merge=self.tolerance,
-                device=self.device,
-            )
+            with in_full_precision(self.nets.device):
+                return solved(Problem.of(self.nets, seed=self.seed, wiring_b=self.wiring_b, merge=self.tolerance))
         except CannotAlign as error:
             self.notes.append(f"the hidden units were not aligned: {error}")
             return None
@@ -278,13 +250,10 @@ class _Comparing:
         if self.wiring is None or not differ_in_width(*self.states) or self.runners[1] is None or self.data is None:
             return None
         try:
-            return traced(self.nets[1:], self.data)
+            return traced((self.b.net,), self.data)
         except CannotTrace as error:
             self.notes.append(f"the second network could not be traced: {error}")
             return None
-
-    def _data_for_align(self) -> Any:
-        return None if None in self.runners else self.data
 
     def _verdict(self, function: float | None, raw: float | None, found: Alignment | None) -> Verdict:
         same_function = function is None or function <= self.tolerance
@@ -353,12 +322,12 @@ class _Comparing:
         ):
             self.notes.append("a's code with b's weights is not b, so there is no line between the two networks")
             return None
-        line = Line(Runner(self.nets[0], run_a.data, double=False), a)
+        line = Line(Runner(self.a.net, run_a.data, double=False), a)
         naive = line.height(b, self.points)
         if found is None or self.wiring is None:
             return Barrier(naive, naive, None, "none", line.measure, {})
 
-        def moved_by(c: Found) -> dict[str, Any]:
+        def moved_by(c: Candidate) -> dict[str, Any]:
             assert self.wiring is not None
             return found.state if c.elements is found.elements else c.elements.on_state(b, self.wiring)
 

@@ -20,10 +20,13 @@ from weightlapse.progress import track
 from weightlapse.recording.frames import Frames, rising_frames
 from weightlapse.recording.recording import opened
 from weightlapse.recording.run import Run
+from weightlapse.symmetry.checks import check_wiring_fits
 from weightlapse.symmetry.elements import Elements, identity
+from weightlapse.symmetry.problem import Problem
 from weightlapse.symmetry.rebase import Rebase
-from weightlapse.symmetry.search import Found, Search
-from weightlapse.symmetry.states import check_wiring_fits, distance, float_arrays, wired_arrays
+from weightlapse.symmetry.search import Budget
+from weightlapse.symmetry.solvers import by_bases, by_weights
+from weightlapse.symmetry.states import distance, float_arrays
 from weightlapse.symmetry.units import units_of
 from weightlapse.symmetry.with_bases import FirstNames
 from weightlapse.wiring.data import Wiring
@@ -61,7 +64,7 @@ def nearer(
     if wiring.bases and "basis" in allowed:
         rebase = Rebase(a, b, wiring, allowed)
         here = _left(rebase, before)
-        found: Found | None = rebase.run(before)
+        found = rebase.run(before)
         if found is not None and found.distance > _LEAP:
             afresh = Rebase(a, b, wiring, allowed).run()
             found = afresh if afresh is not None and afresh.distance < found.distance else found
@@ -69,7 +72,7 @@ def nearer(
         free = min(sum(_free(s) for s in wiring.bases) / size, 0.9)
         some = here * (1 - by) * (1 - free) ** 0.5
         return found.elements if found is not None and found.distance < some else None
-    search = Search(*wired_arrays(a, b, wiring), wiring, allowed - {"basis"})
+    search = Problem.of_states(a, b, wiring, allowed).search
     left = search.judged(before, "before").distance
     polished = search.polish(before, "followed")
     return polished.elements if polished.distance < left * (1 - by) else None
@@ -136,22 +139,17 @@ def chance(
         stranger |= {
             n: stranger[f] for f, rest in wiring.aliases.items() if f in stranger for n in rest if n in stranger
         }
-        found = begun(a, stranger, wiring, allowed, 0, 0)
+        found = begun(Problem.of_states(a, stranger, wiring, allowed, Budget(0, 0)))
         for name, share in own_partners(a, found.on_state(stranger, wiring), wiring).items():
             most[name] = max(most[name], share)
     return most
 
 
-def begun(
-    a: Mapping[str, Any], b: Mapping[str, Any], wiring: Wiring, allowed: frozenset[str], restarts: int, seed: int
-) -> Elements:
+def begun(problem: Problem) -> Elements:
     """The element that brings b onto a, from nothing."""
-    search = Search(*wired_arrays(a, b, wiring), wiring, allowed - {"basis"})
-    found = search.run(restarts, np.random.default_rng(seed))
-    if wiring.bases and "basis" in allowed and found.distance > HYSTERESIS:
-        turned = Rebase(a, b, wiring, allowed).run()
-        if turned is not None and turned.distance < found.distance:
-            return turned.elements
+    (found,) = by_weights(problem)
+    if found.distance > HYSTERESIS:
+        found = min((found, *by_bases(problem)), key=lambda c: c.distance)
     return found.elements
 
 

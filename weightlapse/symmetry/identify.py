@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from weightlapse.symmetry.run import Data, Runner
+from weightlapse.symmetry.runner import Data, Runner
 
 LIMIT = 600  # parameters; the singular values of a (4 P, P) matrix take about a second there
 

@@ -1,47 +1,109 @@
-"""Two networks made ready for comparing: networks of other frameworks as modules that run, both under the names of the first."""
+"""Networks made ready: networks of other frameworks as modules that run, states read once, a second network under the names of the first."""
 
 from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-import numpy as np
-
-from weightlapse.symmetry.alignment import Alignment
+from weightlapse.symmetry.checks import check_values, check_weights
+from weightlapse.symmetry.runner import Data, data_of
 from weightlapse.symmetry.states import Renamed, is_module, state_of
+from weightlapse.symmetry.wired import wiring_of
+from weightlapse.wiring.arrays import check_device, device_of
 from weightlapse.wiring.data import Wiring
 from weightlapse.wiring.naming import paired_names, shapes_of
 from weightlapse.wiring.programs.find import is_foreign, program_of
 
 
 @dataclass(frozen=True)
-class Nets:
-    """``b`` bears a's names; ``own`` maps them to those that it came with. ``arrays``: whether its states are given back as NumPy arrays."""
+class Net:
+    """One network that is looked at.
 
-    a: Any
-    b: Any
-    own: Mapping[str, str] = field(default_factory=dict)
-    arrays: bool = False
+    ``net``: a module that runs, or a mapping; ``state``: its tensors, read once; ``which``: what errors call it; ``wiring``: the one that its
+    recording holds; ``foreign``: whether it came from another framework, so that its states are given back as NumPy arrays.
+    """
+
+    net: Any
+    state: Mapping[str, Any] = field(repr=False)
+    which: str
+    wiring: Wiring | None = None
+    foreign: bool = False
+    _checked: list[Wiring | None] = field(default_factory=list, repr=False)  # by which weights are numbers
 
     @classmethod
-    def of(cls, a: Any, b: Any) -> Nets:
-        foreign = is_foreign(b)
-        a, b = runnable(a), runnable(b)
-        names = _other_names(a, b)
-        if not names:
-            return cls(a, b, arrays=foreign)
-        b = b.under(names) if is_module(b) else _Under(b, names)
-        return cls(a, b, {mine: name for name, mine in names.items()}, foreign)
+    def of(cls, what: Any, which: str) -> Net:
+        """A module, a mapping, a recording (its last frame) or a path. Raises InvalidArgument for anything else, and what reading a path raises."""
+        what, wiring = given(what)
+        net = runnable(what)
+        return cls(net, state_of(net), which, wiring, is_foreign(what))
 
-    def given_back(self, found: Alignment) -> Alignment:
-        """The alignment with b's state under b's own names."""
-        if not self.own and not self.arrays:
-            return found
-        state = {self.own.get(n, n): _array(v) if self.arrays else v for n, v in found.state.items()}
-        return replace(found, state=state, names=dict(self.own))
+    @property
+    def runs(self) -> bool:
+        """Whether it is a module, and no mapping of its weights alone."""
+        return is_module(self.net)
+
+    def under_names_of(self, first: Net) -> tuple[Net, dict[str, str]]:
+        """The same network under another one's names, and its own name for each of them; nothing is renamed where the names agree or cannot be told."""
+        if not all(hasattr(n.net, "under") or isinstance(n.net, Mapping) for n in (first, self)):
+            return self, {}
+        found = paired_names(shapes_of(first.state), shapes_of(self.state))
+        names = {} if found is None else {name: mine for name, mine in found.items() if name != mine}
+        if not names:
+            return self, {}
+        net = self.net.under(names) if self.runs else _Under(self.net, names)
+        renamed = replace(self, net=net, state=state_of(net), _checked=[])
+        return renamed, {mine: name for name, mine in names.items()}
+
+    def check_weights(self, wiring: Wiring | None) -> None:
+        """Raises CannotAlign, naming the tensor, where a weight is NaN or Inf; looks once for each wiring, which says what a weight is."""
+        if not any(wiring is w for w in self._checked):
+            check_weights(self.net, self.state, wiring, self.which)
+            self._checked.append(wiring)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Nets:
+    """Two networks, read once: ``b`` bears a's names, and ``own`` maps them to those that it came with.
+
+    ``wiring``: what was given or what a recording holds; None where it is still to be traced. ``data``: what to run them on. ``device``: where
+    products of weights are made.
+    """
+
+    a: Net
+    b: Net
+    own: Mapping[str, str] = field(default_factory=dict)
+    wiring: Wiring | None = None
+    data: Data | None = None
+    device: Any = None
+
+    @classmethod
+    def of(cls, a: Any, b: Any, *, wiring: Wiring | None, data: Any, device: Any) -> Nets:
+        """Raises InvalidArgument for what is no network, for data without samples and for a device that is not there."""
+        a, b = Net.of(a, "first"), Net.of(b, "second")
+        known = next((w for w in (wiring, a.wiring, b.wiring) if w is not None), None)
+        b, own = b.under_names_of(a)
+        if device is None:
+            device = device_of(b.state, a.state)
+        else:
+            check_device(device)
+        data = None if data is None else data_of(data, *(n.net for n in (a, b) if n.runs))
+        return cls(a=a, b=b, own=own, wiring=known, data=data, device=device)
+
+
+def sound(nets: Sequence[Net], known: Wiring | None, data: Any) -> Wiring:
+    """The wiring of networks, of which every weight is a number: the one that is known, that a recording holds, or that is traced.
+
+    Raises CannotAlign, naming the tensor, for weights without values, NaN or Inf, and InvalidArgument where there is no wiring.
+    """
+    for n in nets:
+        check_values(n.state, n.which)
+    wiring = wiring_of((known, *(n.wiring for n in nets)), (n.net for n in nets), data)
+    for n in nets:
+        n.check_weights(wiring)
+    return wiring
 
 
 def given(what: Any) -> tuple[Any, Wiring | None]:
@@ -79,15 +141,3 @@ class _Under(Renamed):
 def runnable(net: Any) -> Any:
     """A network of another framework as a torch module that computes the same; anything else as it is."""
     return program_of(net) if is_foreign(net) else net
-
-
-def _other_names(a: Any, b: Any) -> dict[str, str]:
-    """Name in b -> name in a where they differ and can be told to be the same tensors; nothing where they agree or cannot."""
-    if not all(hasattr(n, "under") or isinstance(n, Mapping) for n in (a, b)):
-        return {}
-    found = paired_names(*(shapes_of(state_of(n)) for n in (a, b)))
-    return {} if found is None else {name: mine for name, mine in found.items() if name != mine}
-
-
-def _array(value: Any) -> Any:
-    return np.array(value.detach().cpu().numpy()) if hasattr(value, "detach") else value

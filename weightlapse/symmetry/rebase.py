@@ -26,9 +26,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from weightlapse.symmetry.assign import assign, assign_blocks
+from weightlapse.symmetry.candidate import Candidate
 from weightlapse.symmetry.elements import Elements, identity
 from weightlapse.symmetry.fits import Grams, fitted, parts, rotation, signed_order, snapped, whitening
-from weightlapse.symmetry.search import Found, Search
+from weightlapse.symmetry.search import Search
 from weightlapse.symmetry.states import distance
 from weightlapse.symmetry.with_bases import FirstNames, WithBases, in_place_of
 from weightlapse.wiring.arrays import Numbers, at_home, doubled, is_single, joined, like, products, size_of, stacked
@@ -55,13 +56,6 @@ _HELD = 2**20  # bytes of a large network's tensors that are held for the next l
 _SMALL = 4_000_000  # numbers; larger networks are matched in the precision that they are in, and decided upon in double
 
 
-@dataclass(frozen=True)
-class Rebased(Found):
-    """``plain`` when nothing was found but what weight matching finds too, and to the last bit."""
-
-    plain: bool = False
-
-
 @dataclass
 class _At:
     """Where a round ended."""
@@ -73,7 +67,7 @@ class _At:
 
 
 class Rebase:
-    """The search on two states; ``notes`` say what was not searched, and why."""
+    """The search on two states."""
 
     def __init__(
         self,
@@ -85,7 +79,6 @@ class Rebase:
     ) -> None:
         self.state_a, self.state_b, self.wiring, self.allowed, self.device = a, b, wiring, allowed, device
         self.notes: tuple[str, ...] = ()
-        self.moved: dict[str, Any] = {}  # b's state where the search ended
         names = dict.fromkeys(m.tensor for g in wiring.groups for m in g.members if m.roles != {"stat"})
         names.update(dict.fromkeys(tensors_of(wiring.bases)))
         self.names = list(names)
@@ -137,7 +130,7 @@ class Rebase:
 
     # ---- the rounds
 
-    def run(self, begin: Elements | None = None) -> Rebased | None:
+    def run(self, begin: Elements | None = None) -> Candidate | None:
         """The nearest element that was found; None when there is no basis to change.
 
         ``begin``: where streams are to begin, an element that brought a network near to b onto one near to a; else their anchors say.
@@ -174,9 +167,9 @@ class Rebase:
         matrices = {s.name: best.matrices.get(s.name, np.eye(s.size)) for s in self.bases}
         turned = [matrices[s.name] for s in self.streams]
         plain = all(is_signed_order(m) for m in matrices.values()) and not any((m < 0).any() for m in turned)
-        gains, far = self._unfolded(best, matrices)
+        gains, far, moved = self._unfolded(best, matrices)
         found = WithBases(best.elements.order, best.elements.factor, matrices, gains, before)
-        return Rebased(found, far, "weights, in other bases", plain)
+        return Candidate(found, far, "weights, in other bases", moved, plain, self.notes)
 
     def _stand(self, turns: Mapping[str, Matrix], further: Mapping[str, Matrix], order: Elements, to: Elements) -> bool:
         """Whether all streams are where they were."""
@@ -186,8 +179,8 @@ class Rebase:
             for g in self.loose
         )
 
-    def _unfolded(self, at: _At, matrices: Mapping[str, Matrix]) -> tuple[dict[str, Matrix], float]:
-        """b's state with its gains taken out of the readers again: the gains that leave it nearest, and how near.
+    def _unfolded(self, at: _At, matrices: Mapping[str, Matrix]) -> tuple[dict[str, Matrix], float, dict[str, Any]]:
+        """b's state with its gains taken out of the readers again: the gains that leave it nearest, how near, and that state.
 
         They are a's; or, where a stream is only reordered, b's own: noise in a gain of a that is nearly 0 would be divided by it.
         """
@@ -209,8 +202,8 @@ class Rebase:
             moved = in_place_of(self.state_b, made, self.wiring)
             x, y = (FirstNames(s, self.wiring, self.device) for s in (self.state_a, moved))
             tried.append((distance(x, y, self.names), gains, moved))
-        far, gains, self.moved = min(tried, key=lambda t: t[0])
-        return gains, far
+        far, gains, moved = min(tried, key=lambda t: t[0])
+        return gains, far, moved
 
     def _by_anchors(self) -> Elements:
         """The order, and signs, of streams that are no basis, from their anchors alone."""

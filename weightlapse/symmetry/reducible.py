@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from weightlapse.symmetry.activations import standardised
-from weightlapse.symmetry.run import Runner
+from weightlapse.symmetry.runner import Runner
 from weightlapse.symmetry.states import Weights
 from weightlapse.symmetry.units import Units, units_of
 from weightlapse.wiring.data import Wiring

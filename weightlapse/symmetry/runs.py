@@ -15,17 +15,12 @@ from weightlapse.progress import track
 from weightlapse.recording.frames import Frames, check_frames
 from weightlapse.recording.renamed import under_names_of
 from weightlapse.recording.run import Run
+from weightlapse.symmetry.checks import check_same_shapes, check_wiring_fits
 from weightlapse.symmetry.elements import Elements
 from weightlapse.symmetry.follow import ALL, PLAIN, begun, chance, own_partners, parting_steps, recording_of, stepped
-from weightlapse.symmetry.search import Search, automatic_restarts
-from weightlapse.symmetry.states import (
-    check_same_shapes,
-    check_wiring_fits,
-    distance,
-    float_arrays,
-    parameter_names,
-    wired_arrays,
-)
+from weightlapse.symmetry.problem import Problem
+from weightlapse.symmetry.search import Budget, automatic_restarts
+from weightlapse.symmetry.states import distance, float_arrays, parameter_names
 from weightlapse.symmetry.units import allowed_symmetries, units_of
 from weightlapse.wiring.data import Wiring
 
@@ -207,13 +202,13 @@ def align_runs(
     check_wiring_fits(last_b, w)
     allowed = allowed_symmetries(symmetries) & (ALL if mode == "follow" else PLAIN)
     count = automatic_restarts(float_arrays(last_a, w.shapes)) if restarts == "auto" else int(restarts)
-    elements = [begun(last_a, last_b, w, allowed, count, search_seed(seed))]
+    elements = [begun(Problem.of_states(last_a, last_b, w, allowed, Budget(count, search_seed(seed))))]
     if mode == "each":
         for fa, fb in track(list(pairs.T[:-1][::-1]), "aligning frames"):
             both = a.state(frame=int(fa)), b.state(frame=int(fb))
-            step = Search(*wired_arrays(*both, w), w, allowed)
-            step.polish(elements[-1], "neighbour")
-            elements.append(step.best.elements)
+            search = Problem.of_states(*both, w, allowed).search
+            search.polish(elements[-1], "neighbour")
+            elements.append(search.best.elements)
         elements.reverse()
     if mode == "follow":
         for fa, fb in track(list(pairs.T[1:]), "following"):

@@ -15,6 +15,7 @@ from typing import Literal
 
 import numpy as np
 
+from weightlapse.symmetry.candidate import Candidate
 from weightlapse.symmetry.elements import Elements, identity
 from weightlapse.symmetry.match import Matcher
 from weightlapse.symmetry.scale import balance, fit_scales, rescaled, scalable
@@ -28,12 +29,14 @@ NEAR = 0.02
 
 
 @dataclass(frozen=True)
-class Found:
-    """Where a search ended: the element, the relative distance over the wired tensors, and the start that led there."""
+class Budget:
+    """How long to look: further random starts ("auto" gives small networks a few), and the seed that they are drawn with."""
 
-    elements: Elements
-    distance: float
-    method: str
+    restarts: int | Literal["auto"] = "auto"
+    seed: int = 0
+
+
+ONCE = Budget(restarts=0)
 
 
 class Search:
@@ -61,7 +64,7 @@ class Search:
         """On the weights as they are; made only when it is needed."""
         return Matcher(self.a, self.b, self.wiring, self.allowed) if self._scaled else self._matcher
 
-    def run(self, restarts: int, rng: np.random.Generator) -> Found:
+    def run(self, restarts: int, rng: np.random.Generator) -> Candidate:
         starts: list[tuple[str, Callable[[], None]]] = [
             ("forward", lambda: self._matcher.start(signatures=False)),
             ("signatures", lambda: self._matcher.start(signatures=True)),
@@ -88,17 +91,17 @@ class Search:
             self._descend("restart", rng)
         return self.best
 
-    def by_weights(self, restarts: int | Literal["auto"], seed: int) -> Found:
+    def by_weights(self, budget: Budget) -> Candidate:
         """The best result of weight matching; its method names the start that led there."""
-        count = automatic_restarts(self.a) if restarts == "auto" else int(restarts)
-        found = self.run(count, np.random.default_rng(seed))
-        return Found(found.elements, found.distance, f"weights, {found.method}")
+        count = automatic_restarts(self.a) if budget.restarts == "auto" else int(budget.restarts)
+        found = self.run(count, np.random.default_rng(budget.seed))
+        return Candidate(found.elements, found.distance, f"weights, {found.method}")
 
     @property
     def near(self) -> bool:
         return self.best.distance < NEAR
 
-    def polish(self, elements: Elements, method: str) -> Found:
+    def polish(self, elements: Elements, method: str) -> Candidate:
         """Descend from an element on the weights as they are, refitting scales in between; keeps the best ever seen."""
         found = self._snapped(elements, method)
         for _ in range(10):
@@ -117,7 +120,7 @@ class Search:
             self.best = found
         return found
 
-    def _snapped(self, elements: Elements, method: str) -> Found:
+    def _snapped(self, elements: Elements, method: str) -> Candidate:
         """Without the rounding of scales that are really 1, if that is nearer: then equal networks come out equal."""
         plain = {n: np.where(np.abs(np.abs(f) - 1) < 1e-3, np.sign(f), f) for n, f in elements.factor.items()}
         if all(np.array_equal(plain[n], f) for n, f in elements.factor.items()):
@@ -128,7 +131,7 @@ class Search:
         found = self.judged(elements, method)
         return other if other.distance <= found.distance else found
 
-    def fitted(self, elements: Elements, method: str) -> Found:
+    def fitted(self, elements: Elements, method: str) -> Candidate:
         """The same order and signs with the scales that fit best."""
         if not self._scaled:
             return self.judged(elements, method)
@@ -147,7 +150,7 @@ class Search:
         if self._scaled:
             self.polish(at, method)
         elif flat < self.best.distance:
-            self.best = Found(at.copy(), flat, method)
+            self.best = Candidate(at.copy(), flat, method)
 
     def _restart_near(self, rng: np.random.Generator) -> None:
         signs = Elements(self.best.elements.order, {n: np.sign(f) for n, f in self.best.elements.factor.items()})
@@ -159,9 +162,9 @@ class Search:
         """What an element found between the balanced networks means between the networks themselves."""
         return at.times({n: 1 / f for n, f in self._factor_a.items()})
 
-    def judged(self, elements: Elements, method: str) -> Found:
+    def judged(self, elements: Elements, method: str) -> Candidate:
         """An element with the distance that it leaves."""
-        return Found(elements, distance(self.a, elements.on_arrays(self.b, self.units)), method)
+        return Candidate(elements, distance(self.a, elements.on_arrays(self.b, self.units)), method)
 
 
 def automatic_restarts(a: Weights) -> int:

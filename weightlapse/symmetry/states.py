@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from weightlapse.errors import CannotAlign, InvalidArgument
-from weightlapse.wiring.arrays import Numbers, doubled, has_nan, is_finite, is_tensor, on_device, real_pairs, shape_of
+from weightlapse.errors import InvalidArgument
+from weightlapse.wiring.arrays import Numbers, doubled, is_tensor, on_device, real_pairs
 from weightlapse.wiring.data import Wiring
 
 Arrays = dict[str, NDArray[Any]]
@@ -35,7 +35,7 @@ class Renamed(Mapping[str, Any]):
 
     def __init__(self, state: Mapping[Any, Any]) -> None:
         self._state = state
-        self._names = {_unwrapped(str(n)): n for n in state}
+        self._names = {unwrapped(str(n)): n for n in state}
 
     def __getitem__(self, name: str) -> Any:
         return self._state[self._names[name]]
@@ -52,7 +52,7 @@ class OpenFile(Renamed):
 
     def __init__(self, file: Any) -> None:
         self._file = file
-        self._names = {_unwrapped(str(n)): n for n in file.keys()}  # noqa: SIM118  it is no mapping
+        self._names = {unwrapped(str(n)): n for n in file.keys()}  # noqa: SIM118  it is no mapping
         self.shapes = {n: tuple(file.get_slice(own).get_shape()) for n, own in self._names.items()}
 
     def __getitem__(self, name: str) -> Any:
@@ -75,7 +75,7 @@ def state_of(net: Any) -> Mapping[str, Any]:
         )
     if type(net) is not dict:  # a mapping that may load what is asked for: it is not asked for everything at once
         return Renamed(net)
-    return {_unwrapped(str(n)): v for n, v in net.items()}
+    return {unwrapped(str(n)): v for n, v in net.items()}
 
 
 def _plain_entries(state: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
@@ -97,7 +97,8 @@ def _packed(value: Any) -> Iterator[Any]:
         yield from _packed(value.__getstate__())
 
 
-def _unwrapped(name: str) -> str:
+def unwrapped(name: str) -> str:
+    """A name without the prefixes of wrappers."""
     for prefix in _WRAPPERS:
         name = name.removeprefix(prefix)
     return name
@@ -141,7 +142,7 @@ class FloatArrays(Mapping[str, Numbers]):
         self.double: frozenset[str] = frozenset()
         for name in state if names is None else names:
             value = state[name]
-            kind = _kind(value)
+            kind = kind_of(value)
             if kind:
                 self.shapes[name] = (*value.shape, 2) if kind == "c" else tuple(value.shape)
 
@@ -163,7 +164,7 @@ class FloatArrays(Mapping[str, Numbers]):
         return name in self.shapes
 
 
-def _kind(value: Any) -> str:
+def kind_of(value: Any) -> str:
     """ "f" for floating-point numbers, "c" for complex ones, else nothing."""
     dtype: Any = getattr(value, "dtype", None)
     if dtype is None:
@@ -206,26 +207,6 @@ def parameter_names(state: Mapping[str, Any], wiring: Wiring | None) -> list[str
 
 
 _STATISTICS = {"running_mean", "running_var", "num_batches_tracked"}
-
-
-def check_same_shapes(a: Mapping[str, Any], b: Mapping[str, Any]) -> None:
-    """Raises CannotAlign naming the tensors that only one state has or whose shapes differ."""
-    only_a, only_b = [n for n in a if n not in b], [n for n in b if n not in a]
-    if only_a or only_b:
-        side, names = ("first", only_a) if only_a else ("second", only_b)
-        raise CannotAlign(
-            f"the two networks have different tensors: {_some(names)} only in the {side}; "
-            "alignment needs the same layers in both (wl.compare judges them by their outputs alone)"
-        )
-    for n in a:
-        if shape_of(a, n) != shape_of(b, n):
-            raise CannotAlign(
-                f"{n!r} has shape {shape_of(a, n)} in the first network and {shape_of(b, n)} in the second"
-            )
-
-
-def _some(names: list[str]) -> str:
-    return ", ".join(repr(n) for n in names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
 
 
 def distance(a: Weights, b: Weights, names: Iterable[str] | None = None) -> float:
@@ -275,80 +256,3 @@ def own_state(net: Any) -> Mapping[str, Any]:
     """A state that later training of the module cannot change."""
     state = state_of(net)
     return {n: v.detach().clone() for n, v in state.items()} if is_module(net) else state
-
-
-def check_values(state: Mapping[str, Any], which: str) -> None:
-    """Raises CannotAlign for a tensor on the meta device: it has a shape, but no numbers."""
-    for name, value in state.items():
-        if getattr(getattr(value, "device", None), "type", "") == "meta":
-            raise CannotAlign(
-                f"{name!r} of the {which} network is on the meta device: it has a shape but no values, so there is nothing to align; "
-                "pass its weights as a mapping (safetensors.torch.load_file reads them from disk piece by piece), "
-                "and keep the meta module for wl.trace"
-            )
-
-
-def check_wiring_fits(state: Mapping[str, Any], w: Wiring) -> None:
-    """Raises CannotAlign when the wiring was found for other tensors or shapes."""
-    for g in w.groups:
-        for m in g.members:
-            if m.tensor not in state:
-                if m.roles == {"stat"}:
-                    continue
-                raise CannotAlign(
-                    f"group {g.name!r} lives in {m.tensor!r}, which the networks do not have; trace these networks"
-                )
-            found, expected = shape_of(state, m.tensor), w.shapes.get(m.tensor)
-            if expected is not None and found != tuple(expected):
-                raise CannotAlign(
-                    f"{m.tensor!r} has shape {found}, but the wiring was found for {tuple(expected)}; trace this network"
-                )
-
-
-def wired_arrays(
-    state_a: Mapping[str, Any], state_b: Mapping[str, Any], w: Wiring, device: Any = None
-) -> tuple[FloatArrays, FloatArrays]:
-    """The tensors that units live in, both networks in one precision."""
-    names = dict.fromkeys(m.tensor for g in w.groups for m in g.members if m.roles != {"stat"})
-    a, b = float_arrays(state_a, names, device), float_arrays(state_b, names, device)
-    mixed = set()
-    for n in a:
-        for arrays, which in ((a, "first"), (b, "second")):
-            check_finite(n, arrays[n], which)
-        if a[n].dtype != b[n].dtype:
-            mixed.add(n)
-    a.double = b.double = frozenset(mixed)
-    return a, b
-
-
-def check_finite(name: str, values: Numbers, which: str) -> None:
-    """Raises CannotAlign, naming the tensor, when it holds NaN or Inf."""
-    if is_finite(values):
-        return
-    values = as_array(values)
-    bad = ~np.isfinite(values)
-    kind = "NaN" if np.isnan(values).any() else "Inf"
-    where = tuple(int(i) for i in np.argwhere(bad)[0])
-    raise CannotAlign(
-        f"{name!r} of the {which} network holds {kind} ({int(bad.sum())} of {values.size} values, the first at {list(where)}), "
-        "so it has no distance to any other and its outputs say nothing; look at an earlier step of its training"
-    )
-
-
-def check_weights(net: Any, state: Mapping[str, Any], w: Wiring | None, which: str) -> None:
-    """Raises CannotAlign, naming the tensor, when a weight of a network is NaN or Inf.
-
-    Weights are a module's parameters; of a mapping what the wiring or their names call so. Buffers may hold infinities (masks do),
-    but not NaN: what a network with such a buffer puts out says nothing.
-    """
-    if is_module(net):
-        names = {_unwrapped(n) for n, _ in bare(net).named_parameters()}
-    else:
-        names = {m.tensor for g in w.groups for m in g.members if m.roles != {"stat"}} if w else set()
-        names |= {n for n in state if n.endswith(("weight", "bias"))}
-    for name in state:
-        if _kind(state[name]):
-            value = state[name]
-            values = numbers(value, value.device if is_tensor(value) and value.device.type != "cpu" else None)
-            if name in names or has_nan(values):
-                check_finite(name, values, which)

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from typing import Any
 
 from weightlapse.errors import InvalidArgument
-from weightlapse.symmetry.run import data_of
+from weightlapse.symmetry.runner import data_of
 from weightlapse.symmetry.states import bare, is_module
 from weightlapse.wiring.data import Wiring
 

@@ -12,22 +12,12 @@ from numpy.typing import NDArray
 from weightlapse.arguments import search_seed
 from weightlapse.errors import InvalidArgument
 from weightlapse.progress import track
+from weightlapse.symmetry.checks import check_same_shapes, check_wiring_fits, wired_arrays
 from weightlapse.symmetry.elements import Elements, identity
-from weightlapse.symmetry.nets import Nets, given, runnable
+from weightlapse.symmetry.nets import Net, sound
 from weightlapse.symmetry.search import Search, automatic_restarts
-from weightlapse.symmetry.states import (
-    Arrays,
-    Weights,
-    check_same_shapes,
-    check_weights,
-    check_wiring_fits,
-    float_arrays,
-    own_state,
-    parameter_names,
-    wired_arrays,
-)
+from weightlapse.symmetry.states import Arrays, Weights, float_arrays, own_state, parameter_names
 from weightlapse.symmetry.units import allowed_symmetries
-from weightlapse.symmetry.wired import wiring_of
 from weightlapse.wiring.data import Wiring
 
 
@@ -87,16 +77,13 @@ def align_all(
     if not len(nets):
         raise InvalidArgument("align_all needs at least one network")
     allowed = allowed_symmetries(symmetries)
-    found = [given(n) for n in nets]
-    first_net = runnable(found[0][0])
-    nets = [first_net, *(Nets.of(first_net, n).b for n, _ in found[1:])]
-    wiring = wiring_of((wiring, *(own for _, own in found)), nets, data)
-    states = [own_state(n) for n in nets]
+    given = [Net.of(n, f"{i}-th") for i, n in enumerate(nets)]
+    alike = [given[0], *(n.under_names_of(given[0])[0] for n in given[1:])]
+    wiring = sound(alike, wiring, data)
+    states = [own_state(n.net) for n in alike]
     for s in states:
         check_same_shapes(states[0], s)
     check_wiring_fits(states[0], wiring)
-    for i, (n, s) in enumerate(zip(nets, states)):
-        check_weights(n, s, wiring, f"{i}-th")
     pairs = [wired_arrays(states[0], s, wiring) for s in states]
     first, wired = pairs[0][0], [b for _, b in pairs]
     count = automatic_restarts(first) if restarts == "auto" else int(restarts)
