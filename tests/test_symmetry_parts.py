@@ -118,6 +118,7 @@ def test_dead_units_are_told_apart_by_their_weights() -> None:
     x = torch.rand(200, 5)
     w = wl.trace(a, x[:3])
     from weightlapse.symmetry.activations import match_activations
+    from weightlapse.symmetry.search import Search
     from weightlapse.symmetry.states import float_arrays
 
     state = dict(a.state_dict())
@@ -129,7 +130,7 @@ def test_dead_units_are_told_apart_by_their_weights() -> None:
     said = [runner.units(w, names, s) for s in (a.state_dict(), state)]
     assert sum(int((v.reshape(40, -1).max(1) == 0).sum()) for v in said[0].values()) > 10, "many are dead"
     arrays = [float_arrays(s) for s in (a.state_dict(), state)]
-    found = match_activations(*arrays, w, frozenset({"permutation"}), *said)
+    found = match_activations(Search(*arrays, w, frozenset({"permutation"})), *said)
     moved = found.on_state(state, w)
     assert all(torch.equal(moved[n], v) for n, v in a.state_dict().items())
 

@@ -9,29 +9,26 @@ from numpy.typing import NDArray
 
 from weightlapse.symmetry.assign import assign
 from weightlapse.symmetry.elements import Elements
-from weightlapse.symmetry.match import Matcher, Move
-from weightlapse.symmetry.states import Weights
+from weightlapse.symmetry.match import Move
+from weightlapse.symmetry.search import Search
 from weightlapse.symmetry.units import Units
-from weightlapse.wiring.data import Wiring
 
 Activations = Mapping[str, NDArray[np.float64]]
 
 
-def match_activations(
-    a: Weights, b: Weights, wiring: Wiring, allowed: frozenset[str], units_a: Activations, units_b: Activations
-) -> Elements:
-    """The element that pairs units by the correlation of what they say (rows of ``units_a``, ``units_b``).
+def match_activations(search: Search, units_a: Activations, units_b: Activations) -> Elements:
+    """The element that pairs the units of a search's networks by the correlation of what they say (rows of ``units_a``, ``units_b``).
 
     Units that say nothing (dead, constant) correlate with nothing: they are told apart by their weights. So are the
     units of groups without activations, with all other groups in place.
     """
-    matcher = Matcher(a, b, wiring, allowed)
+    matcher = search.matcher()
     silent: list[tuple[Units, NDArray[np.int64]]] = []
     told: set[str] = set()
     for name, u in matcher.units.items():
         if name not in units_a or name not in units_b or units_a[name].shape != units_b[name].shape:
             continue  # not seen in both, or on other samples (experts choose theirs)
-        if u.group.parent is not None or wiring.children(name) or not (u.permute or u.sign):
+        if u.group.parent is not None or matcher.wiring.children(name) or not (u.permute or u.sign):
             continue
         told.add(name)
         corr, live_a, live_b = correlation(*(v[name].reshape(u.size, -1) for v in (units_a, units_b)))

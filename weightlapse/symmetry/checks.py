@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Container, Mapping
 from typing import Any
 
 import numpy as np
@@ -11,12 +11,9 @@ from weightlapse.errors import CannotAlign
 from weightlapse.symmetry.states import (
     FloatArrays,
     as_array,
-    bare,
     float_arrays,
-    is_module,
     kind_of,
     numbers,
-    unwrapped,
 )
 from weightlapse.wiring.arrays import Numbers, has_nan, is_finite, is_tensor, shape_of
 from weightlapse.wiring.data import Wiring
@@ -84,17 +81,11 @@ def check_finite(name: str, values: Numbers, which: str) -> None:
     )
 
 
-def check_weights(net: Any, state: Mapping[str, Any], w: Wiring | None, which: str) -> None:
-    """Raises CannotAlign, naming the tensor, when a weight of a network is NaN or Inf.
+def check_weights(state: Mapping[str, Any], names: Container[str], which: str) -> None:
+    """Raises CannotAlign, naming the tensor, when a weight (one of ``names``) of a network is NaN or Inf.
 
-    Weights are a module's parameters; of a mapping what the wiring or their names call so. Buffers may hold infinities (masks do),
-    but not NaN: what a network with such a buffer puts out says nothing.
+    Buffers may hold infinities (masks do), but not NaN: what a network with such a buffer puts out says nothing.
     """
-    if is_module(net):
-        names = {unwrapped(n) for n, _ in bare(net).named_parameters()}
-    else:
-        names = {m.tensor for g in w.groups for m in g.members if m.roles != {"stat"}} if w else set()
-        names |= {n for n in state if n.endswith(("weight", "bias"))}
     for name in state:
         if kind_of(state[name]):
             value = state[name]

@@ -43,6 +43,6 @@ def half_way(problem: Problem, candidates: tuple[Candidate, ...]) -> Choice:
     """The candidate whose mean with a loses least on the data."""
     assert problem.runner is not None
     line = Line(problem.runner, problem.state_a)
-    rises = [line.middle(c.elements.on_state(problem.state_b, problem.wiring)) for c in candidates]
+    rises = [line.middle(problem.moved(c.elements)) for c in candidates]
     best = replace(candidates[int(np.argmin(rises))], moved=None)
     return Choice(best, candidates, {c.method: rise for c, rise in zip(candidates, rises)})

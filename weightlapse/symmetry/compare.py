@@ -18,14 +18,13 @@ from weightlapse.symmetry.candidate import Candidate
 from weightlapse.symmetry.checks import check_values
 from weightlapse.symmetry.cka import cka
 from weightlapse.symmetry.identify import Identifiability, fresh, identifiability
-from weightlapse.symmetry.nets import Nets
-from weightlapse.symmetry.one_size import differ_in_width
+from weightlapse.symmetry.nets import Nets, traced
 from weightlapse.symmetry.problem import Problem
 from weightlapse.symmetry.reducible import Health, Reducible, inspect
 from weightlapse.symmetry.runner import Data, Runner
 from weightlapse.symmetry.states import as_array, distance, float_arrays, parameter_names
 from weightlapse.symmetry.verdict import explanation
-from weightlapse.symmetry.wired import traced
+from weightlapse.symmetry.widths import differ_in_width
 from weightlapse.wiring.arrays import in_full_precision
 from weightlapse.wiring.data import Wiring
 

@@ -11,10 +11,10 @@ import numpy as np
 from weightlapse.errors import CannotAlign
 from weightlapse.symmetry.candidate import Candidate
 from weightlapse.symmetry.invariants import check_invariants
-from weightlapse.symmetry.one_size import OneSize, differ_in_width
 from weightlapse.symmetry.problem import Problem
 from weightlapse.symmetry.runner import Runner
 from weightlapse.symmetry.states import as_array, short_floats
+from weightlapse.symmetry.widths import OneSize, differ_in_width
 from weightlapse.symmetry.with_bases import WithBases
 from weightlapse.wiring.arrays import at_home
 
@@ -35,9 +35,7 @@ class Judged:
 def judge(problem: Problem, found: Candidate) -> Judged:
     """What a candidate makes of b. Raises CannotAlign where it would not compute the same."""
     b, sizes = problem.nets.b, problem.sizes
-    moved = found.moved
-    if moved is None:
-        moved = found.elements.on_state(problem.state_b, problem.wiring)
+    moved = problem.moved(found.elements) if found.moved is None else found.moved
     if sizes is not None:
         state = sizes.given_back(moved)
         return Judged(moved, state, _folded_function(problem, sizes, state))

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from weightlapse.errors import InvalidArgument
 from weightlapse.symmetry.checks import check_values, check_weights
 from weightlapse.symmetry.runner import Data, data_of
-from weightlapse.symmetry.states import Renamed, is_module, state_of
-from weightlapse.symmetry.wired import wiring_of
+from weightlapse.symmetry.states import Renamed, bare, is_module, state_of, unwrapped
 from weightlapse.wiring.arrays import check_device, device_of
 from weightlapse.wiring.data import Wiring
 from weightlapse.wiring.naming import paired_names, shapes_of
@@ -57,10 +57,17 @@ class Net:
         renamed = replace(self, net=net, state=state_of(net), _checked=[])
         return renamed, {mine: name for name, mine in names.items()}
 
+    def weights(self, wiring: Wiring | None) -> set[str]:
+        """The names of its weights: a module's parameters; of a mapping what the wiring, or their names, call so."""
+        if self.runs:
+            return {unwrapped(n) for n, _ in bare(self.net).named_parameters()}
+        names = {m.tensor for g in wiring.groups for m in g.members if m.roles != {"stat"}} if wiring else set()
+        return names | {n for n in self.state if n.endswith(("weight", "bias"))}
+
     def check_weights(self, wiring: Wiring | None) -> None:
         """Raises CannotAlign, naming the tensor, where a weight is NaN or Inf; looks once for each wiring, which says what a weight is."""
         if not any(wiring is w for w in self._checked):
-            check_weights(self.net, self.state, wiring, self.which)
+            check_weights(self.state, self.weights(wiring), self.which)
             self._checked.append(wiring)
 
 
@@ -100,10 +107,27 @@ def sound(nets: Sequence[Net], known: Wiring | None, data: Any) -> Wiring:
     """
     for n in nets:
         check_values(n.state, n.which)
-    wiring = wiring_of((known, *(n.wiring for n in nets)), (n.net for n in nets), data)
+    wiring = next((w for w in (known, *(n.wiring for n in nets)) if w is not None), None)
+    if wiring is None:
+        wiring = traced((n.net for n in nets), data)
     for n in nets:
         n.check_weights(wiring)
     return wiring
+
+
+def traced(nets: Iterable[Any], data: Any) -> Wiring:
+    """The wiring of the first of ``nets`` that is a module, found on the first samples of ``data``. Raises InvalidArgument without either."""
+    module = next((n for n in nets if is_module(n)), None)
+    if module is None or data is None:
+        raise InvalidArgument(
+            "the wiring is missing: pass wiring=wl.trace(model, example), or give a module and data to find it on; "
+            "state dicts alone do not say which axes hold the same units"
+        )
+    from weightlapse.wiring.trace import trace
+
+    few = data_of(data).head(3)
+    device = next((p.device for p in bare(module).parameters()), None)
+    return trace(module, few.with_inputs(x.clone().to(device) for x in few.inputs).example)
 
 
 def given(what: Any) -> tuple[Any, Wiring | None]:

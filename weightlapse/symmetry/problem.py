@@ -10,12 +10,13 @@ from typing import Any, Literal
 from weightlapse.arguments import search_seed
 from weightlapse.errors import InvalidArgument
 from weightlapse.symmetry.checks import check_same_shapes, check_wiring_fits, wired_arrays
+from weightlapse.symmetry.elements import Elements
 from weightlapse.symmetry.nets import Net, Nets, sound
-from weightlapse.symmetry.one_size import OneSize, differ_in_width
 from weightlapse.symmetry.runner import Runner
 from weightlapse.symmetry.search import ONCE, Budget, Search
 from weightlapse.symmetry.states import FloatArrays, short_floats
 from weightlapse.symmetry.units import allowed_symmetries
+from weightlapse.symmetry.widths import OneSize, differ_in_width
 from weightlapse.wiring.data import Wiring
 
 
@@ -107,6 +108,10 @@ class Problem:
     def turns(self) -> bool:
         """Whether there are bases that may be changed."""
         return bool(self.wiring.bases) and "basis" in self.allowed
+
+    def moved(self, elements: Elements) -> dict[str, Any]:
+        """``state_b`` where an element brings it."""
+        return elements.on_state(self.state_b, self.wiring)
 
     @cached_property
     def runner(self) -> Runner | None:

@@ -62,7 +62,11 @@ class Search:
     @cached_property
     def _raw(self) -> Matcher:
         """On the weights as they are; made only when it is needed."""
-        return Matcher(self.a, self.b, self.wiring, self.allowed) if self._scaled else self._matcher
+        return self.matcher() if self._scaled else self._matcher
+
+    def matcher(self) -> Matcher:
+        """A matcher that begins with both networks as they are."""
+        return Matcher(self.a, self.b, self.wiring, self.allowed)
 
     def run(self, restarts: int, rng: np.random.Generator) -> Candidate:
         starts: list[tuple[str, Callable[[], None]]] = [

@@ -33,5 +33,5 @@ def by_activations(problem: Problem) -> tuple[Candidate, ...]:
         return ()
     names = [g.name for g in problem.wiring.groups]
     said_a, said_b = (runner.units(problem.wiring, names, s) for s in (problem.state_a, problem.state_b))
-    start = match_activations(*problem.arrays, problem.wiring, problem.allowed, said_a, said_b)
+    start = match_activations(search, said_a, said_b)
     return search.fitted(start, "activations"), search.polish(start, "activations, then weights")
