@@ -111,12 +111,12 @@ if TYPE_CHECKING:  # what an editor and a type checker see; `_HOME` is what runs
     from weightlapse.symmetry.apply import permute as permute
     from weightlapse.symmetry.barrier import Barrier as Barrier
     from weightlapse.symmetry.canonical import canonical as canonical
-    from weightlapse.symmetry.compare import Comparison as Comparison
     from weightlapse.symmetry.compare import compare as compare
     from weightlapse.symmetry.follow import FollowedRun as FollowedRun
     from weightlapse.symmetry.follow import follow as follow
     from weightlapse.symmetry.runs import AlignedRuns as AlignedRuns
     from weightlapse.symmetry.runs import align_runs as align_runs
+    from weightlapse.symmetry.verdict import Comparison as Comparison
     from weightlapse.view.page_file import make_page as make_page
     from weightlapse.view.serve import Viewer as Viewer
     from weightlapse.view.serve import show as show
@@ -168,7 +168,7 @@ _HOME = {
     "AlignedRuns": "symmetry.runs",
     "compare": "symmetry.compare",
     "Barrier": "symmetry.barrier",
-    "Comparison": "symmetry.compare",
+    "Comparison": "symmetry.verdict",
     "canonical": "symmetry.canonical",
     "diff": "differences.diff",
     "Diff": "differences.result",

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
-from typing import Any, Literal
+from dataclasses import replace
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,81 +20,17 @@ from weightlapse.symmetry.cka import cka
 from weightlapse.symmetry.identify import Identifiability, fresh, identifiability
 from weightlapse.symmetry.nets import Nets, traced
 from weightlapse.symmetry.problem import Problem
-from weightlapse.symmetry.reducible import Health, Reducible, inspect
+from weightlapse.symmetry.reducible import Health, inspect
 from weightlapse.symmetry.runner import Data, Runner
 from weightlapse.symmetry.states import as_array, distance, float_arrays, parameter_names
-from weightlapse.symmetry.verdict import explanation
+from weightlapse.symmetry.verdict import Comparison, Verdict
 from weightlapse.symmetry.widths import differ_in_width
 from weightlapse.wiring.arrays import in_full_precision
 from weightlapse.wiring.data import Wiring
 
-Verdict = Literal["identical", "same up to symmetry", "same function on the data", "different"]
-
-
 # Fresh inputs: as many as have about so many outputs, for the outputs of language models are larger than their layers.
 _FRESH_NUMBERS = 2**22
 _FRESH_AT_LEAST = 8
-
-
-@dataclass(frozen=True)
-class Comparison:
-    """What `compare` found.
-
-    ``verdict``: one of "identical", "same up to symmetry", "same function on the data", "different".
-    ``function_distance``, ``fresh_distance``: root mean square difference of the outputs on the data, and on fresh random
-    inputs of the same kind, relative to the spread of a's outputs; None when the networks were not run.
-    ``raw_distance``, ``aligned_distance``: ``||A - B|| / ||A||`` over all parameters, before and after alignment; None where
-    the architectures have no common weights. ``live_units``: group -> (live in a, live in b). ``reducible``: units that a
-    network could do without. ``identifiable``: for small networks, how many weights the function determines, for a and b.
-    ``barrier``: see `Barrier`; None without a common architecture or data. ``cka``: group -> unbiased linear CKA of both
-    networks' units (None where undefined). ``notes``: what could not be done, and why.
-    """
-
-    verdict: Verdict
-    function_distance: float | None
-    fresh_distance: float | None
-    raw_distance: float | None
-    aligned_distance: float | None
-    live_units: dict[str, tuple[int, int]]
-    reducible: list[Reducible]
-    identifiable: tuple[Identifiability | None, Identifiability | None]
-    barrier: Barrier | None
-    cka: dict[str, float | None]
-    alignment: Alignment | None = field(repr=False)
-    notes: tuple[str, ...]
-    tolerance: float
-
-    def explain(self) -> str:
-        """The verdict and its reasons in plain sentences."""
-        return explanation(self)
-
-    def __str__(self) -> str:
-        return self.explain()
-
-    def numbers(self) -> dict[str, Any]:
-        """Everything but the weights, ready for JSON."""
-        return {
-            "verdict": self.verdict,
-            "function_distance": self.function_distance,
-            "fresh_distance": self.fresh_distance,
-            "raw_distance": self.raw_distance,
-            "aligned_distance": self.aligned_distance,
-            "method": self.alignment.method if self.alignment else None,
-            "live_units": {g: list(n) for g, n in self.live_units.items()},
-            "reducible": [vars(r) | {"units": list(r.units)} for r in self.reducible],
-            "identifiable": [vars(i) if i else None for i in self.identifiable],
-            "barrier": None
-            if self.barrier is None
-            else {
-                "naive": float(self.barrier.naive),
-                "matched": float(self.barrier.matched),
-                "repaired": None if self.barrier.repaired is None else float(self.barrier.repaired),
-                "method": self.barrier.method,
-                "measure": self.barrier.measure,
-            },
-            "cka": self.cka,
-            "notes": list(self.notes),
-        }
 
 
 @renamed("0.3", tolerance="agree")

@@ -9,9 +9,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from weightlapse.errors import missing_extra
-from weightlapse.symmetry.compare import Comparison
 from weightlapse.symmetry.runs import AlignedRuns
 from weightlapse.symmetry.states import Weights, distance, float_arrays, parameter_names
+from weightlapse.symmetry.verdict import Comparison
 
 MOST = 256  # rows and columns that a heat map shows; more would be thinner than a pixel
 _RAW, _ALIGNED, _REPAIRED = "#b35806", "#2166ac", "#1b7837"  # told apart by colour-blind readers

@@ -1,18 +1,21 @@
-"""A comparison in plain sentences."""
+"""What a comparison found, and the same in plain sentences."""
 
 from __future__ import annotations
 
 from collections import Counter
-from typing import TYPE_CHECKING
+from dataclasses import dataclass, field
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
+from weightlapse.symmetry.alignment import Alignment
+from weightlapse.symmetry.barrier import Barrier
+from weightlapse.symmetry.identify import Identifiability
+from weightlapse.symmetry.reducible import Reducible
 from weightlapse.wiring.change import is_signed_order
 
-if TYPE_CHECKING:
-    from weightlapse.symmetry.alignment import Alignment
-    from weightlapse.symmetry.compare import Comparison
+Verdict = Literal["identical", "same up to symmetry", "same function on the data", "different"]
 
 _HEAD = {
     "identical": "Identical: every number of both networks is the same.",
@@ -20,6 +23,67 @@ _HEAD = {
     "same function on the data": "The same function on the data, with other weights.",
     "different": "Different networks.",
 }
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """What ``wl.compare`` found.
+
+    ``verdict``: one of "identical", "same up to symmetry", "same function on the data", "different".
+    ``function_distance``, ``fresh_distance``: root mean square difference of the outputs on the data, and on fresh random
+    inputs of the same kind, relative to the spread of a's outputs; None when the networks were not run.
+    ``raw_distance``, ``aligned_distance``: ``||A - B|| / ||A||`` over all parameters, before and after alignment; None where
+    the architectures have no common weights. ``live_units``: group -> (live in a, live in b). ``reducible``: units that a
+    network could do without. ``identifiable``: for small networks, how many weights the function determines, for a and b.
+    ``barrier``: see `Barrier`; None without a common architecture or data. ``cka``: group -> unbiased linear CKA of both
+    networks' units (None where undefined). ``notes``: what could not be done, and why.
+    """
+
+    verdict: Verdict
+    function_distance: float | None
+    fresh_distance: float | None
+    raw_distance: float | None
+    aligned_distance: float | None
+    live_units: dict[str, tuple[int, int]]
+    reducible: list[Reducible]
+    identifiable: tuple[Identifiability | None, Identifiability | None]
+    barrier: Barrier | None
+    cka: dict[str, float | None]
+    alignment: Alignment | None = field(repr=False)
+    notes: tuple[str, ...]
+    tolerance: float
+
+    def explain(self) -> str:
+        """The verdict and its reasons in plain sentences."""
+        return explanation(self)
+
+    def __str__(self) -> str:
+        return self.explain()
+
+    def numbers(self) -> dict[str, Any]:
+        """Everything but the weights, ready for JSON."""
+        return {
+            "verdict": self.verdict,
+            "function_distance": self.function_distance,
+            "fresh_distance": self.fresh_distance,
+            "raw_distance": self.raw_distance,
+            "aligned_distance": self.aligned_distance,
+            "method": self.alignment.method if self.alignment else None,
+            "live_units": {g: list(n) for g, n in self.live_units.items()},
+            "reducible": [vars(r) | {"units": list(r.units)} for r in self.reducible],
+            "identifiable": [vars(i) if i else None for i in self.identifiable],
+            "barrier": None
+            if self.barrier is None
+            else {
+                "naive": float(self.barrier.naive),
+                "matched": float(self.barrier.matched),
+                "repaired": None if self.barrier.repaired is None else float(self.barrier.repaired),
+                "method": self.barrier.method,
+                "measure": self.barrier.measure,
+            },
+            "cka": self.cka,
+            "notes": list(self.notes),
+        }
 
 
 def explanation(c: Comparison) -> str:
