@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from weightlapse.arguments import search_seed
 from weightlapse.errors import InvalidArgument
 from weightlapse.progress import track
-from weightlapse.symmetry.checks import check_same_shapes, check_wiring_fits, wired_arrays
+from weightlapse.symmetry.checks import check_alike, wired_arrays
 from weightlapse.symmetry.elements import Elements, identity
 from weightlapse.symmetry.nets import Net, sound
 from weightlapse.symmetry.search import Search, automatic_restarts
@@ -81,9 +81,7 @@ def align_all(
     alike = [given[0], *(n.under_names_of(given[0])[0] for n in given[1:])]
     wiring = sound(alike, wiring, data)
     states = [own_state(n.net) for n in alike]
-    for s in states:
-        check_same_shapes(states[0], s)
-    check_wiring_fits(states[0], wiring)
+    check_alike(states, wiring)
     pairs = [wired_arrays(states[0], s, wiring) for s in states]
     first, wired = pairs[0][0], [b for _, b in pairs]
     count = automatic_restarts(first) if restarts == "auto" else int(restarts)

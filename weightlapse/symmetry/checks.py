@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Container, Mapping
+from collections.abc import Container, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -61,6 +61,13 @@ def check_same_shapes(a: Mapping[str, Any], b: Mapping[str, Any]) -> None:
             raise CannotAlign(
                 f"{n!r} has shape {shape_of(a, n)} in the first network and {shape_of(b, n)} in the second"
             )
+
+
+def check_alike(states: Sequence[Mapping[str, Any]], w: Wiring) -> None:
+    """Raises CannotAlign where states differ from the first in tensors or shapes, or the wiring does not fit them."""
+    for s in states:
+        check_same_shapes(states[0], s)
+    check_wiring_fits(states[0], w)
 
 
 def _some(names: list[str]) -> str:

@@ -15,7 +15,7 @@ from weightlapse.progress import track
 from weightlapse.recording.frames import Frames, check_frames
 from weightlapse.recording.renamed import under_names_of
 from weightlapse.recording.run import Run
-from weightlapse.symmetry.checks import check_same_shapes, check_wiring_fits
+from weightlapse.symmetry.checks import check_alike
 from weightlapse.symmetry.elements import Elements
 from weightlapse.symmetry.follow import ALL, PLAIN, begun, chance, own_partners, parting_steps, recording_of, stepped
 from weightlapse.symmetry.problem import Problem
@@ -198,8 +198,7 @@ def align_runs(
     pairs = _pairs(a, b, frames)
     at = 0 if mode == "follow" else -1
     last_a, last_b = (dict(r.state(frame=int(f))) for r, f in zip((a, b), pairs[:, at]))
-    check_same_shapes(last_a, last_b)
-    check_wiring_fits(last_b, w)
+    check_alike((last_a, last_b), w)
     allowed = allowed_symmetries(symmetries) & (ALL if mode == "follow" else PLAIN)
     count = automatic_restarts(float_arrays(last_a, w.shapes)) if restarts == "auto" else int(restarts)
     elements = [begun(Problem.of_states(last_a, last_b, w, allowed, Budget(count, search_seed(seed))))]
