@@ -41,6 +41,7 @@ LOOKED_AT = Path(__file__).resolve().parent / "mutants"
 
 CODECS = "test_codec_decisions test_format_table test_format_numbers test_store_codecs"
 MATCH = "test_match_decisions test_symmetry_match"
+SYMMETRY = "test_symmetry_decisions test_symmetry_fold"
 WIRING = "test_wiring_decisions test_wiring_rules"
 WIDEN = "test_growth_cells test_growth_widen test_growth_mistakes"
 #: file below weightlapse/ -> files of tests, those beside it first. Not the slowest: a mutant costs a run of them.
@@ -52,6 +53,7 @@ TARGETS = {
     "symmetry/search.py": MATCH,
     "symmetry/elements.py": MATCH,
     "symmetry/units.py": MATCH,
+    **{f"symmetry/{name}.py": SYMMETRY for name in "choose judge solvers checks problem widths".split()},
     "wiring/dims.py": WIRING,
     "wiring/groups.py": WIRING,
     "growth/widen.py": WIDEN,
