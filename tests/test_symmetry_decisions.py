@@ -574,3 +574,39 @@ def test_values_are_there_on_any_device_but_one(device: str) -> None:
             checks.check_values(state, "given")
     else:
         checks.check_values(state, "given")
+
+
+def test_statistics_that_are_left_out_hide_no_tensor_that_is_missing() -> None:
+    w = Wiring((Group("g", 2, STAT.groups[0].members[::-1], ORDER),), shapes=STAT.shapes)
+    with pytest.raises(CannotAlign, match="lives in 'x', which"):
+        checks.check_wiring_fits({}, w)
+
+
+def test_a_problem_is_of_one_wiring_and_one_shape() -> None:
+    a, b = states()
+    other = mlp_wiring([3, 4, 2], prefix="layer")
+    with pytest.raises(CannotAlign, match="which the networks do not have"):
+        Problem.of(Nets.of(a, b, wiring=other, data=None, device=None))
+    with pytest.raises(CannotAlign, match="'more' only in the second"):
+        Problem.of(Nets.of(a, b | {"more": np.ones(1)}, wiring=W, data=None, device=None))
+
+
+@pytest.mark.parametrize("symmetries", ["auto", "scale"])
+def test_one_group_with_a_scale_is_enough_to_say_that_it_stays(symmetries: Any) -> None:
+    deep = mlp_wiring([3, 4, 4, 2], "scale")
+    first, second = deep.groups
+    w = Wiring((first, Group(second.name, second.size, second.members, ORDER)), shapes=deep.shapes)
+    a = {n: v.astype(np.float16) for n, v in random_state(w, np.random.default_rng(0)).items()}
+    found = Problem.of(Nets.of(a, dict(a), wiring=w, data=None, device=None), symmetries=symmetries)
+    assert "scale" not in found.allowed
+    assert len(found.notes) == 1
+
+
+def test_a_problem_runs_data_in_the_precision_of_its_networks_and_prints_no_weights() -> None:
+    a, b = network().float(), network(0.5).float()
+    x = torch.randn(6, 3)
+    found = Problem.of(Nets.of(a, b, wiring=wl.trace(a, x[:3]), data=x, device=None))
+    assert found.runner is not None
+    assert found.runner.dtype is None
+    assert "tensor(" not in repr(found)
+    assert "Arrays" not in repr(found)

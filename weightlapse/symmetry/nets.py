@@ -83,7 +83,7 @@ class Nets:
     b: Net
     own: Mapping[str, str] = field(default_factory=dict)
     wiring: Wiring | None = None
-    data: Data | None = None
+    data: Data | None = field(default=None, repr=False)
     device: Any = None
 
     @classmethod
