@@ -20,7 +20,8 @@ from weightlapse.symmetry.nets import Net, Nets
 from weightlapse.symmetry.problem import Problem
 from weightlapse.symmetry.runner import Runner, data_of
 from weightlapse.symmetry.with_bases import WithBases
-from weightlapse.wiring.data import Group, Member, Wiring, blocks
+from weightlapse.wiring.data import Wiring
+from weightlapse.wiring.members import Group, Member, blocks
 
 W = mlp_wiring([3, 4, 2])
 ORDER = frozenset({"permutation"})
