@@ -28,6 +28,7 @@ class Piece:
 
     @property
     def name(self) -> str:
+        """The name it bears in a flat format: the tensor's own, with the first frame behind it where the tensor changes within the run."""
         return piece_name(self.track.name, None if self.whole else self.start)
 
     def chunks(self) -> Iterator[tuple[slice, NDArray[Any]]]:

@@ -56,4 +56,5 @@ class Best:
             self._last = (value, key)
 
     def items(self) -> list[tuple[Key, float]]:
+        """The (key, value) held, at most k, largest value first and of equal values the smaller key first."""
         return sorted(self._held.items(), key=lambda item: (-item[1], item[0]))

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 
 
 def arrow(purpose: str) -> Any:
+    """The module ``pyarrow``, imported when it is first needed. Raises MissingExtra, naming ``purpose`` and the extra to install, where it is absent."""
     try:
         return importlib.import_module("pyarrow")
     except ImportError:

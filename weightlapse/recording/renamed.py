@@ -58,38 +58,47 @@ class RenamedRecording(Seen):
         return isinstance(name, str) and self._named.held(name) in self._run
 
     def bound(self, name: str, frame: int | None = None) -> float:
+        """As `Run.bound`, asked by the name that is shown."""
         return self._run.bound(self._named.held(name), frame)
 
     @property
     def names(self) -> list[str]:
+        """The names that are shown, in the order of the recording behind; one that has no other name keeps its own."""
         return [self._named.shown(name) for name in self._run.names]
 
     @property
     def shapes(self) -> Shapes:
+        """Shown name -> shape; the axes are those of the recording behind, only names differ."""
         return self._named.all_shown(self._run.shapes)
 
     @property
     def dtypes(self) -> Mapping[str, str]:
+        """Shown name -> dtype as recorded."""
         return self._named.all_shown(self._run.dtypes)
 
     @property
     def streams(self) -> Mapping[str, str]:
+        """Shown name -> stream. A stream in front of a name ("gradients:w") stays in front of the shown one."""
         return self._named.all_shown(self._run.streams)
 
     @property
     def aliases(self) -> Mapping[str, Sequence[str]]:
+        """Shown name -> further names of tied tensors, which are those of the recording behind."""
         return self._named.all_shown(self._run.aliases)
 
     @property
     def layouts(self) -> list[LayoutSpan]:
+        """The stretches of the recording behind, each with its tensors under their shown names."""
         return [_RenamedSpan(span, self._named) for span in self._run.layouts]
 
     @property
     def wiring(self) -> Wiring | None:
+        """The wiring of the recording behind with its members renamed; None where that has none."""
         found = self._run.wiring
         return None if found is None else renamed_wiring(found, self._named.of_held)
 
     def state(self, step: int | None = None, *, frame: int | None = None) -> dict[str, NDArray[Any]]:
+        """As `Run.state`, by shown names; the arrays are those of the recording behind, not copies."""
         return self._named.all_shown(self._run.state(step, frame=frame))
 
 

@@ -204,42 +204,52 @@ class Seen:
 
     @property
     def path(self) -> str | os.PathLike[str]:
+        """Where the recording behind lies: what is only seen in another way lies nowhere itself."""
         return self._run.path
 
     @property
     def name(self) -> str:
+        """What to call it; that of the recording behind, so that pictures of both bear one title."""
         return self._run.name
 
     @property
     def steps(self) -> NDArray[np.int64]:
+        """The optimizer steps of its frames, int64 (T,), ascending. A subclass that leaves frames out says only this anew and :attr:`frames` follows."""
         return self._run.steps
 
     @property
     def frames(self) -> int:
+        """T, counted from :attr:`steps`."""
         return len(self.steps)
 
     @property
     def names(self) -> Sequence[str]:
+        """All tensors of the recording behind, each once, in the order of the network."""
         return self._run.names
 
     @property
     def shapes(self) -> Shapes:
+        """Name -> shape of one frame's array; of a tensor that changes, its last."""
         return self._run.shapes
 
     @property
     def dtypes(self) -> Mapping[str, str]:
+        """Name -> dtype as recorded, a NumPy name or one such as "bfloat16"."""
         return self._run.dtypes
 
     @property
     def streams(self) -> Mapping[str, str]:
+        """Name -> "weights", "buffers", "gradients" or "optimizer"."""
         return self._run.streams
 
     @property
     def aliases(self) -> Mapping[str, Sequence[str]]:
+        """Name -> further names of tied tensors; names without any are not in it."""
         return self._run.aliases
 
     @property
     def layouts(self) -> Sequence[LayoutSpan]:
+        """The stretches of one layout of the recording behind, in its own frame numbers: a subclass that leaves frames out must say others."""
         return self._run.layouts
 
     if not TYPE_CHECKING:  # a checker sees the new name alone
@@ -247,58 +257,73 @@ class Seen:
 
     @property
     def scalars(self) -> Mapping[str, NDArray[np.float64]]:
+        """Name -> float64 (T,), NaN where nothing was logged."""
         return self._run.scalars
 
     @property
     def events(self) -> Sequence[tuple[int, str]]:
+        """(step, text) of what was marked, by optimizer steps and so the same however frames are chosen."""
         return self._run.events
 
     @property
     def gaps(self) -> Sequence[tuple[int, int, str]]:
+        """(first step, last step, reason) of steps that the recorder could not keep."""
         return self._run.gaps
 
     @property
     def observed(self) -> Sequence[tuple[int, dict[str, Any]]]:
+        """(step, facts) of each look of the recorder at the network besides its weights."""
         return self._run.observed
 
     @property
     def stopped(self) -> str | None:
+        """Why the recorder behind had to stop, None when it did not."""
         return self._run.stopped
 
     @property
     def closed(self) -> bool:
+        """Whether the recorder behind ended in order; False while it still writes, too."""
         return self._run.closed
 
     @property
     def wiring(self) -> Wiring | None:
+        """The wiring of the recording behind, None where it is not known. A subclass that moves names or units moves this with them."""
         return self._run.wiring
 
     @property
     def tolerance(self) -> float | None:
+        """As a fraction of a standard deviation; None is bit-exact."""
         return self._run.tolerance
 
     @property
     def branches(self) -> Mapping[str, Run]:
+        """What was trained before each rewind of the recording behind, as that holds it: neither renamed nor reordered unless a subclass does so."""
         return self._run.branches
 
     @property
     def nbytes(self) -> int:
+        """Bytes of all values without compression, of all frames of the recording behind."""
         return self._run.nbytes
 
     @property
     def stored_nbytes(self) -> int:
+        """Bytes that the recording behind takes on disk, whatever part of it is seen here."""
         return self._run.stored_nbytes
 
     def bound(self, name: str, frame: int | None = None) -> float:
+        """The largest absolute error of a tensor's values at a frame, or (None) at any: right wherever a subclass moves values and computes none."""
         return self._run.bound(name, frame)
 
     def state(self, step: int | None = None, *, frame: int | None = None) -> dict[str, NDArray[Any]]:
+        """All weights and buffers of one frame by name; the last one where none is named. What is seen otherwise must say this anew."""
         return self._run.state(step, frame=frame)
 
     def load_into(self, model: Any, step: int | None = None, *, frame: int | None = None) -> None:
+        """Put one frame into a model in place, as it is seen here (renamed, reordered): the values come from :meth:`state` of the subclass."""
         importlib.import_module("weightlapse.adapters.find").load_into(model, self.state(step, frame=frame))
 
     def refresh(self) -> int:
+        """Let the recording behind take up what was written since the last look: how many frames are new to it, and to all who see it."""
         return self._run.refresh()
 
     def __contains__(self, name: object, /) -> bool:
@@ -319,34 +344,42 @@ class SeenSpan:
 
     @property
     def start(self) -> int:
+        """Its first frame, in frame numbers of the whole recording."""
         return self._span.start
 
     @property
     def stop(self) -> int:
+        """The frame behind its last."""
         return self._span.stop
 
     @property
     def note(self) -> str:
+        """What changed when it began, in words; empty where nothing was said."""
         return self._span.note
 
     @property
     def lineage(self) -> Any:
+        """Group -> parent of each unit, where the change was a growth; else None."""
         return self._span.lineage
 
     @property
     def steps(self) -> NDArray[np.int64]:
+        """The optimizer steps of its frames alone, int64 (stop - start,)."""
         return self._span.steps
 
     @property
     def names(self) -> Sequence[str]:
+        """Its tensors, in the order of the network."""
         return self._span.names
 
     @property
     def shapes(self) -> Shapes:
+        """Name -> shape of one frame's array, the same in all its frames."""
         return self._span.shapes
 
     @property
     def dtypes(self) -> Mapping[str, str]:
+        """Name -> dtype as recorded."""
         return self._span.dtypes
 
     def __len__(self) -> int:

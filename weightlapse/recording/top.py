@@ -43,6 +43,7 @@ class Question:
     axes: dict[str, int]
 
     def axis(self, spec: TensorSpec) -> int:
+        """The axis of a tensor along which things are counted: of units the one given in ``axes``, else 0; always 0 of vectors and single numbers."""
         return self.axes.get(spec.name, 0) if self.of == "units" and len(spec.shape) > 1 else 0
 
     def things(self, spec: TensorSpec) -> tuple[int, ...]:
@@ -94,6 +95,7 @@ class Candidates:
     stops: NDArray[np.int64]
 
     def part(self, i: int) -> Part:
+        """Candidate ``i`` as a part that can be read: its tensor's rows ``[starts[i], stops[i])`` at the frames of the question; nothing is read yet."""
         spec = self.specs[int(self.tensors[i])]
         return Part(self.store, spec, self.offsets(spec), int(self.starts[i]), int(self.stops[i]), self.frames)
 
