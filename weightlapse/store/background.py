@@ -77,6 +77,7 @@ class Compactor:
 
     @property
     def waiting(self) -> int:
+        """Segments that were added and whose turn is not over, the one at hand counted."""
         return len(self._waiting)
 
     def add(self, number: int, open_segment: Callable[[], RawSegment]) -> None:

@@ -50,6 +50,7 @@ _LANES = {
 
 
 def block_name(number: int) -> str:
+    """The name of a block file within the recording, for the log segment of this number: "blocks/000007.blk"."""
     return f"blocks/{number:06d}.blk"
 
 
@@ -82,11 +83,13 @@ class Opening:
     id: bytes | None = None  # of the recording; None in version 1
 
     def pack(self) -> bytes:
+        """The payload of the record: seven uint64, and, where there is one, the 16 bytes of the id."""
         fields = (self.number, self.epoch, self.row_nbytes, self.layout_crc, self.count, self.height, self.index)
         return _OPENING_V1.pack(*fields) if self.id is None else _OPENING.pack(*fields, self.id)
 
     @classmethod
     def unpack(cls, payload: bytes) -> Opening:
+        """Reads either version, told apart by length. Raises DamagedRecording for one too short, or for no frames or 2^24 of them (or of a block)."""
         if len(payload) < _OPENING_V1.size:
             raise DamagedRecording("the opening record of a block file is too short")
         own = len(payload) >= _OPENING.size
@@ -97,10 +100,12 @@ class Opening:
 
     @property
     def nbytes(self) -> int:
+        """Bytes of the payload: 56 in version 1, else 72."""
         return _OPENING_V1.size if self.id is None else _OPENING.size
 
     @property
     def blocks(self) -> int:
+        """Time blocks in the file, the last one perhaps shorter."""
         return -(-self.count // self.height)
 
 
@@ -122,6 +127,7 @@ class Index:
     heads: NDArray[np.uint32] | None = None  # (time blocks, chunks)
 
     def pack(self) -> bytes:
+        """The payload: everything above in little-endian order, deflated by zlib."""
         pieces = np.array([(p.tensor, p.start, p.stop) for chunk in self.chunks for p in chunk], PIECE)
         head = _INDEX_HEAD.pack(len(self.chunks), len(pieces), self.bounds.shape[1], len(self.steps))
         counts = np.array([len(chunk) for chunk in self.chunks], "<u4")
@@ -134,6 +140,7 @@ class Index:
 
     @classmethod
     def unpack(cls, payload: bytes, blocks: int, *, with_heads: bool) -> Index:
+        """``blocks``: time blocks by the file's opening; ``with_heads``: not in version 1. Raises DamagedRecording where the lengths do not add up."""
         data = inflate(payload)
         if len(data) < _INDEX_HEAD.size:
             raise DamagedRecording("the index of a block file is too short")

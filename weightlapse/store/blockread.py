@@ -158,6 +158,7 @@ class BlockSegment:
     # ---- values ----------------------------------------------------------------------------------------------------
 
     def read(self, tensor: int, frames: Frames, region: Region) -> NDArray[Any]:
+        """As `Segment.read`, one reader at a time: what is decoded on the way is kept in the cache, under its lock."""
         with self._cache.lock:
             return self.begin(tensor, frames, region)[1]()
 
@@ -382,6 +383,7 @@ class BlockSegment:
         return sum(piece.stop - piece.start for piece in self._index.chunks[c])
 
     def bound(self, tensor: int, frame: int) -> float:
+        """As `Segment.bound`, which is one for each time block: from the index, or, where that was rebuilt, from the heads of the chunks."""
         b = frame // self.opening.height
         if self._index.bounds.shape[1]:
             return float(self._index.bounds[b, tensor])
@@ -397,6 +399,7 @@ class BlockSegment:
             return max(bounds)
 
     def bound_changes(self) -> range:
+        """The first frame of each time block."""
         return range(0, self.count, self.opening.height)
 
     @property
@@ -516,6 +519,7 @@ class Passing:
         self._opened, self._columns, self.width, self._inverse = opened, columns, width, inverse
 
     def rows(self, start: int, stop: int, step: int = 1) -> NDArray[np.unsignedinteger]:
+        """Patterns (n, columns) of rows ``start:stop:step``; the chunk is opened and decoded anew by every call."""
         return Decoded(self._opened(), self._columns).rows(start, stop, step)
 
     def into(self, rows: Rows, out: NDArray[np.unsignedinteger], where: Any, target: Any) -> None:

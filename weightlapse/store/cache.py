@@ -11,8 +11,11 @@ DEFAULT_NBYTES = 512 << 20
 
 
 class Sized(Protocol):
+    """What the cache may hold: anything that says how much memory it takes."""
+
     @property
-    def nbytes(self) -> int: ...
+    def nbytes(self) -> int:
+        """Bytes of memory, the same for as long as it is kept."""
 
 
 T = TypeVar("T", bound=Sized)
@@ -56,5 +59,6 @@ class Cache:
         return key in self._held
 
     def clear(self) -> None:
+        """Drop everything; what somebody still holds lives on with them."""
         self._held.clear()
         self.nbytes, self.full = 0, False

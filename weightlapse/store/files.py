@@ -140,9 +140,11 @@ class LocalFile:
 
     @property
     def key(self) -> Hashable:
+        """(device, inode) when it was opened: a file put in its place later has another."""
         return self._key
 
     def read(self, start: int, stop: int) -> bytes:
+        """As `File.read`, through a pooled descriptor. Raises FileNotFoundError too, where the file is gone since it was opened."""
         if start >= stop:
             return b""
         data = self._using(stop, read_at, start, stop - start)
@@ -182,9 +184,11 @@ class Ahead:
 
     @property
     def key(self) -> Hashable:
+        """That of the file behind."""
         return self._file.key
 
     def read(self, start: int, stop: int) -> bytes:
+        """From the beginning that is held, where all of it lies there; else from the file behind."""
         return self._held[start:stop] if stop <= len(self._held) else self._file.read(start, stop)
 
     def read_into(self, start: int, out: memoryview) -> None:
@@ -200,6 +204,7 @@ class Part:
         self.size = (len(file) if isinstance(file, bytes) else file.size) - start if size is None else size
 
     def read(self, start: int, stop: int) -> bytes:
+        """Bytes ``[start, stop)`` counted from the part's beginning. Its end is not guarded: beyond it come the file's next bytes, or, of bytes in memory, fewer."""
         if isinstance(self._file, bytes):
             return self._file[self._start + start : self._start + stop]
         return self._file.read(self._start + start, self._start + stop)

@@ -37,9 +37,11 @@ class LocalFolder:
 
     @property
     def location(self) -> str:
+        """The path as it was given."""
         return str(self._path)
 
     def names(self, below: str) -> list[str]:
+        """As `Folder.names`; a folder that is there and cannot be listed raises DamagedRecording."""
         try:
             return sorted(os.listdir(self._path / below))
         except (FileNotFoundError, NotADirectoryError):
@@ -48,4 +50,5 @@ class LocalFolder:
             raise DamagedRecording(f"{self._path / below} cannot be listed ({error.strerror})") from None
 
     def open(self, name: str) -> File:
+        """A regular file by its name. Raises FileNotFoundError, or DamagedRecording for what is no regular file."""
         return LocalFile(self._path / name, name)

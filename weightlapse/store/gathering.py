@@ -74,6 +74,7 @@ class LastFrame:
                 self._file.write(data)
 
     def get(self, pieces: Sequence[Piece], dtype: np.dtype[Any]) -> NDArray[Any]:
+        """The stored patterns of these pieces, one behind the other, as a read-only array (n,) of the codec's ``dtype``."""
         parts = []
         for start, piece in zip(self._places(pieces, dtype.itemsize), pieces):
             nbytes = (piece.stop - piece.start) * dtype.itemsize
@@ -90,6 +91,7 @@ class LastFrame:
         return [self.layout.offsets[piece.tensor] + piece.start * itemsize for piece in pieces]
 
     def close(self) -> None:
+        """Close the file without a name, where there is one, which frees its room on the disk."""
         if self._file is not None:
             self._file.close()
 

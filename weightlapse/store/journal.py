@@ -64,6 +64,7 @@ class LayoutEpoch:
 
     @classmethod
     def from_payload(cls, start: int, payload: bytes) -> LayoutEpoch:
+        """From the payload of a LAYT record, whose CRC-32 it keeps. Raises what `Layout.from_json` raises for damaged ones."""
         entry = _json(payload)
         layout = Layout.from_json(entry.get("tensors"))
         return cls(start, layout, str(entry.get("note", "")), entry.get("lineage"), zlib.crc32(payload))
@@ -96,6 +97,7 @@ class Journal:
     sealed: Seal = UNSEALED  # what its own records are sealed with: not at all in a journal of version 1
 
     def read_on(self, file: File) -> None:
+        """Take up the records from byte ``end`` of ``file`` on; bytes between them that are no record are noted in ``damaged`` and passed over."""
         base = self.end
         data = file.read(base, file.size)
         if base == 0:
@@ -147,6 +149,7 @@ class Journal:
         # a kind from a newer minor version is skipped: its record is framed like all others
 
     def add_epoch(self, epoch: LayoutEpoch) -> None:
+        """Let a layout begin; it replaces one that begins at the same frame. Raises DamagedRecording for one that begins before the last."""
         if self.epochs and epoch.start <= self.epochs[-1].start:
             if epoch.start < self.epochs[-1].start:
                 raise DamagedRecording(
@@ -179,6 +182,7 @@ class Journal:
         self.gaps = [g for g in self.gaps if g[1] <= fork.step]
 
     def lines(self) -> tuple[Ranges, dict[str, Ranges]]:
+        """Frame ranges of the main line, and of each branch by its name, in the order of writing."""
         return lines_of([self.forks[first] for first in sorted(self.forks)])
 
     def _forget_scalars_from(self, frame: int) -> None:

@@ -79,11 +79,13 @@ class Keeper:
         self._last = made.last
 
     def forget(self) -> None:
+        """Drop the last frame: the next segment does not follow the one before, or nothing more comes."""
         if self._last is not None:
             self._last.close()
             self._last = None
 
     def close(self, *, sync: bool = False) -> None:
+        """``sync``: have the statistics reach the disk first, as far as it can be had; a failure is not told."""
         if sync:
             self._log.sync()
         self._log.close()

@@ -91,14 +91,17 @@ class TensorSpec:
 
     @property
     def storage(self) -> np.dtype[Any]:
+        """The NumPy dtype in which its values lie on disk, little-endian: its own, or unsigned integers for what NumPy does not have."""
         return storage_dtype(self.dtype)
 
     @property
     def size(self) -> int:
+        """How many values it has in one frame; 1 of a single number, 0 of an empty tensor."""
         return math.prod(self.shape)
 
     @property
     def nbytes(self) -> int:
+        """Bytes in one frame, without the padding to the next tensor."""
         return self.size * self.storage.itemsize
 
 
@@ -142,6 +145,7 @@ class Layout:
         return flat.view(spec.storage).reshape(len(rows), *spec.shape) if spec.nbytes else _no_values(len(rows), spec)
 
     def to_json(self) -> list[dict[str, Any]]:
+        """What `from_json` reads: the tensors alone, for their offsets follow from them."""
         return [
             {"name": t.name, "dtype": t.dtype, "shape": list(t.shape), "stream": t.stream, "aliases": list(t.aliases)}
             for t in self.tensors

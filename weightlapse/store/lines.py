@@ -26,10 +26,12 @@ class Fork:
     name: str  # of the branch that holds what was cut off
 
     def to_json(self) -> dict[str, Any]:
+        """The payload of the journal's record; ``first`` is the number of that record and is not repeated in it."""
         return {"keep": self.keep, "step": self.step, "name": self.name}
 
     @classmethod
     def from_json(cls, first: int, entry: dict[str, Any]) -> Fork:
+        """``first``: number of the record. Raises ValueError, KeyError or TypeError for what cannot be a rewind; names are cut at 200 characters."""
         keep, step = int(entry["keep"]), int(entry["step"])
         if not 0 <= keep <= first < OPEN_END:
             raise ValueError(f"a rewind at frame {first} keeps {keep} frames")

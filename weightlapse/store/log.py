@@ -48,6 +48,7 @@ class Seal:
     key: int | None = None
 
     def at(self, kind: bytes, place: int) -> int:
+        """Where the CRC of a payload begins. ``place``: the record's offset, of a frame its number. Openings have no seal, so that a foreign file can be named."""
         return 0 if self.key is None or kind in _OPENINGS else (self.key + place) & 0xFFFFFFFF
 
 
@@ -65,6 +66,7 @@ class Record:
 
     @property
     def end(self) -> int:
+        """Offset of the byte behind it, padding included: where the next record begins."""
         return self.start + record_nbytes(len(self.payload))
 
 
@@ -80,10 +82,12 @@ class Place:
 
     @property
     def payload(self) -> int:
+        """Offset of its first payload byte."""
         return self.start + HEADER_NBYTES
 
     @property
     def end(self) -> int:
+        """Offset of the byte behind it, padding included; by its header alone, so the file may end before."""
         return self.start + record_nbytes(self.nbytes)
 
 
@@ -267,6 +271,7 @@ class AppendFile:
         sync(self._fd)
 
     def close(self) -> None:
+        """Close the descriptor, without a sync; once more does nothing."""
         if self._fd >= 0:
             os.close(self._fd)
             self._fd = -1

@@ -72,6 +72,7 @@ class PackedFrame:
 
     @property
     def key(self) -> bool:
+        """Whether it can be read without the frame before it: all its tensors are keys."""
         return bool(self.entries["key"].all())
 
     def parts(self, step: int, number: int, seed: int) -> list[Any]:

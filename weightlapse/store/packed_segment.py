@@ -144,9 +144,11 @@ class PackedSegment(RawSegment):
 
     @property
     def end(self) -> int:
+        """Bytes up to the end of the last frame that can be read; frames differ in length, so it is found and not computed."""
         return self._end
 
     def cut_to(self, count: int) -> None:
+        """As `RawSegment.cut_to`; the places of the frames left out go too."""
         super().cut_to(count)
         self._places = self._places[:count]
 
@@ -381,6 +383,7 @@ class PackedSegment(RawSegment):
             yield values[low - begin - a * size : high - begin - a * size]
 
     def columns(self, start: int, count: int, dtype: np.dtype[Any], rows: slice | None = None) -> NDArray[Any]:
+        """As `RawSegment.columns`, unpacked: each frame is worked out from the key before it, and bytes between tensors are zeros."""
         first, stop = (0, self.count) if rows is None else (rows.start, rows.stop)
         nbytes = count * dtype.itemsize
         out = np.empty((stop - first, count), dtype)
@@ -411,6 +414,7 @@ class PackedSegment(RawSegment):
         return numbers_into(self, tensor, frames, low // 4, out)
 
     def each_row(self, start: int, count: int, dtype: np.dtype[Any], rows: slice) -> Iterator[NDArray[Any]]:
+        """As `RawSegment.each_row`, of one tensor; frames are followed from one to the next, so that none is unpacked twice."""
         tensor = self._tensor_at(start)
         low = start - self.layout.offsets[tensor]
         frames = range(rows.start, rows.stop)
@@ -442,6 +446,7 @@ class PackedSegment(RawSegment):
     def read_frame(
         self, tensors: Sequence[int], frame: int, out: Mapping[int, NDArray[Any]] | None = None
     ) -> list[NDArray[Any]]:
+        """As `Segment.read_frame`; large tensors are restored in parts, on several threads."""
         specs = {t: self.layout.tensors[t] for t in tensors}
         found = {t: np.empty(spec.shape, spec.storage) if out is None else out[t] for t, spec in specs.items()}
         steps, each = self._head(frame).entries["step"], _AT_ONCE * GROUP
@@ -469,9 +474,11 @@ class PackedSegment(RawSegment):
         return [found[t] for t in tensors]
 
     def known_bound(self, tensor: int, rows: slice) -> float:
+        """The largest bound that the device wrote into the heads of these frames, float64."""
         return max(self.bound(tensor, k) for k in range(rows.start, rows.stop))
 
     def gridded(self, pieces: Sequence[Piece], rows: slice) -> list[Codes | None] | None:
+        """As `RawSegment.gridded`; codes are int32 (frames, values). None for a piece that none of these frames has on a grid."""
         frames = range(rows.start, rows.stop)
         small = 4 * GROUP * self._group_ends[-1] <= _HELD_NBYTES
         found: list[Codes | None] = []
@@ -493,21 +500,26 @@ class PackedSegment(RawSegment):
         return found
 
     def patterns(self, piece: Piece, known: Codes) -> NDArray[np.unsignedinteger[Any]]:
+        """As `RawSegment.patterns`: codes times their step, rounded to the tensor's dtype, as unsigned patterns (frames, values)."""
         step, codes = known
         return restored(codes.reshape(-1), step, self.layout.tensors[piece.tensor]).reshape(codes.shape)
 
     def bound(self, tensor: int, frame: int) -> float:
+        """The bound that the device wrote into the head of this frame, float64; 0.0 where the values are exact."""
         return float(self._head(frame).entries["bound"][tensor])
 
     def bound_changes(self) -> range:
+        """All frames: each has bounds of its own."""
         return range(self.count)
 
     def check_all(self) -> None:
+        """As `RawSegment.check_all`; a frame whose header is lost is not whole."""
         for k in range(self.count):
             if not self._is_whole(k):
                 raise self._damaged(k)
 
     def verify(self) -> list[Damage]:
+        """As `Segment.verify`: frames that say what was added to a damaged one are lost with it, up to the next keys of all tensors."""
         found, lost = [], False
         keys: NDArray[np.bool_] = np.ones(len(self.layout.tensors), np.bool_)
         for k in range(self.count):

@@ -122,6 +122,7 @@ class Packed:
 
     @property
     def nbytes(self) -> int:
+        """Bytes that widths and starts take in memory; the words themselves are not held."""
         return self.widths.nbytes + self.starts.nbytes
 
     def add(self, first: int, stop: int, words: NDArray[np.uint32], out: NDArray[np.int32], *, fresh: bool) -> None:

@@ -20,6 +20,7 @@ from weightlapse.store.remove import remove_proved
 
 
 def open_block(folder: Path, number: int, ours: Belonging) -> BlockSegment:
+    """The block of this number as it is on disk now, with a cache of its own: nothing that was decoded for others answers."""
     name = block_name(number)
     return BlockSegment(number, LocalFile(folder / name, name), ours, Cache())
 

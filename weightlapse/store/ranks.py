@@ -128,9 +128,11 @@ class RankedStore:
         return []
 
     def on_branch(self, name: str) -> RankedStore:
+        """Raises InvalidArgument, always: recordings of many processes cannot be rewound and have no branches."""
         raise InvalidArgument(f"{self.location} was recorded by many processes and has no branches")
 
     def refresh(self) -> int:
+        """As `Store.refresh` of every rank; new frames are the steps that all of them hold now and did not before."""
         before = len(self.steps)
         for store in self._stores:
             store.refresh()
@@ -141,17 +143,21 @@ class RankedStore:
 
     @property
     def epochs(self) -> list[LayoutEpoch]:
+        """One, from frame 0: a rank with several layouts is refused when it is opened."""
         return [LayoutEpoch(0, self._layout)]
 
     @property
     def layouts(self) -> list[tuple[int, Layout]]:
+        """(first frame, layout), of which there is one: whole tensors, not the shards of the ranks."""
         return [(0, self._layout)]
 
     def layout_at(self, frame: int) -> Layout:
+        """The one layout, whatever the frame."""
         return self._layout
 
     @property
     def scalars(self) -> Scalars:
+        """Those of rank 0, at the steps that every rank holds."""
         frames, every = _frames_of(self._main, self.steps), self._main.scalars
         return Scalars(list(every), lambda name: every[name][frames], lambda name: every.logged(name)[frames])
 
@@ -171,31 +177,38 @@ class RankedStore:
 
     @property
     def observed(self) -> list[tuple[int, dict[str, Any]]]:
+        """(step, facts) of rank 0, which alone looks at the network."""
         return self._main.observed
 
     @property
     def gaps(self) -> list[tuple[int, int, str]]:
+        """(first, last, reason) of all ranks, each once: a step that one rank misses is missing."""
         return sorted({gap for store in self._stores for gap in store.gaps})
 
     @property
     def wiring_spec(self) -> str | None:
+        """As rank 0 wrote it, of the whole tensors; None where it did not."""
         return self._main.wiring_spec
 
     @property
     def stopped(self) -> str | None:
+        """Why ranks had to stop, each with its number, or None when none did."""
         told = [f"rank {rank}: {store.stopped}" for rank, store in enumerate(self._stores) if store.stopped is not None]
         return "; ".join(told) or None
 
     @property
     def closed(self) -> bool:
+        """Whether every rank ended in order."""
         return all(store.closed for store in self._stores)
 
     @property
     def raw_nbytes(self) -> int:
+        """Bytes of all values of the frames that every rank holds, of whole tensors and without padding."""
         return self._layout.value_nbytes * len(self.steps)
 
     @property
     def stored_nbytes(self) -> int:
+        """Bytes on disk of all ranks, replicas and frames that not all of them hold included."""
         return sum(store.stored_nbytes for store in self._stores)
 
     # ---- values ----------------------------------------------------------------------------------------------------
@@ -247,6 +260,7 @@ class RankedStore:
         return found
 
     def bound(self, name: str, frame: int | None = None) -> float:
+        """As `Store.bound`: the largest among the shards of the tensor."""
         shards = self._shards[self._known(name).name]
         if frame is None:
             return max(shard.store.bound(name) for shard in shards)
@@ -257,6 +271,7 @@ class RankedStore:
         return self._main.journal_damages()
 
     def verify(self) -> list[Damage]:
+        """As `Store.verify` of every rank; files of ranks but the first bear their folder in front, and frames are numbered within their rank."""
         found = []
         for rank, store in enumerate(self._stores):
             prefix = "" if rank == 0 else f"{rank_folder(rank)}/"

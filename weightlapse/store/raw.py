@@ -76,11 +76,13 @@ class Opening:
     id: bytes | None = None  # of the recording; None in version 1
 
     def pack(self) -> bytes:
+        """The payload of the record: four uint64 in version 1, else six and the 16 bytes of the id."""
         head = (self.number, self.epoch, self.row_nbytes, self.layout_crc)
         return _OPENING_V1.pack(*head) if self.id is None else _OPENING.pack(*head, self.frames_at, self.page, self.id)
 
     @classmethod
     def unpack(cls, payload: bytes) -> Opening | None:
+        """Either version, told apart by length; None where the payload has the length of neither."""
         if len(payload) == _OPENING_V1.size:
             return cls(*_OPENING_V1.unpack(payload))
         return cls(*_OPENING.unpack(payload)) if len(payload) == _OPENING.size else None
@@ -313,6 +315,7 @@ class RawSegment(Whole):
     # ---- values ----------------------------------------------------------------------------------------------------
 
     def read(self, tensor: int, frames: Frames, region: Region) -> NDArray[Any]:
+        """As `Segment.read`; only the pages of a frame that hold the region are read and checked, where it has pages."""
         spec, numbers = self.layout.tensors[tensor], np.arange(self.count)[frames]
         shape = region_shape(spec.shape, region)
         out = np.empty((len(numbers), *shape), spec.storage)
@@ -388,6 +391,7 @@ class RawSegment(Whole):
             yield group
 
     def bound(self, tensor: int, frame: int) -> float:
+        """0.0: frames are as they were given."""
         return 0.0
 
     def known_bound(self, tensor: int, rows: slice) -> float:
@@ -402,6 +406,7 @@ class RawSegment(Whole):
         return None
 
     def bound_changes(self) -> range:
+        """The first frame alone: the bound is the same in all."""
         return range(1)
 
     def _beginning_is_right(self) -> bool:
@@ -417,6 +422,7 @@ class RawSegment(Whole):
         return [Damage(self.file, "a record before the first frame fails its checksum; every frame is whole")]
 
     def verify(self) -> list[Damage]:
+        """As `Segment.verify`; whole frames behind the last valid one count as damage, less than a frame as a write that was cut short."""
         bad = [k for k in range(self.count) if not self._is_whole(k)]
         found = [Damage(self.file, "a frame fails its checksum", self.first + k, self.first + k + 1) for k in bad]
         if self._file.size - self.end >= self._stride:  # less than a frame is only a write that was cut short

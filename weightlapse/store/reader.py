@@ -76,6 +76,7 @@ class Store:
 
     @classmethod
     def open(cls, path: str | os.PathLike[str] | Folder, branch: str | None = None) -> Store:
+        """A path of this machine, or a folder of any kind; ``branch`` None is the main line. Raises NotARecording for what is none."""
         return cls(LocalFolder(path) if isinstance(path, (str, os.PathLike)) else path, branch)
 
     def __reduce__(self) -> Any:
@@ -90,6 +91,7 @@ class Store:
 
     @property
     def journal(self) -> Journal:
+        """As far as it was read by the last :meth:`refresh`."""
         return self.ours.journal
 
     def refresh(self) -> int:
@@ -194,26 +196,32 @@ class Store:
 
     @property
     def scalars(self) -> Scalars:
+        """Float64 (T,) by name, on the line that is shown; a column is made when it is asked for."""
         return self.journal.scalars(len(self.steps), self.line)
 
     @property
     def events(self) -> list[tuple[int, str]]:
+        """(step, text) of the line that is shown, in the order in which they were marked."""
         return list(self.journal.events if self.branch is None else self.journal.told.get(self.branch, ([], []))[0])
 
     @property
     def observed(self) -> list[tuple[int, dict[str, Any]]]:
+        """(step, facts) of the line that is shown."""
         return list(self.journal.observed if self.branch is None else self.journal.observed_of.get(self.branch, []))
 
     @property
     def gaps(self) -> list[tuple[int, int, str]]:
+        """(first step, last step, reason) of the line that is shown."""
         return list(self.journal.gaps if self.branch is None else self.journal.told.get(self.branch, ([], []))[1])
 
     @property
     def wiring_spec(self) -> str | None:
+        """The text of the wiring that was written last, None where none was; the same on all lines."""
         return self.journal.wiring_spec
 
     @property
     def closed(self) -> bool:
+        """Whether the journal ends with an orderly close; a recording that is resumed is open again."""
         return self.journal.closed_at is not None
 
     @property
@@ -244,6 +252,7 @@ class Store:
 
     @property
     def last_segment_number(self) -> int:
+        """The highest number of a log or block file that is there, -1 where there is none: a writer goes on behind it."""
         return self._list.last_number
 
     @property

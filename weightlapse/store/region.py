@@ -11,6 +11,7 @@ Region = tuple[slice, ...]  # one rising slice per axis of the tensor
 
 
 def region_shape(shape: tuple[int, ...], region: Region) -> tuple[int, ...]:
+    """The shape of ``region`` of a tensor: one number for each slice, as NumPy counts them."""
     return tuple(len(range(*s.indices(n))) for s, n in zip(region, shape))
 
 

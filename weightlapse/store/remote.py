@@ -11,6 +11,7 @@ from weightlapse.store.files import File
 
 
 def is_url(path: object) -> bool:
+    """Whether it is a text with "://" in it; a path object never is."""
     return isinstance(path, str) and "://" in path
 
 
@@ -37,6 +38,7 @@ class RemoteFile:
         self.key: Hashable = (folder.location, name)
 
     def read(self, start: int, stop: int) -> bytes:
+        """As `File.read`; the first call fetches the whole file, later ones take from what was kept."""
         if start >= stop:
             return b""
         data = self._folder.fetched(self.name, self.size)[start:stop] if stop <= self.size else b""
@@ -63,12 +65,14 @@ class RemoteFolder:
 
     @property
     def location(self) -> str:
+        """The URL as it was given."""
         return self._url
 
     def _path(self, name: str) -> str:
         return f"{self._root.rstrip('/')}/{name}" if name else str(self._root)
 
     def names(self, below: str) -> list[str]:
+        """As `Folder.names`, asked anew each time: listings that fsspec keeps would hide what was written since."""
         try:
             self._files.invalidate_cache(self._path(below))
             entries = self._files.ls(self._path(below), detail=False)
@@ -77,6 +81,7 @@ class RemoteFolder:
         return sorted(entry.rstrip("/").rsplit("/", 1)[-1] for entry in entries)
 
     def open(self, name: str) -> File:
+        """A file with the size that it has now; its bytes are not fetched yet."""
         return RemoteFile(self, name, int(self._files.size(self._path(name))))
 
     def fetched(self, name: str, size: int) -> bytes:

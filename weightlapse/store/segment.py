@@ -61,13 +61,15 @@ class Segment(Protocol):
     def bound_changes(self) -> Sequence[int]:
         """The frames from which on bounds may be others: all that it takes to find the largest."""
 
-    def verify(self) -> list[Damage]: ...
+    def verify(self) -> list[Damage]:
+        """Everything that is wrong, every checksum looked at; empty where all is well. ``first`` and ``stop`` count frames in the order of writing."""
 
 
 class Whole:
     """What segments without narrow parts share."""
 
     def begin(self, tensor: int, frames: Frames, region: Region) -> Begun:
+        """As `Segment.begin` with no narrow parts: all of the reading is in the second half."""
         return [], lambda: self.read(tensor, frames, region)  # type: ignore[attr-defined,no-any-return]
 
 
@@ -79,21 +81,26 @@ class LostSegment(Whole):
         self.steps: NDArray[np.int64] = np.full(count, -1, np.int64)
 
     def read(self, tensor: int, frames: Frames, region: Region) -> NDArray[Any]:
+        """An empty array (0, *region) for no frames; for any other raises DamagedRecording with the reason."""
         if len(np.arange(self.count)[frames]) == 0:
             spec = self.layout.tensors[tensor]
             return np.empty((0, *spec.shape), spec.storage)[(slice(None), *region)]
         raise DamagedRecording(f"frames {self.first} to {self.first + self.count - 1} are lost: {self._reason}")
 
     def read_frame(self, tensors: Sequence[int], frame: int, out: Out = None) -> list[NDArray[Any]]:
+        """Raises DamagedRecording, always."""
         raise DamagedRecording(f"frame {self.first + frame} is lost: {self._reason}")
 
     def bound(self, tensor: int, frame: int) -> float:
+        """NaN: there are no values that could be off."""
         return float("nan")
 
     def bound_changes(self) -> range:
+        """None, so that the largest bound of a tensor is that of the frames which can be read."""
         return range(0)
 
     def verify(self) -> list[Damage]:
+        """One damage: all of its frames."""
         return [Damage("log", self._reason, self.first, self.first + self.count)]
 
 
@@ -111,22 +118,28 @@ class SegmentPart:
         return numbers if not isinstance(frames, slice) or not len(numbers) else as_slice(numbers)
 
     def read(self, tensor: int, frames: Frames, region: Region) -> NDArray[Any]:
+        """As `Segment.read`; frames are counted from the part's beginning, as in every method but :meth:`verify`."""
         return self.whole.read(tensor, self._frames(frames), region)
 
     def begin(self, tensor: int, frames: Frames, region: Region) -> Begun:
+        """As `Segment.begin` of the whole segment, so that narrow parts are still decoded together."""
         return self.whole.begin(tensor, self._frames(frames), region)
 
     def read_frame(self, tensors: Sequence[int], frame: int, out: Out = None) -> list[NDArray[Any]]:
+        """As `Segment.read_frame`, the frame counted from the part's beginning."""
         return self.whole.read_frame(tensors, frame + self._start, out)
 
     def bound(self, tensor: int, frame: int) -> float:
+        """As `Segment.bound`, the frame counted from the part's beginning."""
         return self.whole.bound(tensor, frame + self._start)
 
     def bound_changes(self) -> Sequence[int]:
+        """Frame 0 and those inside at which the whole segment's bounds may change; empty for a part without frames."""
         inside = [k - self._start for k in self.whole.bound_changes() if self._start < k < self._start + self.count]
         return [0, *inside] if self.count else []
 
     def verify(self) -> list[Damage]:
+        """The damages of the whole segment, also outside of the part."""
         return self.whole.verify()
 
 

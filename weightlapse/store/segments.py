@@ -57,10 +57,12 @@ class TwoCopies:
             return read(self.other)
 
     def read(self, tensor: int, frames: Frames, region: Region) -> NDArray[Any]:
+        """As `Segment.read`, from the first copy, or, where that is damaged, from the other. Raises where both are."""
         values: NDArray[Any] = self._either(lambda segment: segment.read(tensor, frames, region))
         return values
 
     def begin(self, tensor: int, frames: Frames, region: Region) -> Begun:
+        """As `Segment.begin`; a fault that shows in either half is made good by reading from the other copy."""
         try:
             fresh, finish = self.copy.begin(tensor, frames, region)
         except DamagedRecording:
@@ -75,18 +77,22 @@ class TwoCopies:
         return fresh, finish_either
 
     def read_frame(self, tensors: Sequence[int], frame: int, out: Out = None) -> list[NDArray[Any]]:
+        """As `Segment.read_frame`, from whichever copy can be read; ``out`` is filled anew by the second try."""
         values: list[NDArray[Any]] = self._either(lambda segment: segment.read_frame(tensors, frame, out))
         return values
 
     def bound(self, tensor: int, frame: int) -> float:
+        """The larger bound of both copies, once the other was opened: values may have come from it."""
         other = self._other  # where values may have come from it
         return max(self.copy.bound(tensor, frame), 0.0 if other is None else other.bound(tensor, frame))
 
     def bound_changes(self) -> range:
+        """Those of the copy that has more of them, which has those of the other among them."""
         changes = [c.bound_changes() for c in (self.copy, self._other) if c is not None]
         return max(changes, key=len)
 
     def verify(self) -> list[Damage]:
+        """The damages of the first copy; where the other is whole there they cost no frames, and say which file still holds them."""
         found = self.copy.verify()
         if not found or self.other is None:
             return found

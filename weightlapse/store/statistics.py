@@ -51,6 +51,7 @@ class Outline:
         cls, layout: Layout, crc: int, first: int, count: int, height: int, chunks: Sequence[tuple[Piece, ...]],
         tolerance: float | None,
     ) -> Outline:  # fmt: skip
+        """What is worth its room: a row for each frame only of large tensors, bounds of units only of large ones whose units no piece cuts."""
         sizes = np.array([spec.size for spec in layout.tensors], np.int64)
         each = sizes >= (_ROW_EACH_FRAME if tolerance is None else _ROW_EACH_FRAME_ROUNDED)
         least = _UNIT_VALUES if tolerance is None else _UNIT_VALUES_ROUNDED
@@ -66,10 +67,12 @@ class Outline:
 
     @property
     def blocks(self) -> int:
+        """Time blocks, the last one perhaps shorter."""
         return -(-self.count // self.height)
 
     @cached_property
     def pieces(self) -> tuple[Piece, ...]:
+        """All pieces, chunk after chunk: the columns of ``low``, ``high`` and ``jump``."""
         return tuple(piece for chunk in self.chunks for piece in chunk)
 
     @cached_property
@@ -93,6 +96,7 @@ def starts_of(each: NDArray[np.bool_], count: int, blocks: int) -> NDArray[np.in
 
 
 def unit_starts_of(units: NDArray[np.bool_], layout: Layout) -> NDArray[np.int64]:
+    """int64 (tensors + 1,): where the units of each tensor begin among all that have bounds, and their number."""
     sizes = [spec.shape[0] if has else 0 for spec, has in zip(layout.tensors, units)]
     return np.concatenate([[0], np.cumsum(np.array(sizes, np.int64))]).astype(np.int64)
 
@@ -124,15 +128,18 @@ class Statistics:
 
     @property
     def blocks(self) -> int:
+        """Time blocks, the last one perhaps shorter: the first axis of ``low``, ``high`` and ``jump``."""
         return -(-self.count // self.height)
 
     @cached_property
     def pieces(self) -> tuple[Piece, ...]:
+        """The pieces as they lie in ``table``: the columns of ``low``, ``high`` and ``jump``."""
         columns = (self.table[name].tolist() for name in ("tensor", "start", "stop"))
         return tuple(Piece(*numbers) for numbers in zip(*columns))
 
     @cached_property
     def starts(self) -> NDArray[np.int64]:
+        """int64 (tensors + 1,): where the rows of each tensor begin in the columns of ``rows``, and their number."""
         return starts_of(self.each, self.count, self.blocks)
 
     def row(self, tensor: int, frame: int) -> int:
@@ -147,6 +154,7 @@ class Statistics:
     # ---- bytes -----------------------------------------------------------------------------------------------------
 
     def pack(self) -> bytes:
+        """The payload of the record, little-endian: a head of fixed numbers, then all arrays transposed and deflated by zlib."""
         head = _HEAD.pack(
             *(self.first, self.count, self.height, self.layout_crc, self.before + 1),
             *(len(self.each), len(self.table["start"]), self.unit_value.shape[1]),

@@ -40,11 +40,13 @@ class StatisticsCheck:
         self._made = Gathering(outline, before, None) if self.fits and self._known else None
 
     def look(self, b: int, c: int, patterns: NDArray[Any]) -> None:
+        """Take in the patterns (frames, values) of chunk ``c`` in time block ``b``; every chunk must come once, time blocks in their order."""
         if self._made is not None:
             self._made.take(b, c, self._made.look(b, self._made.outline.chunks[c], patterns))
 
     @property
     def last(self) -> LastFrame | None:
+        """The last frame of the block, for the check of the next one; None where nothing could be compared."""
         return None if self._made is None else self._made.last
 
     def wrong(self) -> list[str]:
@@ -86,6 +88,7 @@ def _close(a: NDArray[Any], b: NDArray[Any], scale: NDArray[Any]) -> bool:
 
 
 def damage_of(name: str, segment: BlockSegment, columns: list[str]) -> Damage:
+    """Damage that costs no frame: the statistics ``columns`` in file ``name`` are wrong, and are made anew from the values."""
     return Damage(
         name,
         f"the statistics of {segment.file} are not those of its values ({', '.join(columns)}); the values count, and are whole",

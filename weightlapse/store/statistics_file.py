@@ -25,6 +25,7 @@ STATISTICS = b"STAT"
 
 
 def file_name(identity: bytes) -> str:
+    """``identity``: the 16 bytes of the recording's id, of which the first eight hex digits go into the name."""
     return f"stats-{identity.hex()[:8]}.log"
 
 
@@ -160,11 +161,13 @@ class StatisticsLog:
         return log
 
     def sync(self) -> None:
+        """Have what was appended reach the disk; a failure is passed over, since statistics can be made anew."""
         if self._log is not None:
             with contextlib.suppress(OSError):
                 self._log.sync()
 
     def close(self) -> None:
+        """Close the file, if one was opened; a later append opens it again."""
         if self._log is not None:
             self._log.close()
             self._log = None

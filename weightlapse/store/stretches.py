@@ -45,9 +45,11 @@ class Source:
     rank: int = 0
 
     def counts(self, name: str) -> bool:
+        """Whether this source speaks for the tensor; of replicas only one does."""
         return self.offsets is None or name in self.offsets
 
     def offset(self, name: str, ndim: int) -> tuple[int, ...]:
+        """Where what it has of the tensor begins within the whole one: ``ndim`` numbers, zeros where it has all."""
         return (0,) * ndim if self.offsets is None else self.offsets[name]
 
 
@@ -76,6 +78,7 @@ class Stretch:
 
     @property
     def block(self) -> int:
+        """The number of the time block within its segment."""
         return self.local // self.statistics.height
 
     @property

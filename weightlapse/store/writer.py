@@ -75,6 +75,7 @@ class Start:
 
     @classmethod
     def of(cls, store: Store) -> Start:
+        """Where the recording stands that ``store`` shows on its main line: frames of branches count among those written, the last step is the main line's."""
         branched, last = store.written - len(store.steps), int(store.steps.max(initial=-1))
         numbers = (store.written, branched, last, store.last_segment_number)
         return cls(store.ours, store.tolerance, store.version, *numbers)
@@ -368,6 +369,7 @@ class Writer:
         self._scalar_ids = ids  # only now: a name that did not reach the disk must be written again
 
     def event(self, step: int, text: str) -> None:
+        """Written at once. What is not Unicode (lone surrogates) becomes "?"."""
         self._journal.put((journal.EVENT, text.encode("utf-8", "replace"), step))
 
     def observed(self, step: int, seen: dict[str, Any]) -> None:
@@ -390,6 +392,7 @@ class Writer:
             self._epoch, self._epoch_start = self._epoch + 1, self.frames
 
     def set_wiring(self, spec: str) -> None:
+        """The text of the wiring, for the whole recording; the last one counts."""
         self._journal.put((journal.WIRING, spec.encode(), 0))
 
     def stopped(self, step: int, reason: str) -> None:
@@ -405,6 +408,7 @@ class Writer:
             )
 
     def flush(self) -> None:
+        """Have everything reach the disk where the policy is "flush"; else only see that the folder is still ours. Raises CannotRecord where it is not."""
         self._check_folder()
         if self._fsync == "flush":
             self._sync()
