@@ -122,6 +122,7 @@ class EntrySource:
         raise NotImplementedError
 
     def arrays(self, params: Any) -> Sequence[ArrayInfo]:
+        """As `Source.arrays`; what NumPy cannot hold goes to ``left_out``. Raises InvalidArgument for no array, a stream of torch, or a glob that meets nothing."""
         entries = self.entries(params)
         streams = self._selection.streams
         for stream in streams:
@@ -151,40 +152,52 @@ class EntrySource:
         return self._infos
 
     def bind(self, rows: Rows | None) -> None:
+        """As `Source.bind`; rows are always given, because :meth:`packed_copies` takes nothing here."""
         assert rows is not None, "only what packed_copies() takes has no rows"
         self._bound = self._infos
         self._gather = Gather(rows, range(len(self._infos)))
         self._dtypes = [dtype.newbyteorder("=") for dtype in rows.dtypes]
 
-    def before_any(self, slot: int) -> None: ...
+    def before_any(self, slot: int) -> None:
+        """Nothing: there are no gradients."""
 
-    def before(self, slot: int) -> None: ...
+    def before(self, slot: int) -> None:
+        """Nothing: there are no gradients."""
 
     # what only some frameworks can say
 
     def refresh(self) -> bool:
+        """True: :meth:`copy` compares each array with what was listed."""
         return True
 
-    def settle(self) -> None: ...
+    def settle(self) -> None:
+        """Nothing to wait for: copies are done when :meth:`copy` returns."""
 
     def version(self, *, copied: bool = False) -> Any:
+        """None: arrays do not tell when they are written to."""
         return None
 
     def moved_since(self, version: Any) -> bool:
+        """False: without a :meth:`version` nothing can be told to have moved."""
         return False
 
     def held(self, tensors: Sequence[Any]) -> tuple[list[str], list[str]] | None:
+        """None: which arrays an optimizer holds cannot be told."""
         return None
 
-    def adopt(self, names: Iterable[str]) -> None: ...
+    def adopt(self, names: Iterable[str]) -> None:
+        """Nothing: the framework keeps the names."""
 
     def allocate(self, shape: tuple[int, int]) -> NDArray[np.uint8]:
+        """Plain memory, uninitialised."""
         return np.empty(shape, np.uint8)
 
     def packed_copies(self, tolerance: float | None, *, every: int, memory: int) -> Any:
+        """None: frames are packed on devices of torch alone."""
         return None
 
     def follow(self, model: Any, optimizers: Sequence[Any]) -> None:
+        """Raises InvalidArgument, always: only torch modules can be exchanged for another."""
         raise InvalidArgument("only the recording of a torch module can go on with another one")
 
     def values(self, params: Any) -> list[Any] | None:
@@ -195,6 +208,7 @@ class EntrySource:
         return [entries[i][2] for i in self._picked]
 
     def copy(self, slot: int, params: Any) -> bool:
+        """As `Source.copy`: all values at once, in the training thread; values that are no NumPy arrays of the stored dtypes are converted first."""
         if self._infos is not self._bound or (values := self.values(params)) is None:
             return False
         if {*map(type, values)} != {np.ndarray} or [*map(_DTYPE, values)] != self._dtypes:
@@ -212,16 +226,19 @@ class ArraySource(EntrySource):
     """Records mappings of arrays given to ``rec.step(mapping)``."""
 
     def entries(self, params: Any) -> list[Entry]:
+        """(dotted name, "weights", array) of a mapping, nested ones flattened. Raises InvalidArgument for what is no mapping."""
         if not isinstance(params, Mapping):
             raise InvalidArgument(f"a mapping of names to arrays is needed here, not {type(params).__name__}")
         return [(name, "weights", value) for name, value in flatten(params).items()]
 
     def arrays(self, params: Any) -> Sequence[ArrayInfo]:
+        """As `EntrySource.arrays`; the structure of the mapping is kept, so that later ones of the same structure need no flattening."""
         infos = super().arrays(params)
         self._structure = Structure(params)
         return infos
 
     def values(self, params: Any) -> list[Any] | None:
+        """The arrays to be recorded, in the order of the listing; looked up name by name where the mapping has another structure than the listed one."""
         leaves = self._structure.leaves(params)
         if leaves is None:
             return super().values(params)

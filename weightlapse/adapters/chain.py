@@ -63,10 +63,12 @@ class Chain:
 
     @property
     def inputs(self) -> int:
+        """Size of an input vector, that of the first layer."""
         return self.layers[0].inputs
 
     @property
     def outputs(self) -> int:
+        """Size of an output vector, that of the last layer."""
         return self.layers[-1].outputs
 
     @property

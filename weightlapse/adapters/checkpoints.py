@@ -30,6 +30,7 @@ class CheckpointSource(EntrySource):
     framework = "checkpoints"
 
     def entries(self, params: Any) -> list[Entry]:
+        """(name, stream, array) of one checkpoint, a mapping of names to arrays, in its order."""
         return [(name, "buffers" if _BUFFERS.search(name) else "weights", value) for name, value in params.items()]
 
 

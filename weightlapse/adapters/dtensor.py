@@ -48,4 +48,5 @@ def refuse_flat_parameters(module: torch.nn.Module) -> None:
 
 
 def model_is_sharded(model: Any) -> bool:
+    """Whether any parameter of a torch module is sharded over processes; False for what is no module."""
     return isinstance(model, torch.nn.Module) and any(is_sharded(p) for p in model.parameters())

@@ -22,10 +22,12 @@ class Iteration:
 
     @property
     def under_way(self) -> bool:
+        """Whether some optimizer has stepped since the last iteration ended."""
         return bool(self._stepped)
 
     @property
     def doubtful(self) -> bool:
+        """Whether the iterations that were told are likely too short; can become False again as more come."""
         return self._count > 1 and self._alone >= max(3, self._iterations / 3)
 
     def ended_by(self, optimizer: int) -> bool:
@@ -42,6 +44,7 @@ class Iteration:
         return True
 
     def ended_by_hand(self) -> None:
+        """The user said that an iteration is over, by ``rec.step()``: what was stepped so far belongs to it."""
         self._stepped.clear()
 
 

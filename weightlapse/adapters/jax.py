@@ -31,6 +31,7 @@ class JaxSource(EntrySource):
     framework = "jax"
 
     def entries(self, params: Any) -> list[Entry]:
+        """(dotted path, "weights", array) of the leaves that are numbers, in the order of the pytree; returns when all have reached host memory."""
         leaves = [(_dotted(path), leaf) for path, leaf in jax.tree_util.tree_flatten_with_path(params)[0]]
         found = [(name, leaf) for name, leaf in leaves if _is_numbers(leaf)]
         for _, leaf in found:
@@ -53,6 +54,7 @@ class NnxSource(EntrySource):
         self._model = model
 
     def entries(self, params: Any) -> list[Entry]:
+        """(dotted path, stream, array) of what the module holds now; ``params`` is not looked at."""
         from flax import nnx
 
         found: list[Entry] = []

@@ -50,6 +50,7 @@ class KerasSource(EntrySource):
 
     @property
     def model(self) -> Any:
+        """The model that was given, whose variables are recorded."""
         return self._model
 
     def named(self) -> list[tuple[str, str, Any]]:
@@ -83,6 +84,7 @@ class KerasSource(EntrySource):
         ]
 
     def entries(self, params: Any) -> list[Entry]:
+        """(path, stream, value) of every variable, from wherever they are current: given by hand, in a graph that runs, in the state of a fit, or the model."""
         if not self._model.built and len(self._model.weights) != len(self._variables):
             self._variables = _variables(self._model)  # a model of models without a call of its own got more of them
         given = GIVEN.get()
@@ -213,6 +215,7 @@ class WatchCallback(Watching, keras.callbacks.Callback):
         self._updates = 0
 
     def on_train_begin(self, logs: Any = None) -> None:
+        """Begins the recording; a model of TensorFlow without weights is begun by its first batch, which makes them."""
         self._updates = updates(self._model)
         if self._model.weights or keras.backend.backend() != "tensorflow":
             self.begin(self._model, self.path, lambda: self._updates)
@@ -227,6 +230,7 @@ class WatchCallback(Watching, keras.callbacks.Callback):
             warnings.warn(f"the recording {self.path} begins at step {step}: {why}", stacklevel=2)
 
     def on_train_batch_end(self, batch: int, logs: Mapping[str, Any] | None = None) -> None:
+        """One frame where the optimizer's count has risen, however many updates that were; batches that are only accumulated make none."""
         if self.recorder is None:
             self._updates = updates(self._model)
             self._begin_late(self._updates, logs)
@@ -241,6 +245,7 @@ class WatchCallback(Watching, keras.callbacks.Callback):
                 self.recorder.step(step=count + self.offset, **_numbers(logs))
 
     def on_epoch_end(self, epoch: int, logs: Mapping[str, Any] | None = None) -> None:
+        """Validation metrics become scalars of the newest frame, and all frames so far reach the store."""
         if self.active:
             validation = {name: value for name, value in _numbers(logs).items() if name.startswith("val_")}
             if validation:
@@ -248,6 +253,7 @@ class WatchCallback(Watching, keras.callbacks.Callback):
             self.recorder.flush()  # checkpoints are written at the end of an epoch: what leads up to them is there then
 
     def on_train_end(self, logs: Any = None) -> None:
+        """Closes the recording; weights that Keras restores now (the best epoch's) are no step and make no frame."""
         self.end()
 
 

@@ -56,13 +56,16 @@ class KerasSteps:
 
     @property
     def optimizers(self) -> tuple[Any, ...]:
+        """Those that are followed, in the order in which they were given."""
         return tuple(self._optimizers)
 
     def told(self) -> bool:
+        """As `Steps.told`; asking takes it back."""
         told, self._told = self._told, False
         return told
 
     def parameters(self) -> list[Any] | None:
+        """The trainable variables of all optimizers; None while one of them has not made its first update and has none yet."""
         found = []
         for optimizer in self._optimizers:
             if not optimizer.built:
@@ -71,12 +74,14 @@ class KerasSteps:
         return found
 
     def follow(self, watcher: Watcher) -> None:
+        """As `Steps.follow`, from the present count of updates on; the methods of each optimizer are wrapped when the first recorder follows it."""
         self._watcher = watcher
         self._counts = [_count(optimizer) for optimizer in self._optimizers]
         for optimizer in self._optimizers:
             hub_of(optimizer).followers.append(self)
 
     def leave(self) -> None:
+        """Tell no more. Graphs that were traced meanwhile keep their callback, which finds no follower."""
         self._watcher = None
         for optimizer in self._optimizers:
             hub_of(optimizer).forget(self)
@@ -94,6 +99,7 @@ class KerasSteps:
     # ---- what a hub tells ------------------------------------------------------------------------------------------
 
     def begins(self) -> None:
+        """An update is about to be made: the watcher is told, but for the second and later ones of an iteration."""
         if self._watcher is not None and not (self.iteration is not None and self.iteration.under_way):
             self._watcher.before()
 
@@ -110,6 +116,7 @@ class KerasSteps:
             self._watcher.doubt(DOUBTFUL)
 
     def unseen(self, why: str) -> None:
+        """An update cannot be followed, and ``why``: becomes a doubt of the recording."""
         if self._watcher is not None:
             self._watcher.doubt(why)
 
@@ -250,6 +257,7 @@ class _Method:
 
 
 def hub_of(optimizer: Any) -> _Hub:
+    """The hub that stands before the methods of an optimizer, made (and the methods wrapped) where nobody has followed it yet."""
     method = vars(optimizer).get(_METHODS[0])
     return method.hub if isinstance(method, _Method) else _Hub(optimizer)
 

@@ -31,6 +31,7 @@ class Rows:
     shapes: Sequence[tuple[int, ...]]
 
     def nbytes(self, i: int) -> int:
+        """Bytes of array ``i`` in one row, without padding."""
         return int(np.prod(self.shapes[i], dtype=np.int64)) * self.dtypes[i].itemsize
 
     def column(self, i: int) -> NDArray[Any]:
@@ -114,6 +115,7 @@ class GatherBytes:
             a = b
 
     def copy(self, slot: int) -> None:
+        """The present bytes of all arrays into row ``slot``; nobody else may write to that row meanwhile."""
         if self._placed:
             memory, row = self._memory, slot * self._pitch
             assert memory is not None

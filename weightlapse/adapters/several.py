@@ -61,6 +61,7 @@ class SeveralSource(EntrySource):
         self._parts = parts
 
     def entries(self, params: Any) -> list[Entry]:
+        """(key.name, stream, value) of every model; models that were put into the mapping since are taken up, ``params`` is not looked at."""
         self._look()
         return [
             (f"{key}.{name}", stream, value)
@@ -69,6 +70,7 @@ class SeveralSource(EntrySource):
         ]
 
     def held(self, tensors: Sequence[Any]) -> tuple[list[str], list[str]]:
+        """As `Source.held`, of the models that can tell: a trainable array of one counts as not held by the optimizer of another."""
         inside: list[str] = []
         outside: list[str] = []
         for key, source in self._sources.items():

@@ -33,6 +33,7 @@ class SklearnSource(EntrySource):
         self._model = final(model)
 
     def entries(self, params: Any) -> list[Entry]:
+        """(name, "weights", array): the arrays given, those of an iteration inside of ``fit``, or those that the estimator holds."""
         given = params if params is not None else GIVEN.get()
         return [(name, "weights", value) for name, value in (given or weights_of(self._model)).items()]
 

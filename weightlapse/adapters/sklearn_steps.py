@@ -89,21 +89,26 @@ class SklearnSteps:
         vars(self.estimator)[_PLACE] = self
 
     def follow(self, watcher: Any) -> None:
+        """As `Steps.follow`; it is noted in the estimator's own ``__dict__``, where the wrapped methods of its class look."""
         self._watcher, self._start = watcher, None
         self._seen = _digest(weights_of(self.estimator)) if has_weights(self.estimator) else b""
         vars(self.estimator)[_PLACE] = self
 
     def leave(self) -> None:
+        """Tell no more; another recorder that has followed the estimator since stays."""
         self._watcher = self._start = None
         if vars(self.estimator).get(_PLACE) is self:
             del vars(self.estimator)[_PLACE]
 
-    def wait(self) -> None: ...
+    def wait(self) -> None:
+        """Nothing to wait for: iterations are told of in the thread that fits."""
 
     def parameters(self) -> list[Any] | None:
+        """None, not known: an estimator has no optimizer that could be asked."""
         return None
 
     def told(self) -> bool:
+        """As `Steps.told`; asking takes it back."""
         told, self._told = self._told, False
         return told
 
@@ -143,6 +148,7 @@ class SklearnSteps:
             self._watcher.after(sure=True)
 
     def log(self, **scalars: float) -> None:
+        """Numbers of the iteration that was told last (its loss) become scalars."""
         if self._watcher is not None:
             self._watcher.log(**scalars)
 
@@ -153,6 +159,7 @@ class SklearnSteps:
             self._watcher.mark(why)
 
     def failed(self, error: Exception) -> None:
+        """Recording an iteration raised ``error``: the fit goes on, and the recording bears a doubt."""
         if self._watcher is not None:
             self._watcher.doubt(f"the iterations of a fit() could not be recorded ({type(error).__name__}: {error})")
 

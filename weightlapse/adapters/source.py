@@ -121,9 +121,11 @@ class Source(Protocol):
 class Watcher(Protocol):
     """Who is told of updates: ``before`` one begins, and ``after`` a call that made one, or (not ``sure``) may have made one."""
 
-    def before(self) -> None: ...
+    def before(self) -> None:
+        """An update is about to be made; the weights are still those before it."""
 
-    def after(self, *, sure: bool) -> None: ...
+    def after(self, *, sure: bool) -> None:
+        """A call that made an update has returned; not ``sure``: whether it made one is seen by the weights."""
 
     def doubt(self, text: str) -> None:
         """What is told does not show everything, for this reason."""
@@ -154,7 +156,8 @@ class Steps(Protocol):
     def follow(self, watcher: Watcher) -> None:
         """Tell ``watcher`` of every update, until :meth:`leave`."""
 
-    def leave(self) -> None: ...
+    def leave(self) -> None:
+        """Tell nobody any more, and take off whatever was put around the optimizers."""
 
 
 class Selection:

@@ -197,6 +197,7 @@ class TorchSource:
     # ---- what there is ---------------------------------------------------------------------------------------------
 
     def arrays(self, params: Any = None) -> Sequence[ArrayInfo]:
+        """As `Source.arrays`, listed anew from the module; ``params`` is not looked at. Raises InvalidArgument for a module without parameters."""
         if self._parts is not None:
             self.module, self._leaves = container(self._parts), list(leaves(self._parts).values())
         parameters, buffers = _parameters(self.module), _buffers(self.module)
@@ -397,6 +398,7 @@ class TorchSource:
         return self._packed
 
     def settle(self) -> None:
+        """As `Source.settle`: the device waits, on the stream that will make the update; the host does not."""
         if self._packed is not None:
             self._packed.settle()
         if self._side is not None:
@@ -417,6 +419,7 @@ class TorchSource:
     # ---- copying ---------------------------------------------------------------------------------------------------
 
     def bind(self, rows: Rows | None) -> None:
+        """As `Source.bind`; copies are prepared here, once, and checked against the live tensors at every :meth:`copy`."""
         self._rows = rows
         self._aim()
         self._columns = [] if rows is None else [rows.column(i) for i in range(len(self._places), len(self._infos))]
@@ -437,6 +440,7 @@ class TorchSource:
         return [column[slot, ...] for column in self._columns[first : first + count]]
 
     def before_any(self, slot: int) -> None:
+        """As `Source.before_any`: the places of gradients in row ``slot`` become NaN."""
         for place, info in zip(self._gradient_places(slot), self._gradient_infos()):
             over(place, info.dtype).fill_(math.nan)
 
@@ -448,6 +452,7 @@ class TorchSource:
         return self._infos[first : first + len(self._graded)]
 
     def before(self, slot: int) -> None:
+        """As `Source.before`: gradients into row ``slot``; NaN where a parameter has none, sparse ones made dense."""
         if self._graded:
             for place, info, held in zip(self._gradient_places(slot), self._gradient_infos(), self._graded):
                 parameter = held.home.get(held.key)
@@ -458,6 +463,7 @@ class TorchSource:
                     _put(place, info.dtype, gradient.to_dense() if gradient.is_sparse else gradient)
 
     def copy(self, slot: int, params: Any = None) -> bool:
+        """As `Source.copy`: tensors of a device are on their way when it returns, and ``pending`` waits for them."""
         if self._infos is not self._bound or not (self._is_current() or self._relist()):
             return False
         if self._wary:

@@ -150,15 +150,18 @@ class ScriptedHome:
         self._held = held
 
     def get(self, key: str) -> Any:
+        """The tensor of this name, None where there is none."""
         return self._held[key] if key in self._held else None  # noqa: SIM401 — torch's own object has no get()
 
     def __getitem__(self, key: str) -> Any:
         return self._held[key]
 
     def items(self) -> Any:
+        """(name, tensor) pairs, asked of the module anew by every call."""
         return self._held.items()
 
     def values(self) -> Any:
+        """The tensors, asked of the module anew by every call: torch's own object has no ``values``."""
         return [value for _, value in self._held.items()]
 
     def __len__(self) -> int:

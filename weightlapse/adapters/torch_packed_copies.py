@@ -110,6 +110,7 @@ class PackedCopies:
             return sum(not frame.here for frame in self._waiting) < self.slots
 
     def bind(self, sources: Sequence[torch.Tensor]) -> None:
+        """From now on pack these: the same tensors, of the same shapes and dtypes, in other memory."""
         self.packer.bind(sources)
 
     def copy(self, slot: int) -> None:

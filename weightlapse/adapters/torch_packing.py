@@ -287,10 +287,12 @@ class Report:
 
     @property
     def table(self) -> NDArray[np.int64]:
+        """int64 (tensors, 6): the numbers of each tensor, a view."""
         return self.numbers[:-2].reshape(-1, _REPORT)
 
     @property
     def words(self) -> tuple[int, int]:
+        """How many words of 32 bits the frame has: of the widths, and of the numbers."""
         return int(self.numbers[-2]), int(self.numbers[-1])
 
 

@@ -213,6 +213,7 @@ class Fused(Plain):
         self._totals = torch.zeros((3, count), dtype=torch.int64, device=device)
 
     def bind(self, sources: Sequence[torch.Tensor]) -> None:
+        """As `Plain.bind`; the table of addresses on the device is made anew with the next frame."""
         super().bind(sources)
         self._table: torch.Tensor | None = None
 
@@ -226,6 +227,7 @@ class Fused(Plain):
         was_gridded: torch.Tensor,
         gridded: Sequence[bool],
     ) -> tuple[torch.Tensor, torch.Tensor]:
+        """As `Plain.pack`, the same bytes; the device does it all, and nothing here waits for it."""
         if any(wanted and not t.is_contiguous() for t, wanted in zip(self._sources, gridded)):
             return super().pack(now, last, out, grid, keys, was_gridded, gridded)
         if self._table is None:

@@ -62,6 +62,7 @@ class TorchSteps:
         return [o for o in self.inner if self._bare[id(o)] and _groups(o)]
 
     def told(self) -> bool:
+        """False: torch tensors count their own changes, so nobody has to ask here."""
         return False
 
     def parameters(self) -> list[torch.Tensor] | None:
@@ -74,9 +75,11 @@ class TorchSteps:
             held += [p for group in groups for p in group["params"]]
         return held
 
-    def wait(self) -> None: ...
+    def wait(self) -> None:
+        """Nothing to wait for: updates are told of in the thread that makes them."""
 
     def follow(self, watcher: Watcher) -> None:
+        """As `Steps.follow`: hooks on bare optimizers, a wrapper around the ``step`` of everything else, and hooks on what lies within."""
         self._watcher = watcher
         for given in self._given:
             if self._tells(given):
@@ -103,6 +106,7 @@ class TorchSteps:
         )
 
     def leave(self) -> None:
+        """Tell no more; hooks are removed and wrapped methods put back."""
         self._watcher = None
         for wrapped in self._wrapped:
             wrapped.take_off()
@@ -131,6 +135,7 @@ class TorchSteps:
         return result
 
     def made(self, owner: Any) -> None:
+        """``owner``, one of those given, has made a call that makes an update: tell of it, unless it was skipped or its iteration goes on."""
         self._opened = False
         if self._watcher is None or _was_skipped(owner):
             return
@@ -149,10 +154,12 @@ class TorchSteps:
             self._watcher.before()
 
     def before_inner(self) -> None:
+        """An optimizer within is about to step: the update begins with the first that does."""
         if not self._opened:
             self.begins()
 
     def after_inner(self, optimizer: Any, nests: bool) -> None:
+        """An optimizer within has stepped: an update of its own, where no call of what was given is under way. ``nests``: it may run inside of another's step."""
         if self.running:
             self._inner_made = self._inner_made or not _was_skipped(optimizer)
         elif not (nests and inside_another_step(optimizer)):

@@ -56,10 +56,12 @@ class Watching:
             self.recorder.close(last_frame=False)
 
     def fail(self, error: BaseException) -> None:
+        """Training ended by an exception: it is marked in the recording, which is closed."""
         if self.recorder is not None:
             self.recorder.mark(f"training ended with {type(error).__name__}: {error}")
             self.end()
 
     @property
     def active(self) -> bool:
+        """Whether a recording has begun here and still records; False in copies and in other processes."""
         return self.recorder is not None and self.recorder.active

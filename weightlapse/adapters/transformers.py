@@ -28,6 +28,7 @@ class WatchCallback(Watching, TrainerCallback):
         self._state: Any = None
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Begins the recording, or goes on with the one at the path where training goes on from a checkpoint."""
         self._state = state
         path = self.path if self.path is not None else os.path.join(args.output_dir, "recording")
         goes_on = state.global_step > 0 and os.path.exists(os.path.join(path, "manifest.json"))
@@ -35,15 +36,19 @@ class WatchCallback(Watching, TrainerCallback):
         self.begin(kwargs["model"], path, lambda: int(self._state.global_step), optimizer=kwargs["optimizer"], **more)
 
     def on_step_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Keeps the trainer's state, whose ``global_step`` numbers the frames."""
         self._state = state
 
     def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **kwargs: Any) -> None:
+        """Numbers that the trainer logs become scalars of the newest frame; texts are left out."""
         if self.active:
             self.recorder.log(**{k: float(v) for k, v in (logs or {}).items() if isinstance(v, (int, float))})
 
     def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Lets all frames so far reach the store, when a checkpoint is written."""
         if self.recorder is not None:
             self.recorder.flush()  # what leads up to a checkpoint is there when training goes on from it
 
     def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Closes the recording; the best checkpoint, which the trainer may load now, is no step and makes no frame."""
         self.end()

@@ -89,6 +89,7 @@ class Gif(_Animated):
             self._target.write(piece)
 
     def close(self) -> None:
+        """Writes the trailer; the file belongs to whoever opened it and stays open."""
         self._target.write(b";")
 
 
@@ -124,6 +125,7 @@ class Apng(_Animated):
         self._written += 1
 
     def close(self) -> None:
+        """Writes the trailer, and the true number of pictures at the front where it is not the one that was announced (the file must be seekable then)."""
         self._chunk(b"IEND", b"")
         if self._written != self._pictures:
             self._target.seek(self._count_at)

@@ -95,6 +95,7 @@ class Curves:
         return np.asarray((1 - share) * (self.plot[3] - 1))
 
     def static(self, painter: Painter) -> None:
+        """Title, axes and their words; the curves are drawn by :meth:`draw` alone."""
         x, y, wide, _ = self.box
         px, small = self.measure.text, self._px
         title = glyphs.fit(self.title, px, wide * 2 // 3, bold=True)
@@ -152,6 +153,7 @@ class Curves:
         return np.where(drawn == GROUND, bare, drawn).astype(np.uint16)
 
     def draw(self, painter: Painter, moment: Moment) -> None:
+        """The curves up to the step of the moment: only the columns between the last moment and this one are painted anew, with a dot at the end of each line."""
         left, top, _, _ = self.plot
         values = [_at(line, moment.step) for line in self.lines]
         self._say(painter, values)

@@ -125,6 +125,7 @@ class Video:
         return "libvpx-vp9", {"deadline": "realtime", "cpu-used": speed, "row-mt": "1", **quality}
 
     def write(self, surface: Surface, times: int) -> None:
+        """Show the picture for ``times`` frames; its planes are uint8 Y, U, V as the file needs them, so nothing is converted."""
         for _ in range(times):
             frame = self._av.VideoFrame(surface.width, surface.height, self._format)
             for plane, pixels in zip(frame.planes, surface.planes):
@@ -138,6 +139,7 @@ class Video:
                 self._container.mux(packet)
 
     def close(self) -> None:
+        """Encode what the encoder still holds and write the index; before that the file cannot be played."""
         for packet in self._stream.encode(None):
             self._container.mux(packet)
         self._container.close()

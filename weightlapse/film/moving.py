@@ -48,6 +48,7 @@ class Ridges:
         )
 
     def static(self, painter: Painter) -> None:
+        """Title, names, limits and base lines."""
         x, y, _, _ = self.box
         painter.text(x, y + self.measure.text, self.title, self.measure.text, bold=True)
         for index, (name, limit) in enumerate(self.limits.items()):
@@ -59,6 +60,7 @@ class Ridges:
             painter.fill(rx + self._names_width, base, wide - self._names_width, 1, "faint")
 
     def draw(self, painter: Painter, moment: Moment) -> None:
+        """A histogram of the present values of each tensor, weights outside of ±limit left to the ends; of a tensor that is not there an empty one."""
         for index, (name, limit) in enumerate(self.limits.items()):
             value = moment.values.get(name)
             x, y, wide, high = self._row(index)
@@ -107,6 +109,7 @@ class Mass:
     tones: Sequence[int] = ()  # the colour of each bar; one for all where none are given
 
     def static(self, painter: Painter) -> None:
+        """Title, the share of a full bar, and labels where a bar is high enough for letters."""
         x, y, _, _ = self.box
         px, small = self.measure.text, max(self.measure.text - 2, 9)
         used = painter.text(x, y + px, self.title, px, bold=True)
@@ -133,6 +136,7 @@ class Mass:
         return x, top, x + min(names, wide * 2 // 5), max(each, 1)
 
     def draw(self, painter: Painter, moment: Moment) -> None:
+        """The bars; where all weights are zero they are empty."""
         x, _, wide, _ = self.box
         _, top, left, each = self._place()
         weights = [_magnitudes(moment.values[n]) for n in self.names if n in moment.values]
@@ -162,6 +166,7 @@ class Words:
     words: str
 
     def static(self, painter: Painter) -> None:
+        """The text, one paragraph a line of it, wrapped to the box; what does not fit below is left out."""
         x, y, wide, high = self.box
         px = self.measure.text
         baseline = y + px

@@ -83,6 +83,7 @@ class Painter:
         return wide
 
     def fill(self, x: int, y: int, width: int, height: int, tone: Tone) -> None:
+        """A rectangle in the full colour of a tone, pixels from the top left; what lies outside of the picture is cut off."""
         self.surface.fill(x, y, width, height, int(ramp(tone)[255]))
 
     def outline(self, x: int, y: int, width: int, height: int, tone: Tone = "faint", line: int = 1) -> None:
@@ -100,6 +101,7 @@ class Painter:
         raise NotImplementedError
 
     def paint(self, x: int, y: int, codes: Codes) -> None:
+        """Codes uint16 (height, width) as they are, their top left at (x, y); what lies outside of the picture is cut off."""
         self.surface.paint(x, y, codes)
 
     def tile(self, tile: Tile, codes: Codes) -> None:

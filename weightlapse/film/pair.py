@@ -105,14 +105,17 @@ class Pair(Seen):
 
     @property
     def name(self) -> str:
+        """Both labels, for the title."""
         return " and ".join(self.labels)
 
     @property
     def events(self) -> Sequence[tuple[int, str]]:
+        """(step, text) of the longer recording alone."""
         return self._events
 
     @property
     def wiring(self) -> Wiring | None:
+        """By which the second was aligned; None where it is not aligned, or no wiring is known."""
         return self._wiring
 
     @cached_property
@@ -121,6 +124,7 @@ class Pair(Seen):
 
     @property
     def columns(self) -> tuple[str, ...]:
+        """What the columns of the picture show, from left to right."""
         return (FIRST, SECOND, ALIGNED, DIFFERENCE) if self.align else (FIRST, SECOND, DIFFERENCE)
 
     def read(self, names: Sequence[str], frames: NDArray[np.int64]) -> Iterator[dict[str, Values]]:

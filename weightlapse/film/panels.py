@@ -71,6 +71,7 @@ class Weights:
     )  # of tensors that have yet to grow
 
     def static(self, painter: Painter) -> None:
+        """The heading, and how many tensors do not fit; all else can change when a layer comes or goes."""
         x, y, _, high = self.box
         if self.heading:
             px = round(self.measure.text * 1.12)
@@ -80,6 +81,7 @@ class Weights:
             painter.text(x, y + high - 2, note, self.measure.text, tone="muted")
 
     def draw(self, painter: Painter, moment: Moment) -> None:
+        """Every tile with its present values; where another stage begins the box is wiped first."""
         stage = max(i for i, (start, _) in enumerate(self.stages) if i == 0 or moment.frame >= start)
         if stage != self.stage:
             if self.stage >= 0:
@@ -239,6 +241,7 @@ class Header:
         return round(self.measure.text * 1.85)
 
     def static(self, painter: Painter) -> None:
+        """Title, subtitle, and the empty line with the ticks of the events."""
         x, y, wide, high = self.box
         room = wide - glyphs.width(grouped(self.last_step), self._large, bold=True) - self.measure.text * 6
         title_px = round(self.measure.text * 1.45)
@@ -261,6 +264,7 @@ class Header:
         return max(round(3 * self.measure.unit), 2)
 
     def draw(self, painter: Painter, moment: Moment) -> None:
+        """The step counter, the words of an event, and as much more of the line as has passed; a moment further back wipes the line."""
         x, y, wide, high = self.box
         digits = grouped(moment.step)
         px = self._large
@@ -304,6 +308,7 @@ class Legend:
     note: str
 
     def static(self, painter: Painter) -> None:
+        """Colours, marks and note, from left to right, as far as there is room."""
         from weightlapse.film.colours import HIGH, LOW, MINUS_INF, NAN, OVER, PLUS_INF, UNDER
 
         x, y, wide, high = self.box

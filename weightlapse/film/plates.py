@@ -30,6 +30,7 @@ class Plate:
 
     @property
     def names(self) -> tuple[str, ...]:
+        """The tensor first, then the vectors beside and below it."""
         return (self.main, *self.beside, *self.below)
 
 
@@ -47,6 +48,7 @@ class Measure:
 
     @staticmethod
     def of(width: int, height: int) -> Measure:
+        """For a picture of so many pixels; letters shrink less than the rest, and never below 10 pixels."""
         unit = min(width / 1280, height / 720)
         text = round(13 * unit) if unit >= 1 else max(round(13 * math.sqrt(unit)), 10)
         return Measure(unit, text, even(text * 1.6), even(18 * max(unit, 0.5)), text, even(84 * max(unit, 0.7)))
@@ -77,6 +79,7 @@ class Placed:
     words: int  # size of its letters
 
     def moved(self, x: int, y: int) -> Placed:
+        """The same plate with its top left at (x, y); its tiles move with it."""
         dx, dy = x - self.x, y - self.y
         return replace(self, x=x, y=y, tiles=tuple(tile.at(tile.x + dx, tile.y + dy) for tile in self.tiles))
 

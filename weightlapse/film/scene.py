@@ -78,9 +78,11 @@ class Scene:
         return max([1, *(tone % SERIES_COUNT for tone in tones if isinstance(tone, int))]) + 1
 
     def draw(self, surface: Surface, moment: Moment) -> None:
+        """Draw the moment over the last one that was drawn on this surface."""
         self.draw_on(Painter(surface, self.signs), moment)
 
     def draw_on(self, painter: Painter, moment: Moment) -> None:
+        """With any painter; what never changes is drawn once, before the first moment, so a scene serves one surface."""
         if not self.started:
             for panel in self.panels:
                 panel.static(painter)

@@ -109,6 +109,7 @@ class Story:
         return next((c for c in self.chapters if c.frames[0] <= frame <= c.frames[1]), self.chapters[-1])
 
     def plate_of(self, tensor: str) -> Plate | None:
+        """The plate that shows a tensor, as its own or as a vector of another; None where none does."""
         return next((plate for plate in self.plates if tensor in plate.names), None)
 
 

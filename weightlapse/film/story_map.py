@@ -32,9 +32,11 @@ class Cell:
 
     @property
     def names(self) -> list[str]:
+        """All tensors of its layers, the vectors included."""
         return [name for plate in self.plates for name in plate.names]
 
     def holds(self, names: Sequence[str]) -> bool:
+        """Whether any of its layers is among these, named by their main tensors."""
         return any(plate.main in names for plate in self.plates)
 
 
@@ -121,6 +123,7 @@ class Map:
         return sum(max(even(length * scale), LEAST) + GAP for length in row)
 
     def static(self, painter: Painter) -> None:
+        """Heading, the scale of change, and as many names of rows as do not touch."""
         x, y, wide, _ = self.box
         px, small = self.measure.text, self._small
         used = painter.text(x, y + px, "the network", px, bold=True)
@@ -154,6 +157,7 @@ class Map:
         self.shown = None
 
     def draw(self, painter: Painter, moment: Moment) -> None:
+        """Cells in the colour of their change, and the letters of those enlarged; nothing where neither has changed since the last moment."""
         at = self.story.changes.at(moment.frame)
         leaders = tuple(name for name, _ in self.story.chapter_at(moment.frame).leaders)
         broken = sum(moment.frame >= frame for frame in self.story.changes.broken.values())

@@ -171,6 +171,7 @@ class Enlarged:
 
     @property
     def thinned(self) -> bool:
+        """Whether in any chapter a cell stands for more than one weight."""
         return any(panel.thinned for panel in self.panels.values())
 
     def _panel(self, chapter: Chapter) -> Weights:
@@ -187,9 +188,11 @@ class Enlarged:
         )
 
     def static(self, painter: Painter) -> None:
+        """Nothing is drawn: the first moment of each chapter wipes the box and draws its heading."""
         self.chapter = None
 
     def draw(self, painter: Painter, moment: Moment) -> None:
+        """The heat maps of the chapter that holds the moment; where it is another than the last, the box is wiped and laid out anew."""
         chapter = self.story.chapter_at(moment.frame)
         panel = self.panels[chapter.start]
         if chapter is not self.chapter:

@@ -60,6 +60,7 @@ class Timeline:
         return [t for t in linear_ticks(first, last, 7) if float(t).is_integer()]
 
     def static(self, painter: Painter) -> None:
+        """The axis with its steps, and the whole curve as it looks before it has passed."""
         x, y, wide, high = self.plot
         small = self._small
         base = y + high + round(small * 1.25)
@@ -106,6 +107,7 @@ class Timeline:
         )  # type: ignore[return-value]
 
     def draw(self, painter: Painter, moment: Moment) -> None:
+        """The line of the present, the curve before it as passed; only the columns between the last moment and this one are painted, and the caption."""
         x, y, wide, _ = self.plot
         now = self._column(moment.step)
         start, stop = max(min(self.at, now) - 4, 0), min(max(self.at, now) + 6, wide)

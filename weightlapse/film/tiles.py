@@ -42,10 +42,12 @@ class Tile:
 
     @property
     def width(self) -> int:
+        """Pixels."""
         return self.columns * self.cell[0]
 
     @property
     def height(self) -> int:
+        """Pixels."""
         return self.rows * self.cell[1]
 
     @property
@@ -60,6 +62,7 @@ class Tile:
 
     @cached_property
     def column_map(self) -> NDArray[np.intp]:
+        """Which column of cells each pixel shows, intp (width,); ``columns`` in the gaps."""
         return _map(pixels(self.arrangement.across, self.cell[0]), self.columns, self.cell[0], self.thinned)
 
     @cached_property
@@ -68,6 +71,7 @@ class Tile:
         return self.arrangement.blank()[:: self.thinned[0], :: self.thinned[1]] if self.arrangement.wrapped else None
 
     def at(self, x: int, y: int) -> Tile:
+        """The same tile with its top left at pixel (x, y)."""
         return replace(self, x=x, y=y)
 
     def codes(self, values: Values, limit: float) -> Codes:

@@ -88,6 +88,7 @@ class VectorPainter(Painter):
         bold: bool = False,
         anchor: str = "left",
     ) -> int:
+        """As `Painter.text`, as vectors; mathematics in dollar signs is not read."""
         paper = self.surface
         place = {"left": "left", "right": "right", "middle": "center"}[anchor]
         paper.figure.text(
@@ -105,6 +106,7 @@ class VectorPainter(Painter):
         return glyphs.width(string, px, bold)
 
     def curves(self, x: int, y: int, lines: Sequence[tuple[NDArray[np.float64], Tone]], thickness: float) -> None:
+        """As `Painter.curves`: points (n, 2) in pixels, NaN where a line is broken; ``thickness`` in pixels."""
         from matplotlib.lines import Line2D
 
         paper = self.surface

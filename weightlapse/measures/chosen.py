@@ -20,25 +20,31 @@ class Chosen(Seen):
 
     @property
     def steps(self) -> NDArray[np.int64]:
+        """The optimizer steps of the chosen frames, int64 (n,)."""
         return np.asarray(self.whole.steps)[self.at]
 
     @property
     def layouts(self) -> Sequence[LayoutSpan]:
+        """None: tensors whose shape changes are refused, so there are no stretches to tell apart."""
         return ()
 
     @property
     def scalars(self) -> Mapping[str, NDArray[np.float64]]:
+        """Name -> float64 (n,): the values at the chosen frames, not means of what lies between."""
         return {name: values[self.at] for name, values in self.whole.scalars.items()}
 
     @property
     def observed(self) -> list[tuple[int, dict[str, Any]]]:
+        """(step, facts) from the first chosen step to the last, also of steps in between that are not chosen."""
         steps = self.steps
         return [o for o in self.whole.observed if len(steps) and int(steps[0]) <= o[0] <= int(steps[-1])]
 
     def bound(self, name: str, frame: int | None = None) -> float:
+        """As `Run.bound`, the frame counted among the chosen ones; None is the largest of the whole recording."""
         return self.whole.bound(name, None if frame is None else int(self.at[frame]))
 
     def state(self, step: int | None = None, *, frame: int | None = None) -> dict[str, NDArray[Any]]:
+        """As `Run.state`, the frame counted among the chosen ones."""
         if step is None:
             frame = int(self.at[-1 if frame is None else frame])
         return self.whole.state(step, frame=frame)

@@ -19,6 +19,7 @@ class Curve:
     values: tuple[float | None, ...]
 
     def to_json(self) -> dict[str, Any]:
+        """A dict of lists that `json.dumps` writes without NaN."""
         return {"label": self.label, "steps": list(self.steps), "values": list(self.values)}
 
     def __str__(self) -> str:

@@ -20,18 +20,22 @@ class Part(Chosen):
 
     @property
     def names(self) -> Sequence[str]:
+        """The tensors of the stretch, in the order of the network."""
         return self.span.names
 
     @property
     def shapes(self) -> Shapes:
+        """Name -> shape in this stretch, which later ones may not have."""
         return self.span.shapes
 
     @property
     def dtypes(self) -> Mapping[str, str]:
+        """Name -> dtype as recorded in this stretch."""
         return self.span.dtypes
 
     @property
     def wiring(self) -> Wiring | None:
+        """That of the whole recording where every shape in it is the one here; else None, because it was read from the network as it is at the end."""
         found, mine = self.whole.wiring, self.span.shapes
         fits = found is not None and all(tuple(mine.get(n, s)) == tuple(s) for n, s in found.shapes.items())
         return found if fits else None

@@ -21,6 +21,7 @@ NAN = float("nan")
 
 
 def quantity(function: Quantity) -> Quantity:
+    """Registers a function in ``QUANTITIES`` under its own name, and gives it back as it is."""
     QUANTITIES[function.__name__] = function
     return function
 

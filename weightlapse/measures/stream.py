@@ -62,6 +62,7 @@ class Moment:
 
     @cached_property
     def now(self) -> Array:
+        """The values, float64; of a complex tensor real and imaginary parts as two numbers."""
         return np.asarray(self.raw, dtype=np.float64)
 
     @cached_property
@@ -71,10 +72,12 @@ class Moment:
 
     @cached_property
     def norm(self) -> float:
+        """Euclidean length of the values."""
         return length(self.raw)
 
     @cached_property
     def update_norm(self) -> float:
+        """Euclidean length of the update since the frame before; NaN at the first frame, which has none."""
         return float("nan") if self.before is None else length(self.raw, self.before)
 
 

@@ -53,6 +53,7 @@ class Layer:
 
     @property
     def tensors(self) -> set[str]:
+        """The names of all tensors in which its units lie, biases included."""
         return {p.tensor for p in (*self.incoming, *self.outgoing)}
 
     def has(self, module: str) -> bool:
