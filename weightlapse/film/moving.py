@@ -60,7 +60,7 @@ class Ridges:
             painter.fill(rx + self._names_width, base, wide - self._names_width, 1, "faint")
 
     def draw(self, painter: Painter, moment: Moment) -> None:
-        """A histogram of the present values of each tensor, weights outside of ±limit left to the ends; of a tensor that is not there an empty one."""
+        """A histogram of the present values of each tensor; weights beyond ±limit are left out, a tensor that is not there has an empty one."""
         for index, (name, limit) in enumerate(self.limits.items()):
             value = moment.values.get(name)
             x, y, wide, high = self._row(index)

@@ -115,7 +115,7 @@ class Pair(Seen):
 
     @property
     def wiring(self) -> Wiring | None:
-        """By which the second was aligned; None where it is not aligned, or no wiring is known."""
+        """That of the first recording, or, where it has none, of the second; None where neither has one, and nothing is aligned."""
         return self._wiring
 
     @cached_property

@@ -106,7 +106,7 @@ class VectorPainter(Painter):
         return glyphs.width(string, px, bold)
 
     def curves(self, x: int, y: int, lines: Sequence[tuple[NDArray[np.float64], Tone]], thickness: float) -> None:
-        """As `Painter.curves`: points (n, 2) in pixels, NaN where a line is broken; ``thickness`` in pixels."""
+        """As `Painter.curves`: points float64 (n, 2) in pixels from (x, y), ``thickness`` in pixels too."""
         from matplotlib.lines import Line2D
 
         paper = self.surface

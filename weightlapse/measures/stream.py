@@ -62,7 +62,7 @@ class Moment:
 
     @cached_property
     def now(self) -> Array:
-        """The values, float64; of a complex tensor real and imaginary parts as two numbers."""
+        """The values in float64; (..., 2) of a complex tensor."""
         return np.asarray(self.raw, dtype=np.float64)
 
     @cached_property
