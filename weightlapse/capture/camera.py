@@ -57,6 +57,7 @@ class Camera:
         self.bind()
 
     def bind(self) -> None:
+        """From now on copy into the rows of the present ring, or pack where it has none; whoever is to know of a new ring is told."""
         self.source.bind(rows_of(self.layout, self.ring.rows) if self.ring.has_rows else None)
         self._renewed(self.ring, self.layout)
 
@@ -89,6 +90,7 @@ class Camera:
         self._graded = self.ring.slot
 
     def before_any(self) -> None:
+        """Prepares the next row for a frame before any update: its gradients are NaN."""
         self.source.before_any(self.ring.slot)
         self._graded = self.ring.slot
 

@@ -58,6 +58,7 @@ class Findings:
         self.pending: list[str] = []  # to be told
 
     def said(self, kind: str) -> bool:
+        """Whether something of this ``kind`` was said since this recorder began; what one before it wrote into the recording does not count."""
         return kind in self._said
 
     def say(self, kind: str, step: int, text: str, *, about: str = "", warn: bool = True) -> None:

@@ -66,6 +66,7 @@ class LateRecorder:
         raise AttributeError(f"a recorder has no {name!r}")
 
     def close(self, *, last_frame: bool = True) -> None:
+        """As `Recorder.close`; where no model was ever fitted it says that nothing was recorded. Once more does nothing."""
         if self._recorder is not None:
             self._recorder.close(last_frame=last_frame)
         elif not self._over and self._failed is None:

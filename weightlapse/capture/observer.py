@@ -30,6 +30,7 @@ class Observer:
         self._frames += 1
 
     def look(self, step: int) -> None:
+        """Look now, in the training thread, unless this ``step`` was looked at already; the facts go to the recorder's thread to be written."""
         if self._look is None or step == self._seen_at:
             return
         self._seen_at = step

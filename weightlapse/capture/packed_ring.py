@@ -83,9 +83,11 @@ class PackedRing(Ring):
         self._wake_every = self._next_wake = 1  # frames are large, and lie on the device until they are fetched
 
     def has_room(self) -> bool:
+        """Whether the next frame has a slot for its step, and room among the ``copies``."""
         return super().has_room() and self.copies.has_room()
 
     def wait_for_room(self, stuck: Callable[[], bool]) -> bool:
+        """Wait in the training thread until there is room, asking every 2 ms; False where ``stuck()`` says that none will come."""
         while not self.has_room():
             self._space.clear()
             self.work.set()
@@ -95,10 +97,12 @@ class PackedRing(Ring):
         return True
 
     def publish(self, step: int, pending: Callable[[], None] | None = None) -> None:
+        """The frame whose packing was queued last is of this ``step``; ``pending`` is not needed, since the copies know when they are done."""
         self.copies.publish()
         super().publish(step, None)
 
     def ready(self) -> tuple[NDArray[np.int64], Any] | None:
+        """(steps int64 (n,), packed frames) that have reached the host, from the oldest on; n may be 0, None where none is published."""
         if self.filled == self.taken:
             return None
         start = self.taken % self.capacity
@@ -107,6 +111,7 @@ class PackedRing(Ring):
         return self.steps[start : start + len(frames)], frames
 
     def release(self, count: int) -> None:
+        """The oldest ``count`` frames are written: their bytes in the arena and their slots are free."""
         self.copies.release(count)
         super().release(count)
 

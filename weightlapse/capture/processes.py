@@ -16,7 +16,8 @@ from typing import Any, Protocol
 class Open(Protocol):
     """A recorder, as far as this module knows it."""
 
-    def close(self) -> None: ...
+    def close(self) -> None:
+        """Called when the process ends with the recorder open."""
 
     def disown(self, why: str) -> None:
         """From now on record nothing: ``why`` is said at the next step."""
@@ -42,6 +43,7 @@ def opened(recorder: Open, pump: Any, path: Path) -> None:
 
 
 def closed(recorder: Open, path: Path) -> None:
+    """The recorder no longer writes to ``path``, so that another may; nothing where another one does already."""
     if _open.get(os.path.realpath(path)) is recorder:
         del _open[os.path.realpath(path)]
 

@@ -60,6 +60,7 @@ class Pump:
 
     @property
     def ring(self) -> Ring:
+        """The ring that frames are taken from now."""
         return self._at[1]
 
     @property
@@ -68,6 +69,7 @@ class Pump:
         return self.paused is not None or not self.thread.is_alive()
 
     def log(self, frame: int, name: str, value: float) -> None:
+        """A scalar of frame number ``frame``, counted from the start of this recorder; never waits, and is written in batches by the recorder's thread."""
         self._logged.append((frame, name, value))
 
     def note(self, write: Callable[[Writer], None]) -> None:

@@ -58,6 +58,7 @@ class Ring:
         self._next_wake = self._wake_every
 
     def has_room(self) -> bool:
+        """Whether the next row is free; asked by the training thread."""
         return self.filled - self.taken < self.capacity
 
     def wait_for_room(self, stuck: Callable[[], bool]) -> bool:
@@ -105,5 +106,6 @@ class Ring:
         return self.steps[start:stop], self.rows[start:stop]
 
     def release(self, count: int) -> None:
+        """The recorder's thread is done with the oldest ``count`` frames; the training thread, where it waits for room, wakes."""
         self.taken += count
         self._space.set()
