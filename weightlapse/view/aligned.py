@@ -37,6 +37,7 @@ class AlignedRun(Seen):
         return AlignedTrack(self, name, self._run[name])
 
     def state(self, step: int | None = None, *, frame: int | None = None) -> dict[str, NDArray[Any]]:
+        """As `Run.state`: one frame, moved by the element of the group that is right there. Raises MissingStep for a step that was not recorded."""
         number = frame_of_step(self, step) if step is not None else range(self.frames)[-1 if frame is None else frame]
         (pair,) = self._pairs([number])
         return self._aligned.element(pair).on_state(self._run.state(frame=number), self._aligned.wiring)

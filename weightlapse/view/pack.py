@@ -49,6 +49,7 @@ class Block:
     data: bytes
 
     def to_json(self) -> dict[str, Any]:
+        """What the page reads: data in base64, the bound as one number where it is the same for all frames."""
         bound: Any = self.bound[0] if len(set(self.bound)) == 1 else self.bound
         text = base64.b64encode(self.data).decode()
         return {

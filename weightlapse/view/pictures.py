@@ -105,6 +105,7 @@ class Pictures:
         return self._waiting > 0 or time.monotonic() - self._asked < CALM
 
     def subject(self, query: Query, key: str = "run") -> Subject:
+        """The recording that a question is about, by its number under ``key``, 0 where none is given. Raises InvalidArgument for one that is not shown."""
         which = number(query, key, 0)
         if not 0 <= which < len(self.subjects):
             raise InvalidArgument(
@@ -113,6 +114,7 @@ class Pictures:
         return self.subjects[which]
 
     def frame(self, subject: Subject, query: Query) -> int:
+        """The frame that a question is about, counted from 0. Raises InvalidArgument where it is not there, negative ones included."""
         frame = number(query, "frame")
         if not 0 <= frame < subject.frames:
             raise InvalidArgument(f"frame {frame} lies outside 0..{subject.frames - 1}")

@@ -75,6 +75,7 @@ class Subject:
 
     @property
     def frames(self) -> int:
+        """How many frames there are now; rises while a recording that is being written is refreshed."""
         return len(self.run.steps)
 
     def names(self) -> list[str]:
@@ -108,6 +109,7 @@ class Subject:
         raise InvalidArgument(f"{name!r} does not exist at frame {frame} of {self.name}")
 
     def track(self, name: str, piece: Piece) -> TensorHistory:
+        """The tensor over the frames of one piece alone, counted from its start; reading it is left to the caller, who holds ``lock``."""
         return piece.track(self.run, name)
 
     def kind(self, name: str, piece: Piece | None = None) -> Kind:
@@ -142,6 +144,7 @@ class Subject:
             return self._lineage[1]
 
     def dtype(self, name: str) -> str:
+        """The dtype as recorded; where the run names none, that of the arrays which it gives."""
         known = self.run.dtypes.get(name)
         return known if known is not None else self.track(name, self.pieces(name)[0]).dtype.name
 
@@ -242,6 +245,7 @@ class Subject:
         return np.concatenate(found)
 
     def limit(self, name: str) -> float:
+        """The end of the symmetric scale, in units of the weights, from a sample of all frames and pieces."""
         return limit_over([values for _, values in self.sample(name)])
 
 

@@ -21,7 +21,10 @@ Query = Mapping[str, str]
 
 
 class Cancel(Protocol):
-    def is_set(self) -> bool: ...
+    """What tells a long answer that nobody waits for it any more; a `threading.Event` is one."""
+
+    def is_set(self) -> bool:
+        """Asked between pieces of the work, on the thread that does it."""
 
 
 class Cancelled(Exception):
@@ -29,6 +32,7 @@ class Cancelled(Exception):
 
 
 def message(header: Mapping[str, Any], payload: bytes) -> bytes:
+    """One frame of the form above. Raises ValueError for NaN or an infinity in the header, which JSON does not have."""
     head = json.dumps(header, allow_nan=False).encode()
     head += b" " * (-(len(head) + 4) % 8)
     return len(head).to_bytes(4, "little") + head + payload
@@ -57,6 +61,7 @@ def span(text: str, most: int, what: str) -> slice:
 
 
 def number(query: Query, key: str, default: int | None = None) -> int:
+    """The whole number under ``key``, or ``default`` where the question does not have it. Raises InvalidArgument for anything else."""
     text = query.get(key)
     if text is None and default is not None:
         return default
@@ -67,6 +72,7 @@ def number(query: Query, key: str, default: int | None = None) -> int:
 
 
 def factors(query: Query) -> tuple[int, int]:
+    """Weights behind one cell, (rows, columns), from "f"; (1, 1) where it is not there. Raises InvalidArgument unless both are powers of two up to 2^24."""
     try:
         fr, fc = (int(part) for part in query.get("f", "1,1").split(","))
     except ValueError:
@@ -78,6 +84,7 @@ def factors(query: Query) -> tuple[int, int]:
 
 
 def scale_end(text: str) -> float:
+    """A positive finite number. Raises InvalidArgument for any other text."""
     try:
         limit = float(text)
     except ValueError:
