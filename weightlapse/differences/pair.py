@@ -74,11 +74,13 @@ class Pair:
 
     @property
     def channels_last(self) -> bool:
+        """Whether it looks like a kernel with few positions first: at least three axes, a first of 11 at most, and a longer last one."""
         shape = self.a.shape
         return len(shape) >= 3 and shape[0] <= 11 and shape[-1] > shape[0]
 
     @property
     def rows(self) -> int:
+        """Outputs as a rule: the first axis; of kernels with the channels last all but the last; of a vector its elements."""
         shape = self.a.shape
         if len(shape) < 2:
             return self.a.size
@@ -86,14 +88,17 @@ class Pair:
 
     @property
     def columns(self) -> int:
+        """Values of one row; 0 of an empty tensor, 1 of a vector."""
         return self.a.size // max(self.rows, 1)
 
     @property
     def is_matrix(self) -> bool:
+        """Whether both sides are longer than 1, so that rank and directions mean something."""
         return min(self.rows, self.columns) > 1
 
     @property
     def same_kind(self) -> bool:
+        """Whether both have one dtype, so that bits can be compared; else numbers are."""
         return self.a.dtype == self.b.dtype
 
     @property
@@ -114,6 +119,7 @@ class Pair:
             yield start, min(start + step, self.rows)
 
     def slabs(self) -> Iterator[Slab]:
+        """Both sides, some rows at a time and in order. Of one dtype bits are compared, else numbers, where two NaN are equal; -0 and 0 differ in both."""
         n = self.columns
         for start, stop in self.spans():
             p, q = self.a.raw(start * n, stop * n), self.b.raw(start * n, stop * n)

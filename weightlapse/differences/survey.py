@@ -48,6 +48,7 @@ class Survey:
 
     @property
     def share(self) -> float:
+        """Changed elements of all, 0 to 1; 0 of an empty tensor."""
         return self.changed / self.size if self.size else 0.0
 
     @property
@@ -59,11 +60,13 @@ class Survey:
 
     @property
     def cosine(self) -> float:
+        """Of both tensors as vectors, -1 to 1; 0 where one of them is all zeros."""
         scale = np.sqrt(self.xx * self.yy)
         return float(self.xy / scale) if scale else 0.0
 
     @property
     def finite(self) -> bool:
+        """Whether neither side has a NaN or an infinity."""
         return self.nan == (0, 0) and self.inf == (0, 0)
 
 

@@ -44,6 +44,7 @@ class FileBytes(Bytes):
     offset: int
 
     def into(self, start: int, buffer: memoryview) -> None:
+        """Fills ``buffer`` from byte ``start`` of the tensor on. Raises CannotRecord where the file ends before."""
         if read_into(self.descriptor, self.offset + start, buffer) < len(buffer):
             raise CannotRecord(f"{self.path} ended while it was read: it was cut short by somebody else")
 
@@ -56,11 +57,13 @@ class MadeBytes(Bytes):
 
     @cached_property
     def flat(self) -> NDArray[np.uint8]:
+        """The bytes (n,) uint8, little-endian and in C order; made once and kept."""
         array = np.ascontiguousarray(self.make())
         little = array if array.dtype.byteorder != ">" else array.astype(array.dtype.newbyteorder("<"))
         return little.reshape(-1).view(np.uint8)
 
     def into(self, start: int, buffer: memoryview) -> None:
+        """Fills ``buffer`` from byte ``start`` on; the array is made where this is the first look."""
         np.frombuffer(buffer, np.uint8)[:] = self.flat[start : start + len(buffer)]
 
     def forget(self) -> None:
