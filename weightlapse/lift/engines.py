@@ -26,6 +26,8 @@ Data = tuple[Tensor, Tensor, Tensor | None]  # x (N, ...), y (N, ...), hyper-inp
 
 
 class Engine(Protocol):
+    """What trains a generator. The module is sure to hold the new weights only after `sync`."""
+
     def advance(self, order: NDArray[np.int64], loss: Vector, target_loss: Vector) -> None:
         """Train on the samples ``order``; one entry of the other two per update."""
 
@@ -73,9 +75,11 @@ class NumpyEngine:
         self.loop = OnlineLoop(rule, generator, task, read(net.generator), base, start, *_samples(net, data))
 
     def advance(self, order: NDArray[np.int64], loss: Vector, target_loss: Vector) -> None:
+        """As `Engine.advance`, an update for each sample; ``order`` may name one several times."""
         self.loop.run(order, loss, target_loss)
 
     def sync(self) -> None:
+        """float64 weights into the generator, rounded to its own dtype; the task is not touched, for its weights are generated."""
         write(self.net.generator, self.loop.weights())
 
 
@@ -91,6 +95,7 @@ class CompiledEngine:
         self.moment, self.task_moment = np.zeros_like(self.weights), np.zeros_like(self.start)
 
     def advance(self, order: NDArray[np.int64], loss: Vector, target_loss: Vector) -> None:
+        """As `NumpyEngine.advance`; the loop is compiled at the first call of all."""
         from weightlapse.lift.compiled import run_lift
 
         r = self.rule
@@ -101,6 +106,7 @@ class CompiledEngine:
         )  # fmt: skip
 
     def sync(self) -> None:
+        """float64 weights into the generator, rounded to its own dtype."""
         write(self.net.generator, self.weights)
 
 
@@ -144,6 +150,7 @@ class TorchEngine:
         self.batch_size = batch_size
 
     def advance(self, order: NDArray[np.int64], loss: Vector, target_loss: Vector) -> None:
+        """As `Engine.advance`, an update for each mini-batch of ``batch_size`` samples, the last one perhaps smaller."""
         x, y, hyper = self.data
         for i, batch in enumerate(torch.from_numpy(order).to(x.device).split(self.batch_size)):
             loss[i], target_loss[i] = self.trainer.update(x[batch], y[batch], None if hyper is None else hyper[batch])

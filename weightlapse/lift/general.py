@@ -55,6 +55,7 @@ class Trainer:
         self.task_stepper = Stepper(rule, rule.task_optimizer, rule.task_lr)
 
     def update(self, x: Tensor, y: Tensor, hyper: Tensor | None) -> tuple[float, float]:
+        """One mini-batch x (B, ...), y (B, ...) and hyper-inputs (B, H), None where they are x; the mean loss, and NaN for the distance of end-to-end training."""
         net, rule = self.net, self.rule
         flat = net.flat_weights_for(x, hyper)
         distance = float("nan")

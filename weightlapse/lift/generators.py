@@ -69,6 +69,7 @@ class ChunkedGenerator(nn.Module):
         self.head = nn.Linear(hidden, min(chunk, outputs))
 
     def forward(self, hyper: Tensor) -> Tensor:
+        """Hyper-inputs (B, H) -> flat weights (B, outputs); what the last piece writes beyond them is cut off."""
         hidden = torch.relu(self.from_input(hyper)[:, None, :] + self.from_piece(self.embedding))
         pieces: Tensor = self.head(hidden)
         return pieces.flatten(1)[:, : self.outputs]
@@ -89,6 +90,7 @@ class CosSin(nn.Module):
         self.scale = scale
 
     def forward(self, x: Tensor) -> Tensor:
+        """(B, H) -> (B, 2 H): all cosines, then all sines. Inputs beyond ``scale`` are not refused, and come out as others within."""
         angle = x * (math.pi / 2 / self.scale)
         return torch.cat([angle.cos(), angle.sin()], dim=-1)
 
