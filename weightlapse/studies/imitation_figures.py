@@ -12,6 +12,7 @@ from weightlapse.symmetry.align import align
 
 
 def draw(results: Results, run_a: Any, run_b: Any, curves: NDArray[np.float64], wiring: Any) -> None:
+    """All figures of the study into ``results``; ``curves`` (steps, 4): step, loss, raw distance, aligned distance."""
     import matplotlib.pyplot as plt
 
     results.figure(

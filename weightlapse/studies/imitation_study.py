@@ -60,10 +60,12 @@ class Snapshots:
     offset: int = 0
 
     def keep(self, step: int, stack: Stack) -> None:
+        """A copy of all students as they are now, float64; ``step`` counts from the beginning of this phase."""
         self.steps.append(self.offset + step)
         self.states.append({k: v.detach().numpy().astype(np.float64) for k, v in stack.states.items()})
 
     def of(self, student: int) -> list[dict[str, NDArray[Any]]]:
+        """One student's state at every moment, views of what is kept."""
         return [{k: v[student] for k, v in s.items()} for s in self.states]
 
 

@@ -16,6 +16,7 @@ COLOURS = {
 
 
 def draw(results: Results, runs: dict[str, Any], curved: Any, bent: Any) -> None:
+    """All figures of the study into ``results``; ``runs``: what each rule has made of the same data, by its name."""
     import matplotlib.pyplot as plt
 
     steps = np.asarray(results.curves["share_adam"]["steps"])

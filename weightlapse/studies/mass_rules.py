@@ -39,6 +39,7 @@ class Rule:
 
     @property
     def adapts(self) -> bool:
+        """Whether a step is divided by the size of past gradients."""
         return bool(self.adaptive)
 
 

@@ -41,6 +41,7 @@ class Data:
 
     @property
     def all(self) -> Tensor:
+        """The inputs of both, (1000, 4): where functions are compared."""
         return torch.cat([self.x, self.x_test])
 
 

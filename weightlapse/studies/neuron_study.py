@@ -34,6 +34,7 @@ def neuron(seed: int = 0) -> nn.Module:
 
 
 def target(x: Tensor) -> Tensor:
+    """tanh(x1 + x2): (..., 2) -> (..., 1)."""
     return torch.tanh(x.sum(dim=-1, keepdim=True))
 
 

@@ -49,6 +49,7 @@ class Sentence:
         return ruling, _Words(values, facts, ruling.numbers).format(form)
 
     def to_json(self, place: str, ruling: Ruling, text: str) -> dict[str, Any]:
+        """The sentence with its ruling: ``place`` is where in the study it stands, ``text`` the form that is said, numbers filled in."""
         return {"place": place, "holds": ruling.holds, "text": text} | asdict(self)
 
 
