@@ -18,6 +18,7 @@ from weightlapse.store.offline import compact_recording
 @click.argument("runs", metavar="RUN...", nargs=-1, required=True, type=click.Path())
 @click.option("--json", "as_json", is_flag=True, help='Print one JSON object; of several, {"recordings": [...]}.')
 def command(runs: tuple[str, ...], as_json: bool) -> int:
+    """The verb; exits with 1 where any of the recordings could not be compacted."""
     return each(runs, as_json, lambda run: compacted(run, as_json))
 
 

@@ -23,6 +23,7 @@ KINDS: tuple[str, ...] = get_args(ExportKind)
 @click.option("--no-weights", is_flag=True, help="With --partition: statistics, scalars and the like alone.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 def command(run: str, kind: ExportKind, dest: str, partition: str | None, no_weights: bool, as_json: bool) -> None:
+    """The verb; errors of `Recording.export` end it with their own words."""
     recording = load(run)
     recording.export(kind, dest, partition=partition, weights=not no_weights)
     if as_json:

@@ -37,6 +37,7 @@ def command(
     overwrite: bool,
     as_json: bool,
 ) -> int:
+    """The verb; exits with 1 where a checkpoint of a folder could not be read: all others are recorded."""
     numbers = None
     if steps is not None:
         try:

@@ -91,6 +91,8 @@ def told(run: Recording, wiring: bool) -> str:
 @click.option("--json", "as_json", is_flag=True, help='Print one JSON object; of several, {"recordings": [...]}.')
 @click.option("--wiring", is_flag=True, help="Print the network's wiring: which axes are the same neurons.")
 def command(runs: tuple[str, ...], as_json: bool, wiring: bool) -> int:
+    """The verb; nothing is verified, so a damaged recording may still be told of."""
+
     def ask(path: str) -> Told:
         run = load(path)
         if as_json:

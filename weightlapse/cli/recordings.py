@@ -23,6 +23,7 @@ def is_recording(path: str) -> bool:
 
 
 def is_pattern(word: str) -> bool:
+    """Whether a word is a glob that the shell has left (Windows, quotes): not where a file bears this very name, and not a URL."""
     return glob.has_magic(word) and not is_url(word) and not os.path.lexists(word)
 
 

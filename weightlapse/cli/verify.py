@@ -26,6 +26,7 @@ _AT_ONCE = 32  # frames
 )
 @click.option("--json", "as_json", is_flag=True, help='Print one JSON object; of several, {"recordings": [...]}.')
 def command(runs: tuple[str, ...], against: str | None, as_json: bool) -> int:
+    """The verb; exits with 1 where anything is wrong in any of the recordings."""
     return each(runs, as_json, lambda run: verified(run, against, as_json))
 
 
