@@ -39,6 +39,7 @@ class Batches:
         return Batches(self.x[members], self.y[members], None, True, self.batch_size, part, self.rows, offset)
 
     def steps_per_epoch(self) -> int:
+        """Batches that one pass over the data takes, a short last one counted. Raises InvalidArgument for data made by a function, which has no end."""
         if self.x is None:
             raise InvalidArgument("ensemble: epochs= needs fixed data x and y; with fresh=function say steps=")
         return 1 if self.batch_size is None else -(-self._count() // self.batch_size)

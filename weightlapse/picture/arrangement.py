@@ -47,10 +47,12 @@ class Arrangement:
 
     @property
     def rows(self) -> int:
+        """Cells from top to bottom, those without a weight at the end of a wrapped line counted."""
         return math.prod(level.count for level in self.down)
 
     @property
     def cols(self) -> int:
+        """Cells from left to right, those without a weight at the end of a wrapped line counted."""
         return math.prod(level.count for level in self.across)
 
     @cached_property

@@ -34,6 +34,7 @@ class Piece:
     span: int | None
 
     def track(self, run: Run, name: str) -> TensorHistory:
+        """The tensor in this piece's layout, its frames counted from ``start``; nothing is read yet."""
         return run[name] if self.span is None else run.layouts[self.span][name]
 
 
