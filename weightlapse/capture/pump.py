@@ -69,7 +69,7 @@ class Pump:
         return self.paused is not None or not self.thread.is_alive()
 
     def log(self, frame: int, name: str, value: float) -> None:
-        """A scalar of frame number ``frame``, counted from the start of this recorder; never waits, and is written in batches by the recorder's thread."""
+        """A scalar of frame number ``frame``, counted as the store does, branches included; never waits: the recorder's thread writes them in batches."""
         self._logged.append((frame, name, value))
 
     def note(self, write: Callable[[Writer], None]) -> None:
