@@ -103,3 +103,17 @@ def test_other_architectures_are_refused(runs: tuple[Any, Any], tmp_path: Path) 
     ):
         wl.make_film(runs[0], tmp_path / "film.gif", other=tmp_path / "other")
     assert not (tmp_path / "film.gif").exists()
+
+
+@pytest.mark.parametrize(("one", "two"), [((0, 1, 2), (1, 2, 3)), ((0, 5, 9), (0, 1, 2)), ((3, 4), (0, 1))])
+def test_recordings_of_one_length_at_other_steps_stand_at_the_steps_of_the_second(
+    one: tuple[int, ...], two: tuple[int, ...], tmp_path: Path
+) -> None:
+    for name, steps in (("one", one), ("two", two)):
+        with wl.watch({"w": np.full(2, float(steps[0]))}, tmp_path / name, first_step=steps[0]) as rec:
+            for step in steps[1:]:
+                rec.step({"w": np.full(2, float(step))}, step=step)
+    first = Pair(wl.load(tmp_path / "one"), wl.load(tmp_path / "two"), align=False).first
+    held = [max([s for s in one if s <= step], default=one[0]) for step in two]  # the newest not later, else the first
+    assert np.asarray(first["w"][:])[:, 0].tolist() == held
+    assert [first.state(frame=k)["w"][0] for k in range(len(two))] == held

@@ -67,7 +67,7 @@ class _InStep(Seen):
 
     def __getitem__(self, name: str, /) -> TensorHistory:
         history = self.run[name]
-        return history if len(self.at) == len(history) else np.asarray(history[:])[self.at]
+        return history if np.array_equal(self.at, np.arange(len(history))) else np.asarray(history[:])[self.at]
 
     def values(self, names: Sequence[str], frames: NDArray[np.int64]) -> Iterator[dict[str, Values]]:
         return values_over(self.run, names, self.at[frames])
