@@ -10,6 +10,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from tests.test_store_blocks import LAYOUT, moving_rows
+from weightlapse.errors import DamagedRecording
+from weightlapse.store.journal import Journal
 from weightlapse.store.lines import OPEN_END, Fork, lines_of, positions, untold
 from weightlapse.store.reader import Store
 from weightlapse.store.writer import Writer
@@ -107,3 +109,19 @@ def test_every_record_of_the_rewinds_is_lost(tmp_path: Path, compact: str, rewin
             )
     assert sorted(store.on_branch(name).steps.tolist() for name in store.branches) == sorted(lines.values())
     assert sum("no record is left of a rewind" in str(damage) for damage in store.verify()) == len(rewinds)
+
+
+@pytest.mark.parametrize(
+    "payload",
+    [
+        '{"keep": Infinity, "step": 1, "name": "b"}',
+        '{"keep": 1, "step": -Infinity, "name": "b"}',
+        '{"keep": 1, "step": NaN, "name": "b"}',
+        '{"keep": 9, "step": 1, "name": "b"}',
+        '{"keep": [], "step": 1, "name": "b"}',
+        '{"step": 1, "name": "b"}',
+    ],
+)
+def test_a_rewind_that_cannot_be_meant_is_damage(payload: str) -> None:
+    with pytest.raises(DamagedRecording, match="a rewind in the journal cannot be meant"):
+        Journal().add_fork(5, payload.encode())

@@ -32,7 +32,10 @@ class Fork:
     @classmethod
     def from_json(cls, first: int, entry: dict[str, Any]) -> Fork:
         """``first``: number of the record. Raises ValueError, KeyError or TypeError for what cannot be a rewind; names are cut at 200 characters."""
-        keep, step = int(entry["keep"]), int(entry["step"])
+        try:
+            keep, step = int(entry["keep"]), int(entry["step"])
+        except OverflowError as error:  # JSON as Python reads it has infinities
+            raise ValueError(str(error)) from None
         if not 0 <= keep <= first < OPEN_END:
             raise ValueError(f"a rewind at frame {first} keeps {keep} frames")
         return cls(first, keep, step, str(entry["name"])[:200])
