@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 import weightlapse as wl
+from weightlapse.errors import InvalidArgument, MissingStep
 from weightlapse.film.pair import Pair
 from weightlapse.measures.chosen import Chosen
 from weightlapse.measures.part import Part
@@ -102,6 +103,48 @@ def test_all_ways_of_asking_agree(kind: str, tmp_path: Path) -> None:
     target = {n: np.zeros_like(v) for n, v in run.state().items()}
     run.load_into(target)
     assert all(np.array_equal(target[n], v) for n, v in run.state().items())
+
+
+@pytest.mark.parametrize("kind", MADE)
+def test_a_step_that_is_not_its_own_is_missing(kind: str, tmp_path: Path) -> None:
+    run = MADE[kind](tmp_path)
+    steps = set(run.steps.tolist())
+    for step in sorted(set(range(8)) - steps):
+        with pytest.raises(MissingStep, match=f"step {step} was not recorded"):
+            run.state(step)
+    for step in steps:
+        run.state(step)
+
+
+@pytest.mark.parametrize("at", [[0, 2, 3], [1], [4, 5]])
+def test_chosen_frames_have_the_steps_between_them_no_more(at: list[int], tmp_path: Path) -> None:
+    whole = recorded(tmp_path / "run", steps=6)
+    run = Chosen(whole, np.array(at))
+    for step in range(6):
+        if step in at:
+            assert np.array_equal(run.state(step)["a.weight"], whole["a.weight"][step])
+        else:
+            with pytest.raises(MissingStep):
+                run.state(step)
+    with pytest.raises(InvalidArgument, match="either step="):
+        run.state(at[0], frame=0)
+
+
+def test_branches_of_a_renamed_recording_bear_the_same_names(tmp_path: Path) -> None:
+    at = recorded(tmp_path / "run", steps=5).state(step=2)
+    with wl.watch(at, tmp_path / "run", resume=True, resume_at=2) as rec:
+        rec.step({name: value + 9 for name, value in at.items()})
+    whole = wl.load(tmp_path / "run")
+    ((name, behind),) = whole.branches.items()
+    for own in ({"x.weight": "a.weight", "y.weight": "b.weight"}, {"x.weight": "a.weight"}):
+        run = RenamedRecording(whole, own)
+        branch = run.branches[name]
+        assert list(run.branches) == [name]
+        assert list(branch.names) == list(run.names)
+        assert "x.weight" in branch
+        assert "a.weight" not in branch.names
+        assert np.array_equal(branch["x.weight"][:], behind["a.weight"][:])
+        assert np.array_equal(branch.state()["x.weight"], behind.state()["a.weight"])
 
 
 @pytest.mark.parametrize("order", [[2, 0, 1], [1, 0, 2], [0, 2, 1]])

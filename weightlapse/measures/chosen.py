@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from weightlapse.recording.frames import frame_of_step
 from weightlapse.recording.run import LayoutSpan, Run, Seen, TensorHistory
 
 
@@ -44,7 +45,9 @@ class Chosen(Seen):
         return self.whole.bound(name, None if frame is None else int(self.at[frame]))
 
     def state(self, step: int | None = None, *, frame: int | None = None) -> dict[str, NDArray[Any]]:
-        """As `Run.state`, the frame counted among the chosen ones."""
+        """As `Run.state`, the frame counted among the chosen ones. Raises MissingStep for a step that is not among them, wherever the recording has it."""
+        if step is not None and frame is None:
+            frame, step = frame_of_step(self, step), None
         if step is None:
             frame = int(self.at[-1 if frame is None else frame])
         return self.whole.state(step, frame=frame)

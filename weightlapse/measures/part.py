@@ -35,7 +35,7 @@ class Part(Chosen):
 
     @property
     def wiring(self) -> Wiring | None:
-        """That of the whole recording where every shape in it is the one here; else None, because it was read from the network as it is at the end."""
+        """That of the whole recording, where none of its tensors has another shape here; else None: it is that of another layout."""
         found, mine = self.whole.wiring, self.span.shapes
         fits = found is not None and all(tuple(mine.get(n, s)) == tuple(s) for n, s in found.shapes.items())
         return found if fits else None

@@ -92,6 +92,11 @@ class RenamedRecording(Seen):
         return [_RenamedSpan(span, self._named) for span in self._run.layouts]
 
     @property
+    def branches(self) -> Mapping[str, Run]:
+        """The branches of the recording behind, under the same names for their tensors."""
+        return {name: RenamedRecording(branch, self._named.of_shown) for name, branch in self._run.branches.items()}
+
+    @property
     def wiring(self) -> Wiring | None:
         """The wiring of the recording behind with its members renamed; None where that has none."""
         found = self._run.wiring
