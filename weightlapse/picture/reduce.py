@@ -19,8 +19,8 @@ SPIKE = 0.75  # of the scale: what is farther from zero is drawn even where its 
 def reduce_to(values: NDArray[Any], fr: int, fc: int, mode: str, limit: float = 1.0) -> NDArray[np.float32]:
     """``values`` (rows, cols) by tiles of ``fr`` x ``fc``, one float32 for each: see `MODES`. ``limit``: the end of the scale, for typical ones.
 
-    >>> reduce_to(np.array([[0.1, -0.9, 0.3], [0.2, 0.4, 0.5]]), 2, 2, "typical", 1.0).round(1).tolist()
-    [[-0.9, 0.5]]
+    >>> reduce_to(np.array([[0.125, -0.875, 0.25], [0.25, 0.375, 0.5]]), 2, 2, "typical", 1.0).tolist()
+    [[-0.875, 0.5]]
     """
     array = _as_float32(values)
     if fr == fc == 1:
