@@ -118,3 +118,43 @@ def test_no_exact_kind_is_claimed_of_changes_that_have_none() -> None:
         b = (a + rng.choice([0.01, 0.1, 1]) * rng.standard_normal(shape) * np.abs(a)).astype(a.dtype)
         t = wl.diff({"w": a}, {"w": b}).tensors["w"]
         assert t.kind not in exact, (a.dtype, shape, t.text)
+
+
+@pytest.mark.usefixtures("_blocks")
+@pytest.mark.parametrize(
+    "sizes",
+    [
+        (1e-90, 1e-90),
+        (1e80, 1e80),
+        (1e-140, 1e-140),
+        (1e150, 1e150),
+        (1.0, 1e-200),
+        (1.0, 1e200),
+        (1e-200, 1.0),
+        (1e-290, 3.0),
+        (1e90, 1e-90),
+    ],
+)
+def test_values_of_any_size_keep_their_cosine_and_their_change(sizes: tuple[float, float]) -> None:
+    a, b = (drawn((40, 20), seed).astype(np.float64) for seed in (0, 1))
+    b = a + 0.3 * b
+    lengths = np.linalg.norm(a), np.linalg.norm(b)
+    t = wl.diff({"w": a * sizes[0]}, {"w": b * sizes[1]}).tensors["w"]
+    most = max(sizes)
+    one, other = (size / most for size in sizes)
+    assert t.cosine == pytest.approx((a * b).sum() / lengths[0] / lengths[1], rel=1e-9)
+    assert t.relative == pytest.approx(np.linalg.norm(b * other - a * one) / lengths[0] / one, rel=1e-9)
+    assert "zeros" not in t.text
+    assert "nothing in common" not in t.text
+
+
+def test_zeros_are_still_zeros() -> None:
+    a = drawn((40, 20), 0).astype(np.float64)
+    for size in (1.0, 1e-200, 1e200):
+        from_zero = wl.diff({"w": a * 0}, {"w": a * size}).tensors["w"]
+        assert (from_zero.relative, from_zero.cosine) == (np.inf, 0.0)
+        assert ("A is all zeros" in from_zero.text) == (
+            size >= 1.0
+        )  # 1e-200 is nothing but zero in float32: A holds B rounded
+        to_zero = wl.diff({"w": a * size}, {"w": a * 0}).tensors["w"]
+        assert (to_zero.relative, to_zero.cosine) == (pytest.approx(1.0, rel=1e-12), 0.0)

@@ -14,7 +14,7 @@ from weightlapse.differences.reordering import moved, reordering, same_numbers, 
 from weightlapse.differences.result import TensorDiff, percent, plural
 from weightlapse.differences.rounding import rounding
 from weightlapse.differences.spectrum import Spectrum, spectrum
-from weightlapse.differences.survey import Survey, survey
+from weightlapse.differences.survey import Survey, lengths_of, survey
 from weightlapse.differences.tensor import Tensor, bits
 from weightlapse.store.layout import widen
 
@@ -24,6 +24,8 @@ VECTOR = 1 << 22  # elements of a vector up to which the order of each is found
 CLEAR = 0.9  # share of the energy that makes a rank clear
 GAP = 1.2  # else: the last singular value that counts, over the next one
 _SIGN = np.uint64(1 << 63)
+_SQUARED = 1e60  # sums of squares between one over this and this may be squared once more
+_LOST = 1e200  # one over this: a sum of squares of which float64 may have lost some
 LOW = 0.25  # share of the possible rank
 
 
@@ -52,16 +54,17 @@ def _surveyed(a: Tensor, b: Tensor) -> tuple[Pair, Survey]:
     pair = Pair(a, b)
     seen = survey(pair)
     squares = seen.xx + seen.yy
-    if 1e-200 < squares < 1e200 or (squares == 0 and not seen.changed):
-        return pair, seen
-    largest = 0.0
-    for slab in pair.slabs():
-        for values in (slab.x, slab.y):
-            largest = max(largest, float(np.abs(values[np.isfinite(values)]).max(initial=0.0)))
-    if not largest:
-        return pair, seen
-    pair = Pair(a, b, 1 - math.frexp(largest)[1])
-    return pair, survey(pair)
+    if not 1 / _SQUARED < squares < _SQUARED and (squares or seen.changed):
+        largest = 0.0
+        for slab in pair.slabs():
+            for values in (slab.x, slab.y):
+                largest = max(largest, float(np.abs(values[np.isfinite(values)]).max(initial=0.0)))
+        if largest:
+            pair = Pair(a, b, 1 - math.frexp(largest)[1])
+            seen = survey(pair)
+    if min(seen.xx, seen.yy) < 1 / _LOST:
+        seen.apart = lengths_of(pair)
+    return pair, seen
 
 
 def _single(out: TensorDiff, pair: Pair, seen: Survey) -> bool:
@@ -294,7 +297,7 @@ def _quantised(out: TensorDiff, pair: Pair, seen: Survey) -> bool:
 def _likeness(out: TensorDiff, pair: Pair, seen: Survey) -> bool:
     """What the change looks like, where nothing explains every value."""
     parts = _spectrum_of(out, pair, seen)
-    head = f"changed by {percent(seen.relative)}" if seen.xx else _nothing(seen)
+    head = f"changed by {percent(seen.relative)}" if seen.lengths[0] else _nothing(seen)
     lost = tuple(now - before for before, now in zip((seen.nan[0], seen.inf[0]), (seen.nan[1], seen.inf[1])))
     if lost[0] > 0 or lost[1] > 0:
         what = " and ".join(f"{n:,} {word}" for n, word in zip(lost, ("NaN", "infinite values")) if n > 0)
@@ -312,7 +315,7 @@ def _likeness(out: TensorDiff, pair: Pair, seen: Survey) -> bool:
         out.text = (
             f"rank {parts.rank} holds {percent(parts.holds(parts.rank))}: like a LoRA of rank {parts.rank}; {head}"
         )
-    elif seen.xx and seen.yy and abs(seen.cosine) < 4 / math.sqrt(seen.size) and seen.size >= 64:
+    elif all(seen.lengths) and abs(seen.cosine) < 4 / math.sqrt(seen.size) and seen.size >= 64:
         out.kind, out.text = (
             "unrelated",
             f"nothing in common with A (cosine {seen.cosine:.2g}): trained anew or replaced; {head}",
@@ -384,7 +387,7 @@ def _is_noise(pair: Pair, seen: Survey, parts: Spectrum | None) -> bool:
         return False
     mean, variance = seen.d_sum / seen.size, seen.dd / seen.size
     tails = seen.d_fourth / seen.size / variance**2
-    along = (seen.xy - seen.xx) / math.sqrt(seen.xx * seen.dd) if seen.xx else 0.0
+    along = (seen.xy - seen.xx) / (seen.lengths[0] * math.sqrt(seen.dd)) if seen.lengths[0] else 0.0
     if (
         abs(mean) > 5 * math.sqrt(variance / seen.size)
         or not 1.5 < tails < 4.5

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -33,6 +35,7 @@ class Survey:
     inf: tuple[int, int] = (0, 0)
     exact: bool = False  # whether there are whole numbers that float64 does not tell apart
     order_free: tuple[int, int] = (0, 0)
+    apart: tuple[float, float] | None = None  # the lengths, where the squares of one side are lost beside the other's
     at: list[int] = field(default_factory=list)
     row_xx: Doubles = field(default_factory=lambda: np.zeros(0))
     row_xy: Doubles = field(default_factory=lambda: np.zeros(0))
@@ -47,22 +50,29 @@ class Survey:
     picture: NDArray[np.float32] = field(default_factory=lambda: np.zeros((1, 1), np.float32))
 
     @property
+    def lengths(self) -> tuple[float, float]:
+        """Euclidean lengths of A and B, times 2 to the exponent of the pair; 0 of zeros alone."""
+        return self.apart or (float(np.sqrt(self.xx)), float(np.sqrt(self.yy)))
+
+    @property
     def share(self) -> float:
         """Changed elements of all, 0 to 1; 0 of an empty tensor."""
         return self.changed / self.size if self.size else 0.0
 
     @property
     def relative(self) -> float:
-        """``||B - A|| / ||A||``; infinite against zeros."""
-        if self.xx == 0:
+        """``||B - A|| / ||A||``; infinite against zeros, and where it is more than float64 can say."""
+        length = self.lengths[0]
+        if length == 0:
             return 0.0 if self.dd == 0 else float("inf")
-        return float(np.sqrt(self.dd / self.xx))
+        with np.errstate(over="ignore"):
+            return float(np.sqrt(self.dd / self.xx) if self.apart is None else np.sqrt(self.dd) / length)
 
     @property
     def cosine(self) -> float:
         """Of both tensors as vectors, -1 to 1; 0 where one of them is all zeros."""
-        scale = np.sqrt(self.xx * self.yy)
-        return float(self.xy / scale) if scale else 0.0
+        one, other = self.lengths
+        return float(self.xy / one / other) if one and other else 0.0
 
     @property
     def finite(self) -> bool:
@@ -84,6 +94,23 @@ def survey(pair: Pair) -> Survey:
         _add(found, slab, canvas, n, keeps=keeps)
     found.picture = canvas.picture()
     return found
+
+
+def lengths_of(pair: Pair) -> tuple[float, float]:
+    """`Survey.lengths` in another two passes, without a square that is too small for float64: each side is summed at a scale of its own."""
+    most, squares = [0.0, 0.0], [0.0, 0.0]
+
+    def sides() -> Iterator[tuple[int, Doubles]]:
+        for slab in pair.slabs():
+            good = np.isfinite(slab.x) & np.isfinite(slab.y)
+            yield from ((0, slab.x[good]), (1, slab.y[good]))
+
+    for side, values in sides():
+        most[side] = max(most[side], float(np.abs(values).max(initial=0.0)))
+    for side, values in sides():
+        if most[side]:
+            squares[side] += float(((values / most[side]) ** 2).sum())
+    return most[0] * math.sqrt(squares[0]), most[1] * math.sqrt(squares[1])
 
 
 def _add(found: Survey, slab: Slab, canvas: _Canvas, n: int, *, keeps: bool) -> None:
