@@ -343,7 +343,7 @@ def _strips(bytes_, pages, tables, layout, span, state, rows, target, ahead, beg
             for c in range(count):
                 if mine[c] == 0:
                     continue
-                h = 1 + cells[i, c]
+                h = 1 + np.int64(cells[i, c])
                 table, total = nodes[from_[h] : from_[h + 1]], (bottom - top) * mine[c]
                 some = flat[at : at + (stop - top) * mine[c]]
                 a, b = ends[number] - base, ends[number + 1] - base
@@ -423,7 +423,7 @@ def _opened(data, end, size, numbers, label, nodes, begins, logs, cells, widths,
         at += 2
         if at + own > end or own < 2:
             return False
-        stop = begins[h] + (1 << (data[at + 1] & 15))
+        stop = begins[h] + (1 << np.int64(data[at + 1] & 15))
         if stop > len(nodes):
             return False
         logs[h] = _table(data, at, at + own, 32, nodes[begins[h] : stop])

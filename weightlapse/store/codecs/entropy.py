@@ -54,7 +54,7 @@ class PageReader:
         """The ``count`` numbers of a page."""
         out = np.empty(count, self._wide)
         self._into(page, out)
-        return out if self._wide is self.dtype else out.astype(self.dtype, copy=False)
+        return np.asarray(out, self.dtype)
 
     def read_into(self, page: bytes, out: NDArray[np.unsignedinteger]) -> None:
         """The numbers of a page into ``out``, which has as many places and lies together."""

@@ -1,0 +1,92 @@
+"""Small chunks with everything in them (several strips, tiles, classes and histograms), what they hold, and heads that lie under a right checksum."""
+
+from __future__ import annotations
+
+import struct
+import zlib
+from typing import Any
+
+import numpy as np
+import pytest
+
+from weightlapse.store.codecs import classes
+from weightlapse.store.codecs import encode as encoding
+from weightlapse.store.codecs.form import ENTRY, HEAD, PACKED, PLAIN, Shape
+from weightlapse.store.codecs.patterns import PATTERNS
+from weightlapse.store.codecs.predict import MOMENTUM, Predictor
+
+FIELDS = "magic crc head rows columns strip tile dtype form rule classes factor entries mapped streams".split()
+HEIGHT, COLUMNS, SHAPE = 11, 70, Shape(32, 4)
+
+
+def walking(dtype: str, rows: int = HEIGHT, columns: int = COLUMNS, seed: int = 0) -> Any:
+    """Patterns (rows, columns) that move, neighbours at very different rates: there are three classes of them."""
+    rng, pattern = np.random.default_rng(seed), PATTERNS[dtype]
+    rate = np.array([0.0, 3.0, 300.0])[np.arange(columns) % 3]
+    if pattern.is_float:
+        steps = rng.normal(0, 1e-5, (rows, columns)) * rate
+        return pattern.of_numbers(1 + rng.random(columns) + steps.cumsum(0))
+    return np.rint(rng.normal(0, 1, (rows, columns)) * rate).cumsum(0).astype(np.int64).astype(pattern.unsigned)
+
+
+def packed(u: Any, dtype: str, rule: int, shape: Shape = SHAPE, form: int = PACKED) -> bytes:
+    """The chunk of ``u`` under this rule, with a histogram for every size of its residuals."""
+    if form == PLAIN:
+        return encoding._plain(u, PATTERNS[dtype], shape)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(classes, "SMALLEST_STREAM", 8)
+        predictor = Predictor(rule, 0.9 if rule == MOMENTUM else 0.0)
+        return encoding._pack(u, PATTERNS[dtype], form, predictor, shape, np.empty(0, ENTRY), False)
+
+
+def on_grid(dtype: str, rows: int = HEIGHT, columns: int = COLUMNS, shape: Shape = SHAPE) -> tuple[bytes, Any]:
+    """A chunk of grid codes of which the middle third is exact, and the patterns (rows, columns) that it stands for, counted one by one."""
+    codes, pattern = walking("int32", rows, columns, 3), PATTERNS[dtype]
+    third, true = columns // 3, np.empty((rows, columns), pattern.unsigned)
+    cut = [(third, 0.25), (third, 0.0), (columns - 2 * third, 1 / 3)]
+    codes[:, third : 2 * third] = walking(dtype, rows, columns)[:, third : 2 * third]
+    steps = [step for count, step in cut for _ in range(count)]
+    for t in range(rows):
+        for j, step in enumerate(steps):
+            if step == 0:
+                true[t, j] = codes[t, j]
+            else:
+                true[t, j] = pattern.of_numbers(np.array([int(codes[t, j].astype(np.int32)) * step]))[0]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(classes, "SMALLEST_STREAM", 8)
+        made = encoding.encode_codes(codes, dtype, [c for c, _ in cut], [s for _, s in cut], [0.1, 0.0, 0.2], shape)
+    return made, true
+
+
+def forged(data: bytes, **fields: Any) -> bytes:
+    """A chunk whose head says something else, with a right checksum."""
+    values = dict(zip(FIELDS, HEAD.unpack_from(data))) | fields
+    return summed(HEAD.pack(*values.values()) + data[HEAD.size :])
+
+
+def summed(data: bytes) -> bytes:
+    """The chunk with the checksum that its head should have."""
+    head = min(HEAD.unpack_from(data)[2], len(data))
+    return data[:4] + struct.pack("<I", zlib.crc32(data[8:head])) + data[8:]
+
+
+def said(data: bytes) -> dict[str, Any]:
+    """The fields of a head."""
+    return dict(zip(FIELDS, HEAD.unpack_from(data)))
+
+
+def with_pages(data: bytes, change: Any) -> bytes:
+    """The chunk with other pages, ``change(pages)``, and a list of them and checksums that are right."""
+    from weightlapse.store.codecs.decode import Chunk
+
+    head = said(data)["head"]
+    count = len(Chunk(data)._crcs)
+    at, pages = head, []
+    for k in range(count):
+        (length,) = struct.unpack_from("<I", data, head - 8 * (count - k))
+        pages.append(data[at : at + length])
+        at += length
+    pages = change(pages)
+    listed = b"".join(struct.pack("<II", len(p), zlib.crc32(p)) for p in pages)
+    front = data[: head - 8 * count]
+    return forged(front + listed + b"".join(pages), head=len(front) + len(listed))
