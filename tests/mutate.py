@@ -40,7 +40,6 @@ ROOT = Path(__file__).resolve().parent.parent
 LOOKED_AT = Path(__file__).resolve().parent / "mutants"
 
 CODECS = "test_codec_decisions test_format_table test_format_numbers test_store_codecs"
-READING = "test_codec_reading test_codec_decisions test_store_unpack"
 MATCH = "test_match_decisions test_symmetry_match"
 SYMMETRY = "test_symmetry_decisions test_symmetry_fold"
 WIRING = "test_wiring_decisions test_wiring_rules"
@@ -48,8 +47,10 @@ WIDEN = "test_growth_cells test_growth_widen test_growth_mistakes"
 #: file below weightlapse/ -> files of tests, those beside it first. Not the slowest: a mutant costs a run of them.
 TARGETS = {
     **{f"store/codecs/{name}.py": CODECS for name in "predict patterns grid classes cutting form encode".split()},
-    "store/codecs/entropy.py": "test_codec_decisions",
-    **{f"store/codecs/{name}.py": READING for name in "decode few inverse unpack straight".split()},
+    "store/codecs/entropy.py": "test_codec_decisions test_codec_refusals",
+    "store/codecs/few.py": "test_codec_few test_codec_refusals",
+    "store/codecs/decode.py": "test_codec_reading test_codec_pages test_codec_refusals test_codec_kernels",
+    **{f"store/codecs/{name}.py": "test_codec_kernels test_codec_reading test_codec_pages" for name in "inverse unpack straight".split()},
     **{f"store/codecs/{name}.py": "test_codec_kernels" for name in "kernels decode_kernels".split()},
     "symmetry/match.py": MATCH,
     "symmetry/assign.py": MATCH,

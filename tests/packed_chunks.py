@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
 import struct
 import zlib
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -11,9 +13,15 @@ import pytest
 
 from weightlapse.store.codecs import classes
 from weightlapse.store.codecs import encode as encoding
+from weightlapse.store.codecs.decode import Chunk
+from weightlapse.store.codecs.few import few_columns
 from weightlapse.store.codecs.form import ENTRY, HEAD, PACKED, PLAIN, Shape
 from weightlapse.store.codecs.patterns import PATTERNS
-from weightlapse.store.codecs.predict import MOMENTUM, Predictor
+from weightlapse.store.codecs.predict import DAMPED, LAST, LINEAR, MOMENTUM, NONE, SLOPE, Predictor
+from weightlapse.store.files import Part
+
+RULES = (NONE, LAST, LINEAR, MOMENTUM, DAMPED, SLOPE)
+CHOICES = ([0], [69], [33, 34], [69, 0, 31, 32, 0], [*range(0, 70, 2)], [*range(70)][::-1], [5, 5])  # of columns
 
 FIELDS = "magic crc head rows columns strip tile dtype form rule classes factor entries mapped streams".split()
 HEIGHT, COLUMNS, SHAPE = 11, 70, Shape(32, 4)
@@ -77,8 +85,6 @@ def said(data: bytes) -> dict[str, Any]:
 
 def with_pages(data: bytes, change: Any) -> bytes:
     """The chunk with other pages, ``change(pages)``, and a list of them and checksums that are right."""
-    from weightlapse.store.codecs.decode import Chunk
-
     head = said(data)["head"]
     count = len(Chunk(data)._crcs)
     at, pages = head, []
@@ -90,3 +96,58 @@ def with_pages(data: bytes, change: Any) -> bytes:
     listed = b"".join(struct.pack("<II", len(p), zlib.crc32(p)) for p in pages)
     front = data[: head - 8 * count]
     return forged(front + listed + b"".join(pages), head=len(front) + len(listed))
+
+
+class Watched:
+    """A chunk's bytes, and which of them were asked for."""
+
+    def __init__(self, data: bytes) -> None:
+        self.data, self.size = data, len(data)
+        self.asked: list[tuple[int, int]] = []
+
+    def read(self, start: int, stop: int) -> bytes:
+        assert 0 <= start <= stop <= self.size
+        self.asked.append((start, stop))
+        return self.data[start:stop]
+
+    def read_into(self, start: int, out: memoryview) -> None:
+        out[:] = self.read(start, start + len(out))
+
+
+def chunks() -> Iterator[tuple[str, bytes, Any]]:
+    """Every form and rule, in dtypes of every width."""
+    for rule in RULES:
+        for dtype in ("float32", "bfloat16", "float64") if rule == MOMENTUM else ("float32", "uint8", "int64"):
+            u = walking(dtype)
+            yield f"{dtype} under {rule}", packed(u, dtype, rule), u
+    for dtype in ("float32", "int16", "uint8"):
+        u = walking(dtype)
+        yield f"plain {dtype}", packed(u, dtype, NONE, form=PLAIN), u
+    for dtype in ("float32", "float16", "bfloat16"):
+        yield f"grid of {dtype}", *on_grid(dtype)
+
+
+CHUNKS = {what: (data, u) for what, data, u in chunks()}
+
+
+def pages_of(data: bytes) -> list[tuple[int, int]]:
+    """From where to where each page is."""
+    chunk = Chunk(data)
+    return list(itertools.pairwise(chunk._offsets))
+
+
+def numbered(data: bytes, k: int, c: int, i: int | None) -> int:
+    """The number of a page, counted from the first: of tile ``i`` and class ``c`` of strip ``k``, or of its row 0."""
+    chunk, at = Chunk(data), 0
+    for strip, (a, b) in enumerate(chunk.layout.strips):
+        present = [d for d in range(chunk.layout.classes) if (chunk.layout.label[a:b] == d).any()]
+        if strip == k:
+            return at if i is None else at + 1 + i * len(present) + present.index(c)
+        at += 1 + len(present) * len(chunk.spans)
+    raise AssertionError
+
+
+def few_of(data: bytes, columns: list[int], stop: int = HEIGHT, source: Any = None) -> Any:
+    fields = said(data)
+    dtype = next(p for p in PATTERNS.values() if p.code == fields["dtype"])
+    return few_columns(source or Part(data), fields["crc"], (fields["rows"], fields["columns"]), dtype, columns, stop)

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import importlib
 import itertools
-import math
-import struct
 import zlib
 from collections.abc import Iterator
 from types import ModuleType
@@ -14,12 +11,11 @@ from typing import Any
 import numpy as np
 import pytest
 
-from tests.interpreted import KERNELS, PASSES, interpreted, uncompiled
+from tests.interpreted import PASSES, interpreted, uncompiled
 from tests.packed_chunks import COLUMNS, HEIGHT, SHAPE, forged, on_grid, packed, said, summed, walking, with_pages
 from weightlapse.errors import DamagedRecording
-from weightlapse.store.codecs import classes, decode, entropy, inverse, straight, unpack
+from weightlapse.store.codecs import classes, decode, inverse, straight, unpack
 from weightlapse.store.codecs import encode as encoding
-from weightlapse.store.codecs import kernels as compiled_passes
 from weightlapse.store.codecs.decode import Chunk, Decoded, Run
 from weightlapse.store.codecs.entropy import FILE_HEADER, PageReader, PageWriter
 from weightlapse.store.codecs.form import HEAD, Columns, Shape
@@ -129,7 +125,9 @@ def test_the_numbers_of_a_page(kind: str, dtype: Any) -> None:
         at += size
 
 
-def histogram(log: int, bins: list[tuple[int, int, int]], bits: int, *, mode: int = 0, count: int | None = None) -> bytes:
+def histogram(
+    log: int, bins: list[tuple[int, int, int]], bits: int, *, mode: int = 0, count: int | None = None
+) -> bytes:
     """The bytes of a histogram of ``bins`` (weight, lower bound, bits of an offset), as pcodec's page on its format says."""
     parts = [(mode, 8), (log, 4), (len(bins) if count is None else count, 15)]
     for weight, lower, offset in bins:
@@ -248,7 +246,9 @@ def test_rows_go_where_they_are_wanted(dtype: str) -> None:
             for t, j in {(0, 0), (rows - 1, COLUMNS - 1), (rows // 2, 33)}:
                 other[t, j] ^= 1
             count = len({(0, 0), (rows - 1, COLUMNS - 1), (rows // 2, 33)})
-            assert Run(chunk, inverse, once=True).to(slice(0, rows, 1), other.reshape(-1), COLUMNS, compare=True) == count
+            assert (
+                Run(chunk, inverse, once=True).to(slice(0, rows, 1), other.reshape(-1), COLUMNS, compare=True) == count
+            )
             assert Run(chunk, inverse).to(slice(0, rows, 1), u.reshape(-1), COLUMNS, compare=True) == 0
         for row in {0, rows // 2, rows - 1}:
             one = np.empty(COLUMNS, u.dtype)
@@ -276,7 +276,10 @@ def test_more_columns_than_are_restored_at_a_time(plain: ModuleType, monkeypatch
 
 
 @pytest.mark.parametrize("dtype", ["float32", "uint16"])
-def test_a_page_that_cannot_be_unpacked_is_named(dtype: str) -> None:
+def test_a_page_that_cannot_be_unpacked_is_named(dtype: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    told: list[tuple[int, ...]] = []
+    refuse = Chunk.refuse
+    monkeypatch.setattr(Chunk, "refuse", lambda self, *what: told.append(what) or refuse(self, *what))
     u = walking(dtype)
     data = packed(u, dtype, LAST)
     count = len(Chunk(data)._crcs)
@@ -285,12 +288,9 @@ def test_a_page_that_cannot_be_unpacked_is_named(dtype: str) -> None:
         if not Chunk(data)._offsets[k + 1] - Chunk(data)._offsets[k]:
             continue
         cut = with_pages(data, lambda pages, k=k: [*pages[:k], pages[k][:-1], *pages[k + 1 :]])
-        told: list[tuple[int, int, int]] = []
-        with pytest.MonkeyPatch.context() as patch:
-            refuse = Chunk.refuse
-            patch.setattr(Chunk, "refuse", lambda self, *what: told.append(what) or refuse(self, *what))
-            with pytest.raises(DamagedRecording, match="cannot be decoded"):
-                Run(Chunk(cut), inverse).to(slice(0, HEIGHT, 1), out, COLUMNS)
+        told.clear()
+        with pytest.raises(DamagedRecording, match="cannot be decoded"):
+            Run(Chunk(cut), inverse).to(slice(0, HEIGHT, 1), out, COLUMNS)
         chunk = Chunk(data)
         assert told == [(k, *streams_of(chunk)[k])]
 
@@ -298,7 +298,7 @@ def test_a_page_that_cannot_be_unpacked_is_named(dtype: str) -> None:
 def streams_of(chunk: Chunk) -> list[tuple[int, int]]:
     """Of every page its histogram and how many numbers it has, counted from the start."""
     found = []
-    for k, (a, b) in enumerate(chunk.layout.strips):
+    for a, b in chunk.layout.strips:
         found.append((0, b - a))
         for i, (top, bottom) in enumerate(chunk.spans):
             for c in range(chunk.layout.classes):

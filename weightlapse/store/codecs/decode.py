@@ -33,7 +33,7 @@ from weightlapse.store.codecs.form import (
     tiles,
 )
 from weightlapse.store.codecs.patterns import BY_CODE, PATTERNS, Pattern
-from weightlapse.store.codecs.predict import SLOPE, Predictor, restore
+from weightlapse.store.codecs.predict import Predictor, restore, rule_is_for
 from weightlapse.store.files import Part
 from weightlapse.store.threads import in_order, threads
 
@@ -94,7 +94,7 @@ class Chunk:
         if (
             code not in BY_CODE
             or self.form > GRID
-            or rule > SLOPE
+            or not rule_is_for(rule, PATTERNS["int32"] if self.form == GRID else BY_CODE[code])
             or count > classes.MAX_CLASSES
             or not strip
             or not tile
@@ -357,10 +357,10 @@ class Chunk:
     def plain(self, strip: int) -> NDArray[np.unsignedinteger]:
         """The patterns (T, width) of one strip of a plain chunk."""
         first, last = self.layout.strips[strip]
-        page = np.frombuffer(self._page(strip), self.pattern.unsigned)
-        if len(page) != self.rows * (last - first):
+        page = self._page(strip)
+        if len(page) != self.rows * (last - first) * self.pattern.nbytes:
             raise DamagedRecording("a plain page of a chunk has the wrong length")
-        return page.reshape(self.rows, last - first)
+        return np.frombuffer(page, self.pattern.unsigned).reshape(self.rows, last - first)
 
     @property
     def grid(self) -> tuple[NDArray[np.int64], NDArray[np.float64]]:

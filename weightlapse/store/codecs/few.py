@@ -17,7 +17,7 @@ from weightlapse.store.codecs.decode import Bytes
 from weightlapse.store.codecs.entropy import PageReader
 from weightlapse.store.codecs.form import HEAD, MAGIC, MAX_COLUMNS, MAX_VALUES, PACKED, PAGE, tiles
 from weightlapse.store.codecs.patterns import Pattern
-from weightlapse.store.codecs.predict import SLOPE, Predictor, restore
+from weightlapse.store.codecs.predict import Predictor, restore, rule_is_for
 
 _FIRST_LOOK = 8192  # bytes read for the head at first: nearly always enough
 _LABEL = np.dtype(np.uint8)
@@ -70,7 +70,7 @@ def _few(
         HEAD.unpack_from(data)
     )
     meant = magic == MAGIC and crc == head_crc and (height, n) == shape and (code, form) == (kind.code, PACKED)
-    known = rule <= SLOPE and 0 < count <= MAX_CLASSES and strip > 0 and tile > 0 and entries == 0
+    known = rule_is_for(rule, kind) and 0 < count <= MAX_CLASSES and strip > 0 and tile > 0 and entries == 0
     known = known and 0 < n <= MAX_COLUMNS and 0 < height <= MAX_VALUES // n
     if not meant or not known or not HEAD.size <= end <= source.size:
         return None

@@ -47,6 +47,14 @@ LOSSLESS_CHOICES = (
 GRID_CHOICES = (Predictor(LAST), Predictor(SLOPE), Predictor(DAMPED), Predictor(LINEAR))
 
 
+_COMPUTED = ("float32", "float64", "bfloat16")  # dtypes of which MOMENTUM can compute the next value
+
+
+def rule_is_for(rule: int, pattern: Pattern) -> bool:
+    """Whether numbers of this dtype can be under this rule: ``MOMENTUM`` computes with their values, the others with patterns of any kind."""
+    return rule <= SLOPE and (rule != MOMENTUM or pattern.name in _COMPUTED)
+
+
 def float_dtype(pattern: Pattern) -> type[np.float32] | type[np.float64]:
     """The format in which ``MOMENTUM`` computes for this dtype."""
     return np.float64 if pattern.bits == 64 else np.float32
@@ -57,7 +65,7 @@ def within_momentum_range(u: NDArray[np.unsignedinteger], pattern: Pattern) -> b
 
     With |w| >= 2**-76 in float32, differences are multiples of 2**-99 and products of 2**-123: nothing nonzero falls below 2**-126.
     """
-    if pattern.name not in ("float32", "float64", "bfloat16"):
+    if not rule_is_for(MOMENTUM, pattern):
         return False
     exponent_bits = pattern.bits - 1 - pattern.mantissa
     bias = (1 << (exponent_bits - 1)) - 1

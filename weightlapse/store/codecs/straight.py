@@ -19,7 +19,7 @@ from weightlapse.store.codecs.decode_kernels import HISTORY, _chunk_row, _opened
 from weightlapse.store.codecs.form import GRID, HEAD, MAGIC, MAX_COLUMNS, MAX_VALUES, PACKED, tiles
 from weightlapse.store.codecs.inverse import Inverse
 from weightlapse.store.codecs.patterns import PATTERNS
-from weightlapse.store.codecs.predict import SLOPE, Predictor, float_dtype
+from weightlapse.store.codecs.predict import Predictor, float_dtype, rule_is_for
 from weightlapse.store.codecs.unpack import SLACK
 
 _FLOAT = PATTERNS["float32"]
@@ -76,7 +76,11 @@ def float_row(source: Bytes, head_crc: int | None, rows: int, row: int, out: NDA
     right = magic == MAGIC and end <= whole and head_crc in (None, crc) and (height, n) == (rows, len(out))
     if not right or zlib.crc32(data[8:end].data) != crc or code != _FLOAT.code or form not in (PACKED, GRID):
         return False
-    known = rule <= SLOPE and 0 < count <= MAX_CLASSES and (form == GRID) == (entries > 0)
+    known = (
+        rule_is_for(rule, PATTERNS["int32"] if form == GRID else _FLOAT)
+        and 0 < count <= MAX_CLASSES
+        and (form == GRID) == (entries > 0)
+    )
     if (
         not known
         or not 0 < n <= min(MAX_COLUMNS, strip * _STRIPS)
