@@ -14,6 +14,7 @@ SMALLEST_STREAM = 4096  # numbers; a histogram costs one or two hundred bytes
 
 
 def _octaves(size: NDArray[np.float64]) -> NDArray[np.int64]:
+    """The nearest power of two of each size (float64), as int64; of 0: -10."""
     return np.rint(np.log2(size + 2.0**-10)).astype(np.int64)
 
 

@@ -45,6 +45,7 @@ def cut(
 
 
 def _even(size: int, row: int, limit: int) -> list[tuple[int, int]]:
+    """Pieces [start, stop) of ``size`` values, at most ``limit`` each and of equal length, whole rows of ``row`` values where one fits."""
     count = -(-size // limit)
     length = -(-size // count)
     if 1 < row <= limit:

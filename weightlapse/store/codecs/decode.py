@@ -75,15 +75,18 @@ class Bytes(Protocol):
 
     size: int
 
-    def read(self, start: int, stop: int) -> bytes: ...
+    def read(self, start: int, stop: int) -> bytes:
+        """The bytes ``[start, stop)``; fewer where the chunk is cut short."""
 
-    def read_into(self, start: int, out: memoryview) -> None: ...
+    def read_into(self, start: int, out: memoryview) -> None:
+        """The bytes from ``start`` on into all of ``out``."""
 
 
 class Chunk:
     """A chunk, opened: the head is read and verified at once, each page when it is wanted."""
 
     def __init__(self, source: Bytes | bytes) -> None:
+        """Read the head of the chunk and check it; :class:`DamagedRecording` for whatever this format does not know or does not fit."""
         self._source: Bytes = Part(source) if isinstance(source, bytes) else source
         source = self._source
         self._data = memoryview(source.read(0, min(_FIRST_LOOK, source.size)))  # the head
@@ -129,6 +132,7 @@ class Chunk:
     # ---- the head --------------------------------------------------------------------------------------------------
 
     def _checked_head(self) -> tuple[Any, ...]:
+        """The fields of the head, whose bytes are read (twice where it is long) and match their checksum."""
         if len(self._data) < HEAD.size:
             raise DamagedRecording("a chunk is shorter than its head")
         fields = HEAD.unpack_from(self._data)
@@ -144,12 +148,14 @@ class Chunk:
         return fields
 
     def _take(self, nbytes: int) -> memoryview:
+        """The next ``nbytes`` of the head; refused where it has fewer."""
         if self._at + nbytes > self._end:
             raise DamagedRecording("the head of a chunk is shorter than its parts")
         self._at += nbytes
         return self._data[self._at - nbytes : self._at]
 
     def _take_metas(self, count: int) -> list[memoryview]:
+        """The next ``count`` byte strings of the head, each behind its length (uint16); refused where it has fewer."""
         data, at, end, metas = self._data, self._at, self._end, []
         for _ in range(count):
             if at + SIZE.size > end:
@@ -163,6 +169,7 @@ class Chunk:
         return metas
 
     def _read_grid(self, entries: int) -> None:
+        """The grid entries; those of grid codes must be of a float dtype and have all columns together."""
         if not entries and self.form != GRID:
             self._grid, self.bounds = _NO_GRID, []
             return
@@ -175,6 +182,7 @@ class Chunk:
         self.bounds = table["bound"].tolist()
 
     def _read_columns(self, mapped: memoryview, count: int) -> None:
+        """The class of each column (uint8) from the bytes of the class map, and the order that follows; more than ``count`` classes are refused."""
         inverse = compiled(0) if self.columns >= _MANY else None
         label = np.zeros(self.columns, np.uint8) if count < 2 or inverse is not None else _NO_LABELS
         if count > 1:
@@ -190,6 +198,7 @@ class Chunk:
             raise DamagedRecording("the class map of a chunk does not fit its classes")
 
     def _index_pages(self) -> None:
+        """Where each page begins, and its checksum; refused where they are not as many, or as long together, as the chunk says."""
         if (self._end - self._at) % PAGE.itemsize or self._end == self._at:
             raise DamagedRecording("the list of pages of a chunk is not whole")
         pages = np.frombuffer(self._take(self._end - self._at), PAGE)
@@ -207,6 +216,7 @@ class Chunk:
     # ---- pages -----------------------------------------------------------------------------------------------------
 
     def _page(self, number: int, run: tuple[int, memoryview] | None = None) -> bytes:
+        """The bytes of a page, out of ``run`` where they were read already; refused where the checksum is another."""
         start, stop = self._offsets[number], self._offsets[number + 1]
         page = self._source.read(start, stop) if run is None else bytes(run[1][start - run[0] : stop - run[0]])
         if zlib.crc32(page) != self._crcs[number]:
@@ -269,6 +279,7 @@ class Chunk:
         return self._first[k] + first, self._first[last - 1] + stop
 
     def _nbytes(self, k: int, spans: list[tuple[int, int, int]]) -> int:
+        """How many bytes these tiles of a strip have together."""
         first, stop = self._between(k, k + 1, spans)
         return self._offsets[stop] - self._offsets[first]
 
@@ -303,6 +314,7 @@ class Chunk:
         return start, memoryview(self._source.read(start, self._offsets[last]))
 
     def _reader(self, stream: int) -> PageReader:
+        """The decoder of a histogram (0: that of row 0), made when it is needed first."""
         reader = self._readers[stream]
         if reader is None:
             reader = self._readers[stream] = PageReader(bytes(self._metas[stream]), self.number.unsigned, self._codec)
@@ -403,6 +415,7 @@ class Chosen:
     fresh = False
 
     def __init__(self, whole: Decoded, columns: NDArray[np.int64]) -> None:
+        """``columns`` (k,) are their numbers among those of ``whole``."""
         self._whole, self._columns, self.width = whole, columns, len(columns)
 
     def rows(self, start: int, stop: int, step: int = 1) -> NDArray[np.unsignedinteger]:
@@ -417,11 +430,14 @@ class Narrow(Protocol):
     predictor: Predictor
 
     @property
-    def decoded(self) -> int: ...
+    def decoded(self) -> int:
+        """Values of a row that are decoded for the wanted ones."""
 
-    def prepare(self, stop: int) -> tuple[NDArray[np.unsignedinteger], int]: ...
+    def prepare(self, stop: int) -> tuple[NDArray[np.unsignedinteger], int]:
+        """Rows up to ``stop`` at least, the new ones still residuals, and how many are patterns already."""
 
-    def accept(self, rows: NDArray[np.unsignedinteger], lead: int) -> None: ...
+    def accept(self, rows: NDArray[np.unsignedinteger], lead: int) -> None:
+        """Take what :meth:`prepare` gave, restored."""
 
 
 class Run:
@@ -431,6 +447,7 @@ class Run:
     """
 
     def __init__(self, chunk: Chunk, inverse: Any, *, once: bool = False) -> None:
+        """``inverse`` is the module of the compiled pass; the chunk is one that :func:`may_run` is true of."""
         self._chunk = chunk
         kind, n = chunk.number.unsigned, chunk.columns
         self._work = inverse.Inverse(chunk.number, chunk.predictor)
@@ -575,6 +592,7 @@ class Run:
         rows: slice,
         target: tuple[NDArray[np.unsignedinteger], int, int, bool],
     ) -> int:
+        """The tiles ``spans`` of one strip, page by page with pcodec; returns the number of differences (see :meth:`to`)."""
         chunk, layout, count = self._chunk, self._chunk.layout, self._chunk.layout.classes
         out, _, place, compare = target
         first, last = layout.strips[k]
@@ -602,6 +620,7 @@ class Decoded:
     """
 
     def __init__(self, chunk: Chunk, columns: Selection = None, *, window: bool = False, inverse: Any = None) -> None:
+        """``columns`` (k,): numbers of columns in any order, None for all of them; ``inverse``: the compiled pass, used for all columns alone."""
         self.chunk = chunk
         self.number, self.predictor = chunk.number, chunk.predictor
         self._columns = columns
@@ -669,6 +688,7 @@ class Decoded:
         return grid.from_codes(values, self._steps if columns is None else self._steps[columns], self.chunk.pattern)
 
     def _tile_end(self, row: int) -> int:
+        """The end of the tile that row ``row - 1`` is in."""
         return min(-(-row // self.chunk.shape.tile) * self.chunk.shape.tile, self.chunk.rows)
 
     def prepare(self, stop: int) -> tuple[NDArray[np.unsignedinteger], int]:
@@ -708,6 +728,7 @@ class Decoded:
         self.done += len(rows) - lead
 
     def advance(self, stop: int) -> None:
+        """Decode up to the end of the tile that row ``stop - 1`` is in."""
         if self._inverse is not None:
             self._go_on(self._tile_end(stop))
             return
@@ -728,6 +749,7 @@ class Decoded:
         self.done = stop
 
     def _plain(self, rows: slice) -> NDArray[np.unsignedinteger]:
+        """Patterns (n, k) of these rows of a plain chunk."""
         columns = np.arange(self.chunk.columns) if self._columns is None else self._columns
         strip = columns // self.chunk.shape.strip
         out = np.empty((len(range(*rows.indices(self.chunk.rows))), len(columns)), self.chunk.pattern.unsigned)
@@ -741,6 +763,7 @@ def advance_together(parts: Sequence[tuple[Narrow, int]]) -> None:
     """Decode several narrow, fresh parts up to their rows: those under one rule take the steps through time together."""
 
     def kind(part: tuple[Narrow, int]) -> tuple[int, int]:
+        """Parts of one kind take their steps in one array."""
         return part[0].number.code, part[0].predictor.rule
 
     for _, members in groupby(sorted(parts, key=kind), key=kind):

@@ -83,6 +83,7 @@ def _table(data, start, stop, bits, nodes):  # type: ignore[no-untyped-def]
 
 @_compiled
 def _tables(data, spans, bits, nodes, begins, logs):  # type: ignore[no-untyped-def]
+    """The states of each histogram (from ``spans[i, 0]`` to ``spans[i, 1]``) into ``nodes`` from ``begins[i]`` on, as in ``_table``; False when one is not for this."""
     for i in range(len(spans)):
         logs[i] = _table(data, spans[i, 0], spans[i, 1], bits, nodes[begins[i] : begins[i + 1]])
         if logs[i] < 0:
@@ -114,6 +115,7 @@ def _symbols(data, at, nodes, states, held, count):  # type: ignore[no-untyped-d
 
 @_compiled
 def _offsets(data, at, held, out, first, count):  # type: ignore[no-untyped-def]
+    """The first ``count`` numbers of the states ``held`` into ``out`` from ``first`` on, each its lower bound and the bits from ``at`` on; where these end."""
     one, byte = _u(1), _u(0xFF)
     for i in range(_u(0), _u(count)):
         node = held[i]
@@ -197,6 +199,7 @@ def _joined(crcs, sizes):  # type: ignore[no-untyped-def]
 
 @_compiled
 def _counted(label, strip, classes, widths):  # type: ignore[no-untyped-def]
+    """How many columns each group (strip, class) has, into ``widths``; False when a label is no class."""
     found = np.zeros((4, 256), np.int64)  # four, because neighbours of one class would wait for each other
     for k in range(-(-len(label) // strip)):
         found[:] = 0
@@ -294,6 +297,7 @@ def _tile(flat, widths, top, bottom, rule, factor, tail, order, strip, height, k
 
 @_compiled
 def _merge(label, starts, row, out):  # type: ignore[no-untyped-def]
+    """See ``inverse.merge``."""
     at = starts.copy()
     for j in range(len(label)):
         c = label[j]

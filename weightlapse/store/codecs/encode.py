@@ -126,6 +126,7 @@ def _pack(
     table: NDArray[Any],
     compiled: bool,
 ) -> bytes:
+    """Patterns or grid codes ``u`` (T, n) as a chunk of that form under this predictor; ``table`` are its grid entries."""
     rows, n = u.shape
     number = PATTERNS["int32"] if form == GRID else pattern
     spans = tiles(rows, shape.tile)
@@ -186,6 +187,7 @@ def _gathered(
 
 
 def _plain(u: NDArray[np.unsignedinteger], pattern: Pattern, shape: Shape) -> bytes:
+    """Patterns ``u`` (T, n) as a chunk without compression."""
     rows, n = u.shape
     pages = [u[:, start : start + shape.strip].tobytes() for start in range(0, n, shape.strip)]
     head = (rows, n, shape, pattern, PLAIN, Predictor(NONE), 0, 0)
@@ -193,6 +195,7 @@ def _plain(u: NDArray[np.unsignedinteger], pattern: Pattern, shape: Shape) -> by
 
 
 def _sized(data: bytes) -> bytes:
+    """The bytes behind their length (uint16)."""
     return SIZE.pack(len(data)) + data
 
 
@@ -203,6 +206,7 @@ def _assemble(
     histograms: bytes,
     pages: Sequence[bytes],
 ) -> bytes:
+    """A chunk of its parts: head with checksum, and pages."""
     rows, n, shape, pattern, form, predictor, count, streams = head
     directory = np.array([(len(p), zlib.crc32(p)) for p in pages], PAGE).tobytes()
     codec = _sized(FILE_HEADER) if form != PLAIN else b""

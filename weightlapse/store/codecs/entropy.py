@@ -23,6 +23,7 @@ class PageWriter:
     """Numbers compressed under one shared histogram, page by page. ``values``: 1-D unsigned; ``sizes``: how many in each page."""
 
     def __init__(self, values: NDArray[np.unsignedinteger], sizes: list[int]) -> None:
+        """The sizes add up to the number of values."""
         if values.dtype.itemsize == 1:
             values = values.astype(np.uint16)
         # No delta and no search for a mode: what arrives is noise around a prediction, and looking for more costs a third of the time.
@@ -41,6 +42,7 @@ class PageReader:
     """Decodes pages written under the histogram ``meta`` to unsigned numbers of ``dtype``; ``file_header`` says by which pcodec."""
 
     def __init__(self, meta: bytes, dtype: np.dtype[Any], file_header: bytes) -> None:
+        """``dtype`` is unsigned, of 1 to 8 bytes; :class:`DamagedRecording` when ``meta`` is no histogram, or one with bytes behind it."""
         self.dtype = dtype
         self._wide = np.dtype(np.uint16) if dtype.itemsize == 1 else np.dtype(f"u{dtype.itemsize}")
         try:
@@ -64,6 +66,7 @@ class PageReader:
             out[...] = self.read(page, len(out))
 
     def _into(self, page: bytes, out: NDArray[np.unsignedinteger]) -> None:
+        """The numbers of a page into ``out`` (of the type that pcodec knows); refused where it has fewer or cannot be decoded."""
         count = len(out)
         try:
             progress, _ = self._chunk.read_page_into(page, count, out)

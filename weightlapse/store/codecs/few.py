@@ -29,6 +29,7 @@ class Few:
     def __init__(
         self, number: Pattern, predictor: Predictor, values: NDArray[np.unsignedinteger], decoded: int
     ) -> None:
+        """``values`` (T, k): residuals of the columns, which are restored in place when somebody asks for them."""
         self.number, self.predictor = number, predictor
         self.width, self.decoded = values.shape[1], decoded
         self.fresh = True
@@ -63,6 +64,7 @@ def few_columns(
 def _few(
     source: Bytes, head_crc: int, shape: tuple[int, int], kind: Pattern, columns: list[int], stop: int
 ) -> Few | None:
+    """As :func:`few_columns`, but raises where something is damaged."""
     data = source.read(0, min(_FIRST_LOOK, source.size))
     if len(data) < HEAD.size:
         return None

@@ -48,6 +48,7 @@ class Inverse:
     """Turns the tiles of one strip after the other into patterns, under one predictor."""
 
     def __init__(self, pattern: Pattern, predictor: Predictor) -> None:
+        """``pattern`` and ``predictor`` are of a chunk that :meth:`knows` is true of."""
         kind, width = pattern.unsigned, COLUMNS
         floats = float_dtype(pattern) if kind.itemsize >= 4 else np.float32
         h, q = np.empty((HISTORY + 1, width), kind), np.empty(width, kind)

@@ -20,6 +20,7 @@ from weightlapse.store.codecs.predict import DAMPED, LAST, LINEAR, MOMENTUM, NON
 
 
 def _compiled(function: Callable[..., Any]) -> Any:
+    """The function compiled by numba: without Python's lock, and kept on disk where there is a folder for it."""
     try:
         return njit(cache=True, nogil=True)(function)
     except RuntimeError:  # read-only installation without a home: numba finds no folder for its cache
@@ -28,6 +29,7 @@ def _compiled(function: Callable[..., Any]) -> Any:
 
 @_compiled
 def _order(label, strip, classes, starts, out):  # type: ignore[no-untyped-def]
+    """See :func:`order`."""
     at = starts.copy()
     for k in range(-(-len(label) // strip)):
         mine = at[k * classes : (k + 1) * classes]
@@ -75,6 +77,7 @@ def _row(u, w, t, rule, factor, r, q, signed, p, bits):  # type: ignore[no-untyp
 
 @_compiled
 def _sizes(u, w, rule, factor, spans, limit, r, r_signed, q, signed, p, bits, out):  # type: ignore[no-untyped-def]
+    """Mean magnitude of the residuals of each tile ``spans[i]`` and column, none counted as more than ``limit``, into ``out`` (tiles, n) float32."""
     n = u.shape[1]
     for i in range(len(spans)):
         top, bottom = spans[i, 0], spans[i, 1]
@@ -92,6 +95,7 @@ def _sizes(u, w, rule, factor, spans, limit, r, r_signed, q, signed, p, bits, ou
 
 @_compiled
 def _pages(u, w, rule, factor, spans, order, starts, begins, r, q, signed, p, bits, key, out):  # type: ignore[no-untyped-def]
+    """Row 0 in the order of the columns into ``key``; residuals of group g and tile i row by row into ``out`` from ``begins[g, i]`` on."""
     for j in range(len(order)):
         key[j] = u[0, order[j]]
     for i in range(len(spans)):
@@ -110,6 +114,7 @@ class Passes:
     def __init__(
         self, u: NDArray[np.unsignedinteger], pattern: Pattern, predictor: Predictor, spans: list[tuple[int, int]]
     ) -> None:
+        """``spans`` are the tiles as [top, bottom); the chunk is one that :meth:`know` is true of."""
         n, signed = u.shape[1], np.dtype(f"i{u.dtype.itemsize}")
         floats = float_dtype(pattern) if u.dtype.itemsize >= 4 else np.float32
         w = u.view(floats) if u.dtype.itemsize >= 4 else np.empty((1, 1), np.float32)

@@ -21,18 +21,22 @@ class Pattern:
 
     @property
     def nbytes(self) -> int:
+        """Bytes of a value."""
         return self.bits // 8
 
     @property
     def unsigned(self) -> np.dtype[np.unsignedinteger]:
+        """The dtype of its patterns: unsigned, little-endian."""
         return np.dtype(f"<u{self.nbytes}")
 
     @property
     def signed(self) -> np.dtype[np.signedinteger]:
+        """The signed dtype of as many bits, in which differences of patterns are read."""
         return np.dtype(f"<i{self.nbytes}")
 
     @property
     def is_float(self) -> bool:
+        """Whether values are floats, which alone have a grid."""
         return self.mantissa > 0
 
     def numbers(self, bits: NDArray[np.unsignedinteger]) -> NDArray[np.float64]:

@@ -81,6 +81,7 @@ def within_momentum_range(u: NDArray[np.unsignedinteger], pattern: Pattern) -> b
 def _momentum_bits(
     w1: NDArray[np.floating], w2: NDArray[np.floating], factor: Any, pattern: Pattern
 ) -> NDArray[np.unsignedinteger]:
+    """The patterns that MOMENTUM predicts after values ``w2`` and then ``w1``, in three roundings (bfloat16: and a fourth)."""
     p = np.subtract(w1, w2)
     p *= factor
     p += w1
@@ -99,6 +100,7 @@ def _half(d: NDArray[np.signedinteger]) -> NDArray[np.signedinteger]:
 
 
 def _floats(u: NDArray[np.unsignedinteger], pattern: Pattern) -> NDArray[np.floating]:
+    """Patterns as the floats that MOMENTUM computes with: a view, of bfloat16 a copy in float32."""
     if pattern.name == "bfloat16":
         return (u.astype(np.uint32) << np.uint32(16)).view(np.float32)
     return u.view(float_dtype(pattern))
@@ -179,6 +181,7 @@ def restore(
 
 
 def _restore_bfloat16(r: NDArray[np.unsignedinteger], pattern: Pattern, factor: Any, rest: range) -> None:
+    """The rows ``rest`` of residuals ``r`` become patterns in place, under MOMENTUM."""
     if not rest:
         return
     before, last = _floats(r[rest[0] - 2], pattern), _floats(r[rest[0] - 1], pattern)

@@ -32,6 +32,7 @@ class _Room:
     """Work space of a thread."""
 
     def __init__(self) -> None:
+        """Room for the head of every usual chunk; one that needs more is left to the decoder."""
         self.label = np.empty(MAX_COLUMNS, np.uint8)
         self.nodes, self.begins, self.logs = (
             np.empty(_NODES, np.uint64),

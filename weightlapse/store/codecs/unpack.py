@@ -29,6 +29,7 @@ class Histograms:
     """The tables of several histograms of numbers of ``bits`` (16 or 32) bits; not ``known`` when one of them is left to pcodec."""
 
     def __init__(self, metas: Sequence[bytes | memoryview], bits: int, file_header: bytes) -> None:
+        """``metas``: their bytes as pcodec writes them; ``file_header``: which version of pcodec that was."""
         sizes = [1 << (meta[1] & 15) if len(meta) > 1 else 1 for meta in metas]
         self.begins: NDArray[np.int64] = np.array([0, *accumulate(sizes)], np.int64)
         self.logs: NDArray[np.int64] = np.empty(len(metas), np.int64)
