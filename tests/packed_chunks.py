@@ -151,3 +151,15 @@ def few_of(data: bytes, columns: list[int], stop: int = HEIGHT, source: Any = No
     fields = said(data)
     dtype = next(p for p in PATTERNS.values() if p.code == fields["dtype"])
     return few_columns(source or Part(data), fields["crc"], (fields["rows"], fields["columns"]), dtype, columns, stop)
+
+
+def under_all_rules(dtype: str) -> Iterator[tuple[str, Chunk, Any]]:
+    for rule in RULES:
+        if rule == MOMENTUM and dtype not in ("float32", "float64"):
+            continue
+        for rows, shape in ((HEIGHT, SHAPE), (3, Shape(32, 2)), (1, SHAPE))[: 3 if rule == LAST else 1]:
+            u = walking(dtype, rows)
+            yield f"rule {rule}, {rows} rows", Chunk(packed(u, dtype, rule, shape)), u
+    if dtype in ("float32", "float16", "bfloat16"):
+        data, u = on_grid(dtype)
+        yield "grid", Chunk(data), u

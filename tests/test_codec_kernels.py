@@ -12,16 +12,22 @@ import numpy as np
 import pytest
 
 from tests.interpreted import PASSES, interpreted, uncompiled
-from tests.packed_chunks import COLUMNS, HEIGHT, SHAPE, forged, on_grid, packed, said, summed, walking, with_pages
+from tests.packed_chunks import (
+    COLUMNS,
+    HEIGHT,
+    packed,
+    under_all_rules,
+    walking,
+    with_pages,
+)
 from weightlapse.errors import DamagedRecording
 from weightlapse.store.codecs import classes, decode, inverse, straight, unpack
 from weightlapse.store.codecs import encode as encoding
 from weightlapse.store.codecs.decode import Chunk, Decoded, Run
 from weightlapse.store.codecs.entropy import FILE_HEADER, PageReader, PageWriter
-from weightlapse.store.codecs.form import HEAD, Columns, Shape
+from weightlapse.store.codecs.form import Columns
 from weightlapse.store.codecs.patterns import PATTERNS
 from weightlapse.store.codecs.predict import DAMPED, LAST, LINEAR, MOMENTUM, NONE, SLOPE, Predictor, residuals
-from weightlapse.store.files import Part
 
 RULES = (NONE, LAST, LINEAR, MOMENTUM, DAMPED, SLOPE)
 u8 = np.uint64
@@ -218,21 +224,9 @@ def test_labels_of_columns() -> None:
 # ---- residuals to patterns ---------------------------------------------------------------------------------------------------
 
 
-def chunks(dtype: str) -> Iterator[tuple[str, Chunk, Any]]:
-    for rule in RULES:
-        if rule == MOMENTUM and dtype not in ("float32", "float64"):
-            continue
-        for rows, shape in ((HEIGHT, SHAPE), (3, Shape(32, 2)), (1, SHAPE))[: 3 if rule == LAST else 1]:
-            u = walking(dtype, rows)
-            yield f"rule {rule}, {rows} rows", Chunk(packed(u, dtype, rule, shape)), u
-    if dtype in ("float32", "float16", "bfloat16"):
-        data, u = on_grid(dtype)
-        yield "grid", Chunk(data), u
-
-
 @pytest.mark.parametrize("dtype", ["float32", "float64", "float16", "int16", "bfloat16"])
 def test_rows_go_where_they_are_wanted(dtype: str) -> None:
-    for what, chunk, u in chunks(dtype):
+    for what, chunk, u in under_all_rules(dtype):
         rows = len(u)
         if chunk.form == decode.GRID:
             assert np.array_equal(Decoded(chunk, inverse=inverse).rows(0, rows), u), what
@@ -257,7 +251,7 @@ def test_rows_go_where_they_are_wanted(dtype: str) -> None:
 
 
 def test_rows_tile_by_tile() -> None:
-    for what, chunk, u in chunks("float32"):
+    for what, chunk, u in under_all_rules("float32"):
         for window in (False, True):
             part = Decoded(chunk, window=window, inverse=inverse)
             for t in range(len(u)):
@@ -308,112 +302,6 @@ def streams_of(chunk: Chunk) -> list[tuple[int, int]]:
     return found
 
 
-# ---- a row by two calls ------------------------------------------------------------------------------------------------------
-
-
-def row_of(data: bytes, row: int, rows: int = HEIGHT, columns: int = COLUMNS, crc: int | None = None) -> Any:
-    out = np.full(columns + 2, 99, np.uint32)
-    found = straight.float_row(Part(data), crc, rows, row, out[1:-1])
-    assert out[0] == out[-1] == 99
-    return out[1:-1] if found else None
-
-
-@pytest.fixture(params=["whole", "page by page"])
-def reads(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Any:
-    """How a chunk is read: as a whole, or first the head and then the wanted pages alone."""
-    if request.param != "whole":
-        monkeypatch.setattr(straight, "_ONE_READ", 600)
-        monkeypatch.setattr(straight, "_HEAD", 600)
-    return request.param
-
-
-def test_any_row_alone(reads: Any) -> None:
-    for what, chunk, u in chunks("float32"):
-        data = chunk._source.read(0, chunk._source.size)
-        for row in {0, 1, len(u) // 2, len(u) - 1} & set(range(len(u))):
-            for crc in (None, chunk.head_crc):
-                assert np.array_equal(row_of(data, row, len(u), crc=crc), u[row]), (what, row)
-        assert row_of(data, 0, len(u), crc=chunk.head_crc ^ 1) is None
-        assert row_of(data, 0, len(u) + 1) is None
-        assert row_of(data, 0, len(u), COLUMNS - 1) is None
-
-
-def test_damage_of_what_is_read_is_seen(reads: Any) -> None:
-    for data in (packed(walking("float32"), "float32", LAST), on_grid("float32")[0]):
-        head, rng = said(data)["head"], np.random.default_rng(0)
-        for at in [*range(0, head, 5), *rng.integers(head, len(data), 10).tolist(), len(data) - 1]:
-            hurt = bytearray(data)
-            hurt[at] ^= 1 << int(rng.integers(8))
-            assert row_of(bytes(hurt), HEIGHT - 1) is None, at
-        for cut in (0, 49, 50, head - 1, head, len(data) - 1):
-            assert row_of(data[:cut], HEIGHT - 1) is None, cut
-        assert row_of(data + b"\0", HEIGHT - 1) is None
-
-
-LIES: dict[str, list[Any]] = {
-    "magic": [b"WLCX"],
-    "strip": [0, 1, 31, 33, 64, 1 << 31],
-    "tile": [0, 3, 5, 16, 1 << 31],
-    "dtype": [0, 2, 3, 7, 14],
-    "form": [0, 2, 3],
-    "rule": [6, 255],
-    "classes": [0, 1, 2, 4, 16, 17, 255],
-    "entries": [1, 3, 65, 1 << 31],
-    "mapped": [0, 1, 2, 5, 1 << 31],
-    "streams": [0, 1, 256, 65535],
-}
-
-
-@pytest.mark.parametrize("grid", [False, True])
-def test_heads_that_lie_are_left_to_the_decoder(grid: bool) -> None:
-    data = on_grid("float32")[0] if grid else packed(walking("float32"), "float32", LAST)
-    assert row_of(data, 5) is not None
-    for field, values in LIES.items():
-        for value in values:
-            if value == said(data)[field] or (grid and field == "form" and value == 2):
-                continue
-            assert row_of(forged(data, **{field: value}), 5) is None, (field, value)
-    for head in (0, 49, said(data)["head"] - 8, said(data)["head"] + 1, len(data), len(data) + 1):
-        values = {**said(data), "head": head}
-        assert row_of(summed(HEAD.pack(*values.values()) + data[HEAD.size :]), 5) is None, head
-
-
-def test_every_byte_of_a_head_may_lie_under_a_right_checksum() -> None:
-    """Whatever it says: the decoder's own values, or none."""
-    for data in (packed(walking("float32"), "float32", MOMENTUM), on_grid("float32")[0]):
-        rng = np.random.default_rng(0)
-        for at in range(HEAD.size, said(data)["head"], 9):
-            hurt = bytearray(data)
-            hurt[at] ^= 1 << int(rng.integers(8))
-            lie = summed(bytes(hurt))
-            with np.errstate(all="ignore"):
-                found = row_of(lie, HEIGHT - 1)
-                if found is not None:
-                    assert np.array_equal(found, Chunk(lie).read()[HEIGHT - 1]), at
-
-
-def test_what_a_thread_has_room_for(monkeypatch: pytest.MonkeyPatch) -> None:
-    """At the limits of the room rows are read, and one beyond them they are left."""
-    u = walking("float32", 6, 64)
-    assert (straight._STRIPS, straight._ENTRIES, straight._TILES) == (64, 64, 64)
-    for shape, there in ((Shape(1, 4), True), (Shape(64, 4), True)):
-        found = row_of(packed(u, "float32", LAST, shape), 5, 6, 64)
-        assert (found is not None) is there
-        assert found is None or np.array_equal(found, u[5])
-    wide = walking("float32", 3, 65)
-    assert row_of(packed(wide, "float32", LAST, Shape(1, 4)), 2, 3, 65) is None, "65 strips"
-    for rows, there in ((64, True), (65, False)):
-        tall = walking("float32", rows, 20)
-        found = row_of(packed(tall, "float32", LAST, Shape(20, 1)), rows - 1, rows, 20)
-        assert (found is not None) is there
-        assert found is None or np.array_equal(found, tall[-1])
-    for name, limit in (("MAX_COLUMNS", COLUMNS), ("MAX_VALUES", HEIGHT * COLUMNS)):
-        for less in (0, 1):
-            with monkeypatch.context() as patch:
-                patch.setattr(straight, name, limit - less)
-                assert (row_of(packed(walking("float32"), "float32", LAST), 3) is not None) is (less == 0), name
-
-
 # ---- the encoder's passes ----------------------------------------------------------------------------------------------------
 
 
@@ -429,9 +317,9 @@ def test_passes_are_what_numpy_finds(passes: ModuleType, dtype: str, rows: int) 
     if rows > 4:
         u[4, ::5] = np.iinfo(u.dtype).max  # residuals that are larger than the limit
     spans = [(top, min(top + 3, rows)) for top in range(1, rows, 3)]
-    label = (np.arange(50) % 3).astype(np.uint8)
-    columns = Columns(50, 20, label, 4)  # and a class without columns
-    cells = (np.arange(4 * len(spans)).reshape(len(spans), 4) % 3).astype(np.uint8)
+    label = np.array([0, 2, 3], np.uint8)[np.arange(50) % 3]
+    columns = Columns(50, 20, label, 4)  # class 1 has no columns
+    cells = ((np.arange(len(spans))[:, None] + [0, 0, 1, 2]) % 3).astype(np.uint8)
     for rule in RULES:
         if rule == MOMENTUM and not pattern.is_float:
             continue
@@ -463,3 +351,19 @@ def test_what_passes_are_for(passes: ModuleType) -> None:
         u = walking(dtype, 3, 20)
         assert passes.Passes.know(u, PATTERNS[dtype], Predictor(rule)) is known_
         assert inverse.Inverse.knows(PATTERNS[dtype], Predictor(rule)) is known_
+
+
+def test_without_a_folder_for_its_cache_a_function_is_compiled_all_the_same(
+    monkeypatch: pytest.MonkeyPatch, passes: ModuleType
+) -> None:
+    asked = []
+
+    def njit(**options: Any) -> Any:
+        asked.append(options)
+        if options.get("cache"):
+            raise RuntimeError("cannot cache function: no locator available")
+        return lambda function: ("compiled", function)
+
+    monkeypatch.setattr(passes, "njit", njit)
+    assert passes._compiled(len) == ("compiled", len)
+    assert asked == [{"cache": True, "nogil": True}, {"nogil": True}]

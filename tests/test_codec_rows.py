@@ -10,11 +10,11 @@ import numpy as np
 import pytest
 
 from tests.interpreted import uncompiled
-from tests.packed_chunks import COLUMNS, HEIGHT, forged, on_grid, packed, said, summed, walking
+from tests.packed_chunks import COLUMNS, HEIGHT, forged, on_grid, packed, said, summed, under_all_rules, walking
 from weightlapse.store.codecs import straight
 from weightlapse.store.codecs.decode import Chunk
 from weightlapse.store.codecs.form import HEAD, Shape
-from weightlapse.store.codecs.predict import LAST, LINEAR, NONE
+from weightlapse.store.codecs.predict import LAST, LINEAR, MOMENTUM, NONE
 from weightlapse.store.files import Part
 
 
@@ -30,6 +30,102 @@ def row_of(data: bytes, row: int, rows: int = HEIGHT, columns: int = COLUMNS, cr
     found = straight.float_row(Part(data), crc, rows, row, out[1:-1])
     assert out[0] == out[-1] == 99
     return out[1:-1] if found else None
+
+
+@pytest.fixture(params=["whole", "page by page"])
+def reads(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Any:
+    """How a chunk is read: as a whole, or first the head and then the wanted pages alone."""
+    if request.param != "whole":
+        monkeypatch.setattr(straight, "_ONE_READ", 600)
+        monkeypatch.setattr(straight, "_HEAD", 600)
+    return request.param
+
+
+def test_any_row_alone(reads: Any) -> None:
+    for what, chunk, u in under_all_rules("float32"):
+        data = chunk._source.read(0, chunk._source.size)
+        for row in {0, 1, len(u) // 2, len(u) - 1} & set(range(len(u))):
+            for crc in (None, chunk.head_crc):
+                assert np.array_equal(row_of(data, row, len(u), crc=crc), u[row]), (what, row)
+        assert row_of(data, 0, len(u), crc=chunk.head_crc ^ 1) is None
+        assert row_of(data, 0, len(u) + 1) is None
+        assert row_of(data, 0, len(u), COLUMNS - 1) is None
+
+
+def test_damage_of_what_is_read_is_seen(reads: Any) -> None:
+    for data in (packed(walking("float32"), "float32", LAST), on_grid("float32")[0]):
+        head, rng = said(data)["head"], np.random.default_rng(0)
+        for at in [*range(0, head, 5), *rng.integers(head, len(data), 10).tolist(), len(data) - 1]:
+            hurt = bytearray(data)
+            hurt[at] ^= 1 << int(rng.integers(8))
+            assert row_of(bytes(hurt), HEIGHT - 1) is None, at
+        for cut in (0, 49, 50, head - 1, head, len(data) - 1):
+            assert row_of(data[:cut], HEIGHT - 1) is None, cut
+        assert row_of(data + b"\0", HEIGHT - 1) is None
+
+
+LIES: dict[str, list[Any]] = {
+    "magic": [b"WLCX"],
+    "strip": [0, 1, 31, 33, 64, 1 << 31],
+    "tile": [0, 3, 5, 16, 1 << 31],
+    "dtype": [0, 2, 3, 7, 14],
+    "form": [0, 2, 3],
+    "rule": [6, 255],
+    "classes": [0, 1, 2, 4, 16, 17, 255],
+    "entries": [1, 3, 65, 1 << 31],
+    "mapped": [0, 1, 2, 5, 1 << 31],
+    "streams": [0, 1, 256, 65535],
+}
+
+
+@pytest.mark.parametrize("grid", [False, True])
+def test_heads_that_lie_are_left_to_the_decoder(grid: bool) -> None:
+    data = on_grid("float32")[0] if grid else packed(walking("float32"), "float32", LAST)
+    assert row_of(data, 5) is not None
+    for field, values in LIES.items():
+        for value in values:
+            if value == said(data)[field] or (grid and field == "form" and value == 2):
+                continue
+            assert row_of(forged(data, **{field: value}), 5) is None, (field, value)
+    for head in (0, 49, said(data)["head"] - 8, said(data)["head"] + 1, len(data), len(data) + 1):
+        values = {**said(data), "head": head}
+        assert row_of(summed(HEAD.pack(*values.values()) + data[HEAD.size :]), 5) is None, head
+
+
+def test_every_byte_of_a_head_may_lie_under_a_right_checksum() -> None:
+    """Whatever it says: the decoder's own values, or none."""
+    for data in (packed(walking("float32"), "float32", MOMENTUM), on_grid("float32")[0]):
+        rng = np.random.default_rng(0)
+        for at in range(HEAD.size, said(data)["head"], 9):
+            hurt = bytearray(data)
+            hurt[at] ^= 1 << int(rng.integers(8))
+            lie = summed(bytes(hurt))
+            with np.errstate(all="ignore"):
+                found = row_of(lie, HEIGHT - 1)
+                if found is not None:
+                    assert np.array_equal(found, Chunk(lie).read()[HEIGHT - 1]), at
+
+
+def test_what_a_thread_has_room_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    """At the limits of the room rows are read, and one beyond them they are left."""
+    u = walking("float32", 6, 64)
+    assert (straight._STRIPS, straight._ENTRIES, straight._TILES) == (64, 64, 64)
+    for shape, there in ((Shape(1, 4), True), (Shape(64, 4), True)):
+        found = row_of(packed(u, "float32", LAST, shape), 5, 6, 64)
+        assert (found is not None) is there
+        assert found is None or np.array_equal(found, u[5])
+    wide = walking("float32", 3, 65)
+    assert row_of(packed(wide, "float32", LAST, Shape(1, 4)), 2, 3, 65) is None, "65 strips"
+    for rows, there in ((64, True), (65, False)):
+        tall = walking("float32", rows, 20)
+        found = row_of(packed(tall, "float32", LAST, Shape(20, 1)), rows - 1, rows, 20)
+        assert (found is not None) is there
+        assert found is None or np.array_equal(found, tall[-1])
+    for name, limit in (("MAX_COLUMNS", COLUMNS), ("MAX_VALUES", HEIGHT * COLUMNS)):
+        for less in (0, 1):
+            with monkeypatch.context() as patch:
+                patch.setattr(straight, name, limit - less)
+                assert (row_of(packed(walking("float32"), "float32", LAST), 3) is not None) is (less == 0), name
 
 
 def directory(data: bytes) -> int:

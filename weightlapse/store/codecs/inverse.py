@@ -49,13 +49,12 @@ class Inverse:
 
     def __init__(self, pattern: Pattern, predictor: Predictor) -> None:
         """``pattern`` and ``predictor`` are of a chunk that :meth:`knows` is true of."""
-        kind, width = pattern.unsigned, COLUMNS
-        floats = float_dtype(pattern) if kind.itemsize >= 4 else np.float32
+        kind, width, floats = pattern.unsigned, COLUMNS, float_dtype(pattern)
+        narrow = kind.itemsize == 2  # computes no floats: only the compiler asks for some
         h, q = np.empty((HISTORY + 1, width), kind), np.empty(width, kind)
         p = np.empty(width, floats)
-        wide = kind.itemsize >= 4
-        hf = h.view(floats) if wide else np.empty((HISTORY + 1, 1), np.float32)
-        bits = p.view(kind) if wide else np.empty(width, kind)
+        hf = np.empty((HISTORY + 1, 1), floats) if narrow else h.view(floats)
+        bits = np.empty(width, kind) if narrow else p.view(kind)
         self._rule = (predictor.rule, floats(predictor.factor))
         self.work = (h, hf, p, bits, q, q.view(pattern.signed))
         self.unpacking = work()

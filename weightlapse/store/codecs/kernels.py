@@ -115,11 +115,11 @@ class Passes:
         self, u: NDArray[np.unsignedinteger], pattern: Pattern, predictor: Predictor, spans: list[tuple[int, int]]
     ) -> None:
         """``spans`` are the tiles as [top, bottom); the chunk is one that :meth:`know` is true of."""
-        n, signed = u.shape[1], np.dtype(f"i{u.dtype.itemsize}")
-        floats = float_dtype(pattern) if u.dtype.itemsize >= 4 else np.float32
-        w = u.view(floats) if u.dtype.itemsize >= 4 else np.empty((1, 1), np.float32)
-        q, p = np.empty(n, u.dtype), np.empty(n, floats if u.dtype.itemsize >= 4 else np.float32)
-        bits = p.view(u.dtype) if u.dtype.itemsize >= 4 else np.empty(n, u.dtype)
+        n, signed, floats = u.shape[1], np.dtype(f"i{u.dtype.itemsize}"), float_dtype(pattern)
+        narrow = u.dtype.itemsize == 2  # computes no floats: only the compiler asks for some
+        w = np.empty((1, 1), floats) if narrow else u.view(floats)
+        q, p = np.empty(n, u.dtype), np.empty(n, floats)
+        bits = np.empty(n, u.dtype) if narrow else p.view(u.dtype)
         self._u, self._spans = u, np.array(spans, np.int64).reshape(-1, 2)
         self._rule = (u, w, predictor.rule, floats(predictor.factor))
         self._r = np.empty(n, u.dtype)
