@@ -22,6 +22,7 @@ def test_what_is_read_is_what_the_page_says(what: str) -> None:
     assert np.array_equal(read_chunk(data), u), "or the test is wrong"
     chunk = Chunk(data)
     assert (chunk.rows, chunk.columns) == u.shape
+    assert chunk.head_crc == said(data)["crc"]
     assert np.array_equal(chunk.read(), u)
     assert np.array_equal(chunk.read(None, 3, 7), u[3:7])
     for columns in CHOICES:

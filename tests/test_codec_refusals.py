@@ -66,6 +66,21 @@ def test_the_limits_of_a_head(monkeypatch: pytest.MonkeyPatch) -> None:
             Chunk(bytes(hurt))
 
 
+def test_cells_name_histograms_that_are_there() -> None:
+    data, u = CHUNKS["float32 under 1"]
+    chunk, streams = Chunk(data), said(data)["streams"]
+    cells = len(chunk.spans) * chunk.layout.classes
+    first = said(data)["head"] - 8 * len(chunk._crcs) - sum(2 + len(meta) for meta in chunk._metas) - cells
+    assert [*data[first : first + cells]] == chunk.cells().ravel().tolist()
+    for at in range(first, first + cells):
+        hurt = bytearray(data)
+        hurt[at] = streams - 1
+        assert Chunk(summed(bytes(hurt))).cells().ravel()[at - first] == streams - 1
+        hurt[at] = streams
+        with pytest.raises(DamagedRecording, match="names a histogram that is not there"):
+            Chunk(summed(bytes(hurt)))
+
+
 def test_grid_entries_fit_their_columns() -> None:
     data, _ = CHUNKS["grid of float32"]
     assert Chunk(data).bounds == [0.1, 0.0, 0.2]
@@ -79,7 +94,8 @@ def test_grid_entries_fit_their_columns() -> None:
         Chunk(summed(bytes(hurt)))
     with pytest.raises(DamagedRecording, match="grid entries"):
         Chunk(forged(data, dtype=PATTERNS["int32"].code))
-    assert Chunk(CHUNKS["float32 under 1"][0]).bounds == []
+    exact = Chunk(CHUNKS["float32 under 1"][0])
+    assert exact.bounds == [] == exact.grid[0].tolist() == exact.grid[1].tolist()
 
 
 def test_pages_of_the_wrong_length_are_refused() -> None:

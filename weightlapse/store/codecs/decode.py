@@ -37,7 +37,7 @@ from weightlapse.store.codecs.predict import Predictor, restore, rule_is_for
 from weightlapse.store.files import Part
 from weightlapse.store.threads import in_order, threads
 
-_NO_GRID, _NO_LABELS = np.empty(0, ENTRY), np.empty(0, np.uint8)
+_NO_GRID = np.empty(0, ENTRY)
 Selection = NDArray[np.int64] | None  # column numbers, rising or not; None is all of them
 WORTH_THREADS = 1 << 20  # values to decode below which threads cost more than they save
 WORTH_COMPILING = 1 << 26  # values to decode from which on loading the compiler pays
@@ -184,9 +184,9 @@ class Chunk:
     def _read_columns(self, mapped: memoryview, count: int) -> None:
         """The class of each column (uint8) from the bytes of the class map, and the order that follows; more than ``count`` classes are refused."""
         inverse = compiled(0) if self.columns >= _MANY else None
-        label = np.zeros(self.columns, np.uint8) if count < 2 or inverse is not None else _NO_LABELS
+        label = np.zeros(self.columns, np.uint8)
         if count > 1:
-            size = SIZE.size + (SIZE.unpack(mapped[: SIZE.size])[0] if len(mapped) >= SIZE.size else 0)
+            size = SIZE.size + int.from_bytes(mapped[: SIZE.size], "little")
             if inverse is None or not inverse.labels(bytes(mapped[SIZE.size :]), size - SIZE.size, label, self._codec):
                 histogram = PageReader(bytes(mapped[SIZE.size : size]), label.dtype, self._codec)
                 label = histogram.read(bytes(mapped[size:]), self.columns)
