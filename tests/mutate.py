@@ -380,7 +380,7 @@ def session(
             else reach.get(mutant.line, set()) - {""}
         )
         chosen = sorted(names, key=lambda name: (order[name.partition("::")[0]], costs[name]))
-        if chosen and survives(mutant, source, chosen, 20 + 3 * sum(costs[n] for n in chosen)) is not True:
+        if chosen and survives(mutant, source, chosen, 20 + sum(costs[n] for n in chosen)) is not True:
             continue
         if mutant.key(source) in known:
             looked += 1

@@ -16,10 +16,10 @@ from tests.packed_chunks import (
     few_of,
     forged,
     numbered,
-    packed,
+    of_many_bins,
     pages_of,
     said,
-    walking,
+    still,
     with_pages,
 )
 from weightlapse.errors import DamagedRecording
@@ -29,7 +29,6 @@ from weightlapse.store.codecs.entropy import FILE_HEADER, PageWriter
 from weightlapse.store.codecs.few import few_columns
 from weightlapse.store.codecs.form import GRID, PLAIN
 from weightlapse.store.codecs.patterns import PATTERNS
-from weightlapse.store.codecs.predict import LAST
 from weightlapse.store.files import Part
 
 
@@ -73,9 +72,23 @@ def test_few_columns_read_their_pages_alone(monkeypatch: pytest.MonkeyPatch) -> 
         for own in groups:
             wanted += [numbered(data, *own, 0), numbered(data, *own, 1)]
         assert source.asked == [*heads, *(where[k] for k in wanted)]
-    still = packed(np.tile(walking("float32", 1), (11, 1)), "float32", LAST)
-    assert said(still)["classes"] == 1
-    assert np.array_equal(few_of(still, [3, 69]).rows(0, 11), Chunk(still).read(np.array([3, 69])))
+    monkeypatch.undo()
+    source = Watched(data)
+    for stop, tiles in ((1, 0), (3, 1), (4, 1), (5, 2), (8, 2), (9, 3)):
+        source.asked.clear()
+        few_of(data, [40], stop, source)
+        own = 1, int(label[40])
+        wanted = [numbered(data, *own, None), *(numbered(data, *own, i) for i in range(tiles))]
+        assert source.asked == [(0, len(data)), *(where[k] for k in wanted)], stop
+
+
+def test_a_few_columns_of_pages_without_bytes_and_of_long_histograms() -> None:
+    for data, u in (still(), of_many_bins()):
+        assert said(data)["classes"] == 1
+        assert np.array_equal(Chunk(data).read(), u)
+        assert np.array_equal(few_of(data, [3, 60], len(u)).rows(0, len(u)), u[:, [3, 60]])
+    assert said(still()[0])["head"] == len(still()[0])
+    assert len(Chunk(of_many_bins()[0])._metas[1]) > 1024
 
 
 def test_where_few_columns_are_left_to_the_decoder(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -67,7 +67,7 @@ def test_the_limits_of_a_head(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_cells_name_histograms_that_are_there() -> None:
-    data, u = CHUNKS["float32 under 1"]
+    data, _ = CHUNKS["float32 under 1"]
     chunk, streams = Chunk(data), said(data)["streams"]
     cells = len(chunk.spans) * chunk.layout.classes
     first = said(data)["head"] - 8 * len(chunk._crcs) - sum(2 + len(meta) for meta in chunk._metas) - cells

@@ -10,7 +10,19 @@ import numpy as np
 import pytest
 
 from tests.interpreted import uncompiled
-from tests.packed_chunks import COLUMNS, HEIGHT, forged, on_grid, packed, said, summed, under_all_rules, walking
+from tests.packed_chunks import (
+    COLUMNS,
+    HEIGHT,
+    forged,
+    of_many_bins,
+    on_grid,
+    packed,
+    said,
+    still,
+    summed,
+    under_all_rules,
+    walking,
+)
 from weightlapse.store.codecs import straight
 from weightlapse.store.codecs.decode import Chunk
 from weightlapse.store.codecs.form import HEAD, Shape
@@ -45,7 +57,7 @@ def test_any_row_alone(reads: Any) -> None:
     for what, chunk, u in under_all_rules("float32"):
         data = chunk._source.read(0, chunk._source.size)
         for row in {0, 1, len(u) // 2, len(u) - 1} & set(range(len(u))):
-            for crc in (None, chunk.head_crc):
+            for crc in (chunk.head_crc,) if row else (None, chunk.head_crc):
                 assert np.array_equal(row_of(data, row, len(u), crc=crc), u[row]), (what, row)
         assert row_of(data, 0, len(u), crc=chunk.head_crc ^ 1) is None
         assert row_of(data, 0, len(u) + 1) is None
@@ -149,6 +161,13 @@ def test_a_head_that_ends_too_soon_is_left() -> None:
             assert (row_of(forged(data, streams=streams), 5) is None) is (streams != said(data)["streams"])
 
 
+def test_pages_without_bytes_and_long_histograms(reads: Any) -> None:
+    for data, u in (still(), of_many_bins()):
+        found = row_of(data, len(u) - 1, *u.shape)
+        assert (found is None) is (reads != "whole" and said(data)["head"] > 600)
+        assert found is None or np.array_equal(found, u[-1])
+
+
 def test_histograms_that_are_longer_than_the_head_are_not_read() -> None:
     """Ten thousand bins in 65 535 bytes that are not there: nothing beyond the chunk is looked at."""
     lie = struct.pack("<H", 65535) + (14 << 8 | 10_000 << 12).to_bytes(4, "little")
@@ -206,3 +225,8 @@ def test_of_two_chunks_nothing_is_left_behind() -> None:
             for row in {0, rows - 1}:
                 assert np.array_equal(row_of(data, row, rows, columns), Chunk(data).read()[row])
     assert row_of(summed(made[0][0][:400]), 5) is None
+
+
+def test_what_is_read_at_first_holds_a_head() -> None:
+    """The longest head of a chunk with 64 strips and 64 tiles of one class is read at once."""
+    assert HEAD.size + 64 + 8 * 64 * 65 < straight._HEAD <= straight._ONE_READ
