@@ -39,7 +39,7 @@ from typing import Any
 ROOT = Path(__file__).resolve().parent.parent
 LOOKED_AT = Path(__file__).resolve().parent / "mutants"
 
-CODECS = "test_codec_decisions test_format_table test_format_numbers test_store_codecs"
+CODECS = "test_codec_decisions test_format_table test_format_numbers"
 MATCH = "test_match_decisions test_symmetry_match"
 SYMMETRY = "test_symmetry_decisions test_symmetry_fold"
 WIRING = "test_wiring_decisions test_wiring_rules"

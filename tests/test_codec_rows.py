@@ -13,6 +13,7 @@ from tests.interpreted import uncompiled
 from tests.packed_chunks import (
     COLUMNS,
     HEIGHT,
+    SHAPE,
     forged,
     of_many_bins,
     on_grid,
@@ -23,6 +24,7 @@ from tests.packed_chunks import (
     under_all_rules,
     walking,
 )
+from weightlapse.store.codecs import encode as encoding
 from weightlapse.store.codecs import straight
 from weightlapse.store.codecs.decode import Chunk
 from weightlapse.store.codecs.form import HEAD, Shape
@@ -128,9 +130,9 @@ def test_what_a_thread_has_room_for(monkeypatch: pytest.MonkeyPatch) -> None:
         assert found is None or np.array_equal(found, u[5])
     wide = walking("float32", 3, 65)
     assert row_of(packed(wide, "float32", LAST, Shape(1, 4)), 2, 3, 65) is None, "65 strips"
-    for rows, there in ((64, True), (65, False)):
+    for rows, there in ((128, True), (129, False)):
         tall = walking("float32", rows, 20)
-        found = row_of(packed(tall, "float32", LAST, Shape(20, 1)), rows - 1, rows, 20)
+        found = row_of(packed(tall, "float32", LAST, Shape(20, 2)), rows - 1, rows, 20)
         assert (found is not None) is there
         assert found is None or np.array_equal(found, tall[-1])
     for name, limit in (("MAX_COLUMNS", COLUMNS), ("MAX_VALUES", HEIGHT * COLUMNS)):
@@ -168,6 +170,13 @@ def test_pages_without_bytes_and_long_histograms(reads: Any) -> None:
         assert found is None or np.array_equal(found, u[-1])
 
 
+def test_a_grid_of_one_step() -> None:
+    codes = walking("int32")
+    data = encoding.encode_codes(codes, "float32", [COLUMNS], [0.25], [0.1], SHAPE)
+    assert said(data)["entries"] == 1
+    assert row_of(data, 6).view(np.float32).tolist() == [int(c) * 0.25 for c in codes[6].view(np.int32)]
+
+
 def test_histograms_that_are_longer_than_the_head_are_not_read() -> None:
     """Ten thousand bins in 65 535 bytes that are not there: nothing beyond the chunk is looked at."""
     lie = struct.pack("<H", 65535) + (14 << 8 | 10_000 << 12).to_bytes(4, "little")
@@ -195,12 +204,15 @@ def test_there_is_room_to_the_last_place(monkeypatch: pytest.MonkeyPatch) -> Non
         (exact, "_NODES", sum(tables)),
         (grid, "_ENTRIES", 3),
         (exact, "_STRIPS", 3),
+        (exact, "MAX_CLASSES", said(exact)["classes"]),
         (exact, "_TILES", 3),
         (whole, "_TILES", 3),
     ):
-        true = Chunk(data).read()[HEIGHT - 1]
+        true, classes = Chunk(data).read()[HEIGHT - 1], said(data)["classes"]
         for less in (0, 1):
             with monkeypatch.context() as patch:
+                patch.setattr(straight, "MAX_CLASSES", classes)
+                patch.setattr(straight, "_STRIPS", 3)
                 patch.setattr(straight, name, needed - less)
                 straight._OWN.__dict__.pop("room", None)
                 found = row_of(data, HEIGHT - 1)

@@ -19,7 +19,7 @@ from weightlapse.store.codecs.decode_kernels import HISTORY, _chunk_row, _opened
 from weightlapse.store.codecs.form import GRID, HEAD, MAGIC, MAX_COLUMNS, MAX_VALUES, PACKED, tiles
 from weightlapse.store.codecs.inverse import Inverse
 from weightlapse.store.codecs.patterns import PATTERNS
-from weightlapse.store.codecs.predict import Predictor, float_dtype, rule_is_for
+from weightlapse.store.codecs.predict import NONE, Predictor, float_dtype, rule_is_for
 from weightlapse.store.codecs.unpack import SLACK
 
 _FLOAT = PATTERNS["float32"]
@@ -39,7 +39,7 @@ class _Room:
             np.empty(258, np.int64),
             np.empty(257, np.int64),
         )
-        self.cells = np.empty((_TILES + 1, MAX_CLASSES), np.uint8)
+        self.cells = np.empty((_TILES, MAX_CLASSES), np.uint8)
         self.widths, self.starts = (
             np.empty(_STRIPS * MAX_CLASSES, np.int64),
             np.empty(_STRIPS * MAX_CLASSES + 1, np.int64),
@@ -49,7 +49,7 @@ class _Room:
         self.columns, self.steps = np.empty(_ENTRIES, np.int64), np.empty(_ENTRIES, np.float64)
         self.wanted, self.bases = np.empty((_STRIPS, 2), np.int64), np.empty(_STRIPS, np.int64)
         self.none = np.empty(0, np.int32)
-        inverse = Inverse(_FLOAT, Predictor(0))
+        inverse = Inverse(_FLOAT, Predictor(NONE))
         self.work, self.unpacking = inverse.work, inverse.unpacking
         tables = (self.label, self.nodes, self.begins, self.logs, self.cells, self.widths, self.starts, self.firsts)
         self.opened = (*tables, self.ends, self.crcs, self.columns, self.steps.view(np.uint64), *self.unpacking)
