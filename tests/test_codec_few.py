@@ -113,6 +113,9 @@ def test_where_few_columns_are_left_to_the_decoder(monkeypatch: pytest.MonkeyPat
     ):  # fmt: skip
         lie = forged(data, **{field: value})
         assert few_of(lie, [0]) is None, field
+    single = packed(walking("float32", 1), "float32", LAST)
+    assert few_of(single, [3], 1) is not None
+    assert few_of(forged(single, rows=0), [3], 1) is None
     for name, limit in (("MAX_COLUMNS", COLUMNS), ("MAX_VALUES", HEIGHT * COLUMNS), ("MAX_CLASSES", fields["classes"])):
         for less in (0, 1):
             with monkeypatch.context() as patch:

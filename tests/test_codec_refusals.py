@@ -47,6 +47,10 @@ def test_the_limits_of_a_head(monkeypatch: pytest.MonkeyPatch) -> None:
             patch.setattr(decode, name, limit - 1)
             with pytest.raises(DamagedRecording, match="beyond the format's limits"):
                 Chunk(data)
+    single = packed(walking("float32", 1), "float32", LAST)
+    assert Chunk(single).read().shape == (1, COLUMNS)
+    with pytest.raises(DamagedRecording, match="beyond the format's limits"):
+        Chunk(forged(single, rows=0))
     for name, fine in (("MAX_CLASSES", said(data)["classes"]),):
         with monkeypatch.context() as patch:
             patch.setattr(decode.classes, name, fine)

@@ -170,6 +170,12 @@ def test_pages_without_bytes_and_long_histograms(reads: Any) -> None:
         assert found is None or np.array_equal(found, u[-1])
 
 
+def test_a_chunk_of_no_rows_has_none() -> None:
+    data = packed(walking("float32", 1), "float32", LAST)
+    assert row_of(data, 0, 1) is not None
+    assert row_of(forged(data, rows=0), 0, 0) is None
+
+
 def test_a_grid_of_one_step() -> None:
     codes = walking("int32")
     data = encoding.encode_codes(codes, "float32", [COLUMNS], [0.25], [0.1], SHAPE)
