@@ -17,9 +17,11 @@ from tests.packed_chunks import (
     forged,
     numbered,
     of_many_bins,
+    packed,
     pages_of,
     said,
     still,
+    walking,
     with_pages,
 )
 from weightlapse.errors import DamagedRecording
@@ -29,6 +31,7 @@ from weightlapse.store.codecs.entropy import FILE_HEADER, PageWriter
 from weightlapse.store.codecs.few import few_columns
 from weightlapse.store.codecs.form import GRID, PLAIN
 from weightlapse.store.codecs.patterns import PATTERNS
+from weightlapse.store.codecs.predict import LAST
 from weightlapse.store.files import Part
 
 
