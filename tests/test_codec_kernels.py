@@ -169,6 +169,7 @@ def test_which_histograms_are_known(bits: int, dtype: Any) -> None:
         "a byte less": right[:-1],
         "a bit behind": right[:-1] + bytes([right[-1] | 0x80]),
         "three bytes": right[:3],
+        "a byte": b"\0",
         "nothing": b"",
     }.items():
         assert not known(meta, bits), why
