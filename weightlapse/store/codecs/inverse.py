@@ -50,13 +50,11 @@ class Inverse:
     def __init__(self, pattern: Pattern, predictor: Predictor) -> None:
         """``pattern`` and ``predictor`` are of a chunk that :meth:`knows` is true of."""
         kind, width, floats = pattern.unsigned, COLUMNS, float_dtype(pattern)
-        narrow = kind.itemsize == 2  # computes no floats: only the compiler asks for some
         h, q = np.empty((HISTORY + 1, width), kind), np.empty(width, kind)
         p = np.empty(width, floats)
-        hf = np.empty((HISTORY + 1, 1), floats) if narrow else h.view(floats)
-        bits = np.empty(width, kind) if narrow else p.view(kind)
         self._rule = (predictor.rule, floats(predictor.factor))
-        self.work = (h, hf, p, bits, q, q.view(pattern.signed))
+        # of 16 bits the floats are none: only the compiler asks for them
+        self.work = (h, h.view(floats), p, p.view(kind), q, q.view(pattern.signed))
         self.unpacking = work()
 
     @staticmethod

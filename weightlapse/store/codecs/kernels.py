@@ -116,14 +116,13 @@ class Passes:
     ) -> None:
         """``spans`` are the tiles as [top, bottom); the chunk is one that :meth:`know` is true of."""
         n, signed, floats = u.shape[1], np.dtype(f"i{u.dtype.itemsize}"), float_dtype(pattern)
-        narrow = u.dtype.itemsize == 2  # computes no floats: only the compiler asks for some
-        w = np.empty((1, 1), floats) if narrow else u.view(floats)
+        # without momentum the floats are none: only the compiler asks for them
+        w = u.view(floats) if predictor.rule == MOMENTUM else np.empty((0, 0), floats)
         q, p = np.empty(n, u.dtype), np.empty(n, floats)
-        bits = np.empty(n, u.dtype) if narrow else p.view(u.dtype)
         self._u, self._spans = u, np.array(spans, np.int64).reshape(-1, 2)
         self._rule = (u, w, predictor.rule, floats(predictor.factor))
         self._r = np.empty(n, u.dtype)
-        self._work = (q, q.view(signed), p, bits)
+        self._work = (q, q.view(signed), p, p.view(u.dtype))
         self._signed = signed
 
     @staticmethod

@@ -14,7 +14,7 @@ from itertools import accumulate, pairwise
 import numpy as np
 from numpy.typing import NDArray
 
-from weightlapse.store.codecs.decode_kernels import BATCH, MOST_BITS, _counted, _joined, _tables, unpack
+from weightlapse.store.codecs.decode_kernels import BATCH, _counted, _joined, _tables, unpack
 
 SLACK = 1488  # bytes that a batch may take: 256 numbers of 14 + 32 bits, and a word beyond the last
 _MAJOR = 4  # of pcodec's format: within it, what is written in this way stays the same
@@ -36,7 +36,7 @@ class Histograms:
         ends = [0, *accumulate(map(len, metas))]
         spans = np.array([*pairwise(ends)], np.int64).reshape(-1, 2)
         data = np.frombuffer(b"".join([*metas, bytes(8)]), np.uint8)
-        self.known = file_header[:1] == bytes([_MAJOR]) and max(sizes, default=1) <= 1 << MOST_BITS
+        self.known = file_header[:1] == bytes([_MAJOR])
         self.nodes: NDArray[np.uint64] = np.empty(int(self.begins[-1]) if self.known else 0, np.uint64)
         self.known = self.known and bool(_tables(data, spans, bits, self.nodes, self.begins, self.logs))
 
