@@ -38,6 +38,10 @@ def test_what_is_read_is_what_the_page_says(what: str) -> None:
             assert np.array_equal(part.rows(start, stop, step), u[start:stop:step])
             assert np.array_equal(part.rows(start, stop, step, np.array([40, 3])), u[start:stop:step, [40, 3]])
             assert np.array_equal(Chosen(part, np.array([7])).rows(start, stop, step), u[start:stop:step, [7]])
+    for columns in ([3], [*range(70)], None):
+        part = Decoded(Chunk(data), columns and np.array(columns))
+        for start, stop in ((0, 2), (1, 11)):  # two tiles at once after the first
+            assert np.array_equal(part.rows(start, stop), u[start:stop, columns or slice(None)])
     for stop in (1, 4, 11):
         part = Decoded(Chunk(data), np.array([3, 50]))
         if part.fresh and part.narrow:
