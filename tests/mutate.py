@@ -227,11 +227,14 @@ class _Reach:
 
     def __init__(self, path: Path) -> None:
         self.path, self.now = str(path), ""
+        self.compiled = {
+            d.lineno for node in _compiled(ast.parse(path.read_text("utf-8"))) for d in node.decorator_list
+        }
         self.lines: dict[int, set[str]] = {}
         self.seconds: dict[str, float] = {}
 
     def trace(self, frame: Any, event: str, _: Any) -> Any:
-        if frame.f_code.co_filename != self.path:
+        if frame.f_code.co_filename != self.path or frame.f_code.co_firstlineno in self.compiled:
             return None
         self.lines.setdefault(frame.f_lineno, set()).add(self.now)
         return self.trace
@@ -392,12 +395,20 @@ def session(
     return tried, alive, looked
 
 
+def _compiled(tree: ast.AST) -> list[ast.FunctionDef]:
+    """The functions that are compiled: they meet every test, and where a test runs them uncompiled, a trace would only take its time."""
+    functions = [node for node in ast.walk(tree) if isinstance(node, ast.FunctionDef)]
+    return [node for node in functions if any(ast.unparse(d) == "_compiled" for d in node.decorator_list)]
+
+
 def _whole(source: str) -> set[int]:
     """Lines that a trace does not tell of: those outside of functions, which are done at the import, and those of compiled functions."""
     every = set(range(1, source.count("\n") + 2))
     inside: set[int] = set()
-    for node in ast.walk(ast.parse(source)):
-        if isinstance(node, ast.FunctionDef) and not any(ast.unparse(d) == "_compiled" for d in node.decorator_list):
+    tree = ast.parse(source)
+    compiled = _compiled(tree)
+    for node in ast.walk(tree):
+        if isinstance(node, ast.FunctionDef) and node not in compiled:
             inside |= set(range(node.body[0].lineno, (node.end_lineno or node.lineno) + 1))
     return every - inside
 

@@ -16,7 +16,7 @@ from tests.packed_chunks import (
 )
 from weightlapse.errors import DamagedRecording
 from weightlapse.store.codecs import decode, inverse
-from weightlapse.store.codecs.decode import Chunk
+from weightlapse.store.codecs.decode import Chunk, Decoded
 
 
 @pytest.mark.parametrize("column", [0, 31, 32, 69])
@@ -149,3 +149,32 @@ def test_a_page_that_changes_while_it_is_read() -> None:
     source.read_into = lambda start, out: None  # type: ignore[method-assign]
     with pytest.raises(DamagedRecording, match="change while they are read"):
         chunk.right_bytes(1, 3, spans, inverse)
+
+
+@pytest.mark.parametrize("columns", [[3], [40, 43, 3], None])
+@pytest.mark.parametrize("window", [False, True])
+def test_what_is_held_is_not_read_again(columns: list[int] | None, window: bool) -> None:
+    data, u = CHUNKS["float32 under 1"]
+    source = Watched(data)
+    chunk = Chunk(source)
+    part = Decoded(chunk, columns and np.array(columns), window=window)
+    part.rows(0, 4)
+    kept = sum(reader is not None for reader in chunk._readers)
+    assert (kept == 0) is (columns is not None), "of few columns the decoders of histograms are not kept"
+    source.asked.clear()
+    for start, stop in ((0, 4), (0, 1), (1, 3), (3, 4)):
+        assert np.array_equal(part.rows(start, stop), u[start:stop, columns or slice(None)])
+    assert source.asked == []
+    part.rows(4, 5)
+    count = len(source.asked)
+    assert count > 0
+    assert np.array_equal(part.rows(4, 8), u[4:8, columns or slice(None)])
+    assert len(source.asked) == count
+    assert np.array_equal(part.rows(0, 1), u[:1, columns or slice(None)])
+    assert (len(source.asked) == count) is not window, "a window has passed it"
+
+
+def test_a_page_that_only_the_compiled_pass_refuses_is_refused() -> None:
+    chunk = Chunk(CHUNKS["float32 under 1"][0])
+    with pytest.raises(DamagedRecording, match="cannot be unpacked"):
+        chunk.refuse(0, 0, 32)
