@@ -206,6 +206,17 @@ def test_a_page_ends_where_it_should() -> None:
         assert not unpack.unpack(data, 0, k, table.nodes, table.logs[0], 300, out, *unpack.work()), k
 
 
+def test_two_states_are_a_bit_each() -> None:
+    """Of two bins of one state each a number is the bit of its lane; those of the next four numbers follow."""
+    meta, page = histogram(1, [(1, 5, 0), (1, 900, 0)], 32), bytes([0b0101, 0b0110_1000, 0b0000_0111])
+    table, out = unpack.Histograms([meta], 32, FILE_HEADER), np.zeros(11, np.uint32)
+    assert (table.known, table.logs[0] % 16) == (True, 1)
+    data = np.frombuffer(page + b"\xff" * unpack.SLACK, np.uint8)
+    assert unpack.unpack(data, 0, 3, table.nodes, table.logs[0], 11, out, *unpack.work())
+    assert out.tolist() == [900, 5, 900, 5, 5, 5, 5, 900, 5, 900, 900]
+    assert PageReader(meta, np.dtype(np.uint32), FILE_HEADER).read(page, 11).tolist() == out.tolist()
+
+
 def test_labels_of_columns() -> None:
     label = np.random.default_rng(0).integers(0, 5, 90).astype(np.uint8)
     written, out = PageWriter(label, [90]), np.zeros(90, np.uint8)
