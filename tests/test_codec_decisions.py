@@ -388,6 +388,14 @@ def test_what_is_usual_is_never_nothing(usual: float) -> None:
     )
 
 
+@pytest.mark.parametrize(("moves", "label"), [(1.1, 0), (1.2, 1)])
+def test_the_least_that_is_usual(moves: float, label: int) -> None:
+    """Beside 2^-20 and the mean of eight, c 2^-20 is c / (c / 8 + 1): from one on, at 8/7, the column is another octave than those at the foot of theirs."""
+    size = np.zeros((2, 8))
+    size[0, 0], size[1] = moves * 2.0**-20, 4 * 2.0**7.51
+    assert classes.assign(size, 1).tolist() == [label, 0, 0, 0, 0, 0, 0, 0]
+
+
 def test_cells_of_a_size_share_a_histogram() -> None:
     label = np.array([0, 0, 0, 1, 1], np.uint8)
     size = np.array([[1, 1, 4, 64, 64], [1000, 1000, 1000, 1000, 1000], [2, 2, 2, 64, 64]], np.float64)

@@ -46,9 +46,8 @@ def assign(size: NDArray[np.float64], smallest: int) -> NDArray[np.uint8]:
 
 def streams(size: NDArray[np.float64], label: NDArray[np.uint8], heights: NDArray[np.int64]) -> NDArray[np.uint8]:
     """The histogram of each cell (tiles, classes): cells of one octave share one, and small ones join their neighbour."""
-    count = int(label.max()) + 1
-    widths = np.bincount(label, minlength=count)
-    cells = np.stack([np.bincount(label, weights=row, minlength=count) for row in size]) / widths
+    widths = np.bincount(label)
+    cells = np.stack([np.bincount(label, weights=row) for row in size]) / widths
     numbers = heights[:, None] * widths
     return _merged(_octaves(cells.ravel()), numbers.ravel().astype(np.float64), SMALLEST_STREAM).reshape(cells.shape)
 
