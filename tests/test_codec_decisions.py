@@ -16,7 +16,7 @@ from weightlapse.store.codecs import classes, cutting, encode, grid
 from weightlapse.store.codecs import predict as p
 from weightlapse.store.codecs.decode import Chunk
 from weightlapse.store.codecs.entropy import FILE_HEADER, PageReader, PageWriter
-from weightlapse.store.codecs.form import ENTRY, HEAD, MAGIC, PAGE, Columns, Shape, _ranks, tiles
+from weightlapse.store.codecs.form import ENTRY, HEAD, MAGIC, PAGE, Columns, Shape, _first_groups, _ranks, tiles
 from weightlapse.store.codecs.patterns import BY_CODE, PATTERNS, Pattern
 
 RULES = (p.NONE, p.LAST, p.LINEAR, p.DAMPED, p.SLOPE)
@@ -518,6 +518,13 @@ def test_columns_lie_by_strip_class_and_number(strip: int, count: int) -> None:
         wanted = sorted({number[j] for j in some})
         laid = [j for g in wanted for j in expected if number[j] == g]
         assert columns.places(np.array(some), wanted).tolist() == [laid.index(j) for j in some], some
+
+
+def test_what_chunks_share_cannot_be_written() -> None:
+    shared = _first_groups(5, 2, 3)
+    assert shared.tolist() == [0, 0, 3, 3, 6]
+    with pytest.raises(ValueError, match="read-only"):
+        shared[0] = 1
 
 
 def test_classes_are_as_many_as_labels() -> None:
