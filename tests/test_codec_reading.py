@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from tests.oracles_store import read_chunk
-from tests.packed_chunks import CHOICES, CHUNKS, COLUMNS, RULES, packed, said, walking
+from tests.packed_chunks import CHOICES, CHUNKS, COLUMNS, RULES, of_many_bins, packed, said, still, walking
 from weightlapse.store.codecs import decode, inverse
 from weightlapse.store.codecs.decode import Chosen, Chunk, Decoded, advance_together, scratch
 from weightlapse.store.codecs.form import PLAIN, Shape
@@ -56,6 +56,12 @@ def test_short_and_narrow_chunks() -> None:
             chunk = Chunk(packed(u, "float32", rule, shape))
             assert np.array_equal(chunk.read(), u)
             assert np.array_equal(chunk.read(np.array([columns - 1])), u[:, -1:])
+
+
+def test_pages_without_bytes_and_long_histograms() -> None:
+    for data, u in (still(), of_many_bins()):
+        assert np.array_equal(Chunk(data).read(), u)
+        assert np.array_equal(Chunk(data).read(np.array([3])), u[:, [3]])
 
 
 def test_several_parts_take_their_steps_together() -> None:
