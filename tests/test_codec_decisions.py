@@ -604,6 +604,14 @@ def test_a_class_has_sixteen_columns_or_a_part_of_all(n: int, monkeypatch: pytes
     assert asked == [max(16, n // 24)]
 
 
+def test_tiles_weigh_as_many_rows_as_they_have(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = []
+    real = classes.streams
+    monkeypatch.setattr(classes, "streams", lambda *given: asked.append(given[2].tolist()) or real(*given))
+    encode.encode(odd("uint32", 11, 20), "uint32", Shape(64, 4))
+    assert asked == [[3, 4, 3]]
+
+
 def test_an_exact_chunk_has_no_grid_and_one_class_no_map() -> None:
     u = np.tile(np.arange(40, dtype=np.uint32), (8, 1))
     chunk = encode.encode(u, "uint32", Shape(16, 4))

@@ -52,6 +52,7 @@ def test_a_few_columns_are_those_of_all(what: str) -> None:
             assert np.array_equal(part.rows(0, stop, 2), u[:stop:2, columns])
             assert np.array_equal(part.rows(stop - 1, stop), u[stop - 1 : stop, columns])
     one = few_of(data, [9], 6)
+    assert one.prepare(6)[1] == 0, "no row is a pattern already"
     advance_together([(one, 6)])
     assert not one.fresh
     assert np.array_equal(one.rows(0, 6), u[:6, [9]])
