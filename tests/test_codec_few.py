@@ -132,6 +132,10 @@ def test_where_few_columns_are_left_to_the_decoder(monkeypatch: pytest.MonkeyPat
         hurt = bytearray(data)
         hurt[at] ^= 1
         assert few_columns(Part(bytes(hurt)), *right) is None, at
+    part = forged(data[: fields["head"]] + bytes(4) + data[fields["head"] :], head=fields["head"] + 4)
+    assert few_of(part, [3]) is None, "a list of pages that ends in half of one"
+    with pytest.raises(DamagedRecording, match="not whole"):
+        Chunk(part)
     assert few_of(with_pages(data, lambda p: []), [3]) is None
     assert few_of(with_pages(data, lambda p: p[:2]), [40]) is None
     label = PageWriter(np.full(COLUMNS, fields["classes"], np.uint8), [COLUMNS])  # one class too many
