@@ -16,10 +16,12 @@ $(VENV)/.user: pyproject.toml constraints.txt | $(BIN)/python
 	$(PIP) -e '.[all]'
 	@touch $@
 
-# what a developer has as well: every framework, the test runner, the linters
-$(VENV)/.dev: $(VENV)/.user
-	$(PIP) -e '.[all,dev]'
-	@touch $@
+# what a developer has as well: every framework, the test runner, the linters; by uv, which takes a minute where pip takes five (pip where uv lacks an index)
+UV := UV_FIND_LINKS="$(PIP_FIND_LINKS)" $(BIN)/uv
+$(VENV)/.dev: pyproject.toml constraints.txt | $(BIN)/python
+	$(PIP) uv
+	$(UV) pip install -q --python $(BIN)/python --compile-bytecode -c constraints.txt -e '.[all,dev]' || $(PIP) -e '.[all,dev]'
+	@touch $(VENV)/.user $@
 
 setup: $(VENV)/.dev  ## a .venv with the package and all that its tests need
 
@@ -40,7 +42,6 @@ test: $(VENV)/.dev   ## run the tests
 LOWEST := out/lowest
 TORCH  ?= $(shell $(BIN)/python -c 'from importlib.metadata import version; print("torch==" + version("torch"))')
 USERS  := torch film view keras jax lightning transformers sklearn export query ray
-UV     := UV_FIND_LINKS="$(PIP_FIND_LINKS)" $(BIN)/uv
 TRIED  := surface extras third_minute 'store_[cfg]*' 'recording_[eqr]*' 'capture_[cgik]*' 'cli_*' measures 'film_[cm]*' picture differences_numbers \
   view_server view_widget frameworks_keras frameworks_jax frameworks_sklearn frameworks_lightning frameworks_transformers growth_widen wiring_spec
 
