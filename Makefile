@@ -4,7 +4,7 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 PIP    := $(BIN)/python -m pip --disable-pip-version-check install --quiet -c constraints.txt
 
-.PHONY: help setup demo test test-lowest check mutate torture bench bench-check docs site gallery alone changelog viewer clean
+.PHONY: help setup demo test coverage test-lowest check mutate torture bench bench-check docs site gallery alone changelog viewer clean
 help:            ## this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*##/\t/' | expand -t 14
 
@@ -35,6 +35,13 @@ viewer/node_modules: viewer/package-lock.json
 
 test: $(VENV)/.dev   ## run the tests
 	$(BIN)/python -m pytest -n 3 --dist worksteal -q
+
+TESTS ?=
+# Out of `make test`, which it makes 1.4 times as long. What the compiler runs (kernels of numba) counts as not reached.
+coverage: $(VENV)/.dev ## how many lines of each package the tests reach; of some tests alone: TESTS=tests/test_store_log.py
+	rm -rf out/coverage && mkdir -p out/coverage
+	$(BIN)/python -m coverage run -m pytest -n 3 --dist worksteal -q $(TESTS)
+	$(BIN)/python -m coverage combine -q && $(BIN)/python -m tests.covered
 
 # What users may have: of every dependency the lowest version that pyproject.toml allows, resolved by uv, in an environment of its own. The package index
 # has torch of that age with CUDA alone (gigabytes), so the one that is installed here is taken; with the lowest (or the index's: leave UV_TORCH_BACKEND out):
