@@ -97,6 +97,7 @@ def serve() -> None:
     assert threading.active_count() == 1, "a thread that was forked away would be missed"
     gc.collect()
     gc.freeze()  # a script that collects its garbage leaves what was loaded alone
+    gc.set_threshold(10_000, 20, 50)
     for line in sys.stdin:
         request = json.loads(line)
         children = []

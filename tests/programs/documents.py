@@ -5,6 +5,7 @@ A notebook's cells are run as a notebook runs them, by IPython; the budget takes
 
 from __future__ import annotations
 
+import gc
 import json
 import os
 import re
@@ -31,6 +32,8 @@ def run_notebook(path: Path, budget: list[str]) -> None:
     assert "data:image/png" in data["text/html"], "the last cell shows no recording"
 
 
+# to search what a framework holds for garbage, again and again, took a tenth of the time
+gc.set_threshold(100_000, 20, 50)
 root, folder = Path(__file__).resolve().parents[2], Path(sys.argv[1])
 for order in sys.argv[2:]:
     name, _, arguments = order.partition(":")

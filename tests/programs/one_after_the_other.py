@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import gc
 import runpy
 import sys
 from pathlib import Path
 
 folder, *names = sys.argv[1:]
+# to search what a framework holds for garbage, again and again, took a tenth of the time
+gc.set_threshold(100_000, 20, 50)
 for name in names:
     if "keras" in sys.modules:
         sys.modules["keras"].utils.clear_session()  # names of layers count from 0 again

@@ -52,15 +52,12 @@ def lengths_below(wiring: Wiring, cells: Cells) -> Lengths:
         became = len(cells.lineage.get(group.name, range(group.size)))
         axes += [(tensor, group.size, became) for tensor in {m.tensor for m in group.producers}]
 
-    def below(path: str) -> dict[int, set[int]]:
-        prefix = f"{path}." if path else ""
-        found: dict[int, set[int]] = {}
-        for name, length, new in axes:
-            if name.startswith(prefix):
-                found.setdefault(length, set()).add(new)
-        return found
-
-    return below
+    found: dict[str, dict[int, set[int]]] = {}
+    for name, old, now in axes:
+        dots = [i for i, letter in enumerate(name) if letter == "."]
+        for path in ("", *(name[:i] for i in dots)):
+            found.setdefault(path, {}).setdefault(old, set()).add(now)
+    return lambda path: found.get(path, {})
 
 
 def add_noise(

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import cache
 from typing import Any
 
 import torch
@@ -229,11 +230,13 @@ def _widened(value: Any) -> Any:
     return value.to(_WIDE[value.dtype]) if isinstance(value, Tensor) and value.dtype in _WIDE else value
 
 
+@cache
 def is_product(func: Any) -> bool:
     """Whether an operator sums products: where rounding grows."""
     return any(word in func.overloadpacket.__name__ for word in _PRODUCTS)
 
 
+@cache
 def _is_view(func: Any) -> bool:
     returned = [r.alias_info for r in func._schema.returns]
     return any(a is not None and not a.is_write for a in returned)
@@ -248,12 +251,18 @@ def _mapped(value: Any, change: Callable[[Tensor], Tensor]) -> Any:
     return value
 
 
+@cache
+def _places_written(func: Any) -> tuple[tuple[int, str, bool], ...]:
+    """Position and name of each argument that an operator writes into, and whether it is given by name alone; to ask torch takes longer than to run most."""
+    arguments = enumerate(func._schema.arguments)
+    return tuple((i, a.name, a.kwarg_only) for i, a in arguments if a.alias_info is not None and a.alias_info.is_write)
+
+
 def _written(func: Any, args: Sequence[Any], kwargs: dict[str, Any]) -> list[Tensor]:
     found = []
-    for i, a in enumerate(func._schema.arguments):
-        if a.alias_info is not None and a.alias_info.is_write:
-            value = args[i] if i < len(args) and not a.kwarg_only else kwargs.get(a.name)
-            found += [v for v in (value if isinstance(value, (list, tuple)) else (value,)) if isinstance(v, Tensor)]
+    for i, name, by_name in _places_written(func):
+        value = args[i] if i < len(args) and not by_name else kwargs.get(name)
+        found += [v for v in (value if isinstance(value, (list, tuple)) else (value,)) if isinstance(v, Tensor)]
     for i in _UNDECLARED.get(func.overloadpacket.__name__, ()):
         found += [args[i]] if i < len(args) and isinstance(args[i], Tensor) else []
     return found
