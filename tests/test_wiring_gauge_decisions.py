@@ -41,7 +41,7 @@ class Net(nn.Module):
 
 
 def rand(*shape: int) -> Tensor:
-    return torch.randn(*shape, generator=torch.Generator().manual_seed(sum(shape) + 7 * len(shape)))
+    return torch.randn(shape, generator=torch.Generator().manual_seed(sum(shape) + 7 * len(shape)))
 
 
 def drawn(model: nn.Module, seed: int) -> State:
@@ -269,7 +269,7 @@ BETWEEN: dict[str, tuple[Callable[..., Any], dict[str, Any]]] = {
 # products and bags without the number of factors. Ones that something is written into stay ones, and statistics are those of one step.
 FEWER = {
     "prelu": "scale", "where_positive": "scale", "product_of_rows": "sign", "spread_of_rows": "scale sign", "standardised": "scale sign", "sorted_rows": "scale",
-    "written_into": "scale sign", "bag_of_largest": "scale", "batch_norm_plain": "scale", "batch_norm_without_weights": "sign",
+    "written_into": "scale sign", "bag_of_largest": "scale", "batch_norm_plain": "scale", "batch_norm_without_weights": "sign", "instance_norm": "sign", "padded_units_with_ones": "scale sign",
 }  # fmt: skip
 
 
@@ -286,6 +286,38 @@ def mixed(net: Net, x: Tensor) -> Tensor:
 
 ATTENTION = {"q": nn.Linear(3, 4), "k": nn.Linear(3, 4), "v": nn.Linear(3, 4), "o": nn.Linear(4, 2)}
 S = rand(2, 3, 3)
+
+
+def heads(n: Net, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    """(batch, heads, time, dims) each."""
+    return n.o(((q @ k.mT).softmax(-1) @ v).transpose(1, 2).flatten(2))
+
+
+def selected(n: Net, x: Tensor) -> Tensor:
+    q, k, v = n.a(x).view(2, 3, 3, 2, 2).permute(2, 0, 3, 1, 4)
+    return heads(n, q, k, v)
+
+
+def chunked(n: Net, x: Tensor) -> Tensor:
+    return heads(n, *(t.view(2, 3, 2, 2).transpose(1, 2) for t in n.a(x).chunk(3, -1)))
+
+
+def within_heads(n: Net, x: Tensor) -> Tensor:
+    return heads(n, *n.a(x).view(2, 3, 2, 3, 2).permute(3, 0, 2, 1, 4).unbind(0))
+
+
+def gates(n: Net, x: Tensor) -> Tensor:
+    i, f, g = n.a(x).chunk(3, -1)
+    return n.b(i * f.sigmoid() + g.tanh())
+
+
+def experts(n: Net, x: Tensor, i: Tensor) -> Tensor:
+    return torch.bmm(torch.bmm(x[:, None], n.up[i]).relu(), n.down[i])[:, 0]
+
+
+def fused() -> dict[str, nn.Module]:
+    return {"a": nn.Linear(3, 12), "o": nn.Linear(4, 2)}
+
 
 # networks, inputs, sizes of the groups
 NETWORKS: dict[str, tuple[Net, list[Tensor], dict[str, int]]] = {
@@ -330,6 +362,35 @@ NETWORKS: dict[str, tuple[Net, list[Tensor], dict[str, int]]] = {
     "group_norm": (Net(lambda n, x: n.b(n.g(n.a(x).relu())), a=nn.Linear(3, 4), g=nn.GroupNorm(1, 4), b=nn.Linear(4, 2)), [X], {"a": 4}),
     "outer_sum": (Net(lambda n, x: (n.a(x)[:, :, None] + n.c(x)[:, None, :]).relu().flatten(1) @ n.v, a=nn.Linear(3, 4), c=nn.Linear(3, 2), v=rand(8, 2)), [X], {"a": 4, "c": 2}),
     "outer_product": (Net(lambda n, x: (n.a(x)[:, :, None] * n.c(x)[:, None, :]).flatten(1) @ n.v, a=nn.Linear(3, 4), c=nn.Linear(3, 2), v=rand(8, 2)), [X], {"a": 4, "c": 2}),
+    "heads_selected": (Net(selected, **fused()), [S], {"a": 2, "a[0]": 2, "a[1]": 2, "a[0]#2": 2, "a[1]#2": 2}),
+    "heads_chunked": (Net(chunked, **fused()), [S], {"a": 2, "a[0]": 2, "a[1]": 2, "a[0]#2": 2, "a[1]#2": 2}),
+    "heads_with_their_own": (Net(within_heads, **fused()), [S], {"a": 2, "a[0]": 2, "a[1]": 2, "a[0]#2": 2, "a[1]#2": 2}),
+    "gates": (Net(gates, a=nn.Linear(3, 12), b=nn.Linear(4, 2)), [X], {"a": 4}),
+    "lstm": (Net(lambda n, x: n.b(n.a(x)[0]), a=nn.LSTM(3, 4), b=nn.Linear(4, 2)), [S], {"a": 4}),
+    "gru": (Net(lambda n, x: n.b(n.a(x)[0]), a=nn.GRU(3, 4), b=nn.Linear(4, 2)), [S], {"a": 4}),
+    "rnn": (Net(lambda n, x: n.b(n.a(x)[0]), a=nn.RNN(3, 4), b=nn.Linear(4, 2)), [S], {"a": 4}),
+    "rnn_relu": (Net(lambda n, x: n.b(n.a(x)[0]), a=nn.RNN(3, 4, nonlinearity="relu"), b=nn.Linear(4, 2)), [S], {"a": 4}),
+    "experts": (Net(experts, up=rand(3, 3, 4), down=rand(3, 4, 2)), [X, torch.tensor([0, 2, 1, 0, 2])], {"up[0]": 4, "up[1]": 4, "up[2]": 4}),
+    "stacked_towers": (Net(lambda n, x: torch.stack([n.a(x), n.c(x).relu()], 1).flatten(1) @ n.v, a=nn.Linear(3, 4), c=nn.Linear(3, 4), v=rand(8, 2)), [X], {"a": 4, "c": 4}),
+    "softmax_within_heads": (Net(lambda n, x: n.b(n.a(x).view(5, 2, 3).softmax(-1).flatten(1)), a=nn.Linear(3, 6), b=nn.Linear(6, 2)), [X], {"a": 2, "a[0]": 3, "a[1]": 3}),
+    "gain_of_heads": (Net(lambda n, x: n.b((n.a(x).view(5, 2, 3) * n.s[:, None]).flatten(1)), a=nn.Linear(3, 6), s=rand(2), b=nn.Linear(6, 2)), [X], {"a": 2, "a[0]": 3, "a[1]": 3}),
+    "instance_norm": (Net(lambda n, x: n.b(F.instance_norm(n.a(x))), a=nn.Conv1d(2, 4, 2), b=nn.Conv1d(4, 2, 2)), [rand(2, 2, 5)], {"a": 4}),
+    "norm_of_two": (Net(lambda n, x: n.c(n.n(torch.cat([n.a(x), n.b(x)], -1))), a=nn.Linear(3, 4), b=nn.Linear(3, 5), n=nn.LayerNorm(9), c=nn.Linear(9, 2)), [X], {"a": 4, "b": 5}),
+    "batch_norm_of_two": (Net(lambda n, x: n.c(n.n(torch.cat([n.a(x), n.b(x)], -1))), a=nn.Linear(3, 4), b=nn.Linear(3, 5), n=nn.BatchNorm1d(9), c=nn.Linear(9, 2)), [X], {"a": 4, "b": 5}),
+    "each_unit_twice": (Net(lambda n, x: n.a(x).relu().repeat_interleave(2, -1) @ n.v, a=nn.Linear(3, 4), v=rand(8, 2)), [X], {"a": 4}),
+    "all_units_twice": (Net(lambda n, x: n.a(x).relu().repeat(1, 2) @ n.v, a=nn.Linear(3, 4), v=rand(8, 2)), [X], {"a": 4}),
+    "with_zeros": (Net(lambda n, x: torch.cat([n.a(x), torch.zeros(5, 2, dtype=x.dtype)], -1) @ n.v, a=nn.Linear(3, 4), v=rand(6, 2)), [X], {"a": 4}),
+    "with_ones": (Net(lambda n, x: torch.cat([n.a(x), torch.ones(5, 2, dtype=x.dtype)], -1) @ n.v, a=nn.Linear(3, 4), v=rand(6, 2)), [X], {"a": 4}),
+    "padded_units": (Net(lambda n, x: F.pad(n.a(x), (1, 1)) @ n.v, a=nn.Linear(3, 4), v=rand(6, 2)), [X], {"a": 4}),
+    "padded_units_with_ones": (Net(lambda n, x: F.pad(n.a(x), (1, 1), value=1.0) @ n.v, a=nn.Linear(3, 4), v=rand(6, 2)), [X], {"a": 4}),
+    "times_itself": (Net(lambda n, x: ((h := n.a(x))[:, :, None] * h[:, None, :]).flatten(1) @ n.v, a=nn.Linear(3, 3), v=rand(9, 2)), [X], {}),
+    "shared_layer": (Net(lambda n, x: n.c(n.b(n.b(n.a(x)).tanh())), a=nn.Linear(3, 4), b=nn.Linear(4, 4), c=nn.Linear(4, 2)), [X], {"a": 4}),
+    "one_gain_number": (Net(lambda n, x: n.b(n.a(x).relu() * n.t), a=nn.Linear(3, 4), t=rand(), b=nn.Linear(4, 2)), [X], {"a": 4}),
+    "readers_weight_scaled": (Net(lambda n, x: F.linear(n.a(x).relu(), n.w * n.s[:, None]), a=nn.Linear(3, 4), w=rand(2, 4), s=rand(2)), [X], {"a": 4}),
+    "weight_centred": (Net(lambda n, x: n.b(F.linear(x, n.w - n.w.mean(1, keepdim=True)).relu()), w=rand(4, 3), b=nn.Linear(4, 2)), [X], {"w": 4}),
+    "positions_added": (Net(lambda n, i: n.b((n.e(i) + n.p).relu()), e=nn.Embedding(5, 4), p=rand(3, 4), b=nn.Linear(4, 2)), [torch.tensor([0, 3, 1])], {"e": 4}),
+    "two_dimensions": (Net(lambda n, x: n.b(n.n(n.a(x)).relu()).mean((2, 3)), a=nn.Conv2d(2, 4, 2), n=nn.BatchNorm2d(4), b=nn.Conv2d(4, 2, 1)), [rand(2, 2, 3, 3)], {"a": 4}),
+    "depthwise_doubled": (Net(lambda n, x: n.c(n.b(n.a(x).relu())), a=nn.Conv1d(2, 4, 1), b=nn.Conv1d(4, 8, 2, groups=4), c=nn.Conv1d(8, 2, 1)), [rand(2, 2, 5)], {"a": 4, "a[0].b": 2, "a[1].b": 2, "a[2].b": 2, "a[3].b": 2}),
     "tied": (Net(lambda n, x: F.linear(n.a(x).relu(), n.a.weight.T), a=nn.Linear(3, 4)), [X], {"a": 4}),
     "latents": (Net(lambda n, x: n.b((n.a(x) @ n.l.T).softmax(-1) @ n.l), a=nn.Linear(3, 4), l=rand(5, 4), b=nn.Linear(4, 2)), [X], {"a": 4, "l": 5}),
 }  # fmt: skip
