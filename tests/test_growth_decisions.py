@@ -178,6 +178,15 @@ def test_attributes_that_are_given_stay() -> None:
         wl.widen(Scaled().double(), {"a": 6}, X, attributes={"wide": 6})
 
 
+@pytest.mark.parametrize("argument", [{"untie": True}, {"attributes": {"width": 6}}])
+def test_what_other_frameworks_do_not_know_is_refused(
+    argument: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("weightlapse.growth.widen.is_foreign", lambda model: True)
+    with pytest.raises(InvalidArgument, match="is for torch modules"):
+        wl.widen(mlp(), {"0": 6}, X, **argument)
+
+
 def test_blocks_of_units_are_read_as_their_units_where_they_cannot_grow() -> None:
     torch.manual_seed(0)
     net = nn.Sequential(nn.Conv1d(2, 4, 1), nn.GroupNorm(2, 4), nn.Tanh(), nn.Flatten(), nn.Linear(12, 2)).double()
