@@ -41,8 +41,13 @@ LOOKED_AT = Path(__file__).resolve().parent / "mutants"
 
 CODECS = "test_codec_decisions test_format_table test_format_numbers test_store_codecs"
 MATCH = "test_match_decisions test_symmetry_match"
-WIRING = "test_wiring_decisions test_wiring_rules"
-WIDEN = "test_growth_cells test_growth_widen test_growth_mistakes"
+DIMS = "test_wiring_decisions test_wiring_case_decisions test_wiring_rule_decisions"
+GAUGES = "test_wiring_gauge_decisions"
+RULES = "test_wiring_role_decisions test_wiring_rule_decisions"
+CLAIMS = "test_wiring_claim_decisions"
+MOVES = "test_wiring_move_decisions"
+WIDEN = "test_growth_decisions test_growth_cells test_growth_mistakes"
+CELLS = "test_growth_cells test_growth_decisions"
 #: file below weightlapse/ -> files of tests, those beside it first. Not the slowest: a mutant costs a run of them.
 TARGETS = {
     **{f"store/codecs/{name}.py": CODECS for name in "predict patterns grid classes entropy cutting form encode unpack inverse".split()},
@@ -52,11 +57,16 @@ TARGETS = {
     "symmetry/search.py": MATCH,
     "symmetry/elements.py": MATCH,
     "symmetry/units.py": MATCH,
-    "wiring/dims.py": WIRING,
-    "wiring/groups.py": WIRING,
-    "growth/widen.py": WIDEN,
-    "growth/cells.py": WIDEN,
-    "growth/tensors.py": WIDEN,
+    "wiring/dims.py": DIMS,
+    **{f"wiring/{name}.py": GAUGES for name in "groups symmetries gauges equations homogeneity products".split()},
+    **{f"wiring/rules/{name}.py": RULES for name in "indexing linear norm opaque shape table".split()},
+    **{f"wiring/{name}.py": CLAIMS for name in "verify complete experts routes infer trials lone_heads".split()},
+    **{f"wiring/{name}.py": MOVES for name in "apply placement change query_forms tensors".split()},
+    "wiring/spec.py": "test_wiring_spec test_symmetry_bases",
+    "wiring/members.py": "test_wiring_spec test_wiring_move_decisions",
+    "wiring/naming.py": "test_wiring_naming",
+    **{f"growth/{name}.py": CELLS for name in "cells arrays families tensors".split()},
+    **{f"growth/{name}.py": WIDEN for name in "widen surplus narrow deepen refusals".split()},
 }  # fmt: skip
 
 _COMPARED: dict[type, type] = {

@@ -12,13 +12,14 @@ import torch
 from torch import nn
 
 import weightlapse as wl
-from tests.test_growth_plan import HEADS, MLP, plan_of
+from tests.test_growth_cells import HEADS, MLP, cells_of
 from weightlapse.errors import CannotGrow, InvalidArgument, UnknownTensor, VacuousComparison
 from weightlapse.growth.certificate import Trial
 from weightlapse.growth.deepen import _renumbered
-from weightlapse.growth.families import all_families, chosen_families, families_named
-from weightlapse.growth.narrow import Surplus, _merged, _plan, _surplus
-from weightlapse.growth.widen import _consumers, _guilty, lengths_below, rows_of
+from weightlapse.growth.families import all_families, chosen_families, consumers_of, families_named
+from weightlapse.growth.surplus import Surplus, _merged, cells_without, surplus_of
+from weightlapse.growth.tensors import grown_shape, lengths_below, rows_of
+from weightlapse.growth.widen import _guilty
 
 X = torch.randn(7, 3, generator=torch.Generator().manual_seed(5), dtype=torch.float64)
 
@@ -257,34 +258,37 @@ def test_dead_units_prove_nothing() -> None:
     assert wl.widen(net, {"a": 6}, X).certificate.live == {"a": (1, 4)}
 
 
-# ---- what is asked of plans
+# ---- what is asked of cells
 
 
 def test_lengths_below_a_path() -> None:
-    wiring, plan = plan_of(MLP, {"fc1": 11})
-    below = lengths_below(wiring, plan)
+    wiring, cells = cells_of(MLP, {"fc1": 11})
+    below = lengths_below(wiring, cells)
     assert below("") == {8: {11}, 4: {4}, 3: {3}}
     assert below("fc1") == {8: {11}, 4: {4}}
     assert below("fc2") == {3: {3}, 8: {11}}
     assert below("fc") == {}
-    wiring, plan = plan_of(HEADS.replace("tensor v", "tensor in.v").replace(" v[", " in.v["), {"heads": 3, "d0": 4})
-    below = lengths_below(wiring, plan)
+    wiring, cells = cells_of(HEADS.replace("tensor v", "tensor in.v").replace(" v[", " in.v["), {"heads": 3, "d0": 4})
+    below = lengths_below(wiring, cells)
     assert below("in") == {6: {12}, 5: {5}, 2: {3}, 3: {4}}
     assert below("o") == {}
-    wiring, plan = plan_of(HEADS.replace("tensor v", "tensor in.v").replace(" v[", " in.v["), {"heads": 3})
-    assert lengths_below(wiring, plan)("in") == {6: {9}, 5: {5}, 2: {3}, 3: {3}}
+    wiring, cells = cells_of(HEADS.replace("tensor v", "tensor in.v").replace(" v[", " in.v["), {"heads": 3})
+    assert lengths_below(wiring, cells)("in") == {6: {9}, 5: {5}, 2: {3}, 3: {3}}
 
 
 def test_rows_are_those_of_the_first_axis() -> None:
-    _, plan = plan_of(MLP, {"fc1": 11})
-    rows = rows_of(plan)
+    _, cells = cells_of(MLP, {"fc1": 11})
+    rows = rows_of(cells)
     assert set(rows) == {"fc1.weight", "fc1.bias"}
-    assert rows["fc1.bias"].tolist() == plan.lineage["fc1"].tolist()
+    assert grown_shape((8, 4), cells, "fc1.weight") == (11, 4)
+    assert grown_shape((3, 8), cells, "fc2.weight") == (3, 11)
+    assert grown_shape((3, 8), cells, "else") == (3, 8)
+    assert rows["fc1.bias"].tolist() == cells.lineage["fc1"].tolist()
 
 
 def test_consumers_are_what_reads() -> None:
-    wiring, _ = plan_of(MLP, {"fc1": 11})
-    ((tensor, axis, index),) = _consumers(chosen_families(wiring, {"fc1": 9}))["fc1"]
+    wiring, _ = cells_of(MLP, {"fc1": 11})
+    ((tensor, axis, index),) = consumers_of(chosen_families(wiring, {"fc1": 9}))["fc1"]
     assert (tensor, axis) == ("fc2.weight", 1)
     assert index.tolist() == [[u] for u in range(8)]
 
@@ -293,7 +297,7 @@ def test_consumers_are_what_reads() -> None:
 
 
 def test_families_of_a_wiring() -> None:
-    wiring, _ = plan_of(HEADS, {"heads": 3})
+    wiring, _ = cells_of(HEADS, {"heads": 3})
     assert {f.name: (len(f.groups), f.size, f.depth) for f in all_families(wiring)} == {
         "heads": (1, 2, 0),
         "d0": (2, 3, 1),
@@ -306,7 +310,7 @@ def test_families_of_a_wiring() -> None:
 
 
 def test_a_family_that_would_leave_a_ragged_tensor_is_left_out() -> None:
-    wiring, _ = plan_of(MLP, {"fc1": 9})
+    wiring, _ = cells_of(MLP, {"fc1": 9})
     ragged = wl.Wiring.from_spec(
         wiring.to_spec().replace("fc2.weight[1]: in ^-1", "fc2.weight[1]: in ^-1 where 0: 0:2")
     )
@@ -409,25 +413,25 @@ def test_a_family_that_must_stay_does_not_keep_the_others() -> None:
     assert narrowed(net).note == "narrowed nothing: every unit is needed"
 
 
-def surplus_of(net: nn.Module, constants: dict[int, Any]) -> Surplus:
+def surplus_in(net: nn.Module, constants: dict[int, Any]) -> Surplus:
     (pair,) = chosen_families(wl.trace(net, X), {"0": 4})
-    return _surplus(net, pair[0], constants)
+    return surplus_of(net, pair[0], constants)
 
 
 def test_which_units_can_go() -> None:
     net = mlp()
-    assert surplus_of(net, {}).into.tolist() == [0, 1, 2, 3]
-    assert surplus_of(net, {}).why == {}
+    assert surplus_in(net, {}).into.tolist() == [0, 1, 2, 3]
+    assert surplus_in(net, {}).why == {}
     with torch.no_grad():
         net[0].weight[[1, 3]] = net[0].weight[0].clone()
         net[0].bias[3] = net[0].bias[0]
-    found = surplus_of(net, {2: {"0": np.array([0.0])}})
+    found = surplus_in(net, {2: {"0": np.array([0.0])}})
     assert found.into.tolist() == [0, 1, -1, 0]  # the second has another bias
     assert found.kept.tolist() == [0, 1]
     assert found.why == {"zero for every input tried": 1, "doubles of another unit": 1}
     assert list(found.constant) == [2]
     values = {u: {"0": np.array([float(u > 1)])} for u in range(4)}
-    found = surplus_of(net, values)
+    found = surplus_in(net, values)
     assert found.into.tolist() == [0, -1, -1, -1]  # one is always left
     assert sorted(found.constant) == [1, 2, 3]
     assert found.why == {"zero for every input tried": 2, "constant for every input tried": 2}
@@ -435,16 +439,16 @@ def test_which_units_can_go() -> None:
 
 @pytest.mark.parametrize("power", [0.0, 1.0, 2.0])
 def test_what_doubles_carried_is_added_up(power: float) -> None:
-    (pair,) = chosen_families(plan_of(MLP, {"fc1": 9})[0], {"fc1": 8})
+    (pair,) = chosen_families(cells_of(MLP, {"fc1": 9})[0], {"fc1": 8})
     surplus = [Surplus(pair[0], np.array([0, 1, 0, -1, 1, 5, 0, 7]))]
-    plan = _plan(plan_of(MLP, {"fc1": 9})[0], surplus)
-    assert plan.lineage["fc1"].tolist() == [0, 1, 5, 7]
+    cells = cells_without(cells_of(MLP, {"fc1": 9})[0], surplus)
+    assert cells.lineage["fc1"].tolist() == [0, 1, 5, 7]
     value = np.arange(1.0, 25.0).reshape(3, 8)
-    out = _merged(surplus, plan, "fc2.weight", value, lambda consumer: power if consumer else 7.0)
+    out = _merged(surplus, cells, "fc2.weight", value, lambda consumer: power if consumer else 7.0)
     root = {0.0: lambda s, own: own, 1.0: lambda s, own: s.sum(1), 2.0: lambda s, own: np.sqrt(s).sum(1) ** 2}[power]
     expected = [root(value[:, [0, 2, 6]], value[:, 0]), root(value[:, [1, 4]], value[:, 1]), value[:, 5], value[:, 7]]
     np.testing.assert_allclose(out, np.stack(expected, 1), rtol=1e-14)
-    assert np.array_equal(_merged(surplus, plan, "else", value, lambda consumer: 1.0), value)
+    assert np.array_equal(_merged(surplus, cells, "else", value, lambda consumer: 1.0), value)
 
 
 @pytest.mark.parametrize("make", [torch.optim.Adam, torch.optim.SGD])

@@ -21,7 +21,8 @@ from torch import Tensor, nn
 
 import weightlapse as wl
 from weightlapse.wiring.apply import gathered, multiplied
-from weightlapse.wiring.data import Group, Wiring
+from weightlapse.wiring.data import Wiring
+from weightlapse.wiring.members import Group
 from weightlapse.wiring.outputs import tensors_in
 
 State = dict[str, Tensor]

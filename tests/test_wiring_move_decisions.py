@@ -30,7 +30,8 @@ from weightlapse.wiring.change import (
     tensors_of,
     unfold,
 )
-from weightlapse.wiring.data import Basis, Group, Member, Norm, Wiring, blocks
+from weightlapse.wiring.data import Wiring
+from weightlapse.wiring.members import Basis, Group, Member, Norm, blocks
 from weightlapse.wiring.placement import Placement
 from weightlapse.wiring.query_forms import query_forms
 from weightlapse.wiring.tensors import state_tensors
