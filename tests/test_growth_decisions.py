@@ -57,6 +57,33 @@ def test_nothing_is_certified_without_an_example(verb: str) -> None:
         }[verb]()
 
 
+def test_a_wiring_is_no_example() -> None:
+    net = mlp()
+    with pytest.raises(InvalidArgument, match="at least one example"):
+        wl.widen(net, {"0": 6}, wiring=wl.trace(net, X))
+
+
+@pytest.mark.parametrize("verb", ["widen", "narrow", "deepen"])
+def test_networks_of_other_frameworks_go_their_own_way(verb: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(f"weightlapse.growth.{verb}.is_foreign", lambda model: True)
+    monkeypatch.setattr("weightlapse.growth.deepen.is_keras", lambda model: True)
+    monkeypatch.setattr("weightlapse.growth.foreign.widened", lambda model, sizes, examples, **_: (sizes, examples))
+    monkeypatch.setattr("weightlapse.growth.foreign.narrowed", lambda model, examples, **_: (examples, "narrow"))
+    monkeypatch.setattr(
+        "weightlapse.growth.keras_deepen.deepened", lambda model, examples, after, **_: (examples, after)
+    )
+    got = {
+        "widen": lambda: wl.widen(mlp(), {"0": 6}, X),
+        "narrow": lambda: wl.narrow(mlp(), X),
+        "deepen": lambda: wl.deepen(mlp(), X, after="0"),
+    }[verb]()
+    assert got == {"widen": ({"0": 6}, (X,)), "narrow": ((X,), "narrow"), "deepen": ((X,), "0")}[verb]
+    if verb == "deepen":
+        monkeypatch.setattr("weightlapse.growth.deepen.is_keras", lambda model: False)
+        with pytest.raises(CannotGrow, match="network of JAX"):
+            wl.deepen(mlp(), X, after="0")
+
+
 @pytest.mark.parametrize("verb", ["widen", "narrow", "deepen"])
 def test_weights_that_are_no_numbers_are_refused(verb: str) -> None:
     net = mlp()
@@ -196,9 +223,9 @@ def test_blocks_of_units_are_read_as_their_units_where_they_cannot_grow() -> Non
     assert apart(net, g.model, x) < 1e-12
     assert g.model[0].out_channels == 8
     assert g.model[1].num_groups == 2
-    with pytest.raises(CannotGrow, match="from 2 to 7"):
+    with pytest.raises(CannotGrow, match="from 2 to 7: group_norm averages"):
         wl.widen(net, {"0": 7}, x)
-    with pytest.raises(CannotGrow, match="from 2 to 6"):  # units in each could not be three for two
+    with pytest.raises(CannotGrow, match="from 2 to 6 would change"):  # units in each could not be three for two
         wl.widen(net, {"0": 6}, x)
 
 
