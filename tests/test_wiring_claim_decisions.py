@@ -15,7 +15,7 @@ from torch import Tensor, nn
 import weightlapse as wl
 from tests.test_wiring_gauge_decisions import NETWORKS, Net, rand
 from weightlapse.wiring.bench import Bench
-from weightlapse.wiring.complete import _layouts, _parts, missed
+from weightlapse.wiring.complete import _laid_out, _parts, missed
 from weightlapse.wiring.data import Wiring
 from weightlapse.wiring.experts import guesses, with_experts
 from weightlapse.wiring.members import Basis, Gauge, Group, Member, blocks
@@ -177,18 +177,37 @@ def test_an_axis_fixed_without_need_is_found(size: int) -> None:
     assert all("0.weight" not in {m.tensor for m in f.group.members} for f in missed(unseen, bench))
 
 
-def test_blocks_of_positions_are_found() -> None:
-    class Flat(nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            self.a, self.b = nn.Conv1d(2, 3, 2), nn.Linear(6, 2)
+class Flat(nn.Module):
+    """Channels laid out in a row before a linear layer: all places of one after the other, or all channels of one place."""
 
-        def forward(self, x: Tensor) -> Tensor:
-            return self.b(torch.tanh(self.a(x)).flatten(1))
+    def __init__(self, last: bool) -> None:
+        super().__init__()
+        self.a, self.b, self.last = nn.Conv1d(2, 3, 2), nn.Linear(6, 2), last
 
-    w, bench = bench_of(Flat().eval(), rand(2, 2, 3))
+    def forward(self, x: Tensor) -> Tensor:
+        h = torch.tanh(self.a(x))
+        return self.b((h.transpose(1, 2) if self.last else h).flatten(1))
+
+
+@pytest.mark.parametrize(("last", "index"), [(False, [[0, 1], [2, 3], [4, 5]]), (True, [[0, 3], [1, 4], [2, 5]])])
+def test_units_of_several_positions_are_found(last: bool, index: list[list[int]]) -> None:
+    torch.manual_seed(0)
+    w, bench = bench_of(Flat(last).eval(), rand(2, 2, 3))
+    assert w.group("a").members[-1].index.tolist() == index
     (found,) = missed(without(w, "a"), bench)
-    assert found.group.members[-1].index.tolist() == [[0, 1], [2, 3], [4, 5]]
+    at = {(m.tensor, m.axis): m.index.tolist() for m in found.group.members}
+    assert at == {("b.weight", 1): index, ("a.weight", 0): [[0], [1], [2]], ("a.bias", 0): [[0], [1], [2]]}
+
+
+def test_gates_in_one_matrix_are_found() -> None:
+    model, x, _ = NETWORKS["gates"]
+    w, bench = bench_of(model.eval(), tuple(x))
+    (found,) = missed(without(w, "a"), bench)
+    assert {(m.tensor, m.index.shape[1]) for m in found.group.members} == {
+        ("a.weight", 3),
+        ("a.bias", 3),
+        ("b.weight", 1),
+    }
 
 
 @pytest.mark.parametrize(
@@ -219,12 +238,15 @@ def test_places_of_a_member() -> None:
 
 
 def test_layouts_of_positions() -> None:
-    at = np.arange(6)
-    assert [m.index.tolist() for m in _layouts("t", 0, at, 6)] == [[[i] for i in range(6)]]
-    assert [m.index.tolist() for m in _layouts("t", 0, at, 3)] == [[[0, 1], [2, 3], [4, 5]], [[0, 3], [1, 4], [2, 5]]]
-    assert _layouts("t", 0, at, 4) == []
-    assert _layouts("t", 0, np.arange(18), 2) == []
-    assert len(_layouts("t", 0, np.arange(16), 2)) == 2
+    def index(count: int, size: int, rounds: bool) -> Any:
+        return [m.index.tolist() for m in _laid_out("t", 0, np.arange(count), size, rounds)]
+
+    assert index(6, 6, False) == index(6, 6, True) == [[[i] for i in range(6)]]
+    assert index(6, 3, False) == [[[0, 1], [2, 3], [4, 5]]]
+    assert index(6, 3, True) == [[[0, 3], [1, 4], [2, 5]]]
+    assert index(6, 4, False) == index(6, 4, True) == []
+    assert index(18, 2, True) == []
+    assert np.shape(index(16, 2, False)) == (1, 2, 8)
 
 
 # ---- experts
