@@ -358,6 +358,7 @@ NETWORKS: dict[str, tuple[Net, list[Tensor], dict[str, int]]] = {
     "bag_of_largest": (Net(lambda n, i: n.b(F.embedding_bag(i, n.e, mode="max")), e=rand(5, 4), b=nn.Linear(4, 2)), [torch.tensor([[0, 3], [1, 2]])], {"e": 4}),
     "attention_by_hand": (Net(mixed, **ATTENTION), [S], {"q": 4, "v": 4}),
     "attention": (Net(lambda n, x: n.o(F.scaled_dot_product_attention(n.q(x), n.k(x), n.v(x))), **ATTENTION), [S], {"q": 4, "v": 4}),
+    "attention_with_gain": (Net(lambda n, x: mixed(Net(lambda m, y: None, q=lambda y: n.q(y) * n.s, k=n.k, v=n.v, o=n.o), x), s=rand(4), **ATTENTION), [S], {"q": 4, "v": 4}),
     "weight_norm": (Net(lambda n, x: n.b(n.a(x).relu()), a=nn.utils.parametrizations.weight_norm(nn.Linear(3, 4)), b=nn.Linear(4, 2)), [X], {"a.parametrizations.weight": 4}),
     "weight_norm_of_the_reader": (Net(lambda n, x: n.b(n.a(x).relu()), a=nn.Linear(3, 4), b=nn.utils.parametrizations.weight_norm(nn.Linear(4, 2))), [X], {"a": 4}),
     "group_norm": (Net(lambda n, x: n.b(n.g(n.a(x).relu())), a=nn.Linear(3, 4), g=nn.GroupNorm(1, 4), b=nn.Linear(4, 2)), [X], {"a": 4}),
@@ -462,6 +463,8 @@ SAID = [
     ("attention_by_hand", "v.weight[0] out 1, v.bias[0] add 1, o.weight[1] in -1", "scale; sign", "", ""),
     ("attention", "q.weight[0] out 1, k.weight[0] out -1, q.bias[0] add 1, k.bias[0] add -1", "scale; sign", "contraction mul", "activation contraction"),
     ("attention", "v.weight[0] out 1, v.bias[0] add 1, o.weight[1] in -1", "scale; sign", "", ""),
+    ("attention_with_gain", "q.weight[0] out 1, k.weight[0] out -1, q.bias[0] add 1, k.bias[0] add -1, s[0] mul 0", "scale; sign; scale -1 0 -1 0 1; sign 1 0 1 0 1", "contraction mul", "activation contraction"),
+    ("attention_with_gain", "v.weight[0] out 1, v.bias[0] add 1, o.weight[1] in -1", "scale; sign", "", ""),
     ("weight_norm", "a.parametrizations.weight.original0[0] out 1, a.parametrizations.weight.original1[0] out 0, a.bias[0] add 1, b.weight[1] in -1", "scale; scale 0 1 0 0; sign 1 1 0 0", "relu", ""),
     ("weight_norm_of_the_reader", "a.weight[0] out 0, a.bias[0] add 0, b.parametrizations.weight.original1[1] in 0", "", "relu weight_norm", "weight_norm: the norm "),
     ("group_norm", "a.weight[0] out 0, a.bias[0] add 0, g.bias[0] add 1, g.weight[0] mul 1, b.weight[1] in -1", "scale; sign", "group_norm relu", "group_norm: a statisti"),
@@ -492,6 +495,19 @@ def test_what_is_said_of_a_group(name: str) -> None:
         )
         for g in w.groups
     ]
+
+
+@pytest.mark.parametrize("place", ["gauges.Gauges._call", "symmetries._solved"])
+def test_units_whose_signs_cannot_be_worked_out_may_be_permuted(place: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(*_: Any) -> None:
+        raise ValueError("all input arrays must have the same shape")
+
+    monkeypatch.setattr(f"weightlapse.wiring.{place}", broken)
+    w = wl.trace(NETWORKS["two_layers"][0].eval(), X, verify=False)
+    assert [(g.name, g.symmetries, g.exponents, g.gauges) for g in w.groups] == [
+        (n, {"permutation"}, (0, 0, 0), ()) for n in "ab"
+    ]
+    assert any("sign and scale of 'a' are not known" in note for note in w.report["notes"])
 
 
 def test_the_check_finds_a_claim_too_many_and_one_too_few(monkeypatch: pytest.MonkeyPatch) -> None:
