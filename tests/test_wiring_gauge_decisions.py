@@ -299,6 +299,11 @@ def selected(n: Net, x: Tensor) -> Tensor:
     return heads(n, q, k, v)
 
 
+def selected_from_behind(n: Net, x: Tensor) -> Tensor:
+    qkv = n.a(x).view(2, 3, 3, 2, 2).permute(2, 0, 3, 1, 4)
+    return heads(n, qkv[-3], qkv[1], qkv[-1])
+
+
 def chunked(n: Net, x: Tensor) -> Tensor:
     return heads(n, *(t.view(2, 3, 2, 2).transpose(1, 2) for t in n.a(x).chunk(3, -1)))
 
@@ -365,6 +370,7 @@ NETWORKS: dict[str, tuple[Net, list[Tensor], dict[str, int]]] = {
     "outer_sum": (Net(lambda n, x: (n.a(x)[:, :, None] + n.c(x)[:, None, :]).relu().flatten(1) @ n.v, a=nn.Linear(3, 4), c=nn.Linear(3, 2), v=rand(8, 2)), [X], {"a": 4, "c": 2}),
     "outer_product": (Net(lambda n, x: (n.a(x)[:, :, None] * n.c(x)[:, None, :]).flatten(1) @ n.v, a=nn.Linear(3, 4), c=nn.Linear(3, 2), v=rand(8, 2)), [X], {"a": 4, "c": 2}),
     "heads_selected": (Net(selected, **fused()), [S], {"a": 2, "a[0]": 2, "a[1]": 2, "a[0]#2": 2, "a[1]#2": 2}),
+    "heads_selected_from_behind": (Net(selected_from_behind, **fused()), [S], {"a": 2, "a[0]": 2, "a[1]": 2, "a[0]#2": 2, "a[1]#2": 2}),
     "heads_chunked": (Net(chunked, **fused()), [S], {"a": 2, "a[0]": 2, "a[1]": 2, "a[0]#2": 2, "a[1]#2": 2}),
     "heads_with_their_own": (Net(within_heads, **fused()), [S], {"a": 2, "a[0]": 2, "a[1]": 2, "a[0]#2": 2, "a[1]#2": 2}),
     "gates": (Net(gates, a=nn.Linear(3, 12), b=nn.Linear(4, 2)), [X], {"a": 4}),

@@ -59,6 +59,8 @@ def asked(
     inf._tape = Tape([call], [], [], [], [], set(), {}, set())
     results = rule_of(call)(inf, call)
     assert [len(axes) for axes in results] == [t.ndim for t in outs]
+    for selector, instances in inf.dims.cases.values():
+        assert all(isinstance(p, bytes) or 0 <= p < inf.dims.sizes[selector] for p in instances)
     for axes in results:
         inf.dims.occur(axes)
     return inf, tensors, [inf.axes(t) for t in tensors], results

@@ -50,6 +50,7 @@ def read(f: Operator, *tensors: Tensor) -> tuple[Inference, list[Tensor], list[l
         tape = record(model, given, list(weights.values()), [], tensors_in)
         outs = tape.outputs
         inf.run(dataclasses.replace(tape, outputs=[]), rule_of)  # not returned: only then may they be in another order
+    assert inf.notes == []  # no rule failed
     return inf, list(weights.values()), [inf.axes(t) for t in weights.values()], [inf.axes(t) for t in outs]
 
 
@@ -157,6 +158,8 @@ SHAPE: dict[str, tuple[Operator, list[Tensor], int]] = {
     "cropped": (lambda x: F.pad(x, (-1, 0)), [rand(2, 3)], two),
     "cropped_and_padded": (lambda x: F.pad(x, (2, -1)), [rand(2, 3)], two),
     "pixel_shuffle": (lambda x: F.pixel_shuffle(x, 2), [rand(1, 8, 1, 2)], two),
+    "pixel_shuffle_of_one": (lambda x: F.pixel_shuffle(x, 2), [rand(8, 1, 2)], two),
+    "pixel_unshuffle_of_one": (lambda x: F.pixel_unshuffle(x, 2), [rand(3, 2, 2)], three),
     "pixel_unshuffle": (lambda x: F.pixel_unshuffle(x, 2), [rand(1, 3, 2, 2)], three),
     "patches": (lambda x: F.unfold(x, (1, 2)), [rand(2, 3, 1, 4)], two * three),
     "patches_of_one": (lambda x: F.unfold(x, 1), [rand(2, 3, 1, 2)], two * three),
