@@ -24,7 +24,7 @@ basis stream: 4 numbers, rotary
   a.weight[0]: out
   b.weight[1]: in ^-1
   pairs 0,2 | 1,3
-  norm g offset 1 bias s readers b.weight 1
+  norm g offset 1 bias s readers b.weight 1 a.weight 0
   norm g offset 0.5 readers
 """
 
@@ -43,11 +43,11 @@ def test_a_basis_is_read_and_written() -> None:
         ((0, 2), (1, 3)),
         ("heads", 1),
     )
-    assert b.norms == (Norm("g", 1.0, "s", (("b.weight", 1),)), Norm("g", 0.5, None, ()))
+    assert b.norms == (Norm("g", 1.0, "s", (("b.weight", 1), ("a.weight", 0))), Norm("g", 0.5, None, ()))
     w = Wiring.from_spec(BASIS)
     assert Wiring.from_spec(w.to_spec()) == w
     lines = w.to_spec().splitlines()
-    assert "  norm g offset 1 bias s readers b.weight 1" in lines
+    assert "  norm g offset 1 bias s readers b.weight 1 a.weight 0" in lines
     assert "  norm g offset 0.5 readers" in lines
     assert "  pairs 0,2 | 1,3" in lines
     assert lines[0] == spec.HEADER
@@ -74,9 +74,10 @@ def test_a_basis_is_read_and_written() -> None:
             "norm g offset 1 shift s readers b.weight 1",
             "expected 'norm GAIN",
         ),
-        ("norm g offset 1 bias s readers b.weight 1", "norm g offset 1 bias s readers b.weight", "expected 'norm GAIN"),
-        ("norm g offset 1 bias s readers b.weight 1", "norm g shift 1 readers", "expected 'norm GAIN"),
-        ("norm g offset 1 bias s readers b.weight 1", "norm g offset 1", "expected 'norm GAIN"),
+        ("readers b.weight 1 a.weight 0", "readers b.weight 1 a.weight", "expected 'norm GAIN"),
+        ("norm g offset 1 bias s readers b.weight 1 a.weight 0", "norm g shift 1 readers", "expected 'norm GAIN"),
+        ("norm g offset 1 bias s readers b.weight 1 a.weight 0", "norm g offset 1", "expected 'norm GAIN"),
+        ("norm g offset 1 bias s readers b.weight 1 a.weight 0", "norm g", "expected 'norm GAIN"),
         ("4 numbers, rotary", "4 units, rotary", "expected 'basis NAME"),
         ("a.weight[0]: out k=2", "a.weight[0]: out k=3", "reaches position 5"),
         ("a.weight[0]: out k=2", "a.weight[0]: out at 0,1 | 1,2", "two units"),
