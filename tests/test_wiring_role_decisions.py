@@ -264,3 +264,26 @@ def test_weights_behind_one_axis_come_in_the_order_of_the_network() -> None:
     inf.types[id(total)] = Typed([inf.dims.fresh(4)], [frozenset((name, 0) for name in weights)])
     inf.role(total, 0, "out")
     assert [name for name, *_ in inf.roles] == list(weights)
+
+
+@pytest.mark.parametrize("gates, name", [(4, "_thnn_fused_lstm_cell"), (3, "_thnn_fused_gru_cell")])
+def test_fused_recurrent_cells_of_a_gpu(gates: int, name: str) -> None:
+    """One step with 5 units: of what comes in, of the state, and biases, each with the gates one after the other."""
+    into, hidden, state, b1, b2 = (
+        rand(*shape) for shape in ((2, gates * 5), (2, gates * 5), (2, 5), (gates * 5,), (gates * 5,))
+    )
+    weights = {"i": into, "h": hidden, "s": state, "b1": b1, "b2": b2}
+    inf = Inference(weights, set(weights))
+    outs = [rand(2, 5), rand(2, 5), rand(2, 20)] if gates == 4 else [rand(2, 5), rand(10, 25)]
+    args = (into, hidden, state, b1, b2)
+    result = rule_of(call := Call(getattr(aten, name).default, args, {}, list(args), outs, []))(inf, call)
+    unit, row = map(inf.dims.find, inf.axes(state)[::-1])
+    for t in (into, hidden, b1, b2):
+        assert [inf.dims.find(p) for p in inf.dims.leaves(inf.axes(t)[-1])] == [unit] * gates
+    assert [inf.dims.find(inf.axes(t)[0]) for t in (into, hidden)] == [row, row]
+    assert inf.dims.is_free(unit)
+    assert [[inf.dims.find(a) for a in axes] for axes in result[:-1]] == [[row, unit]] * len(result[:-1])
+    assert inf.dims.find(result[-1][0]) == row
+    assert inf.dims.reason(result[-1][1]) == "workspace"
+    assert inf.roles == [(n, t.ndim - 1, inf.axes(t)[-1], "add") for n, t in weights.items() if t is not state]
+    assert [(inf.dims.find(n), text) for n, text in inf.labels] == [(unit, "recurrent cell")]
