@@ -126,6 +126,18 @@ def test_nothing_moves_nothing() -> None:
     assert signs.then(MEMBERS[6], 4, None, np.array([1.0, 2, 1, 1])).rescales
 
 
+@pytest.mark.parametrize(
+    "dtype",
+    [torch.float64, torch.float16, torch.bfloat16, torch.float8_e4m3fn, torch.int64, torch.bool, torch.complex64],
+)
+@pytest.mark.parametrize("shape", [(4,), (4, 3), (4, 0)])
+def test_units_of_every_type_are_taken_as_they_are(dtype: torch.dtype, shape: tuple[int, ...]) -> None:
+    value = (torch.randn(shape) * 4).to(dtype)
+    got = Placement().then(Member("a", 0, blocks(4), "out"), 4, np.array([2, 0, 3, 1]))(value)
+    assert got.dtype == dtype
+    assert got.tolist() == [value[i].tolist() for i in (2, 0, 3, 1)]
+
+
 # ---- states
 
 SPEC = """
@@ -325,6 +337,7 @@ def test_what_is_held_is_what_would_be_made_again(room: int) -> None:
     for name in ("w", "v"):
         state.turn(replace(TURNED[2], tensor=name), matrix)
     first = {n: state[n].copy() for n in arrays}
+    assert sum(v.nbytes for v in state._held.values()) <= room
     assert (state["w"] is state["w"]) == (room >= 8 * 72)
     other = state.copy()
     state.place("w", Placement().then(TURNED[0], 6, np.array([1, 0, 2, 3, 4, 5])))
@@ -464,6 +477,10 @@ def test_a_gain_that_is_held_follows_an_order_and_nothing_else() -> None:
     state = Changed({**arrays, "g": np.full(4, 2.0)})
     change(state, b, turn)
     assert state["g"].tolist() == [2, 2, 2, 2]
+    near = basis("orthogonal", norms=(Norm("g", 1.0),))
+    change(
+        Changed({**arrays, "g": np.array([1.0, 1.0, 1.0, 1.0 + 2e-16 + 1e-15])}), near, turn
+    )  # the same but for rounding
     gains = fold(state, b)
     np.testing.assert_allclose(state["s"], 0.5)
     assert state["g"].tolist() == [2, 2, 2, 2]
