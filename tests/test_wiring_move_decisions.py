@@ -266,6 +266,7 @@ def test_moves_of_groups_are_written_down_in_their_order() -> None:
     moves = [
         Move(g, "permutation", one), Move(g, "scale", None, f, g.exponents), Move(g, "scale", None, f, (2, 0, 1, 0)),
         Move(g, "permutation", two), Move(other, "permutation", np.array([1, 0])), Move(g, "scale", None, f, (0, 1, 0, 0)),
+        Move(g, "permutation", two), Move(g, "permutation", one), Move(g, "permutation", one),
     ]  # fmt: skip
     slow = dict(state)
     for move in moves:

@@ -63,6 +63,8 @@ def asked(
         assert all(isinstance(p, bytes) or 0 <= p < inf.dims.sizes[selector] for p in instances)
     for axes in results:
         inf.dims.occur(axes)
+        leaves = [leaf for a in axes for leaf in inf.dims.leaves(a)]
+        assert all(inf.dims.reason(leaf) != "size 1" or inf.dims.sizes[leaf] <= 1 for leaf in leaves)
     return inf, tensors, [inf.axes(t) for t in tensors], results
 
 
@@ -233,6 +235,9 @@ CASES: dict[str, tuple[Any, str, tuple[Any, ...], int, str]] = {
     "flip": (aten.flip.default, "d", (rand(2, 3), [0]), 6, "@flip x0[0]"),
     "distances": (aten._cdist_forward.default, "dw", (rand(2, 3), rand(2, 3), 2.0, None), 2 * 2 * 6, "x1[0] out, x1[1] in, @_cdist_forward x0[0], @_cdist_forward x1[0], @_cdist_forward x0[1], !opaque op _c x0[0], !opaque op _c x1[0], !opaque op _c x0[1]"),
     "distances_of_weights": (aten._cdist_forward.default, "ww", (rand(2, 3), rand(4, 3), 2.0, None), 2 * 24 * 6, "x0[0] out, x0[1] in, x1[0] out, x1[1] in, @_cdist_forward x0[0], @_cdist_forward x1[0], @_cdist_forward x0[1], !opaque op _c x0[0], !opaque op _c x1[0], !opaque op _c x0[1]"),
+    "taken": (aten.take.default, "d", (rand(2, 3), whole(1, 3)), 1, ""),
+    "counted": (aten.bincount.default, "", (whole(1, 1, 0, 2),), 1, ""),
+    "inverse": (aten.linalg_inv_ex.default, "d", (rand(2, 3, 3),), 2 * 6 * 6, "@linalg_inv_ex x0[0], @linalg_inv_ex x0[1], @linalg_inv_ex x0[2], !opaque op li x0[0], !opaque op li x0[1], !opaque op li x0[2]"),
     "triangle": (aten.tril.default, "w", (rand(2, 3, 3),), 2, "x0[0] out, @tril x0[0], !opaque op tr x0[0]"),
     "diagonal": (aten.trace.default, "w", (rand(3, 3),), 6, "x0[0] in, x0[1] in, @trace x0[0], !opaque op tr x0[0]"),
     "softmax_of_a_number_alone": (aten.softmax.int, "d", (rand(), 0), 1, ""),
