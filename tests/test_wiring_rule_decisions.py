@@ -132,6 +132,7 @@ SHAPE: dict[str, tuple[Operator, list[Tensor], int]] = {
     "split": (lambda x: x.split([1, 3]), [rand(4)], three),
     "split_even": (lambda x: x.split(2, 1), [rand(2, 4)], two * two * two),
     "split_into_nothing": (lambda x: x.split([0, 3]), [rand(3)], 1),
+    "split_around_nothing": (lambda x: x.split([2, 0, 1]), [rand(3)], 1),
     "chunk": (lambda x: x.chunk(2, -1), [rand(2, 6)], two * three * three),
     "slice": (lambda x: x[1:3], [rand(4)], two),
     "slice_start": (lambda x: x[:2], [rand(5)], two * three),
