@@ -54,6 +54,19 @@ def test_a_basis_is_read_and_written() -> None:
 
 
 @pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        ("parent heads 1", "parent heads 0"),
+        ("0,2 | 1,3", "0,3"),
+        ("a.weight[0]: out k=2", "a.weight[0]: out where 1: 2"),
+    ],
+)
+def test_what_can_just_be_meant(old: str, new: str) -> None:
+    w = Wiring.from_spec(BASIS.replace(old, new, 1))
+    assert Wiring.from_spec(w.to_spec()) == w
+
+
+@pytest.mark.parametrize(
     ("old", "new", "text"),
     [
         ("rotary", "round", "unknown kind 'round'"),
