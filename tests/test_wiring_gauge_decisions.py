@@ -312,6 +312,11 @@ def within_heads(n: Net, x: Tensor) -> Tensor:
     return heads(n, *n.a(x).view(2, 3, 2, 3, 2).permute(3, 0, 2, 1, 4).unbind(0))
 
 
+def selected_twice(n: Net, x: Tensor) -> Tensor:
+    y = n.a(x).view(5, 2, 2, 3).tanh()
+    return y[:, 0, 0] @ n.b + y[:, 0, 1] @ n.c + y[:, 1, 0] @ n.d + y[:, 1, 1] @ n.e
+
+
 def gates(n: Net, x: Tensor) -> Tensor:
     i, f, g = n.a(x).chunk(3, -1)
     return n.b(i * f.sigmoid() + g.tanh())
@@ -373,6 +378,8 @@ NETWORKS: dict[str, tuple[Net, list[Tensor], dict[str, int]]] = {
     "heads_selected_from_behind": (Net(selected_from_behind, **fused()), [S], {"a": 2, "a[0]": 2, "a[1]": 2, "a[0]#2": 2, "a[1]#2": 2}),
     "heads_chunked": (Net(chunked, **fused()), [S], {"a": 2, "a[0]": 2, "a[1]": 2, "a[0]#2": 2, "a[1]#2": 2}),
     "heads_with_their_own": (Net(within_heads, **fused()), [S], {"a": 2, "a[0]": 2, "a[1]": 2, "a[0]#2": 2, "a[1]#2": 2}),
+    "heads_inside": (Net(lambda n, x: n.b(n.a(x).view(5, 3, 2).softmax(1).flatten(1)), a=nn.Linear(3, 6), b=nn.Linear(6, 2)), [X], {"a": 2, "a[0]": 3, "a[1]": 3}),
+    "selected_twice": (Net(selected_twice, a=nn.Linear(3, 12), b=rand(3, 2), c=rand(3, 2), d=rand(3, 2), e=rand(3, 2)), [X], {"a": 3, "a.weight": 3, "a.weight#2": 3, "a.weight#3": 3}),
     "gates": (Net(gates, a=nn.Linear(3, 12), b=nn.Linear(4, 2)), [X], {"a": 4}),
     "lstm": (Net(lambda n, x: n.b(n.a(x)[0]), a=nn.LSTM(3, 4), b=nn.Linear(4, 2)), [S], {"a": 4}),
     "gru": (Net(lambda n, x: n.b(n.a(x)[0]), a=nn.GRU(3, 4), b=nn.Linear(4, 2)), [S], {"a": 4}),
@@ -514,6 +521,24 @@ def test_units_whose_signs_cannot_be_worked_out_may_be_permuted(place: str, monk
         (n, {"permutation"}, (0, 0, 0), ()) for n in "ab"
     ]
     assert any("sign and scale of 'a' are not known" in note for note in w.report["notes"])
+
+
+# why axes are in no group, by network
+FIXED: dict[str, dict[tuple[str, int], str]] = {
+    "two_layers": {("a.weight", 1): "input", ("c.weight", 0): "output", ("c.bias", 0): "output"},
+    "embedding": {("e.weight", 0): "vocabulary", ("b.weight", 0): "output", ("b.bias", 0): "output"},
+    "low_rank": {("u", 0): "input", ("v", 1): "output"},
+    "times_itself": {},
+}
+
+
+@pytest.mark.parametrize("name", FIXED)
+def test_why_axes_are_fixed(name: str) -> None:
+    model, x, _ = NETWORKS[name]
+    w = wl.trace(copy.deepcopy(model).eval(), tuple(x), verify=False)
+    assert {k: v for k, v in w.fixed.items() if name != "times_itself"} == FIXED[name]
+    if name == "times_itself":
+        assert w.fixed["a.weight", 0].startswith("it meets itself in one flattened axis")
 
 
 def test_the_check_finds_a_claim_too_many_and_one_too_few(monkeypatch: pytest.MonkeyPatch) -> None:
