@@ -42,8 +42,12 @@ LOOKED_AT = Path(__file__).resolve().parent / "mutants"
 CODECS = "test_codec_decisions test_format_table test_format_numbers"
 MATCH = "test_match_decisions test_symmetry_match"
 SYMMETRY = "test_symmetry_decisions test_symmetry_fold"
-WIRING = "test_wiring_decisions test_wiring_rules"
-WIDEN = "test_growth_cells test_growth_widen test_growth_mistakes"
+DIMS = "test_wiring_decisions test_wiring_case_decisions test_wiring_rule_decisions"
+GAUGES = "test_wiring_gauge_decisions"
+RULES = "test_wiring_role_decisions test_wiring_rule_decisions"
+CLAIMS = "test_wiring_claim_decisions"
+MOVES = "test_wiring_move_decisions"
+CELLS = "test_growth_cells test_growth_decisions"
 #: file below weightlapse/ -> files of tests, those beside it first. Not the slowest: a mutant costs a run of them.
 TARGETS = {
     **{f"store/codecs/{name}.py": CODECS for name in "predict patterns grid classes cutting form encode".split()},
@@ -59,11 +63,17 @@ TARGETS = {
     "symmetry/elements.py": MATCH,
     "symmetry/units.py": MATCH,
     **{f"symmetry/{name}.py": SYMMETRY for name in "choose judge solvers checks problem widths".split()},
-    "wiring/dims.py": WIRING,
-    "wiring/groups.py": WIRING,
-    "growth/widen.py": WIDEN,
-    "growth/cells.py": WIDEN,
-    "growth/tensors.py": WIDEN,
+    "wiring/dims.py": DIMS,
+    "wiring/groups.py": f"test_wiring_group_decisions {GAUGES}",
+    **{f"wiring/{name}.py": GAUGES for name in "symmetries gauges equations homogeneity products".split()},
+    **{f"wiring/rules/{name}.py": RULES for name in "indexing linear norm opaque shape table".split()},
+    "wiring/verify.py": f"{MOVES} {CLAIMS}",
+    **{f"wiring/{name}.py": CLAIMS for name in "complete experts routes infer trials lone_heads".split()},
+    **{f"wiring/{name}.py": MOVES for name in "apply placement change query_forms tensors".split()},
+    **{f"wiring/{name}.py": "test_wiring_spec_decisions test_wiring_spec" for name in ("spec", "members")},
+    "wiring/naming.py": "test_wiring_naming",
+    **{f"growth/{name}.py": CELLS for name in "cells arrays families tensors".split()},
+    **{f"growth/{name}.py": "test_growth_decisions" for name in "widen surplus narrow deepen".split()},
 }  # fmt: skip
 
 _COMPARED: dict[type, type] = {

@@ -109,6 +109,9 @@ CASES = [
     ((2, 3, 1, 4), (SUM, (0, 1)), (SUM, (2, 3)), 6),  # cut in different places: 1, 1, 3
     ((2, 2, 2), (PROD, (0, 1)), (SUM, (2, 2)), 2),  # two equal pieces, one after the other
     ((2, 4, 6), (SUM, (0, 1)), 2, 48),
+    ((2, 3, 2, 6, 2), (PROD, (0, 1, 2)), (PROD, (3, 4)), 24),  # what is left over meets the next factor
+    ((2, 2, 2, 3, 3), (SUM, (0, 1, 2)), (SUM, (3, 4)), 4),
+    ((2, 2, 2, 3, 2), (SUM, (0, 1, 2)), (PROD, (3, 4)), 2),
 ]  # fmt: skip
 
 

@@ -1,4 +1,4 @@
-"""Rules that no model of the zoo reaches on this machine, operators by themselves, and what probing may conclude."""
+"""Unification by hand, operators between two layers, and what probing may conclude."""
 
 from __future__ import annotations
 
@@ -14,28 +14,6 @@ from torch import nn
 import weightlapse as wl
 from tests.framework_presence import require
 from weightlapse.wiring.dims import Dims
-from weightlapse.wiring.infer import Inference
-from weightlapse.wiring.record import Call
-from weightlapse.wiring.trace import rule_of
-
-
-@pytest.mark.parametrize("gates, name", [(4, "_thnn_fused_lstm_cell"), (3, "_thnn_fused_gru_cell")])
-def test_fused_recurrent_cells_of_a_gpu(gates: int, name: str) -> None:
-    into, hidden = torch.randn(2, gates * 5), torch.randn(2, gates * 5)
-    state, b1, b2 = torch.randn(2, 5), torch.randn(gates * 5), torch.randn(gates * 5)
-    inf = Inference({"i": into, "h": hidden, "s": state, "b1": b1, "b2": b2}, {"i", "h", "s", "b1", "b2"})
-    outs = (
-        [torch.randn(2, 5), torch.randn(2, 5), torch.randn(2, 20)]
-        if gates == 4
-        else [torch.randn(2, 5), torch.randn(10, 5)]
-    )
-    args = (into, hidden, state, b1, b2)
-    call = Call(getattr(torch.ops.aten, name).default, args, {}, list(args), outs, [])
-    result = rule_of(call)(inf, call)
-    unit = inf.dims.find(result[0][1])
-    for t in (into, hidden, b1, b2):
-        assert [inf.dims.find(p) for p in inf.dims.leaves(inf.axes(t)[-1])] == [unit] * gates
-    assert inf.dims.is_free(unit)
 
 
 def test_products_and_sums_unify() -> None:

@@ -88,7 +88,7 @@ def _says(text: str, word: str) -> bool:
 
 def refuse_dead(trial: Trial, families: Sequence[tuple[Family, int]], live: Mapping[str, tuple[int, int]]) -> None:
     """VacuousComparison where not one unit of a family has any influence, so that equal outputs prove nothing. ``live``: of `live_units`."""
-    dead = [f for f, _ in families if live.get(f.name, (1, 1))[0] == 0]
+    dead = [f for f, _ in families if f.name in live and live[f.name][0] == 0]
     # A branch that ends in a zero gain is silent now, but alive with other gains, and was compared with those too.
     silent = live_units(trial, consumers_of([(f, f.size) for f in dead]), "randomised") if dead else {}
     names = [f.name for f in dead if silent[f.name][0] == 0]

@@ -221,7 +221,10 @@ def _refolded(state: Changed, basis: Basis, norm: Norm, g: NDArray[np.float64]) 
         state.put(norm.bias, at_home(state[norm.bias]) / g)
     if not norm.readers:
         return
-    state.put(norm.gain, gain(state, norm) / g - norm.offset)
+    now = gain(state, norm)
+    state.put(
+        norm.gain, np.divide(now, g, out=np.ones_like(now), where=g != 0) - norm.offset
+    )  # of a gain of 0 the reader's 0 is left
     for m in basis.members:
         if (m.tensor, m.axis) in norm.readers:
             state.scale(m, g)

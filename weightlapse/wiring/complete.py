@@ -77,20 +77,24 @@ def _freed(lab: _Lab) -> Iterator[Missed]:
         size = len(positions)
         if (tensor, axis) in done or size < 2:
             continue
-        places = [p for (t, a), at in loose.items() for p in _layouts(t, a, at, size)]
-        seed = next(i for i, p in enumerate(places) if (p.tensor, p.axis) == (tensor, axis) and p.k == 1)
-        part = lab.together(places[:_MOST_PLACES], seed) if seed < _MOST_PLACES else set()
-        chosen = [places[i] for i in sorted(part)]
-        if chosen and lab.holds(size, chosen):
-            done.update((p.tensor, p.axis) for p in chosen)
-            names = ", ".join(dict.fromkeys(f"{p.tensor}[{p.axis}]" for p in chosen))
-            why = lab.wiring.fixed.get((tensor, axis), "")
-            yield Missed(
-                f"{tensor}[{axis}] is fixed ({why}), but its {size} positions may be exchanged in {names}",
-                _group(tensor, size, chosen),
-                why,
-                tuple(_group("one", size, [p]) for p in chosen),
-            )
+        for rounds in (False, True):  # one layout at a time: a tensor in two layouts at once would hold nothing
+            places = [p for (t, a), at in loose.items() for p in _laid_out(t, a, at, size, rounds)]
+            if rounds and all(p.k == 1 for p in places):
+                break
+            seed = next(i for i, p in enumerate(places) if (p.tensor, p.axis) == (tensor, axis))
+            part = lab.together(places[:_MOST_PLACES], seed) if seed < _MOST_PLACES else set()
+            chosen = [places[i] for i in sorted(part)]
+            if chosen and lab.holds(size, chosen):
+                done.update((p.tensor, p.axis) for p in chosen)
+                names = ", ".join(dict.fromkeys(f"{p.tensor}[{p.axis}]" for p in chosen))
+                why = lab.wiring.fixed.get((tensor, axis), "")
+                yield Missed(
+                    f"{tensor}[{axis}] is fixed ({why}), but its {size} positions may be exchanged in {names}",
+                    _group(tensor, size, chosen),
+                    why,
+                    tuple(_group("one", size, [p]) for p in chosen),
+                )
+                break
 
 
 def _group(name: str, size: int, places: Sequence[Member]) -> Group:
@@ -106,14 +110,12 @@ def _parts(m: Member, wiring: Wiring) -> list[Member]:
     return slots
 
 
-def _layouts(tensor: str, axis: int, positions: np.ndarray, size: int) -> list[Member]:
-    """How ``size`` units may lie on an axis: one after the other in blocks, or over and over again."""
+def _laid_out(tensor: str, axis: int, positions: np.ndarray, size: int, rounds: bool) -> list[Member]:
+    """Where ``size`` units lie on an axis when they lie one after the other in blocks, or over and over again in ``rounds``; none when they do not fit."""
     if len(positions) % size or len(positions) // size > 8:
         return []
-    k = len(positions) // size
-    blocks = positions.reshape(size, k)
-    rounds = positions.reshape(k, size).T
-    return [Member(tensor, axis, np.ascontiguousarray(i), "out") for i in ([blocks] if k == 1 else [blocks, rounds])]
+    index = positions.reshape(-1, size).T if rounds else positions.reshape(size, -1)
+    return [Member(tensor, axis, np.ascontiguousarray(index), "out")]
 
 
 class _Lab:

@@ -305,12 +305,8 @@ class Dims:
             self._bind(b, a)
         elif ka == PROD and kb == PROD:
             self._match_factors(a, b)
-        elif ka == SUM and kb == SUM:
+        else:  # two sums, or (a+b)·c, which is a·c + b·c: the parts are whole numbers of the first factor's units
             self._match_summands(a, b)
-        elif ka == PROD:
-            self._distribute(a, b)
-        else:
-            self._distribute(b, a)
 
     def _conflict(self, a: int, b: int) -> None:
         text = f"axes of sizes {self.sizes[a]} and {self.sizes[b]} meet in a way that does not factor"
@@ -375,8 +371,9 @@ class Dims:
                 if leaf in self.copied:
                     self._uneven(leaf, self.cases[leaf][1].values() if leaf in self.cases else ())
 
-    def _piece(self, atom: int, size: int, reason: str | None) -> int:
-        node = self.fresh(size, reason)
+    def _piece(self, atom: int, size: int) -> int:
+        """A part of an atom that is being taken apart; why the atom is fixed comes with what it is bound to."""
+        node = self.fresh(size)
         if atom in self.copied:
             self.copied.add(node)
         return node
@@ -397,8 +394,7 @@ class Dims:
                     taken.append(f)
                     have *= self.sizes[f]
                 elif size % have == 0 and self.sizes[f] % need == 0:
-                    reason = self._reason[f] if self._kind[f] == ATOM else None
-                    head, tail = self._piece(f, need, reason), self._piece(f, self.sizes[f] // need, reason)
+                    head, tail = self._piece(f, need), self._piece(f, self.sizes[f] // need)
                     self.unify(f, self.product([head, tail]))
                     queue[:0] = [*self.factors(head), *self.factors(tail)]
                 else:
@@ -472,15 +468,8 @@ class Dims:
             out.append(at)
         return out
 
-    def _distribute(self, prod: int, total: int) -> None:
-        """(a+b)·c is a·c + b·c: a product meets a sum whose parts are whole numbers of its first factor's units."""
-        cuts = self._bounds(self._summands(total))
-        parts = self.cut(prod, cuts)
-        for x, y in zip(parts, self.cut(total, cuts), strict=True):
-            self.unify(x, y)
-
     def cut(self, node: int, cuts: Sequence[int]) -> list[int]:
-        """The consecutive pieces of an axis between ``cuts`` (ascending, inside the axis)."""
+        """The consecutive pieces of an axis between ``cuts`` (ascending; those that are not inside the axis say nothing)."""
         root = self.find(node)
         size = self.sizes[root]
         edges = [0, *(c for c in cuts if 0 < c < size), size]
@@ -488,7 +477,7 @@ class Dims:
         if len(spans) == 1:
             return [root]
         if self._kind[root] == ATOM:
-            pieces = [self._piece(root, hi - lo, self._reason[root]) for lo, hi in spans]
+            pieces = [self._piece(root, hi - lo) for lo, hi in spans]
             self._bind(root, self.sum(pieces))
             return pieces
         if self._kind[root] == SUM:
@@ -511,8 +500,7 @@ class Dims:
         inner: list[tuple[int, int, int]] = []  # (start, end, node), cut at every edge
         at = 0
         for p in self._summands(root):
-            n = self.sizes[p]
-            local = sorted({e - at for span in spans for e in span if at < e < at + n})
+            local = sorted({e - at for span in spans for e in span})
             for piece in self.cut(p, local):
                 inner.append((at, at + self.sizes[piece], piece))
                 at += self.sizes[piece]

@@ -190,10 +190,6 @@ class GroupBuilder:
         if not self.read.intersection(self.kinds(atom)):
             self.dims.fix(atom, _REDUCES)
             return False
-        for s in self.spots[atom]:
-            if not _distinct(s.index):
-                self.dims.fix(atom, _OUTER)
-                return False
         return any(s.tensor in self.inf.seen for s in self.spots[atom])
 
     def _parent(self, atom: int, free: list[int]) -> int | None:

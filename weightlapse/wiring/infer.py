@@ -42,6 +42,7 @@ class Inference:
         self.probed: dict[str, int] = {}
         self.tapes: list[Tape] = []
         self.made_by: dict[int, str] = {}  # tensor -> the operator that made it
+        self._number = {name: i for i, name in enumerate(named)}
         self._keep: list[Any] = []
         self._call_types: dict[int, Typed] = {}
         self._storages: dict[int, list[str]] = {}
@@ -88,11 +89,15 @@ class Inference:
     def fixed(self, size: int, reason: str) -> int:
         return self.dims.fresh(size, reason)
 
-    def role(self, t: Tensor, axis: int, role: str) -> None:
-        """The parameters behind axis ``axis`` of ``t`` (if it is made of weights) play ``role`` there."""
+    def role(self, t: Tensor, axis: int, role: str, part: int | None = None) -> None:
+        """The parameters behind axis ``axis`` of ``t`` (if it is made of weights) play ``role`` there, or for one ``part`` of the axis's type."""
         typed = self.typed(t)
         if typed.source is not None:
-            self.roles += [(name, a, typed.axes[axis], role) for name, a in typed.source[axis]]
+            node = typed.axes[axis] if part is None else part
+            weights = sorted(typed.source[axis], key=lambda weight: (self._number[weight[0]], weight[1]))
+            self.roles += [
+                (name, a, node, role) for name, a in weights
+            ]  # in the network's order: the first one gives the units their name
 
     def label(self, node: int, name: str) -> None:
         self.labels.append((node, name))

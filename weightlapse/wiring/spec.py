@@ -231,7 +231,7 @@ class _Reader:
     def _norm(self, rest: str) -> None:
         form = "expected 'norm GAIN offset NUMBER [bias NAME] readers [NAME AXIS ...]'"
         words = re.findall(r'"(?:[^"\\]|\\.)*"|\S+', _uncomment(rest))
-        if len(words) < 4 or words[1] != "offset" or "readers" not in words[3:]:
+        if words[1:2] != ["offset"] or "readers" not in words[3:]:
             raise InvalidArgument(form)
         at = words.index("readers", 3)
         extra, readers = words[3:at], words[at + 1 :]

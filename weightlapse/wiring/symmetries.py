@@ -52,7 +52,7 @@ def _solved(group: Group, gauges: Gauges, atom: int) -> Group:
         kinds.add("sign")
     more: list[Gauge] = []
     for kind, basis, modulus in (("scale", scale, None), ("sign", sign, 2)):
-        known = _span([main] if main is not None and kind in kinds else [], modulus)
+        known = _span([] if main is None else [main], modulus)
         more += [Gauge(kind, _whole(v)) for v in basis if known.grows(v)]
     exponents = _whole(main) if main is not None else (0,) * len(group.members)
     return replace(group, symmetries=frozenset(kinds), exponents=exponents, gauges=tuple(more))

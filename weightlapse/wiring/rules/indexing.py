@@ -37,12 +37,11 @@ def _index(inf: Inference, call: Call) -> Axes:
             axes[dim] = inf.dims.cut(axes[dim], sorted({start, start + n}))[1 if start else 0]
         return [axes]
     spots: list[int] = []  # axes of x that are indexed; a boolean mask covers several
-    masks, d = False, 0
+    d = 0
     for index in indices:
         width = index.ndim if index is not None and index.dtype in (torch.bool, torch.uint8) else 1
         if index is not None:
             spots += range(d, d + width)
-            masks = masks or index.dtype in (torch.bool, torch.uint8)
         d += width
     routed = _route(inf, call, x, indices)
     for index in (i for i in indices if i is not None):
@@ -136,8 +135,9 @@ def _index_put(inf: Inference, call: Call) -> Axes:
 @rule("index_select")
 def _index_select(inf: Inference, call: Call) -> Axes:
     x, index = call.inputs[0], call["index"]
-    dim = call["dim"] % max(x.ndim, 1)
-    axes = inf.axes(x)
+    if not x.ndim:
+        return [inf.axes(x)]
+    dim, axes = call["dim"] % x.ndim, inf.axes(x)
     n, m = x.shape[dim], index.shape[0]
     value = call.value(index) if id(index) in call.flat else None
     if value is not None and m % n == 0:
@@ -157,6 +157,8 @@ def _index_select(inf: Inference, call: Call) -> Axes:
 @rule("index_add", "index_copy", "index_reduce")
 def _index_add(inf: Inference, call: Call) -> Axes:
     x, source = call["self"], call["source"]
+    if not x.ndim:
+        return [inf.axes(x)]
     dim = call["dim"] % x.ndim
     axes, s = inf.axes(x), inf.axes(source)
     for d in range(x.ndim):
@@ -171,7 +173,9 @@ def _index_add(inf: Inference, call: Call) -> Axes:
 @rule("gather", "scatter", "scatter_add", "scatter_reduce")
 def _gather(inf: Inference, call: Call) -> Axes:
     x, index = call["self"], call["index"]
-    dim = call["dim"] % max(x.ndim, 1)
+    if not x.ndim:
+        return [[inf.fixed(n, "indexed") for n in call.outs[0].shape]]
+    dim = call["dim"] % x.ndim
     axes, ix = inf.axes(x), inf.axes(index)
     others = [index] + ([call["src"]] if call.name != "gather" and isinstance(call.args[3], Tensor) else [])
     inf.dims.fix(axes[dim], "indexed by a tensor")

@@ -183,8 +183,6 @@ def _convolution(inf: Inference, call: Call) -> Axes:
         contract(inf, x, 1, w, cin)
         channels = wa[cout]
         inf.role(w, cout, "out")
-        if inf.is_weight(x):
-            inf.role(x, 1, "in")
     else:
         channels = _grouped(inf, x, w, outer, inner, groups, transposed)
     plain = all(k == 1 for k in w.shape[2:]) and all(s == 1 for s in call["stride"]) and not any(call["padding"])
@@ -210,7 +208,8 @@ def _grouped(inf: Inference, x: Tensor, w: Tensor, outer: int, inner: int, group
     block, within = dims.split(outer, [groups, dims.sizes[outer] // groups])
     into, out = (within, inner) if transposed else (inner, within)
     dims.unify(inf.axes(x)[1], dims.product([block, into]))
-    inf.role(w, 0, "out")
+    inf.role(w, 0, "out", block)
+    inf.role(w, 0, "in" if transposed else "out", within)
     inf.role(w, 1, "out" if transposed else "in")
     if dims.sizes[into] > 1:
         why = f"grouped conv: {groups} blocks of channels, each of a size that the layer keeps in its code"

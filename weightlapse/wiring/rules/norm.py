@@ -94,7 +94,9 @@ def _weight_norm(inf: Inference, call: Call) -> Axes:
 @rule("_softmax", "softmax", "_log_softmax", "log_softmax", "_safe_softmax")
 def _softmax(inf: Inference, call: Call) -> Axes:
     axes = inf.axes(call.inputs[0])
-    dim = call["dim"] % max(len(axes), 1)
+    if not axes:
+        return [axes]
+    dim = call["dim"] % len(axes)
     inf.block(axes[dim], f"softmax: {_UNEVEN}")
     inf.mixes(axes, [dim], "softmax")
     return [axes]
@@ -128,7 +130,7 @@ def _reduce(inf: Inference, call: Call) -> Axes:
     names = {a.name for a in call.func._schema.arguments}
     dim = call["dim"] if "dim" in names else None
     dims = range(x.ndim) if dim is None or dim == [] else [dim] if isinstance(dim, int) else dim
-    over = {d % max(x.ndim, 1) for d in dims} if x.ndim else set()
+    over = {d % x.ndim for d in dims} if x.ndim else set()
     axes = inf.axes(x)
     if call.name in ("max", "min", "median") and len(call.outs) == 2:
         _positions(inf, call, axes, over)

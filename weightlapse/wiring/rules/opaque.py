@@ -32,7 +32,7 @@ def _ordered(inf: Inference, call: Call) -> Axes:
     dims = call["dims"] if "dims" in names else call["dim"] if "dim" in names else None
     if dims is None or dims == []:
         dims = list(range(x.ndim))
-    over = {d % max(x.ndim, 1) for d in ([dims] if isinstance(dims, int) else dims)}
+    over = {d % x.ndim for d in ([dims] if isinstance(dims, int) else dims)} if x.ndim else set()
     why = f"{call.name} depends on the order of its positions"
     for d in over:
         inf.dims.fix(axes[d], why)

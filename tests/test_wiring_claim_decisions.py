@@ -1,0 +1,409 @@
+"""Claims that are tried: a wrong one is taken away and named, a right one stays, and what the rules miss is found, on networks of a few units."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+
+import weightlapse as wl
+from tests.test_wiring_gauge_decisions import NETWORKS, Net, rand
+from weightlapse.wiring.bench import Bench
+from weightlapse.wiring.complete import _laid_out, _parts, missed
+from weightlapse.wiring.data import Wiring
+from weightlapse.wiring.experts import guesses, with_experts
+from weightlapse.wiring.members import Basis, Gauge, Group, Member, blocks
+from weightlapse.wiring.outputs import chooser
+from weightlapse.wiring.tensors import state_tensors
+from weightlapse.wiring.trace import trace
+from weightlapse.wiring.trials import Trial
+from weightlapse.wiring.verify import signed, verified, works
+
+X = rand(6, 3)
+
+
+def mlp(*sizes: int, act: Any = nn.Tanh) -> nn.Sequential:
+    torch.manual_seed(0)
+    layers: list[nn.Module] = []
+    for a, b in itertools.pairwise(sizes):
+        layers += [nn.Linear(a, b), act()]
+    return nn.Sequential(*layers[:-1]).eval()
+
+
+def bench_of(model: nn.Module, *examples: Any) -> tuple[Wiring, Bench]:
+    return trace(model, *examples, verify=False), Bench(model, examples, chooser(None), state_tensors(model)[0])
+
+
+def changed(w: Wiring, name: str, **how: Any) -> Wiring:
+    return replace(w, groups=tuple(replace(g, **how) if g.name == name else g for g in w.groups))
+
+
+# ---- verify
+
+
+def test_a_right_wiring_is_returned_as_it_is() -> None:
+    w, bench = bench_of(mlp(3, 4, 5, 2), X)
+    assert verified(w, bench) is w
+    assert verified(w, bench, sample=True) is w
+
+
+@pytest.mark.parametrize("member", [0, 1, 2])
+@pytest.mark.parametrize("sample", [False, True])
+def test_a_group_without_one_of_its_members_is_dropped(member: int, sample: bool) -> None:
+    w, bench = bench_of(mlp(3, 4, 5, 2), X)
+    members = w.group("0").members
+    wrong = changed(w, "0", members=members[:member] + members[member + 1 :], exponents=())
+    found = verified(wrong, bench, sample=sample)
+    assert [g.name for g in found.groups] == ["2"]
+    assert found.groups[0] == w.group("2")
+    (text,) = found.dropped
+    assert text.startswith("0: permuting its units changes the outputs by ")
+    assert float(text.split()[-4]) > 1e-3
+    for m in wrong.group("0").members:
+        assert found.fixed[m.tensor, m.axis] == "its group was dropped: permuting it changed the outputs"
+    assert found.fixed["0.weight", 1] == "input"
+    both = verified(changed(wrong, "2", members=w.group("2").members[1:], exponents=()), bench)
+    assert both.groups == ()
+    assert [text[:2] for text in both.dropped] == ["0:", "2:"]
+
+
+@pytest.mark.parametrize("wrong", ["scale", "exponents", "gauge", "both"])
+def test_symmetries_that_do_not_hold_are_taken_away(wrong: str) -> None:
+    w, bench = bench_of(mlp(3, 4, 5, 2), X)
+    how: dict[str, Any] = {
+        "scale": {"symmetries": frozenset({"permutation", "sign", "scale"})},
+        "exponents": {"exponents": (1, 0, -1)},
+        "gauge": {"gauges": (Gauge("scale", (1, 1, -1)), Gauge("sign", (1, 1, 1)))},
+        "both": {"symmetries": frozenset({"permutation", "scale"}), "gauges": (Gauge("scale", (0, 0, 1)),)},
+    }[wrong]
+    found = verified(changed(w, "2", **how), bench)
+    assert found.dropped == ()
+    assert found.group("0") == w.group("0")
+    assert found.group("2").symmetries == (
+        {"permutation"} if wrong in ("exponents", "both") else {"permutation", "sign"}
+    )
+    assert found.group("2").gauges == ((Gauge("sign", (1, 1, 1)),) if wrong == "gauge" else ())
+
+
+def test_groups_inside_a_dropped_one_are_nobodys() -> None:
+    model, x, _ = NETWORKS["heads_selected"]
+    w, bench = bench_of(model.eval(), tuple(x))
+    (outer,) = [g for g in w.groups if g.parent is None]
+    found = verified(changed(w, outer.name, members=outer.members[1:], exponents=()), bench)
+    assert {g.parent for g in found.groups} == {None}
+    assert [g.name for g in found.groups] == [g.name for g in w.groups if g is not outer]
+    inner = next(g for g in w.groups if g.parent is not None)
+    found = verified(changed(w, inner.name, members=inner.members[1:], exponents=()), bench, sample=True)
+    assert inner.name not in {g.name for g in found.groups}
+    assert outer in found.groups
+
+
+def test_a_sample_leaves_out_what_lies_between() -> None:
+    class Blocks(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.a, self.b, self.c = nn.Conv1d(2, 12, 1), nn.Conv1d(12, 4, 1, groups=4), nn.Conv1d(4, 2, 1)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.c(self.b(torch.relu(self.a(x))))
+
+    w, bench = bench_of(Blocks().eval(), rand(2, 2, 3))
+    inner = [g for g in w.groups if g.parent is not None]
+    assert [g.parent[1] for g in inner if g.parent is not None] == [0, 1, 2, 3]
+    for u, seen in ((0, True), (1, False), (2, False), (3, True)):
+        wrong = changed(w, inner[u].name, members=inner[u].members[1:], exponents=())
+        assert len(verified(wrong, bench, sample=True).dropped) == seen
+        assert len(verified(wrong, bench).dropped) == 1
+
+
+def test_how_much_a_move_changes() -> None:
+    w, bench = bench_of(mlp(3, 4, 2), X)
+    g, rng = w.group("0"), np.random.default_rng(0)
+    assert (
+        works(bench, w, g, rng)
+        <= bench.tolerance
+        < works(bench, w, replace(g, members=g.members[:1], exponents=(1,)), rng)
+    )
+    assert signed(bench, w, g, (1, 1, -1), "sign", rng) <= bench.tolerance
+    assert signed(bench, w, g, (1, 1, -1), "scale", rng) > bench.tolerance
+    assert signed(bench, w, g, (1, 0, 1), "sign", rng) > bench.tolerance
+
+
+# ---- what the rules missed
+
+
+def joined(w: Wiring, *names: str) -> Wiring:
+    members = tuple(m for n in names for m in w.group(n).members)
+    tied = Group(names[0], w.group(names[0]).size, members, exponents=(0,) * len(members))
+    return replace(w, groups=(tied, *(g for g in w.groups if g.name not in names)))
+
+
+def without(w: Wiring, name: str, reason: str = "a rule gave up") -> Wiring:
+    fixed = w.fixed | {(m.tensor, m.axis): reason for m in w.group(name).members}
+    return replace(w, groups=tuple(g for g in w.groups if g.name != name), fixed=fixed)
+
+
+@pytest.mark.parametrize("size", [2, 3, 4])
+def test_a_tie_too_many_is_found(size: int) -> None:
+    w, bench = bench_of(mlp(3, size, size, 2), X)
+    assert missed(w, bench) == []
+    (found,) = missed(joined(w, "0", "2"), bench)
+    assert {(m.tensor, m.axis) for m in found.group.members} in [
+        {(m.tensor, m.axis) for m in g.members} for g in w.groups
+    ]
+    assert found.reason == "0"
+    assert found.text.startswith("0: its units in ")
+    assert found.group.size == size
+    assert len(found.rest) == 3
+
+
+@pytest.mark.parametrize("size", [2, 4])
+def test_an_axis_fixed_without_need_is_found(size: int) -> None:
+    w, bench = bench_of(mlp(3, size, 5, 2), X)
+    (found,) = missed(without(w, "0"), bench)
+    assert {(m.tensor, m.axis) for m in found.group.members} == {(m.tensor, m.axis) for m in w.group("0").members}
+    assert found.reason == "a rule gave up"
+    assert f"but its {size} positions may be exchanged" in found.text
+    for reason in ("input", "output of it", "input; vocabulary"):
+        assert missed(without(w, "0", reason), bench) == []
+    assert len(missed(without(w, "0", "input; a rule gave up"), bench)) == 1
+    unseen = replace(without(w, "0"), unseen=("0.weight",))
+    assert all("0.weight" not in {m.tensor for m in f.group.members} for f in missed(unseen, bench))
+
+
+class Flat(nn.Module):
+    """Channels laid out in a row before a linear layer: all places of one after the other, or all channels of one place."""
+
+    def __init__(self, last: bool) -> None:
+        super().__init__()
+        self.a, self.b, self.last = nn.Conv1d(2, 3, 2), nn.Linear(6, 2), last
+
+    def forward(self, x: Tensor) -> Tensor:
+        h = torch.tanh(self.a(x))
+        return self.b((h.transpose(1, 2) if self.last else h).flatten(1))
+
+
+@pytest.mark.parametrize(("last", "index"), [(False, [[0, 1], [2, 3], [4, 5]]), (True, [[0, 3], [1, 4], [2, 5]])])
+def test_units_of_several_positions_are_found(last: bool, index: list[list[int]]) -> None:
+    torch.manual_seed(0)
+    w, bench = bench_of(Flat(last).eval(), rand(2, 2, 3))
+    assert w.group("a").members[-1].index.tolist() == index
+    (found,) = missed(without(w, "a"), bench)
+    at = {(m.tensor, m.axis): m.index.tolist() for m in found.group.members}
+    assert at == {("b.weight", 1): index, ("a.weight", 0): [[0], [1], [2]], ("a.bias", 0): [[0], [1], [2]]}
+
+
+def test_gates_in_one_matrix_are_found() -> None:
+    model, x, _ = NETWORKS["gates"]
+    w, bench = bench_of(model.eval(), tuple(x))
+    (found,) = missed(without(w, "a"), bench)
+    assert {(m.tensor, m.index.shape[1]) for m in found.group.members} == {
+        ("a.weight", 3),
+        ("a.bias", 3),
+        ("b.weight", 1),
+    }
+
+
+@pytest.mark.parametrize(
+    "f",
+    [lambda h: h.cumsum(-1), lambda h: h * torch.arange(1.0, 5, dtype=h.dtype), lambda h: h.sort(0).values.cumsum(1)],
+)
+def test_what_depends_on_the_order_is_not_freed(f: Callable[[Tensor], Tensor]) -> None:
+    w, bench = bench_of(Net(lambda n, x: n.b(f(n.a(x))), a=nn.Linear(3, 4), b=nn.Linear(4, 2)).eval(), X)
+    assert w.groups == ()
+    assert missed(w, bench) == []
+
+
+def test_places_of_a_member() -> None:
+    w = Wiring((), shapes={"t": (3, 4, 2), "s": (6,)})
+    assert [(p.index.tolist(), p.where) for p in _parts(Member("s", 0, blocks(3, 2), "out"), w)] == [
+        ([[0], [2], [4]], None),
+        ([[1], [3], [5]], None),
+    ]
+    stack = _parts(Member("t", 1, blocks(4), "in"), w)
+    assert [(p.where[0], p.where[1].tolist()) for p in stack if p.where] == [(0, [0]), (0, [1]), (0, [2])]
+    assert [p.where for p in _parts(Member("t", 0, blocks(3), "in"), w)] == [None]
+    assert len(_parts(Member("s", 0, blocks(1, 9), "out"), Wiring((), shapes={"s": (9,)}))) == 1
+    assert len(_parts(Member("s", 0, blocks(1, 8), "out"), Wiring((), shapes={"s": (8,)}))) == 8
+    slab = Member("t", 1, blocks(4), "in", (0, np.array([1])))
+    assert [p.where for p in _parts(slab, w)] == [slab.where]
+    assert len(_parts(Member("t", 1, blocks(4), "in"), Wiring((), shapes={"t": (9, 4, 2)}))) == 1
+    assert len(_parts(Member("t", 1, blocks(4), "in"), Wiring((), shapes={"t": (8, 4, 2)}))) == 8
+
+
+def test_layouts_of_positions() -> None:
+    def index(count: int, size: int, rounds: bool) -> Any:
+        return [m.index.tolist() for m in _laid_out("t", 0, np.arange(count), size, rounds)]
+
+    assert index(6, 6, False) == index(6, 6, True) == [[[i] for i in range(6)]]
+    assert index(6, 3, False) == [[[0, 1], [2, 3], [4, 5]]]
+    assert index(6, 3, True) == [[[0, 3], [1, 4], [2, 5]]]
+    assert index(6, 4, False) == index(6, 4, True) == []
+    assert index(18, 2, True) == []
+    assert np.shape(index(16, 2, False)) == (1, 2, 8)
+
+
+# ---- experts
+
+
+class Experts(nn.Module):
+    """Each row is given to the two of three experts that a router ranks first."""
+
+    def __init__(self, numbered: bool = False, sparse: bool = True) -> None:
+        super().__init__()
+        torch.manual_seed(1)
+        self.inp, self.router, self.out = nn.Linear(3, 6), nn.Linear(6, 3), nn.Linear(6, 2)
+        self.up, self.down = nn.Parameter(torch.randn(3, 6, 4)), nn.Parameter(torch.randn(3, 4, 6))
+        self.numbered = numbered
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = torch.tanh(self.inp(x))
+        weight, chosen = self.router(x).softmax(-1).topk(2, -1)
+        h = torch.relu(torch.einsum("bc,bkch->bkh", x, self.up[chosen]))
+        h = h * (1 + chosen[..., None]) if self.numbered else h
+        return self.out(x + torch.einsum("bkh,bkhc,bk->bc", h, self.down[chosen], weight))
+
+
+def test_experts_that_may_change_places() -> None:
+    model = Experts().eval()
+    w, bench = bench_of(model, rand(9, 3))
+    (guess,) = guesses(w)
+    assert (guess.name, guess.size) == ("router.experts" if w.find("router") else "router", 3)
+    assert {(m.tensor, m.axis, m.role) for m in guess.members} == {
+        ("router.weight", 0, "out"), ("router.bias", 0, "add"), ("up", 0, "in"), ("down", 0, "in"),
+    }  # fmt: skip
+    found = with_experts(w, bench)
+    assert [g.parent for g in found.groups if g.parent is not None] == [(guess.name, e) for e in range(3)]
+    at = [g.name for g in found.groups].index(guess.name)
+    assert all(i > at for i, g in enumerate(found.groups) if g.parent is not None)
+    assert not {(m.tensor, m.axis) for m in guess.members} & set(found.fixed)
+    assert verified(found, bench) is found
+    for i in range(len(guess.members)):
+        fewer = guess.members[:i] + guess.members[i + 1 :]
+        assert (
+            works(bench, w, replace(guess, members=fewer, exponents=(0,) * 3), np.random.default_rng(1))
+            > bench.tolerance
+        )
+
+
+def test_experts_whose_number_counts_stay_in_their_places() -> None:
+    w, bench = bench_of(Experts(numbered=True).eval(), rand(9, 3))
+    assert guesses(w)
+    assert with_experts(w, bench).groups == w.groups
+
+
+def test_experts_without_influence_prove_nothing() -> None:
+    w, bench = bench_of(Experts().eval(), rand(9, 3))
+    with torch.no_grad():
+        bench.model.up.data.zero_()
+        bench.model.down.data.zero_()
+    bench.base = [bench.run(c) for c in bench.calls]
+    assert with_experts(w, bench).groups == w.groups
+
+
+# ---- routes: what is done to the units that rows meet with an expert
+
+ROUTED: dict[str, tuple[Callable[[Tensor], Tensor], bool]] = {
+    "relu": (lambda h: h.relu(), True),
+    "softmax": (lambda h: h.softmax(-1), True),
+    "shape": (lambda h: h.view(6, 2, 1, 4).transpose(1, 2).squeeze(1), True),
+    "gain of rows": (lambda h: h * h.mean(-1, keepdim=True), True),
+    "sum of the chosen": (lambda h: h.sum(1, keepdim=True).expand(6, 2, 4), False),
+    "mean of rows": (lambda h: h + h.mean(0, keepdim=True), False),
+    "another row": (lambda h: h.roll(1, 0), False),
+    "turned round": (lambda h: h.flip(0), False),
+    "sorted": (lambda h: h.sort(0).values, False),
+    "every row's product": (
+        lambda h: (h.reshape(12, 4) @ h.reshape(12, 4).T).softmax(-1).reshape(12, 12) @ h.reshape(12, 4),
+        False,
+    ),
+}
+
+
+@pytest.mark.parametrize("name", ROUTED)
+def test_units_of_experts_are_apart_while_rows_stay_by_themselves(name: str) -> None:
+    f, apart = ROUTED[name]
+
+    def run(n: Net, x: Tensor, i: Tensor) -> Tensor:
+        h = f(torch.einsum("bc,bkch->bkh", x, n.up[i])).reshape(6, 2, 4)
+        return torch.einsum("bkh,bkhc->bc", h, n.down[i])
+
+    model = Net(run, up=rand(3, 3, 4), down=rand(3, 4, 2)).eval()
+    x = (X, torch.tensor([[0, 1], [2, 0], [1, 2], [0, 2], [1, 0], [2, 1]]))
+    w, bench = bench_of(model, x)
+    assert [g.size for g in w.groups] == ([4, 4, 4] if apart else [4])
+    assert verified(w, bench) is w
+
+
+# ---- bases
+
+
+def linear_in_a_row() -> tuple[Wiring, Bench]:
+    torch.manual_seed(0)
+    return bench_of(nn.Sequential(nn.Linear(3, 4), nn.Linear(4, 5), nn.Tanh(), nn.Linear(5, 2)).eval(), X)
+
+
+def basis(kind: str, w: Wiring, name: str = "0", pairs: tuple[tuple[int, ...], ...] = ()) -> Basis:
+    g = w.group(name)
+    return Basis(name, g.size, kind, g.members, tuple(-1 if m.role == "in" else 1 for m in g.members), pairs)
+
+
+@pytest.mark.parametrize(
+    ("name", "kind", "pairs", "holds"),
+    [
+        ("0", "invertible", (), True), ("0", "orthogonal", (), True), ("0", "scales", ((0,), (1,)), True), ("0", "rotary", ((0, 1),), True),
+        ("1", "invertible", (), False), ("1", "orthogonal", (), False), ("1", "scales", ((0,), (1,)), False), ("1", "signs", ((0,), (1,)), True),
+        ("1", "signs", ((0, 1, 2, 3, 4),), True), ("1", "rotary", ((0, 1),), False),
+    ],
+)  # fmt: skip
+def test_guesses_of_bases_are_tried(name: str, kind: str, pairs: tuple[tuple[int, ...], ...], holds: bool) -> None:
+    w, bench = linear_in_a_row()
+    trial = Trial(w, bench)
+    before = {n: t.clone() for n, t in bench.state.items()}
+    b = basis(kind, w, name, pairs)
+    assert trial.holds([b]) is holds
+    assert trial.holds([b], alone=True) is holds
+    for n, t in bench.state.items():
+        torch.testing.assert_close(t, before[n], rtol=1e-9, atol=1e-12)
+    fewer = replace(b, members=b.members[1:], exponents=b.exponents[1:])
+    assert not trial.holds([fewer])
+
+
+def test_nothing_is_proved_by_what_has_no_influence() -> None:
+    w, bench = linear_in_a_row()
+    b = basis("invertible", w)
+    with torch.no_grad():
+        for t in bench.state.values():
+            if t.shape == (5, 4):
+                t.zero_()
+    trial = Trial(w, bench)
+    assert trial.holds([b])
+    assert not trial.holds([b], alone=True)
+    assert trial.holds([])
+
+
+def test_of_alternatives_the_first_that_holds_is_taken() -> None:
+    w, bench = linear_in_a_row()
+    trial = Trial(w, bench)
+    free, turns = basis("invertible", w), basis("orthogonal", w)
+    wrong = replace(free, exponents=(1, 1, 1))
+    assert trial.sifted([[free, turns]]) == [free]
+    assert trial.sifted([[wrong, turns, free]]) == [turns]
+    assert trial.sifted([[wrong]]) == []
+    assert trial.sifted([]) == []
+    assert trial.sifted([[]]) == []
+    other = [basis("invertible", w, "1"), basis("signs", w, "1", tuple((i,) for i in range(5)))]
+    assert trial.sifted([[free], other]) == [free, other[1]]
+
+
+def test_the_rest_of_the_wiring_is_that_of_the_network() -> None:
+    torch.manual_seed(0)
+    w = wl.trace(nn.Sequential(nn.Linear(3, 4), nn.Linear(4, 5), nn.Tanh(), nn.Linear(5, 2)), X, verify="complete")
+    assert w.report["complete"]
+    assert [(b.kind, b.size) for b in w.bases] == [("invertible", 4)]
