@@ -245,6 +245,24 @@ params = partial(function, copy.copy(PARAMS))
 grown = wl.widen(params, {"in": 8}, x, optimizer=optax.sgd(0.1, momentum=0.9).init(PARAMS))
 assert grown.optimizer[0].trace["in"].shape == (4, 8)
 
+# ---- in 16 bits ----------------------------------------------------------------------------------------------------------------
+for half in (jnp.bfloat16, jnp.float16):
+    a, b = (
+        jax.tree.map(lambda v, half=half: v.astype(half) if eqx.is_array(v) else v, eqx.nn.MLP(4, 3, 8, 1, key=key))
+        for key in (k[0], k[1])
+    )
+    xs = jnp.asarray(rows(4), half)
+    assert [g.size for g in wl.trace(a, xs).groups] == [8], half
+    grown = wl.widen(a, {"layers.0": 12}, xs, seed=0)
+    assert grown.model.layers[0].weight.dtype == half
+    assert grown.error < 1e-12
+    assert np.array_equal(np.asarray(jax.vmap(a)(xs), np.float32), np.asarray(jax.vmap(grown.model)(xs), np.float32)), (
+        "weights were divided in parts that 16 bits hold"
+    )
+    assert wl.compare(a, a, data=xs).verdict == "identical"
+    assert wl.compare(a, b, data=xs).verdict == "different"
+    assert wl.align(a, b, data=xs).distance_after < 1.3
+
 # ---- refused by name -----------------------------------------------------------------------------------------------------------
 for call, kind, words in (
     (lambda: wl.widen(net, {"layers.1": 5}, x), wl.InvalidArgument, "no group and no layer 'layers.1'"),

@@ -232,6 +232,23 @@ for call, words in (
         call()
     assert words in str(refused.value), refused.value
 
+# ---- in 16 bits -----------------------------------------------------------------------------------------------------------------------
+for half in ("bfloat16", "float16"):
+    a, b = (
+        keras.Sequential(
+            [
+                keras.Input((3,)),
+                L.Dense(8, activation="tanh", dtype=half),
+                L.Dense(3, dtype=half),
+            ]
+        )
+        for _ in range(2)
+    )
+    assert [g.size for g in wl.trace(a, x).groups] == [8], half
+    assert wl.compare(a, b, data=x).verdict == "different"
+    with pytest.raises(wl.CannotGrow, match="16 bits"):
+        wl.widen(a, {wl.trace(a, x).groups[0].name: 12}, x)
+
 # ---- a Lift that writes the weights of a Keras model ---------------------------------------------------------------------------------
 torch.manual_seed(0)
 lift = wl.Lift(first, (16,))

@@ -199,6 +199,11 @@ def _prepared(
     home: Home, model: Any, examples: Sequence[Any], wiring: Wiring | None
 ) -> tuple[Program, Wiring, list[Any]]:
     program = home.program(model)
+    if program.graph.low and not any(t.dtype.itemsize == 2 for t in program.named().values()):
+        raise CannotGrow(
+            f"{home.name(model)} holds its weights in 16 bits, in which a divided weight would be rounded and the function with it; build it with weights of "
+            "32 bits (Keras: dtype policy 'float32' or 'mixed_bfloat16')"
+        )
     check_finite(program)
     given = [program.example(e) for e in examples]
     if wiring is None:

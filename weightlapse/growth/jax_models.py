@@ -23,7 +23,7 @@ from weightlapse.growth.module import tensors_of
 from weightlapse.growth.tensors import grown_shape, lengths_below
 from weightlapse.wiring.data import Wiring
 from weightlapse.wiring.programs.jax_models import dotted, is_float, jax_program
-from weightlapse.wiring.programs.program import Program
+from weightlapse.wiring.programs.program import Program, array_of
 
 _READS = re.compile(
     r"^(in_|in\d?_|input)|^(query|key|value)_size$"
@@ -63,7 +63,7 @@ class JaxHome:
     ) -> Iterator[tuple[Any, list[Setting]]]:
         held = program.named()
         blank: dict[str, Array] = {
-            n: np.zeros(grown_shape(tuple(held[n].shape), cells, n), held[n].detach().numpy().dtype) for n in held
+            n: np.zeros(grown_shape(tuple(held[n].shape), cells, n), array_of(held[n]).dtype) for n in held
         }
         tried = []
         for choose in _readings(wiring, cells):
@@ -75,7 +75,7 @@ class JaxHome:
             yield new, said
 
     def put(self, program: nn.Module, new: Any, model: Any) -> Any:
-        values = {n: np.array(t.detach().numpy()) for n, (t, _) in tensors_of(program).items()}
+        values = {n: np.array(array_of(t)) for n, (t, _) in tensors_of(program).items()}
         return _with_arrays(new, values)
 
     def finished(self, model: Any, new: Any, optimizer: Any, moment: Moment, origin: dict[str, str | None]) -> Any:

@@ -16,7 +16,7 @@ from weightlapse.symmetry.elements import Elements
 from weightlapse.symmetry.judge import Judged
 from weightlapse.symmetry.nets import Nets
 from weightlapse.symmetry.problem import Problem
-from weightlapse.symmetry.states import distance, float_arrays, parameter_names
+from weightlapse.symmetry.states import as_array, distance, float_arrays, parameter_names
 from weightlapse.symmetry.widths import Correspondence
 from weightlapse.symmetry.with_bases import WithBases
 from weightlapse.wiring.data import Wiring
@@ -144,4 +144,4 @@ def given_back(found: Alignment, nets: Nets) -> Alignment:
 
 
 def _array(value: Any) -> Any:
-    return np.array(value.detach().cpu().numpy()) if hasattr(value, "detach") else value
+    return np.array(as_array(value)) if hasattr(value, "detach") else value

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from weightlapse.errors import CannotTrace, InvalidArgument, missing_extra
-from weightlapse.symmetry.states import bare
+from weightlapse.symmetry.states import as_array, bare
 from weightlapse.wiring.data import Wiring
 from weightlapse.wiring.members import Group
 
@@ -86,7 +86,9 @@ def data_of(data: Any, *modules: Any) -> Data:
         )
     names = tuple(data) if isinstance(data, Mapping) else ()
     parts = tuple(data.values()) if isinstance(data, Mapping) else data if isinstance(data, tuple) else (data,)
-    inputs = tuple(x.detach().cpu() if hasattr(x, "detach") else torch.as_tensor(np.asarray(x)) for x in parts)
+    from weightlapse.wiring.programs.program import tensor_of
+
+    inputs = tuple(x.detach().cpu() if hasattr(x, "detach") else tensor_of(np.asarray(x)) for x in parts)
     if not inputs or not inputs[0].ndim or inputs[0].shape[0] == 0:
         raise InvalidArgument(
             "data holds no samples: pass an array of inputs with at least one row, or (inputs, labels)"
@@ -254,7 +256,7 @@ class Runner:
 
     def outputs(self, state: Mapping[str, Any] | None = None, data: Data | None = None) -> NDArray[Any]:
         """The same as an array."""
-        return np.asarray(self.call(None if state is None else self.weights(state), data).numpy())
+        return as_array(self.call(None if state is None else self.weights(state), data))
 
     def outputs_of_new(self, state: Mapping[str, Any]) -> NDArray[Any]:
         """The same of a module that has never been run: whatever earlier passes have left in it plays no part."""
@@ -313,7 +315,7 @@ class Runner:
             samples = picked.shape[1] if picked.ndim > 1 else 1
             rest = picked.shape[2:].numel() if picked.ndim > 2 else 1
             picked = picked.reshape(n, k, samples, rest)
-            kept.append(picked.movedim(1, 2).reshape(n, samples, k * rest).numpy().copy())
+            kept.append(as_array(picked.movedim(1, 2).reshape(n, samples, k * rest)).copy())
 
         return keep
 

@@ -14,7 +14,7 @@ from torch import Tensor
 from weightlapse.errors import CannotTrace
 from weightlapse.wiring.programs import lax_pointwise, lax_shapes, lax_sums  # noqa: F401  (fill the table of primitives)
 from weightlapse.wiring.programs.jaxpr import Interpreter
-from weightlapse.wiring.programs.program import Arrays, Graph
+from weightlapse.wiring.programs.program import Arrays, Graph, array_of
 
 _NARROW = {"float64": "float32", "int64": "int32", "uint64": "uint32", "complex128": "complex64"}
 
@@ -25,7 +25,7 @@ class JaxGraph(Graph):
     ``prepare`` brings an example into the form of the call.
     """
 
-    __slots__ = ("_known", "dtypes", "function", "prepare")
+    __slots__ = ("_known", "function", "prepare")
 
     def __init__(
         self,
@@ -35,8 +35,8 @@ class JaxGraph(Graph):
         dtypes: Sequence[Any],
         prepare: Callable[[Any], tuple[tuple[Any, ...], dict[str, Any]]] | None = None,
     ) -> None:
-        super().__init__(name, names)
-        self.function, self.dtypes, self.prepare = function, list(dtypes), prepare
+        super().__init__(name, names, dtypes)
+        self.function, self.prepare = function, prepare
         self._known: dict[Any, tuple[Any, Any]] = {}
 
     def arguments(self, example: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
@@ -90,7 +90,7 @@ class JaxGraph(Graph):
 
 def _as_jax(value: Any) -> Any:
     if isinstance(value, Tensor):
-        value = value.numpy()
+        return _as_jax(array_of(value)).astype(str(value.dtype)[6:]) if value.ndim else value.item()
     return jax.numpy.asarray(np.asarray(value)) if hasattr(value, "__array__") and np.ndim(value) > 0 else value
 
 

@@ -81,7 +81,7 @@ def _graph(model: Any, names: list[str], variables: list[Any]) -> Graph:
 
         return TensorFlowGraph(model.name, function, names, dtypes, function.arguments)
     if backend == "torch":
-        return TorchGraph(model.name, function, names)
+        return TorchGraph(model.name, function, names, dtypes)
     raise CannotTrace(f"Keras on the backend {backend!r} cannot be traced: use tensorflow, jax or torch")
 
 
@@ -136,8 +136,8 @@ class TorchGraph(Graph):
 
     __slots__ = ("function",)
 
-    def __init__(self, name: str, function: Stateless, names: list[str]) -> None:
-        super().__init__(name, names)
+    def __init__(self, name: str, function: Stateless, names: list[str], dtypes: list[str]) -> None:
+        super().__init__(name, names, dtypes)
         self.function = function
 
     def arguments(self, example: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:

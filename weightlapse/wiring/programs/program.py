@@ -31,20 +31,26 @@ class Weight:
     """One array of the network: its name, its value, and whether training changes it by a gradient (else it is a statistic)."""
 
     name: str
-    value: NDArray[Any]
+    value: NDArray[Any] | Tensor
     trained: bool = True
 
 
 class Graph:
     """What a network computes, in the framework it was written in; shared by all copies of a program.
 
-    ``name`` is that of the network, ``names`` are those of its weights. :meth:`run` computes it with torch, :meth:`reference` in its own framework.
+    ``name`` is that of the network, ``names`` are those of its weights, ``dtypes`` (where they are known) those that they have at home. :meth:`run`
+    computes it with torch, :meth:`reference` in its own framework.
     """
 
-    __slots__ = ("name", "names")
+    __slots__ = ("dtypes", "name", "names")
 
-    def __init__(self, name: str, names: Sequence[str]) -> None:
-        self.name, self.names = name, list(names)
+    def __init__(self, name: str, names: Sequence[str], dtypes: Sequence[Any] = ()) -> None:
+        self.name, self.names, self.dtypes = name, list(names), list(dtypes)
+
+    @property
+    def low(self) -> bool:
+        """Whether a weight is a float of 16 bits at home, so that what the network computes there is rounded to that."""
+        return any(str(d) in _LOW for d in self.dtypes)
 
     def __deepcopy__(self, memo: Any) -> Graph:
         return self
@@ -78,7 +84,7 @@ class Program(nn.Module):
         self.statistics = frozenset(w.name for w in weights if not w.trained)
         for weight in weights:
             home, leaf = self._home(weight.name)
-            value = torch.from_numpy(np.array(weight.value))
+            value = tensor_of(weight.value)
             if weight.trained:
                 home.register_parameter(leaf, nn.Parameter(value, requires_grad=value.is_floating_point()))
             else:
@@ -98,9 +104,7 @@ class Program(nn.Module):
         """The same network with its weights under other names; names that ``names`` lacks stay."""
         graph = copy.copy(self.graph)
         graph.names = [names.get(n, n) for n in graph.names]
-        weights = [
-            Weight(names.get(n, n), t.detach().numpy(), n not in self.statistics) for n, t in self.named().items()
-        ]
+        weights = [Weight(names.get(n, n), t.detach(), n not in self.statistics) for n, t in self.named().items()]
         return Program(graph, weights, self.input_width)
 
     def named(self) -> dict[str, Tensor]:
@@ -130,12 +134,13 @@ class Program(nn.Module):
         """
         args, kwargs = self.graph.arguments(example)
         rng = np.random.default_rng(seed)
-        drawn = {name: drawn_like(name, t.detach().numpy(), rng) for name, t in self.named().items()}
-        expected = self.graph.reference(drawn, args, kwargs)
+        own = self.named()
+        drawn = {name: torch.from_numpy(drawn_like(name, array_of(t), rng)).to(t.dtype) for name, t in own.items()}
+        expected = self.graph.reference({name: array_of(t) for name, t in drawn.items()}, args, kwargs)
         given = self.example(example)
         args, kwargs = ((), given) if kwargs else (given, {})
         with torch.no_grad():
-            result = self.graph.run({n: torch.from_numpy(np.asarray(v)) for n, v in drawn.items()}, args, kwargs)
+            result = self.graph.run(drawn, args, kwargs)
         found = list(flat_tensors(result))
         if len(found) != len(expected) or any(tuple(t.shape) != x.shape for t, x in zip(found, expected)):
             raise CannotTrace(
@@ -158,7 +163,7 @@ class Program(nn.Module):
             raise CannotTrace(
                 f"{self.graph.name} puts out no finite number with random weights, so nothing can be proved"
             )
-        if worst > _tolerance(drawn, self.named()):
+        if worst > (5e-2 if self.graph.low or any(str(t.dtype)[6:] in _LOW for t in own.values()) else _PROVED):
             raise CannotTrace(
                 f"{self.graph.name}: its trace, run operator by operator, computes something else than the network (by {worst:.1e} of the "
                 f"largest output); {_REPORT}"
@@ -167,11 +172,6 @@ class Program(nn.Module):
 
 
 _REPORT = "one of its operators is translated wrongly. Write its wiring as a spec (Wiring.from_spec), and please report the network"
-
-
-def _tolerance(drawn: Arrays, own: Mapping[str, Tensor]) -> float:
-    low = any(t.dtype in (torch.float16, torch.bfloat16) for t in own.values())
-    return 5e-2 if low else _PROVED
 
 
 def drawn_like(name: str, value: NDArray[Any], rng: np.random.Generator) -> NDArray[Any]:
@@ -190,6 +190,21 @@ def is_variance(name: str) -> bool:
     """Whether a name is that of a variance, which is never negative: torch's, Keras', Flax' and Equinox' names."""
     leaf = name.replace("/", ".").rpartition(".")[2]
     return "running_var" in name or leaf.endswith("_var") or "variance" in leaf or leaf == "var"
+
+
+def tensor_of(value: NDArray[Any] | Tensor) -> Tensor:
+    """A weight as a tensor of its own, in its dtype, bfloat16 (which NumPy has from ml_dtypes) among them."""
+    if isinstance(value, Tensor):
+        return value.detach().clone()
+    if str(value.dtype) == "bfloat16":
+        return torch.from_numpy(np.array(value, order="C").view(np.int16)).view(torch.bfloat16)
+    return torch.from_numpy(np.array(value))
+
+
+def array_of(value: Tensor) -> NDArray[Any]:
+    """A weight as an array; bfloat16 as float32, which holds it exactly."""
+    value = value.detach()
+    return (value.float() if value.dtype == torch.bfloat16 else value).numpy()
 
 
 def as_tensor(value: Any) -> Any:

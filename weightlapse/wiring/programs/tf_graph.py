@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from weightlapse.errors import CannotTrace
-from weightlapse.wiring.programs.program import Arrays, Graph
+from weightlapse.wiring.programs.program import Arrays, Graph, tensor_of
 
 Value = Any  # a tensor, or a list of tensors (a TensorList)
 Operator = Callable[["GraphRunner", Any, list[Value]], Any]
@@ -31,11 +31,11 @@ def operator(*names: str) -> Callable[[Operator], Operator]:
 class TensorFlowGraph(Graph):
     """``function(values, args, kwargs, training)`` with the values in the order of ``names``; ``dtypes`` are those at home."""
 
-    __slots__ = ("_known", "dtypes", "function", "prepare")
+    __slots__ = ("_known", "function", "prepare")
 
     def __init__(self, name: str, function: Any, names: Sequence[str], dtypes: Sequence[str], prepare: Any) -> None:
-        super().__init__(name, names)
-        self.function, self.dtypes, self.prepare = function, list(dtypes), prepare
+        super().__init__(name, names, dtypes)
+        self.function, self.prepare = function, prepare
         self._known: dict[Any, Any] = {}
 
     def arguments(self, example: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
@@ -116,7 +116,7 @@ class GraphRunner:
             raise CannotTrace("the graph computes with texts, which its trace cannot follow")
         if array.dtype.kind in "ui":
             array = array.astype(np.int64)
-        value = torch.from_numpy(np.array(array.astype(np.float32) if str(array.dtype) == "bfloat16" else array))
+        value = tensor_of(array)
         return value.double() if self.wide and value.is_floating_point() else value
 
     def captured(self, value: Any) -> Any:
@@ -126,12 +126,10 @@ class GraphRunner:
         return self.constant(value.numpy())
 
     def fitted(self, value: Tensor, dtype: Any) -> Tensor:
+        """An input of a graph in the kind of number that it takes; floats stay as wide as they are, unless it computes in 16 bits."""
         wanted = self.dtype(dtype)
-        return (
-            value
-            if value.dtype == wanted or (value.is_floating_point() and wanted.is_floating_point)
-            else value.to(wanted)
-        )
+        both = value.is_floating_point() and wanted.is_floating_point and wanted.itemsize > 2
+        return value if both or value.dtype == wanted else value.to(wanted)
 
     def run(self, graph: Any, args: Sequence[Value]) -> list[Value]:
         """The results of a function's graph."""
