@@ -10,6 +10,7 @@ import pytest
 import torch
 from torch import Tensor
 
+import weightlapse as wl
 from weightlapse.wiring.members import Member
 from weightlapse.wiring.products import conv_iteration, matrix_iteration
 from weightlapse.wiring.query_forms import query_forms
@@ -119,3 +120,27 @@ def test_an_empty_weight_of_two_names_is_one() -> None:
     named, aliases = state_tensors(model)
     assert list(named) == ["first", "other"]
     assert aliases == {"first": ["second"]}
+
+
+class Inner(torch.nn.Module):
+    """A product over last axes that is recorded as it stands: nothing takes it apart where no gradients are kept."""
+
+    def __init__(self, *shape: int, weight_first: bool = False) -> None:
+        super().__init__()
+        self.fc = torch.nn.Linear(5, 4)
+        self.w = torch.nn.Parameter(torch.rand(shape))
+        self.weight_first = weight_first
+
+    @torch.inference_mode()
+    def forward(self, x: Tensor) -> Tensor:
+        h = torch.relu(self.fc(x))
+        return torch.inner(self.w, h) if self.weight_first else torch.inner(h, self.w)
+
+
+@pytest.mark.parametrize("weight_first", [False, True])
+@pytest.mark.parametrize("shape", [(4, 4), (3, 4), (4,), (2, 3, 4)])
+def test_inner_products_read_last_axes(shape: tuple[int, ...], weight_first: bool) -> None:
+    groups = wl.trace(Inner(*shape, weight_first=weight_first), torch.rand(6, 5)).groups
+    members = {(m.tensor, m.axis) for m in groups[0].members}
+    assert len(groups) == 1
+    assert members == {("fc.weight", 0), ("fc.bias", 0), ("w", len(shape) - 1)}
