@@ -49,6 +49,21 @@ def test_not_paired(a: list[str], b: list[str]) -> None:
     assert paired_names(shapes(*a), shapes(*b)) is None
 
 
+@pytest.mark.parametrize(
+    ("a", "b"),
+    [
+        # another leaf at one place, the same numbers of axes
+        ({"in/kernel": (3, 8), "out/kernel": (8, 2)}, {"first/kernel": (3, 8), "last/depthwise": (8, 2)}),
+        ({"in/gamma": (8,), "in/beta": (8,)}, {"first/beta": (8,), "first/gamma": (8,)}),
+        # another number of axes at one place, the same leaves
+        ({"in/kernel": (3, 8), "out/kernel": (8, 2)}, {"first/kernel": (3, 8), "last/kernel": (3, 8, 2)}),
+        ({"dense/kernel": (3, 8), "dense_1/kernel": (8, 2)}, {"dense_2/kernel": (3, 8), "dense_3/kernel": (3, 8, 2)}),
+    ],
+)
+def test_one_place_that_differs_is_enough(a: dict[str, tuple[int, ...]], b: dict[str, tuple[int, ...]]) -> None:
+    assert paired_names(a, b) is None
+
+
 def test_same_names_stay() -> None:
     names = ["dense/kernel", "dense_1/kernel"]
     assert paired_names(shapes(*names), shapes(*reversed(names))) == {n: n for n in names}

@@ -19,9 +19,12 @@ def matrix_iteration(call: Call) -> Iteration | None:
         return None
     first = 1 if call.name in BIASED else 0
     a, b = call.inputs[first], call.inputs[first + 1]
-    if call.name == "linear":
+    if call.name in ("linear", "inner"):  # both sum over their last axes; the second may be a vector
+        if not a.ndim or not b.ndim:
+            return None
         rows: Iteration = [({0: d}, d) for d in range(a.ndim - 1)]
-        return [*rows, ({0: a.ndim - 1, 1: b.ndim - 1}, None), ({1: 0}, a.ndim - 1)]
+        columns: Iteration = [({1: d}, a.ndim - 1 + d) for d in range(b.ndim - 1)]
+        return [*rows, ({0: a.ndim - 1, 1: b.ndim - 1}, None), *columns]
     batch = 1 if call.name in ("bmm", "baddbmm") else 0
     axes: Iteration = [({first: d, first + 1: d}, d) for d in range(batch)]
     axes += [({first: d}, d) for d in range(batch, a.ndim - 1)]

@@ -54,7 +54,7 @@ def _matmul(inf: Inference, a: Tensor, b: Tensor, batch: int) -> list[int]:
     return [*x[: a.ndim - 1], *y[batch + 1 :]]
 
 
-@rule("mm", "mv", "dot", "vdot", "bmm", "inner", "_sparse_mm")
+@rule("mm", "mv", "dot", "vdot", "bmm", "_sparse_mm")
 def _mm(inf: Inference, call: Call) -> Axes:
     a, b = call.inputs[:2]
     return [_matmul(inf, a, b, 1 if call.name == "bmm" else 0)]
@@ -129,6 +129,21 @@ def add_bias(inf: Inference, bias: Tensor | None, out: list[int], call: Call) ->
             inf.dims.unify(out[-back], b[-back])
         if not all(inf.is_weight(t) for t in call.inputs):
             inf.role(bias, bias.ndim - back, "add")
+
+
+@rule("inner")
+def _inner(inf: Inference, call: Call) -> Axes:
+    """Sums over the last axes of both; a number times anything is opaque."""
+    a, b = call.inputs[:2]
+    if not a.ndim or not b.ndim:
+        from weightlapse.wiring.rules.opaque import probe
+
+        return probe(inf, call)
+    contract(inf, a, a.ndim - 1, b, b.ndim - 1)
+    for t in (a, b):
+        if inf.is_weight(t) and t.ndim > 1:
+            inf.role(t, t.ndim - 2, "out")
+    return [[*inf.axes(a)[:-1], *inf.axes(b)[:-1]]]
 
 
 @rule("linear", "matmul")
