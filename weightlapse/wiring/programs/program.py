@@ -135,7 +135,10 @@ class Program(nn.Module):
         args, kwargs = self.graph.arguments(example)
         rng = np.random.default_rng(seed)
         own = self.named()
-        drawn = {name: torch.from_numpy(drawn_like(name, array_of(t), rng)).to(t.dtype) for name, t in own.items()}
+        drawn = {
+            name: torch.from_numpy(np.asarray(drawn_like(name, array_of(t), rng))).to(t.dtype)
+            for name, t in own.items()
+        }
         expected = self.graph.reference({name: array_of(t) for name, t in drawn.items()}, args, kwargs)
         given = self.example(example)
         args, kwargs = ((), given) if kwargs else (given, {})
