@@ -268,9 +268,11 @@ BETWEEN: dict[str, tuple[Callable[..., Any], dict[str, Any]]] = {
 
 # Where less is claimed than is true. What an operator does to factors is found by trying it on plain vectors: without slopes for each unit, without conditions, and in
 # products and bags without the number of factors. Ones that something is written into stay ones, and statistics are those of one step.
+# A norm that meets units twice, or averages over others, is asked to leave them as they are.
 FEWER = {
     "prelu": "scale", "where_positive": "scale", "product_of_rows": "sign", "spread_of_rows": "scale sign", "standardised": "scale sign", "sorted_rows": "scale",
     "written_into": "scale sign", "bag_of_largest": "scale", "batch_norm_plain": "scale", "batch_norm_without_weights": "sign", "instance_norm": "sign", "padded_units_with_ones": "scale sign",
+    "means_that_a_plain_norm_gives": "sign", "means_of_rows_that_a_norm_gives": "sign", "means_of_two_that_a_norm_gives": "scale sign",
 }  # fmt: skip
 
 
@@ -292,6 +294,11 @@ S = rand(2, 3, 3)
 def heads(n: Net, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
     """(batch, heads, time, dims) each."""
     return n.o(((q @ k.mT).softmax(-1) @ v).transpose(1, 2).flatten(2))
+
+
+def heads_at_once(n: Net, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    """By an operator that gives the sums of the scores besides."""
+    return n.o(F.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2))
 
 
 def selected(n: Net, x: Tensor) -> Tensor:
@@ -367,6 +374,7 @@ NETWORKS: dict[str, tuple[Net, list[Tensor], dict[str, int]]] = {
     "bag_of_means": (Net(lambda n, i: n.b(F.embedding_bag(i, n.e)), e=rand(5, 4), b=nn.Linear(4, 2)), [torch.tensor([[0, 3], [1, 2]])], {"e": 4}),
     "bag_of_largest": (Net(lambda n, i: n.b(F.embedding_bag(i, n.e, mode="max")), e=rand(5, 4), b=nn.Linear(4, 2)), [torch.tensor([[0, 3], [1, 2]])], {"e": 4}),
     "attention_by_hand": (Net(mixed, **ATTENTION), [S], {"q": 4, "v": 4}),
+    "attention_in_heads": (Net(lambda n, x: heads_at_once(n, *(f(x).view(2, 3, 2, 2).transpose(1, 2) for f in (n.q, n.k, n.v))), **ATTENTION), [S], {"q": 2, "q[0]": 2, "q[1]": 2, "q[0].v": 2, "q[1].v": 2}),
     "attention": (Net(lambda n, x: n.o(F.scaled_dot_product_attention(n.q(x), n.k(x), n.v(x))), **ATTENTION), [S], {"q": 4, "v": 4}),
     "attention_with_gain": (Net(lambda n, x: mixed(Net(lambda m, y: None, q=lambda y: n.q(y) * n.s, k=n.k, v=n.v, o=n.o), x), s=rand(4), **ATTENTION), [S], {"q": 4, "v": 4}),
     "weight_norm": (Net(lambda n, x: n.b(n.a(x).relu()), a=nn.utils.parametrizations.weight_norm(nn.Linear(3, 4)), b=nn.Linear(4, 2)), [X], {"a.parametrizations.weight": 4}),
@@ -394,6 +402,14 @@ NETWORKS: dict[str, tuple[Net, list[Tensor], dict[str, int]]] = {
     "batch_norm_of_two": (Net(lambda n, x: n.c(n.n(torch.cat([n.a(x), n.b(x)], -1))), a=nn.Linear(3, 4), b=nn.Linear(3, 5), n=nn.BatchNorm1d(9), c=nn.Linear(9, 2)), [X], {"a": 4, "b": 5}),
     "each_unit_twice": (Net(lambda n, x: n.a(x).relu().repeat_interleave(2, -1) @ n.v, a=nn.Linear(3, 4), v=rand(8, 2)), [X], {"a": 4}),
     "all_units_twice": (Net(lambda n, x: n.a(x).relu().repeat(1, 2) @ n.v, a=nn.Linear(3, 4), v=rand(8, 2)), [X], {"a": 4}),
+    "all_units_twice_read_by_two": (Net(lambda n, x: F.linear(n.a(x).relu().repeat(1, 2), torch.cat([n.u, n.v], 1)), a=nn.Linear(3, 4), u=rand(2, 4), v=rand(2, 4)), [X], {"a": 4}),
+    "with_ones_added_to_another": (Net(lambda n, x: (torch.cat([n.a(x), torch.ones(5, 2, dtype=x.dtype)], -1) + n.b(x)) @ n.v, a=nn.Linear(3, 4), b=nn.Linear(3, 6), v=rand(6, 2)), [X], {"a": 4, "b": 2}),
+    "means_that_a_norm_gives": (Net(lambda n, x: (r := torch.native_batch_norm(n.a(x), n.g, None, None, None, True, 0.1, 1e-5))[0] @ n.v + r[1] @ n.w, a=nn.Linear(3, 4), g=rand(4), v=rand(4, 2), w=rand(4, 2)), [X], {"a": 4}),
+    "spreads_that_a_norm_gives": (Net(lambda n, x: (r := torch.native_batch_norm(n.a(x), n.g, None, None, None, True, 0.1, 1e-5))[0] @ n.v + r[2] @ n.w, a=nn.Linear(3, 4), g=rand(4), v=rand(4, 2), w=rand(4, 2)), [X], {"a": 4}),
+    "means_that_a_plain_norm_gives": (Net(lambda n, x: (r := torch.native_batch_norm(n.a(x), None, None, None, None, True, 0.1, 1e-5))[0].tanh() @ n.v + r[1] @ n.w, a=nn.Linear(3, 4), v=rand(4, 2), w=rand(4, 2)), [X], {"a": 4}),
+    "means_of_two_that_a_norm_gives": (Net(lambda n, x: (r := torch.native_batch_norm(torch.cat([(h := n.a(x)), h.tanh()], 1), n.g, None, None, None, True, 0.1, 1e-5))[0] @ n.v + r[1] @ n.w, a=nn.Linear(3, 3), g=rand(6), v=rand(6, 2), w=rand(6, 2)), [X], {"a": 3}),
+    "means_of_rows_that_a_norm_gives": (Net(lambda n, x: (r := torch.native_layer_norm(n.a(x).T, [5], None, None, 1e-5))[0].T @ n.v + r[1].T @ n.w, a=nn.Linear(3, 4), v=rand(4, 2), w=rand(4, 2)), [X], {"a": 4}),
+    "lengths_that_weight_norm_gives": (Net(lambda n, x: F.linear(x, (r := torch._weight_norm_interface(n.v, n.g, 0))[0]) @ n.u + r[1].T @ n.w, v=rand(4, 3), g=rand(4, 1), u=rand(4, 2), w=rand(4, 2)), [X], {"v": 4}),
     "with_zeros": (Net(lambda n, x: torch.cat([n.a(x), torch.zeros(5, 2, dtype=x.dtype)], -1) @ n.v, a=nn.Linear(3, 4), v=rand(6, 2)), [X], {"a": 4}),
     "with_ones": (Net(lambda n, x: torch.cat([n.a(x), torch.ones(5, 2, dtype=x.dtype)], -1) @ n.v, a=nn.Linear(3, 4), v=rand(6, 2)), [X], {"a": 4}),
     "padded_units": (Net(lambda n, x: F.pad(n.a(x), (1, 1)) @ n.v, a=nn.Linear(3, 4), v=rand(6, 2)), [X], {"a": 4}),
