@@ -17,6 +17,7 @@ from weightlapse.errors import CannotGrow, InvalidArgument, UnknownTensor, Vacuo
 from weightlapse.growth.certificate import Trial
 from weightlapse.growth.deepen import _renumbered
 from weightlapse.growth.families import all_families, chosen_families, consumers_of, families_named
+from weightlapse.growth.narrow import _families
 from weightlapse.growth.surplus import Surplus, _merged, cells_without, surplus_of
 from weightlapse.growth.tensors import grown_shape, lengths_below, rows_of
 from weightlapse.growth.widen import _guilty
@@ -397,6 +398,28 @@ def test_units_under_an_average_stay() -> None:
     assert narrowed(net).note == "narrowed 2 5 -> 4"
     with pytest.raises(CannotGrow, match="layer_norm averages over its units"):
         narrowed(net, groups=["0"])
+
+
+def test_units_that_are_averaged_or_tied_are_looked_at_by_name_only() -> None:
+    class Tied(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.a = nn.Linear(3, 4)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return nn.functional.linear(self.a(x).relu(), self.a.weight.T)
+
+    norm = nn.Sequential(nn.Linear(3, 4), nn.LayerNorm(4), nn.Linear(4, 2))
+    for net, free, named in ((Tied(), [], "a"), (norm, [], None), (mlp(), ["0", "2"], "2")):
+        w = wl.trace(net.double(), X, verify=False)
+        assert [f.name for f in _families(w, None)] == free
+        if named:
+            assert [f.name for f in _families(w, [named])] == [named]
+
+
+def test_what_is_left_may_differ_by_rounding() -> None:
+    assert narrowed(mlp()).certificate.tolerance < 1e-9
+    assert wl.narrow(mlp().float(), X.float()).certificate.tolerance == 1e-5
 
 
 def test_one_unit_is_left_of_a_group_without_influence() -> None:
