@@ -22,6 +22,7 @@ from torch import Tensor, nn
 import weightlapse as wl
 from weightlapse.wiring.apply import gathered, multiplied
 from weightlapse.wiring.data import Wiring
+from weightlapse.wiring.equations import Equations
 from weightlapse.wiring.members import Group
 from weightlapse.wiring.outputs import tensors_in
 
@@ -558,8 +559,6 @@ def test_why_axes_are_fixed(name: str) -> None:
 
 
 def test_the_check_finds_a_claim_too_many_and_one_too_few(monkeypatch: pytest.MonkeyPatch) -> None:
-    from weightlapse.wiring.equations import Equations
-
     act, parts = BETWEEN["gelu"]
     with monkeypatch.context() as m:
         m.setattr(Equations, "add", lambda self, terms: None)  # nothing is asked of the exponents
@@ -570,3 +569,13 @@ def test_the_check_finds_a_claim_too_many_and_one_too_few(monkeypatch: pytest.Mo
         m.setattr("weightlapse.wiring.gauges.is_pointwise", lambda call: False)  # nothing is known of activations
         with pytest.raises(AssertionError):
             check(between(act, **parts), [X], H)
+
+
+@pytest.mark.parametrize("factor", [1, -1, 2, -2, 3, -3])
+def test_an_equation_is_solved_for_any_factor(factor: int) -> None:
+    for others in ([("b", 3)], [("b", 3), ("c", 1)], [("b", -factor)]):
+        e = Equations(None)
+        e.add([("a", factor), *others])
+        assert e.expression([("a", 2 * factor), *((k, 2 * c) for k, c in others)]) == {}
+        assert e.expression([("a", factor)]) == {k: -c for k, c in others} or others == [("b", -factor)]
+        assert e.expression([("a", 2 * factor), *others]) != {}
