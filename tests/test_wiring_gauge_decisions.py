@@ -218,6 +218,13 @@ BETWEEN: dict[str, tuple[Callable[..., Any], dict[str, Any]]] = {
     "where_above_one": (lambda net, h, x: torch.where(h > 1, h, 0.1 * h), {}),
     "clamped": (lambda net, h, x: h.clamp(-1, 1), {}),
     "clamped_below": (lambda net, h, x: h.clamp(min=0), {}),
+    "clipped_at_20": (lambda net, h, x: F.hardtanh(15 * h, 0.0, 20.0), {}),
+    "clamped_at_100": (lambda net, h, x: (1e4 * h).clamp(max=100), {}),
+    "clamped_below_hundreds": (lambda net, h, x: (1e4 * h).clamp(min=-300), {}),
+    "zero_below_50": (lambda net, h, x: F.hardshrink(50 * h, 50.0), {}),
+    "shrunk_by_30": (lambda net, h, x: F.softshrink(200 * h, 30.0), {}),
+    "above_a_threshold": (lambda net, h, x: F.threshold(40 * h, 40.0, 0.0), {}),
+    "times_zero": (lambda net, h, x: h + 0 * h, {}),
     "masked_with_zeros": (lambda net, h, x: h.masked_fill(x[:, :1] > 0, 0.0), {}),
     "masked_with_ones": (lambda net, h, x: h.masked_fill(x[:, :1] > 0, 1.0), {}),
     "softmax": (lambda net, h, x: h.softmax(-1), {}),
@@ -579,3 +586,17 @@ def test_an_equation_is_solved_for_any_factor(factor: int) -> None:
         assert e.expression([("a", 2 * factor), *((k, 2 * c) for k, c in others)]) == {}
         assert e.expression([("a", factor)]) == {k: -c for k, c in others} or others == [("b", -factor)]
         assert e.expression([("a", 2 * factor), *others]) != {}
+
+
+def test_a_solution_where_one_unknown_is_one() -> None:
+    e = Equations(None)
+    e.add([("unit", 2), ("b", -3), ("c", 1)])
+    e.add([("c", 1), ("d", 2)])
+    found = e.ratios("unit", ["unit", "b", "c", "d", "elsewhere"])
+    assert found[0] == 1
+    assert found[4] == 0
+    assert 2 * found[0] - 3 * found[1] + found[2] == 0 == found[2] + 2 * found[3]
+    assert found.count(0) >= 2
+    e.add([("c", 1)])
+    assert e.ratios("unit", ["unit", "b"]) == [1, Fraction(2, 3)]
+    assert e.ratios("b", ["unit", "b"]) == [Fraction(3, 2), 1]
