@@ -195,6 +195,11 @@ BETWEEN: dict[str, tuple[Callable[..., Any], dict[str, Any]]] = {
     "cosine": (lambda net, h, x: h.cos(), {}),
     "constant_added": (lambda net, h, x: h + 1.5, {}),
     "constant_factor": (lambda net, h, x: h * 1.5, {}),
+    "reciprocal_square": (lambda net, h, x: h**-2, {}),
+    "reciprocal_root": (lambda net, h, x: h.abs().rsqrt(), {}),
+    "length_of_two": (lambda net, h, x: torch.hypot(h, net.g(x)), {"g": nn.Linear(3, 4)}),
+    "angle_of_two": (lambda net, h, x: torch.atan2(h, net.g(x)), {"g": nn.Linear(3, 4)}),
+    "size_with_a_sign": (lambda net, h, x: torch.copysign(h, net.g(x)), {"g": nn.Linear(3, 4)}),
     "negative": (lambda net, h, x: -h, {}),
     "difference_from_one": (lambda net, h, x: 1 - h, {}),
     "gain": (lambda net, h, x: h * net.s, {"s": rand(4)}),
@@ -280,7 +285,7 @@ BETWEEN: dict[str, tuple[Callable[..., Any], dict[str, Any]]] = {
 FEWER = {
     "prelu": "scale", "where_positive": "scale", "product_of_rows": "sign", "spread_of_rows": "scale sign", "standardised": "scale sign", "sorted_rows": "scale",
     "written_into": "scale sign", "bag_of_largest": "scale", "batch_norm_plain": "scale", "batch_norm_without_weights": "sign", "instance_norm": "sign", "padded_units_with_ones": "scale sign",
-    "means_that_a_plain_norm_gives": "sign", "means_of_rows_that_a_norm_gives": "sign", "means_of_two_that_a_norm_gives": "scale sign",
+    "angle_of_two": "sign", "means_that_a_plain_norm_gives": "sign", "means_of_rows_that_a_norm_gives": "sign", "means_of_two_that_a_norm_gives": "scale sign",
 }  # fmt: skip
 
 
