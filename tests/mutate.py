@@ -64,7 +64,7 @@ TARGETS = {
     "wiring/verify.py": f"{MOVES} {CLAIMS}",
     **{f"wiring/{name}.py": CLAIMS for name in ("complete", "experts")},
     **{f"wiring/{name}.py": f"test_symmetry_heads {CLAIMS}" for name in ("trials", "lone_heads")},
-    **{f"wiring/{name}.py": f"{CLAIMS} {GAUGES} {RULES}" for name in ("infer", "routes")},
+    **{f"wiring/{name}.py": f"{GAUGES} {CLAIMS}" for name in ("infer", "routes")},
     **{f"wiring/{name}.py": MOVES for name in "apply placement change".split()},
     **{f"wiring/{name}.py": f"test_wiring_product_decisions {MOVES}" for name in ("query_forms", "tensors")},
     **{f"wiring/{name}.py": "test_wiring_spec_decisions test_wiring_spec" for name in ("spec", "members")},

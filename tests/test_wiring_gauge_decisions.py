@@ -388,6 +388,7 @@ NETWORKS: dict[str, tuple[Net, list[Tensor], dict[str, int]]] = {
     "bag_of_largest": (Net(lambda n, i: n.b(F.embedding_bag(i, n.e, mode="max")), e=rand(5, 4), b=nn.Linear(4, 2)), [torch.tensor([[0, 3], [1, 2]])], {"e": 4}),
     "attention_by_hand": (Net(mixed, **ATTENTION), [S], {"q": 4, "v": 4}),
     "attention_in_heads": (Net(lambda n, x: heads_at_once(n, *(f(x).view(2, 3, 2, 2).transpose(1, 2) for f in (n.q, n.k, n.v))), **ATTENTION), [S], {"q": 2, "q[0]": 2, "q[1]": 2, "q[0].v": 2, "q[1].v": 2}),
+    "attention_in_heads_with_a_mask_each": (Net(lambda n, x: n.o(F.scaled_dot_product_attention(*(f(x).view(2, 3, 2, 2).transpose(1, 2) for f in (n.q, n.k, n.v)), attn_mask=n.m.expand(2, 2, 3, 3)).transpose(1, 2).flatten(2)), **ATTENTION, m=rand(2, 3, 3)), [S], {"q": 2, "q[0]": 2, "q[1]": 2, "q[0].v": 2, "q[1].v": 2}),
     "attention": (Net(lambda n, x: n.o(F.scaled_dot_product_attention(n.q(x), n.k(x), n.v(x))), **ATTENTION), [S], {"q": 4, "v": 4}),
     "attention_with_gain": (Net(lambda n, x: mixed(Net(lambda m, y: None, q=lambda y: n.q(y) * n.s, k=n.k, v=n.v, o=n.o), x), s=rand(4), **ATTENTION), [S], {"q": 4, "v": 4}),
     "weight_norm": (Net(lambda n, x: n.b(n.a(x).relu()), a=nn.utils.parametrizations.weight_norm(nn.Linear(3, 4)), b=nn.Linear(4, 2)), [X], {"a.parametrizations.weight": 4}),
