@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import copy
 import math
+import re
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -14,12 +16,16 @@ from torch import nn
 import weightlapse as wl
 from tests.test_growth_cells import HEADS, MLP, cells_of
 from weightlapse.errors import CannotGrow, InvalidArgument, UnknownTensor, VacuousComparison
+from weightlapse.growth.arrays import grown_value
+from weightlapse.growth.cells import AxisMap
 from weightlapse.growth.certificate import Trial
 from weightlapse.growth.deepen import _renumbered
-from weightlapse.growth.families import all_families, chosen_families, consumers_of, families_named
+from weightlapse.growth.families import _by_index, all_families, chosen_families, consumers_of, families_named
+from weightlapse.growth.narrow import _families
 from weightlapse.growth.surplus import Surplus, _merged, cells_without, surplus_of
 from weightlapse.growth.tensors import grown_shape, lengths_below, rows_of
 from weightlapse.growth.widen import _guilty
+from weightlapse.wiring.members import Member, blocks
 
 X = torch.randn(7, 3, generator=torch.Generator().manual_seed(5), dtype=torch.float64)
 
@@ -345,6 +351,41 @@ def test_a_family_that_would_leave_a_ragged_tensor_is_left_out() -> None:
     assert [f.name for f in all_families(wiring)] == ["fc1"]
 
 
+def test_a_layer_of_several_groups_and_one_of_none() -> None:
+    class Halves(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.a, self.b, self.c = nn.Linear(3, 5), nn.Linear(2, 2), nn.Linear(3, 2)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            h = self.a(x)
+            return self.b(h[:, :2].relu()) + self.c(h[:, 2:].tanh())
+
+    w = wl.trace(Halves().double(), X, verify=False)
+    assert len(w.groups) == 2
+    w = replace(w, groups=tuple(replace(g, name=name) for g, name in zip(w.groups, ("first", "second"), strict=True)))
+    with pytest.raises(InvalidArgument, match="units of several groups; name one or more of: " + ", ".join(re.escape(repr(g.name)) for g in w.groups)):  # fmt: skip
+        families_named(w, "a")
+    assert [f.size for g in w.groups for f, _ in families_named(w, g.name)] == [g.size for g in w.groups]
+    w = wl.trace(mlp(), X, verify=False)
+    with pytest.raises(UnknownTensor, match="what '4' puts out is fixed: output"):
+        families_named(w, "4")
+    with pytest.raises(UnknownTensor) as told:
+        families_named(w, "1")
+    assert "is fixed" not in str(told.value)
+
+
+def test_slabs_of_one_tensor_are_taken_together() -> None:
+    whole = Member("t", 1, blocks(2), "in")
+    slab = [replace(whole, where=(0, np.array([i]))) for i in range(3)]
+    ((axis, covered),) = [found for found in _by_index(slab).values() if found is not None]
+    assert (axis, covered.tolist()) == (0, [0, 1, 2])
+    for members in ([whole, slab[0]], [slab[0], whole], [slab[0], whole, slab[1]]):
+        assert list(_by_index(members).values()) == [None]
+    other = replace(slab[1], index=blocks(2) + 2)
+    assert [None if f is None else f[1].tolist() for f in _by_index([slab[0], other]).values()] == [[0], [1]]
+
+
 # ---- narrowing
 
 
@@ -397,6 +438,28 @@ def test_units_under_an_average_stay() -> None:
     assert narrowed(net).note == "narrowed 2 5 -> 4"
     with pytest.raises(CannotGrow, match="layer_norm averages over its units"):
         narrowed(net, groups=["0"])
+
+
+def test_units_that_are_averaged_or_tied_are_looked_at_by_name_only() -> None:
+    class Tied(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.a = nn.Linear(3, 4)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return nn.functional.linear(self.a(x).relu(), self.a.weight.T)
+
+    norm = nn.Sequential(nn.Linear(3, 4), nn.LayerNorm(4), nn.Linear(4, 2))
+    for net, free, named in ((Tied(), [], "a"), (norm, [], None), (mlp(), ["0", "2"], "2")):
+        w = wl.trace(net.double(), X, verify=False)
+        assert [f.name for f in _families(w, None)] == free
+        if named:
+            assert [f.name for f in _families(w, [named])] == [named]
+
+
+def test_what_is_left_may_differ_by_rounding() -> None:
+    assert narrowed(mlp()).certificate.tolerance < 1e-9
+    assert wl.narrow(mlp().float(), X.float()).certificate.tolerance == 1e-5
 
 
 def test_one_unit_is_left_of_a_group_without_influence() -> None:
@@ -706,3 +769,15 @@ def test_a_norm_on_the_way_gets_one_of_its_own() -> None:
     seen = torch.relu(net[1](net[0](X)))
     torch.testing.assert_close(d.model[1][3].running_mean, seen.mean(0).detach(), rtol=1e-9, atol=1e-12)
     assert not any(c.binding and c.mode == "train" for c in d.certificate.checks)
+
+
+@pytest.mark.parametrize(("dtype", "bits", "least"), [("float64", 53, -1074), ("float32", 24, -149), ("float16", 11, -24), ("bfloat16", 8, -133)])  # fmt: skip
+def test_numbers_are_divided_on_their_own_grid(dtype: str, bits: int, least: int) -> None:
+    """A number of all its bits keeps each bit that a part can hold; the smallest number is not divided."""
+    m = AxisMap(source=np.array([0, 0]), part=np.array([0.5, 0.5]), gradient=np.ones(2), fresh=np.array([False, True]))
+    value = np.array([np.ldexp(2.0**bits - 1, -bits), 3 * 2.0**least, 2.0**least])
+    parts = grown_value("w", value[None], [(0, m)], dtype=dtype)
+    assert (parts.sum(0) == value).all()
+    assert sorted(np.ldexp(parts[:, 0], bits)) == [2.0 ** (bits - 1) - 1, 2.0 ** (bits - 1)]
+    assert (np.ldexp(parts[:, 1:], -least) if least > -1000 else parts[:, 1:] / 2.0**least).max(0).tolist() == [2, 1]
+    assert grown_value("w", np.arange(2), [(0, AxisMap(m.source, np.ones(2), m.gradient, m.fresh))]).tolist() == [0, 0]

@@ -163,6 +163,29 @@ def test_a_tie_too_many_is_found(size: int) -> None:
     assert len(found.rest) == 3
 
 
+def test_a_tie_too_many_is_found_beside_what_has_no_influence() -> None:
+    """A bias below a mean that is taken away may be put in any order: that the others matter is enough."""
+
+    def centred(n: Any, x: Tensor) -> Tensor:
+        h = n.a(x)
+        return n.c(n.b((h - h.mean(0)).tanh()).tanh())
+
+    torch.manual_seed(0)
+    w, bench = bench_of(Net(centred, a=nn.Linear(3, 4), b=nn.Linear(4, 4), c=nn.Linear(4, 2)).eval(), X)
+    (found,) = missed(joined(w, "b", "a"), bench)
+    assert {m.tensor for m in found.group.members} == {"b.weight", "b.bias", "c.weight"}
+    assert {m.tensor for g in found.rest for m in g.members} == {"a.weight", "a.bias", "b.weight"}
+
+
+@pytest.mark.parametrize(("size", "picked", "found"), [(4, "indexed by a tensor", 1), (2, "indexed by a tensor", 1), (1, "indexed by a tensor", 0), (4, "cumsum", 0)])  # fmt: skip
+def test_experts_are_guessed_where_rows_are_ranked_and_stacks_are_picked(size: int, picked: str, found: int) -> None:
+    fixed = {("m.router.weight", 0): "topk depends on the order of its positions", ("m.up", 0): picked, ("other.up", 0): "indexed by a tensor"}  # fmt: skip
+    w = Wiring((), fixed=fixed, shapes={"m.router.weight": (size, 3), "m.up": (size, 3, 5), "other.up": (size, 3, 5)})
+    guessed = guesses(w)
+    assert [[(m.tensor, m.role) for m in g.members] for g in guessed] == [[("m.router.weight", "out"), ("m.up", "in")]] * found  # fmt: skip
+    assert [g.name for g in guessed] == ["m.router"] * found
+
+
 @pytest.mark.parametrize("size", [2, 4])
 def test_an_axis_fixed_without_need_is_found(size: int) -> None:
     w, bench = bench_of(mlp(3, size, 5, 2), X)

@@ -22,6 +22,7 @@ from torch import Tensor, nn
 import weightlapse as wl
 from weightlapse.wiring.apply import gathered, multiplied
 from weightlapse.wiring.data import Wiring
+from weightlapse.wiring.equations import Equations
 from weightlapse.wiring.members import Group
 from weightlapse.wiring.outputs import tensors_in
 
@@ -194,6 +195,11 @@ BETWEEN: dict[str, tuple[Callable[..., Any], dict[str, Any]]] = {
     "cosine": (lambda net, h, x: h.cos(), {}),
     "constant_added": (lambda net, h, x: h + 1.5, {}),
     "constant_factor": (lambda net, h, x: h * 1.5, {}),
+    "reciprocal_square": (lambda net, h, x: h**-2, {}),
+    "reciprocal_root": (lambda net, h, x: h.abs().rsqrt(), {}),
+    "length_of_two": (lambda net, h, x: torch.hypot(h, net.g(x)), {"g": nn.Linear(3, 4)}),
+    "angle_of_two": (lambda net, h, x: torch.atan2(h, net.g(x)), {"g": nn.Linear(3, 4)}),
+    "size_with_a_sign": (lambda net, h, x: torch.copysign(h, net.g(x)), {"g": nn.Linear(3, 4)}),
     "negative": (lambda net, h, x: -h, {}),
     "difference_from_one": (lambda net, h, x: 1 - h, {}),
     "gain": (lambda net, h, x: h * net.s, {"s": rand(4)}),
@@ -217,6 +223,13 @@ BETWEEN: dict[str, tuple[Callable[..., Any], dict[str, Any]]] = {
     "where_above_one": (lambda net, h, x: torch.where(h > 1, h, 0.1 * h), {}),
     "clamped": (lambda net, h, x: h.clamp(-1, 1), {}),
     "clamped_below": (lambda net, h, x: h.clamp(min=0), {}),
+    "clipped_at_20": (lambda net, h, x: F.hardtanh(15 * h, 0.0, 20.0), {}),
+    "clamped_at_100": (lambda net, h, x: (1e4 * h).clamp(max=100), {}),
+    "clamped_below_hundreds": (lambda net, h, x: (1e4 * h).clamp(min=-300), {}),
+    "zero_below_50": (lambda net, h, x: F.hardshrink(50 * h, 50.0), {}),
+    "shrunk_by_30": (lambda net, h, x: F.softshrink(200 * h, 30.0), {}),
+    "above_a_threshold": (lambda net, h, x: F.threshold(40 * h, 40.0, 0.0), {}),
+    "times_zero": (lambda net, h, x: h + 0 * h, {}),
     "masked_with_zeros": (lambda net, h, x: h.masked_fill(x[:, :1] > 0, 0.0), {}),
     "masked_with_ones": (lambda net, h, x: h.masked_fill(x[:, :1] > 0, 1.0), {}),
     "softmax": (lambda net, h, x: h.softmax(-1), {}),
@@ -268,9 +281,11 @@ BETWEEN: dict[str, tuple[Callable[..., Any], dict[str, Any]]] = {
 
 # Where less is claimed than is true. What an operator does to factors is found by trying it on plain vectors: without slopes for each unit, without conditions, and in
 # products and bags without the number of factors. Ones that something is written into stay ones, and statistics are those of one step.
+# A norm that meets units twice, or averages over others, is asked to leave them as they are.
 FEWER = {
     "prelu": "scale", "where_positive": "scale", "product_of_rows": "sign", "spread_of_rows": "scale sign", "standardised": "scale sign", "sorted_rows": "scale",
     "written_into": "scale sign", "bag_of_largest": "scale", "batch_norm_plain": "scale", "batch_norm_without_weights": "sign", "instance_norm": "sign", "padded_units_with_ones": "scale sign",
+    "angle_of_two": "sign", "means_that_a_plain_norm_gives": "sign", "means_of_rows_that_a_norm_gives": "sign", "means_of_two_that_a_norm_gives": "scale sign",
 }  # fmt: skip
 
 
@@ -292,6 +307,11 @@ S = rand(2, 3, 3)
 def heads(n: Net, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
     """(batch, heads, time, dims) each."""
     return n.o(((q @ k.mT).softmax(-1) @ v).transpose(1, 2).flatten(2))
+
+
+def heads_at_once(n: Net, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    """By an operator that gives the sums of the scores besides."""
+    return n.o(F.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2))
 
 
 def selected(n: Net, x: Tensor) -> Tensor:
@@ -367,6 +387,8 @@ NETWORKS: dict[str, tuple[Net, list[Tensor], dict[str, int]]] = {
     "bag_of_means": (Net(lambda n, i: n.b(F.embedding_bag(i, n.e)), e=rand(5, 4), b=nn.Linear(4, 2)), [torch.tensor([[0, 3], [1, 2]])], {"e": 4}),
     "bag_of_largest": (Net(lambda n, i: n.b(F.embedding_bag(i, n.e, mode="max")), e=rand(5, 4), b=nn.Linear(4, 2)), [torch.tensor([[0, 3], [1, 2]])], {"e": 4}),
     "attention_by_hand": (Net(mixed, **ATTENTION), [S], {"q": 4, "v": 4}),
+    "attention_in_heads": (Net(lambda n, x: heads_at_once(n, *(f(x).view(2, 3, 2, 2).transpose(1, 2) for f in (n.q, n.k, n.v))), **ATTENTION), [S], {"q": 2, "q[0]": 2, "q[1]": 2, "q[0].v": 2, "q[1].v": 2}),
+    "attention_in_heads_with_a_mask_each": (Net(lambda n, x: n.o(F.scaled_dot_product_attention(*(f(x).view(2, 3, 2, 2).transpose(1, 2) for f in (n.q, n.k, n.v)), attn_mask=n.m.expand(2, 2, 3, 3)).transpose(1, 2).flatten(2)), **ATTENTION, m=rand(2, 3, 3)), [S], {"q": 2, "q[0]": 2, "q[1]": 2, "q[0].v": 2, "q[1].v": 2}),
     "attention": (Net(lambda n, x: n.o(F.scaled_dot_product_attention(n.q(x), n.k(x), n.v(x))), **ATTENTION), [S], {"q": 4, "v": 4}),
     "attention_with_gain": (Net(lambda n, x: mixed(Net(lambda m, y: None, q=lambda y: n.q(y) * n.s, k=n.k, v=n.v, o=n.o), x), s=rand(4), **ATTENTION), [S], {"q": 4, "v": 4}),
     "weight_norm": (Net(lambda n, x: n.b(n.a(x).relu()), a=nn.utils.parametrizations.weight_norm(nn.Linear(3, 4)), b=nn.Linear(4, 2)), [X], {"a.parametrizations.weight": 4}),
@@ -394,6 +416,14 @@ NETWORKS: dict[str, tuple[Net, list[Tensor], dict[str, int]]] = {
     "batch_norm_of_two": (Net(lambda n, x: n.c(n.n(torch.cat([n.a(x), n.b(x)], -1))), a=nn.Linear(3, 4), b=nn.Linear(3, 5), n=nn.BatchNorm1d(9), c=nn.Linear(9, 2)), [X], {"a": 4, "b": 5}),
     "each_unit_twice": (Net(lambda n, x: n.a(x).relu().repeat_interleave(2, -1) @ n.v, a=nn.Linear(3, 4), v=rand(8, 2)), [X], {"a": 4}),
     "all_units_twice": (Net(lambda n, x: n.a(x).relu().repeat(1, 2) @ n.v, a=nn.Linear(3, 4), v=rand(8, 2)), [X], {"a": 4}),
+    "all_units_twice_read_by_two": (Net(lambda n, x: F.linear(n.a(x).relu().repeat(1, 2), torch.cat([n.u, n.v], 1)), a=nn.Linear(3, 4), u=rand(2, 4), v=rand(2, 4)), [X], {"a": 4}),
+    "with_ones_added_to_another": (Net(lambda n, x: (torch.cat([n.a(x), torch.ones(5, 2, dtype=x.dtype)], -1) + n.b(x)) @ n.v, a=nn.Linear(3, 4), b=nn.Linear(3, 6), v=rand(6, 2)), [X], {"a": 4, "b": 2}),
+    "means_that_a_norm_gives": (Net(lambda n, x: (r := torch.native_batch_norm(n.a(x), n.g, None, None, None, True, 0.1, 1e-5))[0] @ n.v + r[1] @ n.w, a=nn.Linear(3, 4), g=rand(4), v=rand(4, 2), w=rand(4, 2)), [X], {"a": 4}),
+    "spreads_that_a_norm_gives": (Net(lambda n, x: (r := torch.native_batch_norm(n.a(x), n.g, None, None, None, True, 0.1, 1e-5))[0] @ n.v + r[2] @ n.w, a=nn.Linear(3, 4), g=rand(4), v=rand(4, 2), w=rand(4, 2)), [X], {"a": 4}),
+    "means_that_a_plain_norm_gives": (Net(lambda n, x: (r := torch.native_batch_norm(n.a(x), None, None, None, None, True, 0.1, 1e-5))[0].tanh() @ n.v + r[1] @ n.w, a=nn.Linear(3, 4), v=rand(4, 2), w=rand(4, 2)), [X], {"a": 4}),
+    "means_of_two_that_a_norm_gives": (Net(lambda n, x: (r := torch.native_batch_norm(torch.cat([(h := n.a(x)), h.tanh()], 1), n.g, None, None, None, True, 0.1, 1e-5))[0] @ n.v + r[1] @ n.w, a=nn.Linear(3, 3), g=rand(6), v=rand(6, 2), w=rand(6, 2)), [X], {"a": 3}),
+    "means_of_rows_that_a_norm_gives": (Net(lambda n, x: (r := torch.native_layer_norm(n.a(x).T, [5], None, None, 1e-5))[0].T @ n.v + r[1].T @ n.w, a=nn.Linear(3, 4), v=rand(4, 2), w=rand(4, 2)), [X], {"a": 4}),
+    "lengths_that_weight_norm_gives": (Net(lambda n, x: F.linear(x, (r := torch._weight_norm_interface(n.v, n.g, 0))[0]) @ n.u + r[1].T @ n.w, v=rand(4, 3), g=rand(4, 1), u=rand(4, 2), w=rand(4, 2)), [X], {"v": 4}),
     "with_zeros": (Net(lambda n, x: torch.cat([n.a(x), torch.zeros(5, 2, dtype=x.dtype)], -1) @ n.v, a=nn.Linear(3, 4), v=rand(6, 2)), [X], {"a": 4}),
     "with_ones": (Net(lambda n, x: torch.cat([n.a(x), torch.ones(5, 2, dtype=x.dtype)], -1) @ n.v, a=nn.Linear(3, 4), v=rand(6, 2)), [X], {"a": 4}),
     "padded_units": (Net(lambda n, x: F.pad(n.a(x), (1, 1)) @ n.v, a=nn.Linear(3, 4), v=rand(6, 2)), [X], {"a": 4}),
@@ -542,8 +572,6 @@ def test_why_axes_are_fixed(name: str) -> None:
 
 
 def test_the_check_finds_a_claim_too_many_and_one_too_few(monkeypatch: pytest.MonkeyPatch) -> None:
-    from weightlapse.wiring.equations import Equations
-
     act, parts = BETWEEN["gelu"]
     with monkeypatch.context() as m:
         m.setattr(Equations, "add", lambda self, terms: None)  # nothing is asked of the exponents
@@ -554,3 +582,27 @@ def test_the_check_finds_a_claim_too_many_and_one_too_few(monkeypatch: pytest.Mo
         m.setattr("weightlapse.wiring.gauges.is_pointwise", lambda call: False)  # nothing is known of activations
         with pytest.raises(AssertionError):
             check(between(act, **parts), [X], H)
+
+
+@pytest.mark.parametrize("factor", [1, -1, 2, -2, 3, -3])
+def test_an_equation_is_solved_for_any_factor(factor: int) -> None:
+    for others in ([("b", 3)], [("b", 3), ("c", 1)], [("b", -factor)]):
+        e = Equations(None)
+        e.add([("a", factor), *others])
+        assert e.expression([("a", 2 * factor), *((k, 2 * c) for k, c in others)]) == {}
+        assert e.expression([("a", factor)]) == {k: -c for k, c in others} or others == [("b", -factor)]
+        assert e.expression([("a", 2 * factor), *others]) != {}
+
+
+def test_a_solution_where_one_unknown_is_one() -> None:
+    e = Equations(None)
+    e.add([("unit", 2), ("b", -3), ("c", 1)])
+    e.add([("c", 1), ("d", 2)])
+    found = e.ratios("unit", ["unit", "b", "c", "d", "elsewhere"])
+    assert found[0] == 1
+    assert found[4] == 0
+    assert 2 * found[0] - 3 * found[1] + found[2] == 0 == found[2] + 2 * found[3]
+    assert found.count(0) >= 2
+    e.add([("c", 1)])
+    assert e.ratios("unit", ["unit", "b"]) == [1, Fraction(2, 3)]
+    assert e.ratios("b", ["unit", "b"]) == [Fraction(3, 2), 1]

@@ -38,6 +38,7 @@ CASES: dict[str, tuple[list[Spot], list[Spot], Any]] = {
     "two slabs of which one is another's": ([spot(0, [[0], [1]], (1, [0]))], [spot(2, [[0], [1]], (1, [0]))], None),
     "in another tensor": ([spot(0, MIXED)], [spot(0, HEADS, tensor="u")], {}),
     "beside, on its own axis": ([spot(0, [[8], [9]])], [spot(0, HEADS)], {}),
+    "of the first unit alone": ([spot(0, [[0, 1], [2, 3]])], [spot(0, HEADS)], {0: [(0, [[0, 1], [2, 3]], None)]}),
     "in two tensors": (
         [spot(0, MIXED), spot(0, [[0], [1]], tensor="u")], [spot(0, HEADS), spot(1, [[0], [1]], tensor="u")],
         {0: [(0, [[0, 1], [2, 3]], None), (0, [[0], [1]], (1, [0]))], 1: [(0, [[4, 5], [6, 7]], None), (0, [[0], [1]], (1, [1]))]},

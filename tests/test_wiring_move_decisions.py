@@ -551,3 +551,11 @@ def test_tensors_by_their_first_name() -> None:
     with pytest.raises(CannotTrace, match="run the model once"):
         state_tensors(nn.Sequential(nn.LazyLinear(3)))
     assert wl.trace(nn.Sequential(nn.Linear(2, 3), nn.Tanh(), nn.Linear(3, 1)), torch.randn(4, 2)).aliases == {}
+
+
+def test_pairs_are_turned_by_every_angle() -> None:
+    b, rng = basis("rotary", pairs=((0, 2), (1, 3))), np.random.default_rng(0)
+    made = [drawn(b, rng) for _ in range(40)]
+    angles = np.array([[np.arctan2(m[j, i], m[i, i]) for i, j in b.pairs] for m in made])
+    assert np.histogram(angles, 4, (-np.pi, np.pi))[0].min() >= 10
+    assert np.abs(angles[:, 0] - angles[:, 1]).min() > 1e-3

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
+import torch
 
 import weightlapse as wl
 from tests.zoo import ZOO
 from weightlapse.wiring.change import tensors_of
 from weightlapse.wiring.data import Wiring
-from weightlapse.wiring.naming import paired_names, renamed_wiring
+from weightlapse.wiring.naming import paired_names, renamed_wiring, shapes_of
 
 
 def shapes(*names: str) -> dict[str, tuple[int, ...]]:
@@ -92,3 +94,7 @@ def test_bases_bear_the_new_names_too(name: str) -> None:
         (f"other/{g}", b and f"other/{b}", tuple((f"other/{t}", axis) for t, axis in r)) for g, b, r in norms
     ]
     assert wl.Wiring.from_spec(new.to_spec()).to_spec() == new.to_spec()
+
+
+def test_shapes_are_those_of_what_has_one() -> None:
+    assert shapes_of({"a": np.zeros((2, 3)), "b": torch.zeros(4), "steps": 7}) == {"a": (2, 3), "b": (4,)}

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -19,6 +20,7 @@ from tests.test_wiring_rule_decisions import rand, reordered, whole
 from weightlapse.wiring.infer import Inference, Typed
 from weightlapse.wiring.operators import tensors_among
 from weightlapse.wiring.record import Call, Tape
+from weightlapse.wiring.rules.opaque import _Experiment
 from weightlapse.wiring.trace import rule_of
 
 aten = torch.ops.aten
@@ -292,3 +294,97 @@ def test_fused_recurrent_cells_of_a_gpu(gates: int, name: str) -> None:
     assert inf.dims.reason(result[-1][1]) == "workspace"
     assert inf.roles == [(n, t.ndim - 1, inf.axes(t)[-1], "add") for n, t in weights.items() if t is not state]
     assert [(inf.dims.find(n), text) for n, text in inf.labels] == [(unit, "recurrent cell")]
+
+
+# ---- operators without a rule, tried out
+
+UNKNOWN: dict[str, tuple[Callable[..., Tensor], list[Tensor]]] = {
+    **{f"ring_of_{n}": (lambda x: x * x.roll(1, 0), [rand(n, 2)]) for n in (2, 3, 4, 5)},
+    **{f"volume_of_{n}": (torch.linalg.det, [rand(n, n)]) for n in (2, 3, 4, 5)},
+    **{f"size_of_volume_of_{n}": (lambda x: torch.linalg.det(x).abs(), [rand(n, n)]) for n in (2, 3)},
+    "cross_product": (torch.linalg.cross, [rand(2, 3), rand(2, 3)]),
+    "circular_product": (lambda x, y: torch.stack([x[0] * y[0] + x[1] * y[1], x[0] * y[1] + x[1] * y[0]]), [rand(2), rand(2)]),
+    "matrix_product": (torch.mm, [rand(2, 3), rand(3, 4)]),
+    "matrix_product_turned": (lambda x, y: y.T @ x.T, [rand(2, 3), rand(3, 4)]),
+    "distances": (torch.cdist, [rand(3, 4), rand(2, 4)]),
+    "mostly_zero": (lambda x: (x - x.max()).exp().floor(), [rand(4, 2)]),
+    "of_one": (lambda x: x * x.roll(1, 0), [rand(1, 3)]),
+}  # fmt: skip
+
+
+def tried(f: Callable[..., Any], tensors: list[Tensor], known: Callable[[Tensor], Tensor | None] = lambda t: t) -> Any:
+    return _Experiment(
+        SimpleNamespace(func=f, args=tuple(tensors), kwargs={}, value=known, outs=tensors_among((f(*tensors),)))  # type: ignore[arg-type]
+    )
+
+
+@pytest.mark.parametrize("name", UNKNOWN)
+def test_what_is_tried_out_holds_for_every_order(name: str) -> None:
+    """Of every set of axes of one length: moved alike, a result moves along the axis that is told, in every order, or nothing is told."""
+    f, tensors = UNKNOWN[name]
+    spots = [(i, d) for i, t in enumerate(tensors) for d in range(t.ndim)]
+    run, true = tried(f, tensors), 0
+    for k in range(1, len(spots) + 1):
+        for chosen in itertools.combinations(spots, k):
+            sizes = {tensors[i].shape[d] for i, d in chosen}
+            if len(sizes) != 1 or len({i for i, _ in chosen}) != k:
+                continue
+            ways: set[int | None] = {None, *range(f(*tensors).ndim)}
+            for order in itertools.permutations(range(sizes.pop())):
+                moved = list(tensors)
+                for i, d in chosen:
+                    moved[i] = moved[i].index_select(d, torch.tensor(order))
+                old, new = f(*tensors), f(*moved)
+                ways &= {
+                    *([None] if torch.allclose(new, old, 1e-9, 1e-12) else []),
+                    *(d for d, n in enumerate(old.shape) if n == len(order) and torch.allclose(new, old.index_select(d, torch.tensor(order)), 1e-9, 1e-12)),
+                }  # fmt: skip
+            found = run.moves(list(chosen))
+            assert (found is not None) == bool(ways), (chosen, found, ways)
+            assert found is None or found[0] in ways
+            true += found is not None
+    assert true == HOLDING[name]
+
+
+#: how many sets of axes may be moved: of the volume none, of its size either axis alone
+HOLDING = {
+    "ring_of_2": 2, "ring_of_3": 1, "ring_of_4": 1, "ring_of_5": 1, "volume_of_2": 0, "volume_of_3": 0, "volume_of_4": 0, "volume_of_5": 0, "size_of_volume_of_2": 2,
+    "size_of_volume_of_3": 2, "cross_product": 1, "circular_product": 3, "matrix_product": 3, "matrix_product_turned": 3, "distances": 3, "mostly_zero": 2, "of_one": 2,
+}  # fmt: skip
+
+
+def test_what_cannot_be_tried_out() -> None:
+    x, at = rand(3, 2), whole(0, 2, 1)
+    assert tried(lambda t, i: t[i], [x, at]).base is not None
+    assert tried(lambda t, i: t[i], [x, at], lambda t: None if t is at else t).base is None  # numbers nobody knows
+    assert tried(lambda t, i: t[i], [x, at], lambda t: t if t is at else None).base is not None
+    assert tried(lambda t: t.log(), [x.abs()]).base is not None  # as it was met: of random numbers it is none
+    assert tried(lambda t: t.log(), [x.abs()], lambda t: None).base is None
+    y = x.abs() + 1
+    assert tried(lambda t, u: t.log() + u, [y, x], lambda t: t if t is x else None).base is None
+
+
+def test_units_that_an_unknown_operator_binds_are_one_and_counted() -> None:
+    x, y = rand(2), rand(2)
+    both = torch.library.custom_op(
+        "weightlapse_tests::circular_product",
+        UNKNOWN["circular_product"][0],
+        mutates_args=(),
+        schema="(Tensor x, Tensor y) -> Tensor",
+    )
+    inf, _, axes, results = asked(both._opoverload, "dd", (x, y))
+    assert {inf.dims.find(n) for row in [*axes, *results] for n in row} == {inf.dims.find(axes[0][0])}
+    assert inf.probed == {"weightlapse_tests::circular_product": 1}
+
+
+@pytest.mark.parametrize(("name", "made", "why"), [("mean", "pow", "rms_norm (mean of squares)"), ("mean", "square", "rms_norm (mean of squares)"), ("mean", "abs", "mean"), ("sum", "pow", "sum")])  # fmt: skip
+def test_a_mean_of_squares_is_a_norm(name: str, made: str, why: str) -> None:
+    x = rand(2, 3)
+    inf = Inference({}, set())
+    inf.types[id(x)] = Typed([inf.dims.fresh(2), inf.dims.fresh(3)], None)
+    inf.made_by[id(x)] = made
+    op = {"mean": aten.mean.dim, "sum": aten.sum.dim_IntList}[name]
+    call = Call(op, (x, [1]), {}, [x], [op(x, [1])], [])
+    rule_of(call)(inf, call)
+    assert [text for _, text in inf.labels] == [why.split(" ")[0]]
+    assert [text.partition(":")[0] for _, text in inf.blocks] == [why]

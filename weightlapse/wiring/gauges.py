@@ -111,10 +111,7 @@ class Gauges:
         for position, instance in instances.items():
             rows = index
             if by and isinstance(position, int):
-                here = np.zeros(int(max(index.max(), *(b.max() for b in by))) + 1, dtype=bool)
-                for b in by:
-                    here[b[position]] = True
-                rows = index[:, here[index[0]]]
+                rows = index[:, np.isin(index[0], np.concatenate([b[position] for b in by]))]
             if rows.size:
                 found += walk(self.dims, instance, rows)
         return found
@@ -374,16 +371,18 @@ class Gauges:
 
         x = self._variables(self.inf.types[id(call.inputs[0])], atom) if id(call.inputs[0]) in self.inf.types else []
         w = self._variables(outs[0], atom)
-        others = [v for o in outs[1:] for v in self._variables(o, atom)]
-        self._zero(atom, [v for v in others if v not in w and v not in x])
+        others = [v for o in outs[1:] for v in self._variables(o, atom)]  # the statistics, which may be read as well
         gain, shift = of("weight"), of("bias")
         if max(len(x), len(w), len(gain), len(shift)) > 1:
-            self._zero(atom, [*x, *w, *gain, *shift, *of("running_mean"), *of("running_var")])
+            self._zero(atom, [*x, *w, *gain, *shift, *of("running_mean"), *of("running_var"), *others])
             return
         if call.name == "_weight_norm_interface":  # g·v/|v|: along its own axis the size of v does not matter
             along = bool(of("g"))
             self.sign[atom].add([*((v, 1) for v in of("v")), *((v, 1) for v in of("g")), *((v, 1) for v in w)])
             self.scale[atom].add([*((v, 1) for v in of("g")), *((v, -1) for v in w)])
+            for norm in others:  # |v|
+                self.scale[atom].add([(norm, 1), *((v, -1) for v in of("v"))])
+                self.sign[atom].add([(norm, 1)])
             if not along:
                 self.scale[atom].add([(v, 1) for v in of("v")])
             return
@@ -391,9 +390,9 @@ class Gauges:
         self.scale[atom].add([(v, 1) for v in x])
         per_unit = "batch_norm" in call.name and bool(gain or of("running_mean") or of("running_var"))
         rms = "rms" in call.name
-        for v in of("running_var"):
-            self._zero(atom, [v])
-        for v in of("running_mean"):
+        means = [v for v in others if "batch_norm" in call.name and v[0] == id(self.inf.types[id(call.outs[1])])]
+        self._zero(atom, [*of("running_var"), *(v for v in others if v not in means)])
+        for v in [*of("running_mean"), *means]:
             self.scale[atom].add([(v, 1)])
             self.sign[atom].add([*((i, 1) for i in x), (v, 1)])
         if not (per_unit or rms):

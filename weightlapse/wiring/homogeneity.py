@@ -25,6 +25,7 @@ _POWERS = (
     Fraction(4),
     Fraction(0),
 )
+_MANY = 1024  # numbers that an operator is tried on
 Row = list[tuple[Any, Fraction | int]]
 
 
@@ -84,15 +85,16 @@ def _found(
     values = []
     for i, zero in zip(spots, zeros, strict=True):
         t = leaves[i]
-        v = torch.randn(64, generator=generator, dtype=torch.float64)
+        v = torch.randn(_MANY, generator=generator, dtype=torch.float64)
         if zero:
             v = torch.zeros_like(v)
         if t.dtype == torch.bool:
             v = v > 0
         elif not t.is_floating_point():
             v = (v * 4).to(t.dtype)
+        else:  # of every size, for an operator may be linear up to a bound, or zero
+            v = v.sign() * 10 ** (10 * torch.rand(_MANY, generator=generator, dtype=torch.float64) - 3)
         values.append(v)
-    values = [3 * v if v.is_floating_point() else v for v in values]
 
     def run(factors: Sequence[float]) -> Tensor | None:
         moved = list(values)
@@ -120,6 +122,8 @@ def _found(
         return nothing
     if not base.any():
         return Relation("any", (), "any", ())  # zero, whatever the exponents
+    if not (base.isfinite() & (base != 0)).any():
+        return nothing  # infinite or no number: any power would agree
     scale = _scale(run, base, n)
     sign = _sign(run, base, n)
     return Relation(*(scale or ("zero", ())), *(sign or ("zero", ())))

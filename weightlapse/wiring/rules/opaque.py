@@ -1,6 +1,6 @@
 """Operators without a rule: those known to depend on order are fixed, the rest are tried out alone.
 
-Probing permutes one axis of the operator's own inputs and looks which axis of the results moved the same way. What passes is
+Probing permutes one axis of the operator's own inputs, twice, and looks which axis of the results moved the same way. What passes is
 as good as a rule; what does not is fixed, with the operator's name as the reason.
 """
 
@@ -190,35 +190,34 @@ class _Experiment:
 
         None as a whole: some result changed in another way.
         """
-        assert self.base is not None
         n = self.tensors[spots[0][0]].shape[spots[0][1]]
-        order = torch.randperm(n, generator=self.generator)
-        if torch.equal(order, torch.arange(n)):
-            order = order.roll(1)
+        ring = torch.randperm(n, generator=self.generator)
+        turned, swapped = torch.arange(n), torch.arange(n)
+        turned[ring], swapped[ring[:2]] = ring.roll(1), ring[:2].flip(0)
+        # A turn of all positions and a swap of two neighbours make up every order; one alone says nothing of rings and of signs of orders.
+        ways = [way for order in (turned, swapped) if (way := self._moved(spots, order)) is not None]
+        if len(ways) < 2:
+            return None
+        both = [a & b for a, b in zip(*ways, strict=True)]
+        return [None if None in axes else min(axes) for axes in both] if all(both) else None  # type: ignore[type-var]
+
+    def _moved(self, spots: list[tuple[int, int]], order: Tensor) -> list[set[int | None]] | None:
+        """For each result every axis that moves by ``order`` with these input axes, and None when it stays as it is."""
+        assert self.base is not None
         values = list(self.values)
         for i, d in spots:
             values[i] = values[i].index_select(d, order.to(values[i].device))
         out = self._call(values)
-        if out is None or len(out) != len(self.base):
+        if out is None or [t.shape for t in out] != [t.shape for t in self.base]:
             return None
-        found: list[int | None] = []
+        found: list[set[int | None]] = []
         for new, old in zip(out, self.base, strict=True):
-            if new.shape != old.shape:
-                return None
-            if _same(new, old):
-                found.append(None)
-                continue
-            axis = next(
-                (
-                    d
-                    for d, m in enumerate(old.shape)
-                    if m == n and _same(new, old.index_select(d, order.to(old.device)))
-                ),
-                None,
+            there = order.to(old.device)
+            found.append(
+                {d for d, m in enumerate(old.shape) if m == len(order) and _same(new, old.index_select(d, there))}
             )
-            if axis is None:
-                return None
-            found.append(axis)
+            if _same(new, old):
+                found[-1].add(None)
         return found
 
 
