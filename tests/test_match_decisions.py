@@ -255,6 +255,14 @@ def test_evidence_is_the_share_of_weights_whose_other_ends_are_known() -> None:
     assert [u.name for u in m.neighbours(two.parts[0])] == ["fc1"]
 
 
+def test_evidence_of_a_single_number_is_all_of_it_and_of_none_is_none() -> None:
+    w = Wiring((Group("g", 1, (Member("x", 0, blocks(1), "out"),)), Group("none", 2, (Member("mean", 0, blocks(2), "stat"),))), shapes={"x": (1,), "mean": (2,)})  # fmt: skip
+    a = {"x": np.ones(1), "mean": np.ones(2)}
+    m = Matcher(a, a, w, ORDER)
+    assert m._evidence(m.units["g"], set()) == 1.0
+    assert m._evidence(m.units["none"], set()) == 0.0
+
+
 @pytest.mark.parametrize("signs", [False, True])
 def test_signatures_find_a_planted_order_at_once(signs: bool) -> None:
     for seed in range(6):
