@@ -58,7 +58,7 @@ TARGETS = {
     "store/codecs/straight.py": "test_codec_rows",
     "store/codecs/decode_kernels.py": "test_codec_kernels test_codec_rows",
     "symmetry/match.py": MATCH,
-    "symmetry/search.py": f"test_symmetry_parts {MATCH}",
+    "symmetry/search.py": f"test_search_decisions test_symmetry_parts {MATCH}",
     "symmetry/elements.py": f"test_symmetry_decisions test_wiring_placement {MATCH}",
     **{f"symmetry/{name}.py": MATCH for name in "assign units nesting".split()},
     **{f"symmetry/{name}.py": "test_symmetry_parts" for name in "scale activations".split()},
