@@ -716,6 +716,26 @@ def test_families_are_told_in_the_order_of_the_parents_units() -> None:
     assert part.nested == {"q0", "q1", "q2"}, "a family that does not cover every unit is matched alone"
 
 
+def test_families_are_told_apart_by_all_places_of_their_parent_and_by_what_lies_outside() -> None:
+    order = frozenset({"permutation"})
+
+    def family(name: str, rows: Any) -> tuple[Group, ...]:
+        return tuple(
+            Group(f"{name}{i}", len(r), (Member("x", 0, np.array(r)[:, None], "out"),), order, parent=("g", i))
+            for i, r in enumerate(rows)
+        )
+
+    whole = Member("x", 0, np.array([[0, 1, 4, 5], [2, 3, 6, 7]]), "out")
+    first, second = (Member("x", 0, blocks(4, 2)[k : k + 2], role) for k, role in ((0, "out"), (2, "add")))
+    for members in ((whole,), (first, second), (second, first)):
+        outer = Group("g", 2, members, order)
+        w = Wiring((outer, *family("q", ([0, 1], [2, 3])), *family("k", ([4, 5], [6, 7]))), shapes={"x": (8, 2)})
+        assert [[c.name for c in f] for f in nesting(w).family["g"]] == [["q0", "q1"], ["k0", "k1"]]
+    outer = Group("g", 2, (first,), order)
+    w = Wiring((outer, *family("in", ([0], [2])), *family("out", ([4], [5]))), shapes={"x": (8, 2)})
+    assert [[c.name for c in f] for f in nesting(w).family["g"]] == [["in0", "in1"], ["out0", "out1"]]
+
+
 def test_a_weight_counts_for_one_group() -> None:
     w = heads()
     a = random_state(w, np.random.default_rng(0))
