@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from tests.oracles_symmetry import mlp_wiring, planted, random_state
+from weightlapse.symmetry import search as searching
 from weightlapse.symmetry.candidate import Candidate
 from weightlapse.symmetry.elements import Elements, identity
 from weightlapse.symmetry.scale import balance
@@ -132,6 +133,10 @@ def test_both_networks_are_balanced_where_units_have_a_scale(w: Any) -> None:
 @pytest.mark.parametrize(("dtype", "rounding"), [(np.float64, 1e-7), (np.float32, 1e-6)])
 def test_nearer_than_rounding_is_the_same(dtype: type, rounding: float) -> None:
     assert search(dtype=dtype)._rounding == rounding
+    a = random_state(PLAIN, np.random.default_rng(0), dtype)
+    first = next(iter(a))
+    other = {n: v if n == first else v.astype(np.float32 if dtype is np.float64 else np.float64) for n, v in a.items()}
+    assert Search(other, other, PLAIN, ALL)._rounding == rounding, "the first tensor tells the precision"
 
 
 @pytest.mark.parametrize("w", [PLAIN, SCALED])
@@ -252,6 +257,23 @@ def test_scales_are_fitted_where_units_have_one() -> None:
     assert s.fitted(at, "some").elements is at
 
 
+@pytest.mark.parametrize(
+    ("plain", "given", "wins", "looks"), [(0.0, 0.5, "plain", 1), (0.5, 0.5, "plain", 2), (0.5, 0.4, "given", 2)]
+)
+def test_the_simpler_scale_wins_where_it_is_as_near(plain: float, given: float, wins: str, looks: int) -> None:
+    s, e = scaled_by(1 + 9e-4)
+    looked: list[Elements] = []
+
+    def judged(at: Elements, method: str) -> Candidate:
+        looked.append(at)
+        return Candidate(at, given if at is e else plain, method)
+
+    s.judged = judged  # type: ignore[method-assign]
+    found = s._snapped(e, "some")
+    assert ("given" if found.elements is e else "plain") == wins
+    assert len(looked) == looks, "once it is the same network nothing else is looked at"
+
+
 # ---- after a descent
 
 
@@ -286,6 +308,14 @@ def test_what_is_there_already_does_not_descend(gap: float, descends: bool) -> N
     rng = np.random.default_rng(0)
     s._descend("some", rng)
     assert asked == ([rng] if descends else [])
+
+
+def test_a_millionth_is_there_already(monkeypatch: pytest.MonkeyPatch) -> None:
+    s = search()
+    monkeypatch.setattr(searching, "distance", lambda *_: 1e-6)
+    s._matcher = SimpleNamespace(b=s.b, at=identity(PLAIN))  # type: ignore[assignment]
+    s._descend("some")
+    assert s.best.distance == 1e-6
 
 
 def test_a_restart_near_the_best_keeps_its_order_and_signs() -> None:

@@ -334,3 +334,11 @@ def test_groups_of_other_places_or_of_mixed_units_have_no_common_size() -> None:
                     common(first, second)
             same = replace(w, groups=(replace(g, ops=frozenset({op})),))
             assert common(same, same).group("fc1").size == 4, "of one size nothing is added"
+
+
+def test_where_nothing_makes_the_units_none_is_taken_for_constant() -> None:
+    members = (Member("b", 0, blocks(3), "add"), Member("y", 1, blocks(3), "in"))
+    group = Group("g", 3, members, frozenset({"permutation"}), ops=frozenset({"relu"}))
+    w = Wiring((group,), shapes={"b": (3,), "y": (2, 3)})
+    found = fold({"b": np.array([1.0, 2.0, 3.0]), "y": np.eye(2, 3) + 1}, w).groups["g"]
+    assert found == FoldedGroup((0, 1, 2))

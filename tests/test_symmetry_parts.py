@@ -21,7 +21,7 @@ from weightlapse.symmetry.match import Matcher, Move
 from weightlapse.symmetry.runner import Runner, data_of
 from weightlapse.symmetry.scale import _best_factor, balance, fit_scales, rescaled, scalable
 from weightlapse.symmetry.states import distance, parameter_names, state_of
-from weightlapse.symmetry.units import Units, units_of
+from weightlapse.symmetry.units import Part, Units, units_of
 from weightlapse.wiring.data import Wiring
 from weightlapse.wiring.members import Group, Member, blocks
 
@@ -379,9 +379,58 @@ def test_a_factor_needs_both_sides_and_helps_or_is_left() -> None:
     assert not better or t != 1
     b = {n: v.copy() for n, v in a.items()}
     b["fc1.weight"][0] = b["fc1.bias"][0] = 0  # nothing goes in
+    b["fc2.weight"][:, 0] *= 2
     b["fc2.weight"][:, 1] = 0  # nothing comes out
+    b["fc1.weight"][1] *= 2
     b["fc1.weight"][2] *= 3
     t, better = _best_factor(a, b, u)
     assert t[:2].tolist() == [1, 1]
     assert t[2] != 1
     assert better
+
+
+def test_units_without_one_side_keep_their_scale() -> None:
+    w = mlp_wiring([2, 3, 2], "scale")
+    units = [units_of(g, SCALE) for g in w.groups]
+    a = random_state(w, np.random.default_rng(0))
+    a["fc1.weight"][0] = a["fc1.bias"][0] = 0
+    a["fc2.weight"][:, 1] = 0
+    found = balance(a, units)["fc1"]
+    assert found[:2].tolist() == [1, 1]
+    assert abs(found[2] - 1) > 1e-3
+
+
+def test_what_is_balanced_is_looked_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    w = mlp_wiring([2, 3, 3, 2], "scale")
+    units = [units_of(g, SCALE) for g in w.groups]
+    a = random_state(w, np.random.default_rng(0))
+    flat = dict(rescaled(a, units, balance(a, units)))
+    moved: list[Part] = []
+    real = Part.moved
+    monkeypatch.setattr(Part, "moved", lambda self, *given: moved.append(self) or real(self, *given))
+    balance(flat, units)
+    assert len(moved) == sum(len(u.voters) for u in units)
+    moved.clear()
+    balance(a, units, sweeps=3)
+    assert len(moved) == 3 * sum(len(u.voters) for u in units)
+
+
+def test_units_that_see_a_part_of_another_axis_are_balanced_in_that_part() -> None:
+    members = (Member("x", 1, blocks(2), "out", (0, np.array([0, 2]))), Member("y", 0, blocks(2), "in"))
+    u = units_of(Group("g", 2, members, frozenset({"scale"})), SCALE)
+    rng = np.random.default_rng(0)
+    a = {"x": rng.normal(size=(3, 2)), "y": rng.normal(size=(2, 4))}
+    into, out = (a["x"][[0, 2]] ** 2).sum(0), (a["y"] ** 2).sum(1)
+    assert balance(a, [u])["g"] == pytest.approx((out / into) ** 0.25)
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_units_on_both_axes_are_rescaled_as_far_as_it_helps(seed: int) -> None:
+    members = (Member("x", 0, blocks(3), "out"), Member("rec", 0, blocks(3), "out"), Member("rec", 1, blocks(3), "in"), Member("y", 1, blocks(3), "in"))  # fmt: skip
+    u = units_of(Group("g", 3, members, frozenset({"scale"})), SCALE)
+    rng = np.random.default_rng(seed)
+    a = {"x": rng.normal(size=(3, 4)), "rec": 0.1 * rng.normal(size=(3, 3)), "y": rng.normal(size=(4, 3))}
+    b = rescaled(a, [u], {"g": np.array([0.5, 1.0, 2.0])})
+    found = fit_scales(a, b, [u])
+    assert found["g"] == pytest.approx([2.0, 1.0, 0.5], rel=1e-3)
+    assert distance(a, rescaled(b, [u], found)) < 1e-3 < distance(a, b)
