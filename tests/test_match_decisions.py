@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import itertools
+import sys
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -10,7 +12,7 @@ import pytest
 from scipy.optimize import linear_sum_assignment
 
 from tests.oracles_symmetry import mlp_wiring, planted, random_state
-from weightlapse.errors import InvalidArgument
+from weightlapse.errors import InvalidArgument, MissingExtra
 from weightlapse.symmetry import assign as assignment
 from weightlapse.symmetry import match
 from weightlapse.symmetry.assign import assign, assign_blocks
@@ -109,6 +111,14 @@ def test_where_the_largest_entries_stand_apart_nothing_is_searched(monkeypatch: 
     assert sorted(assign(clash).tolist()) == [0, 1, 2, 3]
     assert assign_blocks(np.stack([apart, clash, apart]))[0].tolist() == [2, 0, 3, 1]
     assert asked == [clash.tolist()] * 2
+
+
+def test_without_scipy_it_is_said_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "scipy.optimize", None)
+    for solve, value in ((assign, np.ones((2, 2))), (assign_blocks, np.ones((1, 2, 2)))):
+        with pytest.raises(MissingExtra, match="aligning two networks"):
+            solve(value)
+    assert assign(np.eye(2)).tolist() == [0, 1], "which is not asked for where nothing is searched"
 
 
 # ---- one step ----------------------------------------------------------------------------------------------------------------
@@ -756,6 +766,23 @@ def test_a_weight_that_two_families_share_is_nobodys_and_both_are_improved_alone
     assert not n.weights_of("q0")["o"].any()
     assert np.array_equal(n.weights_of("q0")["q"], a["q"])
     assert n.overlaps == n.nested
+
+
+def test_a_nested_group_on_both_axes_is_improved_alone_and_those_beside_it() -> None:
+    w = heads()
+    both = tuple(Member("r", axis, np.arange(6).reshape(3, 2), role) for axis, role in ((0, "out"), (1, "in")))
+
+    def more(g: Group) -> Group:
+        if g.name == "h":
+            return replace(g, members=(*g.members, *both), exponents=())
+        if g.name[0] == "q":
+            mine = tuple(replace(m, index=m.index[int(g.name[1])][:, None]) for m in both)
+            return replace(g, members=(*g.members, *mine), exponents=())
+        return g
+
+    w = replace(w, groups=tuple(more(g) for g in w.groups), shapes={**w.shapes, "r": (6, 6)})
+    n = nesting(w)
+    assert n.overlaps == n.nested == {f"{k}{i}" for k in "qv" for i in range(3)}
 
 
 def test_what_is_inside_a_unit_and_in_no_nested_group_is_its_own() -> None:

@@ -14,7 +14,7 @@ from torch import nn
 import weightlapse as wl
 from tests.oracles_symmetry import State, mlp_wiring, planted, random_state
 from weightlapse.symmetry.fold import _ACTIVATIONS, FoldedGroup, fold, without
-from weightlapse.symmetry.widths import Correspondence, OneSize, common, correspondence, wiring_for
+from weightlapse.symmetry.widths import Correspondence, OneSize, common, correspondence, laid_out, wiring_for
 from weightlapse.wiring.data import Wiring
 from weightlapse.wiring.members import Group, Member, blocks
 
@@ -342,3 +342,36 @@ def test_where_nothing_makes_the_units_none_is_taken_for_constant() -> None:
     w = Wiring((group,), shapes={"b": (3,), "y": (2, 3)})
     found = fold({"b": np.array([1.0, 2.0, 3.0]), "y": np.eye(2, 3) + 1}, w).groups["g"]
     assert found == FoldedGroup((0, 1, 2))
+
+
+@pytest.mark.parametrize(
+    ("sizes", "folded"),
+    [([3, 4, 4, 2], False), ([3, 4, 6, 2], True), ([3, 3, 4, 2], False), ([3, 3, 6, 2], True), ([3, 4, 5, 2], False)],
+)
+def test_the_second_network_is_folded_where_one_of_its_groups_is_larger(sizes: list[int], folded: bool) -> None:
+    rng = np.random.default_rng(0)
+    a, b = random_state(wiring([3, 4, 5, 2], "tanh"), rng), random_state(wiring(sizes, "tanh"), rng)
+    b["fc3.weight"][:, 0] = 0  # a unit that nobody hears
+    found = OneSize.of(a, b, wiring([3, 4, 5, 2], "tanh"), None, 1e-6)
+    assert bool(found.folded) is folded
+    assert not folded or found.folded["fc2"].dropped == (0,)
+
+
+def test_the_first_group_that_only_one_network_has_is_told() -> None:
+    w = mlp_wiring([3, 4, 5, 2])
+    a = random_state(w, np.random.default_rng(0))
+    none = replace(w, groups=())
+    for pair, side, other in (((w, none), "first", "second"), ((none, w), "second", "first")):
+        with pytest.raises(wl.CannotAlign, match=f"group 'fc1' of the {side} network is no group of the {other}"):
+            OneSize.of(a, a, *pair, 1e-6)
+
+
+def test_what_no_unit_owns_has_the_same_length_in_both() -> None:
+    w = Wiring((Group("g", 2, (Member("x", 0, blocks(2), "out"),)),), shapes={"x": (3, 2)})
+    wide = Wiring((Group("g", 3, (Member("x", 0, np.array([[0], [1], [3]]), "out"),)),), shapes={"x": (4, 2)})
+    x = np.arange(6.0).reshape(3, 2) + 1
+    assert laid_out({"x": x}, w, wide)["x"].tolist() == [[1, 2], [3, 4], [5, 6], [0, 0]]
+    with pytest.raises(wl.CannotAlign, match="'x' differs in axis 0 by more than hidden units"):
+        laid_out({"x": np.ones((5, 2))}, w, wide)
+    with pytest.raises(wl.CannotAlign, match="they differ by more than hidden units"):
+        laid_out({"x": np.ones((3, 7))}, w, wide)
