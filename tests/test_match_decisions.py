@@ -3,17 +3,23 @@
 from __future__ import annotations
 
 import itertools
+import sys
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import pytest
+from scipy.optimize import linear_sum_assignment
 
 from tests.oracles_symmetry import mlp_wiring, planted, random_state
+from weightlapse.errors import InvalidArgument, MissingExtra
+from weightlapse.symmetry import assign as assignment
 from weightlapse.symmetry import match
 from weightlapse.symmetry.assign import assign, assign_blocks
 from weightlapse.symmetry.match import Matcher, Move, _sorted
 from weightlapse.symmetry.moved import Moved
-from weightlapse.symmetry.units import units_of
+from weightlapse.symmetry.nesting import Masked, Nesting
+from weightlapse.symmetry.units import allowed_symmetries, units_of
 from weightlapse.wiring.data import Wiring
 from weightlapse.wiring.members import Group, Member, blocks
 
@@ -88,6 +94,31 @@ def test_an_assignment_is_the_best_of_all(n: int) -> None:
     ):
         assert all(sorted(p) == list(range(n)) for p in np.array(chosen).tolist())
         assert [sum(v[i, p[i]] for i in range(n)) for v, p in zip(stack, chosen)] == best
+
+
+def test_where_the_largest_entries_stand_apart_nothing_is_searched(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[Any] = []
+
+    def solver() -> Any:
+        real = linear_sum_assignment
+        return lambda value, maximize: asked.append(value.tolist()) or real(value, maximize=maximize)
+
+    monkeypatch.setattr(assignment, "_solver", solver)
+    apart, clash = np.eye(4)[[2, 0, 3, 1]], np.ones((4, 4)) * [0, 3, 1, 2]
+    assert assign(apart).tolist() == [2, 0, 3, 1]
+    assert assign_blocks(np.stack([apart, apart.T])).tolist() == [[2, 0, 3, 1], [1, 3, 0, 2]]
+    assert asked == []
+    assert sorted(assign(clash).tolist()) == [0, 1, 2, 3]
+    assert assign_blocks(np.stack([apart, clash, apart]))[0].tolist() == [2, 0, 3, 1]
+    assert asked == [clash.tolist()] * 2
+
+
+def test_without_scipy_it_is_said_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "scipy.optimize", None)
+    for solve, value in ((assign, np.ones((2, 2))), (assign_blocks, np.ones((1, 2, 2)))):
+        with pytest.raises(MissingExtra, match="aligning two networks"):
+            solve(value)
+    assert assign(np.eye(2)).tolist() == [0, 1], "which is not asked for where nothing is searched"
 
 
 # ---- one step ----------------------------------------------------------------------------------------------------------------
@@ -253,6 +284,14 @@ def test_evidence_is_the_share_of_weights_whose_other_ends_are_known() -> None:
     assert [u.name for u in m.neighbours(one.parts[2])] == ["fc2"]
     assert [u.name for u in m.neighbours(one.parts[0])] == []
     assert [u.name for u in m.neighbours(two.parts[0])] == ["fc1"]
+
+
+def test_evidence_of_a_single_number_is_all_of_it_and_of_none_is_none() -> None:
+    w = Wiring((Group("g", 1, (Member("x", 0, blocks(1), "out"),)), Group("none", 2, (Member("mean", 0, blocks(2), "stat"),))), shapes={"x": (1,), "mean": (2,)})  # fmt: skip
+    a = {"x": np.ones(1), "mean": np.ones(2)}
+    m = Matcher(a, a, w, ORDER)
+    assert m._evidence(m.units["g"], set()) == 1.0
+    assert m._evidence(m.units["none"], set()) == 0.0
 
 
 @pytest.mark.parametrize("signs", [False, True])
@@ -572,3 +611,218 @@ def test_tensors_show_plain_partners_by_all_products(signs: bool, monkeypatch: p
         assert np.allclose(np.asarray(m.b["x"]), a["x"])
     same = {"x": torch.ones(4, 64)}
     assert Matcher(same, same, w, BOTH)._plain(m.steps[0], None) is None, "nothing is plain where all are alike"
+
+
+# ---- units as rows -------------------------------------------------------------------------------------------------------------
+
+PLACES = [
+    Member("x", 0, blocks(4), "out"),
+    Member("x", 0, blocks(2, 2), "out"),
+    Member("x", 0, np.array([[3], [1]]), "out"),
+    Member("x", 0, np.array([[0, 2], [1, 3]]), "out"),
+    Member("x", 0, blocks(3), "out"),
+    Member("x", 1, blocks(3), "in"),
+    Member("x", 2, np.array([[0], [4]]), "in"),
+    Member("x", 2, blocks(3), "in"),
+    Member("x", 0, blocks(4), "out", (1, np.array([2, 0]))),
+    Member("x", 2, blocks(5), "in", (0, np.array([1]))),
+    Member("x", 1, np.array([[2], [0]]), "in", (2, np.array([0, 3]))),
+]
+
+
+def held_by(m: Member, values: Any) -> Any:
+    """(position along the member's axis first, then) all that the member sees of the values."""
+    if m.where is not None:
+        values = np.take(values, m.where[1], axis=m.where[0])
+    return np.moveaxis(values, m.axis, 0)
+
+
+@pytest.mark.parametrize("m", PLACES)
+@pytest.mark.parametrize("exponent", [1, -1, 0, 2])
+def test_a_part_gathers_and_moves_the_values_of_its_units(m: Member, exponent: int) -> None:
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(4, 3, 5))
+    size = m.index.shape[0]
+    group = Group("g", size, (m,), frozenset({"permutation", "scale"}), exponents=(exponent,))
+    (part,) = units_of(group, BOTH).parts
+    seen = held_by(m, x)
+    rows = [np.concatenate([seen[i].ravel() for i in m.index[u]]) for u in range(size)]
+    assert np.array_equal(part.rows(x), rows)
+    order, factors = rng.permutation(size), 2.0 ** rng.integers(-2, 3, size)
+    for p, f in ((order, factors), (order, None), (None, factors), (None, None)):
+        kept = x.copy()
+        out = part.moved(x, p, f)
+        assert np.array_equal(x, kept)
+        want = seen.copy()
+        for u in range(size):
+            source = u if p is None else p[u]
+            for i, j in zip(m.index[u], m.index[source]):
+                want[i] = seen[j] * (1.0 if f is None else f[u] ** exponent)
+        assert np.array_equal(held_by(m, out), want)
+        untouched = np.ones(x.shape, bool)
+        if m.where is not None:
+            spot: list[Any] = [slice(None)] * 3
+            spot[m.where[0]] = m.where[1]
+            untouched[tuple(spot)] = False
+            assert np.array_equal(out[untouched], x[untouched])
+
+
+def test_two_axes_are_two_parts_of_a_matrix_and_statistics_do_not_vote() -> None:
+    (group,) = recurrent(3, "sign").groups
+    u = units_of(group, frozenset({"permutation", "scale"}))
+    assert u.twice == {"rec"}
+    assert (u.permute, u.sign, u.scale) == (True, False, False), "what the group has and the caller allows"
+    x = np.arange(9.0).reshape(3, 3)
+    assert u.parts[1].rows(x).tolist() == x.tolist()
+    assert u.parts[2].rows(x).tolist() == x.T.tolist()
+    members = (Member("x", 0, blocks(2), "out"), Member("mean", 0, blocks(2), "stat"))
+    u = units_of(Group("g", 2, members, frozenset({"scale"})), frozenset({"permutation", "scale"}))
+    assert [p.tensor for p in u.voters] == ["x"]
+    assert (u.permute, u.sign, u.scale, u.twice) == (False, False, True, frozenset())
+
+
+def test_the_caller_says_which_symmetries() -> None:
+    every = {"permutation", "sign", "scale", "basis"}
+    assert allowed_symmetries("auto") == every
+    for kind in every:
+        assert allowed_symmetries(kind) == allowed_symmetries([kind]) == {kind}
+    assert allowed_symmetries(()) == set()
+    for bad in ("turn", ["sign", "turn"]):
+        with pytest.raises(InvalidArgument, match=r"unknown symmetry 'turn'; known: permutation"):
+            allowed_symmetries(bad)
+
+
+# ---- groups in the units of others ---------------------------------------------------------------------------------------------
+
+
+def heads(*, shared: bool = False, missing: bool = False, told: tuple[int, ...] = (0, 1, 2)) -> Wiring:
+    """Three heads: rows of q in one family, rows of v in another, which also have columns of o; ``shared``: those of q have them, too."""
+    h, d, at = 3, 2, np.arange(6).reshape(3, 2)
+    outer = Group("h", h, tuple(Member(t, axis, at, role) for t, axis, role in (("q", 0, "out"), ("v", 0, "out"), ("o", 1, "in"))), frozenset({"permutation"}))  # fmt: skip
+    q, v = [], []
+    for i in told:
+        rows = at[i][:, None]
+        out = (Member("o", 1, rows, "in"),)
+        q.append(Group(f"q{i}", d, (Member("q", 0, rows, "out"), *(out if shared else ())), frozenset({"permutation"}), parent=("h", i)))  # fmt: skip
+        v.append(Group(f"v{i}", d, (Member("v", 0, rows, "out"), *out), frozenset({"permutation"}), parent=("h", i)))
+    return Wiring((outer, *q, *(v[:-1] if missing else v)), shapes={"q": (6, 3), "v": (6, 2), "o": (3, 6)})
+
+
+def nesting(w: Wiring, a: Any = None) -> Nesting:
+    a = random_state(w, np.random.default_rng(0)) if a is None else a
+    return Nesting(a, w, {g.name: units_of(g, ORDER) for g in w.groups})
+
+
+def test_families_are_told_in_the_order_of_the_parents_units() -> None:
+    for told in itertools.permutations(range(3)):
+        n = nesting(heads(told=told))
+        assert sorted([c.name for c in f] for f in n.family["h"]) == [["q0", "q1", "q2"], ["v0", "v1", "v2"]]
+        assert n.nested == {f"{k}{i}" for k in "qv" for i in range(3)}
+        assert [sorted(names) for names in n.inside("h")] == [[f"q{i}", f"v{i}"] for i in range(3)]
+        assert n.inside("q1") == [[], []]
+        assert n.overlaps == set()
+    part = nesting(heads(missing=True))
+    assert [[c.name for c in f] for f in part.family["h"]] == [["q0", "q1", "q2"]]
+    assert part.nested == {"q0", "q1", "q2"}, "a family that does not cover every unit is matched alone"
+
+
+def test_families_are_told_apart_by_all_places_of_their_parent_and_by_what_lies_outside() -> None:
+    order = frozenset({"permutation"})
+
+    def family(name: str, rows: Any) -> tuple[Group, ...]:
+        return tuple(
+            Group(f"{name}{i}", len(r), (Member("x", 0, np.array(r)[:, None], "out"),), order, parent=("g", i))
+            for i, r in enumerate(rows)
+        )
+
+    whole = Member("x", 0, np.array([[0, 1, 4, 5], [2, 3, 6, 7]]), "out")
+    first, second = (Member("x", 0, blocks(4, 2)[k : k + 2], role) for k, role in ((0, "out"), (2, "add")))
+    for members in ((whole,), (first, second), (second, first)):
+        outer = Group("g", 2, members, order)
+        w = Wiring((outer, *family("q", ([0, 1], [2, 3])), *family("k", ([4, 5], [6, 7]))), shapes={"x": (8, 2)})
+        assert [[c.name for c in f] for f in nesting(w).family["g"]] == [["q0", "q1"], ["k0", "k1"]]
+    outer = Group("g", 2, (first,), order)
+    w = Wiring((outer, *family("in", ([0], [2])), *family("out", ([4], [5]))), shapes={"x": (8, 2)})
+    assert [[c.name for c in f] for f in nesting(w).family["g"]] == [["in0", "in1"], ["out0", "out1"]]
+
+
+def test_a_weight_counts_for_one_group() -> None:
+    w = heads()
+    a = random_state(w, np.random.default_rng(0))
+    n = nesting(w, a)
+    assert {t: np.unique(c).tolist() for t, c in n.cells("h").items()} == {"q": [1], "v": [1], "o": [1]}
+    assert set(n.weights_of("h")) == set(), "all that the heads have is inside them"
+    assert all(np.array_equal(n.weights_of("q0")[t], a[t]) for t in a)
+    part = nesting(heads(missing=True), a)
+    assert set(part.weights_of("h")) == {"v", "o"}
+    assert np.array_equal(part.weights_of("h")["v"], a["v"])
+
+
+def test_a_weight_that_two_families_share_is_nobodys_and_both_are_improved_alone() -> None:
+    w = heads(shared=True)
+    a = random_state(w, np.random.default_rng(0))
+    n = nesting(w, a)
+    assert {t: np.unique(c).tolist() for t, c in n.cells("h").items()} == {"q": [1], "v": [1], "o": [2]}
+    assert not n.weights_of("q0")["o"].any()
+    assert np.array_equal(n.weights_of("q0")["q"], a["q"])
+    assert n.overlaps == n.nested
+
+
+def test_a_nested_group_on_both_axes_is_improved_alone_and_those_beside_it() -> None:
+    w = heads()
+    both = tuple(Member("r", axis, np.arange(6).reshape(3, 2), role) for axis, role in ((0, "out"), (1, "in")))
+
+    def more(g: Group) -> Group:
+        if g.name == "h":
+            return replace(g, members=(*g.members, *both), exponents=())
+        if g.name[0] == "q":
+            mine = tuple(replace(m, index=m.index[int(g.name[1])][:, None]) for m in both)
+            return replace(g, members=(*g.members, *mine), exponents=())
+        return g
+
+    w = replace(w, groups=tuple(more(g) for g in w.groups), shapes={**w.shapes, "r": (6, 6)})
+    n = nesting(w)
+    assert n.overlaps == n.nested == {f"{k}{i}" for k in "qv" for i in range(3)}
+
+
+def test_what_is_inside_a_unit_and_in_no_nested_group_is_its_own() -> None:
+    """Of four columns two are in the nested groups; the other two count for the unit that holds them."""
+    inner = tuple(Group(f"c{i}", 2, (Member("x", 0, np.array([[3 * i], [3 * i + 1]]), "out"),), frozenset({"permutation"}), parent=("g", i)) for i in range(2))  # fmt: skip
+    outer = Group("g", 2, (Member("x", 0, blocks(2, 3), "out"),), frozenset({"permutation"}))
+    w = Wiring((outer, *inner), shapes={"x": (6, 2)})
+    a = random_state(w, np.random.default_rng(0))
+    own = nesting(w, a).weights_of("g")
+    assert set(own) == {"x"}
+    kept = np.zeros((6, 2))
+    kept[[2, 5]] = a["x"][[2, 5]]
+    assert np.array_equal(own["x"], kept)
+    a["x"][[2, 5]] = 0
+    assert set(nesting(w, a).weights_of("g")) == set(), "nothing is left to compare"
+
+
+def test_nested_groups_that_see_a_part_of_another_axis_own_that_part() -> None:
+    inner = tuple(Group(f"c{i}", 2, (Member("x", 1, blocks(2), "in", (0, np.array([i]))),), frozenset({"permutation"}), parent=("g", i)) for i in range(2))  # fmt: skip
+    outer = Group("g", 2, (Member("x", 0, blocks(2), "out"),), frozenset({"permutation"}))
+    w = Wiring((outer, *inner), shapes={"x": (2, 3)})
+    a = random_state(w, np.random.default_rng(0))
+    units = {g.name: units_of(g, ORDER) for g in w.groups}
+    cells = Nesting(a, w, units)._cells_of([units["c1"]])
+    assert cells["x"].tolist() == [[False, False, False], [True, True, False]]
+
+
+def test_masks_add_up_and_names_are_those_that_count() -> None:
+    a = {"x": np.ones(3), "y": np.ones(2)}
+    m = Masked(a)
+    assert (set(m), len(m)) == ({"x", "y"}, 2)
+    assert m["x"] is a["x"]
+    m.hide("x", np.array([True, False, False]))
+    m.hide("x", np.array([False, False, True]))
+    m.hide("x", np.zeros(3, bool))
+    assert m["x"].tolist() == [0, 1, 0]
+    assert a["x"].tolist() == [1, 1, 1]
+    m.hide("y", np.zeros(2, bool))
+    assert m["y"] is a["y"]
+    only = Masked(a, {"y"})
+    assert (list(only), len(only)) == (["y"], 1)
+    with pytest.raises(KeyError):
+        only["x"]

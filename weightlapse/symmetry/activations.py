@@ -60,5 +60,5 @@ def standardised(z: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[n
     """The rows with mean 0 and norm 1, 0 for constant ones; and which are not constant."""
     z = z - z.mean(axis=1, keepdims=True)
     size = np.sqrt(np.einsum("ij,ij->i", z, z))
-    alive = size > 1e-9 * max(float(size.max(initial=0.0)), 1e-300)
+    alive = size > 1e-9 * size.max(initial=0.0)
     return z / np.where(alive, size, np.inf)[:, None], alive

@@ -103,7 +103,7 @@ def _fold_group(arrays: Arrays, u: Units, tolerance: float, merging: bool) -> tu
     arrays = dict(arrays)
     readers = [p for p in u.parts if p.member.roles == {"in"}]
     heard = np.sqrt(sum((p.rows(arrays[p.tensor]) ** 2).sum(axis=1) for p in readers))
-    alive = heard > tolerance * max(float(heard.max(initial=0.0)), 1e-300)
+    alive = heard > tolerance * heard.max(initial=0.0)
     absorbed, merged = np.zeros(u.size, dtype=bool), []
     if merging:
         absorbed = _into_biases(arrays, readers, *_constants(arrays, u, alive, tolerance))
@@ -132,7 +132,7 @@ def _merge(
     # the loudest first: its weights are the ones that the function knows best
     for v in sorted(free.tolist(), key=lambda i: -heard[i]):
         for r in keepers:
-            reach = tolerance * max(float(np.sqrt((unit[r] ** 2).sum() + (even[r] ** 2).sum())), 1e-300)
+            reach = tolerance * np.sqrt((unit[r] ** 2).sum() + (even[r] ** 2).sum())
             signs = (1.0, -1.0) if u.sign else (1.0,)
             gaps = [np.sqrt(((unit[v] - s * unit[r]) ** 2).sum() + ((even[v] - even[r]) ** 2).sum()) for s in signs]
             best = int(np.argmin(gaps))
@@ -170,7 +170,7 @@ def _constants(
         return none
     fed = np.sqrt(sum((p.rows(arrays[p.tensor]) ** 2).sum(axis=1) for p in makers))
     bias = sum((p.rows(arrays[p.tensor]).sum(axis=1) for p in u.parts if p.member.roles == {"add"}), np.zeros(u.size))
-    still = alive & (fed <= tolerance * max(float(fed.max(initial=0.0)), 1e-300))
+    still = alive & (fed <= tolerance * fed.max(initial=0.0))
     return still, acts[0](bias)
 
 

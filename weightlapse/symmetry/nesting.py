@@ -133,12 +133,10 @@ def _slots(child: Group, parent: Group) -> tuple[Any, ...]:
     unit = child.parent[1]
     key: list[Any] = [child.size]
     for m in child.members:
-        place: Any = None
-        for p in parent.members:
-            if p.tensor == m.tensor and p.axis == m.axis:
-                slot = {int(x): i for i, x in enumerate(p.index[unit])}
-                place = tuple(slot.get(int(x), -1) for x in m.index.ravel())
-        if place is None:  # on an axis of its own: the same positions in every sibling
-            place = tuple(int(x) for x in m.index.ravel())
-        key.append((m.tensor, m.axis, place))
+        on_axis = [p.index[unit] for p in parent.members if (p.tensor, p.axis) == (m.tensor, m.axis)]
+        place = [int(x) for x in m.index.ravel()]
+        if on_axis:  # otherwise on an axis of its own: the same positions in every sibling
+            slot = {int(x): i for i, x in enumerate(np.concatenate(on_axis))}
+            place = [slot.get(x, -1) for x in place]
+        key.append((m.tensor, m.axis, tuple(place)))
     return tuple(key)

@@ -32,7 +32,7 @@ class Part:
         m = self.member
         if m.where is not None:
             values = values[(slice(None),) * m.where[0] + (m.where[1],)]
-        moved = values if m.axis == 0 else values.T if values.ndim == 2 else axis_first(values, m.axis)
+        moved = values if m.axis == 0 else axis_first(values, m.axis)
         if not (self.ordered and m.index.size == moved.shape[0]):
             moved = moved[m.index.ravel()]
         return moved.reshape(m.index.shape[0], -1)
