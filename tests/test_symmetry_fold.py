@@ -375,3 +375,18 @@ def test_what_no_unit_owns_has_the_same_length_in_both() -> None:
         laid_out({"x": np.ones((5, 2))}, w, wide)
     with pytest.raises(wl.CannotAlign, match="they differ by more than hidden units"):
         laid_out({"x": np.ones((3, 7))}, w, wide)
+
+
+@pytest.mark.parametrize("why", ["none", "where", "shared", "uneven", "nested"])
+def test_another_size_is_told_from_shapes_only_where_the_units_own_their_axis(why: str) -> None:
+    k = 2 if why == "uneven" else 1
+    m = Member("x", 0, blocks(2 if why == "shared" else 4, k), "out", (1, np.array([0])) if why == "where" else None)
+    outer = Group("h", 2, (Member("y", 0, blocks(2), "out"),))
+    group = Group("g", m.index.shape[0], (m,), parent=("h", 0) if why == "nested" else None)
+    w = Wiring((outer, group), shapes={"x": (4 * k, 3), "y": (2, 1)})
+    wide = {"x": (9 if k == 2 else 6, 3), "y": (2, 1)}
+    if why == "none":
+        assert wiring_for(w, wide).group("g").size == 6
+    else:
+        with pytest.raises(wl.CannotAlign, match="'x' differs in width and shares its axis 0 between groups"):
+            wiring_for(w, wide)
