@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -20,6 +20,8 @@ from weightlapse.wiring.data import Wiring
 from weightlapse.wiring.experts import guesses, with_experts
 from weightlapse.wiring.members import Basis, Gauge, Group, Member, blocks
 from weightlapse.wiring.outputs import chooser
+from weightlapse.wiring.record import Call
+from weightlapse.wiring.routes import guard
 from weightlapse.wiring.tensors import state_tensors
 from weightlapse.wiring.trace import trace
 from weightlapse.wiring.trials import Trial
@@ -362,6 +364,76 @@ def test_units_of_experts_are_apart_while_rows_stay_by_themselves(name: str) -> 
     w, bench = bench_of(model, x)
     assert [g.size for g in w.groups] == ([4, 4, 4] if apart else [4])
     assert verified(w, bench) is w
+
+
+UNIT, ROW, ELSE, OTHER = range(4)
+aten = torch.ops.aten
+
+
+# an operator, the axes of its inputs and of its result, and whether units that rows meet with their expert stay with their row
+STEPS: dict[str, tuple[Any, tuple[list[int], ...], list[int], bool]] = {
+    "made": (aten.mm.default, ([ROW, ELSE], [ELSE, UNIT]), [ROW, UNIT], True),
+    "made of all rows": (aten.mm.default, ([UNIT, ROW], [ROW, ELSE]), [ROW, UNIT], False),
+    "summed": (aten.mm.default, ([ROW, UNIT], [UNIT, ELSE]), [ROW, ELSE], True),
+    "rows summed in each": (aten.bmm.default, ([ELSE, UNIT, ROW], [ELSE, ROW, UNIT]), [OTHER], False),
+    "summed in each": (aten.bmm.default, ([ROW, ELSE, UNIT], [ROW, UNIT, OTHER]), [ROW, ELSE, OTHER], True),
+    "shifted": (aten.addmm.default, ([ROW], [ROW, UNIT], [UNIT, OTHER]), [ROW, OTHER], True),
+    "shifted with rows": (aten.addmm.default, ([UNIT], [UNIT, ROW], [ROW, UNIT]), [OTHER], False),
+    "shifted in each": (aten.baddbmm.default, ([ROW], [ELSE, ROW, UNIT], [ELSE, UNIT, OTHER]), [ROW, OTHER], True),
+    "shifted with rows in each": (aten.baddbmm.default, ([UNIT], [ELSE, UNIT, ROW], [ELSE, ROW, UNIT]), [OTHER], False),
+    "another's rows": (aten._softmax.default, ([ROW, UNIT],), [ELSE, UNIT], False),
+    "softmax": (aten._softmax.default, ([ROW, UNIT],), [ROW, UNIT], True),
+    "element by element": (aten.relu.default, ([ROW, UNIT],), [ROW, UNIT], True),
+    "turned round": (aten.flip.default, ([ROW, UNIT],), [ROW, UNIT], False),
+    "of no rule": (aten.linalg_det.default, ([ROW, UNIT],), [ROW, UNIT], False),
+    "rows in runs": (aten._grouped_mm.default, ([ROW, ELSE], [OTHER, ELSE, UNIT]), [ROW, UNIT], True),
+}  # fmt: skip
+
+
+class Routed:
+    """An inference in which one axis is the units of experts, and one or two are the rows that each have one."""
+
+    def __init__(self, axes: dict[int, list[int]], rows: dict[bytes, list[set[int]]]) -> None:
+        self.of, self.rows, self.ordinary, self.dims = axes, rows, [], self
+
+    def axes(self, t: Tensor) -> list[int]:
+        return self.of[id(t)]
+
+    def leaves(self, axis: int) -> list[int]:
+        return [axis]
+
+    def routes_of(self, leaf: int) -> list[bytes]:
+        return list(self.rows) if leaf == UNIT else []
+
+    def rows_of(self, route: bytes) -> list[set[int]]:
+        return self.rows[route]
+
+    def unroute(self, leaf: int) -> None:
+        self.ordinary.append(leaf)
+
+
+def stays(op: Any, inputs: Sequence[list[int]], out: list[int], rows: dict[bytes, list[set[int]]]) -> bool:
+    tensors = [torch.zeros(()) for _ in inputs]
+    inf: Any = Routed({id(t): axes for t, axes in zip(tensors, inputs, strict=True)}, rows)
+    guard(inf, Call(op, tuple(tensors), {}, tensors, [], []), [out])
+    assert inf.ordinary in ([], [UNIT])
+    return not inf.ordinary
+
+
+@pytest.mark.parametrize("name", STEPS)
+def test_which_steps_leave_units_with_their_row(name: str) -> None:
+    op, inputs, out, apart = STEPS[name]
+    assert stays(op, inputs, out, {b"r": [{ROW}]}) is apart
+    assert stays(op, inputs, out, {})
+
+
+def test_a_row_is_all_of_its_axes_and_one_of_several_is_enough() -> None:
+    for rows, apart in (([{ROW, ELSE}], False), ([{ELSE}, {ROW}], True), ([{ROW, UNIT}], True), ([{ELSE}], False)):
+        assert stays(aten.relu.default, [[ROW, UNIT]], [ROW, UNIT], {b"r": rows}) is apart
+    assert not stays(aten.relu.default, [[ROW, UNIT]], [ROW, UNIT], {b"r": [{ROW}], b"s": [{ELSE}]})
+    assert not stays(aten.relu.default, [[ELSE]], [UNIT], {b"r": [{ROW}]})  # units that only the result has
+    assert not stays(aten.flip.default, [[UNIT]], [ROW], {b"r": [{ROW}]})  # or only an input
+    assert not stays(aten.mm.default, [[UNIT, ROW], [ROW, ELSE]], [ELSE], {b"r": [{OTHER}, {ROW}]})
 
 
 # ---- bases
