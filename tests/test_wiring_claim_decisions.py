@@ -18,6 +18,7 @@ from weightlapse.wiring.bench import Bench
 from weightlapse.wiring.complete import _laid_out, _parts, missed
 from weightlapse.wiring.data import Wiring
 from weightlapse.wiring.experts import guesses, with_experts
+from weightlapse.wiring.lone_heads import _makers, _of_dims, lone_heads, not_searched
 from weightlapse.wiring.members import Basis, Gauge, Group, Member, blocks
 from weightlapse.wiring.outputs import chooser
 from weightlapse.wiring.record import Call
@@ -434,6 +435,146 @@ def test_a_row_is_all_of_its_axes_and_one_of_several_is_enough() -> None:
     assert not stays(aten.relu.default, [[ELSE]], [UNIT], {b"r": [{ROW}]})  # units that only the result has
     assert not stays(aten.flip.default, [[UNIT]], [ROW], {b"r": [{ROW}]})  # or only an input
     assert not stays(aten.mm.default, [[UNIT, ROW], [ROW, ELSE]], [ELSE], {b"r": [{OTHER}, {ROW}]})
+
+
+# ---- guesses for heads that no group holds
+
+
+def at(tensor: str, axis: int, index: Any, role: str, where: Any = None) -> Member:
+    return Member(tensor, axis, np.asarray(index), role, where)
+
+
+def stream(*reads: str, **how: Any) -> Group:
+    """Four numbers that ``reads`` read by rows (``t``: by columns)."""
+    members = [at(r, 0 if r.startswith("t") else 1, blocks(4), "in") for r in reads]
+    return Group("s", 4, (at("e", 1, blocks(4), "out"), *members), **how)
+
+
+SHAPES = {
+    "e": (5, 4), "q.weight": (6, 4), "t.weight": (4, 6), "last": (7, 4), "wide": (6, 8), "three": (3, 4, 2), "o.weight": (4, 6), "q.bias": (6,), "t.bias": (4,),
+}  # fmt: skip
+
+
+def made(*groups: Group, kept: Sequence[Basis] = (), fixed: Any = None) -> dict[str, tuple[int, list[int], str | None]]:
+    w = Wiring(groups, shapes=SHAPES, fixed=fixed or {})
+    found = _makers(w, kept)
+    assert all(m.tensor == name for name, m in found.items())
+    return {n: (m.axis, m.left.tolist(), None if m.heads is None else m.heads.name) for n, m in found.items()}
+
+
+def test_what_makes_numbers_of_a_stream() -> None:
+    every = list(range(6))
+    s = stream("q.weight", "t.weight", "last", "wide", "three")
+    assert made(s) == {"q.weight": (0, every, None), "t.weight": (1, every, None), "last": (0, list(range(7)), None)}
+    for why, left in (("output of it", False), ("vocabulary", False), ("input", False), ("attention", True)):
+        assert ("last" in made(s, fixed={("last", 0): why, ("last", 1): "output"})) is left
+    q = stream("q.weight")
+    assert made(replace(q, parent=("s", 0))) == {}
+    for member in (at("q.weight", 1, blocks(4), "in+out"), at("q.weight", 1, blocks(4), "in", (0, np.arange(2)))):
+        assert made(replace(q, members=(member,), exponents=())) == {}
+    assert made(Group("s", 2, (at("q.weight", 1, blocks(2, 2), "in"),))) == {}
+    taken = Basis("b", 2, "invertible", (at("q.weight", 0, [[1], [2]], "out"), at("e", 0, [[0], [3]], "out")), (1, 1))
+    assert made(q, kept=[taken]) == {"q.weight": (0, [0, 3, 4, 5], None)}
+    whole = replace(taken, size=6, members=(at("q.weight", 0, blocks(6), "out"),), exponents=(1,))
+    assert made(q, kept=[whole]) == {}
+
+
+def test_hidden_units_are_no_queries_and_whole_heads_are() -> None:
+    q, every = stream("q.weight"), list(range(6))
+
+    def of(makes: Any, reads: Any, role: str = "in", **how: Any) -> dict[str, tuple[int, list[int], str | None]]:
+        members = (at("q.weight", 0, makes, "out"), at("o.weight", 1, reads, role))
+        return made(q, Group("h", 2, members, **how))
+
+    assert of([[4], [5]], [[4], [5]]) == {"q.weight": (0, [0, 1, 2, 3], None)}
+    assert of([[4], [5]], [[4], [5]], "out") == {"q.weight": (0, every, None)}
+    assert of(blocks(2, 3), blocks(2, 3)) == {"q.weight": (0, every, "h")}
+    assert of(blocks(2, 3), blocks(2, 3), "out") == {"q.weight": (0, every, None)}
+    assert of(blocks(2, 3), blocks(2), "in") == {"q.weight": (0, every, None)}
+    assert of(blocks(2, 3), blocks(2, 3), parent=("s", 0)) == {"q.weight": (0, every, None)}
+
+
+@pytest.mark.parametrize(
+    ("members", "sides"),
+    [
+        ([at("a", 0, blocks(2, 3), "out"), at("a.bias", 0, blocks(2, 3), "add")], ([("a", 0, [[0, 1], [3, 4]])], [("a", 0, [[2], [5]])])),
+        ([at("a", 0, blocks(2, 2), "out")], ([("a", 0, [[0], [2]])], [("a", 0, [[1], [3]])])),
+        ([at("a", 0, blocks(2), "out")], None),
+        ([at("a", 0, blocks(2), "out"), at("b", 1, blocks(2), "out")], ([("a", 0, [[0], [1]])], [("b", 1, [[0], [1]])])),
+        ([at(t, 0, blocks(2), "out") for t in "abc"], None),
+        ([at("a", 0, blocks(2), "out"), at("b", 1, blocks(2), "out"), at("c", 0, blocks(2), "in")], None),
+        ([at("a", 0, blocks(2), "out"), at("b", 1, blocks(2), "out", (0, np.arange(1)))], None),
+        ([at("a", 0, blocks(2), "add")], None),
+    ],
+)  # fmt: skip
+def test_queries_and_keys_of_numbers_that_nothing_reads(members: list[Member], sides: Any) -> None:
+    found = _of_dims(Group("g", 2, tuple(members)))
+    assert (None if found is None else tuple([(t, a, i.tolist()) for t, a, i in side] for side in found)) == sides
+
+
+def guessed(w: Wiring) -> list[tuple[str, int, list[tuple[str, int, Any, str]], tuple[int, ...], Any]]:
+    """Of each guess the freest form."""
+    found = [alternatives[0] for alternatives in lone_heads(w, ())]
+    assert all(b.kind == "invertible" for b in found)
+    return [
+        (b.name, b.size, [(m.tensor, m.axis, m.index.tolist(), m.role) for m in b.members], b.exponents, b.parent)
+        for b in found
+    ]
+
+
+def test_two_matrices_one_after_the_other_may_make_queries_and_keys() -> None:
+    shapes = {"e": (5, 4), "q.weight": (2, 4), "q.bias": (2,), "k.weight": (2, 4), "k.bias": (3,), "v": (3, 4), "vbias": (3,), "u": (3, 4)}  # fmt: skip
+    w = Wiring((stream("q.weight", "k.weight", "v", "u"),), shapes=shapes)
+    two, three = [[0], [1]], [[0], [1], [2]]
+    first = ("queries q.weight[0]", 2, [("q.weight", 0, two, "out"), ("q.bias", 0, two, "add"), ("k.weight", 0, two, "out")], (1, 1, -1), None)  # fmt: skip
+    second = ("queries v[0]", 3, [("v", 0, three, "out"), ("u", 0, three, "out")], (1, -1), None)
+    assert guessed(w) == [first, second]
+    dims = Group("g", 2, (at("q.weight", 0, two, "out"), at("k.weight", 0, two, "out")))
+    assert guessed(replace(w, groups=(*w.groups, dims))) == [first, second]  # once, though they come in a row too
+    inside = replace(dims, parent=("s", 0))
+    assert guessed(replace(w, groups=(*w.groups, inside))) == [first, second]
+    lone = Group("g", 2, (at("v", 0, [[1], [2]], "out"), at("q.weight", 0, two, "out")))
+    assert [g[0] for g in guessed(replace(w, groups=(*w.groups, lone)))] == ["queries v[1]"]
+    elsewhere = Group("g", 2, (at("x", 0, two, "out"), at("y", 0, two, "out")))
+    assert guessed(replace(w, groups=(*w.groups, elsewhere))) == [first, second]
+    assert not_searched(w) == []
+    b = Basis("b", 2, "invertible", (at("q.weight", 0, two, "out"),), (1,))
+    assert not_searched(replace(w, bases=(b,))) == ["k.weight", "v", "u"]
+
+
+def test_heads_that_share_the_keys_of_the_next_matrix() -> None:
+    shapes = {"e": (5, 4), "q": (6, 4), "k": (3, 4), "o": (4, 6)}
+    heads = Group("h", 2, (at("q", 0, blocks(2, 3), "out"), at("o", 1, blocks(2, 3), "in")))
+    w = Wiring((stream("q", "k"), heads), shapes=shapes)
+    assert guessed(w) == [("queries q[0]", 3, [("q", 0, [[0, 3], [1, 4], [2, 5]], "out"), ("k", 0, [[0], [1], [2]], "out")], (1, -1), None)]  # fmt: skip
+    turned = replace(w, shapes={"e": (5, 4), "k": (3, 4), "q": (6, 4), "o": (4, 6)})
+    assert guessed(turned) == []  # what is in heads already is no key of another
+
+
+def test_one_matrix_for_all_heads_and_the_keys_and_values_that_they_share() -> None:
+    shapes = {"e": (5, 4), "a.weight": (8, 4), "a.bias": (8,), "o": (4, 4)}
+    heads = Group("h", 2, (at("a.weight", 0, blocks(2, 2), "out"), at("o", 1, blocks(2, 2), "in"), at("a.bias", 0, blocks(2, 2), "add")))  # fmt: skip
+    w = Wiring((stream("a.weight"), heads), shapes=shapes)
+    both = [[0, 2], [1, 3]]
+    queries = ("queries a.weight[0]", 2, [("a.weight", 0, both, "out"), ("a.bias", 0, both, "add"), ("a.weight", 0, [[4], [5]], "out"), ("a.bias", 0, [[4], [5]], "add")], (1, 1, -1, -1), None)  # fmt: skip
+    values = ("values a.weight[0]", 2, [("a.weight", 0, [[6], [7]], "out"), ("a.bias", 0, [[6], [7]], "add"), ("o", 1, both, "in")], (1, 1, -1), None)  # fmt: skip
+    assert guessed(w) == [queries, values]
+    for rows in (7, 9):
+        assert guessed(replace(w, shapes=shapes | {"a.weight": (rows, 4)})) == []
+
+
+def test_one_matrix_for_all_in_each_unit() -> None:
+    """Two units of eight rows: two heads of two numbers, then the keys and the values of the unit."""
+    shapes = {"e": (5, 4), "a": (16, 4), "o": (4, 8)}
+    units = Group("u", 2, (at("a", 0, blocks(2, 8), "out"), at("o", 1, blocks(2, 4), "in")))
+    heads = [Group(f"h{u}", 2, (at("o", 1, blocks(2, 2, 4 * u), "in"), at("a", 0, blocks(2, 2, 8 * u), "out")), parent=("u", u)) for u in (0, 1)]  # fmt: skip
+    other = Group("x", 2, (at("o", 1, blocks(2), "in"),), parent=("u", 1))
+    w = Wiring((stream("a"), units, *heads, other), shapes=shapes)
+    found = guessed(w)
+    assert [(g[0], g[-1]) for g in found] == [(f"{kind} a[{u}]", ("u", u)) for u in (0, 1) for kind in ("queries", "values")]  # fmt: skip
+    assert found[2][2:4] == ([("a", 0, [[8, 10], [9, 11]], "out"), ("a", 0, [[12], [13]], "out")], (1, -1))
+    assert found[3][2:4] == ([("a", 0, [[14], [15]], "out"), ("o", 1, [[4, 6], [5, 7]], "in")], (1, -1))
+    assert guessed(replace(w, groups=(stream("a"), units, other))) == []
 
 
 # ---- bases
