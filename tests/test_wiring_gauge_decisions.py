@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import copy
 import itertools
+import math
 from collections.abc import Callable, Sequence
 from fractions import Fraction
 from typing import Any
@@ -23,8 +24,10 @@ import weightlapse as wl
 from weightlapse.wiring.apply import gathered, multiplied
 from weightlapse.wiring.data import Wiring
 from weightlapse.wiring.equations import Equations
+from weightlapse.wiring.homogeneity import Homogeneity, Relation
 from weightlapse.wiring.members import Group
 from weightlapse.wiring.outputs import tensors_in
+from weightlapse.wiring.record import Call
 
 State = dict[str, Tensor]
 
@@ -606,3 +609,85 @@ def test_a_solution_where_one_unknown_is_one() -> None:
     e.add([("c", 1)])
     assert e.ratios("unit", ["unit", "b"]) == [1, Fraction(2, 3)]
     assert e.ratios("b", ["unit", "b"]) == [Fraction(3, 2), 1]
+
+
+# ---- what an operator does to factors, tried on functions of which it is known
+
+
+def _of_whole(h: Tensor, n: Tensor) -> Tensor:
+    if n.dtype not in (torch.int64, torch.bool):
+        raise TypeError("whole numbers or conditions, as many operators want them")
+    return h * n
+
+
+def _out_of_range(h: Tensor) -> Tensor:
+    raise IndexError
+
+
+d, whole, half = torch.float64, torch.int64, torch.float32
+NOTHING = Relation("zero", (), "zero", ())
+# a function, the types of its inputs, which of them are scaled, further arguments, what is found
+RELATIONS: dict[str, tuple[Any, tuple[torch.dtype, ...], tuple[int, ...], dict[str, Any], Relation]] = {
+    "one": (lambda a: 2 * a, (d,), (0,), {}, Relation("free", (1,), "free", (1,))),
+    "two": (lambda a, b: a * b, (d, d), (0, 1), {}, Relation("free", (1, 1), "free", (1, 1))),
+    "three": (lambda a, b, c: a * b * c, (d, d, d), (0, 1, 2), {}, Relation("free", (1, 1, 1), "free", (1, 1, 1))),
+    "four": (lambda *a: a[0] * a[1] * a[2] * a[3], (d,) * 4, (0, 1, 2, 3), {}, Relation("free", (1,) * 4, "joint", (0,))),
+    "five": (lambda *a: a[0] * a[1] * a[2] * a[3] * a[4], (d,) * 5, (0, 1, 2, 3, 4), {}, Relation("free", (1,) * 5, "joint", (1,))),
+    "two of three": (lambda a, b, c: a * c / b.abs(), (d, d, d), (0, 1), {}, Relation("free", (1, -1), "free", (1, 0))),
+    "sum": (lambda a, b: a + b, (d, d), (0, 1), {}, Relation("joint", (1,), "joint", (1,))),
+    "sum of squares": (lambda a, b: a**2 + b**2, (d, d), (0, 1), {}, Relation("joint", (2,), "free", (0, 0))),
+    "product and sum": (lambda a, b: a * b + a * a, (d, d), (0, 1), {}, Relation("joint", (2,), "joint", (0,))),
+    "length": (lambda a, b: torch.hypot(a, b), (d, d), (0, 1), {}, Relation("joint", (1,), "free", (0, 0))),
+    "ratio": (lambda a, b: a / b, (d, d), (0, 1), {}, Relation("free", (1, -1), "free", (1, 1))),
+    "direction": (lambda a, b: a / torch.hypot(a, b), (d, d), (0, 1), {}, Relation("joint", (0,), "free", (1, 0))),
+    "shifted": (lambda a, b: a + b, (d, d), (0,), {}, NOTHING),
+    "of whole numbers": (_of_whole, (d, whole), (0,), {}, Relation("free", (1,), "free", (1,))),
+    "of conditions": (_of_whole, (d, torch.bool), (0,), {}, Relation("free", (1,), "free", (1,))),
+    "of larger whole numbers": (lambda a, n: torch.where(n > 1, a * a, a), (d, whole), (0,), {}, NOTHING),
+    "of either condition": (lambda a, n: torch.where(n, a * a, a), (d, torch.bool), (0,), {}, NOTHING),
+    "of the other condition": (lambda a, n: torch.where(n, a, a * a), (d, torch.bool), (0,), {}, NOTHING),
+    "whole numbers scaled": (lambda n: n, (whole,), (0,), {}, NOTHING),
+    "nothing scaled": (lambda a: a, (d,), (), {}, NOTHING),
+    "zero": (lambda a: 0 * a, (d,), (0,), {}, Relation("any", (), "any", ())),
+    "no number": (lambda a: a * math.nan, (d,), (0,), {}, NOTHING),
+    "infinite": (lambda a: a * math.inf, (d,), (0,), {}, NOTHING),
+    "zero or infinite": (lambda a: torch.where(a > 0, math.inf, 0.0), (d,), (0,), {}, NOTHING),
+    "zero or more": (lambda a: torch.where(a > 0, a, 0.0), (d,), (0,), {}, Relation("free", (1,), "zero", ())),
+    "complex": (lambda a: a * 1j, (d,), (0,), {}, NOTHING),
+    "refused": (_out_of_range, (d,), (0,), {}, NOTHING),
+    "no tensor": (lambda a: 3, (d,), (0,), {}, NOTHING),
+    "in a type": (lambda a, dtype: a.to(dtype), (half,), (0,), {"dtype": half}, Relation("free", (1,), "free", (1,))),
+    "in whole numbers": (lambda a, dtype: a.to(dtype).sign(), (d,), (0,), {"dtype": whole}, Relation("zero", (), "free", (1,))),
+    "in no type": (lambda a, dtype: a, (d,), (0,), {"dtype": None}, Relation("free", (1,), "free", (1,))),
+    "in an order of memory": (lambda a: a, (d,), (0,), {"memory_format": torch.preserve_format}, Relation("free", (1,), "free", (1,))),
+    **{f"power {p}": (lambda a, p: a.abs() ** float(p), (d,), (0,), {"p": p}, Relation("free", (Fraction(p),), "free", (0,))) for p in ("2", "-1", ".5", "-.5", "3", "-2", "4", "0")},
+    "power 5": (lambda a: a**5, (d,), (0,), {}, Relation("zero", (), "free", (1,))),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", RELATIONS)
+def test_what_a_function_does_to_factors(name: str) -> None:
+    f, dtypes, scaled, more, relation = RELATIONS[name]
+    tensors = [torch.zeros(2, dtype=dtype) for dtype in dtypes]
+    call = Call(f, tuple(tensors), more, tensors, [], [])
+    assert Homogeneity().relation(call, scaled) == relation
+    assert Homogeneity().relation(call, scaled) is Homogeneity().relation(call, scaled)
+
+
+def test_constants_that_are_zero_are_zero_when_an_operator_is_tried() -> None:
+    f = RELATIONS["shifted"][0]
+    a, b, c = (torch.zeros(2, dtype=d) for _ in range(3))
+    for zeros, powers in (((), ()), ((b,), (1,)), ((c,), ())):
+        call = Call(f, (a, b), {}, [a, b], [], [], zeros=frozenset(map(id, zeros)))
+        assert Homogeneity().relation(call, (0,)).scale_powers == powers
+
+
+def test_what_factors_of_inputs_ask_of_a_result() -> None:
+    joint, free = Relation("joint", (2,), "joint", (1,)), Relation("free", (2, -1), "free", (1, 0))
+    assert [*joint.scale("ab", "y")] == [[("a", 1), ("b", -1)], [("a", 2), ("y", -1)]]
+    assert [*joint.sign("ab", None)] == [[("a", 1), ("b", -1)]]
+    assert [*free.scale("ab", "y")] == [[("a", 2), ("b", -1), ("y", -1)]]
+    assert [*free.sign("ab", "y")] == [[("a", 1), ("b", 0), ("y", -1)]]
+    assert [*free.sign("ab", None)] == [*Relation("any", (), "any", ()).scale("ab", "y")] == []
+    assert [*NOTHING.scale("ab", "y")] == [*free.scale("", "a"), [("b", 1)], [("y", 1)]] == [[(v, 1)] for v in "aby"]
+    assert [*NOTHING.sign("a", None)] == [[("a", 1)]]
