@@ -18,7 +18,7 @@ from tests.test_growth_cells import HEADS, MLP, cells_of
 from weightlapse.errors import CannotGrow, InvalidArgument, UnknownTensor, VacuousComparison
 from weightlapse.growth.arrays import grown_value
 from weightlapse.growth.cells import AxisMap
-from weightlapse.growth.certificate import Trial
+from weightlapse.growth.certificate import Check, Trial
 from weightlapse.growth.deepen import _renumbered
 from weightlapse.growth.families import _by_index, all_families, chosen_families, consumers_of, families_named
 from weightlapse.growth.narrow import _families
@@ -781,3 +781,84 @@ def test_numbers_are_divided_on_their_own_grid(dtype: str, bits: int, least: int
     assert sorted(np.ldexp(parts[:, 0], bits)) == [2.0 ** (bits - 1) - 1, 2.0 ** (bits - 1)]
     assert (np.ldexp(parts[:, 1:], -least) if least > -1000 else parts[:, 1:] / 2.0**least).max(0).tolist() == [2, 1]
     assert grown_value("w", np.arange(2), [(0, AxisMap(m.source, np.ones(2), m.gradient, m.fresh))]).tolist() == [0, 0]
+
+
+class Residual(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.up, self.down = nn.Linear(3, 6), nn.Linear(6, 3)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x + self.down(torch.tanh(self.up(x)))
+
+
+class Two(nn.Module):
+    """Runs its first two blocks, however many there are; a third stands beside them."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.blocks, self.beside = nn.ModuleList([Residual(), Residual()]), Residual()
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.blocks[1](self.blocks[0](x))
+
+
+def test_a_block_that_is_never_called_is_refused() -> None:
+    torch.manual_seed(0)
+    with pytest.raises(CannotGrow, match="'beside' is never called on the examples"):
+        wl.deepen(Two().double(), X, after="beside")
+    with pytest.raises(CannotGrow, match=r"'blocks\.2' would never be called"):
+        wl.deepen(Two().double(), X, after="blocks.1")
+
+
+@pytest.mark.parametrize("training", [False, True])
+def test_modes_of_blocks_stay(training: bool) -> None:
+    class Every(Two):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            for block in self.blocks:
+                x = block(x)
+            return x
+
+    torch.manual_seed(0)
+    net = Every().double().train(training)
+    net.blocks[1].train(not training)
+    d = wl.deepen(net, X, after="blocks.0")
+    assert [b.training for b in d.model.blocks] == [training, training, not training]
+    assert (d.model.training, d.model.beside.training) == (training, training)
+
+
+def test_a_network_that_looks_into_the_layer_is_refused() -> None:
+    class Looks(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.a, self.act, self.b = nn.Linear(3, 4), nn.ReLU(), nn.Linear(4, 2)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return self.b(self.act(self.a(x))) / self.a.out_features
+
+    for kind in ("identity", "residual"):
+        with pytest.raises(CannotGrow, match="looks into the module that was wrapped"):
+            wl.deepen(Looks().double(), X, after="a", kind=kind)
+
+
+def test_a_norm_undoes_its_statistics_up_to_rounding() -> None:
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Linear(3, 4), nn.BatchNorm1d(4), nn.ReLU(), nn.Linear(4, 2))
+    d = wl.deepen(net.eval(), X.float(), after="0")
+    assert d.certificate.tolerance == 1e-5
+    assert any("up to the rounding of this dtype" in note for note in d.certificate.notes)
+
+
+@pytest.mark.parametrize("own", [True, False])
+def test_the_check_that_is_furthest_beyond_its_limit_decides(own: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Between 1e-5 for a norm in float32 with the weights as they are, and what rounding may do to others."""
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Linear(3, 4), nn.BatchNorm1d(4), nn.ReLU(), nn.Linear(4, 2)).eval()
+    trial = Trial.of(net, [X.float()], share=False)
+    assert trial.tolerance < 1e-8
+    checks = [Check("x", "eval", "own", 2e-5 if own else 9e-6), Check("x", "eval", "randomised", trial.tolerance * (1 if own else 2))]  # fmt: skip
+    checks.append(Check("x", "train", "own", 1.0, binding=False))
+    monkeypatch.setattr(Trial, "checks", lambda *_, **__: checks)
+    monkeypatch.setattr(Trial, "allows", lambda self, worst, limit: worst.error <= limit)
+    with pytest.raises(CannotGrow, match=f"by {checks[0 if own else 1].error:.1e}"):
+        wl.deepen(net, X.float(), after="0")
