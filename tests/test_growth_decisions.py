@@ -16,16 +16,23 @@ from torch import nn
 import weightlapse as wl
 from tests.test_growth_cells import HEADS, MLP, cells_of
 from weightlapse.errors import CannotGrow, InvalidArgument, UnknownTensor, VacuousComparison
-from weightlapse.growth.arrays import grown_value
+from weightlapse.growth.arrays import grown_gradient, grown_value
 from weightlapse.growth.cells import AxisMap
 from weightlapse.growth.certificate import Check, Trial
 from weightlapse.growth.deepen import _renumbered
-from weightlapse.growth.families import _by_index, all_families, chosen_families, consumers_of, families_named
+from weightlapse.growth.families import (
+    _by_index,
+    all_families,
+    chosen_families,
+    consumers_of,
+    families_named,
+    family_of_groups,
+)
 from weightlapse.growth.narrow import _families
 from weightlapse.growth.surplus import Surplus, _merged, cells_without, surplus_of
 from weightlapse.growth.tensors import grown_shape, lengths_below, rows_of
 from weightlapse.growth.widen import _guilty
-from weightlapse.wiring.members import Member, blocks
+from weightlapse.wiring.members import Group, Member, blocks
 
 X = torch.randn(7, 3, generator=torch.Generator().manual_seed(5), dtype=torch.float64)
 
@@ -384,6 +391,31 @@ def test_slabs_of_one_tensor_are_taken_together() -> None:
         assert list(_by_index(members).values()) == [None]
     other = replace(slab[1], index=blocks(2) + 2)
     assert [None if f is None else f[1].tolist() for f in _by_index([slab[0], other]).values()] == [[0], [1]]
+
+
+def test_a_place_of_two_roles_or_of_two_units_is_refused() -> None:
+    shapes = {"t": (2, 4)}
+
+    def of(*members: Member) -> Any:
+        g = Group("g", 2, members)
+        return family_of_groups(wl.Wiring((g,), shapes=shapes), (g,))
+
+    out = Member("t", 1, blocks(2), "out")
+    with pytest.raises(CannotGrow, match=r"t\[1\] has the roles add and out at once"):
+        of(out, Member("t", 1, blocks(2, offset=2), "add"))
+    assert of(out, Member("t", 1, blocks(2, offset=2), "out")).members[0].index.tolist() == [[0, 2], [1, 3]]
+    both = (0, np.array([0, 1]))
+    with pytest.raises(CannotGrow, match="different units at one position in different slabs"):
+        of(replace(out, where=both), replace(out, index=blocks(2)[::-1].copy(), where=both))
+
+
+@pytest.mark.parametrize("gradient", [[0.5, 0.5], [0.0, 0.0], [1.0, 0.25], [2.0, 2.0], [1.0, 1.0]])
+def test_gradients_are_multiplied_by_their_parts(gradient: list[float]) -> None:
+    m = AxisMap(np.array([0, 0]), np.ones(2), np.array(gradient), np.array([False, True]))
+    for power in (0.0, 1.0, 2.0):
+        grown = grown_gradient(np.full((1, 3), 4.0, np.float32), [(0, m)], power=power)
+        assert grown.dtype == np.float32
+        assert grown.tolist() == [[4 * g**power] * 3 for g in gradient]
 
 
 # ---- narrowing
@@ -775,11 +807,11 @@ def test_a_norm_on_the_way_gets_one_of_its_own() -> None:
 def test_numbers_are_divided_on_their_own_grid(dtype: str, bits: int, least: int) -> None:
     """A number of all its bits keeps each bit that a part can hold; the smallest number is not divided."""
     m = AxisMap(source=np.array([0, 0]), part=np.array([0.5, 0.5]), gradient=np.ones(2), fresh=np.array([False, True]))
-    value = np.array([np.ldexp(2.0**bits - 1, -bits), 3 * 2.0**least, 2.0**least])
+    value = np.array([np.ldexp(2.0**bits - 1, -bits), 3 * 2.0**least, 2.0**least, 6 * 2.0**least])
     parts = grown_value("w", value[None], [(0, m)], dtype=dtype)
     assert (parts.sum(0) == value).all()
     assert sorted(np.ldexp(parts[:, 0], bits)) == [2.0 ** (bits - 1) - 1, 2.0 ** (bits - 1)]
-    assert (np.ldexp(parts[:, 1:], -least) if least > -1000 else parts[:, 1:] / 2.0**least).max(0).tolist() == [2, 1]
+    assert (np.ldexp(parts[:, 1:], -least) if least > -1000 else parts[:, 1:] / 2.0**least).max(0).tolist() == [2, 1, 3]
     assert grown_value("w", np.arange(2), [(0, AxisMap(m.source, np.ones(2), m.gradient, m.fresh))]).tolist() == [0, 0]
 
 

@@ -21,6 +21,7 @@ from weightlapse.wiring.infer import Inference, Typed
 from weightlapse.wiring.operators import tensors_among
 from weightlapse.wiring.record import Call, Tape
 from weightlapse.wiring.rules.opaque import _Experiment
+from weightlapse.wiring.rules.table import is_pointwise, pointwise
 from weightlapse.wiring.trace import rule_of
 
 aten = torch.ops.aten
@@ -388,3 +389,43 @@ def test_a_mean_of_squares_is_a_norm(name: str, made: str, why: str) -> None:
     rule_of(call)(inf, call)
     assert [text for _, text in inf.labels] == [why.split(" ")[0]]
     assert [text.partition(":")[0] for _, text in inf.blocks] == [why]
+
+
+# ---- what works element by element
+
+
+@torch.library.custom_op("weightlapse_tests::doubled", mutates_args=(), tags=(torch.Tag.pointwise,))
+def doubled(x: Tensor) -> Tensor:
+    return 2 * x
+
+
+@torch.library.custom_op("weightlapse_tests::turned", mutates_args=())
+def turned(x: Tensor) -> Tensor:
+    return x.flip(0)
+
+
+@pytest.mark.parametrize(
+    ("op", "args", "each"),
+    [
+        (aten.tanh.default, (), True), (aten.detach.default, (), True), (aten.prelu.default, (), True), (aten.abs_.default, (), True), (aten.eq_.Scalar, (1,), True),
+        (aten.mm.default, (), False), (aten.cumsum_.default, (0,), False), (aten.rand_like.default, (), False), (aten.normal_.default, (), False),
+        (aten.bernoulli.default, (), False), (aten.native_dropout.default, (0.5, True), False), (aten.native_dropout.default, (0.5, False), True),
+        (aten.rrelu_with_noise.default, (rand(2), 0.1, 0.3, True), False), (aten.rrelu_with_noise.default, (rand(2), 0.1, 0.3, False), True),
+        (torch.ops.weightlapse_tests.doubled.default, (), True), (torch.ops.weightlapse_tests.turned.default, (), False),
+    ],
+)  # fmt: skip
+def test_what_works_element_by_element(op: Any, args: tuple[Any, ...], each: bool) -> None:
+    x = rand(2)
+    assert is_pointwise(Call(op, (x, *args), {}, [x], [], [])) is each
+
+
+def test_axes_that_no_input_has_are_fixed() -> None:
+    inf, number, row = Inference({}, set()), rand(), rand(1, 3)
+    for t in (number, row):
+        inf.types[id(t)] = Typed([inf.dims.fresh(n) for n in t.shape], None)
+    (axes,) = pointwise(inf, Call(aten.add.Tensor, (number, number), {}, [number, number], [rand(1, 2)], []))
+    assert [inf.dims.reason(a) for a in axes] == ["size 1", "add"]
+    (axes,) = pointwise(inf, Call(aten.add.Tensor, (row, number), {}, [row, number], [rand(2, 1, 3)], []))
+    assert [inf.dims.reason(a) for a in axes] == ["add", "size 1", None]
+    assert inf.dims.find(axes[2]) == inf.dims.find(inf.axes(row)[1])
+    assert pointwise(inf, Call(aten.add_.Tensor, (row, number), {}, [row, number], [], [])) == []
