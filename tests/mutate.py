@@ -72,7 +72,7 @@ TARGETS = {
     "wiring/verify.py": f"{MOVES} {CLAIMS}",
     **{f"wiring/{name}.py": CLAIMS for name in ("complete", "experts", "lone_heads", "routes")},
     "wiring/trials.py": f"{CLAIMS} test_symmetry_heads",
-    "wiring/infer.py": f"{GAUGES} {CLAIMS}",
+    "wiring/infer.py": f"test_wiring_role_decisions {GAUGES} {CLAIMS}",
     **{f"wiring/{name}.py": MOVES for name in "apply placement change".split()},
     **{f"wiring/{name}.py": f"test_wiring_product_decisions {MOVES}" for name in ("query_forms", "tensors")},
     **{f"wiring/{name}.py": "test_wiring_spec_decisions test_wiring_spec" for name in ("spec", "members")},

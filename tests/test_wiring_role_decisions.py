@@ -6,6 +6,7 @@ Operators are handed to their rules as they are, for torch takes many apart befo
 from __future__ import annotations
 
 import itertools
+import weakref
 from collections.abc import Callable
 from types import SimpleNamespace
 from typing import Any
@@ -429,3 +430,47 @@ def test_axes_that_no_input_has_are_fixed() -> None:
     assert [inf.dims.reason(a) for a in axes] == ["add", "size 1", None]
     assert inf.dims.find(axes[2]) == inf.dims.find(inf.axes(row)[1])
     assert pointwise(inf, Call(aten.add_.Tensor, (row, number), {}, [row, number], [], [])) == []
+
+
+# ---- what is kept of a network and its calls
+
+
+def test_weights_of_one_position_or_of_no_floats_are_fixed() -> None:
+    w, n = rand(1, 2), whole(1, 2)
+    inf = Inference({"w": w, "n": n}, {"w"})
+    assert [inf.dims.reason(a) for a in inf.axes(w)] == ["size 1", None]
+    assert [inf.dims.reason(a) for a in inf.axes(n)] == ["not a floating-point tensor of the state dict"]
+    assert inf.is_weight(w)
+    assert inf.typed(w).source == [frozenset({("w", 0)}), frozenset({("w", 1)})]
+
+
+def test_tensors_that_are_known_by_their_place_live_on() -> None:
+    """Another tensor in the same memory would be taken for them."""
+    inf = Inference({"w": rand(2)}, {"w"})
+    again, constant = rand(2), rand(3)
+    kept = [weakref.ref(again), weakref.ref(constant)]
+    inf.bind({"w": again}, {"c": constant})
+    assert inf.axes(again) == inf.params["w"].axes
+    del again, constant
+    assert all(ref() is not None for ref in kept)
+
+
+def _fails(inf: Inference, call: Call) -> list[list[int]]:
+    raise ValueError("an unknown form")
+
+
+@pytest.mark.parametrize(("rule", "why"), [(_fails, "its rule fails on this use of it (ValueError: an unknown form)"), (lambda inf, call: [[]], "its rule does not fit this use of it")])  # fmt: skip
+def test_a_rule_that_does_not_fit_fixes_what_it_was_asked_about(rule: Any, why: str) -> None:
+    x, y = rand(2, 3), rand(3, 2)
+    inf = Inference({"x": x}, {"x"})
+    call = Call(aten.t.default, (x,), {}, [x], [y], [])
+    for count in (1, 2):
+        (axes,) = inf._results(call, lambda _: rule)
+        assert [(inf.dims.sizes[a], inf.dims.reason(a)) for a in axes] == [(3, "opaque op t"), (2, "opaque op t")]
+        assert [inf.dims.reason(a) for a in inf.axes(x)] == ["opaque op t"] * 2
+        assert inf.opaque == {"t": count}
+        assert inf.notes == [f"t: {why}; the axes of its tensors are taken as fixed"] * count
+    other = Inference({"x": x}, {"x"})
+    found = other._results(call, lambda _: lambda inf, call: [list(reversed(inf.axes(call.inputs[0])))])
+    assert found == [list(reversed(other.axes(x)))]
+    assert (other.notes, other.opaque) == ([], {})
