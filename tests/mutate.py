@@ -73,7 +73,7 @@ TARGETS = {
     **{f"wiring/{name}.py": CLAIMS for name in ("complete", "experts", "lone_heads", "routes")},
     "wiring/trials.py": f"{CLAIMS} test_symmetry_heads",
     "wiring/equations.py": "test_wiring_equation_decisions",
-    "wiring/infer.py": f"test_wiring_role_decisions {GAUGES} {CLAIMS}",
+    "wiring/infer.py": f"{RULES} {CLAIMS}",
     **{f"wiring/{name}.py": MOVES for name in "apply placement change".split()},
     **{f"wiring/{name}.py": f"test_wiring_product_decisions {MOVES}" for name in ("query_forms", "tensors")},
     **{f"wiring/{name}.py": "test_wiring_spec_decisions test_wiring_spec" for name in ("spec", "members")},
