@@ -25,7 +25,7 @@ from weightlapse.wiring.record import Call
 from weightlapse.wiring.routes import guard
 from weightlapse.wiring.tensors import state_tensors
 from weightlapse.wiring.trace import trace
-from weightlapse.wiring.trials import Trial
+from weightlapse.wiring.trials import Trial, _form
 from weightlapse.wiring.verify import signed, verified, works
 
 X = rand(6, 3)
@@ -643,3 +643,51 @@ def test_the_rest_of_the_wiring_is_that_of_the_network() -> None:
     w = wl.trace(nn.Sequential(nn.Linear(3, 4), nn.Linear(4, 5), nn.Tanh(), nn.Linear(5, 2)), X, verify="complete")
     assert w.report["complete"]
     assert [(b.kind, b.size) for b in w.bases] == [("invertible", 4)]
+
+
+def straight_and_bent(*names: str) -> tuple[Wiring, Bench]:
+    """Four layers: the first one's numbers may be written in any basis, those of the second in other signs, those of the third in any."""
+    torch.manual_seed(0)
+    layers = nn.ModuleDict({n: nn.Linear(4, 4) for n in names})
+
+    def run(n: Any, x: Tensor) -> Tensor:
+        first, second, third, fourth = n.layers.values()
+        return fourth(third(torch.tanh(second(first(x)))))
+
+    return bench_of(Net(run, layers=layers).eval(), rand(6, 4))
+
+
+def number_bases(w: Wiring, kind: str, names: Sequence[str], parent: Any = None) -> list[Basis]:
+    out = []
+    for maker, reader in itertools.pairwise(f"layers.{n}" for n in names):
+        members = (Member(f"{maker}.weight", 0, blocks(4), "out"), Member(f"{maker}.bias", 0, blocks(4), "add"), Member(f"{reader}.weight", 1, blocks(4), "in"))  # fmt: skip
+        pairs = tuple((i,) for i in range(4)) if kind == "signs" else ()
+        out.append(Basis(maker, 4, kind, members, (1, 1, -1), pairs, parent=parent))
+    return out
+
+
+def test_layers_of_one_form_are_tried_by_the_first_and_each_where_that_fails() -> None:
+    names = "0123"
+    trial = Trial(*straight_and_bent(*names))
+    before = {n: t.clone() for n, t in trial.bench.state.items()}
+    free, signs = number_bases(trial.wiring, "invertible", names), number_bases(trial.wiring, "signs", names)
+    assert [trial.holds([b], alone=True) for b in free] == [True, False, True]
+    assert [trial.holds([b], alone=True) for b in signs] == [True] * 3
+    assert trial.holds([free[0], signs[1], free[2]])
+    assert not trial.holds(free)
+    assert trial.sifted([[b] for b in free]) == [free[0], free[2]]
+    assert trial.sifted([[f, s] for f, s in zip(free, signs, strict=True)]) == [free[0], signs[1], free[2]]
+    assert trial.sifted([[free[1], signs[1]], [free[0]]]) == [signs[1]]  # the other one has no second form
+    for n, t in trial.bench.state.items():
+        torch.testing.assert_close(t, before[n], rtol=1e-9, atol=1e-12)
+
+
+def test_forms_are_told_apart_by_the_names_of_layers_and_not_by_their_numbers() -> None:
+    names = ("a", "b", "c", "d")
+    trial = Trial(*straight_and_bent(*names))
+    free, signs = number_bases(trial.wiring, "invertible", names), number_bases(trial.wiring, "signs", names)
+    assert trial.sifted([[f, s] for f, s in zip(reversed(free[:2]), reversed(signs[:2]), strict=True)]) == [signs[1], free[0]]  # fmt: skip
+    assert len({_form(b) for b in free}) == 3
+    assert len({_form(b) for b in number_bases(trial.wiring, "invertible", names, ("heads", 0))}) == 1
+    assert len({_form(b) for b in number_bases(trial.wiring, "invertible", "0123")}) == 1
+    assert len({_form(b) for b in number_bases(trial.wiring, "orthogonal", "0123")}) == 3  # streams: each by itself
