@@ -138,6 +138,27 @@ def test_how_much_a_move_changes() -> None:
     assert signed(bench, w, g, (1, 0, 1), "sign", rng) > bench.tolerance
 
 
+def _in_columns(n: Any, x: Tensor) -> Tensor:
+    z = torch.zeros(6, 7, dtype=x.dtype)
+    z[:, 1:5].add_(n.a(x).tanh())
+    return z @ n.v
+
+
+def _in_half_of_the_rows(n: Any, x: Tensor) -> Tensor:
+    z = torch.zeros(6, 2, 4, dtype=x.dtype)
+    rows = z.view(12, 4)[:6]
+    rows += n.a(x).tanh()
+    return z.flatten(1) @ n.v
+
+
+@pytest.mark.parametrize(("f", "size", "index"), [(_in_columns, 7, [[1], [2], [3], [4]]), (_in_half_of_the_rows, 8, [[0, 4], [1, 5], [2, 6], [3, 7]])])  # fmt: skip
+def test_what_is_written_into_a_part_of_zeros_is_in_the_whole(f: Any, size: int, index: list[list[int]]) -> None:
+    w, bench = bench_of(Net(f, a=nn.Linear(3, 4), v=rand(size, 2)).eval(), X)
+    (g,) = w.groups
+    assert [(m.tensor, m.axis, m.index.tolist()) for m in g.members] == [("a.weight", 0, [[0], [1], [2], [3]]), ("a.bias", 0, [[0], [1], [2], [3]]), ("v", 0, index)]  # fmt: skip
+    assert verified(w, bench) is w
+
+
 # ---- what the rules missed
 
 
