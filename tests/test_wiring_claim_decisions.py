@@ -54,6 +54,7 @@ def test_a_right_wiring_is_returned_as_it_is() -> None:
     w, bench = bench_of(mlp(3, 4, 5, 2), X)
     assert verified(w, bench) is w
     assert verified(w, bench, sample=True) is w
+    assert w.fixed == {("0.weight", 1): "input", ("4.weight", 0): "output", ("4.bias", 0): "output"}
 
 
 @pytest.mark.parametrize("member", [0, 1, 2])

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from tests.test_wiring_decisions import of_node
 from tests.test_wiring_rule_decisions import rand, reordered, whole
-from weightlapse.wiring.infer import Inference, Typed
+from weightlapse.wiring.infer import Inference, Typed, _is_expanded
 from weightlapse.wiring.operators import tensors_among
 from weightlapse.wiring.record import Call, Tape
 from weightlapse.wiring.rules.opaque import _Experiment
@@ -474,3 +474,32 @@ def test_a_rule_that_does_not_fit_fixes_what_it_was_asked_about(rule: Any, why: 
     found = other._results(call, lambda _: lambda inf, call: [list(reversed(inf.axes(call.inputs[0])))])
     assert found == [list(reversed(other.axes(x)))]
     assert (other.notes, other.opaque) == ([], {})
+
+
+def test_views_that_repeat_what_they_show_have_no_place() -> None:
+    x = rand(2, 1)
+    assert _is_expanded(x.expand(2, 2))
+    assert _is_expanded(x.expand(2, 3))
+    assert not any(map(_is_expanded, (x, rand(), rand(3, 2).T, x.as_strided((1, 2), (0, 1)), x.to_sparse())))
+
+
+@pytest.mark.parametrize("data", [False, True])
+@pytest.mark.parametrize("view", [lambda t: t, lambda t: t.view(2, 3)])
+def test_what_is_written_into_a_tensor_is_of_its_units(view: Callable[[Tensor], Tensor], data: bool) -> None:
+    w, other = rand(2, 3), rand(2, 3)
+    inf = Inference({"w": w}, {"w"})
+    inf.types[id(other)] = Typed([inf.dims.fresh(2), inf.dims.fresh(3)], None)
+    inputs, result = [w, other] if data else [w], view(w)
+    axes = [inf.dims.fresh(2), inf.dims.fresh(3)]
+    inf._set(Call(aten.add_.Tensor, (*inputs,), {}, inputs, [result], [w]), result, axes)
+    assert [inf.dims.find(a) for a in axes] == [inf.dims.find(a) for a in inf.axes(w)]
+    assert inf.is_weight(w) is inf.is_weight(result) is not data
+
+
+def test_what_is_written_into_a_repeated_view_is_of_its_units() -> None:
+    x = rand(2, 1).expand(2, 3)
+    inf = Inference({}, set())
+    inf.types[id(x)] = Typed([inf.dims.fresh(2), inf.dims.fresh(3)], None)
+    axes = [inf.dims.fresh(2), inf.dims.fresh(3)]
+    inf._set(Call(aten.add_.Tensor, (x,), {}, [x], [x], [x]), x, axes)
+    assert [inf.dims.find(a) for a in axes] == [inf.dims.find(a) for a in inf.axes(x)]
