@@ -713,3 +713,23 @@ def test_forms_are_told_apart_by_the_names_of_layers_and_not_by_their_numbers() 
     assert len({_form(b) for b in number_bases(trial.wiring, "invertible", names, ("heads", 0))}) == 1
     assert len({_form(b) for b in number_bases(trial.wiring, "invertible", "0123")}) == 1
     assert len({_form(b) for b in number_bases(trial.wiring, "orthogonal", "0123")}) == 3  # streams: each by itself
+
+
+def test_of_rotary_forms_that_hold_the_one_of_fewest_pairs_is_taken(monkeypatch: pytest.MonkeyPatch) -> None:
+    w, bench = linear_in_a_row()
+    trial, needed = Trial(w, bench), {(0, 1)}
+    monkeypatch.setattr(trial, "holds", lambda bases, alone: bases[0].kind != "invertible" and needed <= set(bases[0].pairs))  # fmt: skip
+    forms = [basis("invertible", w), *(basis("rotary", w, "0", p) for p in (((0, 1), (2, 3)), ((2, 3),), ((0, 1),)))]
+    assert trial._first(forms) == 3
+    needed.add((2, 3))
+    assert trial._first(forms) == 1
+
+
+def test_outputs_are_in_double_precision_where_the_network_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    w, bench = linear_in_a_row()
+    trial = Trial(w, bench)
+    monkeypatch.setattr(trial, "_doubled", lambda: "double")
+    monkeypatch.setattr(bench, "outputs", lambda _: "plain")
+    for double, outputs in ((True, "double"), (False, "plain")):
+        trial.double = double
+        assert trial._outputs() == outputs
