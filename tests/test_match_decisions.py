@@ -705,7 +705,9 @@ def heads(*, shared: bool = False, missing: bool = False, told: tuple[int, ...] 
         out = (Member("o", 1, rows, "in"),)
         q.append(Group(f"q{i}", d, (Member("q", 0, rows, "out"), *(out if shared else ())), frozenset({"permutation"}), parent=("h", i)))  # fmt: skip
         v.append(Group(f"v{i}", d, (Member("v", 0, rows, "out"), *out), frozenset({"permutation"}), parent=("h", i)))
-    return Wiring((outer, *q, *(v[:-1] if missing else v)), shapes={"q": (6, 3), "v": (6, 2), "o": (3, 6)})
+    return Wiring(
+        (outer, *q, *(v[:-1] if missing else v)), shapes={"q": (6, 3), "v": (6, 2), "o": (3, 8 if shared else 6)}
+    )
 
 
 def nesting(w: Wiring, a: Any = None) -> Nesting:
@@ -762,8 +764,9 @@ def test_a_weight_that_two_families_share_is_nobodys_and_both_are_improved_alone
     w = heads(shared=True)
     a = random_state(w, np.random.default_rng(0))
     n = nesting(w, a)
-    assert {t: np.unique(c).tolist() for t, c in n.cells("h").items()} == {"q": [1], "v": [1], "o": [2]}
-    assert not n.weights_of("q0")["o"].any()
+    assert {t: np.unique(c).tolist() for t, c in n.cells("h").items()} == {"q": [1], "v": [1], "o": [0, 2]}
+    assert not n.weights_of("q0")["o"][:, :6].any()
+    assert np.array_equal(n.weights_of("q0")["o"][:, 6:], a["o"][:, 6:])
     assert np.array_equal(n.weights_of("q0")["q"], a["q"])
     assert n.overlaps == n.nested
 
