@@ -15,6 +15,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from tests.packed_chunks import forged
 from tests.test_store_blocks import LAYOUT, moving_rows
 from weightlapse.errors import WeightlapseError
 from weightlapse.store import block
@@ -209,32 +210,6 @@ def test_one_damaged_page_costs_only_its_tensors_and_time_block(
     (damage,) = [d for d in store.verify() if d.stop > d.first]
     assert (damage.first, damage.stop) == (height, 2 * height)
     assert "w" in damage.what.split(":")[0]
-
-
-def forged(data: bytes, **fields: int) -> bytes:
-    """A chunk whose head says something else, with a right checksum."""
-    names = (
-        "magic",
-        "crc",
-        "head",
-        "rows",
-        "columns",
-        "strip",
-        "tile",
-        "dtype",
-        "form",
-        "rule",
-        "classes",
-        "factor",
-        "entries",
-        "mapped",
-        "streams",
-    )
-    values = dict(zip(names, HEAD.unpack_from(data)))
-    values.update(fields)
-    head = HEAD.pack(*values.values())
-    crc = zlib.crc32((head + data[HEAD.size :])[8 : values["head"]])
-    return head[:4] + struct.pack("<I", crc) + head[8:] + data[HEAD.size :]
 
 
 HOSTILE = [0, 1, 2, 15, 16, 17, 255, 1 << 15, (1 << 16) - 1, 1 << 24, (1 << 32) - 1]

@@ -37,7 +37,6 @@ from __future__ import annotations
 import difflib
 import importlib
 import sys
-import warnings
 from typing import TYPE_CHECKING, Any
 
 from weightlapse.errors import optional as _optional
@@ -220,8 +219,7 @@ if not TYPE_CHECKING:  # with it, every name would be one to a checker
     def __getattr__(name: str) -> Any:
         if name in _FORMER:
             now, version = _FORMER[name]
-            told = f"wl.{name} is called wl.{now} now; {name} goes in version {version}"
-            warnings.warn(told, DeprecationWarning, stacklevel=2)
+            importlib.import_module("weightlapse.arguments").warn_of_former(f"wl.{name}", f"wl.{now}", name, version)
             return getattr(sys.modules[__name__], now)
         if name not in __all__:
             near = difflib.get_close_matches(name, __all__, n=1)

@@ -15,6 +15,11 @@ P = ParamSpec("P")
 R = TypeVar("R")
 
 
+def warn_of_former(asked: str, now: str, old: str, version: str) -> None:
+    """A DeprecationWarning at the line that called the caller: ``asked`` is called ``now``, and its ``old`` name goes in ``version``."""
+    warnings.warn(f"{asked} is called {now} now; {old} goes in version {version}", DeprecationWarning, stacklevel=3)
+
+
 def renamed(
     version: str, **names: str | tuple[str, Callable[[Any], Any]]
 ) -> Callable[[Callable[P, R]], Callable[P, R]]:
@@ -47,11 +52,7 @@ def renamed(
                 new, convert = moves[old]
                 if new in kwargs or len(args) > places.index(new):
                     raise InvalidArgument(f"{title}: {new}= and {old}=, its old name, are given both; leave {old}= out")
-                warnings.warn(
-                    f"{title}({old}=) is called {new}= now; {old}= goes in version {version}",
-                    DeprecationWarning,
-                    stacklevel=2,
-                )
+                warn_of_former(f"{title}({old}=)", f"{new}=", f"{old}=", version)
                 value = kwargs.pop(old)
                 kwargs[new] = value if convert is None else convert(value)
             return function(*args, **kwargs)
@@ -78,11 +79,7 @@ class Former:
     def __get__(self, instance: Any, owner: type) -> Any:
         if instance is None:
             return self
-        warnings.warn(
-            f"{owner.__name__}.{self.name} is called {self.now} now; {self.name} goes in version {self.version}",
-            DeprecationWarning,
-            stacklevel=2,
-        )
+        warn_of_former(f"{owner.__name__}.{self.name}", self.now, self.name, self.version)
         return getattr(instance, self.now)
 
     def __set__(self, instance: Any, value: Any) -> None:

@@ -19,7 +19,7 @@ from weightlapse.growth.attributes import Setting, follow, sounds_like_size
 from weightlapse.growth.cells import Cells
 from weightlapse.growth.foreign import Moment
 from weightlapse.growth.jax_optimizer import carried, powers_of
-from weightlapse.growth.module import tensors_of
+from weightlapse.growth.module import parameter_count, tensors_of
 from weightlapse.growth.tensors import grown_shape, lengths_below
 from weightlapse.wiring.data import Wiring
 from weightlapse.wiring.programs.jax_models import dotted, is_float, jax_program
@@ -85,7 +85,7 @@ class JaxHome:
         return {n: n for n in jax_program(new).graph.names}
 
     def count(self, model: Any) -> int:
-        return sum(p.numel() for p in jax_program(model).parameters())
+        return parameter_count(jax_program(model))
 
     def name(self, model: Any) -> str:
         return type(model).__name__

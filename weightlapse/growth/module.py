@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from torch import nn
 
 from weightlapse.errors import CannotGrow, InvalidArgument
+from weightlapse.wiring.programs.program import array_of
 
 Slot = tuple[nn.Module, str]  # a module and the attribute under which it holds a tensor
 Array = NDArray[Any]
@@ -108,9 +109,7 @@ def changed_tensor(name: str, tensor: torch.Tensor, change: Change) -> torch.Ten
         raise CannotGrow(
             f"{name} is stored as {dtype} ({tensor.layout}), which cannot be resized exactly; convert it first"
         )
-    source = tensor.detach().cpu()
-    values = (source.float() if dtype == "bfloat16" else source).numpy()
-    grown = np.ascontiguousarray(change(name, values, dtype))
+    grown = np.ascontiguousarray(change(name, array_of(tensor.cpu()), dtype))
     return torch.from_numpy(grown).to(device=tensor.device, dtype=tensor.dtype)
 
 

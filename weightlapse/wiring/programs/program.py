@@ -166,7 +166,7 @@ class Program(nn.Module):
             raise CannotTrace(
                 f"{self.graph.name} puts out no finite number with random weights, so nothing can be proved"
             )
-        if worst > (5e-2 if self.graph.low or any(str(t.dtype)[6:] in _LOW for t in own.values()) else _PROVED):
+        if worst > (5e-2 if self.graph.low else _PROVED):
             raise CannotTrace(
                 f"{self.graph.name}: its trace, run operator by operator, computes something else than the network (by {worst:.1e} of the "
                 f"largest output); {_REPORT}"
@@ -217,9 +217,7 @@ def as_tensor(value: Any) -> Any:
     if isinstance(value, (bool, int, float, complex, str, bytes, type(None))) or not hasattr(value, "__array__"):
         return value
     array = np.asarray(value)
-    if array.dtype.kind == "V" or str(array.dtype) == "bfloat16":
-        array = array.astype(np.float32)
-    return torch.from_numpy(np.array(array))
+    return tensor_of(array.astype(np.float32) if array.dtype.kind == "V" else array)
 
 
 def flat_tensors(result: Any) -> list[Tensor]:

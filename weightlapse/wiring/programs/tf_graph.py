@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from weightlapse.errors import CannotTrace
-from weightlapse.wiring.programs.program import Arrays, Graph, tensor_of
+from weightlapse.wiring.programs.program import Arrays, Graph, array_of, tensor_of
 
 Value = Any  # a tensor, or a list of tensors (a TensorList)
 Operator = Callable[["GraphRunner", Any, list[Value]], Any]
@@ -82,7 +82,7 @@ class TensorFlowGraph(Graph):
 def _as_tf(value: Any) -> Any:
     if not hasattr(value, "__array__") or np.ndim(value) == 0:
         return value
-    array = value.numpy() if isinstance(value, Tensor) else np.asarray(value)
+    array = array_of(value) if isinstance(value, Tensor) else np.asarray(value)
     return tf.constant(array.astype(np.float32) if array.dtype == np.float64 else array)
 
 
