@@ -6,7 +6,7 @@ counts too, and for ``data`` the `Data`. A *stay* is an unbroken stretch of the 
 `Search` that holds the argument is no hand-over: nobody has to follow it by then. The walk ends at the door of a solver, or of an instrument (`USES`): a call into one counts,
 what these do among themselves is their use of it.
 
-Before there was a `Problem` this same walk came to 37 stays and 24 returns for ``wiring``, the argument that goes furthest, and to 31 and 25 for the networks (29 and 14, 16 and 10
+Before there was a `Problem` this same walk came to 37 stays and 24 returns for ``wiring``, the argument that goes furthest, and to 31 and 25 for the networks (30 and 15, 17 and 11
 with it); and one function took 11 arguments that were carried to it by hand.
 """
 
